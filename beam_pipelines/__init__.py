@@ -1,0 +1,1 @@
+"""Doors from Apache Beam into the functions of tfbrats."""

@@ -1,0 +1,65 @@
+"""Installs tfbrats. Beam ships this file to its workers (`--setup_file=./setup.py`)."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+# Ranges, not pins. Those with an upper bound say why.
+INSTALL_REQUIRES = [
+    "tensorflow>=2.21,<2.22",  # tensorflow-serving-api wants the same minor version
+    "tensorflow-serving-api>=2.19",
+    "keras>=3.15,<4",  # functional models with dict outputs as of 3.15
+    "apache-beam>=2.77,<3",
+    "google-crc32c>=1.5",  # Beam and our records need it for TFRecord checksums
+    "nibabel>=5.2",
+    "SimpleITK>=2.3",
+    "numpy>=1.26",
+    "scipy>=1.11",  # distance transforms: contour band, surface distances
+    "fsspec>=2024.2",  # one opener for local folders and gs://
+    "grpcio>=1.60",
+    "protobuf>=5.29",
+    "pydantic>=2.6",  # config validation
+    "PyYAML>=6",
+    "tenacity>=8.2",  # retries of the gRPC client
+    "tqdm>=4.66",  # progress bars
+    "matplotlib>=3.8",
+    "Jinja2>=3.1",  # the report page
+    "tensorboard>=2.18",
+]
+
+EXTRAS = {
+    # Dataflow and gs:// paths.
+    "gcp": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2024.2"],
+    "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "pre-commit>=3.6"],
+}
+
+setuptools.setup(
+    name="tfbrats",
+    version="0.1.0",
+    description="Brain tumour segmentation in BraTS MRI with TensorFlow and Keras: "
+    "two published methods, from NIfTI files to a served model.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    # The shipped configs live at the top level, where people look for them,
+    # and are installed inside the package, where `--config cun.yaml` finds them.
+    packages=[
+        "tfbrats",
+        "tfbrats.configs",
+        "tfbrats.models",
+        "beam_pipelines",
+        "serving",
+    ],
+    package_dir={"tfbrats.configs": "configs"},
+    package_data={
+        "tfbrats": ["*.html.jinja"],
+        "tfbrats.configs": ["*.yaml"],
+        "serving": ["*.config", "*.yaml"],
+    },
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,40 @@
+"""The door of every command: a person's mistake becomes one clear message and a non-zero exit.
+
+Holds no knowledge of any command. Errors that are ours, not the person's, keep their traceback.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+
+class InputError(ValueError):
+    """Something that the person gave is wrong: says what, expected, found, where, what to do."""
+
+
+def parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """A parser for `python -m module` whose help shows the module's docstring as written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError, 130 on Ctrl-C."""
+    # Beam configures the root logger on import when it can; `force` takes it back.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    try:
+        code = main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except BrokenPipeError:  # `... | head`
+        code = 0
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    raise SystemExit(code or 0)

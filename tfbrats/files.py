@@ -1,0 +1,169 @@
+"""One opener for every path: a local folder, gs://bucket/..., or memory:// in tests (fsspec).
+
+Everything written here is written whole under a temporary name and then renamed, so that a reader
+never sees half a file under its final name.
+"""
+
+import contextlib
+import json
+import os
+import posixpath
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import fsspec
+
+from tfbrats.command import InputError
+
+PARTIAL = ".partial"  # part of every temporary name
+
+
+def _split(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return fsspec.core.url_to_fs(os.fspath(path))
+    except (ImportError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be opened ({error}). Install tfbrats[gcp] for gs:// paths."
+        ) from error
+
+
+def join(*parts: str | os.PathLike) -> str:
+    return posixpath.join(*(os.fspath(part) for part in parts))
+
+
+def name(path: str | os.PathLike) -> str:
+    return posixpath.basename(os.fspath(path).rstrip("/"))
+
+
+def parent(path: str | os.PathLike) -> str:
+    return posixpath.dirname(os.fspath(path).rstrip("/"))
+
+
+def exists(path: str | os.PathLike) -> bool:
+    fs, inner = _split(path)
+    return fs.exists(inner)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    fs, inner = _split(path)
+    return fs.isdir(inner)
+
+
+def is_local(path: str | os.PathLike) -> bool:
+    fs, _ = _split(path)
+    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def size(path: str | os.PathLike) -> int:
+    fs, inner = _split(path)
+    return int(fs.size(inner))
+
+
+def walk(folder: str | os.PathLike) -> dict[str, int]:
+    """Every file under `folder`, as full path -> size in bytes, sorted by path.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    fs, inner = _split(folder)
+    if not fs.isdir(inner):
+        raise InputError(f"{folder}: no such folder.")
+    found = fs.find(inner, detail=True)
+    return {
+        fs.unstrip_protocol(path) if not is_local(folder) else path: int(info["size"] or 0)
+        for path, info in sorted(found.items())
+    }
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The whole file.
+
+    Raises:
+        InputError: it is not there or cannot be read.
+    """
+    fs, inner = _split(path)
+    try:
+        return fs.cat_file(inner)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file.") from error
+    except (OSError, PermissionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    try:
+        return json.loads(read_bytes(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}).") from error
+
+
+def temporary_name(path: str | os.PathLike) -> str:
+    """A fresh name beside `path`, hidden, for what is not finished yet."""
+    return join(parent(path), f".{name(path)}{PARTIAL}-{uuid.uuid4().hex[:8]}")
+
+
+@contextlib.contextmanager
+def writing(
+    path: str | os.PathLike, check: Callable[[str], None] | None = None
+) -> Iterator[IO[bytes]]:
+    """A binary file that appears as `path` when the block ends well, and not at all otherwise.
+
+    `check`, if given, is called with the temporary path once the file is closed; if it raises, nothing
+    appears.
+    """
+    fs, inner = _split(path)
+    temporary = temporary_name(inner)
+    fs.makedirs(fs._parent(inner), exist_ok=True)
+    try:
+        with fs.open(temporary, "wb") as file:
+            yield file
+        if check is not None:
+            check(fs.unstrip_protocol(temporary))
+        rename(temporary, inner, fs)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if fs.exists(temporary):
+                fs.rm_file(temporary)
+        raise
+
+
+def rename(source: str, target: str, fs: fsspec.AbstractFileSystem | None = None) -> None:
+    """Moves a file or a local folder, replacing a file of that name: in one step where the disk can."""
+    if fs is None:
+        fs, source = _split(source)
+        _, target = _split(target)
+    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+        os.replace(source, target)
+    else:
+        fs.mv(source, target)
+
+
+def write_bytes(
+    path: str | os.PathLike, content: bytes, check: Callable[[str], None] | None = None
+) -> None:
+    with writing(path, check) as file:
+        file.write(content)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Indented, keys in the order given, with a closing newline."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Deletes a file or a folder with all it holds; nothing happens if it is not there."""
+    fs, inner = _split(path)
+    if fs.exists(inner):
+        fs.rm(inner, recursive=fs.isdir(inner))
+
+
+def free_bytes(folder: str | os.PathLike) -> int | None:
+    """Free space on the disk that `folder` is or will be on; None where that has no meaning (gs://)."""
+    if not is_local(folder):
+        return None
+    path = os.path.abspath(_split(folder)[1])
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free

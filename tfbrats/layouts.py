@@ -1,0 +1,285 @@
+"""Recognise the layouts that BraTS data comes in, by folder and file names alone. Opens no image.
+
+Refuses to guess silently: what was unusual is noted on the case, what was not understood is listed, and
+finding nothing is an error that says what was looked for.
+"""
+
+import dataclasses
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tfbrats import files
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named, schema_from_names
+
+_MASK = "seg"
+# 2017 ships some masks under the name of the tool that drew them.
+_MASK_SUFFIXES = re.compile(r"_GlistrBoost(_ManuallyCorrected)?$", re.IGNORECASE)
+_BRATS_LAYOUT = (
+    "BraTS folders: CASE/CASE_{t1,t1ce,t2,flair,seg}.nii[.gz], or -t1n, -t1c, -t2w, -t2f, -seg"
+)
+_MSD_LAYOUT = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
+_NNUNET_LAYOUT = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
+LAYOUTS = (_BRATS_LAYOUT, _MSD_LAYOUT, _NNUNET_LAYOUT)
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where one case lies: found, not yet read. This is what travels to Beam's workers.
+
+    Attributes:
+        images: (modality, path, channel) triples; channel is None for a file of its own, else its place
+            in a 4-D file.
+        label: path of the expert segmentation, or None.
+        label_expected: whether other cases of the set have one.
+        notes: what was unusual but understood.
+        problems: what is wrong with the names already.
+    """
+
+    case_id: str
+    patient_id: str
+    layout: str
+    schema: LabelSchema
+    images: tuple[tuple[str, str, int | None], ...]
+    label: str | None
+    label_expected: bool = False
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def paths(self) -> list[str]:
+        return sorted(
+            {path for _, path, _ in self.images} | ({self.label} if self.label else set())
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `find` found under one folder."""
+
+    root: str
+    cases: tuple[CaseFiles, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def layouts(self) -> list[str]:
+        return sorted({case.layout for case in self.cases})
+
+    @property
+    def editions(self) -> list[str]:
+        return sorted({case.schema.edition for case in self.cases})
+
+
+def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
+    """Every case under `root`, by names alone; no image is opened.
+
+    Args:
+        root: a data set, one case's folder, or any folder above; local, gs:// or memory://.
+        edition: overrides what the names say, e.g. "2024".
+
+    Raises:
+        InputError: no case is found (lists what was looked for), or an edition is not recognised.
+    """
+    if edition is not None and edition not in EDITIONS:
+        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
+    listing = [path for path in files.walk(root) if not files.name(path).startswith(".")]
+    niftis = [path for path in listing if _stem(path) is not None]
+    tables = {files.parent(path) for path in listing if files.name(path) == "dataset.json"}
+    decathlons = sorted(t for t in tables if any(p.startswith(f"{t}/imagesTr/") for p in niftis))
+    cases: list[CaseFiles] = []
+    notes: list[str] = []
+    for table in decathlons:
+        inside = [path for path in niftis if path.startswith(f"{table}/")]
+        niftis = [path for path in niftis if not path.startswith(f"{table}/")]
+        cases += _decathlon_cases(table, inside, edition, notes)
+    cases += _brats_cases(str(root), niftis, edition, notes)
+    if not cases:
+        raise InputError(
+            f"{root}: no case found among {len(listing)} files. Looked for\n  "
+            + "\n  ".join(LAYOUTS)
+            + _nearest(listing)
+        )
+    doubled = _doubled([case.case_id for case in cases])
+    if doubled:
+        raise InputError(
+            f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each."
+        )
+    labelled = any(case.label for case in cases)
+    cases = [
+        dataclasses.replace(case, label_expected=labelled and not _is_test_image(case))
+        for case in cases
+    ]
+    return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes))
+
+
+def _is_test_image(case: CaseFiles) -> bool:
+    return any("/imagesTs/" in path for _, path, _ in case.images)
+
+
+def _doubled(items: Sequence[str]) -> list[str]:
+    return (
+        sorted({item for item in items if items.count(item) > 1})
+        if len(set(items)) < len(items)
+        else []
+    )
+
+
+def _nearest(listing: Sequence[str]) -> str:
+    if not listing:
+        return "\nThe folder holds no file."
+    shown = ", ".join(files.name(path) for path in listing[:5])
+    return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."
+
+
+def _stem(path: str) -> str | None:
+    """The name without .nii or .nii.gz, or None for other files."""
+    match = re.match(r"(.+)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
+    return match.group(1) if match else None
+
+
+def _edition_of(case_id: str, folder: str, separator: str) -> LabelSchema | None:
+    text = case_id.lower()
+    for year in ("17", "18", "19", "20"):
+        if re.match(rf"brats{year}_", text):
+            return EDITIONS[f"20{year}"]
+    if text.startswith("brats2021"):
+        return EDITIONS["2021"]
+    challenge = re.match(r"brats-(gli|ssa)-(\d+)-(\d+)$", text)
+    if challenge:
+        # Post-treatment scans (2024) count their time points from 100; folders say so too.
+        if re.search(r"2024", folder) or int(challenge.group(3)) >= 100:
+            return EDITIONS["2024"]
+        return EDITIONS["2023"]
+    for year in ("2017", "2018", "2019", "2020", "2021", "2023", "2024"):
+        if re.search(rf"brats\D{{0,12}}{year}", folder, re.IGNORECASE):
+            return EDITIONS[year]
+    return None
+
+
+def _patient_of(case_id: str) -> str:
+    """The part of a case id that is the patient: the last number of these editions is a time point."""
+    match = re.match(r"(brats-[a-z]+-\d+)-\d+$|(brats1[789]_.+)_\d+$", case_id, re.IGNORECASE)
+    return (match.group(1) or match.group(2)) if match else case_id
+
+
+def _brats_cases(
+    root: str, niftis: Sequence[str], edition: str | None, notes: list[str]
+) -> Iterator[CaseFiles]:
+    groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    strangers: dict[str, list[str]] = defaultdict(list)
+    separators: dict[tuple[str, str], str] = {}
+    for path in niftis:
+        folder = files.parent(path)
+        stem = _MASK_SUFFIXES.sub("", _stem(path))
+        match = re.match(r"(?:(.+)([_\-.]))?([A-Za-z0-9]+)$", stem)
+        kind = match and (
+            modality_named(match.group(3)) or (match.group(3).lower() == _MASK and _MASK)
+        )
+        if not kind:
+            strangers[folder].append(path)
+            continue
+        key = (folder, match.group(1) or files.name(folder))
+        separators[key] = match.group(2) or "_"
+        groups[key][kind].append(path)
+    unrecognised = []
+    for (folder, case_id), found in groups.items():
+        if set(found) == {_MASK}:
+            strangers[folder] += found[_MASK]
+            continue
+        own_notes = []
+        problems = [
+            f"{' and '.join(map(files.name, paths))} are both {kind}. Keep one of them."
+            for kind, paths in found.items()
+            if len(paths) > 1
+        ]
+        masks = found.get(_MASK, [])
+        if not masks:
+            # BraTS20_Training_355 came with its mask named W39_1998.09.19_Segm.nii.
+            masks = [p for p in strangers[folder] if re.search(r"seg[a-z]*$", _stem(p).lower())]
+            if len(masks) == 1:
+                strangers[folder].remove(masks[0])
+                own_notes.append(
+                    f"its segmentation is misnamed {files.name(masks[0])}; taken as such"
+                )
+            else:
+                masks = []
+        schema = (
+            EDITIONS[edition]
+            if edition
+            else _edition_of(case_id, folder, separators[folder, case_id])
+        )
+        if schema is None:
+            unrecognised.append(case_id)
+            continue
+        yield CaseFiles(
+            case_id=case_id,
+            patient_id=_patient_of(case_id),
+            layout=_BRATS_LAYOUT,
+            schema=schema,
+            images=tuple((m, found[m][0], None) for m in MODALITIES if m in found),
+            label=masks[0] if masks else None,
+            notes=tuple(own_notes),
+            problems=tuple(problems),
+        )
+    notes += [
+        f"{path}: name not understood, left out" for paths in strangers.values() for path in paths
+    ]
+    if unrecognised:
+        raise InputError(
+            f"{root}: the edition of {unrecognised[0]} ({len(unrecognised)} such cases) is not told by its "
+            f"name. Pass --edition with one of {', '.join(EDITIONS)}."
+        )
+
+
+def _decathlon_cases(
+    table: str, niftis: Sequence[str], edition: str | None, notes: list[str]
+) -> Iterator[CaseFiles]:
+    where = files.join(table, "dataset.json")
+    content = files.read_json(where)
+    channels = content.get("channel_names") or content.get("modality")
+    labels = content.get("labels")
+    if not isinstance(channels, dict) or not isinstance(labels, dict):
+        raise InputError(f"{where}: expected the entries channel_names (or modality) and labels.")
+    modalities = {}
+    for number, text in channels.items():
+        if modality_named(str(text)) is None:
+            raise InputError(
+                f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}."
+            )
+        modalities[int(number)] = modality_named(str(text))
+    if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
+        labels = {name: int(value) for value, name in labels.items()}
+    schema = EDITIONS[edition] if edition else schema_from_names(labels, where)
+    masks = {_stem(path): path for path in niftis if f"{table}/labelsTr/" in path}
+    images: dict[str, dict[int | None, str]] = defaultdict(dict)
+    for path in niftis:
+        if path in masks.values():
+            continue
+        if not path.startswith((f"{table}/imagesTr/", f"{table}/imagesTs/")):
+            notes.append(f"{path}: not in imagesTr, imagesTs or labelsTr, left out")
+            continue
+        split_files = re.match(r"(.+)_(\d{4})$", _stem(path))
+        if split_files:
+            images[split_files.group(1)][int(split_files.group(2))] = path
+        else:
+            images[_stem(path)][None] = path
+    for case_id, by_channel in sorted(images.items()):
+        stacked = None in by_channel  # one 4-D file: the Decathlon
+        own_schema = schema
+        if stacked and not edition and schema.values == EDITIONS["msd"].values:
+            own_schema = EDITIONS["msd"]
+        triples = [
+            (modality, by_channel[None if stacked else number], number if stacked else None)
+            for number, modality in modalities.items()
+            if stacked or number in by_channel
+        ]
+        yield CaseFiles(
+            case_id=case_id,
+            patient_id=_patient_of(case_id),
+            layout=_MSD_LAYOUT if stacked else _NNUNET_LAYOUT,
+            schema=own_schema,
+            images=tuple(sorted(triples, key=lambda triple: MODALITIES.index(triple[0]))),
+            label=masks.get(case_id),
+        )
