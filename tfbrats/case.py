@@ -109,11 +109,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image
             raise InputError(
                 f"{path}: truncated or damaged gzip data ({error}). Copy or download it again."
             ) from error
-    kind = (
-        nibabel.Nifti2Image
-        if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
-        else nibabel.Nifti1Image
-    )
+    kind = nibabel.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
     try:
         image = kind.from_bytes(content)
         header = image.header
@@ -136,9 +132,7 @@ def _grid(image: nibabel.Nifti1Image, path: str) -> Grid:
     header.set_data_shape(header.get_data_shape()[:3])
     orientation = orientations.io_orientation(image.affine)
     if np.isnan(orientation).any():
-        raise InputError(
-            f"{path}: its affine has an empty axis:\n{image.affine}\nRepair the header."
-        )
+        raise InputError(f"{path}: its affine has an empty axis:\n{image.affine}\nRepair the header.")
     to_axes = orientations.ornt_transform(orientation, orientations.axcodes2ornt(AXES))
     return Grid(header, np.asarray(image.affine, np.float64), to_axes)
 
@@ -230,9 +224,7 @@ def load(case: CaseFiles, modalities: Sequence[str] = MODALITIES, need_label: bo
         raise CaseError(case.case_id, faults or ["nothing to read."])
     grid = reference[1]
     whole = all(array.dtype == np.int16 for array in arrays.values())
-    stacked = np.stack(
-        [arrays[m] for m in modalities], axis=-1, dtype=np.int16 if whole else np.float32
-    )
+    stacked = np.stack([arrays[m] for m in modalities], axis=-1, dtype=np.int16 if whole else np.float32)
     return Case(
         case_id=case.case_id,
         patient_id=case.patient_id,
@@ -283,9 +275,7 @@ def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) ->
 def _intensity_faults(path: str, modality: str, array: np.ndarray) -> list[str]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
-        return [
-            f"{path}: {bad} voxels of {modality} are NaN or infinite. Write it again without them."
-        ]
+        return [f"{path}: {bad} voxels of {modality} are NaN or infinite. Write it again without them."]
     if array.dtype.kind not in "iufb":
         return [f"{path}: voxels of type {array.dtype}; expected numbers."]
     if array.size == 0 or array.min() == array.max():
@@ -393,9 +383,7 @@ def new_grid(
 ) -> Grid:
     """A grid for simulated cases: BraTS' own header for 240 x 240 x 155 (LPS, origin at (0, -239, 0))."""
     to_ras = orientations.inv_ornt_aff(
-        orientations.ornt_transform(
-            orientations.axcodes2ornt(axes), orientations.axcodes2ornt("RAS")
-        ),
+        orientations.ornt_transform(orientations.axcodes2ornt(axes), orientations.axcodes2ornt("RAS")),
         shape,
     )
     affine = np.linalg.inv(to_ras)

@@ -82,9 +82,7 @@ class Train(_Section):
     weight_decay: pydantic.NonNegativeFloat
     omega: pydantic.NonNegativeFloat  # weight of the eight auxiliary losses
     omega_floor: pydantic.NonNegativeFloat
-    ladder_epochs: (
-        pydantic.PositiveInt
-    )  # learning rate and omega fall by `ladder_factor` this often
+    ladder_epochs: pydantic.PositiveInt  # learning rate and omega fall by `ladder_factor` this often
     ladder_factor: Annotated[float, pydantic.Field(gt=0, le=1)]
     stop_rise: pydantic.NonNegativeFloat  # an obvious rise: validation loss over (1 + this) x best
     stop_patience: pydantic.PositiveInt  # ... in this many epochs on end
@@ -122,9 +120,7 @@ class Config(_Section):
     def _n4_is_of_the_data(self):
         stray = set(self.preprocess.n4_modalities) - set(self.data.modalities)
         if stray:
-            raise ValueError(
-                f"preprocess.n4_modalities names {sorted(stray)}, not in data.modalities"
-            )
+            raise ValueError(f"preprocess.n4_modalities names {sorted(stray)}, not in data.modalities")
         return self
 
     def records_identity(self) -> dict[str, Any]:
@@ -217,9 +213,7 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
         key, equals, text = override.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):
-            raise InputError(
-                f"{override!r}: an override reads section.key=value, e.g. train.epochs=3."
-            )
+            raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
         if not isinstance(content, dict) or not isinstance(content.setdefault(section, {}), dict):
             raise InputError(f"{override!r}: {found} has no section {section}.")
         try:

@@ -105,9 +105,7 @@ def temporary_name(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def writing(
-    path: str | os.PathLike, check: Callable[[str], None] | None = None
-) -> Iterator[IO[bytes]]:
+def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None) -> Iterator[IO[bytes]]:
     """A binary file that appears as `path` when the block ends well, and not at all otherwise.
 
     `check`, if given, is called with the temporary path once the file is closed; if it raises, nothing

@@ -150,10 +150,7 @@ _SINCE_2023 = ((0, Tissue.BACKGROUND), (1, Tissue.NCR), (2, Tissue.ED), (3, Tiss
 # nnU-Net data sets bring their own table in dataset.json: `schema_from_names` below.
 EDITIONS: Mapping[str, LabelSchema] = types.MappingProxyType(
     {
-        **{
-            year: LabelSchema(year, _UNTIL_2021)
-            for year in ("2017", "2018", "2019", "2020", "2021")
-        },
+        **{year: LabelSchema(year, _UNTIL_2021) for year in ("2017", "2018", "2019", "2020", "2021")},
         "2023": LabelSchema("2023", _SINCE_2023),
         "2024": LabelSchema("2024", (*_SINCE_2023, (4, Tissue.RC))),
         # Medical Segmentation Decathlon, Task01: 1 and 2 are swapped against BraTS.
@@ -201,9 +198,7 @@ def schema_from_names(names: Mapping[str, int | Sequence[int]], where: str) -> L
         if isinstance(value, Sequence) and not isinstance(value, str):
             region = find(name, _REGION_WORDS)
             if region is None:
-                raise InputError(
-                    f"{where}: region {name!r} is none of whole tumour, core, enhancing."
-                )
+                raise InputError(f"{where}: region {name!r} is none of whole tumour, core, enhancing.")
             regions[region] = {int(v) for v in value}
             continue
         tissue = find(name, _TISSUE_WORDS)

@@ -18,9 +18,7 @@ from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named, sc
 _MASK = "seg"
 # 2017 ships some masks under the name of the tool that drew them.
 _MASK_SUFFIXES = re.compile(r"_GlistrBoost(_ManuallyCorrected)?$", re.IGNORECASE)
-_BRATS_LAYOUT = (
-    "BraTS folders: CASE/CASE_{t1,t1ce,t2,flair,seg}.nii[.gz], or -t1n, -t1c, -t2w, -t2f, -seg"
-)
+_BRATS_LAYOUT = "BraTS folders: CASE/CASE_{t1,t1ce,t2,flair,seg}.nii[.gz], or -t1n, -t1c, -t2w, -t2f, -seg"
 _MSD_LAYOUT = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
 _NNUNET_LAYOUT = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
 LAYOUTS = (_BRATS_LAYOUT, _MSD_LAYOUT, _NNUNET_LAYOUT)
@@ -50,9 +48,7 @@ class CaseFiles:
     problems: tuple[str, ...] = ()
 
     def paths(self) -> list[str]:
-        return sorted(
-            {path for _, path, _ in self.images} | ({self.label} if self.label else set())
-        )
+        return sorted({path for _, path, _ in self.images} | ({self.label} if self.label else set()))
 
 
 @dataclass(frozen=True)
@@ -103,13 +99,10 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         )
     doubled = _doubled([case.case_id for case in cases])
     if doubled:
-        raise InputError(
-            f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each."
-        )
+        raise InputError(f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each.")
     labelled = any(case.label for case in cases)
     cases = [
-        dataclasses.replace(case, label_expected=labelled and not _is_test_image(case))
-        for case in cases
+        dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases
     ]
     return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes))
 
@@ -119,11 +112,7 @@ def _is_test_image(case: CaseFiles) -> bool:
 
 
 def _doubled(items: Sequence[str]) -> list[str]:
-    return (
-        sorted({item for item in items if items.count(item) > 1})
-        if len(set(items)) < len(items)
-        else []
-    )
+    return sorted({item for item in items if items.count(item) > 1}) if len(set(items)) < len(items) else []
 
 
 def _nearest(listing: Sequence[str]) -> str:
@@ -174,9 +163,7 @@ def _brats_cases(
         folder = files.parent(path)
         stem = _MASK_SUFFIXES.sub("", _stem(path))
         match = re.match(r"(?:(.+)([_\-.]))?([A-Za-z0-9]+)$", stem)
-        kind = match and (
-            modality_named(match.group(3)) or (match.group(3).lower() == _MASK and _MASK)
-        )
+        kind = match and (modality_named(match.group(3)) or (match.group(3).lower() == _MASK and _MASK))
         if not kind:
             strangers[folder].append(path)
             continue
@@ -200,16 +187,10 @@ def _brats_cases(
             masks = [p for p in strangers[folder] if re.search(r"seg[a-z]*$", _stem(p).lower())]
             if len(masks) == 1:
                 strangers[folder].remove(masks[0])
-                own_notes.append(
-                    f"its segmentation is misnamed {files.name(masks[0])}; taken as such"
-                )
+                own_notes.append(f"its segmentation is misnamed {files.name(masks[0])}; taken as such")
             else:
                 masks = []
-        schema = (
-            EDITIONS[edition]
-            if edition
-            else _edition_of(case_id, folder, separators[folder, case_id])
-        )
+        schema = EDITIONS[edition] if edition else _edition_of(case_id, folder, separators[folder, case_id])
         if schema is None:
             unrecognised.append(case_id)
             continue
@@ -223,9 +204,7 @@ def _brats_cases(
             notes=tuple(own_notes),
             problems=tuple(problems),
         )
-    notes += [
-        f"{path}: name not understood, left out" for paths in strangers.values() for path in paths
-    ]
+    notes += [f"{path}: name not understood, left out" for paths in strangers.values() for path in paths]
     if unrecognised:
         raise InputError(
             f"{root}: the edition of {unrecognised[0]} ({len(unrecognised)} such cases) is not told by its "
@@ -245,9 +224,7 @@ def _decathlon_cases(
     modalities = {}
     for number, text in channels.items():
         if modality_named(str(text)) is None:
-            raise InputError(
-                f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}."
-            )
+            raise InputError(f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}.")
         modalities[int(number)] = modality_named(str(text))
     if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
         labels = {name: int(value) for value, name in labels.items()}
