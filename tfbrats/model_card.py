@@ -1,0 +1,94 @@
+"""What a SavedModel says of itself: tfbrats.json. Written by export, read before a case is sent.
+
+No TensorFlow. Lies in the version's folder and is also served, by the signature `describe`, so that a client needs no
+access to the disk of the server. Names follow MONAI's metadata.json where it has one.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from tfbrats import files, preprocess
+from tfbrats.case import Case
+from tfbrats.command import InputError
+from tfbrats.labels import LabelSchema
+
+FILE = "tfbrats.json"
+FORMAT = 1
+
+
+class ModelCard(pydantic.BaseModel):
+    """The contents of tfbrats.json.
+
+    Attributes:
+        modalities: names of the whole-case signatures' inputs, each [I, J, K] on one grid, axes as `axes`.
+        n4_modalities: to be bias-corrected before they are sent; the graph does the rest.
+        label_schema: which value of `segmentation` stands for which tissue.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    name: str
+    version: int
+    description: str
+    tfbrats_version: str
+    modalities: tuple[str, ...]
+    axes: str
+    n4_modalities: tuple[str, ...]
+    n4_shrink: int
+    normalisation: str
+    spacing_mm: tuple[float, float, float]
+    label_schema: dict[str, Any]
+    regions: dict[str, tuple[str, ...]]
+    signatures: dict[str, dict[str, Any]]
+    training_data: dict[str, Any]
+    scores: dict[str, Any]
+    license: str
+    intended_use: str
+
+    @property
+    def schema_of_labels(self) -> LabelSchema:
+        return LabelSchema.from_json(self.label_schema)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+
+def parse(text: str | bytes, where: str) -> ModelCard:
+    """Raises InputError: not a tfbrats.json, or one of another format."""
+    try:
+        card = ModelCard.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{where}: not a tfbrats.json that this version reads ({error}).") from error
+    if card.format != FORMAT:
+        raise InputError(f"{where}: format {card.format}; this version reads {FORMAT}. Export it again.")
+    return card
+
+
+def read(model_dir: str | os.PathLike) -> ModelCard:
+    """The card in a version's folder, e.g. models/cun/1."""
+    path = files.join(model_dir, FILE)
+    if not files.exists(path):
+        raise InputError(
+            f"{model_dir}: no {FILE} here. Point to one version's folder of an exported model, "
+            "e.g. models/cun/1."
+        )
+    return parse(files.read_bytes(path), path)
+
+
+def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
+    """What the whole-case signatures expect for a case loaded with the card's modalities, N4 done here.
+
+    Returns:
+        modality -> [I, J, K], all int16 (whole numbers, no N4) or all float32.
+    """
+    image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink)
+    return {name: np.ascontiguousarray(image[..., m]) for m, name in enumerate(case.modalities)}
+
+
+def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:
+    """The graph's `segmentation` (the card's label values, uint8) as tissues, same shape."""
+    return card.schema_of_labels.to_tissues(segmentation, where)
