@@ -143,6 +143,11 @@ def _spacing_mm(grid: Grid) -> tuple[float, float, float]:
     return tuple(float(round(value, 6)) for value in lengths[order])
 
 
+def spacing_of(image: nibabel.Nifti1Image) -> tuple[float, float, float]:
+    """Voxel size in mm along i, j, k (`AXES`), of an image from `read_nifti`."""
+    return _spacing_mm(_grid(image, "image"))
+
+
 def _compact(array: np.ndarray) -> np.ndarray:
     """int16 where that loses nothing, else float32."""
     if array.dtype == np.int16:
@@ -331,9 +336,7 @@ def to_nifti_bytes(array: np.ndarray, grid: Grid, name: str, level: int = 5) -> 
     return gzip.compress(content, level, mtime=0) if name.lower().endswith(".gz") else content
 
 
-def save_segmentation(
-    path: str | os.PathLike, tissues: np.ndarray, grid: Grid, schema: LabelSchema
-) -> None:
+def save_segmentation(path: str | os.PathLike, tissues: np.ndarray, grid: Grid, schema: LabelSchema) -> None:
     """Writes a label map as uint8 in the schema's values, on the reference's grid, and reads it back.
 
     Args:
@@ -381,9 +384,7 @@ def _affine_of(header: nibabel.Nifti1Header) -> np.ndarray:
     return np.asarray(header.get_best_affine())
 
 
-def new_grid(
-    shape: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1), axes: Sequence[str] = AXES
-) -> Grid:
+def new_grid(shape: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1), axes: Sequence[str] = AXES) -> Grid:
     """A grid for simulated cases: BraTS' own header for 240 x 240 x 155 (LPS, origin at (0, -239, 0))."""
     to_ras = orientations.inv_ornt_aff(
         orientations.ornt_transform(orientations.axcodes2ornt(axes), orientations.axcodes2ornt("RAS")),

@@ -1,7 +1,7 @@
 """What a SavedModel says of itself: tfbrats.json. Written by export, read before a case is sent.
 
-No TensorFlow. Lies in the version's folder and is also served, by the signature `describe`, so that a client needs no
-access to the disk of the server. Names follow MONAI's metadata.json where it has one.
+No TensorFlow. Lies in the version's folder and is also served, by the signature `describe`, so that a
+client needs no access to the disk of the server. Names follow MONAI's metadata.json where it has one.
 """
 
 import os

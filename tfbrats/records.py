@@ -1,0 +1,307 @@
+"""What a record set holds: the TFRecord schema, written once, and dataset.json, the manifest.
+
+The schema below builds both the writer (here, with a light encoder, so that Beam's workers import no
+TensorFlow) and the parser (`data.parse`).
+"""
+
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pydantic
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from tfbrats import files
+from tfbrats.command import InputError
+from tfbrats.config import Config, differences
+
+MANIFEST = "dataset.json"
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of an example.
+
+    Attributes:
+        dtype: numpy name, or "string". Arrays travel as raw little-endian bytes, single numbers as int64.
+        shape: sizes, -1 where they differ from example to example (then stored beside the bytes).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_array(self) -> bool:
+        return bool(self.shape)
+
+    @property
+    def shape_name(self) -> str:
+        return f"{self.name}/shape"
+
+
+SLICES = (
+    Field("image", "float16", (-1, -1, -1)),  # [h, w, M] z-scored, cropped to the brain
+    Field("label", "uint8", (-1, -1)),  # [h, w] tissues
+    Field("region", "uint8", (-1, -1)),  # [h, w] examples.LwsRegion
+    Field("origin_ij", "int64", (2,)),  # where the crop lies on the canvas
+    Field("slice_k", "int64", ()),
+    Field("case_id", "string", ()),
+)
+SCHEMAS: Mapping[str, tuple[Field, ...]] = {"slices": SLICES}
+
+
+# --- tf.train.Example without TensorFlow ---------------------------------------------------------------
+
+
+def _example_class():
+    """A class that reads and writes tf.train.Example: messages match by field number, not by name."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tfbrats/example.proto", package="tfbrats.example", syntax="proto3"
+    )
+    kinds = descriptor_pb2.FieldDescriptorProto
+
+    def message(name, *fields):
+        added = file.message_type.add(name=name)
+        for number, (field_name, kind, repeated, type_name) in enumerate(fields, start=1):
+            added.field.add(
+                name=field_name,
+                number=number,
+                type=kind,
+                label=kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL,
+                type_name=f".tfbrats.example.{type_name}" if type_name else None,
+            )
+        return added
+
+    message("BytesList", ("value", kinds.TYPE_BYTES, True, ""))
+    message("FloatList", ("value", kinds.TYPE_FLOAT, True, ""))
+    message("Int64List", ("value", kinds.TYPE_INT64, True, ""))
+    feature = message(
+        "Feature",
+        ("bytes_list", kinds.TYPE_MESSAGE, False, "BytesList"),
+        ("float_list", kinds.TYPE_MESSAGE, False, "FloatList"),
+        ("int64_list", kinds.TYPE_MESSAGE, False, "Int64List"),
+    )
+    feature.oneof_decl.add(name="kind")
+    for field in feature.field:
+        field.oneof_index = 0
+    features = message("Features", ("feature", kinds.TYPE_MESSAGE, True, "Features.FeatureEntry"))
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+    entry.field.add(
+        name="value",
+        number=2,
+        type=kinds.TYPE_MESSAGE,
+        label=kinds.LABEL_OPTIONAL,
+        type_name=".tfbrats.example.Feature",
+    )
+    message("Example", ("features", kinds.TYPE_MESSAGE, False, "Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfbrats.example.Example"))
+
+
+_Example = _example_class()
+
+
+def encode(schema: Sequence[Field], example: Mapping[str, Any]) -> bytes:
+    """One example as a serialised tf.train.Example; the same example is the same bytes.
+
+    Raises:
+        ValueError: an entry is missing, or of another type or shape than the schema says.
+    """
+    message = _Example()
+    feature = message.features.feature
+    for field in schema:
+        value = example[field.name]
+        if field.dtype == "string":
+            feature[field.name].bytes_list.value.append(value.encode())
+        elif not field.is_array:
+            feature[field.name].int64_list.value.append(int(value))
+        else:
+            fits = len(value.shape) == len(field.shape) and all(
+                want in (-1, size) for want, size in zip(field.shape, value.shape, strict=True)
+            )
+            if value.dtype != field.dtype or not fits:
+                raise ValueError(
+                    f"{field.name}: expected {field.dtype} {field.shape}, received {value.dtype} {value.shape}"
+                )
+            feature[field.name].bytes_list.value.append(np.ascontiguousarray(value).tobytes())
+            feature[field.shape_name].int64_list.value.extend(value.shape)
+    return message.SerializeToString(deterministic=True)
+
+
+def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
+    """The inverse of `encode`, in numpy."""
+    feature = _Example.FromString(serialized).features.feature
+    example: dict[str, Any] = {}
+    for field in schema:
+        if field.dtype == "string":
+            example[field.name] = feature[field.name].bytes_list.value[0].decode()
+        elif not field.is_array:
+            example[field.name] = feature[field.name].int64_list.value[0]
+        else:
+            shape = tuple(feature[field.shape_name].int64_list.value)
+            raw = feature[field.name].bytes_list.value[0]
+            example[field.name] = np.frombuffer(raw, field.dtype).reshape(shape)
+    return example
+
+
+# --- the TFRecord frame ---------------------------------------------------------------------------------
+
+
+def _masked_crc(content: bytes) -> bytes:
+    crc = google_crc32c.value(content)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def frame(content: bytes) -> bytes:
+    """One record as it lies in the file: length, its checksum, content, its checksum."""
+    length = struct.pack("<Q", len(content))
+    return length + _masked_crc(length) + content + _masked_crc(content)
+
+
+def read_records(path: str | os.PathLike) -> Iterator[bytes]:
+    """The contents of a TFRecord file.
+
+    Raises:
+        InputError: a checksum does not match, or the file ends inside a record.
+    """
+    content = memoryview(files.read_bytes(path))
+    place, number = 0, 0
+    while place < len(content):
+        (size,) = struct.unpack("<Q", content[place : place + 8].tobytes().ljust(8, b"\0"))
+        body = content[place + 12 : place + 12 + size].tobytes()
+        sound = (
+            len(content) >= place + 16 + size
+            and _masked_crc(content[place : place + 8].tobytes()) == content[place + 8 : place + 12]
+            and _masked_crc(body) == content[place + 12 + size : place + 16 + size]
+        )
+        if not sound:
+            raise InputError(f"{path}: record {number} (at byte {place}) is damaged. {_REWRITE}")
+        yield body
+        place, number = place + 16 + size, number + 1
+
+
+# --- dataset.json ---------------------------------------------------------------------------------------
+
+_REWRITE = "Run the Beam job again: it rewrites only what does not match dataset.json."
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class CaseRow(_Part):
+    """One case in a shard."""
+
+    case_id: str
+    examples: int
+
+
+class Rejected(_Part):
+    """One case that could not be used, at which stage, and why."""
+
+    case_id: str
+    stage: str
+    reason: str
+    hint: str
+
+
+class Shard(_Part):
+    """One finished TFRecord file."""
+
+    file: str
+    split: str
+    cases: tuple[CaseRow, ...]
+    rejected: tuple[Rejected, ...]
+    examples: int
+    bytes: int
+    crc32c: str  # of the whole file, hexadecimal
+    task_sha256: str  # of all that the file depends on: config, cases, their files' sizes
+
+
+class Manifest(_Part):
+    """The contents of dataset.json: what a record set is, enough to check and to read it."""
+
+    format: int = FORMAT
+    tfbrats_version: str
+    kind: str
+    fields: dict[str, str]  # field -> "dtype shape", for people
+    identity: dict[str, Any]  # config.Config.records_identity()
+    modalities: tuple[str, ...]
+    label_schemas: tuple[dict[str, Any], ...]  # the editions, most frequent first
+    layouts: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    examples: dict[str, int]  # per split
+    cases: dict[str, tuple[str, ...]]  # per split
+    split_sha256: str
+    bytes: int
+    rejected: int
+    shards: tuple[Shard, ...]
+
+    def shards_of(self, split: str) -> list[Shard]:
+        return [shard for shard in self.shards if shard.split == split]
+
+
+def field_descriptions(schema: Sequence[Field]) -> dict[str, str]:
+    return {field.name: f"{field.dtype} {list(field.shape)}" for field in schema}
+
+
+def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
+    """The manifest of a finished record set.
+
+    Args:
+        folder: the record set.
+        command: what would make it, quoted in the error.
+
+    Raises:
+        InputError: there is none, or it is of another format.
+    """
+    path = files.join(folder, MANIFEST)
+    if not files.exists(path):
+        raise InputError(
+            f"{folder}: no {MANIFEST}: there are no records here, or the job that writes them has not ended."
+            + (f" Make them with\n  {command}" if command else "")
+        )
+    content = files.read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: not a record set of format {FORMAT}. Write the records again.")
+    try:
+        return Manifest.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: damaged ({error.error_count()} faults). {_REWRITE}") from error
+
+
+def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike) -> None:
+    """Raises InputError unless the records were written with this config's record settings."""
+    found = differences(config.records_identity(), manifest.identity)
+    if found:
+        raise InputError(
+            f"{folder}: these records were written with another configuration:\n  "
+            + "\n  ".join(found)
+            + "\nUse the config they were written with, or write them again into another folder."
+        )
+
+
+def check_shard(folder: str | os.PathLike, shard: Shard, content: bool = True) -> str | None:
+    """What is wrong with a shard on disk, as a sentence, or None. `content`: checksum too, not size alone."""
+    path = files.join(folder, shard.file)
+    if not files.exists(path):
+        return f"{path}: missing. {_REWRITE}"
+    if files.size(path) != shard.bytes:
+        return f"{path}: {files.size(path)} bytes; dataset.json says {shard.bytes}. {_REWRITE}"
+    if content and file_crc32c(path) != shard.crc32c:
+        return f"{path}: damaged: its checksum is not the one in dataset.json. {_REWRITE}"
+    return None
+
+
+def file_crc32c(path: str | os.PathLike) -> str:
+    return f"{google_crc32c.value(files.read_bytes(path)):08x}"
