@@ -121,13 +121,13 @@ def _tissue_shares(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Shares of grey matter and fluid in a voxel, nearness to the ventricles, and to the midline."""
     side = np.abs(x)
-    # A sulcus is where a noise field crosses 0; it reaches about 17 mm down.
-    folded = np.minimum(depth, 0.075 * sulci + 0.8 * np.clip(depth - 0.2, 0, None))
+    # A sulcus is where a noise field crosses 0; it reaches about 20 mm down.
+    folded = np.minimum(depth, 0.06 * sulci + 0.7 * np.clip(depth - 0.26, 0, None))
     callosum = 1 - np.sqrt((y / 0.62) ** 2 + ((z + 0.1) / 0.42) ** 2)
     midline = side + 0.5 * np.clip(callosum, 0, None) + np.where(in_cerebellum, 1, 0)
     folded = np.minimum(folded, midline)
     fluid = 1 - _ramp(folded, 0.012, 0.02)
-    grey = 1 - _ramp(folded, 0.055, 0.03)
+    grey = 1 - _ramp(folded, 0.06, 0.03)
 
     body = _ellipsoid(
         side - 0.1 - 0.35 * np.clip(y, 0, None) ** 2, y, z + 0.35 * y**2, (0, 0.03, 0.13), (0.07, 0.5, 0.1)
@@ -219,7 +219,7 @@ def simulate(
 
     depth, in_cerebellum = _brain_depth(x, y, z)
     finest = min(box_shape) // 4  # a fold narrower than some voxels is only noise
-    sulci = np.abs(noise("sulci", min(15, finest)))
+    sulci = np.abs(noise("sulci", min(21, finest)))
     folia = np.abs(np.sin(34 * z + 12 * y + 2 * noise("folia", 4))) * 0.8 if finest > 15 else sulci
     sulci = np.where(in_cerebellum, folia, sulci)
     # The outline dips into the sulci, as skull stripping leaves it.
@@ -231,9 +231,7 @@ def simulate(
 
     grey, fluid, ventricles, midline = _tissue_shares(*map(inside, (x, y, z, depth, sulci, in_cerebellum)))
     position = np.stack([inside(axis) for axis in straight])
-    shares, flat = _tumour(
-        seed, number, resected, position, semi_axes * spacing_mm, grey, fluid, inside, noise
-    )
+    shares, flat = _tumour(seed, number, resected, position, semi_axes * spacing_mm, grey, fluid, inside, noise)
     image = np.zeros((*shape, len(MODALITIES)), np.int16)
     tissues = np.zeros(shape, np.uint8)
     for channel, modality in enumerate(MODALITIES):
@@ -241,9 +239,10 @@ def simulate(
         signal = _healthy(random, modality, grey, fluid, ventricles, midline)
         signal = _with_tumour(seed, number, random, modality, signal, shares)
         bias = 0.10 * noise("bias", 2) + 0.06 * noise(f"bias {modality}", 3)
-        signal *= np.exp(inside(bias))
+        grain = 0.02 * noise("grain", min(40, finest))  # fibres, vessels: no tissue is of one grey
+        signal *= np.exp(inside(bias + grain))
         # Rice: the magnitude of a complex signal with noise in both parts.
-        sigma = random.uniform(0.025, 0.05)
+        sigma = random.uniform(0.03, 0.06)
         real = signal + sigma * random.standard_normal(signal.size, dtype=np.float32)
         imaginary = sigma * random.standard_normal(signal.size, dtype=np.float32)
         units = np.exp(random.uniform(np.log(150), np.log(2500)))  # scanners have no common unit
@@ -288,18 +287,18 @@ def _tumour(seed, number, resected, position, semi_axes_mm, grey, fluid, inside,
         return int(np.clip(2 * semi_axes_mm.mean() / of_radius, 3, 24))
 
     # Oedema spreads along white matter and spares cortex and fluid.
-    spread = distance(0.15, radius(whole)) + 0.3 * inside(noise("oedema", cells(radius(whole))))
-    spread += 0.12 * inside(noise("fine oedema", 2 * cells(radius(whole))))
-    spread += 0.45 * fluid + 0.3 * grey
-    bulk = distance(0, radius(core)) + 0.22 * inside(noise("core", cells(radius(core)))) + 0.3 * fluid
-    if core >= whole:
-        spread = bulk
+    spread = distance(0.15, radius(whole)) + 0.4 * inside(noise("oedema", cells(radius(whole))))
+    spread += 0.2 * inside(noise("fine oedema", 2 * cells(radius(whole))))
+    spread += 0.5 * fluid + 0.35 * grey
+    bulk = distance(0, radius(core)) + 0.3 * inside(noise("core", cells(radius(core)))) + 0.3 * fluid
+    # ... and goes all round the core, or is absent.
+    spread = np.minimum(spread, bulk * (radius(core) / radius(whole)) - 0.1) if core < whole else bulk
     edge = _lowest(spread, whole)
     in_whole = spread < edge
     core_edge = _lowest(bulk[in_whole], core) if core < whole else edge
     in_core = in_whole & (bulk < core_edge)
     core = int(in_core.sum())
-    necrosis = bulk + 0.18 * inside(noise("necrosis", 2 * cells(radius(core))))
+    necrosis = bulk + 0.2 * inside(noise("necrosis", 2 * cells(radius(core))))
     dead_edge = _lowest(necrosis[in_core], int((1 - rim_share) * core)) if rim_share else np.inf
     dead = in_core & (necrosis < dead_edge)
     tissues = np.zeros(voxels, np.uint8)
@@ -399,12 +398,8 @@ def write_dataset(
 def _write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -> Iterator[str]:
     if edition not in _CASE_ID:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(_CASE_ID)}.")
-    schema = (
-        labels.schema_from_names(_NNUNET_LABELS, "nnU-Net") if edition == "nnunet" else EDITIONS[edition]
-    )
-    file_shape = [
-        shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes
-    ]
+    schema = labels.schema_from_names(_NNUNET_LABELS, "nnU-Net") if edition == "nnunet" else EDITIONS[edition]
+    file_shape = [shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes]
     grid = case.new_grid(file_shape, spacing_mm, axes)
     rows = {}
     for number in range(first, first + cases):
@@ -467,8 +462,7 @@ def _write_tables(output: str, edition: str, rows: dict[str, str]) -> None:
             "numTraining": len(names),
             "numTest": 0,
             "training": [
-                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-                for name in names
+                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names
             ],
             "test": [],
         }

@@ -1,0 +1,219 @@
+"""Say what a folder of cases holds and all that is wrong with it, before anything costs hours.
+
+    python -m tfbrats.inspect data/MICCAI_BraTS2020_TrainingData
+
+Reads every image once. Exits with 1 when anything is wrong or nothing is found; repairs nothing.
+"""
+
+import concurrent.futures
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from tfbrats import case, command, files, layouts
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
+
+_SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
+_TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
+_READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
+
+
+def describe(found: layouts.CaseFiles) -> dict:
+    """What one case has and lacks, and its faults, ready for JSON. Reads each of its files once.
+
+    Returns:
+        case_id, patient_id, edition, modalities, missing, segmentation (file name or None), notes, faults;
+        of a case that could be read also shape, spacing_mm, and of its segmentation tissue_voxels and
+        volume_ml (by region).
+    """
+    present = [modality for modality, _, _ in found.images]
+    content = {
+        "case_id": found.case_id,
+        "patient_id": found.patient_id,
+        "edition": found.schema.edition,
+        "modalities": present,
+        "missing": [m for m in MODALITIES if m not in present],
+        "segmentation": files.name(found.label) if found.label else None,
+        "shape": None,
+        "spacing_mm": None,
+        "tissue_voxels": None,
+        "volume_ml": None,
+        "notes": list(found.notes),
+        "faults": [],
+    }
+    try:
+        loaded = case.load(found, need_label=found.label_expected)
+    except case.CaseError as error:
+        content["faults"] = list(error.faults)
+        return content
+    content["shape"] = list(loaded.image.shape[:3])
+    content["spacing_mm"] = list(loaded.spacing_mm)
+    content["notes"] += _saturation(loaded)
+    if loaded.label is not None:
+        voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
+        counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
+        content["tissue_voxels"] = {t.name: int(counts[t]) for t in Tissue if t and counts[t]}
+        content["volume_ml"] = {
+            region: round(float(region_mask(loaded.label, region).sum()) * voxel_ml, 3) for region in REGIONS
+        }
+        if not content["tissue_voxels"]:
+            content["notes"].append("its segmentation is empty")
+    return content
+
+
+def _saturation(loaded: case.Case) -> Iterator[str]:
+    for channel, modality in enumerate(loaded.modalities):
+        image = loaded.image[..., channel]
+        top = image.max()
+        count = int((image == top).sum()) if top in _TOPS else 0
+        if count >= _SATURATED_VOXELS:
+            yield f"{modality} is saturated: {count} voxels at {int(top)}"
+
+
+def split_faults(splits: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> list[str]:
+    """What is wrong with a division of cases into splits, as sentences.
+
+    Args:
+        splits: case ids by name of the split.
+        patients: patient id by case id, of the cases there are.
+    """
+    faults = []
+    places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for split, ids in splits.items():
+        unknown = [name for name in ids if name not in patients]
+        if unknown:
+            faults.append(
+                f"split {split} names {len(unknown)} cases that are not here: {_some(unknown)}. Correct the "
+                "file, or point to the folder it was made for."
+            )
+        for name in ids:
+            places[patients.get(name, name)][split].append(name)
+    for patient, by_split in sorted(places.items()):
+        if len(by_split) > 1:
+            where = "; ".join(f"{split}: {_some(sorted(set(ids)))}" for split, ids in by_split.items())
+            faults.append(f"patient {patient} is in {len(by_split)} splits ({where}). Keep one.")
+    return faults
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _read_splits(path: str) -> dict[str, list[str]]:
+    content = files.read_json(path)
+    if not isinstance(content, dict) or not all(
+        isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in content.values()
+    ):
+        raise InputError(
+            f'{path}: expected lists of case ids by split, {{"train": ["BraTS20_...", ...], ...}}.'
+        )
+    return content
+
+
+def inspect(root: str | os.PathLike, edition: str | None = None, splits: str | None = None) -> dict:
+    """Everything `main` says, as one mapping ready for JSON; "faults" holds all, "sound" whether none.
+
+    Raises:
+        InputError: no case is found, or its edition is not told by its name; no such splits file.
+    """
+    divided = _read_splits(splits) if splits else None
+    dataset = layouts.find(root, edition)
+    # Decompression releases the interpreter's lock; only descriptions are kept.
+    with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+        described = list(
+            tqdm(
+                pool.map(describe, dataset.cases),
+                total=len(dataset.cases),
+                unit="case",
+                disable=not sys.stderr.isatty(),
+            )
+        )
+    faults = [f"{one['case_id']}: {fault}" for one in described for fault in one["faults"]]
+    notes = [*dataset.notes, *(f"{one['case_id']}: {note}" for one in described for note in one["notes"])]
+    if not any(one["segmentation"] for one in described):
+        notes.append("no segmentations: usable for prediction only")
+    if divided is not None:
+        patients = {found.case_id: found.patient_id for found in dataset.cases}
+        faults += [f"{splits}: {fault}" for fault in split_faults(divided, patients)]
+        left = sorted(set(patients) - {name for ids in divided.values() for name in ids})
+        if left:
+            notes.append(f"{splits}: {len(left)} cases are in no split: {_some(left)}")
+    return {
+        "root": dataset.root,
+        "layouts": dataset.layouts,
+        "editions": {found.schema.edition: found.schema.describe() for found in dataset.cases},
+        "cases": described,
+        "notes": notes,
+        "faults": faults,
+        "sound": not faults,
+    }
+
+
+def _print(report: Mapping) -> None:
+    described = report["cases"]
+    patients = len({one["patient_id"] for one in described})
+    masks = sum(one["segmentation"] is not None for one in described)
+    for layout in report["layouts"]:
+        print(f"layout   {layout}")
+    for edition, values in report["editions"].items():
+        print(f"edition  {edition}: {values}")
+    print(f"cases    {len(described)} of {patients} patients, {masks} with a segmentation\n")
+    width = max(len(one["case_id"]) for one in described)
+    print(f"{'case':{width}}  {'modalities':16}  mask  {'shape':13}  {'spacing mm':15}   WT ml   TC ml   ET ml")
+    for one in described:
+        names = " ".join(m if m in one["modalities"] else "-" * len(m) for m in MODALITIES)
+        line = f"{one['case_id']:{width}}  {names:16}  {'yes' if one['segmentation'] else '-':4}"
+        if one["faults"]:
+            line += f"  {len(one['faults'])} faults, below" if len(one["faults"]) > 1 else "  1 fault, below"
+        else:
+            spacing = " ".join(f"{side:.4g}" for side in one["spacing_mm"])
+            line += f"  {' '.join(map(str, one['shape'])):13}  {spacing:15}"
+        if one["volume_ml"]:
+            line += "".join(f"{value:8.1f}" for value in one["volume_ml"].values())
+            absent = [
+                tissue.name
+                for tissue in (Tissue.NCR, Tissue.ED, Tissue.ET)
+                if tissue.name not in one["tissue_voxels"]
+            ]
+            extra = [f"no {name}" for name in absent] + ["RC"] * ("RC" in one["tissue_voxels"])
+            line += f"  {', '.join(extra)}" if extra else ""
+        print(line)
+    for title in ("notes", "faults"):
+        if report[title]:
+            print(f"\n{title}")
+            for text in report[title]:
+                print("  " + text.replace("\n", "\n  "))
+    faulty = sum(bool(one["faults"]) for one in described)
+    if report["sound"]:
+        print("\nNothing is wrong.")
+    else:
+        print(f"\n{len(report['faults'])} faults; {faulty} of {len(described)} cases cannot be used.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = command.parser("tfbrats.inspect", __doc__)
+    parser.add_argument("folder", help="a data set, or one case's folder; gs:// too")
+    parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
+    parser.add_argument("--splits", help="JSON of case ids by split: no patient may be in two")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    given = parser.parse_args(arguments)
+    if not given.json:
+        report = inspect(given.folder, given.edition, given.splits)
+        _print(report)
+        return 0 if report["sound"] else 1
+    try:
+        report = inspect(given.folder, given.edition, given.splits)
+    except InputError as error:
+        report = {"root": given.folder, "cases": [], "notes": [], "faults": [str(error)], "sound": False}
+    print(json.dumps(report, indent=2))
+    return 0 if report["sound"] else 1
+
+
+if __name__ == "__main__":
+    command.run(main)
