@@ -165,7 +165,7 @@ _TISSUE_WORDS = {
     # "non-enhancing" holds "enhancing", and "background" must not be looked at further.
     Tissue.BACKGROUND: ("background",),
     Tissue.RC: ("cavity", "resection", "rc"),
-    Tissue.NCR: ("non-enhancing", "non_enhancing", "nonenhancing", "necro", "ncr", "net"),
+    Tissue.NCR: ("non-enhancing", "non_enhancing", "nonenhancing", "necro", "ncr", "net", "netc"),
     Tissue.ED: ("edema", "oedema", "flair", "snfh", "ed"),
     Tissue.ET: ("enhancing", "et", "at"),
 }

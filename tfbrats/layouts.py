@@ -7,7 +7,7 @@ finding nothing is an error that says what was looked for.
 import dataclasses
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -170,11 +170,13 @@ def _brats_cases(
         key = (folder, match.group(1) or files.name(folder))
         separators[key] = match.group(2) or "_"
         groups[key][kind].append(path)
-    unrecognised = []
-    for (folder, case_id), found in groups.items():
+    for (folder, case_id), found in list(groups.items()):
         if set(found) == {_MASK}:
             strangers[folder] += found[_MASK]
-            continue
+            del groups[folder, case_id]
+    cases_in = Counter(folder for folder, _ in groups)
+    unrecognised = []
+    for (folder, case_id), found in groups.items():
         own_notes = []
         problems = [
             f"{' and '.join(map(files.name, paths))} are both {kind}. Keep one of them."
@@ -182,7 +184,7 @@ def _brats_cases(
             if len(paths) > 1
         ]
         masks = found.get(_MASK, [])
-        if not masks:
+        if not masks and cases_in[folder] == 1:  # where several lie side by side, whose would it be?
             # BraTS20_Training_355 came with its mask named W39_1998.09.19_Segm.nii.
             masks = [p for p in strangers[folder] if re.search(r"seg[a-z]*$", _stem(p).lower())]
             if len(masks) == 1:
@@ -217,6 +219,7 @@ def _decathlon_cases(
 ) -> Iterator[CaseFiles]:
     where = files.join(table, "dataset.json")
     content = files.read_json(where)
+    content = content if isinstance(content, dict) else {}
     channels = content.get("channel_names") or content.get("modality")
     labels = content.get("labels")
     if not isinstance(channels, dict) or not isinstance(labels, dict):

@@ -170,6 +170,11 @@ def is_enhancing(seed: int, number: int) -> bool:
     return not _every(seed, number, _NO_ENHANCEMENT_EVERY, "no enhancement")
 
 
+def is_resected(seed: int, number: int) -> bool:
+    """Whether `write_dataset` gives this case a resection cavity, in the 2024 edition."""
+    return _every(seed, number, _RESECTED_EVERY, "resected")
+
+
 def simulate(
     shape: Sequence[int],
     seed: int,
@@ -263,7 +268,7 @@ def _tumour(seed, number, resected, position, semi_axes_mm, grey, fluid, inside,
     random = _random(seed, number, "tumour")
     centre = _place(random)
     voxels = grey.size
-    whole = int(voxels * np.exp(random.uniform(np.log(0.012), np.log(0.11))))
+    whole = int(voxels * np.exp(random.uniform(np.log(0.015), np.log(0.12))))
     core_share, rim_share = random.uniform(0.18, 0.65), random.uniform(0.3, 0.75)
     if _every(seed, number, _NO_OEDEMA_EVERY, "no oedema"):
         core_share = 1.0
@@ -335,7 +340,7 @@ def _with_tumour(seed, number, random, modality, signal, shares) -> np.ndarray:
     """Signal [V] with the tumour mixed in at its soft shares."""
     _, wm, csf, oedema, necrosis, rim = _SIGNAL[modality]
     look = _random(seed, number, "look")  # the same draw for every modality
-    swelling, uptake, fluidity = look.uniform(0.6, 1.05), look.uniform(0.6, 1.15), look.uniform(0, 1)
+    swelling, uptake, fluidity = look.uniform(0.75, 1.1), look.uniform(0.6, 1.15), look.uniform(0, 1)
     oedema = wm + swelling * (oedema - wm)
     if modality == "t1ce":
         rim = wm + uptake * (rim - wm)
@@ -403,7 +408,7 @@ def _write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -
     grid = case.new_grid(file_shape, spacing_mm, axes)
     rows = {}
     for number in range(first, first + cases):
-        resected = edition == "2024" and _every(seed, number, _RESECTED_EVERY, "resected")
+        resected = edition == "2024" and is_resected(seed, number)
         image, tissues = simulate(shape, seed, number, spacing_mm, resected)
         name = case_id(edition, number)
         by_modality = {m: image[..., channel] for channel, m in enumerate(MODALITIES)}

@@ -1,0 +1,108 @@
+import os
+
+import pytest
+
+from tfbrats import files
+from tfbrats.command import InputError
+
+
+def test_what_is_written_is_read_back(place):
+    path = files.join(place, "a", "b.bin")
+    files.write_bytes(path, b"\x00\x01")
+    assert files.read_bytes(path) == b"\x00\x01"
+    assert files.size(path) == 2
+
+
+def test_a_file_appears_only_when_the_block_has_ended(place):
+    path = files.join(place, "late.bin")
+    with files.writing(path) as file:
+        file.write(b"half")
+        assert not files.exists(path)
+    assert files.read_bytes(path) == b"half"
+
+
+def test_nothing_is_left_behind_when_the_block_raises(place):
+    files.write_bytes(files.join(place, "other.bin"), b"stays")
+    with pytest.raises(RuntimeError, match="on purpose"), files.writing(files.join(place, "x.bin")) as file:
+        file.write(b"half")
+        raise RuntimeError("on purpose")
+    assert [files.name(path) for path in files.walk(place)] == ["other.bin"]
+
+
+def test_a_failed_rewrite_keeps_the_old_file(place):
+    path = files.join(place, "x.bin")
+    files.write_bytes(path, b"old")
+    with pytest.raises(KeyboardInterrupt), files.writing(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert files.read_bytes(path) == b"old"
+
+
+def test_a_failed_check_keeps_the_file_from_appearing(place):
+    path = files.join(place, "x.bin")
+
+    def refuse(temporary):
+        assert files.read_bytes(temporary) == b"written"
+        raise OSError("not as it should be")
+
+    with pytest.raises(OSError, match="not as it should be"):
+        files.write_bytes(path, b"written", check=refuse)
+    assert not files.exists(path)
+    assert not files.exists(place) or files.walk(place) == {}
+
+
+def test_a_file_is_replaced_whole(place):
+    path = files.join(place, "x.bin")
+    files.write_bytes(path, b"a longer text")
+    files.write_bytes(path, b"short")
+    assert files.read_bytes(path) == b"short"
+
+
+def test_walk_lists_every_file_below_with_its_size(place):
+    for name, content in {"b/c.txt": b"123", "a.txt": b"1", "b/d/e.txt": b""}.items():
+        files.write_bytes(files.join(place, *name.split("/")), content)
+    found = files.walk(place)
+    assert list(found) == sorted(found)
+    assert {path.split("/")[-1]: size for path, size in found.items()} == {"a.txt": 1, "c.txt": 3, "e.txt": 0}
+    assert all(files.exists(path) for path in found)
+
+
+def test_a_missing_file_or_folder_is_named(place):
+    with pytest.raises(InputError, match=r"gone\.bin: no such file"):
+        files.read_bytes(files.join(place, "gone.bin"))
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        files.walk(files.join(place, "nowhere"))
+
+
+def test_json_survives_and_bad_json_is_named(place):
+    path = files.join(place, "x.json")
+    files.write_json(path, {"b": [1, 2.5, None], "a": "ü"})
+    assert files.read_json(path) == {"b": [1, 2.5, None], "a": "ü"}
+    assert files.read_bytes(path).index(b'"b"') < files.read_bytes(path).index(b'"a"')
+    files.write_bytes(path, b"{'single': quotes}")
+    with pytest.raises(InputError, match=r"x\.json: not valid JSON"):
+        files.read_json(path)
+
+
+def test_removing_takes_a_folder_with_all_it_holds_and_is_calm_about_nothing(place):
+    files.write_bytes(files.join(place, "a", "b", "c.bin"), b"1")
+    files.remove(files.join(place, "a"))
+    files.remove(files.join(place, "a"))
+    assert not files.exists(files.join(place, "a", "b", "c.bin"))
+
+
+def test_an_unknown_kind_of_path_says_so():
+    with pytest.raises(InputError, match="nosuch://x/y"):
+        files.read_bytes("nosuch://x/y")
+
+
+def test_free_space_is_known_for_folders_that_do_not_exist_yet_and_not_for_memory(tmp_path):
+    assert files.free_bytes(tmp_path / "not" / "yet") > 0
+    assert files.free_bytes("memory://x") is None
+
+
+def test_temporary_names_are_hidden_and_beside_the_file(tmp_path):
+    temporary = files.temporary_name(tmp_path / "x.nii.gz")
+    assert os.path.dirname(temporary) == str(tmp_path)
+    assert files.name(temporary).startswith(".") and files.PARTIAL in temporary
+    assert temporary != files.temporary_name(tmp_path / "x.nii.gz")
