@@ -1,0 +1,162 @@
+"""The messages of TensorFlow Serving's Predict call, without TensorFlow.
+
+On the wire a message is its field numbers alone, so these private ones talk to the real server. They live
+in a pool of their own: nothing here collides with `tensorflow_serving` in one process. TensorFlow's own
+would cost 5 s and 530 MB to import. Knows plain numbers and strings; no complex or quantised types.
+"""
+
+import math
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+_PACKAGE = "tfbrats.wire"
+_Field = descriptor_pb2.FieldDescriptorProto
+
+# Message -> field -> (number, type). A type in brackets is repeated, in braces a map from string.
+# tensorflow/core/framework/{tensor,tensor_shape}.proto, tensorflow_serving/apis/{model,predict}.proto
+FIELDS = {
+    "Int64Value": {"value": (1, "int64")},
+    "Dim": {"size": (1, "int64"), "name": (2, "string")},
+    "TensorShape": {"dim": (2, "[Dim]"), "unknown_rank": (3, "bool")},
+    "Tensor": {
+        "dtype": (1, "int32"),  # an enum in TensorFlow; the same bytes
+        "tensor_shape": (2, "TensorShape"),
+        "tensor_content": (4, "bytes"),
+        "float_val": (5, "[float]"),
+        "double_val": (6, "[double]"),
+        "int_val": (7, "[int32]"),
+        "string_val": (8, "[bytes]"),
+        "int64_val": (10, "[int64]"),
+        "bool_val": (11, "[bool]"),
+        "half_val": (13, "[int32]"),
+        "uint32_val": (16, "[uint32]"),
+        "uint64_val": (17, "[uint64]"),
+    },
+    "ModelSpec": {
+        "name": (1, "string"),
+        "version": (2, "Int64Value"),
+        "signature_name": (3, "string"),
+        "version_label": (4, "string"),
+    },
+    "PredictRequest": {
+        "model_spec": (1, "ModelSpec"),
+        "inputs": (2, "{Tensor}"),
+        "output_filter": (3, "[string]"),
+    },
+    "PredictResponse": {"outputs": (1, "{Tensor}"), "model_spec": (2, "ModelSpec")},
+}
+
+
+def _set_type(field: _Field, kind: str) -> None:
+    if kind in FIELDS:
+        field.type, field.type_name = _Field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+    else:
+        field.type = getattr(_Field, f"TYPE_{kind.upper()}")
+
+
+def _build() -> dict[str, type]:
+    file = descriptor_pb2.FileDescriptorProto(name="tfbrats/wire.proto", package=_PACKAGE, syntax="proto3")
+    for name, fields in FIELDS.items():
+        message = file.message_type.add(name=name)
+        for field_name, (number, kind) in fields.items():
+            field = message.field.add(name=field_name, number=number)
+            field.label = _Field.LABEL_REPEATED if kind[0] in "[{" else _Field.LABEL_OPTIONAL
+            if kind[0] != "{":
+                _set_type(field, kind.strip("[]"))
+                continue
+            # A map is a repeated message {key = 1, value = 2} of a name that protobuf prescribes.
+            entry = message.nested_type.add(name=f"{field_name.title().replace('_', '')}Entry")
+            entry.options.map_entry = True
+            for number, (part, part_kind) in enumerate((("key", "string"), ("value", kind.strip("{}"))), 1):
+                _set_type(entry.field.add(name=part, number=number, label=_Field.LABEL_OPTIONAL), part_kind)
+            field.type = _Field.TYPE_MESSAGE
+            field.type_name = f".{_PACKAGE}.{name}.{entry.name}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+        for name in FIELDS
+    }
+
+
+_MESSAGES = _build()
+Tensor = _MESSAGES["Tensor"]
+PredictRequest = _MESSAGES["PredictRequest"]
+PredictResponse = _MESSAGES["PredictResponse"]
+
+_STRING = 7
+# DataType of tensorflow/core/framework/types.proto -> numpy type, field that holds it value by value
+_TYPES = {
+    1: (np.dtype("<f4"), "float_val"),
+    2: (np.dtype("<f8"), "double_val"),
+    3: (np.dtype("<i4"), "int_val"),
+    4: (np.dtype("u1"), "int_val"),
+    5: (np.dtype("<i2"), "int_val"),
+    6: (np.dtype("i1"), "int_val"),
+    9: (np.dtype("<i8"), "int64_val"),
+    10: (np.dtype("?"), "bool_val"),
+    17: (np.dtype("<u2"), "int_val"),
+    19: (np.dtype("<f2"), "half_val"),
+    22: (np.dtype("<u4"), "uint32_val"),
+    23: (np.dtype("<u8"), "uint64_val"),
+}
+_NUMBER_OF_TYPE = {dtype: number for number, (dtype, _) in _TYPES.items()}
+
+
+def to_tensor(array: np.ndarray | str | bytes):
+    """An array of numbers, or one string, as a `Tensor` message; numbers travel as their bytes.
+
+    Raises:
+        ValueError: a dtype that is not among `_TYPES`.
+    """
+    if isinstance(array, str | bytes):
+        content = array.encode() if isinstance(array, str) else array
+        return Tensor(dtype=_STRING, tensor_shape={}, string_val=[content])
+    number = _NUMBER_OF_TYPE.get(array.dtype.newbyteorder("<"))
+    if number is None:
+        known = ", ".join(str(dtype) for dtype in _NUMBER_OF_TYPE)
+        raise ValueError(f"dtype {array.dtype} cannot be sent; expected one of {known}.")
+    little = np.ascontiguousarray(array, _TYPES[number][0])
+    return Tensor(
+        dtype=number,
+        tensor_shape={"dim": [{"size": size} for size in array.shape]},
+        tensor_content=little.tobytes(),
+    )
+
+
+def to_array(tensor) -> np.ndarray:
+    """A `Tensor` message as an array: from its bytes, or value by value, whichever the server chose.
+
+    Strings come as an object array of bytes. Fewer values than the shape holds mean that the last one
+    stands for the rest (none: zeros), as in TensorFlow.
+
+    Raises:
+        ValueError: an unknown dtype, or what is there does not fill the shape.
+    """
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    count = math.prod(shape)
+    if tensor.dtype == _STRING:
+        read = np.empty(len(tensor.string_val), object)
+        read[:] = list(tensor.string_val)
+        fill = b""
+    elif tensor.dtype not in _TYPES:
+        raise ValueError(f"dtype number {tensor.dtype} is not understood.")
+    else:
+        dtype, field = _TYPES[tensor.dtype]
+        if tensor.tensor_content:
+            if len(tensor.tensor_content) != count * dtype.itemsize:
+                raise ValueError(f"{len(tensor.tensor_content)} bytes for shape {shape} of {dtype}.")
+            return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+        values = getattr(tensor, field)
+        bits = np.dtype("<u2") if field == "half_val" else dtype  # a half travels as its bits
+        read = np.fromiter(values, bits, len(values)).view(dtype)
+        fill = dtype.type(0)
+    if len(read) > count:
+        raise ValueError(f"{len(read)} values for shape {shape}.")
+    if len(read) < count:
+        last = read[-1] if len(read) else fill
+        read = np.concatenate([read, np.full(count - len(read), last, read.dtype)])
+    return read.reshape(shape)
