@@ -113,7 +113,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image
     try:
         image = kind.from_bytes(content)
         header = image.header
-        needed = int(header["vox_offset"]) + int(
+        needed = int(image.dataobj.offset) + int(
             np.prod(header.get_data_shape(), dtype=np.int64) * header.get_data_dtype().itemsize
         )
         if len(content) < needed:
@@ -200,9 +200,10 @@ def load(case: CaseFiles, modalities: Sequence[str] = MODALITIES, need_label: bo
                 faults.append(f"{path}: shape {array.shape}; expected 4-D with channel {channel}.")
                 continue
             array = array[..., channel]
-        array = array.reshape(array.shape[:3]) if array.size == np.prod(array.shape[:3]) else array
-        if array.ndim != 3:
-            faults.append(f"{path}: shape {array.shape}; expected three dimensions.")
+        try:
+            array = _volume(array, path)
+        except InputError as error:
+            faults.append(str(error))
             continue
         if reference is None:
             reference = (path, grid)
@@ -216,8 +217,8 @@ def load(case: CaseFiles, modalities: Sequence[str] = MODALITIES, need_label: bo
         if reference is not None:
             faults += _grid_faults(case.label, grid, *reference)
         try:
-            label = case.schema.to_tissues(_whole_numbers(array, case.label), case.label)
-            label = label.reshape(label.shape[:3])
+            values = _whole_numbers(_volume(array, case.label), case.label)
+            label = case.schema.to_tissues(values, case.label)
         except InputError as error:
             faults.append(str(error))
     if not faults and all(_has_skull(array) for array in arrays.values()):
@@ -250,8 +251,8 @@ def load_label(path: str | os.PathLike, schema: LabelSchema) -> tuple[np.ndarray
     """
     array, image = read_nifti(path)
     grid = _grid(image, str(path))
-    tissues = schema.to_tissues(_whole_numbers(array, str(path)), str(path))
-    return grid.from_file(tissues.reshape(tissues.shape[:3])), grid
+    values = _whole_numbers(_volume(array, str(path)), str(path))
+    return grid.from_file(schema.to_tissues(values, str(path))), grid
 
 
 def grid_differences(grid: Grid, reference: Grid) -> list[str]:
@@ -287,6 +288,13 @@ def _intensity_faults(path: str, modality: str, array: np.ndarray) -> list[str]:
         value = array.flat[0] if array.size else "nothing"
         return [f"{path}: {modality} is {value} everywhere. Write it again from the scan."]
     return []
+
+
+def _volume(array: np.ndarray, path: str) -> np.ndarray:
+    """Without the axes of length 1 that some tools append."""
+    if array.ndim < 3 or array.size != np.prod(array.shape[:3]):
+        raise InputError(f"{path}: shape {array.shape}; expected three dimensions.")
+    return array.reshape(array.shape[:3])
 
 
 def _whole_numbers(array: np.ndarray, path: str) -> np.ndarray:

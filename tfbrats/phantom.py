@@ -35,10 +35,10 @@ _MISNAMED = ("2020", 355, "W39_1998.09.19_Segm.nii.gz")  # as in the real set
 # textbooks (T1: white > grey > fluid; T2 the reverse; FLAIR: fluid suppressed). Arbitrary units.
 #                 GM    WM    CSF   ED    NCR   ET
 _SIGNAL = {
-    "flair": (0.82, 0.68, 0.22, 1.22, 0.72, 1.02),
+    "flair": (0.79, 0.67, 0.22, 1.26, 0.72, 1.06),
     "t1": (0.74, 1.00, 0.30, 0.74, 0.52, 0.72),
     "t1ce": (0.74, 0.98, 0.30, 0.74, 0.50, 1.36),
-    "t2": (0.80, 0.58, 1.36, 1.04, 1.18, 0.86),
+    "t2": (0.78, 0.58, 1.36, 1.06, 1.18, 0.90),
 }
 
 _UNTIL_2021 = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "_seg"}
@@ -292,7 +292,7 @@ def _tumour(seed, number, resected, position, semi_axes_mm, grey, fluid, inside,
         return int(np.clip(2 * semi_axes_mm.mean() / of_radius, 3, 24))
 
     # Oedema spreads along white matter and spares cortex and fluid.
-    spread = distance(0.15, radius(whole)) + 0.4 * inside(noise("oedema", cells(radius(whole))))
+    spread = distance(0.15, radius(whole)) ** 1.5 + 0.4 * inside(noise("oedema", cells(radius(whole))))
     spread += 0.2 * inside(noise("fine oedema", 2 * cells(radius(whole))))
     spread += 0.5 * fluid + 0.35 * grey
     bulk = distance(0, radius(core)) + 0.3 * inside(noise("core", cells(radius(core)))) + 0.3 * fluid
@@ -345,7 +345,7 @@ def _with_tumour(seed, number, random, modality, signal, shares) -> np.ndarray:
     if modality == "t1ce":
         rim = wm + uptake * (rim - wm)
     if modality == "flair":  # from dark, liquid necrosis to bright, solid non-enhancing tumour
-        necrosis = necrosis + 0.35 * (0.5 - fluidity)
+        necrosis += 0.35 * (0.5 - fluidity) + (0.0 if is_enhancing(seed, number) else 0.15)
     texture = 1 + 0.06 * shares["texture"]
     core = rim * texture + (necrosis - rim * texture) * shares["NCR"]
     swollen = 0.7 * oedema * texture + 0.3 * signal  # the tissue underneath shows through

@@ -1,0 +1,234 @@
+import pathlib
+
+import pydantic
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfbrats import config
+from tfbrats.command import InputError
+
+
+def written(tmp_path, change):
+    """A copy of smoke_2d.yaml with its nested mapping changed."""
+    content = yaml.safe_load((config.SHIPPED / "smoke_2d.yaml").read_text())
+    change(content)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def refusal(path, *overrides) -> str:
+    with pytest.raises(InputError) as error:
+        config.load(path, overrides)
+    return str(error.value)
+
+
+# --- finding --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", config.shipped_names())
+def test_every_shipped_config_loads_by_its_bare_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load(name)
+    assert loaded == config.load(config.SHIPPED / name)
+
+
+def test_a_file_of_the_same_name_wins_over_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, lambda c: c["model"].update(width=3)).rename(tmp_path / "cun.yaml")
+    assert config.load("cun.yaml").model.width == 3
+
+
+def test_an_unknown_config_names_both_places_and_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refusal("cun_lvs.yaml")
+    assert str(tmp_path / "cun_lvs.yaml") in said
+    assert str(config.SHIPPED) in said
+    assert all(name in said for name in config.shipped_names())
+    assert "Did you mean cun_lws.yaml?" in said
+
+
+def test_a_missing_path_is_not_looked_up_among_the_shipped_ones(tmp_path):
+    assert "no/such/cun.yaml" in refusal("no/such/cun.yaml")
+
+
+def test_what_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_text("model: [1, 2\n")
+    assert "bad.yaml: not valid YAML" in refusal(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert "list.yaml" in refusal(tmp_path / "list.yaml")
+    assert "train.epochs=2" in refusal(tmp_path / "list.yaml", "train.epochs=2")
+
+
+# --- keys -----------------------------------------------------------------------------------------------
+
+
+def test_a_misspelt_key_is_an_error_with_the_nearest_name(tmp_path):
+    path = written(tmp_path, lambda c: c["train"].update(learnig_rate=0.1))
+    said = refusal(path)
+    assert "mine.yaml" in said
+    assert "unknown key train.learnig_rate; did you mean train.learning_rate?" in said
+
+
+def test_a_misspelt_section_is_an_error_with_the_nearest_name(tmp_path):
+    said = refusal(written(tmp_path, lambda c: c.update(trian=c.pop("train"))))
+    assert "unknown key trian; did you mean train?" in said
+    assert "missing key train" in said
+
+
+def test_a_missing_key_is_an_error(tmp_path):
+    assert "missing key lws.beta" in refusal(written(tmp_path, lambda c: c["lws"].pop("beta")))
+
+
+def test_every_key_is_required(tmp_path):
+    content = yaml.safe_load((config.SHIPPED / "smoke_2d.yaml").read_text())
+    for section, keys in content.items():
+        for key in keys:
+            lacking = {s: {k: v for k, v in c.items() if (s, k) != (section, key)} for s, c in content.items()}
+            with pytest.raises(InputError, match=rf"missing key {section}\.{key}"):
+                config.from_mapping(lacking, "x")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epochs=0", "train.epochs = 0"),
+        ("train.epochs=many", "train.epochs = 'many'"),
+        ("train.batch_size=-2", "train.batch_size = -2"),
+        ("model.name=unet9d", "model.name = 'unet9d'"),
+        ("data.modalities=[flair, t1, t1]", "each modality once"),
+        ("data.modalities=[flair, dwi]", "dwi"),
+        ("data.flip=1.5", "data.flip = 1.5"),
+        ("preprocess.n4_modalities=[t9]", "t9"),
+        ("records.slice_shape=[100, 96]", "multiple of 16"),
+        ("lws.contour_weight=0.5", "lws.contour_weight = 0.5"),
+        ("lws.scope=everywhere", "lws.scope = 'everywhere'"),
+        ("train.precision=float8", "float8"),
+    ],
+)
+def test_an_impossible_value_is_named_with_its_key(override, said):
+    assert said in refusal("smoke_2d.yaml", override)
+
+
+def test_n4_of_a_modality_that_is_not_read_is_refused():
+    said = refusal("cun.yaml", "data.modalities=[flair, t2]", "preprocess.n4_modalities=[t1]")
+    assert "preprocess.n4_modalities names ['t1']" in said
+
+
+def test_all_faults_come_at_once(tmp_path):
+    said = refusal("smoke_2d.yaml", "train.epochs=0", "train.epoch=1", "model.width=wide")
+    assert all(word in said for word in ("train.epochs", "train.epoch;", "model.width"))
+
+
+# --- overrides ------------------------------------------------------------------------------------------
+
+
+def test_overrides_replace_single_values_and_the_last_one_wins():
+    before = config.load("smoke_2d.yaml")
+    after = config.load("smoke_2d.yaml", ["model.width=5", "train.epochs=9", "model.width=7"])
+    assert (after.model.width, after.train.epochs) == (7, 9)
+    assert after.data == before.data and after.lws == before.lws
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("train.learning_rate=1e-3", 0.001),
+        ("train.learning_rate=1.0e-3", 0.001),
+        ("train.learning_rate=2", 2.0),
+    ],
+)
+def test_numbers_are_understood_as_people_write_them(override, value):
+    assert config.load("smoke_2d.yaml", [override]).train.learning_rate == value
+
+
+def test_overrides_take_lists_and_nothing():
+    loaded = config.load(
+        "smoke_2d.yaml",
+        ["data.modalities=[t2, flair]", "train.steps_per_epoch=null", "preprocess.n4_modalities=[]"],
+    )
+    assert loaded.data.modalities == ("t2", "flair")
+    assert loaded.train.steps_per_epoch is None
+    assert loaded.preprocess.n4_modalities == ()
+
+
+@pytest.mark.parametrize("override", ["epochs=3", "train.epochs", "=3", "train.=3", ".epochs=3"])
+def test_an_override_that_is_no_section_key_value_shows_how_one_reads(override):
+    assert "section.key=value" in refusal("smoke_2d.yaml", override)
+
+
+def test_an_override_of_an_unknown_key_gets_the_nearest_name():
+    assert "did you mean lws.floor?" in refusal("smoke_2d.yaml", "lws.flor=0.1")
+
+
+# --- what a config is -----------------------------------------------------------------------------------
+
+
+def test_a_config_is_frozen():
+    loaded = config.load("cun.yaml")
+    with pytest.raises(pydantic.ValidationError):
+        loaded.train.epochs = 3
+
+
+@pytest.mark.parametrize("name", config.shipped_names())
+def test_the_resolved_yaml_gives_the_same_config_back(name, tmp_path):
+    loaded = config.load(name)
+    (tmp_path / "config.yaml").write_text(loaded.to_yaml())
+    assert config.load(tmp_path / "config.yaml") == loaded
+
+
+@given(st.integers(1, 500), st.floats(1e-8, 10), st.booleans())
+def test_any_value_survives_the_resolved_yaml(epochs, learning_rate, enabled):
+    loaded = config.load(
+        "smoke_2d.yaml",
+        [
+            f"train.epochs={epochs}",
+            f"train.learning_rate={learning_rate!r}",
+            f"lws.enabled={str(enabled).lower()}",
+        ],
+    )
+    assert (loaded.train.epochs, loaded.train.learning_rate, loaded.lws.enabled) == (
+        epochs,
+        learning_rate,
+        enabled,
+    )
+    assert config.from_mapping(yaml.safe_load(loaded.to_yaml()), "again") == loaded
+
+
+def test_the_two_papers_runs_share_one_record_set():
+    plain, weighted = config.load("cun.yaml"), config.load("cun_lws.yaml")
+    assert plain != weighted
+    assert plain.records_identity() == weighted.records_identity()
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("train.epochs=2", True),
+        ("model.width=4", True),
+        ("lws.beta=3", True),
+        ("data.flip=0", True),
+        ("data.modalities=[t2, flair, t1, t1ce]", False),
+        ("preprocess.n4_shrink=2", False),
+        ("records.dropped_fraction=0", False),
+        ("records.seed=5", False),
+        ("lws.contour_width_mm=1", False),
+    ],
+)
+def test_records_are_of_another_config_only_if_their_bytes_would_differ(override, same):
+    identity = config.load("smoke_2d.yaml").records_identity()
+    assert (config.load("smoke_2d.yaml", [override]).records_identity() == identity) is same
+
+
+def test_differences_name_the_key_and_both_values():
+    ours = {"records": {"seed": 0, "split": [3, 1, 1]}, "modalities": ["t1"]}
+    theirs = {"records": {"seed": 1, "split": [3, 1, 1]}, "modalities": ["t1"], "extra": 2}
+    assert config.differences(ours, theirs) == ["records.seed: 0, there 1", "extra: None, there 2"]
+    assert config.differences(ours, ours) == []
+
+
+def test_the_shipped_configs_lie_where_setup_py_takes_them_from():
+    assert pathlib.Path(config.SHIPPED).name == "configs"
+    assert {"cun.yaml", "cun_lws.yaml", "smoke_2d.yaml"} <= set(config.shipped_names())
