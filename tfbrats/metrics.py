@@ -87,8 +87,8 @@ def score_case(
                 sensitivity=sensitivity(ours, theirs, empty),
                 specificity=specificity(ours, theirs),
                 specificity_tumour_slices=specificity_tumour_slices(ours, theirs, whole_tumour),
-                volume_ml=np.count_nonzero(ours) * voxel_ml,
-                reference_volume_ml=np.count_nonzero(theirs) * voxel_ml,
+                volume_ml=_count(ours) * voxel_ml,
+                reference_volume_ml=_count(theirs) * voxel_ml,
                 empty=absent_from(ours, theirs),
                 **distances,
             )
@@ -120,16 +120,19 @@ def _check(prediction: np.ndarray, reference: np.ndarray, empty: str) -> None:
         )
 
 
+def _count(mask: np.ndarray) -> int:
+    return int(np.count_nonzero(mask))  # a plain int makes plain floats, which JSON and CSV can hold
+
+
 # --- overlap --------------------------------------------------------------------------------------------
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray, empty: str = "brats") -> float:
     """2 TP / (2 TP + FP + FN) of two masks (bool, same shape); both empty: 1, or nan under rule `nan`."""
-    both = np.count_nonzero(prediction & reference)
-    sizes = np.count_nonzero(prediction) + np.count_nonzero(reference)
+    sizes = _count(prediction) + _count(reference)
     if sizes == 0:
         return 1.0 if empty == "brats" else math.nan
-    return 2 * both / sizes
+    return 2 * _count(prediction & reference) / sizes
 
 
 def sensitivity(prediction: np.ndarray, reference: np.ndarray, empty: str = "brats") -> float:
@@ -138,10 +141,10 @@ def sensitivity(prediction: np.ndarray, reference: np.ndarray, empty: str = "bra
     Without reference the formula is 0 / 0. Rule `brats` then does as the challenge's scorer and GaNDLF do:
     1 if the prediction is empty too, else 0, so that inventing a structure is never free; `nan`: nan.
     """
-    positives = np.count_nonzero(reference)
+    positives = _count(reference)
     if positives == 0:
         return math.nan if empty == "nan" else float(not prediction.any())
-    return np.count_nonzero(prediction & reference) / positives
+    return _count(prediction & reference) / positives
 
 
 def specificity(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -149,10 +152,10 @@ def specificity(prediction: np.ndarray, reference: np.ndarray) -> float:
 
     Over a whole volume it is close to 1 for any tumour; paper A's figures fit tumour-bearing slices.
     """
-    negatives = reference.size - np.count_nonzero(reference)
+    negatives = reference.size - _count(reference)
     if negatives == 0:
         return math.nan
-    return (negatives - np.count_nonzero(prediction & ~reference)) / negatives
+    return (negatives - _count(prediction & ~reference)) / negatives
 
 
 def specificity_tumour_slices(

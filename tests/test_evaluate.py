@@ -1,0 +1,252 @@
+"""Two folders in, scores out: matching, every fault in one list, what is written and what is printed."""
+
+import csv
+import json
+import math
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tfbrats import case, evaluate, files, layouts, metrics
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, Tissue
+
+SHAPE = (12, 12, 8)
+
+
+def tissues(moved=0, enhancing=True):
+    array = np.zeros(SHAPE, np.uint8)
+    array[2:8, 2:8, 2:6] = Tissue.ED
+    array[3:7, 3:7, 3:5] = Tissue.NCR
+    if enhancing:
+        array[4:6, 4:6, 3:5] = Tissue.ET
+    return np.roll(array, moved, axis=0)
+
+
+def save(folder, name, array, edition="2020", grid=None):
+    path = pathlib.Path(folder, name)
+    case.save_segmentation(path, array, grid or case.new_grid(array.shape), EDITIONS[edition])
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two cases, both moved by a voxel in the prediction; the second has no ET in either."""
+    prediction, reference = tmp_path / "prediction", tmp_path / "reference"
+    for name, enhancing in (("BraTS20_Training_001", True), ("BraTS20_Training_002", False)):
+        save(reference, f"{name}_seg.nii.gz", tissues(0, enhancing))
+        save(prediction, f"{name}.nii.gz", tissues(1, enhancing))
+    return prediction, reference
+
+
+def run(*arguments):
+    return evaluate.main([str(argument) for argument in arguments])
+
+
+def labels_of(folder):
+    return {one.case_id: one for one in layouts.find(folder).cases}
+
+
+# --- matching -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edition", ["2017", "2020", "2023", "2024", "msd", "nnunet"])
+def test_a_data_sets_own_segmentations_score_perfectly_against_it(tiny_dataset, tmp_path, edition):
+    root = tiny_dataset(edition)
+    for case_id, one in labels_of(root).items():
+        shutil.copy(one.label, tmp_path / f"{case_id}.nii.gz")
+    content = evaluate.evaluate(tmp_path, root)
+    assert content["cases"] == 2
+    assert {row["dice"] for row in content["rows"]} == {1.0}
+    assert {row["hd95_mm"] for row in content["rows"]} == {0.0}
+    assert all(row["volume_ml"] == row["reference_volume_ml"] for row in content["rows"])
+
+
+def test_predictions_hold_the_values_of_the_references_edition(tmp_path):
+    # 3 is enhancing tumour in 2023 and nothing in 2020.
+    save(tmp_path / "p", "BraTS-GLI-00001-000.nii.gz", tissues(), "2023")
+    save(tmp_path / "r", "BraTS-GLI-00001-000-seg.nii", tissues(), "2023")
+    assert {row["dice"] for row in evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]} == {1.0}
+    with pytest.raises(InputError, match=r"label values \[3\] are not in edition 2020"):
+        evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")
+
+
+def test_masks_whose_names_tell_no_edition_need_one(tmp_path):
+    save(tmp_path / "p", "patient7.nii.gz", tissues())
+    save(tmp_path / "r", "patient7.nii.gz", tissues())
+    with pytest.raises(InputError, match=r"patient7\.nii\.gz.*--edition"):
+        evaluate.evaluate(tmp_path / "p", tmp_path / "r")
+    assert evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")["editions"] == ["2020"]
+
+
+def test_every_fault_of_every_case_is_listed_and_nothing_is_written(folders, tmp_path):
+    prediction, reference = folders
+    (prediction / "BraTS20_Training_001.nii.gz").rename(prediction / "BraTS20_Training_009.nii.gz")
+    for number, array, grid in (
+        (3, tissues(), case.new_grid(SHAPE, (1, 1, 2))),
+        (4, tissues()[:-1], None),
+        (5, tissues(), None),
+    ):
+        save(reference, f"BraTS20_Training_00{number}_seg.nii.gz", tissues())
+        save(prediction, f"BraTS20_Training_00{number}.nii.gz", array, grid=grid)
+    save(prediction, "BraTS20_Training_005.nii.gz", tissues(), "2023")
+    (prediction / "BraTS20_Training_002.nii.gz").write_bytes(b"<html>log in</html>")
+    with pytest.raises(InputError) as error:
+        run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "out")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "nothing was scored; faults: 6"
+    for case_number, text in (
+        (1, "no prediction"),
+        (2, "HTML"),
+        (3, "spacing"),
+        (4, "shape (11, 12, 8) against (12, 12, 8)"),
+        (5, "label values [3]"),
+        (9, "has no reference"),
+    ):
+        assert any(f"BraTS20_Training_00{case_number}:" in line and text in line for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_without_prediction_is_left_out_only_when_allowed_and_then_counted(
+    folders, tmp_path, capsys
+):
+    prediction, reference = folders
+    (prediction / "BraTS20_Training_002.nii.gz").unlink()
+    arguments = ["--prediction", prediction, "--reference", reference, "--output", tmp_path / "out"]
+    with pytest.raises(InputError, match="BraTS20_Training_002: no prediction"):
+        run(*arguments)
+    run(*arguments, "--allow-missing", "--workers", 1)
+    assert "left out: 1 reference" in capsys.readouterr().out
+    assert evaluate.read(tmp_path / "out")["left_out"] == ["BraTS20_Training_002"]
+
+
+def test_cases_can_be_named_between_commas_or_in_a_file(folders, tmp_path):
+    prediction, reference = folders
+    (tmp_path / "ids.txt").write_text("BraTS20_Training_002\n")
+    for named in ("BraTS20_Training_002", tmp_path / "ids.txt"):
+        run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "out",
+            "--cases", named, "--workers", 1)  # fmt: skip
+        rows = evaluate.read(tmp_path / "out")["rows"]
+        assert {row["case_id"] for row in rows} == {"BraTS20_Training_002"}
+    with pytest.raises(InputError, match="BraTS20_Training_042: named by --cases"):
+        evaluate.evaluate(prediction, reference, cases=["BraTS20_Training_042"])
+
+
+def test_two_predictions_of_one_case_are_refused(folders):
+    prediction, reference = folders
+    save(prediction, "BraTS20_Training_001.nii", tissues())
+    with pytest.raises(InputError, match="BraTS20_Training_001: predicted twice"):
+        evaluate.evaluate(prediction, reference)
+
+
+def test_a_folder_without_predictions_says_what_was_expected(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"CASE\.nii\.gz"):
+        evaluate.evaluate(tmp_path / "empty", folders[1])
+
+
+def test_a_data_set_without_segmentations_cannot_be_scored_against(tiny_dataset, folders, tmp_path):
+    shutil.copytree(tiny_dataset("2020"), tmp_path / "images")
+    for one in labels_of(tmp_path / "images").values():
+        pathlib.Path(one.label).unlink()
+    with pytest.raises(InputError, match="none with a segmentation"):
+        evaluate.evaluate(folders[0], tmp_path / "images")
+
+
+# --- scores ---------------------------------------------------------------------------------------------
+
+
+def test_rows_are_the_scores_of_the_arrays_with_the_files_spacing(tmp_path):
+    # Files whose axes run up, forward and right; spacing_mm is along i, j, k (left, back, up).
+    spacing_mm = (3.0, 2.0, 1.0)
+    grid = case.new_grid((8, 12, 12), spacing_mm, axes=("S", "A", "R"))
+    save(tmp_path / "p", "BraTS20_Training_001.nii.gz", tissues(1), grid=grid)
+    save(tmp_path / "r", "BraTS20_Training_001.nii.gz", tissues(0), grid=grid)
+    rows = evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]
+    expected = metrics.score_case(tissues(1), tissues(0), spacing_mm)
+    assert [row["hd95_mm"] for row in rows] == [row.hd95_mm for row in expected]
+    assert rows[0]["hausdorff_mm"] == 3
+
+
+def test_worker_processes_find_the_same_as_one(folders):
+    assert evaluate.evaluate(*folders, workers=2)["rows"] == evaluate.evaluate(*folders)["rows"]
+
+
+def test_the_summary_leaves_nan_out_and_counts_what_the_rule_touched(folders):
+    brats = evaluate.evaluate(*folders)["summary"]
+    nan = evaluate.evaluate(*folders, empty="nan")["summary"]
+    # ET: 2 x 2 x 2 voxels moved by one of two (Dice 0.5), and absent from both in the other case (1 or nan).
+    assert (brats["ET"]["dice"]["mean"], brats["ET"]["dice"]["n"]) == (0.75, 2)
+    assert (nan["ET"]["dice"]["mean"], nan["ET"]["dice"]["n"]) == (0.5, 1)
+    assert brats["ET"]["dice"]["touched"] == nan["ET"]["dice"]["touched"] == 1
+    assert brats["WT"]["dice"]["touched"] == 0
+
+
+def test_statistics_worked_out_by_hand():
+    rows = [
+        {"region": "WT", "empty": "", **dict.fromkeys(metrics.SCORES, value)} for value in (1.0, 2.0, 3.0, 10.0)
+    ]
+    found = evaluate.summarise(rows)["WT"]["dice"]
+    assert found == {
+        "mean": 4.0,
+        "std": math.sqrt((9 + 4 + 1 + 36) / 4),
+        "median": 2.5,
+        "25quantile": 1.75,
+        "75quantile": 4.75,
+        "n": 4,
+        "touched": 0,
+    }
+
+
+# --- what is written and printed ------------------------------------------------------------------------
+
+
+def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(folders, tmp_path):
+    evaluate.write(evaluate.evaluate(*folders), tmp_path / "out")
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:6] == ["case_id", "region", "dice", "sensitivity", "specificity", "hd95_mm"]
+    assert [(row["case_id"][-3:], row["region"]) for row in rows] == [
+        (number, region) for number in ("001", "002") for region in ("WT", "TC", "ET")
+    ]
+    assert rows[5]["empty"] == "both"
+    assert float(rows[0]["dice"]) == pytest.approx(5 / 6)
+
+
+def test_metrics_json_is_strict_json_and_reads_back_as_written(folders, tmp_path):
+    content = evaluate.evaluate(*folders, empty="nan")
+    evaluate.write(content, tmp_path / "out")
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    back = evaluate.read(tmp_path / "out")
+    assert math.isnan(back["rows"][5]["dice"])
+    assert repr(back) == repr(content)
+    assert back["empty_rule"]["name"] == "nan"
+
+
+def test_any_place_will_do(folders, place):
+    for folder in folders:
+        for path in folder.iterdir():
+            files.write_bytes(files.join(place, folder.name, path.name), path.read_bytes())
+    content = evaluate.evaluate(files.join(place, "prediction"), files.join(place, "reference"))
+    evaluate.write(content, files.join(place, "out"))
+    assert evaluate.read(files.join(place, "out"))["cases"] == 2
+
+
+def test_the_command_prints_a_line_per_region_with_the_count_of_cases_touched(folders, tmp_path, capsys):
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1)
+    printed = capsys.readouterr()
+    lines = {
+        line.split()[0]: line.split()[1:] for line in printed.out.splitlines() if line.startswith(("WT", "ET"))
+    }
+    assert lines["WT"][:2] == ["0.8333", "[0]"]
+    assert lines["ET"][:2] == ["0.7500", "[1]"]
+    assert printed.err == ""  # no progress bar where nobody looks
+
+
+def test_json_replaces_the_table(folders, tmp_path, capsys):
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--json",
+        "--workers", 1)  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["cases"] == 2

@@ -1,0 +1,440 @@
+"""Score predictions against references; two folders are enough.
+
+    python -m tfbrats.evaluate --prediction OUT --reference data/MICCAI_BraTS2020_TrainingData --output REPORT
+
+--prediction holds CASE.nii.gz (or .nii) in the label values of the reference's edition. --reference is a
+data set that tfbrats.inspect recognises, or a folder of CASE.nii.gz or CASE_seg.nii.gz. Every missing,
+extra, unreadable or misaligned case is listed, all of them together, and then nothing is written.
+
+REPORT/metrics.csv holds a row per case and region, REPORT/metrics.json the same rows with their summary.
+"""
+
+import concurrent.futures
+import csv
+import dataclasses
+import functools
+import importlib.metadata
+import io
+import json
+import math
+import multiprocessing
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tfbrats import __version__, case, command, files, layouts, metrics
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, modality_named
+
+TABLE = "metrics.csv"
+REPORT = "metrics.json"
+COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(metrics.RegionScores)))
+_PRINTED = {
+    "dice": "Dice",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "specificity_tumour_slices": "in tumour slices",
+    "hd95_mm": "HD95 mm",
+    "hd95_pooled_mm": "HD95 pooled mm",
+    "hausdorff_mm": "Hausdorff mm",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One case to score.
+
+    Attributes:
+        prediction: path of the segmentation to score.
+        reference: path of the expert's.
+        schema: how both files write tissues.
+        source: the reference's own case with its images, or None where the reference is masks alone.
+    """
+
+    case_id: str
+    prediction: str
+    reference: str
+    schema: LabelSchema
+    source: layouts.CaseFiles | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """What `match` found: cases to score, all that stands in the way, and what was left out or unusual."""
+
+    pairs: tuple[Pair, ...]
+    faults: tuple[str, ...]
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+# --- which files belong together ------------------------------------------------------------------------
+
+
+def match(
+    prediction: str | os.PathLike,
+    reference: str | os.PathLike,
+    edition: str | None = None,
+    cases: Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> Matched:
+    """Pairs of files with one case id, by names alone; no image is opened.
+
+    Args:
+        prediction: folder of CASE.nii.gz or CASE.nii.
+        reference: a data set, or a folder of CASE[_seg].nii[.gz].
+        edition: overrides what the reference's names say.
+        cases: only these case ids.
+        allow_missing: leave out references that have no prediction.
+
+    Raises:
+        InputError: a folder is not there or holds nothing that could be meant.
+    """
+    predicted, faults = _predictions(prediction)
+    references, more = _references(reference, edition)
+    notes = [f"{r.case_id}: {note}" for r in references.values() if r.source for note in r.source.notes]
+    if cases is not None:
+        faults += [
+            f"{name}: named by --cases, but not in {reference}." for name in cases if name not in references
+        ]
+        references = {name: found for name, found in references.items() if name in cases}
+        predicted = {name: path for name, path in predicted.items() if name in cases}
+        more = {name: texts for name, texts in more.items() if name in cases}
+    faults += [text for name, texts in more.items() if name in predicted or not allow_missing for text in texts]
+    missing = [name for name in references if name not in predicted]
+    if not allow_missing:
+        faults += [
+            f"{name}: no prediction; expected {files.join(prediction, name)}.nii.gz. Predict it, or pass "
+            "--allow-missing to leave it out."
+            for name in missing
+        ]
+    faults += [
+        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases."
+        for name, path in predicted.items()
+        if name not in references and name not in more
+    ]
+    pairs = [
+        dataclasses.replace(found, prediction=predicted[name])
+        for name, found in references.items()
+        if name in predicted
+    ]
+    if not pairs and not faults:
+        raise InputError(f"{prediction}: none of its cases is wanted; nothing to score.")
+    return Matched(tuple(pairs), tuple(faults), tuple(missing) if allow_missing else (), tuple(notes))
+
+
+def _niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """(name without .nii[.gz], path) of every image, hidden files left out."""
+    for path in files.walk(folder):
+        found = re.match(r"([^.].*?)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
+        if found:
+            yield found.group(1), path
+
+
+def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
+    found: dict[str, str] = {}
+    faults = []
+    for name, path in _niftis(folder):
+        if name in found:
+            faults.append(f"{name}: predicted twice, {found[name]} and {path}. Keep one.")
+        found.setdefault(name, path)
+    if not found:
+        raise InputError(f"{folder}: no predictions; expected files CASE.nii.gz or CASE.nii.")
+    return found, faults
+
+
+def _references(folder: str | os.PathLike, edition: str | None) -> tuple[dict[str, Pair], dict[str, list[str]]]:
+    """References by case id (their `prediction` still empty), and faults by case id."""
+    try:
+        dataset = layouts.find(folder, edition)
+    except InputError:
+        masks = _masks_alone(folder, edition) if edition in (None, *EDITIONS) else {}
+        if not masks:
+            raise
+        return masks, {}
+    found, faults = {}, {}
+    for one in dataset.cases:
+        if one.problems:
+            faults[one.case_id] = [f"{one.case_id}: {problem}" for problem in one.problems]
+        elif one.label:
+            found[one.case_id] = Pair(one.case_id, "", one.label, one.schema, one)
+        elif one.label_expected:
+            faults[one.case_id] = [f"{one.case_id}: no segmentation in {folder}. Add or rename its file."]
+    if not found:
+        raise InputError(f"{folder}: {len(dataset.cases)} cases, none with a segmentation to score against.")
+    return found, faults
+
+
+def _masks_alone(folder: str | os.PathLike, edition: str | None) -> dict[str, Pair]:
+    """CASE[_seg].nii[.gz] files that lie side by side; none where the folder holds anything else."""
+    niftis = list(_niftis(folder))
+    kinds = [modality_named(re.split(r"[_\-.]", name)[-1]) for name, _ in niftis]
+    if any(kinds) or len({files.parent(path) for _, path in niftis}) > 1:
+        return {}
+    masks: dict[str, Pair] = {}
+    for name, path in niftis:
+        case_id = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
+        schema = EDITIONS[edition] if edition else layouts._edition_of(case_id, files.parent(path), "_")
+        if schema is None:
+            raise InputError(
+                f"{path}: its name does not tell which edition's label values it holds. Pass --edition with "
+                f"one of {', '.join(EDITIONS)}."
+            )
+        if case_id in masks:
+            raise InputError(f"{case_id}: two references, {masks[case_id].reference} and {path}. Keep one.")
+        masks[case_id] = Pair(case_id, "", path, schema)
+    return masks
+
+
+# --- scores ---------------------------------------------------------------------------------------------
+
+
+def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
+    """Prediction and reference as tissues, uint8 [I, J, K], and their common grid.
+
+    Raises:
+        case.CaseError: unreadable, label values outside the schema, or two grids; every reason.
+    """
+    loaded, faults = [], []
+    for path in (pair.prediction, pair.reference):
+        try:
+            loaded.append(case.load_label(path, pair.schema))
+        except InputError as error:
+            faults.append(str(error))
+    if not faults:
+        faults = [
+            f"{pair.prediction}: {difference} of the reference. Write it on the reference's grid."
+            for difference in case.grid_differences(loaded[0][1], loaded[1][1])
+        ]
+    if faults:
+        raise case.CaseError(pair.case_id, faults)
+    return loaded[0][0], loaded[1][0], loaded[1][1]
+
+
+def score_pair(pair: Pair, empty: str = "brats") -> list[dict[str, Any]]:
+    """The rows of one case, keys as `COLUMNS`. Errors as `load_pair`."""
+    prediction, reference, grid = load_pair(pair)
+    scores = metrics.score_case(prediction, reference, case._spacing_mm(grid), empty)
+    return [{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in scores]
+
+
+def _attempt(pair: Pair, empty: str, only_check: bool) -> tuple[list[dict], list[str]]:
+    """Rows and faults of one case: what a worker process does."""
+    try:
+        if only_check:
+            load_pair(pair)
+            return [], []
+        return score_pair(pair, empty), []
+    except case.CaseError as error:
+        return [], [f"{error.case_id}: {fault}" for fault in error.faults]
+
+
+def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:
+    quiet = not sys.stderr.isatty()
+    if workers == 1:
+        yield from tqdm(map(function, items), total=len(items), unit="case", disable=quiet)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork may copy a lock that nobody will open
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        try:
+            yield from tqdm(pool.map(function, items), total=len(items), unit="case", disable=quiet)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise InputError(
+                f"a worker process died, most likely for want of memory ({workers} at a time). Pass "
+                "--workers 1."
+            ) from error
+
+
+def evaluate(
+    prediction: str | os.PathLike,
+    reference: str | os.PathLike,
+    edition: str | None = None,
+    empty: str = "brats",
+    cases: Sequence[str] | None = None,
+    allow_missing: bool = False,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Scores every case; writes nothing.
+
+    Args:
+        prediction: as for `match`, and so are `reference`, `edition`, `cases` and `allow_missing`.
+        empty: a key of `metrics.EMPTY_RULES`.
+        workers: processes, ~0.3 GB each at full size. More than one needs a main module that can be
+            imported (`if __name__ == "__main__":`), and folders that another process can open.
+
+    Returns:
+        The content of metrics.json: `rows` with keys `COLUMNS`, `summary` by region and score, and what was
+        compared by which rule. Undefined scores are nan.
+
+    Raises:
+        InputError: everything that is missing, extra, unreadable or misaligned, a line each.
+    """
+    if empty not in metrics.EMPTY_RULES:
+        raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(metrics.EMPTY_RULES)}.")
+    found = match(prediction, reference, edition, cases, allow_missing)
+    # With a fault in hand there will be no scores: the rest is only looked through for more.
+    task = functools.partial(_attempt, empty=empty, only_check=bool(found.faults))
+    rows, faults = [], list(found.faults)
+    for case_rows, case_faults in _in_parallel(task, found.pairs, max(1, min(workers, len(found.pairs)))):
+        rows += case_rows
+        faults += case_faults
+    if faults:
+        raise InputError(f"nothing was scored; faults: {len(faults)}\n  " + "\n  ".join(faults))
+    return {
+        "prediction": os.fspath(prediction),
+        "reference": os.fspath(reference),
+        "editions": sorted({pair.schema.edition for pair in found.pairs}),
+        "cases": len(found.pairs),
+        "left_out": list(found.skipped),
+        "notes": list(found.notes),
+        "empty_rule": {"name": empty, "meaning": metrics.EMPTY_RULES[empty]},
+        "summary": summarise(rows),
+        "rows": rows,
+        "versions": {
+            "tfbrats": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("numpy", "scipy", "nibabel")},
+        },
+    }
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Region -> score -> mean, std, median, 25quantile, 75quantile, n, touched.
+
+    Args:
+        rows: keys as `COLUMNS`.
+
+    Returns:
+        `std` is the population's, quantiles are interpolated; nan is left out, `n` is what was not nan, and
+        `touched` counts the cases in which the empty-mask rule settled the score or left it out.
+    """
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for region in REGIONS:
+        of_region = [row for row in rows if row["region"] == region]
+        summary[region] = {}
+        for score in metrics.SCORES:
+            values = np.array([row[score] for row in of_region], float)
+            values = values[~np.isnan(values)]
+            quartiles = np.quantile(values, (0.25, 0.5, 0.75)) if values.size else [math.nan] * 3
+            summary[region][score] = {
+                "mean": float(values.mean()) if values.size else math.nan,
+                "std": float(values.std()) if values.size else math.nan,
+                "median": float(quartiles[1]),
+                "25quantile": float(quartiles[0]),
+                "75quantile": float(quartiles[2]),
+                "n": int(values.size),
+                "touched": sum(metrics.touched_by_rule(score, row["empty"]) for row in of_region),
+            }
+    return summary
+
+
+# --- what is written and printed ------------------------------------------------------------------------
+
+
+def write(content: Mapping[str, Any], output: str | os.PathLike) -> None:
+    """metrics.csv and metrics.json into the folder `output`, from `evaluate`'s result."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(content["rows"])
+    files.write_bytes(files.join(output, TABLE), text.getvalue().encode())
+    files.write_json(files.join(output, REPORT), _without_nan(content))
+
+
+def read(output: str | os.PathLike) -> dict[str, Any]:
+    """What `write` wrote, undefined scores nan again.
+
+    Raises:
+        InputError: there is no metrics.json, or it is not ours.
+    """
+    path = files.join(output, REPORT)
+    content = files.read_json(path)
+    try:
+        for row in content["rows"]:
+            row.update({score: math.nan for score in metrics.SCORES if row[score] is None})
+        for scores in content["summary"].values():
+            for statistics in scores.values():
+                statistics.update({key: math.nan for key, value in statistics.items() if value is None})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not written by python -m tfbrats.evaluate ({error!r}).") from error
+    return content
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no nan: null."""
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
+
+
+def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Means by region; in brackets how many cases the empty-mask rule settled or left out."""
+    lines = ["      " + "".join(f"{title:>18}" for title in _PRINTED.values())]
+    for region, scores in summary.items():
+        line = f"{region:6}"
+        for score in _PRINTED:
+            mean, touched = scores[score]["mean"], scores[score]["touched"]
+            text = f"{mean:.2f}" if score.endswith("_mm") else f"{mean:.4f}"
+            line += f"{text + f' [{touched}]':>18}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _names(text: str) -> list[str]:
+    """--cases: a file with a case id a line, or ids between commas."""
+    if files.exists(text) and not files.is_folder(text):
+        text = files.read_bytes(text).decode()
+    names = [name for name in re.split(r"[,\s]+", text) if name]
+    if not names:
+        raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
+    return names
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command.parser("tfbrats.evaluate", __doc__)
+    parser.add_argument("--prediction", required=True, metavar="DIR", help="folder of CASE.nii.gz")
+    parser.add_argument("--reference", required=True, metavar="DIR", help="data set, or folder of masks")
+    parser.add_argument("--output", required=True, metavar="REPORT", help="folder for metrics.csv and .json")
+    parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
+    parser.add_argument("--empty", choices=tuple(metrics.EMPTY_RULES), default="brats", help="empty masks")
+    parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
+    parser.add_argument("--allow-missing", action="store_true", help="leave out what has no prediction")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
+    given = parser.parse_args(arguments)
+    content = evaluate(
+        given.prediction,
+        given.reference,
+        given.edition,
+        given.empty,
+        _names(given.cases) if given.cases else None,
+        given.allow_missing,
+        given.workers,
+    )
+    write(content, given.output)
+    if given.json:
+        print(json.dumps(_without_nan(content), indent=2))
+        return
+    for note in content["notes"]:
+        print(f"note: {note}")
+    if content["left_out"]:
+        print(f"left out: {len(content['left_out'])} references without a prediction")
+    print(
+        f"{content['cases']} cases, edition {', '.join(content['editions'])}. Empty masks: rule {given.empty}"
+    )
+    print("(" + content["empty_rule"]["meaning"] + ").")
+    print("Means; in brackets how many cases that rule touched.\n")
+    print(table(content["summary"]))
+    print(f"\n{files.join(given.output, TABLE)}\n{files.join(given.output, REPORT)}")
+
+
+if __name__ == "__main__":
+    command.run(main)
