@@ -101,10 +101,26 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     if doubled:
         raise InputError(f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each.")
     labelled = any(case.label for case in cases)
-    cases = [
-        dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases
-    ]
+    cases = [dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases]
     return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes))
+
+
+def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles, ...]:
+    """The named cases of a data set, or all for None.
+
+    Raises:
+        InputError: some are not there.
+    """
+    if case_ids is None:
+        return dataset.cases
+    known = {one.case_id for one in dataset.cases}
+    missing = sorted(set(case_ids) - known)
+    if missing:
+        raise InputError(
+            f"{dataset.root}: no case {', '.join(missing)}; it has {', '.join(sorted(known)[:10])}"
+            + (", ..." if len(known) > 10 else ".")
+        )
+    return tuple(one for one in dataset.cases if one.case_id in set(case_ids))
 
 
 def _is_test_image(case: CaseFiles) -> bool:

@@ -1,0 +1,158 @@
+"""tf.data: shards -> parse -> shuffle -> augment -> batch, the same stream whenever it is asked for again.
+
+What an epoch yields depends on the seed and the epoch's number alone: a resumed run sees what an
+undisturbed one would have seen.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfbrats import files
+from tfbrats.augment import rotate_and_flip
+from tfbrats.command import InputError
+from tfbrats.config import Config
+from tfbrats.records import SCHEMAS, Field, Manifest
+
+_READ_AT_ONCE = 4  # shards open at a time
+
+
+def parse(schema: Sequence[Field], serialized) -> dict:
+    """The inverse of `records.encode` in the graph: a scalar string -> tensors of the schema's types."""
+    features = {}
+    for field in schema:
+        is_int = not field.is_array and field.dtype != "string"
+        features[field.name] = tf.io.FixedLenFeature([], tf.int64 if is_int else tf.string)
+        if field.is_array:
+            features[field.shape_name] = tf.io.FixedLenFeature([len(field.shape)], tf.int64)
+    found = tf.io.parse_single_example(serialized, features)
+    example = {}
+    for field in schema:
+        value = found[field.name]
+        if field.is_array:
+            value = tf.reshape(tf.io.decode_raw(value, field.dtype), found[field.shape_name])
+            value.set_shape([None if size == -1 else size for size in field.shape])
+        example[field.name] = value
+    return example
+
+
+def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
+    """Puts a stored crop back in its place on the slice that the network sees.
+
+    Returns:
+        image float32 [H, W, M], label uint8 [H, W], region uint8 [H, W], case_id, slice_k.
+    """
+    height, width = canvas
+    top, left = tf.unstack(tf.cast(example["origin_ij"], tf.int32))
+
+    def pad(array, channels):
+        padded = tf.image.pad_to_bounding_box(array, top, left, height, width)
+        return tf.ensure_shape(padded, [height, width, channels])
+
+    # ~140 x 170 x 4 -> 240 x 240 x 4
+    return {
+        "image": pad(tf.cast(example["image"], tf.float32), modalities),
+        "label": pad(example["label"][..., None], 1)[..., 0],
+        "region": pad(example["region"][..., None], 1)[..., 0],
+        "case_id": example["case_id"],
+        "slice_k": example["slice_k"],
+    }
+
+
+def _seed_of(example: dict, seed: int, epoch: int):
+    """int32 [2], its own for each slice and epoch, whatever the order or the worker."""
+    slice_hash = tf.strings.to_hash_bucket_fast(
+        tf.strings.join([example["case_id"], tf.strings.as_string(example["slice_k"])], "/"), 2**31 - 1
+    )
+    epoch_seed = int(np.random.default_rng([seed, epoch]).integers(2**31 - 1))
+    return tf.stack([tf.cast(slice_hash, tf.int32), epoch_seed])
+
+
+def _serialized(manifest: Manifest, folder: str | os.PathLike, split: str, order: Sequence[int]):
+    shards = manifest.shards_of(split)
+    if not manifest.examples[split]:
+        raise InputError(f"{folder}: no {split} examples. Give more cases or another split.")
+    paths = [files.join(folder, shards[n].file) for n in order]
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(
+        tf.data.TFRecordDataset, cycle_length=_READ_AT_ONCE
+    )
+
+
+def _batched(serialized, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
+    schema = SCHEMAS[config.records.kind]
+
+    def example_of(record):
+        example = on_canvas(parse(schema, record), config.records.slice_shape, len(config.data.modalities))
+        seed = _seed_of(example, config.train.seed, epoch)
+        if augmented:
+            example = rotate_and_flip(example, seed, config.data.rotation_degrees, config.data.flip)
+        return {
+            "image": example["image"],
+            "label": example["label"],
+            "region": example["region"],
+            # Which pixels of S2 count is drawn afresh every time a slice is seen (paper A, eq. 2).
+            "draws": tf.random.stateless_uniform(config.records.slice_shape, seed + 1),
+            "valid": 1.0,
+        }
+
+    examples = serialized.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if padding:
+        empty = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), examples.element_spec)
+        examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
+    return examples.batch(batch, drop_remainder=True).prefetch(2)
+
+
+def steps_per_epoch(manifest: Manifest, config: Config, global_batch: int) -> int:
+    """How many whole batches the training split fills, at least one; or what the config says."""
+    return config.train.steps_per_epoch or max(1, manifest.examples["train"] // global_batch)
+
+
+def training(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: Config,
+    epoch: int,
+    global_batch: int,
+    first_step: int = 0,
+    workers: int = 1,
+) -> tf.data.Dataset:
+    """One epoch of shuffled, augmented training batches, from `first_step` on, without end.
+
+    Yields:
+        image float32 [N, H, W, M], label uint8 [N, H, W] (tissues), region uint8 [N, H, W]
+        (`examples.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1).
+    """
+    rng = np.random.default_rng([config.train.seed, epoch])
+    shards = len(manifest.shards_of("train"))
+    serialized = _serialized(manifest, folder, "train", rng.permutation(shards))
+    serialized = serialized.shuffle(
+        config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
+    )
+    # Repeating lets workers whose shards hold fewer slices keep step with the others.
+    serialized = serialized.repeat().skip(first_step * global_batch)
+    return _with_sharding(_batched(serialized, config, epoch, global_batch, True, 0), shards, workers)
+
+
+def validation(
+    manifest: Manifest, folder: str | os.PathLike, config: Config, split: str, global_batch: int
+) -> tf.data.Dataset:
+    """Every slice of a split once, in order, not augmented; the last batch is filled up with valid = 0."""
+    serialized = _serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
+    padding = -manifest.examples[split] % global_batch
+    # Always the draws of "epoch 0", so that the losses of two epochs can be compared.
+    return _with_sharding(_batched(serialized, config, 0, global_batch, False, padding), 1, 2)
+
+
+def shard_policy(shards: int, workers: int) -> str:
+    """FILE when each worker can have whole shards of its own, else DATA: each worker reads all of them."""
+    return "FILE" if shards % workers == 0 else "DATA"
+
+
+def _with_sharding(dataset, shards: int, workers: int):
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = getattr(
+        tf.data.experimental.AutoShardPolicy, shard_policy(shards, workers)
+    )
+    return dataset.with_options(options)

@@ -1,0 +1,107 @@
+"""Loss weighted sampling and the total loss of paper A (arXiv 1907.07677, eq. 1-4). keras.ops only.
+
+Sums and ratios are kept apart: numerator and denominator are returned, and whoever holds the global batch
+divides. A mean of each replica's ratio would not be the paper's loss.
+"""
+
+from keras import ops
+
+from tfbrats.examples import LwsRegion
+from tfbrats.labels import Tissue
+
+
+def targets(tissues):
+    """The two U-Nets' classes from tissues [N, H, W] (integers): WT 0/1, and 0..3 as `labels.Tissue`.
+
+    A resection cavity (2024) counts as non-tumour: the papers know no such class.
+    """
+    parts = ops.where(ops.equal(tissues, int(Tissue.RC)), 0, ops.cast(tissues, "int32"))
+    whole = ops.cast(ops.greater(parts, 0), "int32")
+    return whole, parts
+
+
+def region_counts(regions, whole_tumour):
+    """N_pos and N_S2 of each slice, float32 [N] each.
+
+    N_pos counts all tumour pixels in the brain, the contour's included ([ours]: counting S3 alone, small
+    tumours, which are all contour, would give p2 = 0).
+    """
+    in_brain = ops.not_equal(regions, int(LwsRegion.S1))
+    tumour = ops.logical_and(ops.equal(whole_tumour, 1), in_brain)
+    normal = ops.equal(regions, int(LwsRegion.S2))
+    return (
+        ops.sum(ops.cast(tumour, "float32"), axis=(1, 2)),
+        ops.sum(ops.cast(normal, "float32"), axis=(1, 2)),
+    )
+
+
+def sampling_probability(positives, normals, beta: float, floor: float):
+    """p2 = min(1, beta * N_pos / N_S2), at least `floor` (eq. 3). Any shape."""
+    share = beta * positives / ops.maximum(normals, 1.0)
+    return ops.clip(share, floor, 1.0)
+
+
+def sample_weights(regions, draws, p2, contour_weight: float):
+    """W of U-Net1 and U-Net2 (eq. 2), float32 [N, H, W] each.
+
+    Args:
+        regions: `examples.LwsRegion` [N, H, W].
+        draws: uniform in [0, 1), float32 [N, H, W]: a normal-brain pixel counts when its draw is below p2.
+        p2: scalar, or [N] with `lws.scope: slice`.
+        contour_weight: alpha1.
+
+    Returns:
+        U-Net1: S1 0, S2 0 or 1 (drawn), S3 1, S4 alpha1. U-Net2: S1 0, S2 0, S3 1, S4 1 (alpha2).
+    """
+    p2 = ops.reshape(ops.convert_to_tensor(p2), (-1, 1, 1))
+    drawn = ops.cast(ops.less(draws, p2), "float32")
+    inside = ops.cast(ops.equal(regions, int(LwsRegion.S3)), "float32")
+    contour = ops.cast(ops.equal(regions, int(LwsRegion.S4)), "float32")
+    normal = ops.cast(ops.equal(regions, int(LwsRegion.S2)), "float32")
+    return drawn * normal + inside + contour_weight * contour, inside + contour
+
+
+def weighted_cross_entropy_sum(logits, classes, weights):
+    """The numerator of eq. 1: sum of W * CE over everything.
+
+    Args:
+        logits: float32 [N, H, W, C].
+        classes: integers [N, H, W].
+        weights: float32 [N, H, W].
+    """
+    chosen = ops.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
+    log_likelihood = ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
+    return -ops.sum(weights * log_likelihood)
+
+
+def ratio(numerator, denominator):
+    """Eq. 1's quotient; 0 where no pixel has weight (U-Net2 on a batch without tumour)."""
+    return ops.where(denominator > 0, numerator / ops.maximum(denominator, 1e-7), 0.0)
+
+
+def half_squared_norm(kernels):
+    """Eq. 4's psi: half the sum of squares of the kernels, so that its gradient is the kernels themselves."""
+    return 0.5 * sum(ops.sum(ops.square(ops.cast(kernel, "float32"))) for kernel in kernels)
+
+
+def numerators(outputs, unet1_outputs, unet2_outputs, tissues, weights1, weights2):
+    """The ten numerators of eq. 1 on this replica's share: {output name: sum of W * CE}.
+
+    Args:
+        outputs: {name: logits [N, H, W, C]}.
+        unet1_outputs, unet2_outputs: which of them learn WT, and which its parts.
+        tissues: integers [N, H, W].
+        weights1, weights2: W of the two U-Nets, float32 [N, H, W].
+    """
+    whole, parts = targets(tissues)
+    return {
+        **{name: weighted_cross_entropy_sum(outputs[name], whole, weights1) for name in unet1_outputs},
+        **{name: weighted_cross_entropy_sum(outputs[name], parts, weights2) for name in unet2_outputs},
+    }
+
+
+def data_loss(parts, branches, omega):
+    """Eq. 4 without its last term: L1 + L2 + omega * (the eight auxiliary losses). `parts`: {name: loss}."""
+    return sum(parts[name] for name in branches) + omega * sum(
+        loss for name, loss in parts.items() if name not in branches
+    )

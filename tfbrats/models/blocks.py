@@ -1,0 +1,70 @@
+"""The building blocks that the networks share. Keras layers and keras.ops alone: any Keras backend.
+
+Every layer is named, so that a summary, a checkpoint or a graph reads like the paper's figure.
+"""
+
+from keras import layers
+
+_GLOROT = "glorot_normal"  # paper A's authors' code
+# Paper A trained with PyTorch; these are its defaults ([ours]; Keras would take 0.99 and 1e-3).
+_NORM_MOMENTUM = 0.9
+_NORM_EPSILON = 1e-5
+
+
+class Norm:
+    """Makes the batch normalisations of one network, all alike.
+
+    Args:
+        synchronised: moments over the global batch rather than each replica's share of it.
+    """
+
+    def __init__(self, synchronised: bool):
+        self._synchronised = synchronised
+
+    def __call__(self, x, name: str):
+        return layers.BatchNormalization(
+            momentum=_NORM_MOMENTUM, epsilon=_NORM_EPSILON, synchronized=self._synchronised, name=name
+        )(x)
+
+
+def conv(x, filters: int, size: int, name: str):
+    return layers.Conv2D(filters, size, padding="same", kernel_initializer=_GLOROT, name=name)(x)
+
+
+def deconv(x, filters: int, stride: int, name: str):
+    """Transposed convolution whose kernel is its stride: each input pixel becomes a square of its own."""
+    return layers.Conv2DTranspose(filters, stride, strides=stride, kernel_initializer=_GLOROT, name=name)(x)
+
+
+def pool(x, name: str):
+    return layers.MaxPooling2D(2, name=name)(x)
+
+
+def concat(tensors, name: str):
+    return layers.Concatenate(name=name)(tensors)
+
+
+def residual(x, filters: int, norm: Norm, name: str, leading_norm: bool = True):
+    """BN-ReLU-conv3x3-BN-ReLU-conv3x3 plus a 1x1-conv shortcut, summed; nothing after the sum.
+
+    Args:
+        leading_norm: False drops the first BN-ReLU, for a block that sees the z-scored image.
+    """
+    shortcut = conv(x, filters, 1, f"{name}_shortcut")
+    if leading_norm:
+        x = layers.ReLU(name=f"{name}_relu1")(norm(x, f"{name}_bn1"))
+    x = conv(x, filters, 3, f"{name}_conv1")
+    x = layers.ReLU(name=f"{name}_relu2")(norm(x, f"{name}_bn2"))
+    x = conv(x, filters, 3, f"{name}_conv2")
+    return layers.Add(name=f"{name}_sum")([x, shortcut])
+
+
+def head(x, classes: int, name: str):
+    """1x1 convolution to class logits, in float32 whatever the precision of the rest."""
+    x = conv(x, classes, 1, f"{name}_conv")
+    return layers.Activation("linear", dtype="float32", name=name)(x)
+
+
+def auxiliary_head(x, stride: int, classes: int, name: str):
+    """Deeper features -> full-size logits: deconvolution to 16 channels, then 1x1 (paper A, Fig. 1)."""
+    return head(deconv(x, 16, stride, f"{name}_deconv"), classes, name)

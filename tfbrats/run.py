@@ -1,0 +1,97 @@
+"""What a run folder holds and how it is named, written and read. No TensorFlow.
+
+runs/<name>/config.yaml         the config, resolved
+            environment.json    versions and machine
+            splits.json         which case was trained, validated, tested on, with a hash
+            records.json        what the training data was: edition, spacing, modalities
+            history.csv         a row per epoch
+            tb/                 TensorBoard
+            checkpoints/last/   to go on from
+            checkpoints/best/   the lowest validation loss: what is exported
+"""
+
+import csv
+import importlib.metadata
+import io
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfbrats import __version__, files
+from tfbrats.command import InputError
+from tfbrats.config import Config, differences, load
+
+HISTORY = "history.csv"
+_PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
+# These may change between a run and its continuation; the rest is what makes it that run.
+_MAY_CHANGE = ("train.epochs", "train.checkpoint_minutes", "train.strategy", "data.records", "run.dir")
+
+
+def checkpoints(run: str | os.PathLike, which: str) -> str:
+    """Folder of the "last" or "best" checkpoints."""
+    return files.join(run, "checkpoints", which)
+
+
+def start(run: str | os.PathLike, config: Config, overwrite: bool) -> None:
+    """Makes the run folder and writes its config and environment, or checks that it is this run's.
+
+    Raises:
+        InputError: the folder holds a run of another config, or something else.
+    """
+    path = files.join(run, "config.yaml")
+    if overwrite and files.exists(path):
+        files.remove(run)
+    if files.exists(path):
+        found = [
+            line
+            for line in differences(config.model_dump(mode="json"), read_config(run).model_dump(mode="json"))
+            if not line.startswith(_MAY_CHANGE)
+        ]
+        if found:
+            raise InputError(
+                f"{run}: holds a run of another config:\n  "
+                + "\n  ".join(found)
+                + "\nChoose another --run, or pass --overwrite to delete that one."
+            )
+    elif files.is_folder(run) and files.walk(run):
+        raise InputError(f"{run}: not empty, and not a run (no config.yaml). Choose another --run.")
+    files.write_bytes(path, config.to_yaml().encode())
+    files.write_json(files.join(run, "environment.json"), environment())
+
+
+def environment() -> dict[str, Any]:
+    return {
+        "tfbrats": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "command": sys.argv,
+    }
+
+
+def read_config(run: str | os.PathLike) -> Config:
+    """Raises InputError: there is no run here."""
+    path = files.join(run, "config.yaml")
+    if not files.exists(path):
+        raise InputError(f"{run}: no run here (no config.yaml). Train one with python -m tfbrats.train.")
+    return load(path)
+
+
+def read_history(run: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of history.csv, oldest first; none before the first epoch has ended."""
+    path = files.join(run, HISTORY)
+    if not files.exists(path):
+        return []
+    return list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))
+
+
+def write_history(run: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_bytes(files.join(run, HISTORY), text.getvalue().encode())

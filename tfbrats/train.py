@@ -1,0 +1,436 @@
+"""Train one row of a paper's table.
+
+    python -m tfbrats.train --config cun.yaml
+    python -m tfbrats.train --config cun_lws.yaml --data records/cun --run runs/cun_lws train.epochs=50
+
+Says what will happen, does it, says what happened. The same command again goes on where the last one
+stopped. Runs on one device, on several (MirroredStrategy) and on several machines (TF_CONFIG).
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfbrats import command, data, files, losses, models, records, run, segment
+from tfbrats import config as configs
+from tfbrats.command import InputError
+from tfbrats.config import Config
+from tfbrats.labels import REGIONS
+from tfbrats.models import cun
+from tfbrats.records import Manifest
+
+# --- the ladder -----------------------------------------------------------------------------------------
+
+
+def ladder(start: float, floor: float, epoch: int, config: Config) -> float:
+    """Paper A's schedule for learning rate and omega: divided by ten every ten epochs, down to a floor."""
+    return max(start * config.train.ladder_factor ** (epoch // config.train.ladder_epochs), floor)
+
+
+# --- devices --------------------------------------------------------------------------------------------
+
+
+def strategy_for(name: str) -> tf.distribute.Strategy:
+    """The tf.distribute strategy that `train.strategy` names.
+
+    "auto" is multi-worker when TF_CONFIG is set, mirrored when there is more than one device, else one
+    device.
+
+    Raises:
+        InputError: "multi_worker" without TF_CONFIG, "tpu" without a TPU.
+    """
+    accelerators = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if name == "auto":
+        if os.environ.get("TF_CONFIG"):
+            name = "multi_worker"
+        else:
+            name = "mirrored" if len(accelerators) > 1 else "one_device"
+    if name == "multi_worker":
+        if not os.environ.get("TF_CONFIG"):
+            raise InputError("train.strategy=multi_worker: set TF_CONFIG on every worker, or use auto.")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "tpu":
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        except (ValueError, tf.errors.OpError) as error:
+            raise InputError(f"train.strategy=tpu: no TPU answers ({error}).") from error
+        return tf.distribute.TPUStrategy(resolver)
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy([device.name for device in accelerators])
+    return tf.distribute.OneDeviceStrategy(accelerators[0].name)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run folder: the only one, or the first worker."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or resolver.task_type is None:
+        return True
+    return resolver.task_type == "chief" or (resolver.task_type == "worker" and resolver.task_id == 0)
+
+
+# --- one step -------------------------------------------------------------------------------------------
+
+
+def batch_weights(batch: dict, config: Config):
+    """W of the two U-Nets for this replica's share of the global batch, float32 [N, H, W] each."""
+    valid = batch["valid"][:, None, None]
+    if not config.lws.enabled:
+        everywhere = tf.ones_like(batch["draws"]) * valid
+        return everywhere, everywhere
+    whole, _ = losses.targets(batch["label"])
+    counts = losses.region_counts(batch["region"], whole)
+    if config.lws.scope == "batch":  # N_pos and N_S2 are those of the global batch
+        counts = _sum_over_replicas([tf.reduce_sum(count) for count in counts])
+    p2 = losses.sampling_probability(*counts, config.lws.beta, config.lws.floor)
+    weights1, weights2 = losses.sample_weights(batch["region"], batch["draws"], p2, config.lws.contour_weight)
+    return weights1 * valid, weights2 * valid
+
+
+def _sum_over_replicas(tensors: Sequence):
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+
+def train_step(
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    config: Config,
+) -> Callable:
+    """One update from one global batch: (batch, omega) -> {"loss", "loss1", "loss2", "auxiliary"}.
+
+    Equation 1 is a ratio over the global batch: each replica divides its own numerators by everyone's
+    denominators, and the optimizer adds up the gradients. So the numbers do not depend on how many replicas
+    share the batch.
+    """
+
+    def on_replica(batch, omega):
+        weights1, weights2 = batch_weights(batch, config)
+        denominators = _sum_over_replicas([tf.reduce_sum(weights1), tf.reduce_sum(weights2)])
+        with tf.GradientTape() as tape:
+            outputs = network(batch["image"], training=True)
+            numerators = losses.numerators(
+                outputs, cun.UNET1_OUTPUTS, cun.UNET2_OUTPUTS, batch["label"], weights1, weights2
+            )
+            parts = {
+                name: losses.ratio(numerator, denominators[name in cun.UNET2_OUTPUTS])
+                for name, numerator in numerators.items()
+            }
+            decay = config.train.weight_decay * losses.half_squared_norm(_kernels(network))
+            # The decay is one term of the whole loss: each replica brings its share of it.
+            total = losses.data_loss(parts, cun.BRANCHES, omega) + decay / strategy.num_replicas_in_sync
+            scaled = optimizer.scale_loss(total)
+        gradients = tape.gradient(scaled, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        one, two = (parts[name] for name in cun.BRANCHES)
+        return {"loss": total, "loss1": one, "loss2": two, "auxiliary": sum(parts.values()) - one - two}
+
+    @tf.function
+    def step(batch, omega):
+        shares = strategy.run(on_replica, (batch, omega))
+        return {
+            name: strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None)
+            for name, share in shares.items()
+        }
+
+    return step
+
+
+def _kernels(network: keras.Model) -> list:
+    return [v.value for v in network.trainable_variables if v.path.endswith("kernel")]
+
+
+# --- validation -----------------------------------------------------------------------------------------
+
+
+def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, config: Config) -> Callable:
+    """Sums over one global batch of validation slices: batch -> float64 vector, for `validation_scores`."""
+
+    def on_replica(batch):
+        weights1, weights2 = batch_weights(batch, config)
+        logits = network(batch["image"], training=False)
+        whole, parts = losses.targets(batch["label"])
+        one, two = (logits[name] for name in cun.BRANCHES)
+        # The same fusion as prediction; slices of the padding have no brain and count nothing.
+        predicted = segment.fuse(one, two, tf.not_equal(batch["region"], 0))
+        sums = [
+            losses.weighted_cross_entropy_sum(one, whole, weights1),
+            tf.reduce_sum(weights1),
+            losses.weighted_cross_entropy_sum(two, parts, weights2),
+            tf.reduce_sum(weights2),
+        ]
+        for tissues in REGIONS.values():
+            p, r = (
+                tf.reduce_any([tf.equal(tf.cast(labels, tf.int32), int(t)) for t in tissues], axis=0)
+                for labels in (predicted, parts)
+            )
+            sums += [tf.math.count_nonzero(mask, dtype=tf.float32) for mask in (p & r, p, r)]
+        return tf.cast(tf.stack(sums), tf.float64)
+
+    @tf.function
+    def step(batch):
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_replica, (batch,)), axis=None)
+
+    return step
+
+
+def validation_scores(sums: Sequence[float]) -> dict[str, float]:
+    """`validation_step`'s sums over all batches -> loss (L1 + L2) and Dice over all slices per region."""
+    n1, d1, n2, d2, *counts = (float(value) for value in sums)
+    scores = {"validation_loss": n1 / max(d1, 1e-7) + n2 / max(d2, 1e-7)}
+    for n, region in enumerate(REGIONS):
+        both, predicted, reference = counts[3 * n : 3 * n + 3]
+        empty = predicted + reference == 0
+        scores[f"dice_{region.lower()}"] = 1.0 if empty else 2 * both / (predicted + reference)
+    return scores
+
+
+# --- the run --------------------------------------------------------------------------------------------
+
+
+class Progress(tf.train.experimental.PythonState):
+    """Where a run stands; saved in every checkpoint beside weights and optimizer."""
+
+    def __init__(self):
+        self.epoch = 0  # the one that is being trained, from 0
+        self.step = 0  # steps done in it
+        self.sums: dict[str, float] = {}  # of the losses over these steps
+        self.seconds = 0.0  # spent on them
+        self.best = math.inf  # lowest validation loss so far
+        self.rises = 0  # epochs on end with an obvious rise
+        self.history: list[dict] = []
+
+    def serialize(self) -> str:
+        return json.dumps(self.__dict__, default=lambda state: None)
+
+    def deserialize(self, string_value: str) -> None:
+        content = json.loads(string_value)
+        for name in ("epoch", "step", "sums", "seconds", "best", "rises", "history"):
+            setattr(self, name, content[name])
+
+
+class Training:
+    """A run in progress: what is trained, on what, where it is kept."""
+
+    def __init__(self, config: Config, folder: str, manifest: Manifest):
+        self.config, self.folder, self.manifest = config, folder, manifest
+        keras.utils.set_random_seed(config.train.seed)
+        keras.mixed_precision.set_global_policy(config.train.precision)
+        self.strategy = strategy_for(config.train.strategy)
+        self.replicas = self.strategy.num_replicas_in_sync
+        self.global_batch = config.train.batch_size * self.replicas
+        self.steps = data.steps_per_epoch(manifest, config, self.global_batch)
+        self.chief = is_chief(self.strategy)
+        with self.strategy.scope():
+            self.network = models.build(config, self.replicas)
+            self.optimizer = keras.optimizers.SGD(config.train.learning_rate, config.train.momentum)
+            if config.train.precision == "mixed_float16":
+                self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+            self.optimizer.build(self.network.trainable_variables)
+        self.progress = Progress()
+        checkpoint = tf.train.Checkpoint(network=self.network, optimizer=self.optimizer, progress=self.progress)
+        # Saving is collective: workers other than the first save too, where nobody looks.
+        home = config.run.dir if self.chief else tempfile.mkdtemp(prefix="tfbrats-worker-")
+        self.last = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "last"), max_to_keep=2)
+        self.best = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "best"), max_to_keep=1)
+        latest = tf.train.latest_checkpoint(run.checkpoints(config.run.dir, "last"))
+        if latest:
+            checkpoint.restore(latest).assert_consumed()
+        self._train_step = train_step(self.strategy, self.network, self.optimizer, config)
+        self._validation_step = validation_step(self.strategy, self.network, config)
+
+    @property
+    def is_over(self) -> bool:
+        return (
+            self.progress.epoch >= self.config.train.epochs
+            or self.progress.rises >= self.config.train.stop_patience
+        )
+
+    def train_epoch(self) -> None:
+        """Trains what is left of the present epoch, with checkpoints on the way if it is long."""
+        progress, config = self.progress, self.config
+        omega = ladder(config.train.omega, config.train.omega_floor, progress.epoch, config)
+        rate = ladder(config.train.learning_rate, config.train.learning_rate_floor, progress.epoch, config)
+        self.optimizer.learning_rate = rate
+        workers = getattr(self.strategy.extended, "_num_workers", 1)
+        batches = iter(
+            self.strategy.experimental_distribute_dataset(
+                data.training(
+                    self.manifest,
+                    self.folder,
+                    config,
+                    progress.epoch,
+                    self.global_batch,
+                    progress.step,
+                    workers,
+                )
+            )
+        )
+        saved = began = time.monotonic()
+        before = progress.seconds
+        with tqdm(
+            total=self.steps,
+            initial=progress.step,
+            desc=f"epoch {progress.epoch + 1}/{config.train.epochs}",
+            disable=None,
+        ) as bar:
+            while progress.step < self.steps:
+                found = self._train_step(next(batches), tf.constant(omega, tf.float32))
+                values = {name: float(value) for name, value in found.items()}
+                if not math.isfinite(values["loss"]):
+                    raise InputError(
+                        f"epoch {progress.epoch + 1}, step {progress.step + 1}: the loss is {values['loss']}. "
+                        "Lower train.learning_rate; the last checkpoint is from before this epoch's trouble."
+                    )
+                for name, value in values.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+                progress.step += 1
+                progress.seconds = before + time.monotonic() - began
+                bar.set_postfix(loss=f"{progress.sums['loss'] / progress.step:.4f}", refresh=False)
+                bar.update()
+                if time.monotonic() - saved > 60 * config.train.checkpoint_minutes:
+                    self.last.save()
+                    saved = time.monotonic()
+        progress.history.append(
+            {
+                "epoch": progress.epoch + 1,
+                "steps": self.steps,
+                "learning_rate": rate,
+                "omega": omega,
+                **{name: total / self.steps for name, total in progress.sums.items()},
+                "seconds": round(progress.seconds, 3),
+                "slices_per_second": round(self.steps * self.global_batch / progress.seconds, 3),
+            }
+        )
+
+    def validate(self) -> None:
+        """Scores the validation split, notes an obvious rise, and keeps the best weights."""
+        progress, config = self.progress, self.config
+        if self.manifest.examples["validation"]:
+            batches = data.validation(self.manifest, self.folder, config, "validation", self.global_batch)
+            sums = sum(
+                self._validation_step(batch).numpy()
+                for batch in self.strategy.experimental_distribute_dataset(batches)
+            )
+            scores = validation_scores(sums)
+        else:  # without validation cases the last epoch is the best
+            scores = {"validation_loss": progress.history[-1]["loss"]}
+            progress.best = math.inf
+        progress.history[-1].update(scores)
+        loss = scores["validation_loss"]
+        progress.rises = progress.rises + 1 if loss > (1 + config.train.stop_rise) * progress.best else 0
+        improved = loss < progress.best
+        progress.best = min(loss, progress.best)
+        progress.epoch, progress.step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
+        if improved:
+            self.best.save(checkpoint_number=progress.epoch)
+        self.last.save()
+
+    def write_history(self) -> None:
+        """history.csv anew, and the last row to TensorBoard."""
+        run.write_history(self.config.run.dir, self.progress.history)
+        row = self.progress.history[-1]
+        with tf.summary.create_file_writer(files.join(self.config.run.dir, "tb")).as_default():
+            for name, value in row.items():
+                if name != "epoch":
+                    tf.summary.scalar(name, value, step=row["epoch"])
+
+
+def _announce(training: Training) -> None:
+    config, manifest, progress = training.config, training.manifest, training.progress
+    cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
+    slices = ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
+    policy = data.shard_policy(
+        len(manifest.shards_of("train")), getattr(training.strategy.extended, "_num_workers", 1)
+    )
+    print(
+        f"network     {config.model.name}, width {config.model.width}, "
+        f"{training.network.count_params():,} parameters, {config.train.precision}\n"
+        f"loss        {'loss weighted sampling' if config.lws.enabled else 'cross-entropy'}\n"
+        f"records     {training.folder}: {manifest.bytes / 2**20:.1f} MiB\n"
+        f"cases       {cases}\n"
+        f"slices      {slices}\n"
+        f"replicas    {training.replicas} ({type(training.strategy).__name__}), "
+        f"{config.train.batch_size} slices each, shards by {policy}\n"
+        f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
+        f"writes      {config.run.dir}"
+    )
+    if progress.epoch or progress.step:
+        print(f"resumes     at epoch {progress.epoch + 1}, step {progress.step + 1}")
+
+
+def train(config: Config, overwrite: bool = False) -> list[dict]:
+    """Trains `config` on config.data.records into config.run.dir, or goes on with it.
+
+    Returns:
+        the history, a row per epoch.
+
+    Raises:
+        InputError: records missing, damaged or of another config; a run folder of another config.
+    """
+    folder = config.data.records
+    manifest = records.read_manifest(
+        folder,
+        f"python -m beam_pipelines.nifti_to_tfrecord --config {config.model.name}.yaml "
+        f"--input FOLDER_OF_CASES --output {folder}",
+    )
+    records.check_identity(manifest, config, folder)
+    faults = [fault for shard in manifest.shards if (fault := records.check_shard(folder, shard))]
+    if faults:
+        raise InputError("\n".join(faults))
+    run.start(config.run.dir, config, overwrite)
+    training = Training(config, folder, manifest)
+    _announce(training)
+    if training.chief:
+        _describe_data(config.run.dir, manifest)
+    if training.is_over:
+        print("nothing left to do: the run is complete (raise train.epochs to go on)")
+    while not training.is_over:
+        training.train_epoch()
+        training.validate()
+        if training.chief:
+            training.write_history()
+        row = training.progress.history[-1]
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    if training.progress.rises >= config.train.stop_patience:
+        print(f"stopped: validation loss rose for {training.progress.rises} epochs on end")
+    print(f"best weights: {run.checkpoints(config.run.dir, 'best')}, {_best_line(training.progress)}")
+    print(f"next: python -m tfbrats.export --run {config.run.dir} --output models/{config.model.name}")
+    return training.progress.history
+
+
+def _best_line(progress: Progress) -> str:
+    best = min(progress.history, key=lambda row: row["validation_loss"])
+    return f"epoch {best['epoch']}, validation loss {best['validation_loss']:.4g}"
+
+
+def _describe_data(folder: str, manifest: Manifest) -> None:
+    """Keeps with the run what export must say of its training data."""
+    files.write_json(files.join(folder, "splits.json"), {**manifest.cases, "sha256": manifest.split_sha256})
+    content = manifest.model_dump(mode="json", exclude={"shards", "cases"})
+    content["manifest_sha256"] = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
+    files.write_json(files.join(folder, "records.json"), content)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command.parser("tfbrats.train", __doc__)
+    configs.add_arguments(parser)
+    parser.add_argument("--data", help="record set (default: data.records of the config)")
+    parser.add_argument("--run", help="run folder (default: run.dir of the config)")
+    parser.add_argument("--overwrite", action="store_true", help="delete a run of another config first")
+    options = parser.parse_intermixed_args(arguments)
+    overrides = list(options.overrides)
+    overrides += [f"data.records={options.data}"] if options.data else []
+    overrides += [f"run.dir={options.run}"] if options.run else []
+    train(configs.load(options.config, overrides), options.overwrite)
+
+
+if __name__ == "__main__":
+    command.run(main)
