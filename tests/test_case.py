@@ -451,5 +451,6 @@ def test_real_cases_are_read_and_their_masks_written_back_value_for_value(real_c
     original, again = nibabel.load(found.label), nibabel.load(tmp_path / "seg.nii.gz")
     assert np.array_equal(np.asanyarray(original.dataobj), np.asanyarray(again.dataobj))
     assert np.array_equal(original.affine, again.affine)
-    for key in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "pixdim"):
+    for key in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"):
         assert np.array_equal(original.header[key], again.header[key])
+    assert np.array_equal(original.header["pixdim"][:4], again.header["pixdim"][:4])

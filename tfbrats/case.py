@@ -158,13 +158,19 @@ def _compact(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def load(case: CaseFiles, modalities: Sequence[str] = MODALITIES, need_label: bool = False) -> Case:
+def load(
+    case: CaseFiles,
+    modalities: Sequence[str] = MODALITIES,
+    need_label: bool = False,
+    read_label: bool = True,
+) -> Case:
     """Reads a case and checks all that can be checked on it.
 
     Args:
         case: from `layouts.find`.
         modalities: which to read, and their order on the last axis.
         need_label: a missing segmentation is a fault.
+        read_label: False leaves a segmentation unread: prediction does not depend on it.
 
     Raises:
         CaseError: with every fault found, not only the first.
@@ -183,6 +189,8 @@ def load(case: CaseFiles, modalities: Sequence[str] = MODALITIES, need_label: bo
         )
     opened: dict[str, tuple[np.ndarray, Grid]] = {}
     for path in case.paths():
+        if path == case.label and not read_label:
+            continue
         try:
             array, image = read_nifti(path)
             opened[path] = (array, _grid(image, path))

@@ -24,9 +24,7 @@ MODALITY_SYNONYMS = types.MappingProxyType(
         "t2": ("t2", "t2w"),
     }
 )
-_MODALITY_BY_SYNONYM = {
-    synonym: name for name, synonyms in MODALITY_SYNONYMS.items() for synonym in synonyms
-}
+_MODALITY_BY_SYNONYM = {synonym: name for name, synonyms in MODALITY_SYNONYMS.items() for synonym in synonyms}
 
 
 def modality_named(text: str) -> str | None:
@@ -154,9 +152,7 @@ EDITIONS: Mapping[str, LabelSchema] = types.MappingProxyType(
         "2023": LabelSchema("2023", _SINCE_2023),
         "2024": LabelSchema("2024", (*_SINCE_2023, (4, Tissue.RC))),
         # Medical Segmentation Decathlon, Task01: 1 and 2 are swapped against BraTS.
-        "msd": LabelSchema(
-            "msd", ((0, Tissue.BACKGROUND), (1, Tissue.ED), (2, Tissue.NCR), (3, Tissue.ET))
-        ),
+        "msd": LabelSchema("msd", ((0, Tissue.BACKGROUND), (1, Tissue.ED), (2, Tissue.NCR), (3, Tissue.ET))),
     }
 )
 

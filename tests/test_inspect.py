@@ -1,0 +1,232 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+
+from tfbrats import case, files, inspect, layouts, phantom
+from tfbrats.command import InputError
+
+SHAPE = (24, 26, 18)
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tfbrats.inspect", *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def folder(place):
+    phantom.write_dataset(place, 3, "2020", seed=2, shape=SHAPE, first=1)
+    return place
+
+
+def file_of(folder, number, kind):
+    name = phantom.case_id("2020", number)
+    return files.join(folder, name, f"{name}_{kind}.nii.gz")
+
+
+# --- as a command ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_ends_with_1_and_lists_what_was_looked_for(tmp_path):
+    done = call(tmp_path)
+    assert done.returncode == 1
+    assert "no case found" in done.stderr and all(layout in done.stderr for layout in layouts.LAYOUTS)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sound_set_ends_with_0_and_a_broken_one_with_1(tmp_path):
+    phantom.write_dataset(tmp_path, 2, "2020", seed=2, shape=SHAPE, first=1)
+    done = call(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Nothing is wrong" in done.stdout
+    files.remove(file_of(tmp_path, 1, "t1"))
+    files.write_bytes(file_of(tmp_path, 2, "t2"), b"<html>")
+    done = call(tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "BraTS20_Training_001: no t1;" in done.stdout
+    assert "BraTS20_Training_002: " in done.stdout and "HTML" in done.stdout
+    assert "2 of 2 cases cannot be used" in done.stdout
+
+
+def test_json_is_one_object_and_nothing_else_whatever_happens(tmp_path):
+    phantom.write_dataset(tmp_path / "sound", 1, "2020", seed=2, shape=SHAPE)
+    (tmp_path / "empty").mkdir()
+    for name, code in (("sound", 0), ("empty", 1), ("gone", 1)):
+        done = call(tmp_path / name, "--json")
+        report = json.loads(done.stdout)
+        assert done.returncode == code
+        assert report["sound"] is (code == 0)
+        assert bool(report["faults"]) is (code == 1)
+
+
+# --- the report -----------------------------------------------------------------------------------------
+
+
+def test_every_layout_is_named_with_its_edition(tiny_dataset, capsys):
+    for edition in phantom.LAYOUT_EDITIONS:
+        assert inspect.main([str(tiny_dataset(edition))]) == 0
+        said = capsys.readouterr().out
+        dataset = layouts.find(tiny_dataset(edition))
+        assert dataset.layouts[0] in said
+        assert f"edition  {edition}: {dataset.cases[0].schema.describe()}" in said
+
+
+def test_each_case_is_described(folder):
+    report = inspect.inspect(folder)
+    for number, one in zip((1, 2, 3), report["cases"], strict=True):
+        image, tissues = phantom.simulate(SHAPE, 2, number)
+        assert one["case_id"] == phantom.case_id("2020", number)
+        assert one["modalities"] == ["flair", "t1", "t1ce", "t2"] and one["missing"] == []
+        assert one["shape"] == list(image.shape[:3])
+        assert one["spacing_mm"] == [1, 1, 1]
+        assert one["segmentation"] == f"{one['case_id']}_seg.nii.gz"
+        counts = {1: "NCR", 2: "ED", 3: "ET"}
+        assert one["tissue_voxels"] == {
+            n: int((tissues == t).sum()) for t, n in counts.items() if (tissues == t).any()
+        }
+
+
+def test_volumes_are_in_ml_and_count_the_voxels_size(tmp_path):
+    spacing_mm = (1.0, 2.0, 2.5)
+    phantom.write_dataset(tmp_path, 1, "2021", 2, SHAPE, first=1, spacing_mm=spacing_mm)
+    (one,) = inspect.inspect(tmp_path)["cases"]
+    _, tissues = phantom.simulate(SHAPE, 2, 1, spacing_mm)
+    assert one["volume_ml"]["WT"] == pytest.approx((tissues > 0).sum() * 5 / 1000, abs=1e-3)
+    assert one["volume_ml"]["ET"] == pytest.approx((tissues == 3).sum() * 5 / 1000, abs=1e-3)
+    assert one["spacing_mm"] == list(spacing_mm)
+
+
+def test_all_faults_of_all_cases_come_in_one_report(folder):
+    files.remove(file_of(folder, 1, "t1"))
+    files.write_bytes(file_of(folder, 1, "t2"), b"")
+    files.remove(file_of(folder, 2, "seg"))
+    content = files.read_bytes(file_of(folder, 3, "flair"))
+    files.write_bytes(file_of(folder, 3, "flair"), content[:-50])
+    report = inspect.inspect(folder)
+    assert not report["sound"]
+    for case_id, words in {
+        "BraTS20_Training_001": ("no t1;", "the file is empty"),
+        "BraTS20_Training_002": ("no segmentation",),
+        "BraTS20_Training_003": ("truncated or damaged",),
+    }.items():
+        own = [fault for fault in report["faults"] if fault.startswith(f"{case_id}: ")]
+        assert len(own) == len(words)
+        assert all(any(word in fault for fault in own) for word in words)
+
+
+def test_a_set_without_any_mask_is_usable_for_prediction(folder, capsys):
+    for number in (1, 2, 3):
+        files.remove(file_of(folder, number, "seg"))
+    assert inspect.main([folder]) == 0
+    assert "no segmentations: usable for prediction only" in capsys.readouterr().out
+
+
+def test_a_misnamed_mask_is_noted_and_no_fault(tmp_path, capsys):
+    phantom.write_dataset(tmp_path, 1, "2020", 0, SHAPE, first=355)
+    assert inspect.main([str(tmp_path)]) == 0
+    assert "W39_1998.09.19_Segm.nii.gz" in capsys.readouterr().out
+
+
+def test_each_file_is_read_once(folder, monkeypatch):
+    read = []
+    true_read = case.read_nifti
+    monkeypatch.setattr(case, "read_nifti", lambda path: read.append(path) or true_read(path))
+    inspect.inspect(folder)
+    assert len(read) == len(set(read)) == 15
+
+
+def test_an_edition_given_by_hand_decides_what_the_labels_mean(tiny_dataset):
+    report = inspect.inspect(tiny_dataset("2021"), edition="2023")
+    assert any("label values [4]" in fault for fault in report["faults"])
+
+
+@pytest.mark.parametrize(("voxels", "noted"), [(999, False), (1000, True)])
+def test_many_voxels_at_the_top_of_the_data_type_are_noted_as_saturated(tmp_path, voxels, noted):
+    phantom.write_dataset(tmp_path, 1, "2020", 2, SHAPE, first=1)
+    path = file_of(tmp_path, 1, "t2")
+    image = nibabel.load(path)
+    array = np.asanyarray(image.dataobj).copy()
+    array[tuple(np.argwhere(array)[:voxels].T)] = 32767
+    nibabel.save(nibabel.Nifti1Image(array, image.affine, image.header), path)
+    report = inspect.inspect(tmp_path)
+    assert report["sound"]
+    assert any("t2 is saturated: 1000 voxels at 32767" in note for note in report["notes"]) is noted
+
+
+def test_an_empty_mask_is_noted(tmp_path):
+    phantom.write_dataset(tmp_path, 1, "2020", 2, SHAPE, first=1)
+    path = file_of(tmp_path, 1, "seg")
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), image.affine, image.header), path)
+    report = inspect.inspect(tmp_path)
+    assert report["sound"] and any("empty" in note for note in report["notes"])
+    assert report["cases"][0]["volume_ml"] == {"WT": 0, "TC": 0, "ET": 0}
+
+
+# --- splits ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def time_points(tmp_path):
+    """Two patients of 2023, the first scanned twice."""
+    phantom.write_dataset(tmp_path / "data", 2, "2023", 2, SHAPE)
+    first = tmp_path / "data" / "BraTS-GLI-00000-000"
+    for path in sorted(first.iterdir()):
+        target = pathlib.Path(str(path).replace("00000-000", "00000-001"))
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return tmp_path / "data"
+
+
+def splits(folder, content):
+    path = os.path.join(os.path.dirname(folder), "splits.json")
+    files.write_json(path, content)
+    return path
+
+
+def test_one_patient_in_two_splits_is_a_fault(time_points, capsys):
+    train, test = ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"], ["BraTS-GLI-00000-001"]
+    path = splits(time_points, {"train": train, "test": test})
+    assert inspect.main([str(time_points), "--splits", path]) == 1
+    said = capsys.readouterr().out
+    assert "patient BraTS-GLI-00000 is in 2 splits" in said
+    assert "BraTS-GLI-00000-001" in said
+
+
+def test_splits_by_patient_are_sound_and_cases_left_out_are_noted(time_points):
+    path = splits(time_points, {"train": ["BraTS-GLI-00000-000", "BraTS-GLI-00000-001"], "test": []})
+    report = inspect.inspect(time_points, splits=path)
+    assert report["sound"]
+    assert any("1 cases are in no split: BraTS-GLI-00001-000" in note for note in report["notes"])
+
+
+def test_a_split_of_cases_that_are_not_here_is_a_fault(time_points):
+    path = splits(time_points, {"train": ["BraTS-GLI-00077-000"]})
+    (fault,) = inspect.inspect(time_points, splits=path)["faults"]
+    assert "train" in fault and "BraTS-GLI-00077-000" in fault
+
+
+def test_a_case_listed_in_two_splits_is_a_fault_even_if_unknown():
+    assert len(inspect.split_faults({"a": ["x"], "b": ["x"]}, {"x": "x"})) == 1
+    assert any("in 2 splits" in f for f in inspect.split_faults({"a": ["y"], "b": ["y"]}, {"x": "x"}))
+
+
+@pytest.mark.parametrize("content", [[], {"train": "BraTS-GLI-00000-000"}, {"train": [1]}])
+def test_a_splits_file_of_another_shape_is_refused(time_points, content):
+    with pytest.raises(InputError, match=r"splits\.json: expected lists of case ids"):
+        inspect.inspect(time_points, splits=splits(time_points, content))
+
+
+def test_real_cases_are_sound(real_cases):
+    report = inspect.inspect(real_cases)
+    assert report["sound"] and len(report["cases"]) == 6
+    by_id = {one["case_id"]: one for one in report["cases"]}
+    assert by_id["BraTS2021_01484"]["volume_ml"]["ET"] == 0
+    assert by_id["BraTS2021_01478"]["tissue_voxels"]["ET"] == 1276
