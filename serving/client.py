@@ -108,6 +108,9 @@ class Client:
             request_serializer=messages.PredictRequest.SerializeToString,
             response_deserializer=messages.PredictResponse.FromString,
         )
+        # Whatever it answers, "no such service" included, somebody is there. (`channel_ready_future` would
+        # do, but its thread complains when the channel is closed.)
+        self._health = self._channel.unary_unary("/grpc.health.v1.Health/Check")
         self._given_card = card
         self._fetched: tuple[int, ModelCard] | None = None  # version it was fetched from
 
@@ -200,7 +203,7 @@ class Client:
         # gRPC's own retries skip messages over 256 KiB.
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_unavailable),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=5) + tenacity.wait_random(0, 0.2),
             stop=tenacity.stop_after_delay(self._timeout_s),
             reraise=True,
         )
@@ -219,20 +222,25 @@ class Client:
         return answer, response.model_spec.version.value
 
     def _call(self, request, deadline: float):
-        left = max(0.01, deadline - time.monotonic())
+        self._wait_for_server(deadline)
+        return self._predict(request, timeout=_left(deadline), wait_for_ready=True)
+
+    def _wait_for_server(self, deadline: float) -> None:
+        seconds = min(_left(deadline), self._connect_timeout_s)
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=min(left, self._connect_timeout_s))
-        except grpc.FutureTimeoutError as error:
+            self._health(b"", timeout=seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                return  # no health service, but somebody who says so
             tls = "" if self._encrypted else " If it wants TLS, give --tls_root_certificates."
             raise ServerError(
-                f"{self.address}: no gRPC server answers there (waited "
-                f"{min(left, self._connect_timeout_s):g} s). Check host and port (gRPC's, mostly 8500; not "
-                "REST's 8501), or start one: `python -m serving.server --model_base_path "
-                f"models/{self.model} --port 8500`.{tls}",
+                f"{self.address}: no gRPC server answers there (waited {seconds:.3g} s). Check host and port "
+                "(gRPC's, mostly 8500; not REST's 8501), or start one: `python -m serving.server "
+                f"--model_base_path models/{self.model} --port 8500`.{tls}",
                 grpc.StatusCode.UNAVAILABLE,
             ) from error
-        left = max(0.01, deadline - time.monotonic())
-        return self._predict(request, timeout=left, wait_for_ready=True)
 
     def _what(self) -> str:
         return f"{self.model} on {self.address}"
@@ -265,6 +273,10 @@ class Client:
         else:
             text = f"{self._what()} failed with {code.name}: {said}. Look at the server's log."
         return ServerError(text, code)
+
+
+def _left(deadline: float) -> float:
+    return max(0.01, deadline - time.monotonic())
 
 
 def _is_unavailable(error: BaseException) -> bool:

@@ -1,0 +1,548 @@
+"""The client against the embedded server: cases on the disk in, segmentations on the disk out."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+import nibabel
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_model
+from tensorflow_serving.apis import predict_pb2
+
+from serving import client, messages, server
+from tfbrats import case as cases
+from tfbrats import command, files, layouts, preprocess
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, MODALITIES, Tissue
+
+CODE = grpc.StatusCode
+ENDINGS = {
+    "2020": dict(zip(MODALITIES, ("_flair", "_t1", "_t1ce", "_t2"), strict=True)),
+    "2023": dict(zip(MODALITIES, ("-t2f", "-t1n", "-t1c", "-t2w"), strict=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Base path of the tiny model in the labels of 2020. Read only."""
+    base = tmp_path_factory.mktemp("served") / "tiny"
+    tiny_model.write(base)
+    return base
+
+
+@pytest.fixture(scope="module")
+def served(base):
+    with server.start(base) as running:
+        yield running
+
+
+def write_case(root, case_id="BraTS20_Training_001", edition="2020", axes=cases.AXES, seed=0, add=0.0, **more):
+    """A box of noise in a black volume, one bright enough for every rule; its folder."""
+    grid = cases.new_grid((9, 8, 7), (1, 1.5, 2), axes)
+    random = np.random.default_rng(seed)
+    for name, ending in ENDINGS[edition].items():
+        array = np.zeros((9, 8, 7), np.float32 if add else np.int16)
+        array[1:-1, 1:-1, 1:-1] = random.integers(1, 1500, (7, 6, 5)) + add + more.get(name, 0)
+        path = root / case_id / f"{case_id}{ending}.nii.gz"
+        files.write_bytes(path, cases.to_nifti_bytes(array, grid, path.name))
+    return root / case_id
+
+
+def read(folder, ending):
+    """The file's own array and header, by nibabel alone."""
+    (path,) = folder.glob(f"*{ending}.nii.gz")
+    image = nibabel.load(path)
+    return np.asanyarray(image.dataobj), image
+
+
+def run(served, case, output, *more):
+    return client.main(
+        ["--server", served.address, "--model", "tiny", "--input", str(case), "--output", str(output), *more]
+    )
+
+
+# --- the messages ---------------------------------------------------------------------------------------
+
+
+def test_our_messages_have_the_field_numbers_and_types_of_tensorflow_servings():
+    compared = set()
+
+    def compare(ours, theirs):
+        if ours.full_name in compared:
+            return
+        compared.add(ours.full_name)
+        for field in ours.fields:
+            other = theirs.fields_by_number[field.number]
+            assert field.name == other.name
+            same_bytes = {field.TYPE_INT32, field.TYPE_ENUM}
+            assert field.type == other.type or {field.type, other.type} == same_bytes
+            assert (field.is_repeated, field.is_packed) == (other.is_repeated, other.is_packed)
+            if field.message_type is not None:
+                compare(field.message_type, other.message_type)
+
+    compare(messages.PredictRequest.DESCRIPTOR, predict_pb2.PredictRequest.DESCRIPTOR)
+    compare(messages.PredictResponse.DESCRIPTOR, predict_pb2.PredictResponse.DESCRIPTOR)
+    # Two map entries beside the messages of the table.
+    assert len(compared) == len(messages.FIELDS) + 2
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float16", "float32", "float64", "bool"]
+    + [f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)],
+)
+def test_tensors_agree_with_tensorflow_both_ways_and_in_both_encodings(dtype):
+    array = (np.arange(24).reshape(2, 3, 4) * 10.5).astype(dtype)
+    sent = to_theirs(messages.to_tensor(array))
+    read_by_them = tf.make_ndarray(sent)
+    assert read_by_them.dtype == array.dtype
+    np.testing.assert_array_equal(read_by_them, array)
+    by_value = type(sent)(dtype=sent.dtype, tensor_shape=sent.tensor_shape)
+    values = array.view(np.uint16) if dtype == "float16" else array
+    _, field = messages._TYPES[sent.dtype]
+    getattr(by_value, field).extend(values.ravel().tolist())
+    for theirs in (tf.make_tensor_proto(array), by_value):
+        ours = messages.to_array(messages.Tensor.FromString(theirs.SerializeToString()))
+        assert ours.dtype == array.dtype
+        np.testing.assert_array_equal(ours, array)
+
+
+def to_theirs(tensor):
+    return type(tf.make_tensor_proto(0)).FromString(tensor.SerializeToString())
+
+
+def test_one_value_stands_for_all_and_the_last_for_the_rest():
+    shape = {"dim": [{"size": 2}, {"size": 2}]}
+    one = messages.Tensor(dtype=4, tensor_shape=shape, int_val=[3])
+    np.testing.assert_array_equal(messages.to_array(one), [[3, 3], [3, 3]])
+    two = messages.Tensor(dtype=1, tensor_shape=shape, float_val=[1, 2])
+    np.testing.assert_array_equal(messages.to_array(two), [[1, 2], [2, 2]])
+    none = messages.Tensor(dtype=1, tensor_shape=shape)
+    np.testing.assert_array_equal(messages.to_array(none), np.zeros((2, 2)))
+
+
+def test_values_that_do_not_fit_the_shape_are_refused():
+    shape = {"dim": [{"size": 2}]}
+    for tensor in (
+        messages.Tensor(dtype=4, tensor_shape=shape, int_val=[1, 2, 3]),
+        messages.Tensor(dtype=4, tensor_shape=shape, tensor_content=b"123"),
+        messages.Tensor(dtype=99, tensor_shape=shape),
+    ):
+        with pytest.raises(ValueError, match=r"shape|dtype"):
+            messages.to_array(tensor)
+    with pytest.raises(ValueError, match="complex64"):
+        messages.to_tensor(np.zeros(2, np.complex64))
+
+
+# --- one case -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_content", [False, True], ids=["repeated_fields", "tensor_content"])
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "SLA"])
+def test_a_segmentation_lies_voxel_by_voxel_on_its_scan_with_its_header(base, tmp_path, axes, as_content):
+    case = write_case(tmp_path, axes=tuple(axes))
+    with server.start(base, tensor_content=as_content) as running:
+        assert run(running, case, tmp_path / "seg.nii.gz") is None
+    images = {name: read(case, ending)[0] for name, ending in ENDINGS["2020"].items()}
+    scan = read(case, "_flair")[1]
+    written = nibabel.load(tmp_path / "seg.nii.gz")
+    segmentation = np.asanyarray(written.dataobj)
+    # All in the file's own axes: thresholds know no orientation.
+    np.testing.assert_array_equal(segmentation, np.array([0, 1, 2, 4])[tiny_model.tissues_by_rule(images)])
+    assert set(np.unique(segmentation)) == {0, 1, 2, 4}
+    assert segmentation.dtype == np.uint8
+    np.testing.assert_array_equal(written.affine, scan.affine)
+    for key in ("qform_code", "sform_code", "pixdim", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+        np.testing.assert_array_equal(written.header[key], scan.header[key])
+
+
+@pytest.mark.parametrize(
+    ("case_id", "edition", "more", "values"),
+    [
+        ("BraTS-GLI-00001-000", "2023", [], [0, 1, 2, 3]),
+        ("patient_1", "2020", ["--edition", "msd"], [0, 2, 1, 3]),
+    ],
+)
+def test_a_case_of_another_edition_than_the_models_gets_its_own_label_values(
+    served, tmp_path, case_id, edition, more, values
+):
+    case = write_case(tmp_path, case_id, edition)
+    run(served, case, tmp_path / "seg.nii.gz", *more)
+    images = {name: read(case, ending)[0] for name, ending in ENDINGS[edition].items()}
+    segmentation = np.asanyarray(nibabel.load(tmp_path / "seg.nii.gz").dataobj)
+    np.testing.assert_array_equal(segmentation, np.array(values)[tiny_model.tissues_by_rule(images)])
+
+
+def test_probabilities_are_written_as_4d_in_the_files_axes(served, tmp_path):
+    case = write_case(tmp_path, axes=("R", "A", "S"))
+    run(served, case, tmp_path / "seg.nii", "--probabilities", str(tmp_path / "prob.nii.gz"))
+    probabilities = np.asanyarray(nibabel.load(tmp_path / "prob.nii.gz").dataobj)
+    segmentation = np.asanyarray(nibabel.load(tmp_path / "seg.nii").dataobj)
+    assert probabilities.shape == (9, 8, 7, 3)
+    np.testing.assert_array_equal(probabilities[..., 0], 0.75 * (segmentation > 0))
+    np.testing.assert_array_equal(probabilities[..., 2], 0.75 * (segmentation == 4))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Signature and outputs of every call that the embedded server runs."""
+    calls = []
+    original = server._run
+
+    def recording(servable, request, seconds):
+        calls.append((request.model_spec.signature_name, list(request.output_filter)))
+        return original(servable, request, seconds)
+
+    monkeypatch.setattr(server, "_run", recording)
+    return calls
+
+
+def test_whole_numbers_travel_as_int16_and_only_what_is_wanted_comes_back(served, tmp_path, asked):
+    run(served, write_case(tmp_path), tmp_path / "seg.nii.gz")
+    assert asked == [("describe", ["content"]), ("int16", ["segmentation"])]
+
+
+def test_fractions_are_not_cut_off(served, tmp_path, asked):
+    case = write_case(tmp_path, add=0.5)
+    run(served, case, tmp_path / "seg.nii.gz")
+    assert asked[-1][0] == "serving_default"
+    images = {name: read(case, ending)[0] for name, ending in ENDINGS["2020"].items()}
+    segmentation = np.asanyarray(nibabel.load(tmp_path / "seg.nii.gz").dataobj)
+    np.testing.assert_array_equal(segmentation, np.array([0, 1, 2, 4])[tiny_model.tissues_by_rule(images)])
+    with pytest.raises(InputError, match="fractions"):
+        run(served, case, tmp_path / "other.nii.gz", "--signature", "int16")
+
+
+def test_n4_is_done_here_on_the_modalities_the_card_names(served, tmp_path, capsys, asked):
+    case = write_case(tmp_path, t1ce=2000)
+    card = tiny_model.card(n4_modalities=("t1ce",))
+    (tmp_path / "tfbrats.json").write_text(card.to_json())
+    run(served, case, tmp_path / "seg.nii.gz", "--card", str(tmp_path / "tfbrats.json"))
+    assert "N4 bias correction of t1ce" in capsys.readouterr().out
+    assert asked == [("serving_default", ["segmentation"])]  # a given card is not fetched
+    loaded = cases.load(layouts.find(case).cases[0])
+    corrected = preprocess.correct_bias(loaded, ("t1ce",), 4)
+    expected = tiny_model.tissues_by_rule({m: corrected[..., i] for i, m in enumerate(MODALITIES)})
+    written, _ = cases.load_label(tmp_path / "seg.nii.gz", EDITIONS["2020"])
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_the_whole_way_imports_no_tensorflow(served, tmp_path):
+    case = write_case(tmp_path)
+    program = (
+        "import sys; from serving import client; code = client.main(sys.argv[1:]);"
+        "print([m for m in sys.modules if m.startswith(('tensorflow', 'keras'))]); sys.exit(code or 0)"
+    )
+    arguments = ["--server", served.address, "--model", "tiny", "--input", str(case), "--output"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, str(tmp_path / "seg.nii.gz")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "WT" in done.stdout and "by tiny version 1" in done.stdout
+
+
+# --- the library ----------------------------------------------------------------------------------------
+
+
+def test_the_card_comes_from_the_server(served):
+    with client.Client(served.address, "tiny") as connection:
+        assert connection.card() == tiny_model.card()
+
+
+def test_segment_gives_tissues_probabilities_and_the_version(served, tmp_path):
+    case = cases.load(layouts.find(write_case(tmp_path)).cases[0])
+    with client.Client(served.address, "tiny", version=1) as connection:
+        result = connection.segment(case, probabilities=True)
+        assert connection.segment(case).probabilities is None
+    images = {name: case.image[..., m] for m, name in enumerate(MODALITIES)}
+    np.testing.assert_array_equal(result.tissues, tiny_model.tissues_by_rule(images))
+    np.testing.assert_array_equal(
+        result.probabilities[..., 2], 0.75 * (result.tissues == Tissue.ET), strict=False
+    )
+    assert result.model_version == 1
+
+
+def test_a_case_that_lacks_a_modality_is_refused_by_name(served, tmp_path):
+    case = cases.load(layouts.find(write_case(tmp_path)).cases[0], ("flair", "t1"))
+    with (
+        client.Client(served.address, "tiny") as connection,
+        pytest.raises(InputError, match="t1ce, t2 not loaded"),
+    ):
+        connection.segment(case)
+
+
+def test_a_model_swapped_under_the_client_is_read_by_its_own_card(tmp_path):
+    tiny_model.write(tmp_path / "tiny", 1, "2020")
+    case = cases.load(layouts.find(write_case(tmp_path)).cases[0])
+    with (
+        server.start(tmp_path / "tiny", poll_s=0.05) as running,
+        client.Client(running.address, "tiny") as connection,
+    ):
+        before = connection.segment(case)
+        # Its 3 is enhancing tumour; version 1 has no 3.
+        tiny_model.write(tmp_path / "other", 2, "2023").rename(tmp_path / "tiny" / "2")
+        end = time.monotonic() + 15
+        while running.version == 1:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        after = connection.segment(case)
+    assert (before.model_version, after.model_version) == (1, 2)
+    np.testing.assert_array_equal(before.tissues, after.tissues)
+
+
+def test_an_answer_above_grpcs_four_mebibytes_is_received(served):
+    arrays = {name: np.full((150, 150, 50), 900, np.int16) for name in MODALITIES}
+    with client.Client(served.address, "tiny") as connection:
+        outputs, _ = connection.predict(arrays, "int16", ["probabilities"])
+    assert outputs["probabilities"].nbytes > 4 * 2**20
+    assert (outputs["probabilities"] == 0.75).all()
+
+
+def test_a_server_that_comes_back_within_the_time_is_waited_for(base):
+    with server.start(base) as running:
+        port = running.port
+    with client.Client(f"127.0.0.1:{port}", "tiny") as connection:
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(connection.card()))
+        waiting.start()
+        time.sleep(0.3)
+        with server.start(base, port=port):
+            waiting.join(15)
+    assert answers == [tiny_model.card()]
+
+
+class Scripted:
+    """A gRPC server whose Predict does what it is told."""
+
+    def __init__(self, predict, credentials=None):
+        self._server = grpc.server(futures.ThreadPoolExecutor(2))
+        handler = grpc.unary_unary_rpc_method_handler(
+            predict,
+            request_deserializer=messages.PredictRequest.FromString,
+            response_serializer=messages.PredictResponse.SerializeToString,
+        )
+        service, method = messages.PREDICT.strip("/").split("/")
+        generic = grpc.method_handlers_generic_handler(service, {method: handler} if predict else {})
+        self._server.add_generic_rpc_handlers((generic,))
+        if credentials:
+            port = self._server.add_secure_port("localhost:0", credentials)
+        else:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        self.address = f"localhost:{port}"
+
+    def __enter__(self):
+        self._server.start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.stop(0).wait()
+
+
+def described(request, context):
+    """Answers `describe`, and a segmentation of the wrong shape."""
+    response = messages.PredictResponse()
+    response.model_spec.version.value = 1
+    if request.model_spec.signature_name == "describe":
+        response.outputs["content"].CopyFrom(messages.to_tensor(tiny_model.card().to_json()))
+    else:
+        response.outputs["segmentation"].CopyFrom(messages.to_tensor(np.zeros((3, 3, 3), np.uint8)))
+    return response
+
+
+def test_a_server_that_is_briefly_unavailable_is_tried_again():
+    calls = []
+
+    def flaky(request, context):
+        calls.append(request)
+        if len(calls) < 3:
+            context.abort(CODE.UNAVAILABLE, "loading")
+        return described(request, context)
+
+    with Scripted(flaky) as running, client.Client(running.address, "tiny") as connection:
+        assert connection.card() == tiny_model.card()
+    assert len(calls) == 3
+
+
+def test_a_server_that_stays_unavailable_is_given_up_at_the_timeout():
+    def never(request, context):
+        context.abort(CODE.UNAVAILABLE, "loading")
+
+    with (
+        Scripted(never) as running,
+        client.Client(running.address, "tiny", timeout_s=1) as connection,
+        pytest.raises(client.ServerError, match="went away"),
+    ):
+        start = time.monotonic()
+        connection.card()
+    assert time.monotonic() - start < 5
+
+
+def test_an_answer_that_does_not_fit_the_case_is_refused_and_nothing_is_written(tmp_path):
+    case = write_case(tmp_path)
+    with Scripted(described) as running, pytest.raises(InputError, match=r"came as uint8 \(3, 3, 3\)"):
+        run(running, case, tmp_path / "out" / "seg.nii.gz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_grpc_server_of_another_kind_is_recognised(tmp_path):
+    with Scripted(None) as running, pytest.raises(client.ServerError, match="no TensorFlow Serving"):
+        run(running, write_case(tmp_path), tmp_path / "seg.nii.gz")
+
+
+def test_an_encrypted_server_is_spoken_to_with_its_certificate(tmp_path):
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    subprocess.run(
+        [openssl, *made.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+    with Scripted(described, credentials) as running:
+        with client.Client(running.address, "tiny", credentials=trusted) as connection:
+            assert connection.card() == tiny_model.card()
+        with (
+            client.Client(running.address, "tiny", connect_timeout_s=0.5) as connection,
+            pytest.raises(client.ServerError, match="--tls_root_certificates"),
+        ):
+            connection.card()
+
+
+# --- what people get wrong ------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_not_there_is_named_within_the_connect_timeout(tmp_path):
+    case = write_case(tmp_path)
+    arguments = ["--server", "localhost:1", "--model", "cun", "--input", str(case), "--connect_timeout", "1"]
+    start = time.monotonic()
+    with pytest.raises(client.ServerError, match=r"localhost:1: no gRPC server .* serving.server"):
+        client.main([*arguments, "--output", str(tmp_path / "out" / "seg.nii.gz")])
+    assert time.monotonic() - start < 5
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_version_or_signature_is_named(served, tmp_path):
+    case = write_case(tmp_path)
+    output = tmp_path / "seg.nii.gz"
+    with pytest.raises(client.ServerError, match="serves no cunn ") as caught:
+        run(served, case, output, "--model", "cunn")
+    assert caught.value.code is CODE.NOT_FOUND
+    with pytest.raises(client.ServerError, match="serves no tiny version 7"):
+        run(served, case, output, "--version", "7")
+    with pytest.raises(client.ServerError, match=r"no signature 'whole'.*serving_default"):
+        run(served, case, output, "--signature", "whole")
+    assert not output.exists()
+
+
+def test_what_the_graph_refuses_is_passed_on(served, tmp_path):
+    case = write_case(tmp_path, t2=tiny_model.TOO_BRIGHT)
+    with pytest.raises(client.ServerError, match=r"(?s)refuses the inputs: .*t2 is too bright"):
+        run(served, case, tmp_path / "seg.nii.gz")
+
+
+def test_a_case_that_takes_too_long_says_to_raise_the_timeout(served):
+    with (
+        client.Client(served.address, "tiny", timeout_s=0.5) as connection,
+        pytest.raises(client.ServerError, match=r"within 0.5 s. Raise --timeout"),
+    ):
+        connection.predict({"rounds": np.array(10**12)}, "spin", ["done"])
+
+
+def test_a_card_that_is_none_is_refused(served, tmp_path):
+    case = write_case(tmp_path)
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(InputError, match=r"card.json: not a tfbrats.json"):
+        run(served, case, tmp_path / "seg.nii.gz", "--card", str(tmp_path / "card.json"))
+
+
+def test_outputs_that_exist_or_are_no_nifti_are_refused_before_anything_is_sent(tmp_path):
+    nowhere = type("Nowhere", (), {"address": "localhost:1"})
+    case = write_case(tmp_path)
+    there = tmp_path / "there.nii.gz"
+    there.write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"there.nii.gz exists.*--overwrite"):
+        run(nowhere, case, there)
+    with pytest.raises(InputError, match=r"there.nii.gz exists.*--overwrite"):
+        run(nowhere, case, tmp_path / "seg.nii.gz", "--probabilities", str(there))
+    with pytest.raises(InputError, match=r"ends in .nii.gz"):
+        run(nowhere, case, tmp_path / "seg.mha")
+    with pytest.raises(InputError, match="one case"):
+        run(nowhere, case, f"{tmp_path}/out/", "--probabilities", str(tmp_path / "p.nii.gz"))
+    assert there.read_bytes() == b"precious"
+
+
+def test_the_command_ends_with_one_line_and_exit_code_1(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["client", "--model", "m", "--input", str(tmp_path / "x"), "--output", "o/"]
+    )
+    with pytest.raises(SystemExit) as caught:
+        command.run(client.main)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'x'}: no such folder.\n"
+
+
+# --- many cases -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    for number in (1, 2, 3):
+        write_case(tmp_path / "data", f"BraTS20_Training_00{number}", seed=number)
+    return tmp_path / "data"
+
+
+def test_one_output_for_many_cases_is_refused_with_their_names(served, dataset, tmp_path):
+    with pytest.raises(InputError, match=r"BraTS20_Training_001, .*_002, .*_003.*--case"):
+        run(served, dataset, tmp_path / "seg.nii.gz")
+    with pytest.raises(InputError, match="no case 009; it has BraTS20_Training_001"):
+        run(served, dataset, tmp_path / "seg.nii.gz", "--case", "009")
+    run(served, dataset, tmp_path / "seg.nii.gz", "--case", "BraTS20_Training_002")
+    run(served, dataset / "BraTS20_Training_002", tmp_path / "same.nii.gz")
+    assert (tmp_path / "seg.nii.gz").read_bytes() == (tmp_path / "same.nii.gz").read_bytes()
+
+
+def test_a_folder_as_output_gets_every_case_and_keeps_those_done(served, dataset, tmp_path, asked, capsys):
+    out = tmp_path / "out"
+    run(served, dataset, f"{out}/")
+    assert sorted(p.name for p in out.iterdir()) == [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 2, 3)]
+    (out / "BraTS20_Training_002.nii.gz").write_bytes(b"mine")
+    asked.clear()
+    capsys.readouterr()
+    run(served, dataset, out)
+    assert asked == []
+    assert "3 of 3 cases are done already" in capsys.readouterr().out
+    assert (out / "BraTS20_Training_002.nii.gz").read_bytes() == b"mine"
+    run(served, dataset, out, "--overwrite")
+    assert [signature for signature, _ in asked].count("int16") == 3
+    assert (out / "BraTS20_Training_002.nii.gz").read_bytes() != b"mine"
+
+
+def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset, tmp_path, capsys):
+    write_case(dataset, "BraTS20_Training_000", t2=tiny_model.TOO_BRIGHT)
+    truncated = dataset / "BraTS20_Training_002" / "BraTS20_Training_002_t1.nii.gz"
+    truncated.write_bytes(truncated.read_bytes()[:100])
+    assert run(served, dataset, f"{tmp_path}/out/") == 1
+    said = capsys.readouterr().out
+    assert "2 of 4 cases failed" in said
+    assert "t2 is too bright" in said and "_002_t1.nii.gz: truncated" in said
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["BraTS20_Training_001.nii.gz", "BraTS20_Training_003.nii.gz"]
+
+
+def test_a_model_that_is_not_there_stops_the_whole_run(served, dataset, tmp_path):
+    card = tmp_path / "tfbrats.json"
+    card.write_text(tiny_model.card().to_json())
+    with pytest.raises(client.ServerError, match="serves no nobody"):
+        run(served, dataset, f"{tmp_path}/out/", "--model", "nobody", "--card", str(card))
