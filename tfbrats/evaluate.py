@@ -289,6 +289,7 @@ def evaluate(
     return {
         "prediction": os.fspath(prediction),
         "reference": os.fspath(reference),
+        "edition_given": edition,
         "editions": sorted({pair.schema.edition for pair in found.pairs}),
         "cases": len(found.pairs),
         "left_out": list(found.skipped),
