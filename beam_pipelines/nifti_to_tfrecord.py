@@ -5,19 +5,26 @@
 Runs on Beam's in-process FnApiRunner unless --runner says otherwise; every option that is not listed here
 goes to Beam (--direct_num_workers=2 --direct_running_mode=multi_processing, --runner=DataflowRunner ...).
 Run it again after anything went wrong: finished shards are kept, the rest is written. A case that cannot be
-used goes to rejected.jsonl; the exit code is 1 when more of them than --max-bad-fraction are.
+used goes to rejected.jsonl; the exit code is 1 when more of them than --max-bad-fraction are. More, and how to
+run it on a cluster: beam_pipelines/README.md.
 """
 
+import argparse
+import builtins
+import contextlib
+import difflib
+import logging
 import re
+import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from beam_pipelines import transforms
+from beam_pipelines import record_folder, transforms
 from tfbrats import command, files, layouts, records, shards
 from tfbrats import config as configs
 from tfbrats.command import InputError
@@ -32,9 +39,9 @@ class _Progress(threading.Thread):
         self._ended = threading.Event()
 
     def run(self):
-        with tqdm(
-            total=self._expected, unit="B", unit_scale=True, desc="records", disable=not sys.stderr.isatty()
-        ) as bar:
+        if not sys.stderr.isatty():
+            return
+        with tqdm(total=self._expected, unit="B", unit_scale=True, desc="records") as bar:
             while not self._ended.wait(1.0):
                 try:
                     written = sum(files.walk(self._output).values())
@@ -64,17 +71,76 @@ def _arguments(arguments: Sequence[str]):
     )
     parser.add_argument("--price", action="store_true", help="print what it would cost, and stop")
     parser.add_argument("--overwrite", action="store_true", help="delete what --output holds first")
+    parser.allow_abbrev = False  # a Beam option may begin like one of these
     known, rest = parser.parse_known_args(arguments)
     # What reads section.key=value is an override; the rest is Beam's.
     overrides = [text for text in rest if re.match(r"[a-z0-9_]+\.[a-z0-9_]+=", text)]
     beam_options = [text for text in rest if text not in overrides]
-    strays = [text for text in beam_options[:1] if not text.startswith("-")]
-    if strays:
-        raise InputError(f"{strays[0]!r} is neither an option nor a section.key=value override.")
     if not any(text.startswith("--runner") for text in beam_options):
         # Not DirectRunner: since 2.68 that first tries to download and start Prism.
         beam_options.append("--runner=FnApiRunner")
+    _check_beam_options(beam_options, [name for action in parser._actions for name in action.option_strings])
     return known, overrides, beam_options
+
+
+def _check_beam_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
+    """What Beam itself does not check.
+
+    Raises:
+        InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), or a
+            job server that does not answer (Beam would wait without a word).
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(parser)
+    chosen, unknown = parser.parse_known_args(beam_options)
+    for text in unknown:
+        near = difflib.get_close_matches(text.partition("=")[0], ours, n=1, cutoff=0.8)
+        # Engines on the far side of a job server have options of their own, which only they can check.
+        if near or not text.startswith("-") or chosen.runner == "FnApiRunner":
+            raise InputError(
+                f"{text!r} is neither an option, nor one of Beam's, nor a section.key=value override."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
+    host, colon, port = (chosen.job_endpoint or "").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise InputError(
+                f"--job_endpoint={chosen.job_endpoint}: no job server answers there ({error}). Start it first: "
+                "beam_pipelines/README.md."
+            ) from error
+
+
+_ERROR_LINE = re.compile(r"^(?:RuntimeError: )*((?:[\w.]+\.)?(\w*(?:Error|Exception))\b.*)$", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def _explained(output: str) -> Iterator[None]:
+    """Turns what stops the whole job (a full disk, a job server that is not there) into one message.
+
+    Engines hand a worker's error on as a RuntimeError with its traceback as text. Errors that are ours keep
+    their traceback, and gain a line on how to go on.
+    """
+    # The error that reaches us tells all that this logger would print before it.
+    logger = logging.getLogger("apache_beam.runners.common")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    go_on = f"Finished shards are kept in {output}: mend that and run the same command again."
+    try:
+        yield
+    except Exception as error:
+        found = _ERROR_LINE.findall(str(error)) or [(f"{type(error).__name__}: {error}", type(error).__name__)]
+        line, kind = found[-1]
+        builtin = getattr(builtins, kind, None)
+        theirs = isinstance(builtin, type) and issubclass(builtin, OSError)
+        if theirs or kind == "InputError" or type(error).__module__.startswith("grpc"):
+            raise InputError(f"the Beam job stopped: {line}\n{go_on}") from error
+        error.add_note(go_on)
+        raise
+    finally:
+        logger.setLevel(level)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,46 +155,55 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
     for note in (*dataset.notes, *(f"{one.case_id}: {note}" for one in dataset.cases for note in one.notes)):
         print(f"note: {note}")
+    left_out = len(dataset.cases) - price.cases
+    if left_out:
+        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
     print("\n".join(price.lines(len(tasks))))
     print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in splits.items()))
     if options.price:
         return 0
 
+    finished, freed = {}, 0
     if options.overwrite:
-        _delete_records(options.output)
-    shards.claim(options.output, config, splits)
-    finished = shards.finished_shards(options.output)
+        freed = record_folder.deletable_bytes(options.output)
+    else:
+        record_folder.check_claim(options.output, config, splits)
+        finished = record_folder.finished_shards(options.output)
     todo = [task for task in tasks if not shards.is_finished(task, finished)]
-    shards.keep_rows(options.output, [finished[task.file] for task in tasks if task not in todo])
     needed = price.bytes * len(todo) / len(tasks)
-    if price.free_bytes is not None and needed > price.free_bytes:
+    if price.free_bytes is not None and needed > price.free_bytes + freed:
         raise InputError(
-            f"{options.output}: the records need about {needed / 2**30:.1f} GiB, and "
-            f"{price.free_bytes / 2**30:.1f} GiB are free. Free some, or choose another --output."
+            f"{options.output}: the records need about {shards.in_units(needed)}, and "
+            f"{shards.in_units(price.free_bytes + freed)} are free. Free some, or choose another --output."
         )
+    if options.overwrite:
+        files.remove(options.output)
+    record_folder.claim(options.output, config, splits)
     if len(todo) < len(tasks):
         print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already and are kept")
     if todo:
+        record_folder.resume(options.output, [finished[task.file] for task in tasks if task not in todo])
         with (
+            _explained(options.output),
             _Progress(options.output, price.bytes),
             beam.Pipeline(options=PipelineOptions(beam_options)) as pipeline,
         ):
             transforms.write_shards(pipeline, todo)
 
-    manifest = shards.assemble(tasks, config)
-    shards.write_rejected(options.output, manifest)
+    manifest = record_folder.assemble(tasks, config)
+    record_folder.write_rejected(options.output, manifest)
     fraction = manifest.rejected / price.cases
     if fraction > options.max_bad_fraction:
         first = next(row for shard in manifest.shards for row in shard.rejected)
         raise InputError(
             f"{manifest.rejected} of {price.cases} cases were rejected, more than --max-bad-fraction "
-            f"{options.max_bad_fraction:g} allows: {files.join(options.output, shards.REJECTED)}\n"
+            f"{options.max_bad_fraction:g} allows: {files.join(options.output, record_folder.REJECTED)}\n"
             f"the first: {first.reason}\n"
             "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
         )
     if not manifest.examples["train"]:
         raise InputError(f"{options.output}: no training example came out. Give more cases, or --splits.")
-    shards.finish(options.output, manifest)
+    record_folder.finish(options.output, manifest)
     print(
         f"wrote {files.join(options.output, records.MANIFEST)}: "
         + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
@@ -136,16 +211,6 @@ def main(arguments: Sequence[str]) -> int:
         + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
     )
     return 0
-
-
-def _delete_records(output: str) -> None:
-    """Deletes a record set, finished or not; refuses a folder that holds anything else."""
-    if not files.is_folder(output) or not files.walk(output):
-        return
-    marks = (files.join(output, records.MANIFEST), files.join(output, shards.PARTS, "job.json"))
-    if not any(files.exists(mark) for mark in marks):
-        raise InputError(f"{output}: not a record set, so --overwrite does not delete it.")
-    files.remove(output)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ PARTIAL = ".partial"  # part of every temporary name
 
 def _split(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
-        return fsspec.core.url_to_fs(os.fspath(path))
+        # No cached listings: on gs:// they would hide what Beam's workers wrote since.
+        return fsspec.core.url_to_fs(os.fspath(path), use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be opened ({error}). Install tfbrats[gcp] for gs:// paths."
@@ -138,9 +139,7 @@ def rename(source: str, target: str, fs: fsspec.AbstractFileSystem | None = None
         fs.mv(source, target)
 
 
-def write_bytes(
-    path: str | os.PathLike, content: bytes, check: Callable[[str], None] | None = None
-) -> None:
+def write_bytes(path: str | os.PathLike, content: bytes, check: Callable[[str], None] | None = None) -> None:
     with writing(path, check) as file:
         file.write(content)
 

@@ -4,6 +4,7 @@ No TensorFlow. Lies in the version's folder and is also served, by the signature
 client needs no access to the disk of the server. Names follow MONAI's metadata.json where it has one.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -61,12 +62,18 @@ class ModelCard(pydantic.BaseModel):
 def parse(text: str | bytes, where: str) -> ModelCard:
     """Raises InputError: not a tfbrats.json, or one of another format."""
     try:
-        card = ModelCard.model_validate_json(text)
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not a {FILE} ({error}). Export the model again.") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise InputError(f"{where}: not a {FILE} of an exported model.")
+    if content["format"] != FORMAT:  # before the entries, which another format may name otherwise
+        raise InputError(f"{where}: format {content['format']}; this version reads {FORMAT}. Export it again.")
+    try:
+        return ModelCard.model_validate_json(text)
     except pydantic.ValidationError as error:
-        raise InputError(f"{where}: not a tfbrats.json that this version reads ({error}).") from error
-    if card.format != FORMAT:
-        raise InputError(f"{where}: format {card.format}; this version reads {FORMAT}. Export it again.")
-    return card
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"{where}: {faults}. Export the model again.") from error
 
 
 def read(model_dir: str | os.PathLike) -> ModelCard:
@@ -85,7 +92,15 @@ def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
 
     Returns:
         modality -> [I, J, K], all int16 (whole numbers, no N4) or all float32.
+
+    Raises:
+        InputError: the case was loaded with other modalities.
     """
+    if set(case.modalities) != set(card.modalities):
+        raise InputError(
+            f"{case.case_id}: the model {card.name} takes {', '.join(card.modalities)}; received "
+            f"{', '.join(case.modalities)}."
+        )
     image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink)
     return {name: np.ascontiguousarray(image[..., m]) for m, name in enumerate(case.modalities)}
 

@@ -144,7 +144,7 @@ def prepare(case: Case, n4_modalities: Sequence[str], n4_shrink: int) -> Prepare
     """N4, z-score, crop.
 
     Raises:
-        InputError: the case has no brain.
+        InputError: the case has no brain, or its tumour lies wholly outside it.
     """
     # image: 240 x 240 x 155 x 4
     image = correct_bias(case, n4_modalities, n4_shrink)
@@ -153,6 +153,10 @@ def prepare(case: Case, n4_modalities: Sequence[str], n4_shrink: int) -> Prepare
         box = brain_box_ijk(brain)
     except InputError as error:
         raise InputError(f"{case.case_id}: {error}") from error
+    if case.label is not None and case.label.any() and not case.label[brain].any():
+        raise InputError(
+            f"{case.case_id}: the segmentation lies wholly outside the brain. Is it another case's, or flipped?"
+        )
     # cropped: ~140 x 170 x 140 x 4
     brain = crop(brain, box)
     return Prepared(

@@ -14,6 +14,7 @@ import google_crc32c
 import numpy as np
 import pydantic
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from tfbrats import files
 from tfbrats.command import InputError
@@ -119,6 +120,9 @@ def encode(schema: Sequence[Field], example: Mapping[str, Any]) -> bytes:
     """
     message = _Example()
     feature = message.features.feature
+    missing = [field.name for field in schema if field.name not in example]
+    if missing:
+        raise ValueError(f"expected {[field.name for field in schema]}; {missing} not there")
     for field in schema:
         value = example[field.name]
         if field.dtype == "string":
@@ -139,8 +143,20 @@ def encode(schema: Sequence[Field], example: Mapping[str, Any]) -> bytes:
 
 
 def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
-    """The inverse of `encode`, in numpy."""
-    feature = _Example.FromString(serialized).features.feature
+    """The inverse of `encode`, in numpy.
+
+    Raises:
+        InputError: not an example, or one that lacks an entry of the schema.
+    """
+    try:
+        feature = _Example.FromString(serialized).features.feature
+    except DecodeError as error:
+        raise InputError(f"a record is not a tf.train.Example ({error}).") from error
+    missing = [field.name for field in schema if field.name not in feature]
+    if missing:
+        raise InputError(
+            f"a record lacks {', '.join(missing)}; it holds {', '.join(sorted(feature)) or 'nothing'}."
+        )
     example: dict[str, Any] = {}
     for field in schema:
         if field.dtype == "string":
@@ -155,6 +171,9 @@ def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
 
 
 # --- the TFRecord frame ---------------------------------------------------------------------------------
+
+
+FRAME_BYTES = 16  # what `frame` adds
 
 
 def _masked_crc(content: bytes) -> bytes:
@@ -193,6 +212,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
 # --- dataset.json ---------------------------------------------------------------------------------------
 
 _REWRITE = "Run the Beam job again: it rewrites only what does not match dataset.json."
+_WRITE_AGAIN = "Write the records again: the Beam job with --overwrite."
 
 
 class _Part(pydantic.BaseModel):
@@ -204,6 +224,7 @@ class CaseRow(_Part):
 
     case_id: str
     examples: int
+    spacing_mm: tuple[float, float, float]
 
 
 class Rejected(_Part):
@@ -239,7 +260,7 @@ class Manifest(_Part):
     modalities: tuple[str, ...]
     label_schemas: tuple[dict[str, Any], ...]  # the editions, most frequent first
     layouts: tuple[str, ...]
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, float, float]  # of most cases; each row has its own
     examples: dict[str, int]  # per split
     cases: dict[str, tuple[str, ...]]  # per split
     split_sha256: str
@@ -271,13 +292,22 @@ def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
             f"{folder}: no {MANIFEST}: there are no records here, or the job that writes them has not ended."
             + (f" Make them with\n  {command}" if command else "")
         )
-    content = files.read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a record set of format {FORMAT}. Write the records again.")
+    try:
+        content = files.read_json(path)
+    except InputError as error:
+        raise InputError(f"{error} {_WRITE_AGAIN}") from error
+    if not isinstance(content, dict) or "shards" not in content:
+        raise InputError(
+            f"{path}: not the manifest of a record set. Point to the folder that the Beam job wrote."
+        )
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: records of format {content.get('format')}; this version reads {FORMAT}. {_WRITE_AGAIN}"
+        )
     try:
         return Manifest.model_validate(content)
     except pydantic.ValidationError as error:
-        raise InputError(f"{path}: damaged ({error.error_count()} faults). {_REWRITE}") from error
+        raise InputError(f"{path}: damaged ({error.error_count()} faults). {_WRITE_AGAIN}") from error
 
 
 def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike) -> None:

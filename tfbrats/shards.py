@@ -1,4 +1,4 @@
-"""Plan the shards of a record set, write one, and put the manifest together: the body of the Beam job.
+"""Deal out the cases, plan the shards, price them, write one: the body of the Beam job.
 
 Everything here is a function of its arguments: which cases a shard holds, and every byte in it, depend on
 the config, the cases and their files alone, not on engine, workers or order. A shard is written under a
@@ -6,11 +6,9 @@ temporary name and renamed; its row under `parts/` then says that it is finished
 """
 
 import collections
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import google_crc32c
 import numpy as np
 
-from tfbrats import __version__, case, examples, files, preprocess, records
+from tfbrats import case, examples, files, preprocess, records
 from tfbrats.command import InputError
 from tfbrats.config import Config, from_mapping
 from tfbrats.layouts import CaseFiles, Dataset
-from tfbrats.records import CaseRow, Manifest, Rejected, Shard
+from tfbrats.records import CaseRow, Rejected, Shard
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
-REJECTED = "rejected.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +34,7 @@ class ShardTask:
     cases: tuple[CaseFiles, ...]
     output: str
     config: dict  # Config.model_dump: plain, so that any engine can pickle it
-
-    @property
-    def sha256(self) -> str:
-        """Of all that the shard's bytes depend on."""
-        content = {
-            "format": records.FORMAT,
-            "identity": from_mapping(self.config, self.file).records_identity(),
-            "file": self.file,
-            "split": self.split,
-            "cases": [
-                {**dataclasses.asdict(one), "bytes": [files.size(path) for path in one.paths()]}
-                for one in self.cases
-            ],
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    sha256: str  # of all that its bytes depend on; of the input files only names and sizes are looked at
 
     @property
     def part(self) -> str:
@@ -74,26 +57,21 @@ def split_cases(
         given: split -> case ids, used as it is; cases that it does not name are left out.
 
     Returns:
-        split -> sorted case ids, for each of `records.SPLITS`.
+        split -> sorted case ids, for each of `records.SPLITS`. Test images, which come without a
+        segmentation, are in none.
 
     Raises:
-        InputError: `given` names an unknown split or case, or one patient is in two splits.
+        InputError: `given` names an unknown split or case, one patient is in two splits, or no case has a
+            segmentation.
     """
     patient_of = {one.case_id: one.patient_id for one in dataset.cases}
     if given is not None:
-        names = {"val": "validation"}
-        splits = {names.get(name, name): sorted(ids) for name, ids in given.items()}
-        unknown = sorted(set(splits) - set(records.SPLITS))
-        missing = sorted({i for ids in splits.values() for i in ids} - set(patient_of))
-        if unknown or missing:
-            raise InputError(
-                f"splits: unknown splits {unknown or 'none'} (expected {', '.join(records.SPLITS)}), "
-                f"case ids that are not in {dataset.root}: {missing or 'none'}."
-            )
-        splits = {name: splits.get(name, []) for name in records.SPLITS}
+        splits = _checked(given, patient_of, dataset.root)
     else:
         strata = collections.defaultdict(lambda: collections.defaultdict(list))
         for one in dataset.cases:
+            if not (one.label or one.label_expected):
+                continue
             grade = re.search(r"/(HGG|LGG)/", one.paths()[0])
             strata[grade.group(1) if grade else ""][one.patient_id].append(one.case_id)
         splits = {name: [] for name in records.SPLITS}
@@ -109,6 +87,8 @@ def split_cases(
                 splits[name] += [i for p in order[start : start + count] for i in patients[p]]
                 start += count
         splits = {name: sorted(ids) for name, ids in splits.items()}
+        if not any(splits.values()):
+            raise InputError(f"{dataset.root}: no case has a segmentation, and training needs them.")
     homes = collections.defaultdict(set)
     for name, ids in splits.items():
         for case_id in ids:
@@ -117,6 +97,28 @@ def split_cases(
     if shared:
         raise InputError(f"splits: these patients are in more than one split: {shared}.")
     return splits
+
+
+def _checked(given: Mapping, known: Iterable[str], root: str) -> dict[str, list[str]]:
+    """A person's splits under our names, or InputError."""
+    expected = f"expected {{split: [case ids]}} with {', '.join(records.SPLITS)}"
+    if not isinstance(given, Mapping) or not all(isinstance(ids, list) for ids in given.values()):
+        raise InputError(f"splits: {expected}; found {json.dumps(given)[:60]}...")
+    if {"val", "validation"} <= set(given):
+        raise InputError("splits: both val and validation are there. Keep one of them.")
+    splits = {"validation" if name == "val" else name: sorted(map(str, ids)) for name, ids in given.items()}
+    unknown = sorted(set(splits) - set(records.SPLITS))
+    missing = sorted({i for ids in splits.values() for i in ids} - set(known))
+    doubled = sorted({i for ids in splits.values() for i in ids if ids.count(i) > 1})
+    faults = [
+        *([f"unknown splits {unknown}; {expected}"] if unknown else []),
+        *([f"case ids that are not in {root}: {missing}"] if missing else []),
+        *([f"case ids listed twice: {doubled}"] if doubled else []),
+        *([] if splits.get("train") else ["no training case"]),
+    ]
+    if faults:
+        raise InputError("splits: " + "; ".join(faults) + ".")
+    return {name: splits.get(name, []) for name in records.SPLITS}
 
 
 # --- plan -----------------------------------------------------------------------------------------------
@@ -131,6 +133,8 @@ def plan(
     case.
     """
     by_id = {one.case_id: one for one in dataset.cases}
+    sizes = files.walk(dataset.root)
+    identity = {"format": records.FORMAT, **config.records_identity()}
     content = config.model_dump(mode="json")
     tasks = []
     for split, ids in splits.items():
@@ -139,15 +143,16 @@ def plan(
         wanted = -(-len(ids) * bytes_per_case // (config.records.shard_mib * 2**20))
         count = min(len(ids), max(int(wanted), config.records.min_shards))
         for n in range(count):
-            tasks.append(
-                ShardTask(
-                    file=f"{split}-{n:05d}-of-{count:05d}.tfrecord",
-                    split=split,
-                    cases=tuple(by_id[i] for i in sorted(ids)[n::count]),
-                    output=output,
-                    config=content,
-                )
-            )
+            file = f"{split}-{n:05d}-of-{count:05d}.tfrecord"
+            cases = tuple(by_id[i] for i in sorted(ids)[n::count])
+            depends_on = {
+                "identity": identity,
+                "file": file,
+                "cases": [dataclasses.asdict(one) for one in cases],
+                "bytes": [sizes.get(path) for one in cases for path in one.paths()],
+            }
+            sha256 = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+            tasks.append(ShardTask(file, split, cases, output, content, sha256))
     return tasks
 
 
@@ -158,24 +163,26 @@ class Price:
     cases: int
     examples: int
     bytes: int
-    seconds: float | None
+    seconds: float | None  # on one worker
     free_bytes: int | None
 
     def lines(self, shard_count: int) -> list[str]:
-        free = "unknown" if self.free_bytes is None else f"{self.free_bytes / 2**30:.1f} GiB"
-        hours = (
-            []
-            if self.seconds is None
-            else [f"hours            about {self.seconds / 3600:.2f} on one worker like this machine"]
-        )
-        return [
-            f"cases            {self.cases}",
-            f"slices           about {self.examples}",
-            f"bytes            about {self.bytes / 2**30:.2f} GiB",
-            f"shards           {shard_count}",
-            *hours,
-            f"free disk        {free}",
-        ]
+        rows = {
+            "cases": f"{self.cases}",
+            "slices": f"about {self.examples}",
+            "bytes": f"about {in_units(self.bytes)}",
+            "shards": f"{shard_count}",
+        }
+        if self.seconds is not None:
+            hours = self.seconds / 3600
+            shown = f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else "under 0.1"
+            rows["hours"] = f"about {shown} on one worker of this machine; workers share them"
+        rows["free disk"] = "unknown" if self.free_bytes is None else in_units(self.free_bytes)
+        return [f"{name:<16} {text}" for name, text in rows.items()]
+
+
+def in_units(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
 
 
 def price(
@@ -190,6 +197,7 @@ def price(
         InputError: no case is sound.
     """
     chosen = {case_id for ids in splits.values() for case_id in ids}
+    n4_count = len(config.preprocess.n4_modalities) if with_n4 else 0
     faults: list[str] = []
     for one in dataset.cases:
         if one.case_id not in chosen:
@@ -197,21 +205,21 @@ def price(
         started = time.monotonic()
         try:
             loaded = case.load(one, config.data.modalities, need_label=True)
-            seconds_n4 = 0.0
-            if with_n4 and config.preprocess.n4_modalities:
-                before = time.monotonic()
+            sizes = {"train": [len(e) + records.FRAME_BYTES for e in _encoded(loaded, config, (), "train")]}
+            seconds = time.monotonic() - started
+            others = [len(e) + records.FRAME_BYTES for e in _encoded(loaded, config, (), "test")]
+            if n4_count:
+                started = time.monotonic()
                 brain = preprocess.brain_mask(loaded.image)
                 preprocess.n4(loaded.image[..., 0], brain, config.preprocess.n4_shrink, loaded.spacing_mm)
-                seconds_n4 = time.monotonic() - before
-            encoded = [len(e) for e in _encoded(loaded, config, n4=(), split="train")]
-        except InputError as error:
+                seconds += n4_count * (time.monotonic() - started)
+        except Exception as error:  # as in write_shard: one bad case is not the end
             faults.append(str(error))
             continue
-        seconds = time.monotonic() - started + seconds_n4 * (len(config.preprocess.n4_modalities) - 1)
         return Price(
             cases=len(chosen),
-            examples=len(encoded) * len(chosen),
-            bytes=(sum(encoded) + 16 * len(encoded)) * len(chosen),
+            examples=sum(len(ids) * len(sizes.get(split, others)) for split, ids in splits.items()),
+            bytes=sum(len(ids) * sum(sizes.get(split, others)) for split, ids in splits.items()),
             seconds=seconds * len(chosen) if with_n4 else None,
             free_bytes=files.free_bytes(output),
         )
@@ -278,7 +286,7 @@ def write_shard(task: ShardTask) -> Shard:
                 file.write(framed)
                 checksum.update(framed)
                 size += len(framed)
-            rows.append(CaseRow(case_id=one.case_id, examples=len(encoded)))
+            rows.append(CaseRow(case_id=one.case_id, examples=len(encoded), spacing_mm=loaded.spacing_mm))
     shard = Shard(
         file=task.file,
         split=task.split,
@@ -291,127 +299,3 @@ def write_shard(task: ShardTask) -> Shard:
     )
     files.write_bytes(task.part, shard.model_dump_json().encode())
     return shard
-
-
-# --- the whole set --------------------------------------------------------------------------------------
-
-
-def finished_shards(output: str | os.PathLike) -> dict[str, Shard]:
-    """The rows of the shards that an earlier run finished, from dataset.json and parts/, by file."""
-    rows: dict[str, Shard] = {}
-    if not files.is_folder(output):
-        return rows
-    with contextlib.suppress(InputError):
-        rows = {shard.file: shard for shard in records.read_manifest(output).shards}
-    parts = files.join(output, PARTS)
-    if files.is_folder(parts):
-        for path in files.walk(parts):
-            if path.endswith(".tfrecord.json"):
-                with contextlib.suppress(ValueError):
-                    row = Shard.model_validate_json(files.read_bytes(path))
-                    rows[row.file] = row
-    return rows
-
-
-def keep_rows(output: str | os.PathLike, rows: Sequence[Shard]) -> None:
-    """Puts the rows of finished shards back under parts/, where `assemble` reads them."""
-    for row in rows:
-        path = files.join(output, PARTS, row.file + ".json")
-        if not files.exists(path):
-            files.write_bytes(path, row.model_dump_json().encode())
-
-
-def claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
-    """Marks a folder as that of this job before the first shard, and clears what a killed run left.
-
-    Raises:
-        InputError: it holds the records, or the unfinished records, of another config or other cases.
-    """
-    mine = {"identity": config.records_identity(), "splits": {k: list(v) for k, v in splits.items()}}
-    marker = files.join(output, PARTS, "job.json")
-    theirs = None
-    if files.exists(marker):
-        theirs = files.read_json(marker)
-    elif files.exists(files.join(output, records.MANIFEST)):
-        manifest = records.read_manifest(output)
-        records.check_identity(manifest, config, output)
-        theirs = {"identity": manifest.identity, "splits": _planned_splits(manifest)}
-    if theirs is not None and theirs != mine:
-        what = "configuration" if theirs["identity"] != mine["identity"] else "set of cases or splits"
-        raise InputError(
-            f"{output}: holds records of another {what}. Choose another --output, or pass --overwrite to "
-            "delete them."
-        )
-    if theirs is None and files.is_folder(output) and files.walk(output):
-        raise InputError(f"{output}: not empty, and not a record set. Choose another --output.")
-    if files.is_folder(output):
-        for path in files.walk(output):
-            if files.PARTIAL in files.name(path):
-                files.remove(path)
-    files.write_json(marker, mine)
-
-
-def _planned_splits(manifest: Manifest) -> dict[str, list[str]]:
-    splits: dict[str, list[str]] = {name: [] for name in records.SPLITS}
-    for shard in manifest.shards:
-        splits[shard.split] += [row.case_id for row in (*shard.cases, *shard.rejected)]
-    return {name: sorted(ids) for name, ids in splits.items()}
-
-
-def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
-    """The manifest of a set all of whose shards are on disk.
-
-    Raises:
-        InputError: a shard is missing: the job did not run to its end.
-    """
-    rows = finished_shards(tasks[0].output)
-    missing = [task.file for task in tasks if task.file not in rows]
-    if missing:
-        raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
-    shards = [rows[task.file] for task in tasks]
-    used = {row.case_id for shard in shards for row in shard.cases}
-    sources = [one for task in tasks for one in task.cases if one.case_id in used]
-    schemas = collections.Counter(json.dumps(one.schema.to_json()) for one in sources)
-    spacing = (0.0, 0.0, 0.0)
-    if sources:
-        grid_case = sources[0]
-        _, image = case.read_nifti(grid_case.images[0][1])
-        spacing = case.spacing_of(image)
-    cases = {
-        split: tuple(sorted(row.case_id for s in shards if s.split == split for row in s.cases))
-        for split in records.SPLITS
-    }
-    return Manifest(
-        tfbrats_version=__version__,
-        kind=config.records.kind,
-        fields=records.field_descriptions(records.SCHEMAS[config.records.kind]),
-        identity=config.records_identity(),
-        modalities=config.data.modalities,
-        label_schemas=tuple(json.loads(text) for text, _ in schemas.most_common()),
-        layouts=tuple(sorted({one.layout for one in sources})),
-        spacing_mm=spacing,
-        examples={split: sum(s.examples for s in shards if s.split == split) for split in records.SPLITS},
-        cases=cases,
-        split_sha256=hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest(),
-        bytes=sum(shard.bytes for shard in shards),
-        rejected=sum(len(shard.rejected) for shard in shards),
-        shards=tuple(shards),
-    )
-
-
-def finish(output: str, manifest: Manifest) -> None:
-    """Writes dataset.json and removes parts/, which it now holds."""
-    files.write_bytes(
-        files.join(output, records.MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode()
-    )
-    files.remove(files.join(output, PARTS))
-
-
-def write_rejected(output: str, manifest: Manifest) -> None:
-    """Writes rejected.jsonl, a line a case, or removes an old one when none is rejected now."""
-    rows = [row for shard in manifest.shards for row in shard.rejected]
-    path = files.join(output, REJECTED)
-    if rows:
-        files.write_bytes(path, "".join(row.model_dump_json() + "\n" for row in rows).encode())
-    else:
-        files.remove(path)

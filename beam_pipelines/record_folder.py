@@ -1,0 +1,215 @@
+"""Whose folder an output folder is, and what lies finished in it. Runs where the command runs.
+
+While a job is under way `parts/` holds its name (job.json) and a row for each finished shard; dataset.json
+takes their place when all are there. Refuses folders that hold anything else: nothing of a person's is
+overwritten or deleted.
+"""
+
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tfbrats import __version__, files, records
+from tfbrats.command import InputError
+from tfbrats.config import Config, differences
+from tfbrats.records import Manifest, Shard
+from tfbrats.shards import PARTS, ShardTask
+
+REJECTED = "rejected.jsonl"
+_JOB = "job.json"  # under parts/: whose folder this is until dataset.json says so
+_SHARD = re.compile(rf"({'|'.join(records.SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_OURS = re.compile(rf"{_SHARD.pattern}(\.json)?|{re.escape(_JOB)}|{records.MANIFEST}|{REJECTED}")
+
+
+def _is_record_set(output: str) -> bool:
+    if files.exists(files.join(output, PARTS, _JOB)):
+        return True
+    path = files.join(output, records.MANIFEST)
+    if not files.exists(path):
+        return False
+    try:
+        content = files.read_json(path)
+    except InputError:  # damaged: the company it keeps decides
+        return any(_SHARD.fullmatch(files.name(one)) for one in files.walk(output))
+    # MSD and nnU-Net have a dataset.json too.
+    return isinstance(content, dict) and "shards" in content
+
+
+def _foreign_files(output: str) -> list[str]:
+    """The files under `output` that no record set holds; all of them, if it is none."""
+    listing = list(files.walk(output)) if files.is_folder(output) else []
+    if not _is_record_set(output):
+        return [path for path in listing if files.PARTIAL not in files.name(path)]
+    root = min((files.parent(path).removesuffix(f"/{PARTS}") for path in listing), key=len)
+    names = {path: files.name(path) for path in listing}
+    for path, name in names.items():
+        if files.PARTIAL in name:  # .NAME.partial-12345678
+            names[path] = name.partition(files.PARTIAL)[0].removeprefix(".")
+    at_home = (root, f"{root}/{PARTS}")
+    return [p for p, name in names.items() if files.parent(p) not in at_home or not _OURS.fullmatch(name)]
+
+
+def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
+    """Raises InputError unless `output` is free, or holds records, finished or not, of this very job."""
+    if not _is_record_set(output):
+        foreign = _foreign_files(output)
+        if foreign:
+            raise InputError(
+                f"{output}: not empty, and not a record set: it holds {files.name(foreign[0])}. Choose "
+                "another --output."
+            )
+        return
+    cure = "Choose another --output, or pass --overwrite to delete them."
+    marker = files.join(output, PARTS, _JOB)
+    if files.exists(marker):
+        theirs = files.read_json(marker)
+    else:
+        manifest = records.read_manifest(output)
+        planned = collections.defaultdict(list)
+        for shard in manifest.shards:
+            planned[shard.split] += [row.case_id for row in (*shard.cases, *shard.rejected)]
+        theirs = {"identity": manifest.identity, "splits": {k: sorted(v) for k, v in planned.items()}}
+    found = differences(config.records_identity(), theirs["identity"])
+    if found:
+        listed = "\n  ".join(found)
+        raise InputError(f"{output}: holds records of another configuration:\n  {listed}\n{cure}")
+    mine, other = ({i: k for k, ids in s.items() for i in ids} for s in (splits, theirs["splits"]))
+    changed = [
+        f"{i}: {mine.get(i, 'not there')}, in the records {other.get(i, 'not there')}"
+        for i in sorted({*mine, *other})
+        if mine.get(i) != other.get(i)
+    ]
+    if changed:
+        listed = "\n  ".join(changed[:5]) + (f"\n  and {len(changed) - 5} more" if changed[5:] else "")
+        raise InputError(f"{output}: holds records of other cases or splits:\n  {listed}\n{cure}")
+
+
+def claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
+    """Marks a folder as that of this job before the first shard, and clears what a killed run left."""
+    content = {"identity": config.records_identity(), "splits": {k: list(v) for k, v in splits.items()}}
+    if files.is_folder(output):
+        _remove(path for path in files.walk(output) if files.PARTIAL in files.name(path))
+    files.write_json(files.join(output, PARTS, _JOB), content)
+
+
+def deletable_bytes(output: str) -> int:
+    """How many bytes it frees to delete a record set, finished or not.
+
+    Raises:
+        InputError: the folder holds anything else.
+    """
+    foreign = _foreign_files(output)
+    if foreign:
+        raise InputError(
+            f"{output}: holds {files.name(foreign[0])}, which is no part of a record set: nothing is deleted. "
+            "Choose another --output."
+        )
+    return sum(files.walk(output).values()) if files.is_folder(output) else 0
+
+
+def _remove(paths: Iterable[str]) -> None:
+    for path in list(paths):
+        files.remove(path)
+
+
+# --- the whole set --------------------------------------------------------------------------------------
+
+
+def finished_shards(output: str | os.PathLike) -> dict[str, Shard]:
+    """The rows of the shards that an earlier run finished, from dataset.json and parts/, by file."""
+    rows: dict[str, Shard] = {}
+    if not files.is_folder(output):
+        return rows
+    with contextlib.suppress(InputError):
+        rows = {shard.file: shard for shard in records.read_manifest(output).shards}
+    parts = files.join(output, PARTS)
+    if files.is_folder(parts):
+        for path in files.walk(parts):
+            if path.endswith(".tfrecord.json"):
+                with contextlib.suppress(ValueError):
+                    row = Shard.model_validate_json(files.read_bytes(path))
+                    rows[row.file] = row
+    return rows
+
+
+def resume(output: str | os.PathLike, kept: Sequence[Shard]) -> None:
+    """Back to "unfinished": puts the rows of finished shards under parts/ and takes dataset.json away.
+
+    `assemble` reads the rows; a reader finds no manifest while shards are being rewritten.
+    """
+    for row in kept:
+        path = files.join(output, PARTS, row.file + ".json")
+        if not files.exists(path):
+            files.write_bytes(path, row.model_dump_json().encode())
+    files.remove(files.join(output, records.MANIFEST))
+
+
+def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
+    """The manifest of a set all of whose shards are on disk.
+
+    Raises:
+        InputError: a shard is missing: the job did not run to its end.
+    """
+    rows = finished_shards(tasks[0].output)
+    missing = [
+        task.file for task in tasks if task.file not in rows or rows[task.file].task_sha256 != task.sha256
+    ]
+    if missing:
+        raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
+    shards = [rows[task.file] for task in tasks]
+    used = {row.case_id for shard in shards for row in shard.cases}
+    sources = [one for task in tasks for one in task.cases if one.case_id in used]
+    schemas = collections.Counter(json.dumps(one.schema.to_json()) for one in sources)
+    spacings = collections.Counter(row.spacing_mm for shard in shards for row in shard.cases)
+    cases = {
+        split: tuple(sorted(row.case_id for s in shards if s.split == split for row in s.cases))
+        for split in records.SPLITS
+    }
+    return Manifest(
+        tfbrats_version=__version__,
+        kind=config.records.kind,
+        fields=records.field_descriptions(records.SCHEMAS[config.records.kind]),
+        identity=config.records_identity(),
+        modalities=config.data.modalities,
+        label_schemas=tuple(json.loads(text) for text, _ in schemas.most_common()),
+        layouts=tuple(sorted({one.layout for one in sources})),
+        spacing_mm=spacings.most_common(1)[0][0] if spacings else (0.0, 0.0, 0.0),
+        examples={split: sum(s.examples for s in shards if s.split == split) for split in records.SPLITS},
+        cases=cases,
+        split_sha256=hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest(),
+        bytes=sum(shard.bytes for shard in shards),
+        rejected=sum(len(shard.rejected) for shard in shards),
+        shards=tuple(shards),
+    )
+
+
+def finish(output: str, manifest: Manifest) -> None:
+    """Writes dataset.json, then removes parts/, which it now holds, and what belongs to no shard of it.
+
+    Workers that died, or an earlier plan with other shards, may have left such files.
+    """
+    files.write_bytes(
+        files.join(output, records.MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode()
+    )
+    files.remove(files.join(output, PARTS))
+    current = {shard.file for shard in manifest.shards}
+    _remove(
+        path
+        for path in files.walk(output)
+        if files.PARTIAL in files.name(path)
+        or (_SHARD.fullmatch(files.name(path)) and files.name(path) not in current)
+    )
+
+
+def write_rejected(output: str, manifest: Manifest) -> None:
+    """Writes rejected.jsonl, a line a case, or removes an old one when none is rejected now."""
+    rows = [row for shard in manifest.shards for row in shard.rejected]
+    path = files.join(output, REJECTED)
+    if rows:
+        files.write_bytes(path, "".join(row.model_dump_json() + "\n" for row in rows).encode())
+    else:
+        files.remove(path)
