@@ -417,7 +417,8 @@ def main(arguments: Sequence[str]) -> int | None:
             except InputError as error:
                 if len(targets) == 1 or getattr(error, "code", None) in _CONCERNS_ALL:
                     raise
-                faults.append(str(error))
+                text = str(error)
+                faults.append(text if entry.case_id in text else f"{entry.case_id}: {text}")
     if faults:
         print(f"{len(faults)} of {len(todo)} cases failed:\n  " + "\n  ".join(faults))
         return 1

@@ -76,14 +76,28 @@ class _Servable:
     ended: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
+@contextlib.contextmanager
+def _without_deprecation_notes() -> Iterator[None]:
+    """Spares the person at the desk what TensorFlow says about a function that its own server rests on."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "is deprecated and will be removed" not in str(record.msg)
+
+    tf.get_logger().addFilter(keep)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(keep)
+
+
 def _load(path: str, version: int) -> _Servable:
     """Raises what TensorFlow raises on a version it cannot load."""
     options = tf.compat.v1.ConfigProto()
     options.gpu_options.allow_growth = True  # others work on the desk's GPU too
     session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
     try:
-        with session.graph.as_default():
-            # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
+        # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
+        with session.graph.as_default(), _without_deprecation_notes():
             meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], path)
     except BaseException:
         session.close()
