@@ -1,5 +1,7 @@
 """What several tests share: small simulated data sets, places to put files, and the way to real cases."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import uuid
@@ -7,7 +9,7 @@ import uuid
 import fsspec
 import pytest
 
-from tfbrats import phantom
+from tfbrats import config, phantom, records
 
 TINY_SHAPE = (32, 32, 20)
 
@@ -25,6 +27,47 @@ def tiny_dataset(tmp_path_factory):
         return written[edition]
 
     return of
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSet:
+    """A small record set, and where it came from."""
+
+    cases: pathlib.Path
+    folder: str
+    overrides: tuple[str, ...]  # on smoke_2d.yaml
+
+    def config(self, *more: str) -> config.Config:
+        return config.load("smoke_2d.yaml", [*self.overrides, *more])
+
+    @property
+    def manifest(self) -> records.Manifest:
+        return records.read_manifest(self.folder)
+
+
+@pytest.fixture(scope="session")
+def record_set(tmp_path_factory) -> RecordSet:
+    """Records of four tiny simulated cases, three to train on and one to validate, made by the job itself."""
+    from beam_pipelines import nifti_to_tfrecord
+
+    root = tmp_path_factory.mktemp("record_set")
+    ids = phantom.write_dataset(root / "cases", 4, "2020", seed=5, shape=(40, 44, 16))
+    (root / "splits.json").write_text(json.dumps({"train": ids[:3], "validation": ids[3:]}))
+    folder = str(root / "records")
+    overrides = (
+        "records.slice_shape=[48, 48]",
+        "records.min_shards=3",
+        "train.batch_size=4",
+        "model.width=2",
+        f"data.records={folder}",
+    )
+    nifti_to_tfrecord.main(
+        [
+            *("--config", "smoke_2d.yaml", "--input", str(root / "cases"), "--output", folder),
+            *("--splits", str(root / "splits.json"), *overrides),
+        ]
+    )
+    return RecordSet(root / "cases", folder, overrides)
 
 
 @pytest.fixture(params=["local", "memory"])

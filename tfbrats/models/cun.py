@@ -77,4 +77,4 @@ def build(width: int, channels: int, synchronised: bool) -> keras.Model:
 
 def branches_only(network: keras.Model) -> keras.Model:
     """The same layers without the auxiliary heads, which only training needs."""
-    return keras.Model(network.inputs, {name: network.output[name] for name in BRANCHES}, name="cun_branches")
+    return keras.Model(network.inputs[0], {name: network.output[name] for name in BRANCHES}, name="cun_branches")

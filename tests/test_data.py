@@ -1,0 +1,105 @@
+"""From shards to batches: nothing lost, nothing twice, the same again."""
+
+import numpy as np
+import pytest
+
+from tfbrats import case as cases
+from tfbrats import data, examples, layouts, preprocess, records
+from tfbrats.command import InputError
+
+
+def _take(dataset, steps):
+    return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(steps)]
+
+
+def test_validation_yields_every_slice_once_in_place_and_fills_up_with_nothing(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    batches = _take(data.validation(manifest, folder, settings, "validation", 4), 100)
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    count = manifest.examples["validation"]
+    assert valid.sum() == count
+    assert len(valid) == -(-count // 4) * 4
+    label = np.concatenate([batch["label"] for batch in batches])[valid == 1]
+    image = np.concatenate([batch["image"] for batch in batches])[valid == 1]
+
+    # The same slices by hand: the whole volume, normalised, on the canvas.
+    loaded = cases.load(layouts.find(record_set.cases).cases[3], settings.data.modalities)
+    brain = preprocess.brain_mask(loaded.image)
+    whole = preprocess.z_score(loaded.image, brain)
+    with_brain = np.flatnonzero(brain.any(axis=(0, 1)))
+    padded = np.pad(whole, ((4, 4), (2, 2), (0, 0), (0, 0)))
+    assert np.array_equal(label, np.pad(loaded.label, ((4, 4), (2, 2), (0, 0))).transpose(2, 0, 1)[with_brain])
+    assert np.array_equal(image, padded.transpose(2, 0, 1, 3)[with_brain].astype(np.float16))
+
+
+def test_an_epoch_sees_every_training_slice_once(record_set):
+    folder, manifest = record_set.folder, record_set.manifest
+    settings = record_set.config("data.rotation_degrees=0", "data.flip=0")
+    count = manifest.examples["train"]
+    batches = _take(data.training(manifest, folder, settings, 0, count), 1)
+    keys = {
+        label.tobytes() + image.tobytes()
+        for label, image in zip(batches[0]["label"], batches[0]["image"], strict=True)
+    }
+    assert len(keys) == count
+
+
+def test_the_same_epoch_is_the_same_stream_and_the_next_another(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    first, again, other = (_take(data.training(manifest, folder, settings, epoch, 4), 5) for epoch in (1, 1, 2))
+    for a, b in zip(first, again, strict=True):
+        for name in a:
+            assert np.array_equal(a[name], b[name]), name
+    assert not np.array_equal(first[0]["image"], other[0]["image"])
+
+
+def test_going_on_at_step_three_sees_what_step_three_would_have_seen(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    whole = _take(data.training(manifest, folder, settings, 0, 4), 6)
+    rest = _take(data.training(manifest, folder, settings, 0, 4, first_step=3), 3)
+    for a, b in zip(whole[3:], rest, strict=True):
+        for name in a:
+            assert np.array_equal(a[name], b[name]), name
+
+
+def test_draws_are_uniform_and_new_each_epoch(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    first, other = (
+        np.concatenate([b["draws"] for b in _take(data.training(manifest, folder, settings, e, 4), 5)])
+        for e in (0, 1)
+    )
+    assert abs(first.mean() - 0.5) < 0.01
+    assert first.min() >= 0 and first.max() < 1
+    # A slice's draws differ between epochs, and between two slices of one epoch.
+    assert not {row.tobytes() for row in first} & {row.tobytes() for row in other}
+    assert len({row.tobytes() for row in first[: manifest.examples["train"]]}) > 1
+
+
+def test_the_parser_reads_what_the_writer_wrote_to_the_bit(record_set):
+    folder, manifest = record_set.folder, record_set.manifest
+    for content in records.read_records(f"{folder}/{manifest.shards[0].file}"):
+        ours = records.decode(records.SLICES, content)
+        theirs = data.parse(records.SLICES, content)
+        for field in records.SLICES:
+            value = theirs[field.name].numpy()
+            value = value.decode() if field.dtype == "string" else value
+            assert np.array_equal(value, ours[field.name]), field.name
+
+
+def test_padding_is_background_everywhere(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    batch = _take(data.validation(manifest, folder, settings, "validation", 4), 1)[0]
+    corner = batch["region"][:, 0, 0]
+    assert (corner == examples.LwsRegion.S1).all()
+    assert not batch["image"][:, 0, 0].any()
+
+
+def test_an_empty_split_is_an_error_that_names_it(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    with pytest.raises(InputError, match="no test examples"):
+        data.validation(manifest, folder, settings, "test", 4)
+
+
+def test_files_are_shared_out_only_when_they_divide():
+    assert data.shard_policy(8, 4) == "FILE"
+    assert data.shard_policy(8, 3) == "DATA"

@@ -1,0 +1,157 @@
+"""Equation 1 and the regions' weights of paper A, by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfbrats import losses
+from tfbrats.examples import LwsRegion, region_map
+
+# An 8 x 8 slice, written out. "." is black background; letters are brain: "b" normal, "n" NCR, "e" ED, "t" ET.
+SLICE = """
+........
+.bbbbbb.
+.beeebb.
+.beteeb.
+.benteb.
+.beeebb.
+.bbbbbb.
+........
+"""
+# With a band 2 pixels wide (radius 1): tumour pixels with a 4-neighbour outside are contour, and so are
+# their 4-neighbours outside. 0 S1, 1 S2, 2 S3, 3 S4.
+REGIONS = """
+00000000
+01333110
+03333310
+03322330
+03322330
+03333310
+01333110
+00000000
+"""
+
+
+def _grid(text, table):
+    return np.array([[table[letter] for letter in line] for line in text.split()])
+
+
+@pytest.fixture
+def tissues():
+    return _grid(SLICE, {".": 0, "b": 0, "n": 1, "e": 2, "t": 3})
+
+
+@pytest.fixture
+def regions():
+    return _grid(REGIONS, {"0": 0, "1": 1, "2": 2, "3": 3}).astype(np.uint8)
+
+
+def test_the_region_map_is_the_one_written_out_by_hand(tissues, regions):
+    brain = _grid(SLICE, {".": False, "b": True, "n": True, "e": True, "t": True})
+    assert region_map(brain, tissues > 0, 2, (1, 1)).tolist() == regions.tolist()
+
+
+def test_weights_of_each_region_are_the_papers(regions):
+    draws = np.where(np.indices((8, 8)).sum(axis=0) % 2 == 0, 0.2, 0.8)[None].astype(np.float32)
+    one, two = losses.sample_weights(regions[None], draws, 0.5, contour_weight=2)
+    one, two = np.array(one)[0], np.array(two)[0]
+    for weights, s3, s4 in ((one, 1, 2), (two, 1, 1)):
+        assert set(weights[regions == LwsRegion.S1]) == {0}
+        assert set(weights[regions == LwsRegion.S3]) == {s3}
+        assert set(weights[regions == LwsRegion.S4]) == {s4}
+    normal = regions == LwsRegion.S2
+    assert (one[normal] == (draws[0][normal] < 0.5)).all()
+    assert set(one[normal]) == {0, 1}
+    assert not two[normal].any()
+
+
+def test_p2_follows_equation_3_with_the_contour_counted(tissues, regions):
+    positives, normals = losses.region_counts(regions[None], (tissues > 0)[None].astype(np.int32))
+    assert float(positives[0]) == np.sum(tissues > 0)  # 16 tumour pixels, contour or not
+    assert float(normals[0]) == np.sum(regions == LwsRegion.S2)
+    expected = min(1, 1.5 * np.sum(tissues > 0) / np.sum(regions == LwsRegion.S2))
+    assert float(losses.sampling_probability(positives, normals, 1.5, 0.01)[0]) == pytest.approx(expected)
+    assert float(losses.sampling_probability(np.float32(3), np.float32(100), 1.5, 0.01)) == pytest.approx(0.045)
+    assert float(losses.sampling_probability(np.float32(0), np.float32(100), 1.5, 0.01)) == pytest.approx(0.01)
+
+
+def test_equation_1_by_hand(tissues, regions):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, 8, 8, 4)).astype(np.float32)
+    draws = rng.random((1, 8, 8)).astype(np.float32)
+    weights, _ = losses.sample_weights(regions[None], draws, 0.4, contour_weight=2)
+    found = losses.ratio(
+        losses.weighted_cross_entropy_sum(logits, tissues[None], weights), np.float32(np.sum(weights))
+    )
+
+    # The double sum of the paper, pixel by pixel, in float64.
+    top = bottom = 0.0
+    for i in range(8):
+        for j in range(8):
+            region = regions[i, j]
+            w = {0: 0.0, 1: float(draws[0, i, j] < 0.4), 2: 1.0, 3: 2.0}[int(region)]
+            scores = np.exp(logits[0, i, j].astype(np.float64))
+            top += -np.log(scores[tissues[i, j]] / scores.sum()) * w
+            bottom += w
+    assert float(found) == pytest.approx(top / bottom, rel=1e-5)
+
+
+def test_with_w_1_it_is_plain_cross_entropy(tissues):
+    logits = np.random.default_rng(1).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    classes = np.stack([tissues, tissues[::-1]])
+    ones = np.ones((2, 8, 8), np.float32)
+    found = losses.ratio(losses.weighted_cross_entropy_sum(logits, classes, ones), np.float32(ones.sum()))
+    reference = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(classes, logits)
+    assert float(found) == pytest.approx(float(reference), rel=1e-5)
+
+
+def test_the_drawn_share_of_s2_matches_beta_within_sampling_error():
+    rng = np.random.default_rng(2)
+    regions = np.full((4, 200, 200), LwsRegion.S2, np.uint8)
+    regions[:, :60, :60] = LwsRegion.S3
+    whole = (regions == LwsRegion.S3).astype(np.int32)
+    positives, normals = (np.sum(count) for count in losses.region_counts(regions, whole))
+    p2 = losses.sampling_probability(positives, normals, beta=1.5, floor=0.01)
+    draws = rng.random(regions.shape).astype(np.float32)
+    weights, _ = losses.sample_weights(regions, draws, p2, contour_weight=2)
+    drawn = np.array(weights)[regions == LwsRegion.S2].sum()
+    wanted = 1.5 * positives  # eq. 3: p2 * N_S2 = beta * N_pos
+    deviation = np.sqrt(float(normals) * float(p2) * (1 - float(p2)))
+    assert abs(drawn - wanted) < 4 * deviation
+
+
+def test_scope_slice_gives_each_slice_its_own_share():
+    regions = np.full((2, 10, 10), LwsRegion.S2, np.uint8)
+    regions[0, :5] = LwsRegion.S3
+    whole = (regions == LwsRegion.S3).astype(np.int32)
+    p2 = losses.sampling_probability(*losses.region_counts(regions, whole), 1.5, 0.01)
+    draws = np.full((2, 10, 10), 0.5, np.float32)
+    weights, _ = losses.sample_weights(regions, draws, p2, 2)
+    assert np.array(p2) == pytest.approx([1.0, 0.01])
+    assert np.array(weights)[0].sum() == 100
+    assert np.array(weights)[1].sum() == 0
+
+
+def test_a_batch_without_tumour_costs_unet2_nothing():
+    assert float(losses.ratio(np.float32(0), np.float32(0))) == 0
+
+
+def test_a_resection_cavity_counts_as_no_tumour():
+    whole, parts = losses.targets(np.array([[[0, 1, 2, 3, 4]]], np.uint8))
+    assert np.array(whole).tolist() == [[[0, 1, 1, 1, 0]]]
+    assert np.array(parts).tolist() == [[[0, 1, 2, 3, 0]]]
+
+
+def test_the_decays_gradient_is_the_kernels_themselves():
+    import tensorflow as tf
+
+    kernel = tf.Variable([[1.0, -2.0], [3.0, 0.5]])
+    with tf.GradientTape() as tape:
+        value = losses.half_squared_norm([kernel])
+    assert float(value) == pytest.approx(0.5 * (1 + 4 + 9 + 0.25))
+    assert np.array(tape.gradient(value, kernel)).tolist() == kernel.numpy().tolist()
+
+
+def test_omega_weighs_the_eight_auxiliary_losses_and_no_branch():
+    parts = {"branch1": 2.0, "branch2": 3.0, **{f"aux{n}": 1.0 for n in range(1, 9)}}
+    assert losses.data_loss(parts, ("branch1", "branch2"), 0.1) == pytest.approx(5.8)

@@ -1,0 +1,164 @@
+"""The whole way once, on simulated cases: NIfTI -> TFRecord -> training -> SavedModel -> gRPC -> scores.
+
+    python -m tfbrats.demo
+
+Takes at most five minutes on two cores and needs no data. Each step is a command that you could have typed;
+it is printed before it runs, and its output is kept under logs/. Run again, it goes on where it was stopped.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from tfbrats import command, records
+from tfbrats.command import InputError
+
+CASES = 20  # 12 to train on, 4 to validate, 4 that nothing has seen
+SHAPE = ("96", "96", "64")
+SERVER_START_S = 120
+
+
+class _Steps:
+    """Runs commands one after the other, says what runs, and keeps what each printed."""
+
+    def __init__(self, output: pathlib.Path):
+        self.output = output
+        self.logs = output / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.done: list[str] = []
+
+    def run(self, title: str, *arguments: str, show: bool = False) -> None:
+        """`python -m ARGUMENTS`.
+
+        Raises:
+            InputError: it failed; the message ends with the last lines that it printed.
+        """
+        line = f"python -m {' '.join(arguments)}"
+        print(f"\n[{len(self.done) + 1}] {title}\n    {line}", flush=True)
+        log = self.logs / f"{len(self.done) + 1:02d}-{arguments[0].split('.')[-1]}.txt"
+        self.done.append(line)
+        started = time.monotonic()
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
+            for text in process.stdout:
+                file.write(text)
+                if show:
+                    print(f"    {text.rstrip()}", flush=True)
+            code = process.wait()
+        if code:
+            tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
+            raise InputError(f"this step failed (exit code {code}):\n    {line}\n{tail}\nAll of it: {log}")
+        print(f"    {time.monotonic() - started:.0f} s", flush=True)
+
+    @contextlib.contextmanager
+    def server(self, model: pathlib.Path) -> Iterator[str]:
+        """The embedded server on a free port, as host:port, until the block ends."""
+        arguments = ("-m", "serving.server", "--model_base_path", str(model), "--port", "0")
+        line = f"python {' '.join(arguments)}"
+        print(f"\n[{len(self.done) + 1}] Serve it\n    {line}", flush=True)
+        log = self.logs / f"{len(self.done) + 1:02d}-server.txt"
+        self.done.append(line)
+        with log.open("w") as file:
+            process = subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT)
+            try:
+                yield self._address(process, log)
+            finally:
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+    def _address(self, process: subprocess.Popen, log: pathlib.Path) -> str:
+        limit = time.monotonic() + SERVER_START_S
+        while time.monotonic() < limit and process.poll() is None:
+            ready = re.search(r"^ready: .* on (\S+:\d+)", log.read_text(), re.MULTILINE)
+            if ready:
+                print(f"    ready on {ready.group(1)}", flush=True)
+                return ready.group(1)
+            time.sleep(0.2)
+        raise InputError(f"the server did not start:\n{log.read_text()[-2000:]}")
+
+
+def demo(output: pathlib.Path) -> None:
+    """Runs all steps under `output`.
+
+    Raises:
+        InputError: a step failed.
+    """
+    started = time.monotonic()
+    steps = _Steps(output)
+    cases, sets, run = output / "cases", output / "records", output / "run"
+    model, predictions = output / "models" / "smoke_2d", output / "predictions"
+
+    steps.run(
+        "Simulate glioma cases",
+        *("tfbrats.phantom", "--output", str(cases), "--cases", str(CASES), "--edition", "2020"),
+        *("--seed", "1", "--shape", *SHAPE),
+    )
+    steps.run("Look at them", "tfbrats.inspect", str(cases))
+    steps.run(
+        "Turn NIfTI into TFRecords with Beam",
+        *("beam_pipelines.nifti_to_tfrecord", "--config", "smoke_2d.yaml"),
+        *("--input", str(cases), "--output", str(sets)),
+    )
+    steps.run(
+        "Train the cascaded U-Net with loss weighted sampling",
+        *("tfbrats.train", "--config", "smoke_2d.yaml", "--data", str(sets), "--run", str(run)),
+        show=True,
+    )
+    if not any(model.glob("[0-9]*")):
+        steps.run("Export it", "tfbrats.export", "--run", str(run), "--output", str(model))
+    unseen = records.read_manifest(sets).cases["test"]
+    with steps.server(model) as address:
+        for case_id in unseen:
+            steps.run(
+                f"Segment {case_id}, which nothing has seen, over gRPC",
+                *("serving.client", "--server", address, "--model", model.name, "--overwrite"),
+                *("--input", str(cases), "--case", case_id),
+                *("--output", str(predictions / f"{case_id}.nii.gz")),
+            )
+    steps.run(
+        "Score the segmentations",
+        *("tfbrats.evaluate", "--prediction", str(predictions), "--reference", str(cases)),
+        *("--cases", ",".join(unseen), "--output", str(output)),
+        show=True,
+    )
+    notes = [f"--note={line}" for line in steps.done]
+    page = output / "report.html"
+    steps.run(
+        "Draw them",
+        *("tfbrats.report", "--metrics", str(output), "--prediction", str(predictions)),
+        *("--reference", str(cases), "--run", str(run), "--output", str(page)),
+        *("--title", "tfbrats demo: simulated cases", *notes),
+    )
+    print(
+        f"\ndone in {time.monotonic() - started:.0f} s. Look at\n"
+        f"    {page}  pictures beside scores\n"
+        f"    {output / 'metrics.csv'}  a row per case and region\n"
+        f"    {predictions}/  the segmentations, NIfTI\n"
+        f"    {run}/  the run: config, history, TensorBoard, checkpoints\n"
+        f"    {model}/1/  the SavedModel with tfbrats.json"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command.parser("tfbrats.demo", __doc__)
+    parser.add_argument("--output", default="demo", help="folder for everything (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    demo(pathlib.Path(options.output))
+
+
+if __name__ == "__main__":
+    command.run(main)
