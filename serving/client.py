@@ -27,8 +27,6 @@ from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.model_card import ModelCard
 
-WHOLE_CASE = "serving_default"  # float32
-WHOLE_CASE_INT16 = "int16"  # the same, half the bytes
 DESCRIBE = "describe"
 
 # gRPC refuses answers over 4 MiB unless told otherwise; a label map of BraTS is 8.9 MB.
@@ -258,7 +256,7 @@ class Client:
             text = f"{self._what()} has no signature {signature!r} ({said}). " + (
                 "It was not exported by tfbrats, or long ago: give its tfbrats.json with --card."
                 if signature == DESCRIBE
-                else f"Leave --signature out, or give {WHOLE_CASE}."
+                else "Leave --signature out, or give serving_default."
             )
         elif code is status.INVALID_ARGUMENT:
             text = f"{self._what()} refuses the inputs: {said}"
@@ -285,24 +283,17 @@ def _is_unavailable(error: BaseException) -> bool:
 
 def _inputs(card: ModelCard, case: Case, signature: str | None) -> tuple[dict[str, np.ndarray], str]:
     """The signature to call and its inputs by modality name."""
-    missing = [name for name in card.modalities if name not in case.modalities]
-    if missing:
-        raise InputError(
-            f"{case.case_id}: the model wants {', '.join(card.modalities)}; {', '.join(missing)} not loaded."
-        )
     arrays = model_card.inputs(card, case)
-    arrays = {name: arrays[name] for name in card.modalities}
-    whole = all(array.dtype == np.int16 for array in arrays.values())
-    if signature is None:
-        signature = WHOLE_CASE_INT16 if whole and WHOLE_CASE_INT16 in card.signatures else WHOLE_CASE
-    if signature == WHOLE_CASE_INT16:
-        if not whole:
-            raise InputError(
-                f"{case.case_id}: holds fractions (its files do, or N4 made them), which signature "
-                f"{signature} cannot take. Leave --signature out, or give {WHOLE_CASE}."
-            )
-        return arrays, signature
-    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}, signature
+    natural = model_card.signature_for(arrays)
+    chosen = signature or natural
+    if chosen == natural:
+        return arrays, chosen
+    if chosen == "int16":
+        raise InputError(
+            f"{case.case_id}: holds fractions (its files do, or N4 made them), which signature int16 cannot "
+            f"take. Leave --signature out, or give {natural}."
+        )
+    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}, chosen
 
 
 # --- command --------------------------------------------------------------------------------------------

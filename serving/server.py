@@ -3,10 +3,8 @@
     python -m serving.server --model_base_path models/cun --port 8500
 
 Serves the highest integer-named version under the base path, looks for newer ones and swaps without
-failing a request. Flags are named as tensorflow_model_server's, so that a command line can move there.
-It runs a version as the real server does: a Session on the version's graph, fetching only the outputs
-asked for, with the call's deadline as its limit. It has no REST, batching, metrics, TLS or several models:
-see serving/README.md.
+failing a request. Flags are named as tensorflow_model_server's, so that a command line can move there. It
+has no REST, batching, metrics, TLS or several models: see serving/README.md.
 """
 
 import argparse
@@ -14,294 +12,30 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
-    prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
 
+from serving.versions import DEFAULT_SIGNATURE, CallError, Versions, invalid, run, signature_of, written_at
 from tfbrats import command, files
 from tfbrats.command import InputError
 
 log = logging.getLogger(__name__)
 
-_State = get_model_status_pb2.ModelVersionStatus
-_DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-_WARMUP = "assets.extra/tf_serving_warmup_requests"
 # Threads wait here for their turn to run; more than `max_workers`, so that status is always answered.
 _THREADS = 32
 # A message of up to 2 GiB, protobuf's own limit: a float32 case of BraTS is 143 MB.
 _UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
-
-
-class CallError(Exception):
-    """What one caller did wrong, as the gRPC status that TensorFlow Serving answers."""
-
-    def __init__(self, code: grpc.StatusCode, text: str):
-        super().__init__(text)
-        self.code = code
-
-
-def _invalid(text: str) -> CallError:
-    return CallError(grpc.StatusCode.INVALID_ARGUMENT, text)
-
-
-# TensorFlow's error numbers are gRPC's.
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-# --- one version ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Servable:
-    """One loaded version. Closed when it is retired and its last call has ended."""
-
-    version: int
-    session: tf.compat.v1.Session
-    signatures: dict[str, meta_graph_pb2.SignatureDef]
-    calls: int = 0
-    retired: bool = False
-    ended: Callable[[], None] = field(default=lambda: None, repr=False)
-
-
-@contextlib.contextmanager
-def _without_deprecation_notes() -> Iterator[None]:
-    """Spares the person at the desk what TensorFlow says about a function that its own server rests on."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "is deprecated and will be removed" not in str(record.msg)
-
-    tf.get_logger().addFilter(keep)
-    try:
-        yield
-    finally:
-        tf.get_logger().removeFilter(keep)
-
-
-def _load(path: str, version: int) -> _Servable:
-    """Raises what TensorFlow raises on a version it cannot load."""
-    options = tf.compat.v1.ConfigProto()
-    options.gpu_options.allow_growth = True  # others work on the desk's GPU too
-    session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
-    try:
-        # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
-        with session.graph.as_default(), _without_deprecation_notes():
-            meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], path)
-    except BaseException:
-        session.close()
-        raise
-    return _Servable(version, session, dict(meta_graph.signature_def))
-
-
-def _braced(names: Sequence[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
-
-
-def _feeds(signature, inputs) -> dict[str, np.ndarray]:
-    """Graph tensor name -> array, checked against the signature."""
-    sent, wanted = set(inputs), set(signature.inputs)
-    if len(sent) != len(wanted):
-        raise _invalid(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} len({_braced(sent)}) != "
-            f"len({_braced(wanted)}). Sent extra: {_braced(sent - wanted)}. "
-            f"Missing but required: {_braced(wanted - sent)}."
-        )
-    feeds = {}
-    for alias, tensor in inputs.items():
-        if alias not in wanted:
-            raise _invalid(
-                f"input tensor alias not found in signature: {alias}. "
-                f"Inputs expected to be in the set {_braced(wanted)}."
-            )
-        info = signature.inputs[alias]
-        expected = tf.dtypes.as_dtype(info.dtype)
-        if tensor.dtype != info.dtype:
-            received = "no dtype" if not tensor.dtype else tf.dtypes.as_dtype(tensor.dtype).name
-            raise _invalid(f"input {alias}: expected {expected.name}, received {received}.")
-        shape = tf.TensorShape(info.tensor_shape)
-        received = tf.TensorShape(tensor.tensor_shape)
-        if not received.is_fully_defined() or not shape.is_compatible_with(received):
-            raise _invalid(f"input {alias}: expected shape {shape}, received {received}.")
-        try:
-            feeds[info.name] = tf.make_ndarray(tensor)
-        except (TypeError, ValueError) as error:
-            raise _invalid(f"tensor parsing error: {alias} ({error})") from error
-    return feeds
-
-
-def _fetches(signature, output_filter: Sequence[str]) -> dict[str, str]:
-    """Output alias -> graph tensor name: those asked for, or all."""
-    for alias in output_filter:
-        if alias not in signature.outputs:
-            raise _invalid(
-                f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {_braced(signature.outputs)}."
-            )
-    if len(set(output_filter)) < len(output_filter):
-        doubled = next(alias for alias in output_filter if list(output_filter).count(alias) > 1)
-        raise _invalid(f"duplicate output tensor alias: {doubled}")
-    return {alias: signature.outputs[alias].name for alias in output_filter or sorted(signature.outputs)}
-
-
-def _signature_of(servable: _Servable, name: str):
-    if name not in servable.signatures:
-        raise CallError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-    return servable.signatures[name]
-
-
-def _run(servable: _Servable, request, seconds: float | None) -> dict[str, np.ndarray]:
-    """The outputs that a PredictRequest asks of a version, within `seconds`."""
-    signature = _signature_of(servable, request.model_spec.signature_name or _DEFAULT_SIGNATURE)
-    feeds = _feeds(signature, request.inputs)
-    fetches = _fetches(signature, request.output_filter)
-    options = tf.compat.v1.RunOptions()
-    if seconds is not None:
-        options.timeout_in_ms = max(1, int(seconds * 1000))
-    try:
-        return servable.session.run(fetches, feeds, options=options)
-    except tf.errors.OpError as error:
-        raise CallError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message) from error
-    except (TypeError, ValueError) as error:  # what the session refuses to be fed
-        raise _invalid(str(error)) from error
-
-
-def _warm_up(path: str, servable: _Servable) -> int:
-    """Replays the version's warm-up records, as the real server does before it serves; their number."""
-    records = files.join(path, _WARMUP)
-    if not tf.io.gfile.exists(records):
-        return 0
-    number = 0
-    for record in tf.compat.v1.io.tf_record_iterator(records):
-        entry = prediction_log_pb2.PredictionLog.FromString(record)
-        if entry.WhichOneof("log_type") == "predict_log":
-            _run(servable, entry.predict_log.request, None)
-            number += 1
-    return number
-
-
-# --- versions -------------------------------------------------------------------------------------------
-
-
-class _Versions:
-    """The versions under a base path: one is served, the highest; newer ones replace it."""
-
-    def __init__(self, name: str, base_path: str, warm_up: bool):
-        self.name = name
-        self._base_path = base_path
-        self._warm_up = warm_up
-        self._lock = threading.Lock()
-        self._current: _Servable | None = None
-        self._states: dict[int, tuple[int, int, str]] = {}  # version -> state, error number, error text
-        self._broken: tuple[int, int] | None = None  # version and date of what could not be loaded
-
-    def refresh(self) -> None:
-        """Loads the highest version if it is not the one served. Logs a broken one, and keeps serving."""
-        found = [
-            int(name.rstrip("/"))
-            for name in tf.io.gfile.listdir(self._base_path)
-            if name.rstrip("/").isdecimal()
-        ]
-        if not found or (self._current is not None and max(found) == self._current.version):
-            return
-        version = max(found)
-        path = files.join(self._base_path, str(version))
-        attempt = (version, _date(path))
-        if attempt == self._broken:
-            return
-        self._set_state(version, _State.LOADING)
-        try:
-            servable = _load(path, version)
-            try:
-                replayed = _warm_up(path, servable) if self._warm_up else 0
-            except BaseException:
-                servable.session.close()
-                raise
-        except Exception as error:  # TensorFlow raises many kinds for what is no SavedModel
-            self._broken = attempt
-            number = getattr(error, "error_code", grpc.StatusCode.UNKNOWN.value[0])
-            self._set_state(version, _State.END, number, f"{type(error).__name__}: {error}")
-            log.error("%s: cannot be loaded, and is not served: %s", path, error)
-            return
-        servable.ended = lambda: self._set_state(version, _State.END)
-        with self._lock:
-            old, self._current = self._current, servable
-        self._set_state(version, _State.AVAILABLE)
-        log.info("serving %s version %d (%d warm-up records)", self.name, version, replayed)
-        if old is not None:
-            self._set_state(old.version, _State.UNLOADING)
-            with self._lock:
-                old.retired = True
-            self._close_if_idle(old)
-
-    def _set_state(self, version: int, state: int, error: int = 0, text: str = "") -> None:
-        with self._lock:
-            self._states[version] = (state, error, text)
-
-    def _close_if_idle(self, servable: _Servable) -> None:
-        with self._lock:
-            if servable.calls or not servable.retired or servable.session is None:
-                return
-            session, servable.session = servable.session, None
-        session.close()
-        servable.ended()
-
-    @contextlib.contextmanager
-    def using(self, spec) -> Iterator[_Servable]:
-        """The version that a ModelSpec names, kept alive while the block runs."""
-        if not spec.name:
-            raise _invalid("ModelSpec has no name specified.")
-        if spec.version_label:
-            raise _invalid(f"Unrecognized servable version label: {spec.version_label}")
-        wanted = spec.version.value if spec.HasField("version") else None
-        with self._lock:
-            servable = self._current
-            unknown = spec.name != self.name or servable is None
-            if unknown or wanted not in (None, servable.version):
-                text = f"Latest({spec.name})" if wanted is None else f"Specific({spec.name}, {wanted})"
-                raise CallError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {text}")
-            servable.calls += 1
-        try:
-            yield servable
-        finally:
-            with self._lock:
-                servable.calls -= 1
-            self._close_if_idle(servable)
-
-    def states(self) -> dict[int, tuple[int, int, str]]:
-        with self._lock:
-            return dict(sorted(self._states.items()))
-
-    @property
-    def version(self) -> int | None:
-        with self._lock:
-            return self._current.version if self._current else None
-
-    def close(self) -> None:
-        with self._lock:
-            servable, self._current = self._current, None
-            if servable is not None:
-                servable.retired = True
-        if servable is not None:
-            self._close_if_idle(servable)
-
-
-def _date(path: str) -> int:
-    try:
-        return tf.io.gfile.stat(files.join(path, "saved_model.pb")).mtime_nsec
-    except tf.errors.OpError:
-        return 0
 
 
 # --- the doors ------------------------------------------------------------------------------------------
@@ -321,27 +55,27 @@ def _answering(handler):
 
 def _model_spec(request):
     if not request.HasField("model_spec"):
-        raise _invalid("Missing ModelSpec")
+        raise invalid("Missing ModelSpec")
     return request.model_spec
 
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, versions: _Versions, max_workers: int, as_content: bool):
-        self._versions = versions
+    def __init__(self, served: Versions, max_workers: int, as_content: bool):
+        self._served = served
         self._turn = threading.BoundedSemaphore(max_workers)
         self._as_content = as_content
 
     @_answering
     def Predict(self, request, context):
         spec = _model_spec(request)
-        with self._versions.using(spec) as servable:
-            _signature_of(servable, spec.signature_name or _DEFAULT_SIGNATURE)
+        with self._served.using(spec) as servable:
+            signature_of(servable, spec.signature_name or DEFAULT_SIGNATURE)
             with self._my_turn(context):
-                outputs = _run(servable, request, context.time_remaining())
+                outputs = run(servable, request, context.time_remaining())
             response = predict_pb2.PredictResponse()
             response.model_spec.name = spec.name
             response.model_spec.version.value = servable.version
-            response.model_spec.signature_name = spec.signature_name or _DEFAULT_SIGNATURE
+            response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
         for alias, array in outputs.items():
             # A scalar comes as itself; bytes must stay objects, or NumPy would cut them at zeros.
             array = np.asarray(array, object if isinstance(array, bytes) else None)
@@ -363,11 +97,11 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     def GetModelMetadata(self, request, context):
         spec = _model_spec(request)
         if not request.metadata_field:
-            raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for name in request.metadata_field:
             if name != "signature_def":
-                raise _invalid(f"Metadata field {name} is not supported")
-        with self._versions.using(spec) as servable:
+                raise invalid(f"Metadata field {name} is not supported")
+        with self._served.using(spec) as servable:
             content = get_model_metadata_pb2.SignatureDefMap()
             for name, signature in servable.signatures.items():
                 content.signature_def[name].CopyFrom(signature)
@@ -379,13 +113,13 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class _Status(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, versions: _Versions):
-        self._versions = versions
+    def __init__(self, served: Versions):
+        self._served = served
 
     @_answering
     def GetModelStatus(self, request, context):
         spec = _model_spec(request)
-        states = self._versions.states() if spec.name == self._versions.name else {}
+        states = self._served.states() if spec.name == self._served.name else {}
         if spec.HasField("version"):
             states = {v: state for v, state in states.items() if v == spec.version.value}
             missing = f"Could not find version {spec.version.value} of model {spec.name}"
@@ -426,12 +160,12 @@ def _write_tensor(proto, array: np.ndarray, as_content: bool) -> None:
 class Server:
     """A running embedded server: `.port`, `.model_name`, `.version`, `.stop()`."""
 
-    def __init__(self, grpc_server: grpc.Server, versions: _Versions, host: str, port: int, poll_s: float):
+    def __init__(self, grpc_server: grpc.Server, served: Versions, host: str, port: int, poll_s: float):
         self.host = host
         self.port = port
-        self.model_name = versions.name
+        self.model_name = served.name
         self._grpc = grpc_server
-        self._versions = versions
+        self._served = served
         self._poll_s = poll_s
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="model versions", daemon=True)
@@ -439,7 +173,7 @@ class Server:
 
     @property
     def version(self) -> int | None:
-        return self._versions.version
+        return self._served.version
 
     @property
     def address(self) -> str:
@@ -448,7 +182,7 @@ class Server:
     def _poll(self) -> None:
         while not self._stopping.wait(self._poll_s):
             try:
-                self._versions.refresh()
+                self._served.refresh()
             except tf.errors.OpError as error:
                 log.error("cannot look for new versions: %s", error.message)
 
@@ -460,7 +194,7 @@ class Server:
         self._stopping.set()
         self._grpc.stop(grace_s).wait()
         self._poller.join()
-        self._versions.close()
+        self._served.close()
 
     def __enter__(self) -> "Server":
         return self
@@ -499,17 +233,17 @@ def start(
             f"{model_base_path}: no such folder. Give the folder that holds a model's versions, e.g. "
             "models/cun with models/cun/1 in it; `python -m tfbrats.export` writes one."
         )
-    versions = _Versions(model_name or files.name(base_path), base_path, warm_up)
-    versions.refresh()
-    if versions.version is None:
-        states = versions.states()
+    served = Versions(model_name or files.name(base_path), base_path, warm_up)
+    served.refresh()
+    if served.version is None:
+        states = served.states()
         if states:
             version, (_, _, text) = max(states.items())
             raise InputError(
                 f"{base_path}/{version}: the highest version cannot be loaded ({text}). Remove it or "
                 "export it again."
             )
-        hint = " It is itself one version: give its parent folder." if _date(base_path) else ""
+        hint = " It is itself one version: give its parent folder." if written_at(base_path) else ""
         raise InputError(
             f"{base_path}: no version in it, i.e. no folder named by a whole number such as 1.{hint}"
         )
@@ -519,19 +253,19 @@ def start(
         options=(*_UNLIMITED, ("grpc.so_reuseport", 0)),
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        _Prediction(versions, max_workers, tensor_content), grpc_server
+        _Prediction(served, max_workers, tensor_content), grpc_server
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Status(versions), grpc_server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Status(served), grpc_server)
     try:
         bound = grpc_server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        versions.close()
+        served.close()
         raise InputError(
             f"{host}:{port}: cannot listen there ({error}). Is another server running? Give another "
             "--port, or 0 for any free one."
         ) from error
     grpc_server.start()
-    return Server(grpc_server, versions, host, bound, poll_s)
+    return Server(grpc_server, served, host, bound, poll_s)
 
 
 def _flag(text: str) -> bool:
@@ -583,7 +317,7 @@ def main(arguments: Sequence[str]) -> int | None:
     given = parser.parse_args(arguments)
     if given.max_workers < 1 or given.file_system_poll_wait_seconds <= 0:
         raise InputError("--max_workers and --file_system_poll_wait_seconds must be above 0.")
-    log.setLevel(logging.INFO)
+    logging.getLogger("serving").setLevel(logging.INFO)
     print(
         "The embedded server of tfbrats, for the desk and the tests: no production server. "
         "serving/README.md has the real one.",

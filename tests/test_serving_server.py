@@ -375,13 +375,13 @@ def test_the_deadline_ends_the_run_and_frees_the_place(written, images):
 
 def test_a_call_whose_client_has_gone_is_not_started(written, monkeypatch):
     started = []
-    run = server._run
+    run = server.run
 
     def counting(servable, request, seconds):
         started.append(request.model_spec.signature_name)
         return run(servable, request, seconds)
 
-    monkeypatch.setattr(server, "_run", counting)
+    monkeypatch.setattr(server, "run", counting)
     with server.start(written, max_workers=1) as running:
         caller = Caller(running.address)
         first = threading.Thread(target=refusal, args=(caller.spin, 10**12), kwargs={"timeout": 1.0})
