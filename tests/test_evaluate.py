@@ -141,6 +141,14 @@ def test_two_predictions_of_one_case_are_refused(folders):
         evaluate.evaluate(prediction, reference)
 
 
+def test_probabilities_beside_the_predictions_are_no_cases(folders):
+    prediction, reference = folders
+    chances = np.zeros((*SHAPE, 3), np.float32)
+    path = prediction / "BraTS20_Training_001_probabilities.nii.gz"
+    case.save_probabilities(path, chances, case.new_grid(SHAPE))
+    assert evaluate.evaluate(prediction, reference)["cases"] == 2
+
+
 def test_a_folder_without_predictions_says_what_was_expected(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"CASE\.nii\.gz"):

@@ -141,6 +141,8 @@ def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
     found: dict[str, str] = {}
     faults = []
     for name, path in _niftis(folder):
+        if name.endswith("_probabilities"):  # tfbrats.predict writes them beside, when asked
+            continue
         if name in found:
             faults.append(f"{name}: predicted twice, {found[name]} and {path}. Keep one.")
         found.setdefault(name, path)
