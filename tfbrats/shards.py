@@ -175,8 +175,8 @@ class Price:
         }
         if self.seconds is not None:
             hours = self.seconds / 3600
-            shown = f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else "under 0.1"
-            rows["hours"] = f"about {shown} on one worker of this machine; workers share them"
+            shown = "under 0.1" if hours < 0.1 else f"about {hours:.1f}" if hours < 10 else f"about {hours:.0f}"
+            rows["hours"] = f"{shown} on one worker of this machine; workers share them"
         rows["free disk"] = "unknown" if self.free_bytes is None else in_units(self.free_bytes)
         return [f"{name:<16} {text}" for name, text in rows.items()]
 

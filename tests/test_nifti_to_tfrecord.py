@@ -1,0 +1,480 @@
+"""The Beam job, from its command line to the files on disk."""
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import fsspec
+import pytest
+
+from beam_pipelines import nifti_to_tfrecord as job
+from tfbrats import case, files, phantom, records, shards
+from tfbrats.command import InputError
+
+ROOT = pathlib.Path(job.__file__).parents[1]
+SMALL = ("--config=smoke_2d.yaml", "records.slice_shape=[32, 32]")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Five tiny simulated cases in a folder with a blank in its name. Read only."""
+    folder = tmp_path_factory.mktemp("job") / "my cases"
+    phantom.write_dataset(folder, 5, "2020", seed=3, shape=(32, 32, 20))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cases, tmp_path_factory):
+    """The files of a run that nothing disturbed, by name."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(cases, folder)
+    return contents(folder)
+
+
+def run(source, output, *more):
+    return job.main([*SMALL, f"--input={source}", f"--output={output}", *more])
+
+
+def process(source, output, *more):
+    return subprocess.Popen(
+        [sys.executable, "-m", job.__name__, *SMALL, f"--input={source}", f"--output={output}", *more],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(pathlib.Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def break_case(source, number):
+    (path,) = pathlib.Path(source).rglob(f"*{number:03d}_t2.nii.gz")
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+# --- a whole run ----------------------------------------------------------------------------------------
+
+
+def test_dataset_json_counts_what_the_files_really_hold(cases, tmp_path, capsys):
+    assert run(cases, tmp_path / "out put") == 0
+    manifest = records.read_manifest(tmp_path / "out put")
+    by_split = {name: [] for name in records.SPLITS}
+    for shard in manifest.shards:
+        path = tmp_path / "out put" / shard.file
+        found = [records.decode(records.SLICES, content) for content in records.read_records(path)]
+        assert shard.examples == len(found) == sum(row.examples for row in shard.cases)
+        assert shard.bytes == path.stat().st_size
+        by_split[shard.split] += found
+    assert manifest.examples == {name: len(found) for name, found in by_split.items()}
+    assert {name: sorted({one["case_id"] for one in found}) for name, found in by_split.items()} == {
+        name: list(ids) for name, ids in manifest.cases.items()
+    }
+    assert [len(ids) for ids in manifest.cases.values()] == [3, 1, 1]
+    assert manifest.bytes == sum(shard.bytes for shard in manifest.shards)
+    assert manifest.label_schemas[0]["edition"] == "2020" and manifest.spacing_mm == (1.0, 1.0, 1.0)
+    assert (manifest.rejected, len(manifest.split_sha256)) == (0, 64)
+    # Nothing else lies there, and the last line says what does.
+    assert set(contents(tmp_path / "out put")) == {"dataset.json", *(shard.file for shard in manifest.shards)}
+    assert f"train {manifest.examples['train']}, " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_command_works_from_a_shell(cases, tmp_path, undisturbed):
+    started = process(cases, tmp_path / "out")
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    assert err == ""  # no bar where there is no terminal, and no warning
+    assert "split            train 3, validation 1, test 1" in out
+    assert contents(tmp_path / "out") == undisturbed
+
+
+def test_several_processes_write_the_same_bytes(cases, tmp_path, undisturbed):
+    started = process(
+        cases, tmp_path / "out", "--direct_num_workers=2", "--direct_running_mode=multi_processing"
+    )
+    _, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    assert contents(tmp_path / "out") == undisturbed
+
+
+def test_from_memory_to_memory(cases, undisturbed):
+    root = f"memory://{uuid.uuid4().hex}"
+    for path in files.walk(cases):
+        files.write_bytes(root + "/in" + path.removeprefix(str(cases)), files.read_bytes(path))
+    assert run(f"{root}/in", f"{root}/out") == 0
+    found = {files.name(path): files.read_bytes(path) for path in files.walk(f"{root}/out")}
+    assert set(found) == set(undisturbed)
+    shard_files = [name for name in undisturbed if name.endswith(".tfrecord")]
+    assert {name: found[name] for name in shard_files} == {name: undisturbed[name] for name in shard_files}
+    assert run(f"{root}/in", f"{root}/out") == 0
+    fsspec.filesystem("memory").rm(root, recursive=True)
+
+
+def test_price_prints_the_tag_and_writes_nothing(cases, tmp_path, capsys):
+    assert run(cases, tmp_path / "out", "--price", "preprocess.n4_modalities=[t1]") == 0
+    assert list(tmp_path.iterdir()) == []
+    tag = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[2:])
+    assert {"cases", "slices", "bytes", "shards", "hours", "free", "split"} <= set(tag)
+    assert tag["cases"] == "5"
+
+
+def test_given_splits_are_followed_and_cases_they_do_not_name_are_said_to_be_left_out(cases, tmp_path, capsys):
+    ids = sorted(path.name for path in cases.iterdir() if path.is_dir())
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ids[:2], "val": ids[3:4]}))
+    run(cases, tmp_path / "out", f"--splits={tmp_path / 'splits.json'}")
+    found = records.read_manifest(tmp_path / "out").cases
+    assert found == {"train": tuple(ids[:2]), "validation": (ids[3],), "test": ()}
+    assert "note: 2 cases are in no split" in capsys.readouterr().out
+
+
+def test_test_images_of_a_decathlon_data_set_are_left_out_not_rejected(tmp_path, capsys):
+    source = tmp_path / "Task01"
+    phantom.write_dataset(source, 3, "msd", seed=3, shape=(32, 32, 20))
+    (source / "imagesTs").mkdir()
+    shutil.copy(sorted((source / "imagesTr").iterdir())[0], source / "imagesTs" / "BRATS_900.nii.gz")
+    assert run(source, tmp_path / "out") == 0
+    assert records.read_manifest(tmp_path / "out").rejected == 0
+    assert "note: 1 cases are in no split and left out: test images" in capsys.readouterr().out
+
+
+# --- again ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_keeps_everything_and_changes_no_byte(cases, tmp_path, undisturbed, capsys):
+    run(cases, tmp_path)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord")}
+    capsys.readouterr()
+    assert run(cases, tmp_path) == 0
+    assert "5 of 5 shards are finished already and are kept" in capsys.readouterr().out
+    assert contents(tmp_path) == undisturbed
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord")} == times
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_only_a_damaged_shard_is_written_again(cases, tmp_path, undisturbed, capsys, damage):
+    run(cases, tmp_path)
+    victim = tmp_path / "train-00001-of-00003.tfrecord"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes(content if damage == "flip" else content[:-7])
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord") if path != victim}
+    assert run(cases, tmp_path) == 0
+    assert "4 of 5 shards are finished already" in capsys.readouterr().out
+    assert contents(tmp_path) == undisturbed
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tfrecord") if p != victim} == times
+
+
+def test_while_shards_are_written_again_readers_find_no_dataset_json(cases, tmp_path, monkeypatch):
+    run(cases, tmp_path)
+    (tmp_path / "train-00001-of-00003.tfrecord").unlink()
+    real, seen = shards.write_shard, []
+
+    def write_shard(task):
+        seen.append((tmp_path / "dataset.json").exists())
+        return real(task)
+
+    monkeypatch.setattr(shards, "write_shard", write_shard)
+    run(cases, tmp_path)
+    assert seen == [False] and (tmp_path / "dataset.json").exists()
+
+
+def test_killed_in_the_middle_and_run_again_it_ends_with_the_same_bytes(cases, tmp_path):
+    slow = ("preprocess.n4_modalities=[t1]", "records.min_shards=8")
+    killed = process(cases, tmp_path / "killed", *slow)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "killed").glob("*.tfrecord"))) < 2 and time.monotonic() < deadline:
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    left = contents(tmp_path / "killed")
+    assert "dataset.json" not in left
+    assert 2 <= sum(name.endswith(".tfrecord") and not name.startswith(".") for name in left) < 5
+    kept = [name for name in left if name.startswith(("train", "validation", "test"))]
+    times = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
+    assert run(cases, tmp_path / "killed", *slow) == 0
+    assert times == {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
+    run(cases, tmp_path / "undisturbed", *slow)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+
+
+def test_what_dead_workers_and_earlier_plans_left_is_cleared_and_a_person_s_file_is_not(
+    cases, tmp_path, undisturbed
+):
+    run(cases, tmp_path)
+    (tmp_path / ".train-00000-of-00003.tfrecord.partial-0123abcd").write_bytes(b"half")
+    (tmp_path / "train-00000-of-00099.tfrecord").write_bytes(b"of an earlier plan")
+    (tmp_path / "notes.txt").write_text("mine")
+    run(cases, tmp_path)
+    assert contents(tmp_path) == {**undisturbed, "notes.txt": b"mine"}
+
+
+# --- whose folder ---------------------------------------------------------------------------------------
+
+
+def test_records_of_another_configuration_are_neither_mixed_nor_touched(cases, tmp_path, undisturbed):
+    run(cases, tmp_path)
+    with pytest.raises(InputError, match=r"another configuration:\n  records.seed: 1, there 0\n.*--overwrite"):
+        run(cases, tmp_path, "records.seed=1")
+    assert contents(tmp_path) == undisturbed
+    assert run(cases, tmp_path, "train.epochs=3") == 0  # not a matter of the records
+
+
+def test_records_of_other_cases_are_refused_and_the_differences_named(cases, tmp_path):
+    shutil.copytree(cases, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out")
+    phantom.write_dataset(tmp_path / "in", 1, "2020", seed=3, shape=(32, 32, 20), first=5)
+    with pytest.raises(
+        InputError, match=r"other cases or splits:(.|\n)*BraTS20_Training_005: \w+, in the records not"
+    ):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_overwrite_replaces_a_record_set(cases, tmp_path):
+    run(cases, tmp_path)
+    assert run(cases, tmp_path, "--overwrite", "records.min_shards=1") == 0
+    assert records.read_manifest(tmp_path).identity["records"]["min_shards"] == 1
+    assert len(list(tmp_path.glob("train-*"))) == 1
+
+
+def test_an_unfinished_record_set_of_another_configuration_is_refused_too(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "write_shard", full_disk)
+    with pytest.raises(InputError):
+        run(cases, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"records.seed: 1, there 0"):
+        run(cases, tmp_path, "records.seed=1")
+    assert run(cases, tmp_path, "records.seed=1", "--overwrite") == 0
+
+
+def plant(folder, name, content="mine"):
+    files.write_bytes(files.join(folder, name), content.encode())
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["notes.txt", "dataset.json", "sub/dataset.json", "train.tfrecord"])
+def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(cases, tmp_path, name, overwrite):
+    # MSD Task01 and nnU-Net have a dataset.json, too.
+    plant(tmp_path, name, '{"name": "BRATS", "labels": {}}')
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=rf"holds {files.name(name)}(.|\n)*another --output"):
+        run(cases, tmp_path, *overwrite)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "sub/train-00000-of-00001.tfrecord", "parts/notes.txt"])
+def test_overwrite_does_not_delete_a_record_set_that_a_person_keeps_something_in(cases, tmp_path, name):
+    run(cases, tmp_path)
+    plant(tmp_path, name)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=rf"holds {files.name(name)}, .*nothing is deleted"):
+        run(cases, tmp_path, "--overwrite", "records.seed=1")
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_the_data_set_itself_is_refused(tmp_path):
+    phantom.write_dataset(tmp_path / "Task01", 2, "msd", seed=3, shape=(32, 32, 20))
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="nothing is deleted"):
+        run(tmp_path / "Task01", tmp_path / "Task01", "--overwrite")
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_dataset_json_names_the_cure_and_the_cure_works(cases, tmp_path, undisturbed):
+    run(cases, tmp_path)
+    (tmp_path / "dataset.json").write_bytes(undisturbed["dataset.json"][:100])
+    with pytest.raises(InputError, match=r"dataset.json: not valid JSON .*--overwrite"):
+        run(cases, tmp_path)
+    assert run(cases, tmp_path, "--overwrite") == 0
+    assert contents(tmp_path) == undisturbed
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------
+
+
+def test_too_many_bad_cases_end_with_exit_1_a_list_and_no_dataset_json(cases, tmp_path):
+    shutil.copytree(cases, tmp_path / "in")
+    break_case(tmp_path / "in", 2)
+    started = process(tmp_path / "in", tmp_path / "out")
+    _, err = started.communicate(timeout=120)
+    assert started.returncode == 1
+    assert "error: 1 of 5 cases were rejected, more than --max-bad-fraction 0 allows" in err
+    assert "BraTS20_Training_002_t2.nii.gz: truncated" in err and "Traceback" not in err
+    (row,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (row["case_id"], row["stage"]) == ("BraTS20_Training_002", "read")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+    # Tolerated, the rest is a record set; mended, the case is in it and the list is gone.
+    assert run(tmp_path / "in", tmp_path / "out", "--max-bad-fraction=0.5") == 0
+    manifest = records.read_manifest(tmp_path / "out")
+    assert manifest.rejected == 1
+    assert "BraTS20_Training_002" not in {i for ids in manifest.cases.values() for i in ids}
+    shutil.copytree(cases, tmp_path / "in", dirs_exist_ok=True)
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    run(tmp_path / "in", tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_written(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
+    with pytest.raises(InputError, match=r"the records need about \d\.\d MiB, and 0.0 MiB are free"):
+        run(cases, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_overwritten_counts_as_free_and_what_is_finished_needs_nothing(cases, tmp_path, monkeypatch):
+    run(cases, tmp_path)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 200_000)
+    assert run(cases, tmp_path) == 0
+    assert run(cases, tmp_path, "--overwrite", "records.seed=1") == 0
+
+
+def full_disk(task):
+    raise OSError(28, "No space left on device", task.file)
+
+
+def test_a_full_disk_is_one_message_with_its_cause_and_the_way_on(
+    cases, tmp_path, undisturbed, monkeypatch, capsys, caplog
+):
+    real, written = shards.write_shard, []
+
+    def fills_up(task):
+        if len(written) == 2:
+            full_disk(task)
+        written.append(task.file)
+        return real(task)
+
+    monkeypatch.setattr(shards, "write_shard", fills_up)
+    with pytest.raises(InputError) as caught:
+        run(cases, tmp_path)
+    message = str(caught.value)
+    assert "the Beam job stopped: OSError: [Errno 28] No space left on device" in message
+    assert "Finished shards are kept" in message and "run the same command again" in message
+    assert len(message.splitlines()) == 2
+    assert "Traceback" not in capsys.readouterr().err + caplog.text
+    monkeypatch.undo()
+    assert run(cases, tmp_path) == 0
+    assert "2 of 5 shards are finished already" in capsys.readouterr().out
+    assert contents(tmp_path) == undisturbed
+
+
+def test_a_worker_s_error_is_found_in_the_traceback_that_an_engine_hands_on(tmp_path):
+    remote = (
+        "Pipeline job-1 failed in state FAILED: bundle inst003 failed:Traceback (most recent call last):\n"
+        '  File "transforms.py", line 13, in process\n    shard = shards.write_shard(task)\n'
+        "PermissionError: [Errno 13] Permission denied: '/nfs/out' [while running 'write shards']\n\n"
+    )
+    with (
+        pytest.raises(
+            InputError, match=r"stopped: PermissionError: \[Errno 13\] Permission denied: '/nfs/out'"
+        ),
+        job._explained("out"),
+    ):
+        raise RuntimeError(remote)
+
+
+def test_an_error_of_ours_keeps_its_traceback_and_gains_the_way_on(cases, tmp_path, monkeypatch):
+    def bug(task):
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(shards, "write_shard", bug)
+    with pytest.raises(Exception, match="a bug of ours") as caught:
+        run(cases, tmp_path)
+    assert not isinstance(caught.value, InputError)
+    assert any("run the same command again" in note for note in caught.value.__notes__)
+
+
+def test_an_empty_folder_and_one_that_is_not_there_are_clear_messages_and_exit_1(tmp_path):
+    (tmp_path / "in").mkdir()
+    started = process(tmp_path / "in", tmp_path / "out")
+    _, err = started.communicate(timeout=120)
+    assert started.returncode == 1
+    assert err.startswith("error: ") and "no case found among 0 files" in err and "Traceback" not in err
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_a_training_example_is_refused(tmp_path):
+    phantom.write_dataset(tmp_path / "in", 2, "2020", seed=3, shape=(32, 32, 20))
+    break_case(tmp_path / "in", 0)
+    given = {"train": ["BraTS20_Training_000"], "test": ["BraTS20_Training_001"]}
+    (tmp_path / "splits.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match="no training example came out"):
+        run(tmp_path / "in", tmp_path / "out", f"--splits={tmp_path / 'splits.json'}", "--max-bad-fraction=1")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+# --- the command line -----------------------------------------------------------------------------------
+
+NEEDED = ["--config=c.yaml", "--input=i", "--output=o"]
+
+
+def test_overrides_and_beam_s_options_are_told_apart():
+    options, overrides, beam_options = job._arguments(
+        [
+            *NEEDED,
+            "train.epochs=3",
+            "--direct_num_workers=2",
+            "records.slice_shape=[32, 32]",
+            "--runner",
+            "DirectRunner",
+        ]
+    )
+    assert options.output == "o"
+    assert overrides == ["train.epochs=3", "records.slice_shape=[32, 32]"]
+    assert beam_options == ["--direct_num_workers=2", "--runner", "DirectRunner"]
+    assert job._arguments(NEEDED)[2] == ["--runner=FnApiRunner"]
+
+
+@pytest.mark.parametrize(
+    ("stray", "message"),
+    [
+        ("--max-bad-fracton=0.5", r"Did you mean --max-bad-fraction\?"),
+        ("--over", r"'--over' is neither an option"),  # no guessing: it might be Beam's
+        ("--no_such_beam_option=3", "nor one of Beam's"),
+        ("epochs=3", r"nor a section\.key=value override"),
+        ("--direct_num_workers=2 folder", "'folder' is neither"),
+    ],
+)
+def test_what_nobody_knows_is_an_error_not_dropped_in_silence(stray, message):
+    with pytest.raises(InputError, match=message):
+        job._arguments([*NEEDED, *stray.split()])
+
+
+def test_an_engine_s_own_options_pass():
+    given = [*NEEDED, "--runner=PortableRunner", "--engine_memory=4g"]
+    assert job._arguments(given)[2] == ["--runner=PortableRunner", "--engine_memory=4g"]
+
+
+def test_a_job_server_that_is_not_there_is_said_at_once():
+    with pytest.raises(InputError, match=r"--job_endpoint=localhost:1: no job server answers there"):
+        job._arguments([*NEEDED, "--runner=PortableRunner", "--job_endpoint=localhost:1"])
+
+
+def test_real_cases_become_records_that_hold_every_tumour_voxel(real_cases, tmp_path):
+    (tmp_path / "splits.json").write_text('{"train": ["BraTS2021_00006"], "test": ["BraTS2021_01484"]}')
+    arguments = ["--config=cun.yaml", f"--input={real_cases}", f"--output={tmp_path / 'out'}"]
+    assert job.main([*arguments, f"--splits={tmp_path / 'splits.json'}", "preprocess.n4_modalities=[]"]) == 0
+    for shard in records.read_manifest(tmp_path / "out").shards:
+        (row,) = shard.cases
+        (mask,) = real_cases.rglob(f"{row.case_id}*seg.nii*")
+        values = case.read_nifti(mask)[0]
+        found = sum(
+            (records.decode(records.SLICES, content)["label"] > 0).sum()
+            for content in records.read_records(tmp_path / "out" / shard.file)
+        )
+        assert found == (values > 0).sum()
