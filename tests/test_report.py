@@ -14,6 +14,7 @@ import pytest
 from tfbrats import case, evaluate, layouts, report
 from tfbrats.command import InputError
 from tfbrats.labels import Tissue
+from tfbrats.pairs import match
 
 
 def rows_with_dice(*values):
@@ -182,7 +183,7 @@ def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
 
 def test_a_picture_shows_the_prediction_where_the_prediction_is(scored):
     folder, root = scored
-    pairs = {pair.case_id: pair for pair in evaluate.match(folder / "prediction", root).pairs}
+    pairs = {pair.case_id: pair for pair in match(folder / "prediction", root).pairs}
     (perfect, _), (shifted, _) = report.choose(evaluate.read(folder / "metrics")["rows"], 2)[::-1]
     for case_id, same in ((perfect, True), (shifted, False)):
         for plane in report.case_pictures(pairs[case_id])["planes"]:

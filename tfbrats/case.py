@@ -51,6 +51,13 @@ class Grid:
     def file_shape(self) -> tuple[int, ...]:
         return tuple(self.header.get_data_shape())
 
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along i, j, k, that is along `AXES`."""
+        lengths = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        order = np.argsort(self.to_axes[:, 0])
+        return tuple(float(round(value, 6)) for value in lengths[order])
+
     def from_file(self, array: np.ndarray) -> np.ndarray:
         """[file axes, ...] -> [I, J, K, ...]: flips and transposes only, nothing is resampled."""
         return orientations.apply_orientation(array, self.to_axes)
@@ -135,17 +142,6 @@ def _grid(image: nibabel.Nifti1Image, path: str) -> Grid:
         raise InputError(f"{path}: its affine has an empty axis:\n{image.affine}\nRepair the header.")
     to_axes = orientations.ornt_transform(orientation, orientations.axcodes2ornt(AXES))
     return Grid(header, np.asarray(image.affine, np.float64), to_axes)
-
-
-def _spacing_mm(grid: Grid) -> tuple[float, float, float]:
-    lengths = np.sqrt((grid.affine[:3, :3] ** 2).sum(axis=0))
-    order = np.argsort(grid.to_axes[:, 0])
-    return tuple(float(round(value, 6)) for value in lengths[order])
-
-
-def spacing_of(image: nibabel.Nifti1Image) -> tuple[float, float, float]:
-    """Voxel size in mm along i, j, k (`AXES`), of an image from `read_nifti`."""
-    return _spacing_mm(_grid(image, "image"))
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
@@ -245,7 +241,7 @@ def load(
         image=grid.from_file(stacked),
         modalities=tuple(modalities),
         label=None if label is None else grid.from_file(label),
-        spacing_mm=_spacing_mm(grid),
+        spacing_mm=grid.spacing_mm,
         schema=case.schema,
         grid=grid,
     )

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import __version__, case, command, files, layouts, metrics
+from tfbrats import __version__, case, command, files, metrics
 from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, modality_named
+from tfbrats.labels import EDITIONS, REGIONS
+from tfbrats.pairs import Pair, match
 
 TABLE = "metrics.csv"
 REPORT = "metrics.json"
@@ -44,154 +45,6 @@ _PRINTED = {
     "hd95_pooled_mm": "HD95 pooled mm",
     "hausdorff_mm": "Hausdorff mm",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One case to score.
-
-    Attributes:
-        prediction: path of the segmentation to score.
-        reference: path of the expert's.
-        schema: how both files write tissues.
-        source: the reference's own case with its images, or None where the reference is masks alone.
-    """
-
-    case_id: str
-    prediction: str
-    reference: str
-    schema: LabelSchema
-    source: layouts.CaseFiles | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Matched:
-    """What `match` found: cases to score, all that stands in the way, and what was left out or unusual."""
-
-    pairs: tuple[Pair, ...]
-    faults: tuple[str, ...]
-    skipped: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-# --- which files belong together ------------------------------------------------------------------------
-
-
-def match(
-    prediction: str | os.PathLike,
-    reference: str | os.PathLike,
-    edition: str | None = None,
-    cases: Sequence[str] | None = None,
-    allow_missing: bool = False,
-) -> Matched:
-    """Pairs of files with one case id, by names alone; no image is opened.
-
-    Args:
-        prediction: folder of CASE.nii.gz or CASE.nii.
-        reference: a data set, or a folder of CASE[_seg].nii[.gz].
-        edition: overrides what the reference's names say.
-        cases: only these case ids.
-        allow_missing: leave out references that have no prediction.
-
-    Raises:
-        InputError: a folder is not there or holds nothing that could be meant.
-    """
-    predicted, faults = _predictions(prediction)
-    references, more = _references(reference, edition)
-    notes = [f"{r.case_id}: {note}" for r in references.values() if r.source for note in r.source.notes]
-    if cases is not None:
-        faults += [
-            f"{name}: named by --cases, but not in {reference}." for name in cases if name not in references
-        ]
-        references = {name: found for name, found in references.items() if name in cases}
-        predicted = {name: path for name, path in predicted.items() if name in cases}
-        more = {name: texts for name, texts in more.items() if name in cases}
-    faults += [text for name, texts in more.items() if name in predicted or not allow_missing for text in texts]
-    missing = [name for name in references if name not in predicted]
-    if not allow_missing:
-        faults += [
-            f"{name}: no prediction; expected {files.join(prediction, name)}.nii.gz. Predict it, or pass "
-            "--allow-missing to leave it out."
-            for name in missing
-        ]
-    faults += [
-        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases."
-        for name, path in predicted.items()
-        if name not in references and name not in more
-    ]
-    pairs = [
-        dataclasses.replace(found, prediction=predicted[name])
-        for name, found in references.items()
-        if name in predicted
-    ]
-    if not pairs and not faults:
-        raise InputError(f"{prediction}: none of its cases is wanted; nothing to score.")
-    return Matched(tuple(pairs), tuple(faults), tuple(missing) if allow_missing else (), tuple(notes))
-
-
-def _niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
-    """(name without .nii[.gz], path) of every image, hidden files left out."""
-    for path in files.walk(folder):
-        found = re.match(r"([^.].*?)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
-        if found:
-            yield found.group(1), path
-
-
-def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
-    found: dict[str, str] = {}
-    faults = []
-    for name, path in _niftis(folder):
-        if name.endswith("_probabilities"):  # tfbrats.predict writes them beside, when asked
-            continue
-        if name in found:
-            faults.append(f"{name}: predicted twice, {found[name]} and {path}. Keep one.")
-        found.setdefault(name, path)
-    if not found:
-        raise InputError(f"{folder}: no predictions; expected files CASE.nii.gz or CASE.nii.")
-    return found, faults
-
-
-def _references(folder: str | os.PathLike, edition: str | None) -> tuple[dict[str, Pair], dict[str, list[str]]]:
-    """References by case id (their `prediction` still empty), and faults by case id."""
-    try:
-        dataset = layouts.find(folder, edition)
-    except InputError:
-        masks = _masks_alone(folder, edition) if edition in (None, *EDITIONS) else {}
-        if not masks:
-            raise
-        return masks, {}
-    found, faults = {}, {}
-    for one in dataset.cases:
-        if one.problems:
-            faults[one.case_id] = [f"{one.case_id}: {problem}" for problem in one.problems]
-        elif one.label:
-            found[one.case_id] = Pair(one.case_id, "", one.label, one.schema, one)
-        elif one.label_expected:
-            faults[one.case_id] = [f"{one.case_id}: no segmentation in {folder}. Add or rename its file."]
-    if not found:
-        raise InputError(f"{folder}: {len(dataset.cases)} cases, none with a segmentation to score against.")
-    return found, faults
-
-
-def _masks_alone(folder: str | os.PathLike, edition: str | None) -> dict[str, Pair]:
-    """CASE[_seg].nii[.gz] files that lie side by side; none where the folder holds anything else."""
-    niftis = list(_niftis(folder))
-    kinds = [modality_named(re.split(r"[_\-.]", name)[-1]) for name, _ in niftis]
-    if any(kinds) or len({files.parent(path) for _, path in niftis}) > 1:
-        return {}
-    masks: dict[str, Pair] = {}
-    for name, path in niftis:
-        case_id = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
-        schema = EDITIONS[edition] if edition else layouts._edition_of(case_id, files.parent(path), "_")
-        if schema is None:
-            raise InputError(
-                f"{path}: its name does not tell which edition's label values it holds. Pass --edition with "
-                f"one of {', '.join(EDITIONS)}."
-            )
-        if case_id in masks:
-            raise InputError(f"{case_id}: two references, {masks[case_id].reference} and {path}. Keep one.")
-        masks[case_id] = Pair(case_id, "", path, schema)
-    return masks
 
 
 # --- scores ---------------------------------------------------------------------------------------------
@@ -222,7 +75,7 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
 def score_pair(pair: Pair, empty: str = "brats") -> list[dict[str, Any]]:
     """The rows of one case, keys as `COLUMNS`. Errors as `load_pair`."""
     prediction, reference, grid = load_pair(pair)
-    scores = metrics.score_case(prediction, reference, case._spacing_mm(grid), empty)
+    scores = metrics.score_case(prediction, reference, grid.spacing_mm, empty)
     return [{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in scores]
 
 

@@ -144,7 +144,8 @@ def _stem(path: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _edition_of(case_id: str, folder: str, separator: str) -> LabelSchema | None:
+def edition_of(case_id: str, folder: str) -> LabelSchema | None:
+    """What the names of a case and of its folder say; None if nothing."""
     text = case_id.lower()
     for year in ("17", "18", "19", "20"):
         if re.match(rf"brats{year}_", text):
@@ -174,7 +175,6 @@ def _brats_cases(
 ) -> Iterator[CaseFiles]:
     groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     strangers: dict[str, list[str]] = defaultdict(list)
-    separators: dict[tuple[str, str], str] = {}
     for path in niftis:
         folder = files.parent(path)
         stem = _MASK_SUFFIXES.sub("", _stem(path))
@@ -184,7 +184,6 @@ def _brats_cases(
             strangers[folder].append(path)
             continue
         key = (folder, match.group(1) or files.name(folder))
-        separators[key] = match.group(2) or "_"
         groups[key][kind].append(path)
     for (folder, case_id), found in list(groups.items()):
         if set(found) == {_MASK}:
@@ -208,7 +207,7 @@ def _brats_cases(
                 own_notes.append(f"its segmentation is misnamed {files.name(masks[0])}; taken as such")
             else:
                 masks = []
-        schema = EDITIONS[edition] if edition else _edition_of(case_id, folder, separators[folder, case_id])
+        schema = EDITIONS[edition] if edition else edition_of(case_id, folder)
         if schema is None:
             unrecognised.append(case_id)
             continue

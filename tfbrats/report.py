@@ -29,6 +29,7 @@ from scipy import ndimage
 from tfbrats import __version__, case, command, evaluate, files, run
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
+from tfbrats.pairs import Pair, match
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
 COLOURS = {Tissue.NCR: "#D55E00", Tissue.ED: "#56B4E9", Tissue.ET: "#F0E442", Tissue.RC: "#009E73"}
@@ -144,7 +145,7 @@ def _png(picture: np.ndarray) -> str:
     return _data_uri(buffer.getvalue())
 
 
-def _greys(pair: evaluate.Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Modality's title -> [I, J, K] from 0 to 1; black without images, as where only masks were given."""
     images = pair.source.images if pair.source else ()
     wanted = tuple(image for image in images if image[0] in SHOWN_MODALITIES)
@@ -160,14 +161,14 @@ def _greys(pair: evaluate.Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]
     return greys
 
 
-def case_pictures(pair: evaluate.Pair) -> dict[str, Any]:
+def case_pictures(pair: Pair) -> dict[str, Any]:
     """What the page shows of one case: `through` (text), `tissues` seen, `planes` with their panels.
 
     Raises:
         InputError: a file of the case cannot be read.
     """
     prediction, reference, grid = evaluate.load_pair(pair)
-    spacing_mm = case._spacing_mm(grid)
+    spacing_mm = grid.spacing_mm
     voxel, through = focus(prediction, reference, spacing_mm)
     greys = _greys(pair, reference.shape)
     # Only the head, with a small margin: the air around it is a third of a BraTS image.
@@ -323,7 +324,7 @@ def write(
     pictured = []
     if chosen:
         names = [case_id for case_id, _ in chosen]
-        matched = evaluate.match(prediction, reference, content["edition_given"], names)
+        matched = match(prediction, reference, content["edition_given"], names)
         if matched.faults:
             raise InputError("\n".join(matched.faults))
         pairs = {pair.case_id: pair for pair in matched.pairs}

@@ -1,0 +1,184 @@
+"""The SavedModel: named signatures, one copy of each variable, the same answers as the Keras model."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfbrats import case, export, layouts, model_card, predict, records, train
+from tfbrats.command import InputError
+from tfbrats.labels import MODALITIES
+
+
+@pytest.fixture(scope="module")
+def trained(record_set, tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    train.train(
+        record_set.config(
+            f"run.dir={folder}", "train.epochs=1", "train.steps_per_epoch=2", "train.learning_rate=1e-4"
+        )
+    )
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    return export.export(trained, tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_signatures_go_by_the_names_of_the_modalities(exported):
+    saved = tf.saved_model.load(exported)
+    assert set(saved.signatures) == {"serving_default", "int16", "slices", "describe"}
+    for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
+        _, inputs = saved.signatures[name].structured_input_signature
+        assert set(inputs) == set(MODALITIES)
+        assert {spec.dtype for spec in inputs.values()} == {dtype}
+        assert {tuple(spec.shape) for spec in inputs.values()} == {(None, None, None)}
+        outputs = saved.signatures[name].structured_outputs
+        assert {key: spec.dtype for key, spec in outputs.items()} == {
+            "segmentation": tf.uint8,
+            "probabilities": tf.float32,
+        }
+    _, inputs = saved.signatures["slices"].structured_input_signature
+    assert tuple(inputs["image"].shape) == (None, 48, 48, 4)
+    assert set(saved.signatures["slices"].structured_outputs) == {"branch1", "branch2"}
+
+
+def test_slices_gives_probabilities(exported):
+    saved = tf.saved_model.load(exported)
+    answer = saved.signatures["slices"](image=tf.random.normal([3, 48, 48, 4]))
+    for name, classes in (("branch1", 2), ("branch2", 4)):
+        assert answer[name].shape == (3, 48, 48, classes)
+        assert np.allclose(tf.reduce_sum(answer[name], axis=-1), 1, atol=1e-5)
+
+
+def test_each_variable_is_written_once(exported):
+    reader = tf.train.load_checkpoint(str(pathlib.Path(exported) / "variables" / "variables"))
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    large = [reader.get_tensor(name).tobytes() for name in names if reader.get_tensor(name).size > 100]
+    assert len(large) > 30
+    assert len(large) == len(set(large))
+
+
+def test_no_xla_is_in_the_artefact(exported):
+    saved_model = saved_model_pb2.SavedModel.FromString(
+        (pathlib.Path(exported) / "saved_model.pb").read_bytes()
+    )
+    for meta_graph in saved_model.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            assert not function.attr["_XlaMustCompile"].b, function.signature.name
+
+
+def test_it_describes_itself_on_disk_and_over_the_wire(exported, record_set):
+    card = model_card.read(exported)
+    served = tf.saved_model.load(exported).signatures["describe"](file=tf.constant(model_card.FILE))
+    assert model_card.parse(served["content"].numpy(), "wire") == card
+    assert card.name == "tiny" and card.version == 1
+    assert card.modalities == MODALITIES
+    assert card.schema_of_labels.edition == "2020"
+    assert card.training_data["split_sha256"] == record_set.manifest.split_sha256
+    assert card.training_data["cases"] == {"train": 3, "validation": 1, "test": 0}
+    assert card.scores["split"] == "validation"
+    assert "not for diagnostic use" in card.intended_use
+
+
+def test_other_files_are_not_described(exported):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"only tfbrats\.json"):
+        tf.saved_model.load(exported).signatures["describe"](file=tf.constant("/etc/passwd"))
+
+
+def test_warm_up_requests_are_small_and_name_real_signatures(exported):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = pathlib.Path(exported) / export.WARM_UP
+    assert path.stat().st_size < 2000
+    logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in records.read_records(path)]
+    names = {log.predict_log.request.model_spec.signature_name for log in logs}
+    assert names == {"serving_default", "slices"}
+
+
+def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    assert export.export(trained, model).endswith("model/1")
+    (model / "7").mkdir()
+    monkeypatch.setattr(export, "_replay", lambda *_: (_ for _ in ()).throw(RuntimeError("would not load")))
+    with pytest.raises(RuntimeError, match="would not load"):
+        export.export(trained, model)
+    assert sorted(os.listdir(model)) == ["1", "7"]
+    monkeypatch.undo()
+    assert export.export(trained, model).endswith("model/8")
+
+
+def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, monkeypatch):
+    class Other:
+        def __init__(self, saved):
+            self.signatures = {
+                name: (lambda _s=signature, **v: {k: x + 1 for k, x in _s(**v).items()})
+                for name, signature in saved.signatures.items()
+            }
+
+    monkeypatch.setattr(export, "_replay", lambda *_: None)
+    real = tf.saved_model.load
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: Other(real(path)))
+    with pytest.raises(RuntimeError, match="voxels differ"):
+        export.export(trained, tmp_path / "model")
+    assert os.listdir(tmp_path / "model") == []
+
+
+def test_the_edition_of_the_output_can_be_chosen(trained, tmp_path):
+    folder = export.export(trained, tmp_path / "model", edition="2023")
+    assert model_card.read(folder).label_schema["values"]["3"] == "ET"
+    with pytest.raises(InputError, match="choose from"):
+        export.export(trained, tmp_path / "model", edition="1999")
+
+
+def test_no_run_and_no_checkpoint_are_said(tmp_path, record_set):
+    with pytest.raises(InputError, match="no run here"):
+        export.export(tmp_path / "none", tmp_path / "model")
+
+
+def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_set, tmp_path):
+    dataset = layouts.find(record_set.cases)
+    assert predict.predict(exported, dataset, str(tmp_path), probabilities=True) == []
+    for one in dataset.cases:
+        tissues, grid = case.load_label(tmp_path / f"{one.case_id}.nii.gz", one.schema)
+        loaded = case.load(one)
+        assert not case.grid_differences(grid, loaded.grid)
+        assert tissues.shape == loaded.label.shape
+        probabilities, _ = case.read_nifti(tmp_path / f"{one.case_id}_probabilities.nii.gz")
+        assert probabilities.shape == (*grid.file_shape, 3)
+    first = tmp_path / f"{dataset.cases[0].case_id}.nii.gz"
+    second = tmp_path / f"{dataset.cases[1].case_id}.nii.gz"
+    stamp = second.stat().st_mtime_ns
+    content = first.read_bytes()
+    first.unlink()
+    predict.predict(exported, dataset, str(tmp_path))
+    assert first.read_bytes() == content
+    assert second.stat().st_mtime_ns == stamp
+
+
+def test_predict_names_the_cases_that_fail_and_does_the_others(exported, record_set, tmp_path):
+    import shutil
+
+    cases = tmp_path / "cases"
+    shutil.copytree(record_set.cases, cases)
+    broken = sorted(cases.glob("*/*_t2.nii.gz"))[0]
+    broken.write_bytes(broken.read_bytes()[:500])
+    faults = predict.predict(exported, layouts.find(cases), str(tmp_path / "out"))
+    assert len(faults) == 1 and broken.name in faults[0]
+    assert len(os.listdir(tmp_path / "out")) == 3
+
+
+def test_a_folder_without_a_model_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"no tfbrats\.json"):
+        predict.SavedSegmenter(tmp_path)
+
+
+def test_the_card_is_plain_json(exported):
+    content = json.loads((pathlib.Path(exported) / model_card.FILE).read_text())
+    assert content["modalities"] == list(MODALITIES)

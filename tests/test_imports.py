@@ -1,0 +1,98 @@
+"""The one-way order of the house, kept: who may import whom, and what must stay light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Each line may import those above it, and its neighbours to the left.
+ORDER = (
+    ("command",),
+    ("labels", "files"),
+    ("config", "layouts"),
+    ("case", "metrics", "run"),
+    ("preprocess", "examples"),
+    ("phantom", "model_card", "inspect"),
+    ("records", "shards", "losses", "models"),
+    ("augment", "data", "segment"),
+    ("step", "train", "export", "predict", "pairs", "evaluate", "report"),
+    ("demo",),
+)
+RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
+# Everything up to the phantoms, and what Beam's workers and the client load.
+LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "shards"]
+PACKAGES = ("tfbrats", "beam_pipelines", "serving")
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    """Dotted names of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _files() -> list[pathlib.Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def _room(path: pathlib.Path) -> str:
+    """labels for tfbrats/labels.py, models for tfbrats/models/cun.py."""
+    return path.relative_to(ROOT / "tfbrats").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tfbrats").rglob("*.py")), ids=str)
+def test_imports_go_one_way(path):
+    room = _room(path)
+    if room == "__init__":
+        assert not {name for name in _imports(path) if name.startswith("tfbrats")}
+        return
+    assert room in RANK, f"{path.name} has no place in the order yet"
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "tfbrats" and len(parts) > 1 and parts[1] in RANK and parts[1] != room:
+            assert RANK[parts[1]] < RANK[room], f"{room} imports {parts[1]}, which comes after it"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tfbrats").rglob("*.py")), ids=str)
+def test_tfbrats_knows_no_door(path):
+    doors = {"apache_beam", "grpc", "beam_pipelines", "serving"}
+    assert not {name.split(".")[0] for name in _imports(path)} & doors
+
+
+@pytest.mark.parametrize("path", [*(ROOT / "tfbrats" / "models").glob("*.py"), ROOT / "tfbrats" / "losses.py"])
+def test_networks_and_losses_are_keras_alone(path):
+    assert not {name.split(".")[0] for name in _imports(path)} & {"tensorflow", "torch", "jax"}
+
+
+def test_only_case_knows_nibabel():
+    knowing = [path for path in _files() if any(n.split(".")[0] == "nibabel" for n in _imports(path))]
+    assert knowing == [ROOT / "tfbrats" / "case.py"]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["tfbrats", *(f"tfbrats.{name}" for name in LIGHT), "serving.client", "beam_pipelines.nifti_to_tfrecord"],
+)
+def test_no_tensorflow_is_loaded_by(module):
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_every_file_opens_with_its_reason():
+    for path in _files():
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_library_code_has_no_assert():
+    for path in _files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"

@@ -1,0 +1,166 @@
+"""One inference path: every voxel comes back where it was, whatever the size."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from tfbrats import preprocess, segment
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, Tissue
+from tfbrats.models import cun
+from tfbrats.segment import CaseSegmenter
+
+
+def _network(branch1, branch2):
+    """A network of the cascade's outputs whose branches are functions of the image, not trained."""
+    image = keras.Input((None, None, 4), name="image")
+    outputs = {
+        "branch1_logits": layers.Lambda(branch1, name="branch1_logits")(image),
+        "branch2_logits": layers.Lambda(branch2, name="branch2_logits")(image),
+    }
+    return keras.Model(image, outputs)
+
+
+def _constant(values):
+    return lambda x: ops.zeros_like(x[..., :1]) + ops.convert_to_tensor(values, dtype="float32")
+
+
+def _brain(shape, seed=0):
+    """A volume with some brain in it, int16, float noise away from 0."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((*shape, 4), np.int16)
+    i, j, _ = shape
+    image[i // 5 : -(i // 6), j // 7 : -(j // 8), 1:-2] = rng.integers(
+        100, 900, image[i // 5 : -(i // 6), j // 7 : -(j // 8), 1:-2].shape
+    )
+    return image
+
+
+def _volumes(image, dtype=tf.float32):
+    return {name: tf.constant(image[..., m], dtype) for m, name in enumerate(MODALITIES)}
+
+
+SIZES = [(32, 32, 8), (37, 53, 9), (48, 20, 17), (100, 33, 5)]
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_stitching_a_constant_gives_the_constant_back(shape):
+    network = _network(_constant([0.0, 2.0]), _constant([9.0, 0.0, 0.0, 3.0]))
+    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(_brain(shape)))
+    brain = preprocess.brain_mask(_brain(shape))
+    assert np.array_equal(answer["segmentation"], np.where(brain, 4, 0))  # ET is 4 in 2020
+    whole = 1 / (1 + np.exp(-2.0))
+    probabilities = answer["probabilities"].numpy()
+    assert np.allclose(probabilities[brain][:, 0], whole)
+    assert np.allclose(probabilities[brain][:, 2], whole * np.exp(3) / (2 + np.exp(3)))
+    assert not probabilities[~brain].any()
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_a_marked_voxel_comes_back_at_the_same_ijk(shape):
+    image = _brain(shape).astype(np.float32)
+    brain = np.argwhere(preprocess.brain_mask(image))
+    marked = [tuple(brain[0]), tuple(brain[-1]), tuple(brain[len(brain) // 2])]
+    for place in marked:
+        image[(*place, 0)] = 1e5
+    # WT where flair stands out far above the brain's mean.
+    network = _network(
+        lambda x: ops.concatenate([ops.zeros_like(x[..., :1]), x[..., :1] - 5], axis=-1),
+        _constant([0.0, 1.0, 0.0, 0.0]),
+    )
+    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
+    assert {tuple(p) for p in np.argwhere(answer["segmentation"].numpy())} == set(marked)
+
+
+def test_modalities_go_by_name_and_not_by_place():
+    network = _network(
+        lambda x: ops.concatenate([ops.zeros_like(x[..., :1]), x[..., 2:3]], axis=-1),
+        _constant([0.0, 1.0, 0.0, 0.0]),
+    )
+    segmenter = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])
+    volumes = _volumes(_brain((32, 32, 8)))
+    backwards = dict(reversed(volumes.items()))
+    assert np.array_equal(segmenter(volumes)["segmentation"], segmenter(backwards)["segmentation"])
+    swapped = {**volumes, "t1ce": volumes["t2"], "t2": volumes["t1ce"]}
+    assert not np.array_equal(segmenter(volumes)["segmentation"], segmenter(swapped)["segmentation"])
+
+
+def test_whole_numbers_give_the_same_as_floats():
+    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    image = _brain((33, 40, 7))
+    a, b = segmenter(_volumes(image, tf.int16)), segmenter(_volumes(image, tf.float32))
+    for name in a:
+        assert np.array_equal(a[name], b[name])
+
+
+def _trained_like():
+    keras.utils.set_random_seed(3)
+    return cun.build(width=2, channels=4, synchronised=False)
+
+
+def test_how_many_slices_run_at_once_changes_nothing(monkeypatch):
+    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    volumes = _volumes(_brain((33, 40, 11)))
+    answer = segmenter(volumes)
+    monkeypatch.setattr(segment, "_SLICES_AT_ONCE", 3)
+    other = segmenter(volumes)
+    assert np.array_equal(answer["segmentation"], other["segmentation"])
+    assert np.allclose(answer["probabilities"], other["probabilities"], atol=1e-6)
+
+
+def test_normalisation_in_the_graph_is_that_of_the_records():
+    image = _brain((20, 24, 9)).astype(np.float32)
+    image[10, 10, 4] = -50.0  # interpolated data
+    normalised, brain = segment.normalise(tf.constant(image))
+    ours = preprocess.brain_mask(image)
+    assert np.array_equal(brain, ours)
+    assert np.allclose(normalised, preprocess.z_score(image, ours), atol=1e-5)
+
+
+def test_a_volume_without_brain_is_empty_not_an_error():
+    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    answer = segmenter(_volumes(np.zeros((20, 30, 6, 4), np.int16)))
+    assert answer["segmentation"].shape == (20, 30, 6)
+    assert answer["probabilities"].shape == (20, 30, 6, 3)
+    assert not answer["segmentation"].numpy().any()
+
+
+def test_nan_is_refused():
+    image = _brain((20, 30, 6)).astype(np.float32)
+    image[10, 10, 3, 1] = np.nan
+    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="NaN"):
+        tf.function(segmenter)(_volumes(image))
+
+
+def test_the_parts_follow_branch_2_only_inside_branch_1s_tumour():
+    one = np.array([[5.0, 0.0], [0.0, 5.0], [0.0, 5.0], [0.0, 5.0]], np.float32)
+    two = np.array([[0, 9, 0, 0], [99, 0, 1, 0], [0, 0, 0, 7], [0, 7, 0, 0]], np.float32)
+    tissues = segment.fuse(one, two, np.array([True, True, True, False]))
+    # Not tumour; tumour whose likeliest class is "none", so the likeliest part; ET; outside the brain.
+    assert tissues.numpy().tolist() == [Tissue.BACKGROUND, Tissue.ED, Tissue.ET, Tissue.BACKGROUND]
+
+
+def test_probabilities_are_nested():
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(50, 2)).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
+    whole, core, enhancing = segment.region_probabilities(one, two, np.ones(50, bool)).numpy().T
+    assert (enhancing <= core).all() and (core <= whole).all() and (whole < 1).all()
+
+
+@pytest.mark.parametrize("edition", ["2020", "2023", "msd"])
+def test_labels_come_out_in_the_schemas_values(edition):
+    for tissue in (Tissue.NCR, Tissue.ED, Tissue.ET):
+        logits = [0.0] * 4
+        logits[tissue] = 5.0
+        network = _network(_constant([0.0, 2.0]), _constant(logits))
+        answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS[edition])(_volumes(_brain((32, 32, 8))))
+        assert set(np.unique(answer["segmentation"])) == {0, EDITIONS[edition].value_of_tissue[tissue]}
+
+
+def test_a_schema_that_lacks_a_part_is_refused():
+    schema = LabelSchema("x", ((0, Tissue.BACKGROUND), (1, Tissue.NCR), (2, Tissue.ED)))
+    with pytest.raises(InputError, match="ET"):
+        CaseSegmenter(_trained_like(), MODALITIES, (32, 32), schema)

@@ -1,0 +1,277 @@
+"""Training: the paper's ladder, one ratio over the global batch, resume, refusals."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbrats import config, data, train
+from tfbrats.command import InputError
+
+
+def _weights(run_dir):
+    latest = tf.train.latest_checkpoint(str(pathlib.Path(run_dir) / "checkpoints" / "last"))
+    reader = tf.train.load_checkpoint(latest)
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.startswith(("network", "optimizer")) and "OBJECT_GRAPH" not in name
+    }
+
+
+def _same(a, b):
+    assert a.keys() == b.keys()
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_the_ladder_is_the_papers():
+    settings = config.load("cun.yaml")
+
+    def rungs(start, floor):
+        return [train.ladder(start, floor, epoch, settings) for epoch in (0, 9, 10, 20, 30, 40, 49)]
+
+    assert rungs(1e-3, 1e-7) == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7])
+    assert rungs(0.1, 1e-3) == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_the_shipped_recipe_is_the_papers():
+    for name, sampled in (("cun.yaml", False), ("cun_lws.yaml", True)):
+        settings = config.load(name)
+        assert settings.train.momentum == 0.9
+        assert settings.train.weight_decay == 5e-5
+        assert settings.train.epochs == 50
+        assert settings.lws.beta == 1.5
+        assert settings.lws.contour_weight == 2
+        assert settings.lws.contour_width_mm == 10
+        assert settings.lws.enabled is sampled
+        assert settings.records.split == (3, 1, 1)
+        assert settings.records.dropped_fraction == 0.3
+        assert set(settings.preprocess.n4_modalities) == set(settings.data.modalities)
+
+
+def test_a_run_writes_all_that_its_folder_promises_and_running_again_does_nothing(record_set, tmp_path, capsys):
+    settings = record_set.config(f"run.dir={tmp_path / 'run'}", "train.epochs=2", "train.steps_per_epoch=2")
+    history = train.train(settings)
+    said = capsys.readouterr().out
+    for word in ("parameters", "cases", "slices", "replicas", "steps", str(tmp_path / "run")):
+        assert word in said
+    folder = tmp_path / "run"
+    for name in ("config.yaml", "environment.json", "splits.json", "records.json", "history.csv", "tb"):
+        assert (folder / name).exists(), name
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert {"loss", "validation_loss", "dice_wt", "dice_tc", "dice_et", "learning_rate", "omega"} <= set(
+        rows[0]
+    )
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    before = _weights(folder)
+    assert train.train(settings) == history
+    assert "nothing left to do" in capsys.readouterr().out
+    assert _same(before, _weights(folder))
+
+
+def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(record_set, tmp_path, monkeypatch):
+    settings = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=1e-9")
+    straight = record_set.config(f"run.dir={tmp_path / 'straight'}", *settings)
+    train.train(straight)
+
+    killed = record_set.config(f"run.dir={tmp_path / 'killed'}", *settings)
+    real_step, calls = train.train_step, []
+
+    def dying_step(*arguments):
+        step = real_step(*arguments)
+
+        def call(*batch):
+            calls.append(1)
+            if len(calls) == 7:  # in the second epoch, after two of its steps
+                raise KeyboardInterrupt
+            return step(*batch)
+
+        return call
+
+    monkeypatch.setattr(train, "train_step", dying_step)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(killed)
+    monkeypatch.undo()
+    train.train(killed)
+    assert _same(_weights(tmp_path / "straight"), _weights(tmp_path / "killed"))
+
+    def losses(name):
+        rows = csv.DictReader((tmp_path / name / "history.csv").open())
+        return [[row[key] for key in ("epoch", "loss", "validation_loss", "dice_wt")] for row in rows]
+
+    assert losses("straight") == losses("killed")
+
+
+def test_weights_go_down_the_gradient_of_the_loss(record_set, tmp_path):
+    settings = record_set.config(
+        f"run.dir={tmp_path}", "train.epochs=3", "train.learning_rate=0.02", "train.steps_per_epoch=6"
+    )
+    history = train.train(settings)
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+TWO_DEVICES = """
+import sys, json
+import keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from tfbrats import config, data, models, records, train
+
+def first_step(strategy_name, per_replica, overrides, synchronised):
+    settings = config.load("smoke_2d.yaml", overrides + [f"train.batch_size={per_replica}"])
+    strategy = train.strategy_for(strategy_name)
+    folder = settings.data.records
+    manifest = records.read_manifest(folder)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        network = models.build(settings, 2 if synchronised else strategy.num_replicas_in_sync)
+        optimizer = keras.optimizers.SGD(0.01, 0.9)
+        optimizer.build(network.trainable_variables)
+    step = train.train_step(strategy, network, optimizer, settings)
+    batches = iter(strategy.experimental_distribute_dataset(data.training(manifest, folder, settings, 0, 8)))
+    found = {k: float(v) for k, v in step(next(batches), tf.constant(0.1)).items()}
+    weights = np.concatenate([np.array(v.value).ravel() for v in network.variables])
+    return strategy.num_replicas_in_sync, found, weights
+
+overrides = json.loads(sys.argv[1])
+synchronised = bool(int(sys.argv[2]))
+n1, one, w1 = first_step("one_device", 8, overrides, synchronised)
+n2, two, w2 = first_step("auto", 4, overrides, synchronised)
+print(json.dumps({"replicas": [n1, n2], "one": one, "two": two, "weights": float(np.abs(w1 - w2).max())}))
+"""
+
+
+# Keras computes synchronised moments as E(x^2) - E(x)^2 and others in two passes: in float32 the narrow
+# network of this test carries that to the fifth digit. With the one formula on both sides it goes away.
+@pytest.mark.parametrize(
+    ("extra", "one_formula", "tolerance"),
+    [
+        ((), False, 1e-4),
+        ((), True, 1e-5),
+        (("lws.enabled=false",), True, 1e-5),
+        (("lws.scope=slice",), True, 1e-5),
+    ],
+)
+def test_two_replicas_give_the_first_step_that_one_gives(record_set, extra, one_formula, tolerance):
+    overrides = json.dumps([*record_set.overrides, *extra])
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, overrides, str(int(one_formula))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["replicas"] == [1, 2]
+    for name, one in found["one"].items():
+        assert found["two"][name] == pytest.approx(one, rel=tolerance), name
+    assert found["weights"] < 10 * tolerance
+
+
+def test_the_global_batch_is_one_ratio_and_not_a_mean_of_ratios(record_set):
+    """Slices with much and with little tumour: the two ways differ, and the step takes the paper's."""
+    settings = record_set.config("train.batch_size=8")
+    batch = next(iter(data.training(record_set.manifest, record_set.folder, settings, 0, 8)))
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        weights, _ = train.batch_weights(batch, settings)
+    per_slice = weights.numpy().sum(axis=(1, 2))
+    assert per_slice.min() < 0.5 * per_slice.max()
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_two_steps_in_mixed_precision_stay_finite(record_set, tmp_path, precision):
+    settings = record_set.config(
+        f"run.dir={tmp_path}", f"train.precision={precision}", "train.epochs=1", "train.steps_per_epoch=2"
+    )
+    try:
+        history = train.train(settings)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite(history[0]["loss"])
+
+
+def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_path, monkeypatch, capsys):
+    losses = iter([1.0, 1.05, 1.2, 1.3, 1.4, 1.5])
+    scores = {"dice_wt": 0.0, "dice_tc": 0.0, "dice_et": 0.0}
+    monkeypatch.setattr(train, "validation_scores", lambda sums: {"validation_loss": next(losses), **scores})
+    settings = record_set.config(
+        f"run.dir={tmp_path}",
+        *("train.epochs=6", "train.steps_per_epoch=1", "train.stop_rise=0.1", "train.stop_patience=2"),
+    )
+    history = train.train(settings)
+    assert [row["validation_loss"] for row in history] == [1.0, 1.05, 1.2, 1.3]
+    assert "rose" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "best" / "ckpt-1.index").exists()
+
+
+def test_missing_records_are_answered_with_the_command_that_makes_them(tmp_path):
+    settings = config.load("cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"])
+    with pytest.raises(InputError, match=r"python -m beam_pipelines\.nifti_to_tfrecord --config cun\.yaml"):
+        train.train(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_of_another_config_are_refused_with_the_keys_that_differ(record_set, tmp_path):
+    settings = record_set.config(f"run.dir={tmp_path / 'run'}", "lws.contour_width_mm=7")
+    with pytest.raises(InputError, match=r"contour_width_mm: 7\.0, there 4\.0"):
+        train.train(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_flipped_byte_in_a_shard_is_named_before_the_first_step(record_set, tmp_path):
+    import shutil
+
+    folder = tmp_path / "records"
+    shutil.copytree(record_set.folder, folder)
+    shard = sorted(folder.glob("train-*"))[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    settings = record_set.config(f"data.records={folder}", f"run.dir={tmp_path / 'run'}")
+    with pytest.raises(InputError, match=f"{shard.name}: damaged"):
+        train.train(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_of_another_config_is_refused_unless_overwritten(record_set, tmp_path):
+    small = ("train.epochs=1", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    train.train(record_set.config(*small))
+    with pytest.raises(InputError, match=r"lws\.beta: 3\.0, there 1\.5"):
+        train.train(record_set.config(*small, "lws.beta=3"))
+    train.train(record_set.config(*small, "lws.beta=3"), overwrite=True)
+
+
+def test_a_run_can_be_made_longer(record_set, tmp_path):
+    small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    train.train(record_set.config(*small, "train.epochs=1"))
+    assert len(train.train(record_set.config(*small, "train.epochs=2"))) == 2
+
+
+def test_multi_worker_without_tf_config_says_what_is_missing(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(InputError, match="TF_CONFIG"):
+        train.strategy_for("multi_worker")
+
+
+def test_the_command_line_takes_overrides_between_options(record_set, tmp_path):
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "tfbrats.train", "train.epochs=1", "--config", "smoke_2d.yaml"),
+            *(*record_set.overrides, "--data", record_set.folder, "--run", str(tmp_path / "run")),
+            "train.steps_per_epoch=1",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "next: python -m tfbrats.export" in ended.stdout
