@@ -1,0 +1,73 @@
+"""The whole way: what training made, what was exported and what is served are one and the same."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import server
+from serving.client import Client
+from tfbrats import case, export, layouts, model_card, phantom, predict, train
+from tfbrats.case import Case
+
+
+@pytest.fixture(scope="module")
+def run_and_model(record_set, tmp_path_factory):
+    root = tmp_path_factory.mktemp("parity")
+    run = str(root / "run")
+    train.train(record_set.config(f"run.dir={run}", "train.epochs=1", "train.steps_per_epoch=3"))
+    return run, export.export(run, root / "models" / "tiny")
+
+
+def _three_ways(run: str, model: str, loaded: Case) -> list[np.ndarray]:
+    """Tissues from the Keras model, from the SavedModel and over gRPC."""
+    card = model_card.read(model)
+    volumes = {name: tf.constant(array) for name, array in model_card.inputs(card, loaded).items()}
+    answer = tf.function(export.segmenter_of(run))(volumes)
+    keras_tissues = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
+    saved_tissues, _ = predict.SavedSegmenter(model).segment(loaded)
+    with server.start(os.path.dirname(model)) as running, Client(running.address, "tiny") as client:
+        return [keras_tissues, saved_tissues, client.segment(loaded).tissues]
+
+
+def test_three_ways_give_one_label_map_on_a_simulated_case(run_and_model, tmp_path):
+    phantom.write_dataset(tmp_path, 1, "2021", seed=9, shape=(50, 61, 19))
+    maps = _three_ways(*run_and_model, case.load(layouts.find(tmp_path).cases[0]))
+    assert 2 < len(np.unique(maps[0])) <= 4  # not an empty map that any three would agree on
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+
+
+def test_three_ways_give_one_label_map_on_a_real_case(run_and_model, real_cases):
+    maps = _three_ways(*run_and_model, case.load(layouts.find(real_cases).cases[0]))
+    assert maps[0].shape == (240, 240, 155)
+    assert 2 < len(np.unique(maps[0])) <= 4
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+
+
+@pytest.mark.slow
+def test_the_demo_segments_unseen_phantoms_over_grpc(tmp_path):
+    """`python -m tfbrats.demo`: at most five minutes on two idle cores; mean WT Dice at least 0.85."""
+    command = [sys.executable, "-m", "tfbrats.demo", "--output", str(tmp_path / "demo")]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    rows = list(csv.DictReader((tmp_path / "demo" / "metrics.csv").open()))
+    dice = [float(row["dice"]) for row in rows if row["region"] == "WT"]
+    assert len(dice) == 4
+    assert np.mean(dice) >= 0.85
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    for name in ("report.html", "metrics.csv", "predictions", "run", "models"):
+        assert (pathlib.Path(tmp_path) / "demo" / name).exists()
+        assert name in ended.stdout
+    # Again: nothing is trained twice, and the same scores come out.
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert "nothing left to do" in again.stdout
+    assert rows == list(csv.DictReader((tmp_path / "demo" / "metrics.csv").open()))

@@ -1,0 +1,111 @@
+"""Every command block of the README runs, in the order in which it stands there.
+
+The blocks run as written, on simulated cases under the names that the README uses. Only what would take
+hours is made small: training and record settings are appended as overrides, and the port is a free one.
+"""
+
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tfbrats import phantom
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+INSTALLS = [block for block in BLOCKS if "pip install" in block]
+RUN = [block for block in BLOCKS if block not in INSTALLS]
+
+SMALL = (
+    "model.width=2 train.epochs=1 train.steps_per_epoch=1 train.batch_size=2 records.slice_shape=[48,48] "
+    "preprocess.n4_modalities=[]"
+)
+
+
+def _made_small(block: str, port: int) -> str:
+    lines = []
+    for line in block.splitlines():
+        if "nifti_to_tfrecord" in line or "tfbrats.train" in line:
+            line = f"{line} {SMALL}"
+        if "tfbrats.phantom" in line:
+            line = f"{line} --shape 40 40 20"
+        lines.append(line.replace("8500", str(port)))
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    phantom.write_dataset(folder / "BraTS2020", 5, "2020", seed=3, shape=(40, 44, 20))
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "python").symlink_to(sys.executable)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield folder, port
+    subprocess.run(["pkill", "-f", f"serving.server .*--port {port}"], check=False)
+
+
+def test_the_first_screen_has_the_two_commands():
+    assert INSTALLS == [
+        "pip install . && python -m tfbrats.demo\n",
+        'pip install -e ".[dev]" && pytest\n',
+    ]
+    # The second is what .ci/run runs; the first is run by test_end_to_end on an installed package.
+    assert "pip install -e .* && pytest" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("number", range(len(RUN)))
+def test_block_runs(workspace, number):
+    folder, port = workspace
+    script = _made_small(RUN[number], port)
+    path = f"{pathlib.Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={"PATH": path, "HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{script}\n{ended.stdout[-2000:]}\n{ended.stderr[-3000:]}"
+
+
+def test_the_blocks_left_what_they_promise(workspace):
+    folder, _ = workspace
+    for name in (
+        "records/cun/dataset.json",
+        "runs/cun_lws/history.csv",
+        "models/cun/1/saved_model.pb",
+        "predictions/BraTS20_Training_001.nii.gz",
+        "scores/metrics.csv",
+        "scores/report.html",
+        "seg.nii.gz",
+    ):
+        assert (folder / name).exists(), name
+
+
+def test_links_and_files_that_it_names_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    table = README.partition("## Where is what")[2].partition("##")[0]
+    rooms = re.findall(r"`([a-z_/]+(?:\.py)?)`", table)
+    assert len(rooms) > 25
+    for room in rooms:
+        assert (ROOT / room).exists() or (ROOT / "tfbrats" / room).exists(), room
+
+
+def test_each_file_of_the_package_has_its_line():
+    table = README.partition("## Where is what")[2].partition("##")[0]
+    for path in (ROOT / "tfbrats").glob("*.py"):
+        assert path.name == "__init__.py" or path.name in table, path.name
+
+
+def test_every_shipped_config_of_a_paper_is_in_the_table():
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert path.stem.startswith("smoke") or f"configs/{path.name}" in README, path.name
