@@ -14,6 +14,7 @@ import builtins
 import contextlib
 import difflib
 import logging
+import os
 import re
 import socket
 import sys
@@ -21,7 +22,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from tqdm import tqdm
 
 from beam_pipelines import record_folder, transforms
@@ -73,6 +74,8 @@ def _arguments(arguments: Sequence[str]):
     parser.add_argument("--overwrite", action="store_true", help="delete what --output holds first")
     parser.allow_abbrev = False  # a Beam option may begin like one of these
     known, rest = parser.parse_known_args(arguments)
+    if "://" not in known.output:
+        known.output = os.path.abspath(known.output)  # a worker pool may run in another folder
     # What reads section.key=value is an override; the rest is Beam's.
     overrides = [text for text in rest if re.match(r"[a-z0-9_]+\.[a-z0-9_]+=", text)]
     beam_options = [text for text in rest if text not in overrides]
@@ -87,13 +90,16 @@ def _check_beam_options(beam_options: Sequence[str], ours: Sequence[str]) -> Non
     """What Beam itself does not check.
 
     Raises:
-        InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), or a
-            job server that does not answer (Beam would wait without a word).
+        InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), a
+            value that does not fit, or a job server that does not answer (Beam would wait for minutes).
     """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(parser)
-    chosen, unknown = parser.parse_known_args(beam_options)
+    try:
+        chosen, unknown = parser.parse_known_args(beam_options)
+    except argparse.ArgumentError as error:
+        raise InputError(f"Beam's {error}.") from error
     for text in unknown:
         near = difflib.get_close_matches(text.partition("=")[0], ours, n=1, cutoff=0.8)
         # Engines on the far side of a job server have options of their own, which only they can check.
@@ -102,6 +108,8 @@ def _check_beam_options(beam_options: Sequence[str], ours: Sequence[str]) -> Non
                 f"{text!r} is neither an option, nor one of Beam's, nor a section.key=value override."
                 + (f" Did you mean {near[0]}?" if near else "")
             )
+    if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
+        raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
     host, colon, port = (chosen.job_endpoint or "").rpartition(":")
     if colon and port.isdigit():
         try:
@@ -135,7 +143,7 @@ def _explained(output: str) -> Iterator[None]:
         line, kind = found[-1]
         builtin = getattr(builtins, kind, None)
         theirs = isinstance(builtin, type) and issubclass(builtin, OSError)
-        if theirs or kind == "InputError" or type(error).__module__.startswith("grpc"):
+        if theirs or kind == "InputError" or type(error).__module__.startswith(("grpc", "google.")):
             raise InputError(f"the Beam job stopped: {line}\n{go_on}") from error
         error.add_note(go_on)
         raise
@@ -162,6 +170,12 @@ def main(arguments: Sequence[str]) -> int:
     print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in splits.items()))
     if options.price:
         return 0
+    pipeline_options = PipelineOptions(beam_options)
+    if pipeline_options.view_as(TestOptions).dry_run:
+        with _explained(options.output), beam.Pipeline(options=pipeline_options) as pipeline:
+            transforms.write_shards(pipeline, tasks)
+        print("dry run: the job was built and its options checked; nothing was sent or written")
+        return 0
 
     finished, freed = {}, 0
     if options.overwrite:
@@ -186,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
         with (
             _explained(options.output),
             _Progress(options.output, price.bytes),
-            beam.Pipeline(options=PipelineOptions(beam_options)) as pipeline,
+            beam.Pipeline(options=pipeline_options) as pipeline,
         ):
             transforms.write_shards(pipeline, todo)
 

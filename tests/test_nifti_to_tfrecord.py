@@ -1,6 +1,7 @@
 """The Beam job, from its command line to the files on disk."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -434,7 +435,7 @@ def test_overrides_and_beam_s_options_are_told_apart():
             "DirectRunner",
         ]
     )
-    assert options.output == "o"
+    assert options.output == os.path.abspath("o")  # workers may run in another folder
     assert overrides == ["train.epochs=3", "records.slice_shape=[32, 32]"]
     assert beam_options == ["--direct_num_workers=2", "--runner", "DirectRunner"]
     assert job._arguments(NEEDED)[2] == ["--runner=FnApiRunner"]
@@ -446,6 +447,8 @@ def test_overrides_and_beam_s_options_are_told_apart():
         ("--max-bad-fracton=0.5", r"Did you mean --max-bad-fraction\?"),
         ("--over", r"'--over' is neither an option"),  # no guessing: it might be Beam's
         ("--no_such_beam_option=3", "nor one of Beam's"),
+        ("--direct_num_workers=two", r"Beam's argument --direct_num_workers: invalid int value: 'two'"),
+        ("--dry_run=true", r"only DataflowRunner has one.*--price"),
         ("epochs=3", r"nor a section\.key=value override"),
         ("--direct_num_workers=2 folder", "'folder' is neither"),
     ],
