@@ -32,8 +32,8 @@ class _Steps:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.done: list[str] = []
 
-    def run(self, title: str, *arguments: str, show: bool = False) -> None:
-        """`python -m ARGUMENTS`.
+    def run(self, title: str, *arguments: str, show: bool = False, notes: Sequence[str] = ()) -> None:
+        """`python -m ARGUMENTS`, and `--note NOTE` for each of `notes`, which are not printed.
 
         Raises:
             InputError: it failed; the message ends with the last lines that it printed.
@@ -45,7 +45,7 @@ class _Steps:
         started = time.monotonic()
         with log.open("w") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [sys.executable, "-m", *arguments, *(f"--note={note}" for note in notes)],
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,
@@ -134,13 +134,13 @@ def demo(output: pathlib.Path) -> None:
         *("--cases", ",".join(unseen), "--output", str(output)),
         show=True,
     )
-    notes = [f"--note={line}" for line in steps.done]
     page = output / "report.html"
     steps.run(
         "Draw them",
         *("tfbrats.report", "--metrics", str(output), "--prediction", str(predictions)),
         *("--reference", str(cases), "--run", str(run), "--output", str(page)),
-        *("--title", "tfbrats demo: simulated cases", *notes),
+        *("--title", "Demo"),
+        notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
     )
     print(
         f"\ndone in {time.monotonic() - started:.0f} s. Look at\n"

@@ -9,7 +9,7 @@ slices (the bare network), describe (tfbrats.json over the wire).
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -24,14 +24,26 @@ from tfbrats.segment import CaseSegmenter
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
-class _Served(tf.Module):
-    """What is saved: the segmenter, and with it each variable once."""
+class _Weights(tf.Module):
+    """What is saved: the bare variables, each once.
+
+    Saving the Keras model itself gives a SavedModel that only TensorFlow's own loader can restore: its
+    functions refer to variables by other names than its checkpoint does, and TensorFlow Serving, which runs
+    it in a Session, finds them uninitialised.
+    """
+
+    def __init__(self, segmenter: CaseSegmenter):
+        super().__init__()
+        self.weights = [variable.value for variable in segmenter.network.variables]
+
+
+class _Signatures:
+    """The functions that a server offers, over a segmenter's variables."""
 
     def __init__(self, segmenter: CaseSegmenter, slice_shape: Sequence[int], card_text: str):
-        super().__init__()
         self._segmenter, self._slice_shape, self._card_text = segmenter, slice_shape, card_text
 
-    def signatures(self) -> dict:
+    def by_name(self) -> dict:
         """Signature name -> function whose inputs carry their names."""
         modalities = self._segmenter.modalities
 
@@ -163,24 +175,42 @@ def _warm_up_requests(card: ModelCard, slice_shape: Sequence[int]) -> list[predi
     return logs
 
 
-def _replay(saved, path: str) -> None:
-    """Runs the warm-up file as the server will: one that fails would keep the model from loading."""
+class _Served:
+    """A SavedModel loaded as TensorFlow Serving loads it: into a Session, not by tf.saved_model.load."""
+
+    def __init__(self, path: str):
+        graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=graph)
+        with graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], path)
+        self._signatures = meta_graph.signature_def
+
+    def __call__(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        definition = self._signatures[signature]
+        fetches = {name: info.name for name, info in definition.outputs.items()}
+        feeds = {definition.inputs[name].name: array for name, array in inputs.items()}
+        return self._session.run(fetches, feeds)
+
+
+def _replay(served: _Served, path: str) -> None:
+    """Runs the warm-up file as the server will: a request that fails would keep the model from loading."""
     for content in records.read_records(path):
         request = prediction_log_pb2.PredictionLog.FromString(content).predict_log.request
-        signature = saved.signatures[request.model_spec.signature_name]
-        signature(**{name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()})
+        served(
+            request.model_spec.signature_name,
+            {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()},
+        )
 
 
-def _compare(segmenter: CaseSegmenter, saved, slice_shape: Sequence[int]) -> None:
+def _compare(segmenter: CaseSegmenter, served: _Served, slice_shape: Sequence[int]) -> None:
     """The Keras model and the SavedModel must give the same label map on a simulated case."""
     image, _ = phantom.simulate((*slice_shape, 24), seed=0, number=0)
-    names = segmenter.modalities
-    volumes = {m: image[..., MODALITIES.index(m)] for m in names}
+    volumes = {m: image[..., MODALITIES.index(m)] for m in segmenter.modalities}
     ours = tf.function(segmenter)({m: tf.constant(v, tf.float32) for m, v in volumes.items()})
-    for signature, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
-        theirs = saved.signatures[signature](**{m: tf.constant(v, dtype) for m, v in volumes.items()})
-        different = int(np.sum(ours["segmentation"].numpy() != theirs["segmentation"].numpy()))
-        gap = float(np.abs(ours["probabilities"].numpy() - theirs["probabilities"].numpy()).max())
+    for signature, dtype in (("serving_default", np.float32), ("int16", np.int16)):
+        theirs = served(signature, {m: v.astype(dtype) for m, v in volumes.items()})
+        different = int(np.sum(ours["segmentation"].numpy() != theirs["segmentation"]))
+        gap = float(np.abs(ours["probabilities"].numpy() - theirs["probabilities"]).max())
         if different or gap > 1e-5:
             raise RuntimeError(
                 f"signature {signature}: {different} voxels differ from the Keras model's, probabilities by "
@@ -202,19 +232,19 @@ def export(run_dir: str | os.PathLike, output: str | os.PathLike, edition: str |
     segmenter = segmenter_of(run_dir, edition)
     version = 1 + max((int(entry) for entry in os.listdir(output) if entry.isdigit()), default=0)
     card = card_of(run_dir, os.path.basename(output), version, _schema(run_dir, edition))
-    served = _Served(segmenter, config.records.slice_shape, card.to_json())
+    signatures = _Signatures(segmenter, config.records.slice_shape, card.to_json())
 
     final = os.path.join(output, str(version))
     temporary = files.temporary_name(final)
     try:
-        tf.saved_model.save(served, temporary, signatures=served.signatures())
+        tf.saved_model.save(_Weights(segmenter), temporary, signatures=signatures.by_name())
         files.write_bytes(os.path.join(temporary, model_card.FILE), card.to_json().encode())
         requests = _warm_up_requests(card, config.records.slice_shape)
         content = b"".join(records.frame(log.SerializeToString()) for log in requests)
         files.write_bytes(os.path.join(temporary, WARM_UP), content)
-        saved = tf.saved_model.load(temporary)
-        _replay(saved, os.path.join(temporary, WARM_UP))
-        _compare(segmenter, saved, config.records.slice_shape)
+        served = _Served(temporary)
+        _replay(served, os.path.join(temporary, WARM_UP))
+        _compare(segmenter, served, config.records.slice_shape)
         os.rename(temporary, final)
     finally:
         files.remove(temporary)

@@ -91,7 +91,7 @@ class CaseSegmenter(tf.Module):
         schema: LabelSchema,
     ):
         super().__init__()
-        self._network = cun.branches_only(network)
+        self.network = cun.branches_only(network)
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
         known = schema.value_of_tissue
@@ -102,7 +102,7 @@ class CaseSegmenter(tf.Module):
 
     def slices(self, image):
         """float32 [N, H, W, M] z-scored slices -> class probabilities of the two branches."""
-        logits = self._network(image, training=False)
+        logits = self.network(image, training=False)
         return {
             "branch1": tf.nn.softmax(logits["branch1_logits"], axis=-1),
             "branch2": tf.nn.softmax(logits["branch2_logits"], axis=-1),
@@ -145,7 +145,7 @@ class CaseSegmenter(tf.Module):
             batch = tf.transpose(tf.gather(image, index, axis=2), [2, 0, 1, 3])
             inside = tf.transpose(tf.gather(brain, index, axis=2), [2, 0, 1])
             batch = tf.pad(batch, [[0, 0], [top, bottom], [left, right], [0, 0]])
-            logits = self._network(batch, training=False)
+            logits = self.network(batch, training=False)
             one, two = (logits[name][:, top : top + shape[0], left : left + shape[1]] for name in cun.BRANCHES)
             labels = labels.write(n, fuse(one, two, inside))
             regions = regions.write(n, region_probabilities(one, two, inside))
