@@ -45,15 +45,10 @@ def strategy_for(name: str) -> tf.distribute.Strategy:
     Raises:
         InputError: "multi_worker" without TF_CONFIG, "tpu" without a TPU.
     """
-    accelerators = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if name == "auto":
-        if os.environ.get("TF_CONFIG"):
-            name = "multi_worker"
-        else:
-            name = "mirrored" if len(accelerators) > 1 else "one_device"
-    if name == "multi_worker":
-        if not os.environ.get("TF_CONFIG"):
-            raise InputError("train.strategy=multi_worker: set TF_CONFIG on every worker, or use auto.")
+    if name == "multi_worker" and not os.environ.get("TF_CONFIG"):
+        raise InputError("train.strategy=multi_worker: set TF_CONFIG on every worker, or use auto.")
+    if name == "multi_worker" or (name == "auto" and os.environ.get("TF_CONFIG")):
+        # Before anything else touches TensorFlow, listing devices included.
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         try:
@@ -61,6 +56,9 @@ def strategy_for(name: str) -> tf.distribute.Strategy:
         except (ValueError, tf.errors.OpError) as error:
             raise InputError(f"train.strategy=tpu: no TPU answers ({error}).") from error
         return tf.distribute.TPUStrategy(resolver)
+    accelerators = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if name == "auto":
+        name = "mirrored" if len(accelerators) > 1 else "one_device"
     if name == "mirrored":
         return tf.distribute.MirroredStrategy([device.name for device in accelerators])
     return tf.distribute.OneDeviceStrategy(accelerators[0].name)
@@ -101,11 +99,10 @@ class Progress(tf.train.experimental.PythonState):
 class Training:
     """A run in progress: what is trained, on what, where it is kept."""
 
-    def __init__(self, config: Config, folder: str, manifest: Manifest):
-        self.config, self.folder, self.manifest = config, folder, manifest
+    def __init__(self, config: Config, folder: str, manifest: Manifest, strategy: tf.distribute.Strategy):
+        self.config, self.folder, self.manifest, self.strategy = config, folder, manifest, strategy
         keras.utils.set_random_seed(config.train.seed)
         keras.mixed_precision.set_global_policy(config.train.precision)
-        self.strategy = strategy_for(config.train.strategy)
         self.replicas = self.strategy.num_replicas_in_sync
         self.global_batch = config.train.batch_size * self.replicas
         self.steps = data.steps_per_epoch(manifest, config, self.global_batch)
@@ -161,7 +158,7 @@ class Training:
             total=self.steps,
             initial=progress.step,
             desc=f"epoch {progress.epoch + 1}/{config.train.epochs}",
-            disable=None,
+            disable=None if self.chief else True,
         ) as bar:
             while progress.step < self.steps:
                 found = self._train_step(next(batches), tf.constant(omega, tf.float32))
@@ -271,11 +268,12 @@ def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.ya
     faults = [fault for shard in manifest.shards if (fault := records.check_shard(folder, shard))]
     if faults:
         raise InputError("\n".join(faults))
-    run.start(config.run.dir, config, overwrite)
-    training = Training(config, folder, manifest)
-    _announce(training)
-    if training.chief:
+    strategy = strategy_for(config.train.strategy)
+    if is_chief(strategy):
+        run.start(config.run.dir, config, overwrite)
         _describe_data(config.run.dir, manifest)
+    training = Training(config, folder, manifest, strategy)
+    _announce(training)
     if training.is_over:
         print("nothing left to do: the run is complete (raise train.epochs to go on)")
     while not training.is_over:
