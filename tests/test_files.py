@@ -106,3 +106,13 @@ def test_temporary_names_are_hidden_and_beside_the_file(tmp_path):
     assert os.path.dirname(temporary) == str(tmp_path)
     assert files.name(temporary).startswith(".") and files.PARTIAL in temporary
     assert temporary != files.temporary_name(tmp_path / "x.nii.gz")
+
+
+def test_links_to_folders_are_followed_and_one_that_leads_back_ends(tmp_path):
+    (tmp_path / "all" / "case").mkdir(parents=True)
+    (tmp_path / "all" / "case" / "scan.nii").write_bytes(b"12345")
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "case").symlink_to(tmp_path / "all" / "case")
+    (tmp_path / "some" / "back").symlink_to(tmp_path / "some")
+    (tmp_path / "some" / "dead").symlink_to(tmp_path / "nowhere")
+    assert files.walk(tmp_path / "some") == {str(tmp_path / "some" / "case" / "scan.nii"): 5}

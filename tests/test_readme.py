@@ -65,15 +65,18 @@ def test_block_runs(workspace, number):
     folder, port = workspace
     script = _made_small(RUN[number], port)
     path = f"{pathlib.Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-    ended = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env={"PATH": path, "HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, f"{script}\n{ended.stdout[-2000:]}\n{ended.stderr[-3000:]}"
+    # To a file, not a pipe: a server left in the background would keep a pipe open.
+    log = folder / f"block{number}.txt"
+    with log.open("w") as file:
+        ended = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env={"PATH": path, "HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    assert ended.returncode == 0, f"{script}\n{log.read_text()[-4000:]}"
 
 
 def test_the_blocks_left_what_they_promise(workspace):

@@ -65,17 +65,34 @@ def size(path: str | os.PathLike) -> int:
 def walk(folder: str | os.PathLike) -> dict[str, int]:
     """Every file under `folder`, as full path -> size in bytes, sorted by path.
 
+    Links to folders are followed: a subset of a data set is often a folder of links.
+
     Raises:
-        InputError: the folder does not exist.
+        InputError: the folder does not exist, or one inside cannot be read.
     """
     fs, inner = _split(folder)
     if not fs.isdir(inner):
         raise InputError(f"{folder}: no such folder.")
+    if is_local(folder):
+        return dict(sorted(_walk_local(inner)))
     found = fs.find(inner, detail=True)
-    return {
-        fs.unstrip_protocol(path) if not is_local(folder) else path: int(info["size"] or 0)
-        for path, info in sorted(found.items())
-    }
+    return {fs.unstrip_protocol(path): int(info["size"] or 0) for path, info in sorted(found.items())}
+
+
+def _walk_local(folder: str) -> Iterator[tuple[str, int]]:
+    def unreadable(error: OSError):
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}). Change its permissions.")
+
+    seen = set()  # a link may lead back to where it lies
+    for here, subfolders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        if os.path.realpath(here) in seen:
+            subfolders.clear()
+            continue
+        seen.add(os.path.realpath(here))
+        for name_ in names:
+            path = os.path.join(here, name_)
+            with contextlib.suppress(FileNotFoundError):  # renamed by a writer meanwhile, or a dead link
+                yield path, os.stat(path).st_size
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
