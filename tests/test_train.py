@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import config, data, models, step, train
+from tfbrats import config, data, layouts, models, step, train
 from tfbrats.command import InputError
 
 
@@ -296,6 +296,37 @@ def test_a_run_folder_of_another_config_is_refused_unless_overwritten(record_set
     with pytest.raises(InputError, match=r"lws\.beta: 3\.0, there 1\.5"):
         train.train(record_set.config(*small, "lws.beta=3"))
     train.train(record_set.config(*small, "lws.beta=3"), overwrite=True)
+
+
+def test_without_validation_cases_the_last_weights_are_the_best(tmp_path, record_set, capsys):
+    from beam_pipelines import nifti_to_tfrecord
+    from tfbrats import export, model_card
+
+    ids = [one.case_id for one in layouts.find(record_set.cases).cases]
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ids[:1]}))
+    overrides = [o for o in record_set.overrides if not o.startswith("data.records")]
+    folder = str(tmp_path / "records")
+    nifti_to_tfrecord.main(
+        [
+            *("--config", "smoke_2d.yaml", "--input", str(record_set.cases), "--output", folder),
+            *("--splits", str(tmp_path / "splits.json"), *overrides),
+        ]
+    )
+    small = ("train.epochs=2", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    history = train.train(record_set.config(f"data.records={folder}", *small))
+    assert "validation_loss" not in history[0]
+    assert "epoch 2, the last" in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoints" / "best" / "ckpt-2.index").exists()
+    assert model_card.read(export.export(tmp_path / "run", tmp_path / "model")).scores == {}
+
+
+def test_a_history_lost_after_its_checkpoint_is_written_again(record_set, tmp_path):
+    settings = record_set.config("train.epochs=1", "train.steps_per_epoch=1", f"run.dir={tmp_path}")
+    train.train(settings)
+    content = (tmp_path / "history.csv").read_bytes()
+    (tmp_path / "history.csv").unlink()
+    train.train(settings)
+    assert (tmp_path / "history.csv").read_bytes() == content
 
 
 def test_a_run_can_be_made_longer(record_set, tmp_path):

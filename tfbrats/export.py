@@ -101,7 +101,7 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
     config = run.read_config(run_dir)
     trained_on = files.read_json(files.join(run_dir, "records.json"))
     splits = files.read_json(files.join(run_dir, "splits.json"))
-    best = min(run.read_history(run_dir), key=lambda row: float(row["validation_loss"]))
+    best = run.best_row(run.read_history(run_dir))
     volume = f"[I, J, K], axes {''.join(case.AXES)}, one grid for all"
     modalities = {name: f"float32 {volume}" for name in config.data.modalities}
     outputs = {
@@ -148,7 +148,7 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
             "records_sha256": trained_on["manifest_sha256"],
             "config": config.model_dump(mode="json"),
         },
-        scores={"split": "validation", "slices": trained_on["examples"]["validation"], **best},
+        scores={"split": "validation", "slices": trained_on["examples"]["validation"], **best} if best else {},
         license="the weights are bound by the terms of the data they were trained on",
         intended_use="research; not for diagnostic use",
     )

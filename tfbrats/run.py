@@ -88,6 +88,12 @@ def read_history(run: str | os.PathLike) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))
 
 
+def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The epoch of the lowest validation loss: the first of them; None without validation."""
+    scored = [row for row in history if row.get("validation_loss")]
+    return min(scored, key=lambda row: float(row["validation_loss"])) if scored else None
+
+
 def write_history(run: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice."""
     text = io.StringIO()

@@ -190,8 +190,12 @@ class Training:
         )
 
     def validate(self) -> None:
-        """Scores the validation split, notes an obvious rise, and keeps the best weights."""
+        """Scores the validation split, notes an obvious rise, and keeps the best weights.
+
+        Without validation cases the last weights count as the best.
+        """
         progress, config = self.progress, self.config
+        improved = True
         if self.manifest.examples["validation"]:
             batches = data.validation(self.manifest, self.folder, config, "validation", self.global_batch)
             sums = sum(
@@ -199,14 +203,12 @@ class Training:
                 for batch in self.strategy.experimental_distribute_dataset(batches)
             )
             scores = step.validation_scores(sums)
-        else:  # without validation cases the last epoch is the best
-            scores = {"validation_loss": progress.history[-1]["loss"]}
-            progress.best = math.inf
-        progress.history[-1].update(scores)
-        loss = scores["validation_loss"]
-        progress.rises = progress.rises + 1 if loss > (1 + config.train.stop_rise) * progress.best else 0
-        improved = loss < progress.best
-        progress.best = min(loss, progress.best)
+            progress.history[-1].update(scores)
+            loss = scores["validation_loss"]
+            rose = loss > (1 + config.train.stop_rise) * progress.best
+            progress.rises = progress.rises + 1 if rose else 0
+            improved = loss < progress.best
+            progress.best = min(loss, progress.best)
         progress.epoch, progress.step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
         if improved:
             self.best.save(checkpoint_number=progress.epoch)
@@ -274,6 +276,9 @@ def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.ya
         _describe_data(config.run.dir, manifest)
     training = Training(config, folder, manifest, strategy)
     _announce(training)
+    if training.chief and training.progress.history:
+        # A run killed between its checkpoint and its history has the row in the checkpoint.
+        run.write_history(config.run.dir, training.progress.history)
     if training.is_over:
         print("nothing left to do: the run is complete (raise train.epochs to go on)")
     while not training.is_over:
@@ -291,8 +296,10 @@ def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.ya
 
 
 def _best_line(progress: Progress) -> str:
-    best = min(progress.history, key=lambda row: row["validation_loss"])
-    return f"epoch {best['epoch']}, validation loss {best['validation_loss']:.4g}"
+    best = run.best_row(progress.history)
+    if best is None:
+        return f"epoch {progress.epoch}, the last: there are no validation cases"
+    return f"epoch {best['epoch']}, validation loss {float(best['validation_loss']):.4g}"
 
 
 def _describe_data(folder: str, manifest: Manifest) -> None:
