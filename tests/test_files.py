@@ -74,6 +74,45 @@ def test_a_missing_file_or_folder_is_named(place):
         files.walk(files.join(place, "nowhere"))
 
 
+def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path):
+    (tmp_path / "case.nii").write_bytes(b"1")
+    with pytest.raises(InputError, match=r"case\.nii: a file; expected a folder"):
+        files.walk(tmp_path / "case.nii")
+
+
+def test_what_cannot_be_written_is_the_persons_to_mend_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    for place in ("file/x.bin", "file/deep/er/x.bin", "folder", "folder/" + 300 * "x"):
+        with pytest.raises(InputError, match=r"cannot be written .*Choose another place"):
+            files.write_bytes(tmp_path / place, b"2")
+    assert list(files.walk(tmp_path)) == [str(tmp_path / "file")]
+
+
+def test_a_full_disk_is_not_said_to_be_a_mistake(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_bytes(tmp_path / "x.bin", b"2")
+    assert not files.walk(tmp_path)
+
+
+def test_a_folder_that_can_hold_nothing_is_known_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"1")
+    files.check_can_hold(tmp_path / "not" / "yet")
+    files.check_can_hold("memory://anywhere")
+    for place in ("file", "file/below"):
+        with pytest.raises(InputError, match=r"Not a directory: .*/file\)"):
+            files.check_can_hold(tmp_path / place)
+    # Root may write everywhere: the refusal is simulated.
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="Permission denied"):
+        files.check_can_hold(tmp_path / "not" / "yet")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_json_survives_and_bad_json_is_named(place):
     path = files.join(place, "x.json")
     files.write_json(path, {"b": [1, 2.5, None], "a": "ü"})
@@ -82,6 +121,8 @@ def test_json_survives_and_bad_json_is_named(place):
     files.write_bytes(path, b"{'single': quotes}")
     with pytest.raises(InputError, match=r"x\.json: not valid JSON"):
         files.read_json(path)
+    with pytest.raises(InputError, match=r"y\.json: no such file\.$"):
+        files.read_json(files.join(place, "y.json"))
 
 
 def test_removing_takes_a_folder_with_all_it_holds_and_is_calm_about_nothing(place):

@@ -5,6 +5,7 @@ never sees half a file under its final name.
 """
 
 import contextlib
+import errno
 import json
 import os
 import posixpath
@@ -18,6 +19,18 @@ import fsspec
 from tfbrats.command import InputError
 
 PARTIAL = ".partial"  # part of every temporary name
+
+# What the person can mend; anything else that a disk raises is not said to be their mistake.
+_REFUSED = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 def _split(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -72,6 +85,8 @@ def walk(folder: str | os.PathLike) -> dict[str, int]:
     """
     fs, inner = _split(folder)
     if not fs.isdir(inner):
+        if fs.exists(inner):
+            raise InputError(f"{folder}: a file; expected a folder. Give the one that it lies in.")
         raise InputError(f"{folder}: no such folder.")
     if is_local(folder):
         return dict(sorted(_walk_local(inner)))
@@ -111,8 +126,9 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def read_json(path: str | os.PathLike) -> Any:
+    content = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(content)
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}).") from error
 
@@ -123,21 +139,57 @@ def temporary_name(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
+def _explained(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}: {error.filename}). Choose another place, or change "
+            "its permissions."
+        ) from error
+
+
+def check_can_hold(folder: str | os.PathLike) -> None:
+    """Raises InputError where no file can be written into `folder`, which need not exist yet.
+
+    Makes nothing, so that hours of work can be spared. Of gs:// nothing is known beforehand.
+    """
+    if not is_local(folder):
+        return
+    path = os.path.abspath(_split(folder)[1])
+    with _explained(folder):
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        if not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+@contextlib.contextmanager
 def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None) -> Iterator[IO[bytes]]:
     """A binary file that appears as `path` when the block ends well, and not at all otherwise.
 
     `check`, if given, is called with the temporary path once the file is closed; if it raises, nothing
     appears.
+
+    Raises:
+        InputError: a file stands where a folder is wanted, or the place may not be written to.
     """
     fs, inner = _split(path)
     temporary = temporary_name(inner)
-    fs.makedirs(fs._parent(inner), exist_ok=True)
+    with _explained(path):
+        fs.makedirs(fs._parent(inner), exist_ok=True)
+        opened = fs.open(temporary, "wb")
     try:
-        with fs.open(temporary, "wb") as file:
+        with opened as file:
             yield file
         if check is not None:
             check(fs.unstrip_protocol(temporary))
-        rename(temporary, inner, fs)
+        with _explained(path):
+            rename(temporary, inner, fs)
     except BaseException:
         with contextlib.suppress(OSError):
             if fs.exists(temporary):
