@@ -190,14 +190,23 @@ def test_a_differing_spacing_is_an_error_with_both_spacings(folder):
     only_fault(folder, f"{CASE}_t1.nii.gz", "spacing [1. 1. 2.] mm against [1. 1. 1.] mm")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_voxels_that_are_no_number_are_counted(folder, bad):
+@pytest.mark.parametrize(
+    "bad, dtype", [(np.nan, np.float32), (np.inf, np.float32), (-np.inf, np.float32), (1e300, np.float64)]
+)
+def test_voxels_that_are_no_number_or_too_large_for_one_are_counted(folder, bad, dtype):
     def spoil(array):
         array[3, 4, 5] = array[5, 4, 3] = bad
         return array
 
-    change(path_of(folder, "flair"), spoil, dtype=np.float32)
+    change(path_of(folder, "flair"), spoil, dtype=dtype)
     only_fault(folder, f"{CASE}_flair.nii.gz", "2 voxels of flair are NaN or infinite")
+
+
+@pytest.mark.parametrize("kind", ["t1", "seg"])
+@pytest.mark.parametrize("dtype", [[("R", "u1"), ("G", "u1"), ("B", "u1")], np.complex64])
+def test_colours_and_complex_numbers_are_refused(folder, kind, dtype):
+    change(path_of(folder, kind), lambda a: np.zeros(a.shape, dtype))
+    only_fault(folder, f"{CASE}_{kind}.nii.gz", "voxels of type", "expected one")
 
 
 @pytest.mark.parametrize("value", [0, 7])

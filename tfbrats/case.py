@@ -213,8 +213,10 @@ def load(
             reference = (path, grid)
         elif path != reference[0]:
             faults += _grid_faults(path, grid, *reference)
-        faults += _intensity_faults(path, modality, array)
-        arrays[modality] = _compact(array)
+        own_faults = _intensity_faults(path, modality, array)
+        faults += own_faults
+        if not own_faults:
+            arrays[modality] = _compact(array)
     label = None
     if case.label in opened:
         array, grid = opened[case.label]
@@ -283,11 +285,13 @@ def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) ->
 
 
 def _intensity_faults(path: str, modality: str, array: np.ndarray) -> list[str]:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(array.size - np.isfinite(array).sum())
-        return [f"{path}: {bad} voxels of {modality} are NaN or infinite. Write it again without them."]
     if array.dtype.kind not in "iufb":
-        return [f"{path}: voxels of type {array.dtype}; expected numbers."]
+        return [f"{path}: voxels of type {array.dtype}; expected one real number each."]
+    if array.dtype.kind == "f":
+        # Beyond float32, which everything here computes in, is as good as infinite.
+        bad = int(array.size - np.count_nonzero(np.abs(array) <= np.finfo(np.float32).max))
+        if bad:
+            return [f"{path}: {bad} voxels of {modality} are NaN or infinite. Write it again without them."]
     if array.size == 0 or array.min() == array.max():
         value = array.flat[0] if array.size else "nothing"
         return [f"{path}: {modality} is {value} everywhere. Write it again from the scan."]
@@ -302,6 +306,8 @@ def _volume(array: np.ndarray, path: str) -> np.ndarray:
 
 
 def _whole_numbers(array: np.ndarray, path: str) -> np.ndarray:
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{path}: voxels of type {array.dtype}; expected one label value each.")
     if array.dtype.kind == "f":
         rounded = np.round(array)
         if not np.isfinite(array).all() or not np.array_equal(rounded, array):
