@@ -26,7 +26,7 @@ def test_until_2021_enhancing_tumour_is_4_and_3_does_not_exist(edition):
 
 
 def test_4_is_no_label_in_2023_and_a_resection_cavity_in_2024():
-    with pytest.raises(labels.UnknownLabelError, match=r"\[4\].*--edition 2024"):
+    with pytest.raises(labels.UnknownLabelError, match=r"\[4\].*--edition 2024.*until 2021"):
         EDITIONS["2023"].to_tissues(np.array([3, 4]), "x")
     assert EDITIONS["2024"].to_tissues(np.array([3, 4]), "x").tolist() == [Tissue.ET, Tissue.RC]
 

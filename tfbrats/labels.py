@@ -100,7 +100,10 @@ class LabelSchema:
         if unknown:
             hint = ""
             if unknown == [4] and self.edition == "2023":
-                hint = " Value 4 is the resection cavity of 2024 GLI: pass --edition 2024."
+                hint = (
+                    " Value 4 is the resection cavity of 2024 GLI (pass --edition 2024), or enhancing tumour "
+                    "until 2021 (pass that year)."
+                )
             elif unknown == [3] and Tissue.ET in self.value_of_tissue:
                 hint = " Value 3 is enhancing tumour since 2023: pass --edition 2023."
             raise UnknownLabelError(
