@@ -163,6 +163,17 @@ def test_an_override_of_an_unknown_key_gets_the_nearest_name():
     assert "did you mean lws.floor?" in refusal("smoke_2d.yaml", "lws.flor=0.1")
 
 
+def test_a_key_in_the_wrong_section_is_shown_the_right_one():
+    assert "did you mean model.width?" in refusal("smoke_2d.yaml", "train.width=8")
+
+
+def test_where_no_name_is_near_the_names_there_are_are_listed():
+    said = refusal("smoke_2d.yaml", "train.lr=0.1")
+    assert "did you mean" not in said
+    assert "unknown key train.lr; train has epochs," in said and "learning_rate" in said
+    assert "unknown key foo; the sections are model, data," in refusal("smoke_2d.yaml", "foo.bar=1")
+
+
 # --- what a config is -----------------------------------------------------------------------------------
 
 

@@ -154,8 +154,7 @@ def _find(given: str | os.PathLike) -> str:
     near = difflib.get_close_matches(given, shipped_names(), n=1)
     raise InputError(
         f"config {given}: neither a file {pathlib.Path(given).absolute()} nor among the shipped ones in "
-        f"{SHIPPED}: {', '.join(shipped_names()) or 'none'}."
-        + (f" Did you mean {near[0]}?" if near else "")
+        f"{SHIPPED}: {', '.join(shipped_names()) or 'none'}." + (f" Did you mean {near[0]}?" if near else "")
     )
 
 
@@ -168,13 +167,24 @@ def _keys(section: type[pydantic.BaseModel] = Config, prefix: str = "") -> list[
     return keys
 
 
+def _instead_of(unknown: str) -> str:
+    """The nearest key of the same section, or the key of that name in another, or all that there are."""
+    section, _, name = unknown.rpartition(".")
+    siblings = [key for key in _keys() if key.rpartition(".")[0] == section]
+    near = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.7)
+    near = near or [key for key in _keys() if key.rpartition(".")[2] == name]
+    if near:
+        return f"; did you mean {near[0]}?"
+    names = ", ".join(key.rpartition(".")[2] for key in siblings)
+    return f"; {section} has {names}" if section else f"; the sections are {names}"
+
+
 def _explain(error: pydantic.ValidationError) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _keys(), n=1, cutoff=0.5)
-            lines.append(f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else ""))
+            lines.append(f"unknown key {key}{_instead_of(key)}")
         elif fault["type"] == "missing":
             lines.append(f"missing key {key}")
         else:
