@@ -113,6 +113,15 @@ def test_a_folder_that_can_hold_nothing_is_known_before_anything_is_made(tmp_pat
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_one_file_has_one_canonical_name(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    names = ("a/x", "./a/../a//x", "link/x", tmp_path / "a" / "x", f"file://{tmp_path}/a/x")
+    assert len({files.canonical(name) for name in names}) == 1
+    assert files.canonical("memory://a/x") == files.canonical("memory:///a/x") != files.canonical("a/x")
+
+
 def test_json_survives_and_bad_json_is_named(place):
     path = files.join(place, "x.json")
     files.write_json(path, {"b": [1, 2.5, None], "a": "ü"})

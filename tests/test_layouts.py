@@ -127,6 +127,20 @@ def test_a_folder_named_2024_tells_the_edition_of_early_time_points(place):
     assert layouts.find(place).editions == ["2024"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "edition"),
+    [
+        ("BraTS2023/2024-11-03", "2023"),  # a date is no edition
+        ("trials2024/BraTS-GLI", "2023"),
+        ("BraTS2024/copy of BraTS2023", "2023"),  # the innermost says it
+        ("ASNR-MICCAI-BraTS2023-GLI/BraTS 2024", "2024"),
+    ],
+)
+def test_only_a_year_after_the_name_of_the_challenge_tells_the_edition(place, folder, edition):
+    touch(place, f"{folder}/BraTS-GLI-00005-000/BraTS-GLI-00005-000-t1n.nii.gz")
+    assert layouts.find(place).editions == [edition]
+
+
 def test_time_points_of_one_patient_share_a_patient_id(place):
     for case_id in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000"):
         touch(place, *(f"{case_id}/{case_id}-{kind}.nii.gz" for kind in ("t1n", "t1c", "t2w", "t2f")))
@@ -273,6 +287,15 @@ def test_a_folder_that_is_not_there_is_named(place):
         layouts.find(files.join(place, "elsewhere"))
 
 
+def test_a_file_of_the_input_is_no_place_for_an_output(place):
+    touch(place, *brats_names("BraTS2021_00001"))
+    cases = layouts.find(place).cases
+    layouts.check_outputs(cases, [files.join(place, "BraTS2021_00001.nii.gz")])
+    for path in cases[0].paths():
+        with pytest.raises(InputError, match="never overwritten"):
+            layouts.check_outputs(cases, [files.join(place, "x.nii"), path])
+
+
 # --- dataset.json ---------------------------------------------------------------------------------------
 
 
@@ -315,6 +338,7 @@ def test_test_images_of_nnunet_need_no_mask(place):
         ({"labels": PLAIN}, "channel_names"),
         ({"channel_names": ORDER}, "labels"),
         ({"channel_names": {"0": "CT"}, "labels": PLAIN}, "CT"),
+        ({"channel_names": {"T1": "0"}, "labels": PLAIN}, "channel 'T1'"),
         ({"channel_names": ORDER, "labels": {"background": 0, "liver": 1}}, "liver"),
         ([1, 2], "channel_names"),
     ],

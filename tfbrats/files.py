@@ -70,6 +70,12 @@ def is_local(path: str | os.PathLike) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
+def canonical(path: str | os.PathLike) -> str:
+    """One spelling for each place: absolute, and on the disk without links."""
+    fs, inner = _split(path)
+    return os.path.realpath(inner) if is_local(path) else fs.unstrip_protocol(inner)
+
+
 def size(path: str | os.PathLike) -> int:
     fs, inner = _split(path)
     return int(fs.size(inner))

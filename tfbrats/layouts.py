@@ -123,6 +123,16 @@ def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles,
     return tuple(one for one in dataset.cases if one.case_id in set(case_ids))
 
 
+def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLike]) -> None:
+    """Raises InputError where a file to be written is one of the cases' own: data is never overwritten."""
+    inputs = {files.canonical(path): path for one in cases for path in one.paths()}
+    for output in outputs:
+        if files.canonical(output) in inputs:
+            raise InputError(
+                f"{output}: belongs to the input, which is never overwritten. Choose another --output."
+            )
+
+
 def _is_test_image(case: CaseFiles) -> bool:
     return any("/imagesTs/" in path for _, path, _ in case.images)
 
@@ -147,6 +157,8 @@ def _stem(path: str) -> str | None:
 def edition_of(case_id: str, folder: str) -> LabelSchema | None:
     """What the names of a case and of its folder say; None if nothing."""
     text = case_id.lower()
+    # The year of "BraTS 2024", "ASNR-MICCAI-BraTS2023-GLI-..."; of several in a path the innermost.
+    years = re.findall(r"brats\D{0,12}(20(?:1[789]|2[0134]))", folder, re.IGNORECASE)
     for year in ("17", "18", "19", "20"):
         if re.match(rf"brats{year}_", text):
             return EDITIONS[f"20{year}"]
@@ -155,13 +167,9 @@ def edition_of(case_id: str, folder: str) -> LabelSchema | None:
     challenge = re.match(r"brats-(gli|ssa)-(\d+)-(\d+)$", text)
     if challenge:
         # Post-treatment scans (2024) count their time points from 100; folders say so too.
-        if re.search(r"2024", folder) or int(challenge.group(3)) >= 100:
-            return EDITIONS["2024"]
-        return EDITIONS["2023"]
-    for year in ("2017", "2018", "2019", "2020", "2021", "2023", "2024"):
-        if re.search(rf"brats\D{{0,12}}{year}", folder, re.IGNORECASE):
-            return EDITIONS[year]
-    return None
+        later = years[-1:] == ["2024"] or int(challenge.group(3)) >= 100
+        return EDITIONS["2024" if later else "2023"]
+    return EDITIONS[years[-1]] if years else None
 
 
 def _patient_of(case_id: str) -> str:
@@ -241,6 +249,8 @@ def _decathlon_cases(
         raise InputError(f"{where}: expected the entries channel_names (or modality) and labels.")
     modalities = {}
     for number, text in channels.items():
+        if not str(number).isdigit():
+            raise InputError(f"{where}: channel {number!r}; expected a whole number, with its modality's name.")
         if modality_named(str(text)) is None:
             raise InputError(f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}.")
         modalities[int(number)] = modality_named(str(text))
