@@ -7,6 +7,7 @@ on with the cases that have none yet.
 """
 
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,18 +27,35 @@ class SavedSegmenter:
         model_dir: one version's folder, e.g. models/cun/1.
 
     Raises:
-        InputError: no model here.
+        InputError: no model here, or a damaged one.
     """
 
     def __init__(self, model_dir: str | os.PathLike):
         self.card: ModelCard = model_card.read(model_dir)
-        self._saved = tf.saved_model.load(os.fspath(model_dir))
+        try:
+            self._saved = tf.saved_model.load(os.fspath(model_dir))
+        except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(
+                f"{model_dir}: the SavedModel cannot be loaded ({first_line}). Copy or export it again."
+            ) from error
 
     def segment(self, loaded: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Tissues, uint8 [I, J, K], and probabilities of WT, TC, ET, float32 [I, J, K, 3]."""
+        """Tissues, uint8 [I, J, K], and probabilities of WT, TC, ET, float32 [I, J, K, 3].
+
+        Raises:
+            InputError: the model refuses the case.
+        """
         volumes = model_card.inputs(self.card, loaded)
         signature = model_card.signature_for(volumes)
-        answer = self._saved.signatures[signature](**{m: tf.constant(v) for m, v in volumes.items()})
+        try:
+            answer = self._saved.signatures[signature](**{m: tf.constant(v) for m, v in volumes.items()})
+        except tf.errors.InvalidArgumentError as error:
+            # What an Assert in the graph says stands between lines on its node.
+            said = re.search(r"assertion failed: .*", error.message)
+            raise InputError(
+                f"{loaded.case_id}: the model refuses it: {said.group() if said else error.message}"
+            ) from error
         tissues = model_card.tissues(self.card, answer["segmentation"].numpy(), loaded.case_id)
         return tissues, answer["probabilities"].numpy()
 
@@ -59,25 +77,35 @@ def predict(
 
     Returns:
         the faults of the cases that could not be segmented.
+
+    Raises:
+        InputError: no model, no such case, or an output that cannot be or must not be written.
     """
-    chosen = layouts.select(dataset, case_ids)
+    targets = {
+        one: [files.join(output, f"{one.case_id}{ending}.nii.gz") for ending in ("", "_probabilities")]
+        for one in layouts.select(dataset, case_ids)
+    }
+    layouts.check_outputs(dataset.cases, [path for paths in targets.values() for path in paths])
+    files.check_can_hold(output)
     segmenter = SavedSegmenter(model_dir)
     faults = []
-    for one in tqdm(chosen, desc="cases", disable=None):
-        path = files.join(output, f"{one.case_id}.nii.gz")
-        if files.exists(path) and not overwrite:
+    done = 0
+    for one, (path, probabilities_path) in tqdm(targets.items(), desc="cases", disable=None):
+        wanted = (path, probabilities_path) if probabilities else (path,)
+        if not overwrite and all(map(files.exists, wanted)):
+            done += 1
             continue
         try:
             loaded = case.load(one, segmenter.card.modalities, read_label=False)
             tissues, chances = segmenter.segment(loaded)
             if probabilities:
-                case.save_probabilities(
-                    files.join(output, f"{one.case_id}_probabilities.nii.gz"), chances, loaded.grid
-                )
+                case.save_probabilities(probabilities_path, chances, loaded.grid)
             # Last: its presence says that the case is done.
             case.save_segmentation(path, tissues, loaded.grid, loaded.schema)
         except InputError as error:
             faults.append(str(error))
+    if done:
+        print(f"{done} of {len(targets)} cases are done already and are kept (--overwrite redoes them)")
     return faults
 
 
