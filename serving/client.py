@@ -342,12 +342,19 @@ def _targets(given: argparse.Namespace) -> dict[str, layouts.CaseFiles]:
     if to_folder:
         if given.probabilities:
             raise InputError("--probabilities goes with one case: give --output FILE.nii.gz and --case.")
-        return {files.join(given.output, f"{name}.nii.gz"): entry for name, entry in found.items()}
+        files.check_can_hold(given.output)
+        targets = {files.join(given.output, f"{name}.nii.gz"): entry for name, entry in found.items()}
+        layouts.check_outputs(tuple(found.values()), list(targets))
+        return targets
     for path in filter(None, (given.output, given.probabilities)):
         if not _is_image(path):
             raise InputError(f"{path}: an output ends in .nii.gz or .nii; a folder ends in /.")
         if files.exists(path) and not given.overwrite:
             raise InputError(f"{path} exists. Give another name, or --overwrite.")
+        layouts.check_outputs(tuple(found.values()), [path])
+        files.check_can_hold(files.parent(path) or ".")
+    if given.probabilities and files.canonical(given.probabilities) == files.canonical(given.output):
+        raise InputError(f"{given.output}: named by --output and by --probabilities. Give two names.")
     if len(found) > 1:
         raise InputError(
             f"{given.input}: {len(found)} cases for one output file: {_listed(found)}. Name one with "
@@ -365,7 +372,7 @@ def _segment_one(client: Client, entry: layouts.CaseFiles, output: str, given: a
     """Reads, sends and writes one case; one line that says what came out."""
     start = time.monotonic()
     # image: 240 x 240 x 155 x 4
-    case = cases.load(entry, client.card().modalities)
+    case = cases.load(entry, client.card().modalities, read_label=False)
     result = client.segment(case, bool(given.probabilities), given.signature)
     cases.save_segmentation(output, result.tissues, case.grid, case.schema)
     if given.probabilities:

@@ -483,6 +483,40 @@ def test_outputs_that_exist_or_are_no_nifti_are_refused_before_anything_is_sent(
     assert there.read_bytes() == b"precious"
 
 
+def test_the_cases_own_files_are_not_overwritten_even_when_asked_to(tmp_path):
+    nowhere = type("Nowhere", (), {"address": "localhost:1"})
+    case = write_case(tmp_path)
+    scan = case / "BraTS20_Training_001_t1.nii.gz"
+    before = scan.read_bytes()
+    with pytest.raises(InputError, match=r"_t1\.nii\.gz: belongs to the input"):
+        run(nowhere, case, scan, "--overwrite")
+    with pytest.raises(InputError, match=r"_t1\.nii\.gz: belongs to the input"):
+        run(nowhere, case, tmp_path / "seg.nii.gz", "--probabilities", str(scan), "--overwrite")
+    assert scan.read_bytes() == before
+
+
+def test_one_file_cannot_hold_segmentation_and_probabilities(tmp_path):
+    nowhere = type("Nowhere", (), {"address": "localhost:1"})
+    with pytest.raises(InputError, match="by --output and by --probabilities"):
+        run(nowhere, write_case(tmp_path), tmp_path / "s.nii", "--probabilities", f"{tmp_path}/x/../s.nii")
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_sent(tmp_path):
+    nowhere = type("Nowhere", (), {"address": "localhost:1"})
+    (tmp_path / "file").write_bytes(b"1")
+    for output in ("file/seg.nii.gz", "file/"):
+        with pytest.raises(InputError, match="cannot be written"):
+            run(nowhere, write_case(tmp_path), f"{tmp_path}/{output}")
+
+
+def test_a_segmentation_does_not_depend_on_the_experts(served, tmp_path):
+    case = write_case(tmp_path)
+    run(served, case, tmp_path / "without.nii.gz")
+    (case / "BraTS20_Training_001_seg.nii.gz").write_bytes(b"not an image")
+    run(served, case, tmp_path / "with.nii.gz")
+    assert (tmp_path / "with.nii.gz").read_bytes() == (tmp_path / "without.nii.gz").read_bytes()
+
+
 def test_the_command_ends_with_one_line_and_exit_code_1(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         sys, "argv", ["client", "--model", "m", "--input", str(tmp_path / "x"), "--output", "o/"]
