@@ -227,6 +227,8 @@ def start(
         InputError: no such folder, no version in it, a highest version that cannot be loaded, or a port
             that is taken.
     """
+    if not 0 <= port <= 65535:  # gRPC would take another, without a word
+        raise InputError(f"--port {port}: there are ports 1 to 65535, and 0 for any free one.")
     base_path = str(model_base_path).rstrip("/")
     if not tf.io.gfile.isdir(base_path):
         raise InputError(

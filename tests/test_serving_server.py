@@ -425,6 +425,12 @@ def test_a_port_that_is_taken_is_refused(written):
         server.start(written, port=running.port)
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_does_not_exist_is_refused(written, port):
+    with pytest.raises(InputError, match=f"{port}: there are ports"):
+        server.main(["--model_base_path", str(written), f"--port={port}"])
+
+
 def test_the_command_says_what_it_is_and_stops_on_sigterm(written):
     command = [sys.executable, "-m", "serving.server", "--model_base_path", str(written), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
