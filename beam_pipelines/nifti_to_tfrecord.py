@@ -74,6 +74,8 @@ def _arguments(arguments: Sequence[str]):
     parser.add_argument("--overwrite", action="store_true", help="delete what --output holds first")
     parser.allow_abbrev = False  # a Beam option may begin like one of these
     known, rest = parser.parse_known_args(arguments)
+    if not 0 <= known.max_bad_fraction <= 1:
+        raise InputError(f"--max-bad-fraction {known.max_bad_fraction:g}: a fraction is between 0 and 1.")
     if "://" not in known.output:
         known.output = os.path.abspath(known.output)  # a worker pool may run in another folder
     # What reads section.key=value is an override; the rest is Beam's.
@@ -156,7 +158,10 @@ def main(arguments: Sequence[str]) -> int:
     config = configs.load(options.config, overrides)
     dataset = layouts.find(options.input, options.edition)
     given = files.read_json(options.splits) if options.splits else None
-    splits = shards.split_cases(dataset, config.records.split, config.records.seed, given)
+    try:
+        splits = shards.split_cases(dataset, config.records.split, config.records.seed, given)
+    except InputError as error:
+        raise InputError(f"{options.splits}: {error}" if options.splits else str(error)) from error
 
     price = shards.price(dataset, splits, config, options.output, with_n4=options.price)
     tasks = shards.plan(dataset, splits, config, options.output, price.bytes / price.cases)

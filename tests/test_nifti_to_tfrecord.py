@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -136,6 +137,29 @@ def test_given_splits_are_followed_and_cases_they_do_not_name_are_said_to_be_lef
     found = records.read_manifest(tmp_path / "out").cases
     assert found == {"train": tuple(ids[:2]), "validation": (ids[3],), "test": ()}
     assert "note: 2 cases are in no split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train": ["nobody"]}, "case ids that are not in"),
+        ({"train": "BraTS20_Training_000"}, "expected {split: [case ids]}"),
+        ({"trian": ["BraTS20_Training_000"]}, "unknown splits ['trian']"),
+    ],
+)
+def test_a_fault_in_a_splits_file_names_the_file(cases, tmp_path, given, said):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(given))
+    with pytest.raises(InputError, match=re.escape(f"{path}: splits: ")) as caught:
+        run(cases, tmp_path / "out", f"--splits={path}")
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fraction", ["-0.1", "10"])
+def test_a_bad_fraction_that_is_none_is_refused(cases, tmp_path, fraction):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        run(cases, tmp_path / "out", f"--max-bad-fraction={fraction}")
 
 
 def test_test_images_of_a_decathlon_data_set_are_left_out_not_rejected(tmp_path, capsys):

@@ -95,7 +95,7 @@ def split_cases(
             homes[patient_of[case_id]].add(name)
     shared = {patient: sorted(names) for patient, names in homes.items() if len(names) > 1}
     if shared:
-        raise InputError(f"splits: these patients are in more than one split: {shared}.")
+        raise InputError(f"splits: these patients are in more than one split: {shared}. Keep each in one.")
     return splits
 
 
@@ -117,7 +117,7 @@ def _checked(given: Mapping, known: Iterable[str], root: str) -> dict[str, list[
         *([] if splits.get("train") else ["no training case"]),
     ]
     if faults:
-        raise InputError("splits: " + "; ".join(faults) + ".")
+        raise InputError("splits: " + "; ".join(faults) + ". Correct the file.")
     return {name: splits.get(name, []) for name in records.SPLITS}
 
 
