@@ -109,6 +109,14 @@ def test_every_fault_of_every_case_is_listed_and_nothing_is_written(folders, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_scored(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("scored"))
+    prediction, reference = folders
+    (tmp_path / "file").write_bytes(b"1")
+    with pytest.raises(InputError, match="file: cannot be written"):
+        run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "file")
+
+
 def test_a_reference_without_prediction_is_left_out_only_when_allowed_and_then_counted(
     folders, tmp_path, capsys
 ):

@@ -266,6 +266,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
     given = parser.parse_args(arguments)
+    files.check_can_hold(given.output)  # before minutes of scoring
     content = evaluate(
         given.prediction,
         given.reference,
