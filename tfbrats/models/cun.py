@@ -77,4 +77,5 @@ def build(width: int, channels: int, synchronised: bool) -> keras.Model:
 
 def branches_only(network: keras.Model) -> keras.Model:
     """The same layers without the auxiliary heads, which only training needs."""
-    return keras.Model(network.inputs[0], {name: network.output[name] for name in BRANCHES}, name="cun_branches")
+    outputs = {name: network.output[name] for name in BRANCHES}
+    return keras.Model(network.inputs[0], outputs, name="cun_branches")
