@@ -1,4 +1,5 @@
 import pathlib
+import re
 
 import pydantic
 import pytest
@@ -157,6 +158,14 @@ def test_overrides_take_lists_and_nothing():
 @pytest.mark.parametrize("override", ["epochs=3", "train.epochs", "=3", "train.=3", ".epochs=3"])
 def test_an_override_that_is_no_section_key_value_shows_how_one_reads(override):
     assert "section.key=value" in refusal("smoke_2d.yaml", override)
+
+
+def test_a_key_that_stands_twice_is_not_decided_by_its_place(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = (config.SHIPPED / "smoke_2d.yaml").read_text()
+    for twice in (text.replace("model:\n", "model:\n  width: 4\n"), text + text):
+        path.write_text(twice)
+        assert re.search(r"mine.yaml.*(width|model) stands twice. Keep one.*line \d+", refusal(path), re.DOTALL)
 
 
 def test_an_override_of_an_unknown_key_gets_the_nearest_name():

@@ -208,6 +208,20 @@ def from_mapping(content: Mapping, where: str) -> Config:
         raise InputError(f"{where}:\n  {_explain(error)}") from error
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, as its standard has it; PyYAML takes the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} stands twice. Keep one", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
     """Reads a config: a path if one exists, else a shipped one of that name, then `section.key=value`s.
 
@@ -216,7 +230,7 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
     """
     found = _find(path)
     try:
-        content = yaml.safe_load(files.read_bytes(found))
+        content = yaml.load(files.read_bytes(found), _EachKeyOnce)
     except yaml.YAMLError as error:
         raise InputError(f"{found}: not valid YAML ({error}).") from error
     for override in overrides:
