@@ -143,7 +143,7 @@ def _doubled(items: Sequence[str]) -> list[str]:
 
 def _nearest(listing: Sequence[str]) -> str:
     if not listing:
-        return "\nThe folder holds no file."
+        return "\nThe folder holds no file. Point to the one that holds the cases."
     shown = ", ".join(files.name(path) for path in listing[:5])
     return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."
 
