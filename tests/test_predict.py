@@ -30,7 +30,7 @@ def run(model, dataset, output, *more):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.nii*")}
 
 
 def test_what_is_kept_from_an_earlier_run_is_said(model, dataset, tmp_path, capsys):
@@ -88,7 +88,7 @@ def test_a_case_that_the_graph_refuses_is_named_and_the_others_are_done(model, d
     (dataset / first.case_id / f"{first.case_id}_t2.nii.gz").write_bytes(content)
     with pytest.raises(InputError, match=rf"{first.case_id}: the model refuses it: .*t2 is too bright"):
         run(model, dataset, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["BraTS20_Training_002.nii.gz"]
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["BraTS20_Training_002.nii.gz"]
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded(
