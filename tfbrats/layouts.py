@@ -99,7 +99,11 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         )
     doubled = _doubled([case.case_id for case in cases])
     if doubled:
-        raise InputError(f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each.")
+        first = [case.paths()[:1] for case in cases if case.case_id == doubled[0]]
+        raise InputError(
+            f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each; {doubled[0]} lies in "
+            f"{' and in '.join(files.parent(path) for paths in first for path in paths)}."
+        )
     labelled = any(case.label for case in cases)
     cases = [dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases]
     return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes))
