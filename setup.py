@@ -40,7 +40,7 @@ setuptools.setup(
     name="tfbrats",
     version="0.1.0",
     description="Brain tumour segmentation in BraTS MRI with TensorFlow and Keras: "
-    "two published methods, from NIfTI files to a served model.",
+    "published methods, from NIfTI files to a served model.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -62,6 +62,22 @@ def test_going_on_at_step_three_sees_what_step_three_would_have_seen(record_set)
             assert np.array_equal(a[name], b[name]), name
 
 
+def test_a_worker_with_shards_of_its_own_skips_its_own_part(record_set):
+    """Three shards, three workers: a step takes 4/3 slices of each; after three steps each has given four."""
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    assert data.shard_policy(len(manifest.shards_of("train")), 3) == "FILE"
+    whole = _take(data.training(manifest, folder, settings, 0, 4, workers=3), 3)
+    rest = _take(data.training(manifest, folder, settings, 0, 4, first_step=3, workers=3), 2)
+    assert np.array_equal(whole[1]["image"], rest[0]["image"])
+
+
+def test_a_second_round_through_few_slices_is_turned_and_drawn_anew(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    count = manifest.examples["train"]
+    first, second = _take(data.training(manifest, folder, settings, 0, count), 2)
+    assert not {d.tobytes() for d in first["draws"]} & {d.tobytes() for d in second["draws"]}
+
+
 def test_draws_are_uniform_and_new_each_epoch(record_set):
     settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
     first, other = (

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import case, export, layouts, model_card, predict, records, train
+from tfbrats import case, export, layouts, model_card, predict, records, run, train
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
 
@@ -84,6 +84,7 @@ def test_it_describes_itself_on_disk_and_over_the_wire(exported, record_set):
     assert card.training_data["split_sha256"] == record_set.manifest.split_sha256
     assert card.training_data["cases"] == {"train": 3, "validation": 1, "test": 0}
     assert card.scores["split"] == "validation"
+    assert card.scores["epoch"] == 1 and 0 <= card.scores["dice_wt"] <= 1
     assert "not for diagnostic use" in card.intended_use
 
 
@@ -147,6 +148,9 @@ def test_the_edition_of_the_output_can_be_chosen(trained, tmp_path):
 def test_no_run_and_no_checkpoint_are_said(tmp_path, record_set):
     with pytest.raises(InputError, match="no run here"):
         export.export(tmp_path / "none", tmp_path / "model")
+    run.start(tmp_path / "begun", record_set.config(), overwrite=False)
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        export.export(tmp_path / "begun", tmp_path / "model")
 
 
 def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_set, tmp_path):
@@ -167,6 +171,16 @@ def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_s
     predict.predict(exported, dataset, str(tmp_path))
     assert first.read_bytes() == content
     assert second.stat().st_mtime_ns == stamp
+
+
+def test_results_of_two_models_are_not_mixed(trained, exported, record_set, tmp_path):
+    other = export.export(trained, tmp_path / "models" / "other")
+    dataset = layouts.find(record_set.cases)
+    ids = [dataset.cases[0].case_id]
+    predict.predict(exported, dataset, str(tmp_path / "out"), ids)
+    with pytest.raises(InputError, match="another model, tiny version 1"):
+        predict.predict(other, dataset, str(tmp_path / "out"), ids)
+    predict.predict(other, dataset, str(tmp_path / "out"), ids, overwrite=True)
 
 
 def test_predict_names_the_cases_that_fail_and_does_the_others(exported, record_set, tmp_path):

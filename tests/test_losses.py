@@ -67,10 +67,10 @@ def test_weights_of_each_region_are_the_papers(regions):
 
 def test_p2_follows_equation_3_with_the_contour_counted(tissues, regions):
     positives, normals = losses.region_counts(regions[None], (tissues > 0)[None].astype(np.int32))
-    assert float(positives[0]) == np.sum(tissues > 0)  # 16 tumour pixels, contour or not
-    assert float(normals[0]) == np.sum(regions == LwsRegion.S2)
-    expected = min(1, 1.5 * np.sum(tissues > 0) / np.sum(regions == LwsRegion.S2))
-    assert float(losses.sampling_probability(positives, normals, 1.5, 0.01)[0]) == pytest.approx(expected)
+    assert float(positives[0]) == 14  # tumour pixels, contour or not; S3 alone would be 4
+    assert float(normals[0]) == 8
+    assert float(losses.sampling_probability(positives, normals, 0.1, 0.01)[0]) == pytest.approx(0.1 * 14 / 8)
+    assert float(losses.sampling_probability(positives, normals, 1.5, 0.01)[0]) == 1
     assert float(losses.sampling_probability(np.float32(3), np.float32(100), 1.5, 0.01)) == pytest.approx(0.045)
     assert float(losses.sampling_probability(np.float32(0), np.float32(100), 1.5, 0.01)) == pytest.approx(0.01)
 

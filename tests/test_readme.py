@@ -56,7 +56,7 @@ def test_the_first_screen_has_the_two_commands():
         "pip install . && python -m tfbrats.demo\n",
         'pip install -e ".[dev]" && pytest\n',
     ]
-    # The second is what .ci/run runs; the first is run by test_end_to_end on an installed package.
+    # The second is what .ci/run runs; the first is run, install and all, by a slow test of test_end_to_end.
     assert "pip install -e .* && pytest" in (ROOT / ".ci" / "run").read_text()
 
 

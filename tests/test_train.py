@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfbrats import config, data, layouts, models, step, train
 from tfbrats.command import InputError
+from tfbrats.models import cun
 
 
 def _weights(run_dir):
@@ -151,6 +152,46 @@ print(json.dumps({"replicas": [n1, n2], "one": one, "two": two, "weights": float
 """
 
 
+# A stand-in network of one weight a class; the second replica's image is large enough to overflow float16.
+OVERFLOW = """
+import json
+import keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from tfbrats import config, step
+from tfbrats.models import cun
+
+keras.mixed_precision.set_global_policy("mixed_float16")
+strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+with strategy.scope():
+    image = keras.Input((None, None, 1))
+    outputs = {}
+    for name in (*cun.UNET1_OUTPUTS, *cun.UNET2_OUTPUTS):
+        classes = 2 if name in cun.UNET1_OUTPUTS else 4
+        layer = keras.layers.Conv2D(classes, 1, use_bias=False, kernel_initializer="ones", name=name)
+        outputs[name] = keras.ops.cast(layer(image), "float32")
+    network = keras.Model(image, outputs)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+    optimizer.build(network.trainable_variables)
+settings = config.load("smoke_2d.yaml", ["lws.enabled=false"])
+one_step = step.train_step(strategy, network, optimizer, settings)
+
+def batch(context):
+    large = context.replica_id_in_sync_group == 1
+    return {
+        "image": tf.fill([1, 16, 16, 1], 60000.0 if large else 1.0),
+        "label": tf.zeros([1, 16, 16], tf.uint8), "region": tf.ones([1, 16, 16], tf.uint8),
+        "draws": tf.zeros([1, 16, 16]), "valid": tf.ones([1]),
+    }
+
+before = float(optimizer.dynamic_scale.value)
+one_step(strategy.experimental_distribute_values_from_function(batch), tf.constant(0.1))
+weights = np.concatenate([np.array(v.value).ravel() for v in network.trainable_variables])
+print(json.dumps({"weights": [float(weights.min()), float(weights.max())],
+                  "scale_fell": float(optimizer.dynamic_scale.value) < before}))
+"""
+
+
 # Keras computes synchronised moments as E(x^2) - E(x)^2 and others in two passes: in float32 the narrow
 # network of this test carries that to the fifth digit. With the one formula on both sides it goes away.
 @pytest.mark.parametrize(
@@ -215,36 +256,65 @@ def test_two_workers_give_the_run_that_one_device_gives(record_set, tmp_path):
         assert float(rows["two"][key]) == pytest.approx(float(rows["one"][key]), rel=1e-3), (key, one)
 
 
-def test_the_step_reports_one_ratio_over_the_batch_and_not_a_mean_of_ratios(record_set):
-    settings = record_set.config("train.batch_size=8")
+def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set):
+    """Equations 1 and 4 in float64 by numpy: both branches, the eight auxiliary losses, the decay."""
+    settings = record_set.config("train.batch_size=8", "train.weight_decay=0.01")
     batch = next(iter(data.training(record_set.manifest, record_set.folder, settings, 0, 8)))
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         network = models.build(settings)
         optimizer = keras.optimizers.SGD(0.01)
         optimizer.build(network.trainable_variables)
-    weights, _ = strategy.run(step.batch_weights, (batch, settings))
-    logits = network(batch["image"], training=True)["branch1_logits"].numpy().astype(np.float64)
-    odds = logits[..., 1] - logits[..., 0]
-    whole = np.isin(batch["label"], (1, 2, 3))
-    entropy = np.where(whole, np.logaddexp(0, -odds), np.logaddexp(0, odds)) * weights.numpy()
-    by_hand = entropy.sum() / weights.numpy().sum()
-    mean_of_ratios = np.mean(entropy.sum(axis=(1, 2)) / weights.numpy().sum(axis=(1, 2)))
+    kernels = [v.numpy() for v in network.trainable_variables if v.path.endswith("kernel")]
+    weights1, weights2 = (w.numpy() for w in strategy.run(step.batch_weights, (batch, settings)))
+    logits = {k: v.numpy().astype(np.float64) for k, v in network(batch["image"], training=True).items()}
+    tissues = np.minimum(batch["label"].numpy(), 3).astype(int)
+
+    def entropy(name, classes):
+        likelihood = logits[name] - np.log(np.exp(logits[name]).sum(axis=-1, keepdims=True))
+        return -np.take_along_axis(likelihood, classes[..., None], axis=-1)[..., 0]
+
+    def ratio(name):
+        first = name in cun.UNET1_OUTPUTS
+        weights = weights1 if first else weights2
+        return np.sum(entropy(name, (tissues > 0) * 1 if first else tissues) * weights) / weights.sum()
+
+    one, two = ratio("branch1_logits"), ratio("branch2_logits")
+    auxiliary = sum(ratio(f"aux{n}_logits") for n in range(1, 9))
+    per_slice = entropy("branch1_logits", (tissues > 0) * 1) * weights1
+    mean_of_ratios = np.mean(per_slice.sum(axis=(1, 2)) / weights1.sum(axis=(1, 2)))
+
     found = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.1))
-    assert float(found["loss1"]) == pytest.approx(by_hand, rel=1e-4)
-    assert abs(mean_of_ratios - by_hand) > 1e-3 * by_hand
+    assert float(found["loss1"]) == pytest.approx(one, rel=1e-4)
+    assert abs(mean_of_ratios - one) > 1e-3 * one
+    assert float(found["loss2"]) == pytest.approx(two, rel=1e-4)
+    assert float(found["auxiliary"]) == pytest.approx(auxiliary, rel=1e-4)
+    decay = 0.01 * 0.5 * sum(np.sum(kernel.astype(np.float64) ** 2) for kernel in kernels)
+    assert decay > 0.1  # large enough to be missed
+    assert float(found["loss"]) == pytest.approx(one + two + 0.1 * auxiliary + decay, rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_two_steps_in_mixed_precision_stay_finite(record_set, tmp_path, precision):
-    settings = record_set.config(
-        f"run.dir={tmp_path}", f"train.precision={precision}", "train.epochs=1", "train.steps_per_epoch=2"
-    )
+    small = (f"run.dir={tmp_path}", f"train.precision={precision}", "train.steps_per_epoch=2")
     try:
-        history = train.train(settings)
+        history = train.train(record_set.config(*small, "train.epochs=1"))
+        before = _weights(tmp_path)
+        train.train(record_set.config(*small, "train.epochs=2"))
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert np.isfinite(history[0]["loss"])
+    after = _weights(tmp_path)
+    name = max((key for key in after if key.startswith("network")), key=lambda key: after[key].size)
+    assert np.isfinite(after[name]).all()
+    assert not np.array_equal(before[name], after[name])
+
+
+def test_an_overflow_on_one_replica_skips_the_step_on_all():
+    ended = subprocess.run([sys.executable, "-c", OVERFLOW], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found == {"weights": [1.0, 1.0], "scale_fell": True}
 
 
 def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_path, monkeypatch, capsys):
@@ -257,14 +327,14 @@ def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_pat
     )
     history = train.train(settings)
     assert [row["validation_loss"] for row in history] == [1.0, 1.05, 1.2, 1.3]
-    assert "rose" in capsys.readouterr().out
+    assert "stopped: the validation loss stayed high for 2 epochs" in capsys.readouterr().out
     assert (tmp_path / "checkpoints" / "best" / "ckpt-1.index").exists()
 
 
 def test_missing_records_are_answered_with_the_command_that_makes_them(tmp_path):
     settings = config.load("cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"])
     with pytest.raises(InputError, match=r"python -m beam_pipelines\.nifti_to_tfrecord --config cun\.yaml"):
-        train.train(settings, config_name="cun.yaml")
+        train.train(settings, config_said="cun.yaml")
     assert not (tmp_path / "run").exists()
 
 
@@ -327,6 +397,33 @@ def test_a_history_lost_after_its_checkpoint_is_written_again(record_set, tmp_pa
     (tmp_path / "history.csv").unlink()
     train.train(settings)
     assert (tmp_path / "history.csv").read_bytes() == content
+
+
+def test_a_run_does_not_go_on_with_another_split(record_set, tmp_path):
+    small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    train.train(record_set.config(*small, "train.epochs=1"))
+    kept = tmp_path / "run" / "splits.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "sha256": "another"}))
+    with pytest.raises(InputError, match="another split"):
+        train.train(record_set.config(*small, "train.epochs=2"))
+
+
+def test_checkpoints_that_cannot_be_read_are_not_trained_over(record_set, tmp_path):
+    small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    train.train(record_set.config(*small, "train.epochs=1"))
+    (tmp_path / "run" / "checkpoints" / "last" / "checkpoint").write_text("garbage")
+    with pytest.raises(InputError, match="cannot be read"):
+        train.train(record_set.config(*small, "train.epochs=2"))
+
+
+def test_a_place_that_tensorflow_cannot_write_to_is_named(record_set):
+    with pytest.raises(InputError, match="memory://runs: TensorFlow cannot write there"):
+        train.train(record_set.config("run.dir=memory://runs"))
+
+
+def test_the_command_for_missing_records_keeps_the_overrides_they_depend_on(tmp_path):
+    with pytest.raises(InputError, match=r"--config cun\.yaml records\.seed=4 --input"):
+        train.main(["--config", "cun.yaml", "records.seed=4", "train.epochs=1", "--data", str(tmp_path)])
 
 
 def test_a_run_can_be_made_longer(record_set, tmp_path):

@@ -1,4 +1,4 @@
-"""Brain tumour segmentation in BraTS MRI: two published methods, from NIfTI files to a served model.
+"""Brain tumour segmentation in BraTS MRI: published methods, from NIfTI files to a served model.
 
 Importing this package imports no TensorFlow; the modules that need it do so themselves.
 """

@@ -61,13 +61,13 @@ def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
     }
 
 
-def _seed_of(example: dict, seed: int, epoch: int):
-    """int32 [2], its own for each slice and epoch, whatever the order or the worker."""
+def _seed_of(example: dict, seed: int, epoch: int, round_):
+    """int32 [2], its own for each slice, epoch and round through the data in it, whatever the worker."""
     slice_hash = tf.strings.to_hash_bucket_fast(
         tf.strings.join([example["case_id"], tf.strings.as_string(example["slice_k"])], "/"), 2**31 - 1
     )
-    epoch_seed = int(np.random.default_rng([seed, epoch]).integers(2**31 - 1))
-    return tf.stack([tf.cast(slice_hash, tf.int32), epoch_seed])
+    epoch_seed = int(np.random.default_rng([seed, epoch]).integers(2**30))
+    return tf.stack([tf.cast(slice_hash, tf.int32), epoch_seed + tf.cast(round_, tf.int32)])
 
 
 def _serialized(manifest: Manifest, folder: str | os.PathLike, split: str, order: Sequence[int]):
@@ -83,9 +83,9 @@ def _serialized(manifest: Manifest, folder: str | os.PathLike, split: str, order
 def _batched(serialized, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
     schema = SCHEMAS[config.records.kind]
 
-    def example_of(record):
+    def example_of(round_, record):
         example = on_canvas(parse(schema, record), config.records.slice_shape, len(config.data.modalities))
-        seed = _seed_of(example, config.train.seed, epoch)
+        seed = _seed_of(example, config.train.seed, epoch, round_)
         if augmented:
             example = rotate_and_flip(example, seed, config.data.rotation_degrees, config.data.flip)
         return {
@@ -131,8 +131,12 @@ def training(
         config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
     )
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
-    serialized = serialized.repeat().skip(first_step * global_batch)
-    return _with_sharding(_batched(serialized, config, epoch, global_batch, True, 0), shards, workers)
+    # With whole shards of its own, a worker's stream holds only its part of each global batch.
+    policy = shard_policy(shards, workers)
+    seen = first_step * global_batch // (workers if policy == "FILE" else 1)
+    numbered = serialized.repeat().enumerate().skip(seen)
+    serialized = numbered.map(lambda n, record: (n // manifest.examples["train"], record))
+    return _with_sharding(_batched(serialized, config, epoch, global_batch, True, 0), policy)
 
 
 def validation(
@@ -142,7 +146,8 @@ def validation(
     serialized = _serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
     padding = -manifest.examples[split] % global_batch
     # Always the draws of "epoch 0", so that the losses of two epochs can be compared.
-    return _with_sharding(_batched(serialized, config, 0, global_batch, False, padding), 1, 2)
+    serialized = serialized.map(lambda record: (tf.constant(0, tf.int64), record))
+    return _with_sharding(_batched(serialized, config, 0, global_batch, False, padding), "DATA")
 
 
 def shard_policy(shards: int, workers: int) -> str:
@@ -150,9 +155,7 @@ def shard_policy(shards: int, workers: int) -> str:
     return "FILE" if shards % workers == 0 else "DATA"
 
 
-def _with_sharding(dataset, shards: int, workers: int):
+def _with_sharding(dataset, policy: str):
     options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = getattr(
-        tf.data.experimental.AutoShardPolicy, shard_policy(shards, workers)
-    )
+    options.experimental_distribute.auto_shard_policy = getattr(tf.data.experimental.AutoShardPolicy, policy)
     return dataset.with_options(options)

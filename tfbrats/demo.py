@@ -7,6 +7,7 @@ it is printed before it runs, and its output is kept under logs/. Run again, it 
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -15,9 +16,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from tfbrats import command, records
+from tfbrats import __version__, command, config, files, records
 from tfbrats.command import InputError
 
+CONFIG = "smoke_2d.yaml"
 CASES = 20  # 12 to train on, 4 to validate, 4 that nothing has seen
 SHAPE = ("96", "96", "64")
 SERVER_START_S = 120
@@ -90,6 +92,31 @@ class _Steps:
         raise InputError(f"the server did not start:\n{log.read_text()[-2000:]}")
 
 
+def _check_stamp(output: pathlib.Path) -> None:
+    """A demo goes on with what an earlier run of the same demo left, and with nothing else.
+
+    Raises:
+        InputError: the folder is that of another version or config.
+    """
+    stamp = {"tfbrats": __version__, "config": config.load(CONFIG).model_dump(mode="json"), "shape": SHAPE}
+    stamp = json.loads(json.dumps(stamp))
+    path = output / "demo.json"
+    if path.exists() and files.read_json(path) != stamp:
+        raise InputError(
+            f"{output}: a demo of another version of tfbrats. Delete it, or choose another --output."
+        )
+    if not path.exists() and output.exists() and any(output.iterdir()):
+        raise InputError(f"{output}: not empty, and not a demo. Choose another --output.")
+    files.write_json(path, stamp)
+
+
+def _exported_since(run: pathlib.Path, model: pathlib.Path) -> bool:
+    """Whether the newest version is of the run's best weights."""
+    best = run / "checkpoints" / "best" / "checkpoint"
+    versions = [path.stat().st_mtime for path in model.glob("[0-9]*")]
+    return bool(versions) and max(versions) > best.stat().st_mtime
+
+
 def demo(output: pathlib.Path) -> None:
     """Runs all steps under `output`.
 
@@ -97,6 +124,7 @@ def demo(output: pathlib.Path) -> None:
         InputError: a step failed.
     """
     started = time.monotonic()
+    _check_stamp(output)
     steps = _Steps(output)
     cases, sets, run = output / "cases", output / "records", output / "run"
     model, predictions = output / "models" / "smoke_2d", output / "predictions"
@@ -109,15 +137,15 @@ def demo(output: pathlib.Path) -> None:
     steps.run("Look at them", "tfbrats.inspect", str(cases))
     steps.run(
         "Turn NIfTI into TFRecords with Beam",
-        *("beam_pipelines.nifti_to_tfrecord", "--config", "smoke_2d.yaml"),
+        *("beam_pipelines.nifti_to_tfrecord", "--config", CONFIG),
         *("--input", str(cases), "--output", str(sets)),
     )
     steps.run(
         "Train the cascaded U-Net with loss weighted sampling",
-        *("tfbrats.train", "--config", "smoke_2d.yaml", "--data", str(sets), "--run", str(run)),
+        *("tfbrats.train", "--config", CONFIG, "--data", str(sets), "--run", str(run)),
         show=True,
     )
-    if not any(model.glob("[0-9]*")):
+    if not _exported_since(run, model):
         steps.run("Export it", "tfbrats.export", "--run", str(run), "--output", str(model))
     unseen = records.read_manifest(sets).cases["test"]
     with steps.server(model) as address:
@@ -148,7 +176,7 @@ def demo(output: pathlib.Path) -> None:
         f"    {output / 'metrics.csv'}  a row per case and region\n"
         f"    {predictions}/  the segmentations, NIfTI\n"
         f"    {run}/  the run: config, history, TensorBoard, checkpoints\n"
-        f"    {model}/1/  the SavedModel with tfbrats.json"
+        f"    {model}/  the SavedModel's versions, each with its tfbrats.json"
     )
 
 

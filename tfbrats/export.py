@@ -11,6 +11,7 @@ slices (the bare network), describe (tfbrats.json over the wire).
 import os
 from collections.abc import Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -69,6 +70,13 @@ class _Signatures:
             return {"content": tf.constant(self._card_text)}
 
 
+def _best_checkpoint(run_dir: str | os.PathLike) -> str:
+    best = tf.train.latest_checkpoint(run.checkpoints(run_dir, "best"))
+    if best is None:
+        raise InputError(f"{run_dir}: no checkpoint yet. Train at least one epoch first.")
+    return best
+
+
 def segmenter_of(run_dir: str | os.PathLike, edition: str | None = None) -> CaseSegmenter:
     """The best weights of a run with everything round them.
 
@@ -80,9 +88,8 @@ def segmenter_of(run_dir: str | os.PathLike, edition: str | None = None) -> Case
         InputError: no run, or one without a checkpoint yet.
     """
     config = run.read_config(run_dir)
-    best = tf.train.latest_checkpoint(run.checkpoints(run_dir, "best"))
-    if best is None:
-        raise InputError(f"{run_dir}: no checkpoint yet. Train at least one epoch first.")
+    best = _best_checkpoint(run_dir)
+    keras.mixed_precision.set_global_policy("float32")  # whatever it was trained in
     network = models.build(config)
     tf.train.Checkpoint(network=network).restore(best).assert_existing_objects_matched().expect_partial()
     return CaseSegmenter(network, config.data.modalities, config.records.slice_shape, _schema(run_dir, edition))
@@ -101,7 +108,12 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
     config = run.read_config(run_dir)
     trained_on = files.read_json(files.join(run_dir, "records.json"))
     splits = files.read_json(files.join(run_dir, "splits.json"))
-    best = run.best_row(run.read_history(run_dir))
+    epoch = _best_checkpoint(run_dir).rpartition("-")[2]
+    scores = {}
+    for row in run.read_history(run_dir):
+        if row["epoch"] == epoch and row.get("validation_loss"):
+            scores = {"split": "validation", "slices": trained_on["examples"]["validation"]}
+            scores.update({key: float(value) for key, value in row.items()})
     volume = f"[I, J, K], axes {''.join(case.AXES)}, one grid for all"
     modalities = {name: f"float32 {volume}" for name in config.data.modalities}
     outputs = {
@@ -148,7 +160,7 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
             "records_sha256": trained_on["manifest_sha256"],
             "config": config.model_dump(mode="json"),
         },
-        scores={"split": "validation", "slices": trained_on["examples"]["validation"], **best} if best else {},
+        scores=scores,
         license="the weights are bound by the terms of the data they were trained on",
         intended_use="research; not for diagnostic use",
     )

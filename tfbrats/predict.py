@@ -88,8 +88,10 @@ def predict(
     layouts.check_outputs(dataset.cases, [path for paths in targets.values() for path in paths])
     files.check_can_hold(output)
     segmenter = SavedSegmenter(model_dir)
+    _check_model(segmenter.card, output, overwrite)
     faults = []
     done = 0
+    card_is_kept = False
     for one, (path, probabilities_path) in tqdm(targets.items(), desc="cases", disable=None):
         wanted = (path, probabilities_path) if probabilities else (path,)
         if not overwrite and all(map(files.exists, wanted)):
@@ -98,6 +100,9 @@ def predict(
         try:
             loaded = case.load(one, segmenter.card.modalities, read_label=False)
             tissues, chances = segmenter.segment(loaded)
+            if not card_is_kept:  # with the first result, so that a run without any leaves nothing
+                files.write_bytes(files.join(output, model_card.FILE), segmenter.card.to_json().encode())
+                card_is_kept = True
             if probabilities:
                 case.save_probabilities(probabilities_path, chances, loaded.grid)
             # Last: its presence says that the case is done.
@@ -107,6 +112,18 @@ def predict(
     if done:
         print(f"{done} of {len(targets)} cases are done already and are kept (--overwrite redoes them)")
     return faults
+
+
+def _check_model(card: ModelCard, output: str, overwrite: bool) -> None:
+    """The card lies with what its model predicted: the results of two models must not be mixed."""
+    path = files.join(output, model_card.FILE)
+    if files.exists(path) and not overwrite:
+        theirs = model_card.parse(files.read_bytes(path), path)
+        if theirs != card:
+            raise InputError(
+                f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
+                f"(now {card.name} version {card.version}). Choose another --output, or pass --overwrite."
+            )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -84,8 +84,9 @@ def statistics(image: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, np.nda
     A modality that is constant in the brain has the deviation 1, so that it becomes 0 everywhere.
     """
     voxels = image[brain].astype(np.float64)
-    deviation = voxels.std(axis=0)
-    return voxels.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+    mean, deviation = voxels.mean(axis=0), voxels.std(axis=0)
+    # Rounding leaves a trace of deviation in what is constant.
+    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
 
 def z_score(image: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -43,7 +43,14 @@ def start(run: str | os.PathLike, config: Config, overwrite: bool) -> None:
     path = files.join(run, "config.yaml")
     if overwrite and files.exists(path):
         files.remove(run)
-    if files.exists(path):
+    check(run, config)
+    files.write_bytes(path, config.to_yaml().encode())
+    files.write_json(files.join(run, "environment.json"), environment())
+
+
+def check(run: str | os.PathLike, config: Config) -> None:
+    """Raises InputError unless the folder is free or holds a run of this config."""
+    if files.exists(files.join(run, "config.yaml")):
         found = [
             line
             for line in differences(config.model_dump(mode="json"), read_config(run).model_dump(mode="json"))
@@ -57,8 +64,6 @@ def start(run: str | os.PathLike, config: Config, overwrite: bool) -> None:
             )
     elif files.is_folder(run) and files.walk(run):
         raise InputError(f"{run}: not empty, and not a run (no config.yaml). Choose another --run.")
-    files.write_bytes(path, config.to_yaml().encode())
-    files.write_json(files.join(run, "environment.json"), environment())
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A whole case -> label map, as one TensorFlow graph. The only inference path: nothing else stitches or fuses.
 
-Training's validation, `predict`, the exported SavedModel and the server all run the functions below.
+`predict`, the exported SavedModel and the server run all of it; training's validation fuses with its `fuse`.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,8 @@ def normalise(image):
     count = tf.maximum(tf.reduce_sum(inside), 1.0)
     mean = tf.reduce_sum(image * inside, axis=(0, 1, 2)) / count
     deviation = tf.sqrt(tf.reduce_sum(tf.square(image - mean) * inside, axis=(0, 1, 2)) / count)
-    deviation = tf.where(deviation > 0, deviation, 1.0)
+    # As in preprocess.statistics: rounding leaves a trace of deviation in what is constant.
+    deviation = tf.where(deviation > 1e-6 * tf.abs(mean), deviation, 1.0)
     return tf.where(brain[..., None], (image - mean) / deviation, 0.0), brain
 
 
@@ -97,7 +98,10 @@ class CaseSegmenter(tf.Module):
         known = schema.value_of_tissue
         missing = [tissue.name for tissue in _TUMOUR if tissue not in known]
         if missing:
-            raise InputError(f"edition {schema.edition} has no label value for {', '.join(missing)}.")
+            raise InputError(
+                f"the labels of {schema.edition} have no value for {', '.join(missing)}. Choose those of an "
+                "edition with --edition."
+            )
         self._values = [known[tissue] for tissue in (Tissue.BACKGROUND, *_TUMOUR)]
 
     def slices(self, image):

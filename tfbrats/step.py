@@ -64,6 +64,11 @@ def train_step(
             total = losses.data_loss(parts, cun.BRANCHES, omega) + decay / strategy.num_replicas_in_sync
             scaled = optimizer.scale_loss(total)
         gradients = tape.gradient(scaled, network.trainable_variables)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            # Keras asks one replica alone whether its gradients are finite: give all the same answer.
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+            (unsound,) = _sum_over_replicas([tf.cast(~finite, tf.float32)])
+            gradients = [g + tf.where(unsound > 0, float("inf"), 0.0) for g in gradients]
         optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
         one, two = (parts[name] for name in cun.BRANCHES)
         return {"loss": total, "loss1": one, "loss2": two, "auxiliary": sum(parts.values()) - one - two}

@@ -79,6 +79,7 @@ class Progress(tf.train.experimental.PythonState):
     """Where a run stands; saved in every checkpoint beside weights and optimizer."""
 
     def __init__(self):
+        self.global_batch = 0  # slices a step
         self.epoch = 0  # the one that is being trained, from 0
         self.step = 0  # steps done in it
         self.sums: dict[str, float] = {}  # of the losses over these steps
@@ -87,12 +88,14 @@ class Progress(tf.train.experimental.PythonState):
         self.rises = 0  # epochs on end with an obvious rise
         self.history: list[dict] = []
 
+    _KEPT = ("global_batch", "epoch", "step", "sums", "seconds", "best", "rises", "history")
+
     def serialize(self) -> str:
-        return json.dumps(self.__dict__, default=lambda state: None)
+        return json.dumps({name: getattr(self, name) for name in self._KEPT})
 
     def deserialize(self, string_value: str) -> None:
         content = json.loads(string_value)
-        for name in ("epoch", "step", "sums", "seconds", "best", "rises", "history"):
+        for name in self._KEPT:
             setattr(self, name, content[name])
 
 
@@ -119,11 +122,32 @@ class Training:
         home = config.run.dir if self.chief else tempfile.mkdtemp(prefix="tfbrats-worker-")
         self.last = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "last"), max_to_keep=2)
         self.best = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "best"), max_to_keep=1)
-        latest = tf.train.latest_checkpoint(run.checkpoints(config.run.dir, "last"))
-        if latest:
-            checkpoint.restore(latest).assert_consumed()
+        self._restore(checkpoint, run.checkpoints(config.run.dir, "last"))
         self._train_step = step.train_step(self.strategy, self.network, self.optimizer, config)
         self._validation_step = step.validation_step(self.strategy, self.network, config)
+
+    def _restore(self, checkpoint: tf.train.Checkpoint, folder: str) -> None:
+        latest = tf.train.latest_checkpoint(folder)
+        if latest:
+            checkpoint.restore(latest).assert_consumed()
+        elif files.is_folder(folder) and any(path.endswith(".index") for path in files.walk(folder)):
+            raise InputError(
+                f"{folder}: checkpoints are here, but which is the last cannot be read. Try again; if it "
+                f"stays so, mend or restore {files.join(folder, 'checkpoint')}."
+            )
+        progress = self.progress
+        if progress.step and progress.global_batch != self.global_batch:
+            raise InputError(
+                f"{folder}: epoch {progress.epoch + 1} was begun with {progress.global_batch} slices a step, "
+                f"and now there would be {self.global_batch}. End it on as many replicas as before, or change "
+                "train.batch_size in a new run."
+            )
+        progress.global_batch = self.global_batch
+        # Workers that restored different states (no shared disk) would train on without a word.
+        place = 1e6 * progress.epoch + progress.step
+        places = self.strategy.run(lambda: tf.constant(place, tf.float64))
+        if self.strategy.reduce(tf.distribute.ReduceOp.MEAN, places, axis=None) != place:
+            raise InputError(f"{folder}: the workers find different checkpoints. Put --run on a shared disk.")
 
     @property
     def is_over(self) -> bool:
@@ -164,10 +188,7 @@ class Training:
                 found = self._train_step(next(batches), tf.constant(omega, tf.float32))
                 values = {name: float(value) for name, value in found.items()}
                 if not math.isfinite(values["loss"]):
-                    raise InputError(
-                        f"epoch {progress.epoch + 1}, step {progress.step + 1}: the loss is {values['loss']}. "
-                        "Lower train.learning_rate; the last checkpoint is from before this epoch's trouble."
-                    )
+                    raise InputError(_diverged(f"step {progress.step + 1}", values["loss"], progress, config))
                 for name, value in values.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 progress.step += 1
@@ -205,6 +226,8 @@ class Training:
             scores = step.validation_scores(sums)
             progress.history[-1].update(scores)
             loss = scores["validation_loss"]
+            if not math.isfinite(loss):  # before such weights are saved
+                raise InputError(_diverged("validation", loss, progress, config))
             rose = loss > (1 + config.train.stop_rise) * progress.best
             progress.rises = progress.rises + 1 if rose else 0
             improved = loss < progress.best
@@ -222,6 +245,13 @@ class Training:
             for name, value in row.items():
                 if name != "epoch":
                     tf.summary.scalar(name, value, step=row["epoch"])
+
+
+def _diverged(where: str, loss: float, progress: Progress, config: Config) -> str:
+    return (
+        f"epoch {progress.epoch + 1}, {where}: the loss is {loss}. Start again into another --run with a lower "
+        f"train.learning_rate (now {config.train.learning_rate:g}); {config.run.dir} keeps its last checkpoint."
+    )
 
 
 def _announce(training: Training) -> None:
@@ -243,16 +273,16 @@ def _announce(training: Training) -> None:
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
         f"writes      {config.run.dir}"
     )
-    if progress.epoch or progress.step:
+    if (progress.epoch or progress.step) and not training.is_over:
         print(f"resumes     at epoch {progress.epoch + 1}, step {progress.step + 1}")
 
 
-def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.yaml") -> list[dict]:
+def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.yaml") -> list[dict]:
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
     Args:
         overwrite: delete a run of another config first.
-        config_name: what the config was loaded from, for the command that makes missing records.
+        config_said: the config as it was given, with overrides, for the command that makes missing records.
 
     Returns:
         the history, a row per epoch.
@@ -261,9 +291,13 @@ def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.ya
         InputError: records missing, damaged or of another config; a run folder of another config.
     """
     folder = config.data.records
+    for path in (folder, config.run.dir):
+        _check_scheme(path)
+    if overwrite and os.environ.get("TF_CONFIG"):
+        raise InputError("--overwrite: not with several workers; delete the run folder first.")
     manifest = records.read_manifest(
         folder,
-        f"python -m beam_pipelines.nifti_to_tfrecord --config {config_name} "
+        f"python -m beam_pipelines.nifti_to_tfrecord --config {config_said} "
         f"--input FOLDER_OF_CASES --output {folder}",
     )
     records.check_identity(manifest, config, folder)
@@ -271,16 +305,19 @@ def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.ya
     if faults:
         raise InputError("\n".join(faults))
     strategy = strategy_for(config.train.strategy)
+    _check_split(config.run.dir, manifest, folder, overwrite)
     if is_chief(strategy):
         run.start(config.run.dir, config, overwrite)
         _describe_data(config.run.dir, manifest)
+    else:
+        run.check(config.run.dir, config)
     training = Training(config, folder, manifest, strategy)
     _announce(training)
     if training.chief and training.progress.history:
         # A run killed between its checkpoint and its history has the row in the checkpoint.
         run.write_history(config.run.dir, training.progress.history)
     if training.is_over:
-        print("nothing left to do: the run is complete (raise train.epochs to go on)")
+        print("nothing left to do: the run is complete")
     while not training.is_over:
         training.train_epoch()
         training.validate()
@@ -289,10 +326,32 @@ def train(config: Config, overwrite: bool = False, config_name: str = "CONFIG.ya
         row = training.progress.history[-1]
         print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
     if training.progress.rises >= config.train.stop_patience:
-        print(f"stopped: validation loss rose for {training.progress.rises} epochs on end")
+        print(f"stopped: the validation loss stayed high for {training.progress.rises} epochs on end")
     print(f"best weights: {run.checkpoints(config.run.dir, 'best')}, {_best_line(training.progress)}")
     print(f"next: python -m tfbrats.export --run {config.run.dir} --output models/{config.model.name}")
     return training.progress.history
+
+
+def _check_scheme(path: str) -> None:
+    """TensorFlow itself reads records and writes checkpoints, and knows fewer places than the rest here."""
+    scheme, separator, _ = path.partition("://")
+    known = sorted({name for name in tf.io.gfile.get_registered_schemes() if name})
+    if separator and scheme not in known:
+        raise InputError(
+            f"{path}: TensorFlow cannot write there; it knows local folders and {', '.join(known)}."
+        )
+
+
+def _check_split(folder: str, manifest: Manifest, records_folder: str, overwrite: bool) -> None:
+    """A run must not go on with other cases: what it was validated on might be what it was trained on."""
+    kept = files.join(folder, "splits.json")
+    if overwrite or not files.exists(kept):
+        return
+    if files.read_json(kept)["sha256"] != manifest.split_sha256:
+        raise InputError(
+            f"{folder}: was trained on another split than {records_folder} holds. Give it its own records, or "
+            "choose another --run."
+        )
 
 
 def _best_line(progress: Progress) -> str:
@@ -315,12 +374,15 @@ def main(arguments: Sequence[str]) -> None:
     configs.add_arguments(parser)
     parser.add_argument("--data", help="record set (default: data.records of the config)")
     parser.add_argument("--run", help="run folder (default: run.dir of the config)")
-    parser.add_argument("--overwrite", action="store_true", help="delete a run of another config first")
+    parser.add_argument("--overwrite", action="store_true", help="delete what the run folder holds first")
     options = parser.parse_intermixed_args(arguments)
     overrides = list(options.overrides)
     overrides += [f"data.records={options.data}"] if options.data else []
     overrides += [f"run.dir={options.run}"] if options.run else []
-    train(configs.load(options.config, overrides), options.overwrite, options.config)
+    # What a record set depends on must go into the command that makes it.
+    of_records = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=")
+    said = " ".join([options.config, *(o for o in options.overrides if o.startswith(of_records))])
+    train(configs.load(options.config, overrides), options.overwrite, said)
 
 
 if __name__ == "__main__":
