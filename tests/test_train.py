@@ -184,11 +184,11 @@ def batch(context):
         "draws": tf.zeros([1, 16, 16]), "valid": tf.ones([1]),
     }
 
-before = float(optimizer.dynamic_scale.value)
+before = float(np.array(optimizer.dynamic_scale.value))
 one_step(strategy.experimental_distribute_values_from_function(batch), tf.constant(0.1))
 weights = np.concatenate([np.array(v.value).ravel() for v in network.trainable_variables])
 print(json.dumps({"weights": [float(weights.min()), float(weights.max())],
-                  "scale_fell": float(optimizer.dynamic_scale.value) < before}))
+                  "scale_fell": float(np.array(optimizer.dynamic_scale.value)) < before}))
 """
 
 
