@@ -192,7 +192,7 @@ def test_predict_names_the_cases_that_fail_and_does_the_others(exported, record_
     broken.write_bytes(broken.read_bytes()[:500])
     faults = predict.predict(exported, layouts.find(cases), str(tmp_path / "out"))
     assert len(faults) == 1 and broken.name in faults[0]
-    assert len(os.listdir(tmp_path / "out")) == 3
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 3
 
 
 def test_a_folder_without_a_model_is_said(tmp_path):
