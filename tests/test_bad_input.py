@@ -382,18 +382,12 @@ def test_predicting_with_what_is_no_model(cases, model, here, refused):
     assert "1/tfbrats.json: " in said and "Export the model again" in said
 
 
-# Its output folder is made before the run is looked at: delete this mark with that.
-leaves_its_folder = pytest.mark.xfail(strict=True, reason="export leaves an empty --output behind")
-
-
-@leaves_its_folder
 def test_exporting_what_is_no_run(cases, refused):
     for path in ("nowhere", cases):
         said = refused(EXPORT, "--run", path, "--output", "models/cun")
         assert f"{path}: no run here (no config.yaml). Train one with python -m tfbrats.train" in said
 
 
-@leaves_its_folder
 def test_exporting_a_run_with_an_unknown_key(here, refused):
     (here / "run").mkdir()
     (here / "run" / "config.yaml").write_text(config.load("smoke_2d.yaml").to_yaml() + "colour: red\n")

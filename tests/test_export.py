@@ -181,6 +181,9 @@ def test_results_of_two_models_are_not_mixed(trained, exported, record_set, tmp_
     with pytest.raises(InputError, match="another model, tiny version 1"):
         predict.predict(other, dataset, str(tmp_path / "out"), ids)
     predict.predict(other, dataset, str(tmp_path / "out"), ids, overwrite=True)
+    another = [dataset.cases[1].case_id]
+    with pytest.raises(InputError, match=f"not only of the cases named now: {ids[0]}"):
+        predict.predict(exported, dataset, str(tmp_path / "out"), another, overwrite=True)
 
 
 def test_predict_names_the_cases_that_fail_and_does_the_others(exported, record_set, tmp_path):

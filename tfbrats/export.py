@@ -239,9 +239,9 @@ def export(run_dir: str | os.PathLike, output: str | os.PathLike, edition: str |
     if not files.is_local(output):
         raise InputError(f"{output}: export to a local folder, then copy the version's folder as a whole.")
     output = os.path.abspath(output)
-    os.makedirs(output, exist_ok=True)
     config = run.read_config(run_dir)
     segmenter = segmenter_of(run_dir, edition)
+    os.makedirs(output, exist_ok=True)
     version = 1 + max((int(entry) for entry in os.listdir(output) if entry.isdigit()), default=0)
     card = card_of(run_dir, os.path.basename(output), version, _schema(run_dir, edition))
     signatures = _Signatures(segmenter, config.records.slice_shape, card.to_json())

@@ -88,7 +88,7 @@ def predict(
     layouts.check_outputs(dataset.cases, [path for paths in targets.values() for path in paths])
     files.check_can_hold(output)
     segmenter = SavedSegmenter(model_dir)
-    _check_model(segmenter.card, output, overwrite)
+    _check_model(segmenter.card, output, overwrite, [path for paths in targets.values() for path in paths])
     faults = []
     done = 0
     card_is_kept = False
@@ -114,16 +114,33 @@ def predict(
     return faults
 
 
-def _check_model(card: ModelCard, output: str, overwrite: bool) -> None:
-    """The card lies with what its model predicted: the results of two models must not be mixed."""
+def _check_model(card: ModelCard, output: str, overwrite: bool, targets: Sequence[str]) -> None:
+    """The card lies with what its model predicted: the results of two models must not be mixed.
+
+    Another model's results go only when asked for, and all at once, so that a killed run leaves no mixture.
+    """
     path = files.join(output, model_card.FILE)
-    if files.exists(path) and not overwrite:
-        theirs = model_card.parse(files.read_bytes(path), path)
-        if theirs != card:
-            raise InputError(
-                f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
-                f"(now {card.name} version {card.version}). Choose another --output, or pass --overwrite."
-            )
+    if not files.exists(path):
+        return
+    theirs = model_card.parse(files.read_bytes(path), path)
+    if theirs == card:
+        return
+    redone = {files.name(target) for target in targets}
+    others = [one for one in map(files.name, files.walk(output)) if _is_nifti(one) and one not in redone]
+    if others or not overwrite:
+        cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
+        raise InputError(
+            f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
+            f"(now {card.name} version {card.version})"
+            + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
+            + f"{cure}."
+        )
+    for target in targets:
+        files.remove(target)
+
+
+def _is_nifti(name: str) -> bool:
+    return name.lower().endswith((".nii", ".nii.gz"))
 
 
 def main(arguments: Sequence[str]) -> None:
