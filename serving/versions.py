@@ -171,12 +171,16 @@ def _warm_up(path: str, servable: Servable) -> int:
     return number
 
 
-def written_at(path: str) -> int:
-    """When the SavedModel in a folder was written (ns); 0 if there is none."""
+def stamp_of(path: str) -> tuple[int, int]:
+    """When the SavedModel in a folder was written (ns) and its size; (0, 0) if there is none.
+
+    TensorFlow tells times in whole seconds: alone they would not tell a model from what it replaced.
+    """
     try:
-        return tf.io.gfile.stat(files.join(path, "saved_model.pb")).mtime_nsec
+        found = tf.io.gfile.stat(files.join(path, "saved_model.pb"))
     except tf.errors.OpError:
-        return 0
+        return 0, 0
+    return found.mtime_nsec, found.length
 
 
 # --- versions -------------------------------------------------------------------------------------------
@@ -192,7 +196,7 @@ class Versions:
         self._lock = threading.Lock()
         self._current: Servable | None = None
         self._states: dict[int, tuple[int, int, str]] = {}  # version -> state, error number, error text
-        self._broken: tuple[int, int] | None = None  # version and date of what could not be loaded
+        self._broken: tuple | None = None  # version and stamp of what could not be loaded
 
     def refresh(self) -> None:
         """Loads the highest version if it is not the one served. Logs a broken one, and keeps serving."""
@@ -205,7 +209,7 @@ class Versions:
             return
         version = max(found)
         path = files.join(self._base_path, str(version))
-        attempt = (version, written_at(path))
+        attempt = (version, stamp_of(path))
         if attempt == self._broken:
             return
         self._set_state(version, _State.LOADING)
