@@ -26,7 +26,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.versions import DEFAULT_SIGNATURE, CallError, Versions, invalid, run, signature_of, written_at
+from serving.versions import DEFAULT_SIGNATURE, CallError, Versions, invalid, run, signature_of, stamp_of
 from tfbrats import command, files
 from tfbrats.command import InputError
 
@@ -245,7 +245,7 @@ def start(
                 f"{base_path}/{version}: the highest version cannot be loaded ({text}). Remove it or "
                 "export it again."
             )
-        hint = " It is itself one version: give its parent folder." if written_at(base_path) else ""
+        hint = " It is itself one version: give its parent folder." if any(stamp_of(base_path)) else ""
         raise InputError(
             f"{base_path}: no version in it, i.e. no folder named by a whole number such as 1.{hint}"
         )
