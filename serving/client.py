@@ -327,17 +327,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_image(path: str) -> bool:
-    return path.lower().endswith((".nii", ".nii.gz"))
-
-
 def _targets(given: argparse.Namespace) -> dict[str, layouts.CaseFiles]:
     """Output path -> case, for all that is to be done; refuses what cannot be meant."""
-    found = {entry.case_id: entry for entry in layouts.find(given.input, given.edition).cases}
-    if given.case is not None:
-        if given.case not in found:
-            raise InputError(f"{given.input}: no case {given.case}; it has {_listed(found)}.")
-        found = {given.case: found[given.case]}
+    chosen = None if given.case is None else [given.case]
+    dataset = layouts.find(given.input, given.edition)
+    found = {entry.case_id: entry for entry in layouts.select(dataset, chosen)}
     to_folder = given.output.endswith(("/", os.sep)) or files.is_folder(given.output)
     if to_folder:
         if given.probabilities:
@@ -347,7 +341,7 @@ def _targets(given: argparse.Namespace) -> dict[str, layouts.CaseFiles]:
         layouts.check_outputs(tuple(found.values()), list(targets))
         return targets
     for path in filter(None, (given.output, given.probabilities)):
-        if not _is_image(path):
+        if layouts.nifti_stem(path) is None:
             raise InputError(f"{path}: an output ends in .nii.gz or .nii; a folder ends in /.")
         if files.exists(path) and not given.overwrite:
             raise InputError(f"{path} exists. Give another name, or --overwrite.")

@@ -67,6 +67,10 @@ def is_folder(path: str | os.PathLike) -> bool:
 
 def is_local(path: str | os.PathLike) -> bool:
     fs, _ = _split(path)
+    return _is_disk(fs)
+
+
+def _is_disk(fs: fsspec.AbstractFileSystem) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
@@ -208,7 +212,7 @@ def rename(source: str, target: str, fs: fsspec.AbstractFileSystem | None = None
     if fs is None:
         fs, source = _split(source)
         _, target = _split(target)
-    if "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+    if _is_disk(fs):
         os.replace(source, target)
     else:
         fs.mv(source, target)

@@ -81,7 +81,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     if edition is not None and edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
     listing = [path for path in files.walk(root) if not files.name(path).startswith(".")]
-    niftis = [path for path in listing if _stem(path) is not None]
+    niftis = [path for path in listing if nifti_stem(path) is not None]
     tables = {files.parent(path) for path in listing if files.name(path) == "dataset.json"}
     decathlons = sorted(t for t in tables if any(p.startswith(f"{t}/imagesTr/") for p in niftis))
     cases: list[CaseFiles] = []
@@ -152,7 +152,7 @@ def _nearest(listing: Sequence[str]) -> str:
     return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."
 
 
-def _stem(path: str) -> str | None:
+def nifti_stem(path: str) -> str | None:
     """The name without .nii or .nii.gz, or None for other files."""
     match = re.match(r"(.+)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
     return match.group(1) if match else None
@@ -189,7 +189,7 @@ def _brats_cases(
     strangers: dict[str, list[str]] = defaultdict(list)
     for path in niftis:
         folder = files.parent(path)
-        stem = _MASK_SUFFIXES.sub("", _stem(path))
+        stem = _MASK_SUFFIXES.sub("", nifti_stem(path))
         match = re.match(r"(?:(.+)([_\-.]))?([A-Za-z0-9]+)$", stem)
         kind = match and (modality_named(match.group(3)) or (match.group(3).lower() == _MASK and _MASK))
         if not kind:
@@ -213,7 +213,7 @@ def _brats_cases(
         masks = found.get(_MASK, [])
         if not masks and cases_in[folder] == 1:  # where several lie side by side, whose would it be?
             # BraTS20_Training_355 came with its mask named W39_1998.09.19_Segm.nii.
-            masks = [p for p in strangers[folder] if re.search(r"seg[a-z]*$", _stem(p).lower())]
+            masks = [p for p in strangers[folder] if re.search(r"seg[a-z]*$", nifti_stem(p).lower())]
             if len(masks) == 1:
                 strangers[folder].remove(masks[0])
                 own_notes.append(f"its segmentation is misnamed {files.name(masks[0])}; taken as such")
@@ -261,7 +261,7 @@ def _decathlon_cases(
     if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
         labels = {name: int(value) for value, name in labels.items()}
     schema = EDITIONS[edition] if edition else schema_from_names(labels, where)
-    masks = {_stem(path): path for path in niftis if f"{table}/labelsTr/" in path}
+    masks = {nifti_stem(path): path for path in niftis if f"{table}/labelsTr/" in path}
     images: dict[str, dict[int | None, str]] = defaultdict(dict)
     for path in niftis:
         if path in masks.values():
@@ -269,11 +269,11 @@ def _decathlon_cases(
         if not path.startswith((f"{table}/imagesTr/", f"{table}/imagesTs/")):
             notes.append(f"{path}: not in imagesTr, imagesTs or labelsTr, left out")
             continue
-        split_files = re.match(r"(.+)_(\d{4})$", _stem(path))
+        split_files = re.match(r"(.+)_(\d{4})$", nifti_stem(path))
         if split_files:
             images[split_files.group(1)][int(split_files.group(2))] = path
         else:
-            images[_stem(path)][None] = path
+            images[nifti_stem(path)][None] = path
     for case_id, by_channel in sorted(images.items()):
         stacked = None in by_channel  # one 4-D file: the Decathlon
         own_schema = schema

@@ -97,9 +97,9 @@ def match(
 def _niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """(name without .nii[.gz], path) of every image, hidden files left out."""
     for path in files.walk(folder):
-        found = re.match(r"([^.].*?)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
-        if found:
-            yield found.group(1), path
+        stem = layouts.nifti_stem(path)
+        if stem is not None and not stem.startswith("."):
+            yield stem, path
 
 
 def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:

@@ -85,10 +85,11 @@ def predict(
         one: [files.join(output, f"{one.case_id}{ending}.nii.gz") for ending in ("", "_probabilities")]
         for one in layouts.select(dataset, case_ids)
     }
-    layouts.check_outputs(dataset.cases, [path for paths in targets.values() for path in paths])
+    outputs = [path for paths in targets.values() for path in paths]
+    layouts.check_outputs(dataset.cases, outputs)
     files.check_can_hold(output)
     segmenter = SavedSegmenter(model_dir)
-    _check_model(segmenter.card, output, overwrite, [path for paths in targets.values() for path in paths])
+    _check_model(segmenter.card, output, overwrite, outputs)
     faults = []
     done = 0
     card_is_kept = False
@@ -126,7 +127,8 @@ def _check_model(card: ModelCard, output: str, overwrite: bool, targets: Sequenc
     if theirs == card:
         return
     redone = {files.name(target) for target in targets}
-    others = [one for one in map(files.name, files.walk(output)) if _is_nifti(one) and one not in redone]
+    found = (files.name(one) for one in files.walk(output) if layouts.nifti_stem(one) is not None)
+    others = [one for one in found if one not in redone]
     if others or not overwrite:
         cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
         raise InputError(
@@ -137,10 +139,6 @@ def _check_model(card: ModelCard, output: str, overwrite: bool, targets: Sequenc
         )
     for target in targets:
         files.remove(target)
-
-
-def _is_nifti(name: str) -> bool:
-    return name.lower().endswith((".nii", ".nii.gz"))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -110,6 +110,7 @@ class Training:
         self.global_batch = config.train.batch_size * self.replicas
         self.steps = data.steps_per_epoch(manifest, config, self.global_batch)
         self.chief = is_chief(self.strategy)
+        self.workers = getattr(self.strategy.extended, "_num_workers", 1)
         with self.strategy.scope():
             self.network = models.build(config, self.replicas)
             self.optimizer = keras.optimizers.SGD(config.train.learning_rate, config.train.momentum)
@@ -162,7 +163,6 @@ class Training:
         omega = ladder(config.train.omega, config.train.omega_floor, progress.epoch, config)
         rate = ladder(config.train.learning_rate, config.train.learning_rate_floor, progress.epoch, config)
         self.optimizer.learning_rate = rate
-        workers = getattr(self.strategy.extended, "_num_workers", 1)
         batches = iter(
             self.strategy.experimental_distribute_dataset(
                 data.training(
@@ -172,7 +172,7 @@ class Training:
                     progress.epoch,
                     self.global_batch,
                     progress.step,
-                    workers,
+                    self.workers,
                 )
             )
         )
@@ -258,9 +258,7 @@ def _announce(training: Training) -> None:
     config, manifest, progress = training.config, training.manifest, training.progress
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
     slices = ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
-    policy = data.shard_policy(
-        len(manifest.shards_of("train")), getattr(training.strategy.extended, "_num_workers", 1)
-    )
+    policy = data.shard_policy(len(manifest.shards_of("train")), training.workers)
     print(
         f"network     {config.model.name}, width {config.model.width}, "
         f"{training.network.count_params():,} parameters, {config.train.precision}\n"
@@ -281,7 +279,7 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
     Args:
-        overwrite: delete a run of another config first.
+        overwrite: delete what the run folder holds first.
         config_said: the config as it was given, with overrides, for the command that makes missing records.
 
     Returns:
