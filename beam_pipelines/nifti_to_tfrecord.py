@@ -28,6 +28,7 @@ from tqdm import tqdm
 from beam_pipelines import record_folder, transforms
 from tfbrats import command, files, layouts, records, shards
 from tfbrats import config as configs
+from tfbrats import splits as deal
 from tfbrats.command import InputError
 
 
@@ -79,7 +80,9 @@ def _arguments(arguments: Sequence[str]):
     if "://" not in known.output:
         known.output = os.path.abspath(known.output)  # a worker pool may run in another folder
     # What reads section.key=value is an override; the rest is Beam's.
-    overrides = [text for text in rest if re.match(r"[a-z0-9_]+\.[a-z0-9_]+=", text)]
+    overrides = [
+        text for text in rest if re.match(rf"([a-z0-9_]+\.[a-z0-9_]+|{'|'.join(configs.ROOT_KEYS)})=", text)
+    ]
     beam_options = [text for text in rest if text not in overrides]
     if not any(text.startswith("--runner") for text in beam_options):
         # Not DirectRunner: since 2.68 that first tries to download and start Prism.
@@ -159,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
     dataset = layouts.find(options.input, options.edition)
     given = files.read_json(options.splits) if options.splits else None
     try:
-        splits = shards.split_cases(dataset, config.records.split, config.records.seed, given)
+        splits = deal.split_cases(dataset, config.records.split, config.records.seed, given)
     except InputError as error:
         raise InputError(f"{options.splits}: {error}" if options.splits else str(error)) from error
 
@@ -171,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     left_out = len(dataset.cases) - price.cases
     if left_out:
         print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
-    print("\n".join(price.lines(len(tasks))))
+    print("\n".join(price.lines(sum(len(task.files) for task in tasks))))
     print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in splits.items()))
     if options.price:
         return 0
@@ -193,7 +196,8 @@ def main(arguments: Sequence[str]) -> int:
     if price.free_bytes is not None and needed > price.free_bytes + freed:
         raise InputError(
             f"{options.output}: the records need about {shards.in_units(needed)}, and "
-            f"{shards.in_units(price.free_bytes + freed)} are free. Free some, or choose another --output."
+            f"{shards.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
+            + (f", or {price.advice}" if price.advice else ".")
         )
     if options.overwrite:
         files.remove(options.output)
@@ -201,7 +205,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(todo) < len(tasks):
         print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already and are kept")
     if todo:
-        record_folder.resume(options.output, [finished[task.file] for task in tasks if task not in todo])
+        kept = [finished[file] for task in tasks if task not in todo for file in task.files]
+        record_folder.resume(options.output, kept)
         with (
             _explained(options.output),
             _Progress(options.output, price.bytes),
@@ -226,7 +231,7 @@ def main(arguments: Sequence[str]) -> int:
     print(
         f"wrote {files.join(options.output, records.MANIFEST)}: "
         + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
-        + f" slices, {manifest.bytes / 2**20:.1f} MiB in {len(manifest.shards)} shards"
+        + f" {manifest.kind}, {shards.in_units(manifest.bytes)} in {len(manifest.shards)} shards"
         + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
     )
     return 0

@@ -16,12 +16,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from tfbrats import __version__, files, records
 from tfbrats.command import InputError
 from tfbrats.config import Config, differences
+from tfbrats.labels import REGIONS
 from tfbrats.records import Manifest, Shard
-from tfbrats.shards import PARTS, ShardTask
+from tfbrats.shards import PARTS, ShardTask, part_of, regions_of
 
 REJECTED = "rejected.jsonl"
 _JOB = "job.json"  # under parts/: whose folder this is until dataset.json says so
-_SHARD = re.compile(rf"({'|'.join(records.SPLITS)})-\d{{5}}-of-\d{{5}}\.tfrecord")
+_SHARD = re.compile(
+    rf"({'|'.join(records.SPLITS)})(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
+)
 _OURS = re.compile(rf"{_SHARD.pattern}(\.json)?|{re.escape(_JOB)}|{records.MANIFEST}|{REJECTED}")
 
 
@@ -53,6 +56,11 @@ def _foreign_files(output: str) -> list[str]:
     return [p for p, name in names.items() if files.parent(p) not in at_home or not _OURS.fullmatch(name)]
 
 
+def _identity(config: Config) -> dict:
+    """What makes a set this job's: all that the bytes depend on, and whose patches are in it."""
+    return {**config.records_identity(), "regions": [region for region in regions_of(config) if region]}
+
+
 def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
     """Raises InputError unless `output` is free, or holds records, finished or not, of this very job."""
     if not _is_record_set(output):
@@ -71,9 +79,14 @@ def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]
         manifest = records.read_manifest(output)
         planned = collections.defaultdict(list)
         for shard in manifest.shards:
-            planned[shard.split] += [row.case_id for row in (*shard.cases, *shard.rejected)]
-        theirs = {"identity": manifest.identity, "splits": {k: sorted(v) for k, v in planned.items()}}
-    found = differences(config.records_identity(), theirs["identity"])
+            planned[shard.split] = sorted(
+                {*planned[shard.split], *(row.case_id for row in (*shard.cases, *shard.rejected))}
+            )
+        theirs = {
+            "identity": {**manifest.identity, "regions": list(manifest.regions)},
+            "splits": planned,
+        }
+    found = differences(_identity(config), theirs["identity"])
     if found:
         listed = "\n  ".join(found)
         raise InputError(f"{output}: holds records of another configuration:\n  {listed}\n{cure}")
@@ -90,7 +103,7 @@ def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]
 
 def claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
     """Marks a folder as that of this job before the first shard, and clears what a killed run left."""
-    content = {"identity": config.records_identity(), "splits": {k: list(v) for k, v in splits.items()}}
+    content = {"identity": _identity(config), "splits": {k: list(v) for k, v in splits.items()}}
     if files.is_folder(output):
         _remove(path for path in files.walk(output) if files.PARTIAL in files.name(path))
     files.write_json(files.join(output, PARTS, _JOB), content)
@@ -142,7 +155,7 @@ def resume(output: str | os.PathLike, kept: Sequence[Shard]) -> None:
     `assemble` reads the rows; a reader finds no manifest while shards are being rewritten.
     """
     for row in kept:
-        path = files.join(output, PARTS, row.file + ".json")
+        path = part_of(output, row.file)
         if not files.exists(path):
             files.write_bytes(path, row.model_dump_json().encode())
     files.remove(files.join(output, records.MANIFEST))
@@ -155,23 +168,23 @@ def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
         InputError: a shard is missing: the job did not run to its end.
     """
     rows = finished_shards(tasks[0].output)
-    missing = [
-        task.file for task in tasks if task.file not in rows or rows[task.file].task_sha256 != task.sha256
-    ]
+    planned = [(file, task) for task in tasks for file in task.files]
+    missing = [file for file, task in planned if file not in rows or rows[file].task_sha256 != task.sha256]
     if missing:
         raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
-    shards = [rows[task.file] for task in tasks]
+    shards = [rows[file] for file, _ in planned]
     used = {row.case_id for shard in shards for row in shard.cases}
     sources = [one for task in tasks for one in task.cases if one.case_id in used]
     schemas = collections.Counter(json.dumps(one.schema.to_json()) for one in sources)
     spacings = collections.Counter(row.spacing_mm for shard in shards for row in shard.cases)
     cases = {
-        split: tuple(sorted(row.case_id for s in shards if s.split == split for row in s.cases))
+        split: tuple(sorted({row.case_id for s in shards if s.split == split for row in s.cases}))
         for split in records.SPLITS
     }
     return Manifest(
         tfbrats_version=__version__,
         kind=config.records.kind,
+        regions=tuple(region for region in regions_of(config) if region),
         fields=records.field_descriptions(records.SCHEMAS[config.records.kind]),
         identity=config.records_identity(),
         modalities=config.data.modalities,

@@ -7,14 +7,14 @@ from tfbrats import shards
 
 
 class WriteShard(beam.DoFn):
-    """ShardTask -> records.Shard; the file is on disk when the row is out."""
+    """ShardTask -> a records.Shard for each of its files, which are on disk when the rows are out."""
 
     def process(self, task: shards.ShardTask):
-        shard = shards.write_shard(task)
-        Metrics.counter("tfbrats", "cases").inc(len(shard.cases))
-        Metrics.counter("tfbrats", "rejected").inc(len(shard.rejected))
-        Metrics.counter("tfbrats", "examples").inc(shard.examples)
-        yield shard
+        written = shards.write_shard(task)
+        Metrics.counter("tfbrats", "cases").inc(len(written[0].cases))
+        Metrics.counter("tfbrats", "rejected").inc(len(written[0].rejected))
+        Metrics.counter("tfbrats", "examples").inc(sum(shard.examples for shard in written))
+        yield from written
 
 
 def write_shards(pipeline: beam.Pipeline, tasks: list[shards.ShardTask]) -> beam.PCollection:

@@ -61,11 +61,13 @@ class Segmentation:
         tissues: `labels.Tissue`, uint8 [I, J, K].
         probabilities: float32 [I, J, K, regions] in the card's order (WT, TC, ET), or None if not asked.
         model_version: that the server ran.
+        tiles: int32 [3], how many each stage of a cascade ran; None for models that are none.
     """
 
     tissues: np.ndarray
     probabilities: np.ndarray | None
     model_version: int
+    tiles: np.ndarray | None
 
 
 class Client:
@@ -150,7 +152,9 @@ class Client:
         for _ in range(_MOST_SWAPS):
             card = self.card()
             inputs, chosen = _inputs(card, case, signature)
-            wanted = ("segmentation", "probabilities") if probabilities else ("segmentation",)
+            offered = card.signatures.get(chosen, {}).get("outputs", {})
+            wanted = ["segmentation", *(["probabilities"] if probabilities else [])]
+            wanted += [model_card.TILES] if model_card.TILES in offered else []
             outputs, version = self.predict(inputs, chosen, wanted)
             if self._fetched is None or self._fetched[0] == version:
                 return self._checked(card, case, outputs, version)
@@ -169,6 +173,7 @@ class Client:
         expected = {
             "segmentation": (np.uint8, shape),
             "probabilities": (np.float32, (*shape, len(card.regions))),
+            model_card.TILES: (np.int32, (len(card.regions),)),
         }
         for name, array in outputs.items():
             dtype, wanted = expected[name]
@@ -178,7 +183,7 @@ class Client:
                     f"{wanted}. Was the model exported by tfbrats?"
                 )
         tissues = model_card.tissues(card, outputs["segmentation"], where)
-        return Segmentation(tissues, outputs.get("probabilities"), version)
+        return Segmentation(tissues, outputs.get("probabilities"), version, outputs.get(model_card.TILES))
 
     def predict(
         self, inputs: Mapping[str, np.ndarray | str], signature: str, outputs: Sequence[str]
@@ -310,7 +315,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="seg.nii.gz; or a folder (existing, or ending in /) for CASE_ID.nii.gz of every case",
     )
-    parser.add_argument("--case", help="id of one case among many in --input")
+    parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument("--edition", help="of the input's labels, if its names do not say")
     parser.add_argument("--card", help="tfbrats.json of the model, if the server cannot hand it out")
     parser.add_argument("--signature", help="default: int16 for whole numbers, else serving_default")
@@ -327,13 +332,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _to_folder(given: argparse.Namespace) -> bool:
+    return given.output.endswith(("/", os.sep)) or files.is_folder(given.output)
+
+
 def _targets(given: argparse.Namespace) -> dict[str, layouts.CaseFiles]:
     """Output path -> case, for all that is to be done; refuses what cannot be meant."""
-    chosen = None if given.case is None else [given.case]
     dataset = layouts.find(given.input, given.edition)
-    found = {entry.case_id: entry for entry in layouts.select(dataset, chosen)}
-    to_folder = given.output.endswith(("/", os.sep)) or files.is_folder(given.output)
-    if to_folder:
+    found = {entry.case_id: entry for entry in layouts.select(dataset, given.case)}
+    if _to_folder(given):
         if given.probabilities:
             raise InputError("--probabilities goes with one case: give --output FILE.nii.gz and --case.")
         files.check_can_hold(given.output)
@@ -368,6 +375,8 @@ def _segment_one(client: Client, entry: layouts.CaseFiles, output: str, given: a
     # image: 240 x 240 x 155 x 4
     case = cases.load(entry, client.card().modalities, read_label=False)
     result = client.segment(case, bool(given.probabilities), given.signature)
+    if _to_folder(given):  # with the first result, so that a run without any leaves nothing
+        model_card.keep(client.card(), given.output)
     cases.save_segmentation(output, result.tissues, case.grid, case.schema)
     if given.probabilities:
         cases.save_probabilities(given.probabilities, result.probabilities, case.grid)
@@ -378,6 +387,7 @@ def _segment_one(client: Client, entry: layouts.CaseFiles, output: str, given: a
     return (
         f"{case.case_id}: {volumes} by {client.model} version {result.model_version} "
         f"in {time.monotonic() - start:.1f} s -> {output}"
+        + ("" if result.tiles is None else f"\n    {model_card.tiles_line(result.tiles)}")
     )
 
 
@@ -401,6 +411,8 @@ def main(arguments: Sequence[str]) -> int | None:
                 "some seconds each",
                 flush=True,
             )
+        if todo and _to_folder(given):
+            model_card.check_results(client.card(), given.output, given.overwrite, list(targets))
         # Quiet when it is not a terminal, and for one case.
         bar = tqdm.tqdm(todo.items(), unit="case", disable=True if len(targets) == 1 else None)
         for path, entry in bar:

@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, files, layouts, metrics
+from tfbrats import case, evaluate, files, layouts, metrics, model_card
 from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, Tissue
+from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
 SHAPE = (12, 12, 8)
 
@@ -216,6 +216,57 @@ def test_statistics_worked_out_by_hand():
     }
 
 
+def card(config, **changed):
+    """The text of a tfbrats.json as export writes it for a model of that config."""
+    entries = dict.fromkeys(("name", "description", "tfbrats_version", "normalisation", "license"), "x")
+    entries |= {"version": 1, "modalities": MODALITIES, "axes": "LPS", "n4_modalities": (), "n4_shrink": 4}
+    entries |= {"spacing_mm": (1, 1, 1), "label_schema": EDITIONS["2020"].to_json(), "regions": {}}
+    entries |= {"signatures": {}, "training_data": {"config": config}, "scores": {}, "intended_use": "tests"}
+    return json.dumps(model_card.ModelCard(**entries).model_dump(mode="json") | changed)
+
+
+def card_of_a_cascade(margin, **changed):
+    return card({"model": {"name": "msm"}, "cascade": {"margin": margin}}, **changed)
+
+
+def test_the_model_card_beside_the_predictions_tells_the_cascades_margin(folders):
+    prediction, reference = folders
+    outside = {}
+    for margin in (None, 0, 1):
+        if margin is not None:
+            (prediction / "tfbrats.json").write_text(card_of_a_cascade(margin))
+        cascade = evaluate.evaluate(prediction, reference)["cascade"]
+        assert cascade["margin_voxels"] == margin
+        outside[margin] = cascade["summary"]["TC"]["sum_ml"]["lost_outside_box_ml"]
+    # Moved by a voxel, WT still holds all of TC: nothing is lost before; without a margin nothing is known.
+    assert math.isnan(outside[None]) and outside[0] == outside[1] == 0
+    save(prediction, "BraTS20_Training_001.nii.gz", tissues(3))
+    (prediction / "tfbrats.json").write_text(card_of_a_cascade(0))
+    # TC is voxels 3 to 6 along i, by 4 x 2; the predicted WT begins at 5.
+    row = evaluate.evaluate(prediction, reference)["cascade"]["rows"][1]
+    assert row["lost_outside_box_ml"] == pytest.approx(2 * 4 * 2 / 1000)
+    (prediction / "tfbrats.json").write_text(card_of_a_cascade(1))
+    row = evaluate.evaluate(prediction, reference)["cascade"]["rows"][1]
+    assert row["lost_outside_box_ml"] == pytest.approx(1 * 4 * 2 / 1000)
+    assert row["lost_before_ml"] == pytest.approx(2 * 4 * 2 / 1000)
+
+
+def test_the_card_of_a_model_that_is_no_cascade_has_no_margin(folders):
+    (folders[0] / "tfbrats.json").write_text(card({"model": {"name": "cun"}}))
+    content = evaluate.evaluate(*folders)
+    assert content["cascade"]["margin_voxels"] is None and content["notes"] == []
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 99}', card_of_a_cascade(5, axes=3)])
+def test_a_card_that_cannot_be_read_costs_the_margin_alone_and_is_noted(folders, text):
+    (folders[0] / "tfbrats.json").write_text(text)
+    content = evaluate.evaluate(*folders)
+    assert content["cascade"]["margin_voxels"] is None
+    (note,) = content["notes"]
+    assert "margin is unknown" in note and "tfbrats.json" in note
+    assert content["cases"] == 2
+
+
 # --- what is written and printed ------------------------------------------------------------------------
 
 
@@ -229,6 +280,36 @@ def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(fold
     ]
     assert rows[5]["empty"] == "both"
     assert float(rows[0]["dice"]) == pytest.approx(5 / 6)
+
+
+def test_cascade_csv_has_a_row_per_case_and_region_and_says_nan_where_it_is_unknown(folders, tmp_path):
+    content = evaluate.evaluate(*folders)
+    evaluate.write(content, tmp_path / "out")
+    with (tmp_path / "out" / "cascade.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:6] == [
+        "case_id", "region", "reference_ml", "missed_ml", "missed_here_ml", "lost_before_ml",
+    ]  # fmt: skip
+    assert [(row["case_id"], row["region"]) for row in rows] == [
+        (row["case_id"], row["region"]) for row in content["rows"]
+    ]
+    assert float(rows[0]["missed_ml"]) == pytest.approx(6 * 4 / 1000)
+    for row, score in zip(rows, content["rows"], strict=True):
+        assert float(row["reference_ml"]) == score["reference_volume_ml"]
+        assert row["lost_outside_box_ml"] == "nan"
+
+
+def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_path):
+    evaluate.write(evaluate.evaluate(*folders), tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    del content["cascade"]
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    back = evaluate.read(tmp_path)
+    assert back["cascade"] is None and back["cases"] == 2
+    content["cascade"] = {"rows": [{"case_id": "x"}]}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"not written by python -m tfbrats\.evaluate"):
+        evaluate.read(tmp_path)
 
 
 def test_metrics_json_is_strict_json_and_reads_back_as_written(folders, tmp_path):
@@ -254,11 +335,14 @@ def test_any_place_will_do(folders, place):
 def test_the_command_prints_a_line_per_region_with_the_count_of_cases_touched(folders, tmp_path, capsys):
     run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1)
     printed = capsys.readouterr()
-    lines = {
-        line.split()[0]: line.split()[1:] for line in printed.out.splitlines() if line.startswith(("WT", "ET"))
-    }
+    scores, losses = printed.out.split("Share of the reference's volume")
+    lines = {line.split()[0]: line.split()[1:] for line in scores.splitlines() if line.startswith(("WT", "ET"))}
     assert lines["WT"][:2] == ["0.8333", "[0]"]
     assert lines["ET"][:2] == ["0.7500", "[1]"]
+    # A sixth of WT is missed, half of ET, by ET's own stage; the second case has no ET.
+    lines = {line.split()[0]: line.split()[1:] for line in losses.splitlines() if line.startswith(("WT", "ET"))}
+    assert lines["WT"] == ["16.7%", "16.7%", "-", "-", "2"]
+    assert lines["ET"] == ["50.0%", "50.0%", "0.0%", "0.0%", "1"]
     assert printed.err == ""  # no progress bar where nobody looks
 
 

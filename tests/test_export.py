@@ -148,7 +148,7 @@ def test_the_edition_of_the_output_can_be_chosen(trained, tmp_path):
 def test_no_run_and_no_checkpoint_are_said(tmp_path, record_set):
     with pytest.raises(InputError, match="no run here"):
         export.export(tmp_path / "none", tmp_path / "model")
-    run.start(tmp_path / "begun", record_set.config(), overwrite=False)
+    run.start(tmp_path / "begun", record_set.config())
     with pytest.raises(InputError, match="no checkpoint yet"):
         export.export(tmp_path / "begun", tmp_path / "model")
 

@@ -14,17 +14,18 @@ ORDER = (
     ("command",),
     ("labels", "files"),
     ("config", "layouts"),
-    ("case", "metrics", "run"),
-    ("preprocess", "examples"),
+    ("case", "metrics", "stages", "run"),
+    ("preprocess", "examples", "patches"),
     ("phantom", "model_card", "inspect"),
-    ("records", "shards", "losses", "models"),
-    ("augment", "data", "segment"),
-    ("step", "train", "export", "predict", "pairs", "evaluate", "report"),
+    ("records", "splits", "shards", "losses", "models"),
+    ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
+    ("step", "patch_step", "trained", "predicted_boxes", "recipes"),
+    ("train", "export", "predict", "pairs", "evaluate", "report"),
     ("demo",),
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, and what Beam's workers and the client load.
-LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "shards"]
+LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "splits", "shards"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
 

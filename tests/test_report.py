@@ -11,9 +11,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, layouts, report
+from tfbrats import case, evaluate, files, layouts, report, stages
 from tfbrats.command import InputError
-from tfbrats.labels import Tissue
+from tfbrats.labels import REGIONS, Tissue
 from tfbrats.pairs import match
 
 
@@ -111,6 +111,19 @@ def decoded(uri):
     return io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))
 
 
+def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
+    names = b"epoch,steps,learning_rate,loss,validation_loss,dice,seconds,patches_per_second\n"
+    text = names + b"1,9,2e-4,0.9,1.0,0.4,3,5\n"
+    assert report.curves_of(place) == []
+    for region in ("et", "wt"):
+        files.write_bytes(files.join(place, region, "history.csv"), text)
+    curves = report.curves_of(place)
+    assert [one["title"] for one in curves] == ["WT", "ET"]
+    assert all(decoded(one[scheme]).read(4) == b"\x89PNG" for one in curves for scheme in ("light", "dark"))
+    files.write_bytes(files.join(place, "history.csv"), text)
+    assert [one["title"] for one in report.curves_of(place)] == ["", "WT", "ET"]
+
+
 # --- the page -------------------------------------------------------------------------------------------
 
 
@@ -179,6 +192,74 @@ def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
     assert '<a href="https://example.org/x">' in source
     assert "<code>tfbrats.train</code> &amp;" in source
     assert "prefers-color-scheme: dark" in source and "@media print" in source
+
+
+def test_the_page_tells_what_each_stage_lost_worst_first(scored, tmp_path):
+    folder, _ = scored
+    content = evaluate.read(folder / "metrics")
+    page = page_of(content, tmp_path)
+    _, section = page.text.split("What each stage lost")
+    section, _ = section.split("What was compared")
+    rows = content["cascade"]["rows"]
+    missed = {row["case_id"]: row["missed_ml"] for row in rows if row["region"] == "WT"}
+    worst, perfect = sorted(missed, key=missed.get, reverse=True)
+    assert missed[perfect] == 0 and section.index(worst) < section.index(perfect)
+    for row in rows:
+        if row["reference_ml"]:
+            assert f"{row['missed_here_ml'] / row['reference_ml']:.1%}" in section
+    for region in REGIONS:
+        mean = content["cascade"]["summary"][region]["mean_share"]
+        assert f"{mean['missed_ml']:.1%}" in section and f"{mean['missed_here_ml']:.1%}" in section
+    assert "lost outside the box" not in section and "No cascade’s margin is known" in section
+
+
+def test_the_page_names_the_margin_where_it_is_known(scored, tmp_path):
+    folder, _ = scored
+    content = evaluate.read(folder / "metrics")
+    content["cascade"]["margin_voxels"] = 5
+    section = page_of(content, tmp_path).text
+    assert "grown by 5 voxels" in section and "lost outside the box" in section
+
+
+def test_bars_are_as_long_as_what_was_lost(tmp_path, scored):
+    folder, _ = scored
+    content = evaluate.read(folder / "metrics")
+    for row in content["cascade"]["rows"]:
+        row.update({name: 0.0 for name in row if name.endswith("_ml")})
+    losses = {"reference_ml": 8.0, "missed_ml": 7.0, "missed_here_ml": 1.0, "lost_before_ml": 6.0}
+    content["cascade"]["rows"][2].update(losses, lost_by_wt_ml=4.0, lost_by_tc_ml=2.0)
+    page_of(content, tmp_path)
+    source = (tmp_path / "page.html").read_text().split("What each stage lost in every case")[1]
+    assert re.findall(r'class="([a-z-]+)" style="width:([\d.]+)%"', source) == [
+        ("here", "12.50"), ("by-tc", "25.00"), ("by-wt", "50.00"),
+    ]  # fmt: skip
+    assert source.count("absent") >= 5
+
+
+def test_scores_of_an_older_version_make_a_page_without_that_section(scored, tmp_path):
+    folder, _ = scored
+    page = page_of(evaluate.read(folder / "metrics") | {"cascade": None}, tmp_path)
+    assert "What each stage lost" not in page.text and "Every case" in page.text
+
+
+def test_a_region_that_no_case_has_is_shown_as_a_dash(scored, tmp_path):
+    folder, _ = scored
+    content = evaluate.read(folder / "metrics")
+    rows = content["cascade"]["rows"]
+    for row in rows:
+        if row["region"] == "ET":
+            row.update({name: 0.0 for name in row if name.endswith("_ml")})
+    content["cascade"]["summary"] = stages.summarise(rows)
+    text = page_of(content, tmp_path).text
+    assert "nan" not in text.split("What each stage lost")[1].split("What was compared")[0]
+
+
+def page_of(content, folder):
+    path = folder / "page.html"
+    path.write_text(report.render(content, [], "A page"), encoding="utf-8")
+    page = Page(path)
+    assert page.open == [] and page.outside == []
+    return page
 
 
 def test_a_picture_shows_the_prediction_where_the_prediction_is(scored):

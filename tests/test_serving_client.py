@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving import client, messages, server
 from tfbrats import case as cases
-from tfbrats import command, files, layouts, preprocess
+from tfbrats import command, files, layouts, model_card, preprocess
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -550,7 +550,9 @@ def test_one_output_for_many_cases_is_refused_with_their_names(served, dataset, 
 def test_a_folder_as_output_gets_every_case_and_keeps_those_done(served, dataset, tmp_path, asked, capsys):
     out = tmp_path / "out"
     run(served, dataset, f"{out}/")
-    assert sorted(p.name for p in out.iterdir()) == [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 2, 3)]
+    names = [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 2, 3)]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "tfbrats.json"]
+    assert model_card.read(out).version == 1
     (out / "BraTS20_Training_002.nii.gz").write_bytes(b"mine")
     asked.clear()
     capsys.readouterr()
@@ -572,7 +574,20 @@ def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset,
     assert "2 of 4 cases failed" in said
     assert "t2 is too bright" in said and "_002_t1.nii.gz: truncated" in said
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["BraTS20_Training_001.nii.gz", "BraTS20_Training_003.nii.gz"]
+    assert names == ["BraTS20_Training_001.nii.gz", "BraTS20_Training_003.nii.gz", "tfbrats.json"]
+
+
+def test_the_results_of_two_models_are_not_mixed_in_one_folder(served, dataset, tmp_path):
+    out = tmp_path / "out"
+    other = tiny_model.card().model_copy(update={"name": "another", "version": 7})
+    (out / "mine").mkdir(parents=True)
+    (out / "tfbrats.json").write_text(other.to_json())
+    (out / "BraTS20_Training_001.nii.gz").write_bytes(b"theirs")
+    with pytest.raises(InputError, match="segmentations of another model, another version 7"):
+        run(served, dataset, f"{out}/")
+    assert (out / "BraTS20_Training_001.nii.gz").read_bytes() == b"theirs"
+    run(served, dataset, f"{out}/", "--overwrite")
+    assert model_card.read(out).name == "tiny"
 
 
 def test_a_model_that_is_not_there_stops_the_whole_run(served, dataset, tmp_path):

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import os
 import pathlib
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ import yaml
 
 from tfbrats import files
 from tfbrats.command import InputError
-from tfbrats.labels import MODALITIES
+from tfbrats.labels import MODALITIES, REGIONS
 
 _HERE = pathlib.Path(__file__).parent
 # Installed, the shipped configs lie inside the package; in a checkout, beside it.
@@ -29,17 +30,19 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class Model(_Section):
-    name: Literal["cun"]
+class Preprocess(_Section):
+    n4_modalities: tuple[Modality, ...]
+    n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
+
+
+class _Model(_Section):
     width: pydantic.PositiveInt  # channels at full resolution; doubles at each level
     batch_norm: Literal["synchronised", "per_replica"]  # over the global batch, or each replica's
 
 
-class Data(_Section):
+class _Data(_Section):
     records: str  # folder that holds dataset.json and its shards
     modalities: tuple[Modality, ...]  # the channel order inside the network
-    rotation_degrees: Annotated[float, pydantic.Field(ge=0, le=180)]  # uniform in +- this
-    flip: Fraction  # probability, drawn for each in-plane axis
     shuffle_buffer: pydantic.PositiveInt  # examples
 
     @pydantic.field_validator("modalities")
@@ -50,19 +53,60 @@ class Data(_Section):
         return value
 
 
-class Preprocess(_Section):
-    n4_modalities: tuple[Modality, ...]
-    n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
-
-
-class Records(_Section):
-    kind: Literal["slices"]
-    slice_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # voxels the network sees
-    dropped_fraction: Fraction  # of a training case's slices: without brain first, then tumour-free
+class _Records(_Section):
     split: tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
     seed: pydantic.NonNegativeInt
     shard_mib: pydantic.PositiveInt  # a shard holds whole cases up to about this size
     min_shards: pydantic.PositiveInt  # per split, as far as there are cases
+
+
+class _Train(_Section):
+    epochs: pydantic.PositiveInt
+    steps_per_epoch: pydantic.PositiveInt | None  # null: as many as the records fill
+    batch_size: pydantic.PositiveInt  # per replica
+    learning_rate: pydantic.PositiveFloat
+    stop_rise: pydantic.NonNegativeFloat  # an obvious rise: validation loss over (1 + this) x best
+    stop_patience: pydantic.PositiveInt  # ... in this many epochs on end
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+    checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
+    seed: pydantic.NonNegativeInt
+
+
+class Run(_Section):
+    dir: str
+
+
+class _Config(_Section):
+    """One row of a paper's table, ready to run."""
+
+    @pydantic.model_validator(mode="after")
+    def _n4_is_of_the_data(self):
+        stray = set(self.preprocess.n4_modalities) - set(self.data.modalities)
+        if stray:
+            raise ValueError(f"preprocess.n4_modalities names {sorted(stray)}, not in data.modalities")
+        return self
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+# --- paper A: networks that see axial slices ------------------------------------------------------------
+
+
+class SliceModel(_Model):
+    name: Literal["cun"]
+
+
+class SliceData(_Data):
+    rotation_degrees: Annotated[float, pydantic.Field(ge=0, le=180)]  # uniform in +- this
+    flip: Fraction  # probability, drawn for each in-plane axis
+
+
+class SliceRecords(_Records):
+    kind: Literal["slices"]
+    slice_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # voxels the network sees
+    dropped_fraction: Fraction  # of a training case's slices: without brain first, then tumour-free
 
     @pydantic.field_validator("slice_shape")
     @classmethod
@@ -72,11 +116,7 @@ class Records(_Section):
         return value
 
 
-class Train(_Section):
-    epochs: pydantic.PositiveInt
-    steps_per_epoch: pydantic.PositiveInt | None  # null: as many as the records fill
-    batch_size: pydantic.PositiveInt  # per replica
-    learning_rate: pydantic.PositiveFloat
+class SliceTrain(_Train):
     learning_rate_floor: pydantic.PositiveFloat
     momentum: Fraction
     weight_decay: pydantic.NonNegativeFloat
@@ -84,12 +124,6 @@ class Train(_Section):
     omega_floor: pydantic.NonNegativeFloat
     ladder_epochs: pydantic.PositiveInt  # learning rate and omega fall by `ladder_factor` this often
     ladder_factor: Annotated[float, pydantic.Field(gt=0, le=1)]
-    stop_rise: pydantic.NonNegativeFloat  # an obvious rise: validation loss over (1 + this) x best
-    stop_patience: pydantic.PositiveInt  # ... in this many epochs on end
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
-    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
-    checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
-    seed: pydantic.NonNegativeInt
 
 
 class LossWeightedSampling(_Section):
@@ -101,27 +135,16 @@ class LossWeightedSampling(_Section):
     scope: Literal["batch", "slice"]  # what N_pos and N_S2 are counted over
 
 
-class Run(_Section):
-    dir: str
+class SliceConfig(_Config):
+    """A row of paper A's table."""
 
-
-class Config(_Section):
-    """One row of a paper's table, ready to run."""
-
-    model: Model
-    data: Data
+    model: SliceModel
+    data: SliceData
     preprocess: Preprocess
-    records: Records
-    train: Train
+    records: SliceRecords
+    train: SliceTrain
     lws: LossWeightedSampling
     run: Run
-
-    @pydantic.model_validator(mode="after")
-    def _n4_is_of_the_data(self):
-        stray = set(self.preprocess.n4_modalities) - set(self.data.modalities)
-        if stray:
-            raise ValueError(f"preprocess.n4_modalities names {sorted(stray)}, not in data.modalities")
-        return self
 
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: the writer stores it, the reader compares it.
@@ -136,8 +159,102 @@ class Config(_Section):
             "contour_width_mm": content["lws"]["contour_width_mm"],
         }
 
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+# --- paper B: networks that see patches, one for each region --------------------------------------------
+
+
+class PatchModel(_Model):
+    name: Literal["msm", "msm_noaspp", "unet3d"]
+
+
+class PatchData(_Data):
+    patches_per_read: pydantic.PositiveInt  # of a volume each time it is read; kind "volumes" alone
+
+
+class PatchRecords(_Records):
+    kind: Literal["patches", "volumes"]  # cut once and stored, or cut afresh every epoch
+
+
+class Sampling(_Section):
+    """Which patches a case gives."""
+
+    patch_size: Annotated[int, pydantic.Field(ge=8, multiple_of=8)]  # voxels along each side
+    patches_per_case: pydantic.PositiveInt  # for each region
+    region_fraction: Fraction  # of the centres: on the region's voxels; the rest anywhere in the parent box
+    boxes: Literal["reference", "predicted"]  # whose parent boxes
+    box_jitter: pydantic.NonNegativeInt  # each face of a parent box is moved by up to this many voxels
+
+
+class Cascade(_Section):
+    """How the regions follow from each other, WT -> TC -> ET, in training and on a whole case."""
+
+    mask: Literal["box", "multiply"]  # multiply: the image is 0 outside the parent region
+    margin: pydantic.NonNegativeInt  # voxels round the parent region's box
+    stride: pydantic.PositiveInt  # voxels from tile to tile
+    threshold: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    tile_batch: pydantic.PositiveInt  # tiles in one forward pass: bounds its memory
+
+
+class PatchTrain(_Train):
+    beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]
+    beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]
+
+
+class PatchConfig(_Config):
+    """A row of paper B's tables: three networks, WT, TC and ET."""
+
+    region: Literal["all", "wt", "tc", "et"]  # one of them, so that three machines can share the work
+    model: PatchModel
+    data: PatchData
+    preprocess: Preprocess
+    records: PatchRecords
+    sampling: Sampling
+    cascade: Cascade
+    train: PatchTrain
+    run: Run
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self):
+        if self.cascade.stride > self.sampling.patch_size:
+            raise ValueError(
+                f"cascade.stride {self.cascade.stride} is more than sampling.patch_size "
+                f"{self.sampling.patch_size}: voxels between two tiles would be in none"
+            )
+        if self.sampling.boxes == "predicted" and self.records.kind == "patches":
+            raise ValueError(
+                "sampling.boxes=predicted needs records.kind=volumes: stored patches were cut before there was "
+                "a prediction"
+            )
+        if self.sampling.boxes == "predicted" and self.cascade.mask == "multiply":
+            raise ValueError("sampling.boxes=predicted goes with cascade.mask=box: boxes are kept, not masks")
+        return self
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that are meant, in the cascade's order, e.g. ("WT", "TC", "ET")."""
+        return tuple(REGIONS) if self.region == "all" else (self.region.upper(),)
+
+    def records_identity(self) -> dict[str, Any]:
+        """All that the bytes of the records depend on: volumes are the same whatever is cut from them."""
+        content = self.model_dump(mode="json")
+        identity = {
+            "modalities": content["data"]["modalities"],
+            "preprocess": content["preprocess"],
+            "records": content["records"],
+        }
+        if self.records.kind == "patches":
+            identity["sampling"] = content["sampling"]
+            identity["cascade"] = {key: content["cascade"][key] for key in ("mask", "margin")}
+        return identity
+
+
+Config = SliceConfig | PatchConfig
+ROOT_KEYS = ("region",)  # those that stand in no section
+_BY_NETWORK: Mapping[str, type[_Config]] = {
+    name: kind
+    for kind, model in ((SliceConfig, SliceModel), (PatchConfig, PatchModel))
+    for name in typing.get_args(model.model_fields["name"].annotation)
+}
 
 
 def shipped_names() -> list[str]:
@@ -158,7 +275,7 @@ def _find(given: str | os.PathLike) -> str:
     )
 
 
-def _keys(section: type[pydantic.BaseModel] = Config, prefix: str = "") -> list[str]:
+def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for key, field in section.model_fields.items():
         keys.append(prefix + key)
@@ -167,24 +284,24 @@ def _keys(section: type[pydantic.BaseModel] = Config, prefix: str = "") -> list[
     return keys
 
 
-def _instead_of(unknown: str) -> str:
+def _instead_of(unknown: str, kind: type[_Config]) -> str:
     """The nearest key of the same section, or the key of that name in another, or all that there are."""
     section, _, name = unknown.rpartition(".")
-    siblings = [key for key in _keys() if key.rpartition(".")[0] == section]
+    siblings = [key for key in _keys(kind) if key.rpartition(".")[0] == section]
     near = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.7)
-    near = near or [key for key in _keys() if key.rpartition(".")[2] == name]
+    near = near or [key for key in _keys(kind) if key.rpartition(".")[2] == name]
     if near:
         return f"; did you mean {near[0]}?"
     names = ", ".join(key.rpartition(".")[2] for key in siblings)
     return f"; {section} has {names}" if section else f"; the sections are {names}"
 
 
-def _explain(error: pydantic.ValidationError) -> str:
+def _explain(error: pydantic.ValidationError, kind: type[_Config]) -> str:
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key}{_instead_of(key)}")
+            lines.append(f"unknown key {key}{_instead_of(key, kind)}")
         elif fault["type"] == "missing":
             lines.append(f"missing key {key}")
         else:
@@ -194,6 +311,15 @@ def _explain(error: pydantic.ValidationError) -> str:
     return "\n  ".join(lines)
 
 
+def _kind_of(content: Mapping) -> type[_Config]:
+    """Which paper's keys apply: model.name decides; without a known one, what fits more of the sections."""
+    model = content.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else None
+    if isinstance(name, str) and name in _BY_NETWORK:
+        return _BY_NETWORK[name]
+    return max((SliceConfig, PatchConfig), key=lambda kind: len(set(content) & set(kind.model_fields)))
+
+
 def from_mapping(content: Mapping, where: str) -> Config:
     """Checks a nested mapping.
 
@@ -201,11 +327,12 @@ def from_mapping(content: Mapping, where: str) -> Config:
         InputError: every unknown, missing or impossible key, each on a line, with the nearest name.
     """
     if not isinstance(content, Mapping):
-        raise InputError(f"{where}: expected sections {', '.join(Config.model_fields)}.")
+        raise InputError(f"{where}: expected sections {', '.join(SliceConfig.model_fields)}.")
+    kind = _kind_of(content)
     try:
-        return Config.model_validate(content)
+        return kind.model_validate(content)
     except pydantic.ValidationError as error:
-        raise InputError(f"{where}:\n  {_explain(error)}") from error
+        raise InputError(f"{where}:\n  {_explain(error, kind)}") from error
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -233,18 +360,31 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
         content = yaml.load(files.read_bytes(found), _EachKeyOnce)
     except yaml.YAMLError as error:
         raise InputError(f"{found}: not valid YAML ({error}).") from error
+    return _overridden(content, overrides, str(found))
+
+
+def overridden(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with `section.key=value`s put over it. Errors as `load`."""
+    return _overridden(config.model_dump(mode="json"), overrides, "the config")
+
+
+def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
-        section, dot, name = key.partition(".")
-        if not (equals and dot and section and name):
+        section, dot, name = key.rpartition(".")
+        if not (equals and name and bool(dot) == bool(section)):
             raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
-        if not isinstance(content, dict) or not isinstance(content.setdefault(section, {}), dict):
-            raise InputError(f"{override!r}: {found} has no section {section}.")
         try:
-            content[section][name] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"{override!r}: {text!r} is not a YAML value.") from error
-    return from_mapping(content, str(found))
+        place = content.setdefault(section, {}) if dot and isinstance(content, dict) else content
+        if not isinstance(place, dict):
+            raise InputError(f"{override!r}: {found} has no section {section}.")
+        if not dot and key not in ROOT_KEYS:
+            raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
+        place[name] = value
+    return from_mapping(content, found)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""tf.data: shards -> parse -> shuffle -> augment -> batch, the same stream whenever it is asked for again.
+"""tf.data for slices: shards -> parse -> shuffle -> augment -> batch, the same stream whenever it is asked for.
 
 What an epoch yields depends on the seed and the epoch's number alone: a resumed run sees what an
 undisturbed one would have seen.
@@ -70,17 +70,30 @@ def _seed_of(example: dict, seed: int, epoch: int, round_):
     return tf.stack([tf.cast(slice_hash, tf.int32), epoch_seed + tf.cast(round_, tf.int32)])
 
 
-def _serialized(manifest: Manifest, folder: str | os.PathLike, split: str, order: Sequence[int]):
-    shards = manifest.shards_of(split)
-    if not manifest.examples[split]:
+def serialized(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    split: str,
+    order: Sequence[int],
+    region: str = "",
+    at_once: int = _READ_AT_ONCE,
+) -> tf.data.Dataset:
+    """The records of a split as they lie in its shards, `at_once` of which are read in turn.
+
+    Args:
+        order: of the shards, by their place in `manifest.shards_of(split, region)`.
+
+    Raises:
+        InputError: there are none.
+    """
+    shards = manifest.shards_of(split, region)
+    if not manifest.count(split, region):
         raise InputError(f"{folder}: no {split} examples. Give more cases or another split.")
     paths = [files.join(folder, shards[n].file) for n in order]
-    return tf.data.Dataset.from_tensor_slices(paths).interleave(
-        tf.data.TFRecordDataset, cycle_length=_READ_AT_ONCE
-    )
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(tf.data.TFRecordDataset, cycle_length=at_once)
 
 
-def _batched(serialized, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
+def _batched(stream, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
     schema = SCHEMAS[config.records.kind]
 
     def example_of(round_, record):
@@ -97,16 +110,16 @@ def _batched(serialized, config: Config, epoch: int, batch: int, augmented: bool
             "valid": 1.0,
         }
 
-    examples = serialized.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    examples = stream.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return in_batches(examples, batch, padding)
+
+
+def in_batches(examples: tf.data.Dataset, batch: int, padding: int) -> tf.data.Dataset:
+    """Whole batches, after `padding` examples of zeros (their `valid` is 0 too) at the end."""
     if padding:
         empty = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), examples.element_spec)
         examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
     return examples.batch(batch, drop_remainder=True).prefetch(2)
-
-
-def steps_per_epoch(manifest: Manifest, config: Config, global_batch: int) -> int:
-    """How many whole batches the training split fills, at least one; or what the config says."""
-    return config.train.steps_per_epoch or max(1, manifest.examples["train"] // global_batch)
 
 
 def training(
@@ -126,28 +139,28 @@ def training(
     """
     rng = np.random.default_rng([config.train.seed, epoch])
     shards = len(manifest.shards_of("train"))
-    serialized = _serialized(manifest, folder, "train", rng.permutation(shards))
-    serialized = serialized.shuffle(
+    stream = serialized(manifest, folder, "train", rng.permutation(shards))
+    stream = stream.shuffle(
         config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
     )
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
     # With whole shards of its own, a worker's stream holds only its part of each global batch.
     policy = shard_policy(shards, workers)
     seen = first_step * global_batch // (workers if policy == "FILE" else 1)
-    numbered = serialized.repeat().enumerate().skip(seen)
-    serialized = numbered.map(lambda n, record: (n // manifest.examples["train"], record))
-    return _with_sharding(_batched(serialized, config, epoch, global_batch, True, 0), policy)
+    numbered = stream.repeat().enumerate().skip(seen)
+    stream = numbered.map(lambda n, record: (n // manifest.examples["train"], record))
+    return with_sharding(_batched(stream, config, epoch, global_batch, True, 0), policy)
 
 
 def validation(
     manifest: Manifest, folder: str | os.PathLike, config: Config, split: str, global_batch: int
 ) -> tf.data.Dataset:
     """Every slice of a split once, in order, not augmented; the last batch is filled up with valid = 0."""
-    serialized = _serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
+    stream = serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
     padding = -manifest.examples[split] % global_batch
     # Always the draws of "epoch 0", so that the losses of two epochs can be compared.
-    serialized = serialized.map(lambda record: (tf.constant(0, tf.int64), record))
-    return _with_sharding(_batched(serialized, config, 0, global_batch, False, padding), "DATA")
+    stream = stream.map(lambda record: (tf.constant(0, tf.int64), record))
+    return with_sharding(_batched(stream, config, 0, global_batch, False, padding), "DATA")
 
 
 def shard_policy(shards: int, workers: int) -> str:
@@ -155,7 +168,8 @@ def shard_policy(shards: int, workers: int) -> str:
     return "FILE" if shards % workers == 0 else "DATA"
 
 
-def _with_sharding(dataset, policy: str):
+def with_sharding(dataset: tf.data.Dataset, policy: str) -> tf.data.Dataset:
+    """Tells tf.distribute how workers share the stream, by `shard_policy`'s name."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = getattr(tf.data.experimental.AutoShardPolicy, policy)
     return dataset.with_options(options)

@@ -1,9 +1,11 @@
 """The whole way once, on simulated cases: NIfTI -> TFRecord -> training -> SavedModel -> gRPC -> scores.
 
     python -m tfbrats.demo
+    python -m tfbrats.demo --method msm
 
-Takes at most five minutes on two cores and needs no data. Each step is a command that you could have typed;
-it is printed before it runs, and its output is kept under logs/. Run again, it goes on where it was stopped.
+Takes at most five minutes on two cores (eight with msm) and needs no data. Each step is a command that
+you could have typed; it is printed before it runs, and its output is kept under logs/. Run again, it goes on
+where it was stopped.
 """
 
 import contextlib
@@ -19,7 +21,10 @@ from collections.abc import Iterator, Sequence
 from tfbrats import __version__, command, config, files, records
 from tfbrats.command import InputError
 
-CONFIG = "smoke_2d.yaml"
+METHODS = {  # name -> config, and what is trained
+    "cun": ("smoke_2d.yaml", "the cascaded U-Net with loss weighted sampling"),
+    "msm": ("smoke_3d.yaml", "the multi-scale 3-D U-Nets for WT, TC and ET"),
+}
 CASES = 20  # 12 to train on, 4 to validate, 4 that nothing has seen
 SHAPE = ("96", "96", "64")
 SERVER_START_S = 120
@@ -92,18 +97,21 @@ class _Steps:
         raise InputError(f"the server did not start:\n{log.read_text()[-2000:]}")
 
 
-def _check_stamp(output: pathlib.Path) -> None:
+def _check_stamp(output: pathlib.Path, name: str) -> None:
     """A demo goes on with what an earlier run of the same demo left, and with nothing else.
+
+    Args:
+        name: the config's.
 
     Raises:
         InputError: the folder is that of another version or config.
     """
-    stamp = {"tfbrats": __version__, "config": config.load(CONFIG).model_dump(mode="json"), "shape": SHAPE}
+    stamp = {"tfbrats": __version__, "config": config.load(name).model_dump(mode="json"), "shape": SHAPE}
     stamp = json.loads(json.dumps(stamp))
     path = output / "demo.json"
     if path.exists() and files.read_json(path) != stamp:
         raise InputError(
-            f"{output}: a demo of another version of tfbrats. Delete it, or choose another --output."
+            f"{output}: a demo of another method or version of tfbrats. Delete it, or choose another --output."
         )
     if not path.exists() and output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: not empty, and not a demo. Choose another --output.")
@@ -112,22 +120,26 @@ def _check_stamp(output: pathlib.Path) -> None:
 
 def _exported_since(run: pathlib.Path, model: pathlib.Path) -> bool:
     """Whether the newest version is of the run's best weights."""
-    best = run / "checkpoints" / "best" / "checkpoint"
+    best = [path.stat().st_mtime for path in run.glob("**/best/checkpoint")]
     versions = [path.stat().st_mtime for path in model.glob("[0-9]*")]
-    return bool(versions) and max(versions) > best.stat().st_mtime
+    return bool(versions) and max(versions) > max(best)
 
 
-def demo(output: pathlib.Path) -> None:
+def demo(output: pathlib.Path, method: str) -> None:
     """Runs all steps under `output`.
+
+    Args:
+        method: a key of `METHODS`.
 
     Raises:
         InputError: a step failed.
     """
     started = time.monotonic()
-    _check_stamp(output)
+    name, what = METHODS[method]
+    _check_stamp(output, name)
     steps = _Steps(output)
     cases, sets, run = output / "cases", output / "records", output / "run"
-    model, predictions = output / "models" / "smoke_2d", output / "predictions"
+    model, predictions = output / "models" / name.removesuffix(".yaml"), output / "predictions"
 
     steps.run(
         "Simulate glioma cases",
@@ -137,25 +149,25 @@ def demo(output: pathlib.Path) -> None:
     steps.run("Look at them", "tfbrats.inspect", str(cases))
     steps.run(
         "Turn NIfTI into TFRecords with Beam",
-        *("beam_pipelines.nifti_to_tfrecord", "--config", CONFIG),
+        *("beam_pipelines.nifti_to_tfrecord", "--config", name),
         *("--input", str(cases), "--output", str(sets)),
     )
     steps.run(
-        "Train the cascaded U-Net with loss weighted sampling",
-        *("tfbrats.train", "--config", CONFIG, "--data", str(sets), "--run", str(run)),
+        f"Train {what}",
+        *("tfbrats.train", "--config", name, "--data", str(sets), "--run", str(run)),
         show=True,
     )
     if not _exported_since(run, model):
         steps.run("Export it", "tfbrats.export", "--run", str(run), "--output", str(model))
     unseen = records.read_manifest(sets).cases["test"]
     with steps.server(model) as address:
-        for case_id in unseen:
-            steps.run(
-                f"Segment {case_id}, which nothing has seen, over gRPC",
-                *("serving.client", "--server", address, "--model", model.name, "--overwrite"),
-                *("--input", str(cases), "--case", case_id),
-                *("--output", str(predictions / f"{case_id}.nii.gz")),
-            )
+        steps.run(
+            "Segment the cases that nothing has seen, over gRPC",
+            *("serving.client", "--server", address, "--model", model.name, "--overwrite"),
+            *("--input", str(cases), *(text for case_id in unseen for text in ("--case", case_id))),
+            *("--output", f"{predictions}/"),
+            show=True,
+        )
     steps.run(
         "Score the segmentations",
         *("tfbrats.evaluate", "--prediction", str(predictions), "--reference", str(cases)),
@@ -167,7 +179,7 @@ def demo(output: pathlib.Path) -> None:
         "Draw them",
         *("tfbrats.report", "--metrics", str(output), "--prediction", str(predictions)),
         *("--reference", str(cases), "--run", str(run), "--output", str(page)),
-        *("--title", "Demo"),
+        *("--title", f"Demo: {what}"),
         notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
     )
     print(
@@ -182,10 +194,12 @@ def demo(output: pathlib.Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.demo", __doc__)
-    parser.add_argument("--output", default="demo", help="folder for everything (default: %(default)s)")
+    parser.add_argument("--method", choices=tuple(METHODS), default="cun", help="(default: %(default)s)")
+    parser.add_argument("--output", help="folder for everything (default: demo, or demo_METHOD)")
     options = parser.parse_args(arguments)
+    default = "demo" if options.method == "cun" else f"demo_{options.method}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    demo(pathlib.Path(options.output))
+    demo(pathlib.Path(options.output or default), options.method)
 
 
 if __name__ == "__main__":

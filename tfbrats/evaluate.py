@@ -6,7 +6,8 @@
 data set that tfbrats.inspect recognises, or a folder of CASE.nii.gz or CASE_seg.nii.gz. Every missing,
 extra, unreadable or misaligned case is listed, all of them together, and then nothing is written.
 
-REPORT/metrics.csv holds a row per case and region, REPORT/metrics.json the same rows with their summary.
+REPORT/metrics.csv holds a row per case and region, REPORT/cascade.csv what each stage of a cascade missed and
+what an earlier one had lost (tfbrats/stages.py), REPORT/metrics.json all these rows with their summaries.
 """
 
 import concurrent.futures
@@ -22,20 +23,22 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import __version__, case, command, files, metrics
+from tfbrats import __version__, case, command, files, metrics, model_card, stages
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, REGIONS
 from tfbrats.pairs import Pair, match
 
 TABLE = "metrics.csv"
+CASCADE = "cascade.csv"
 REPORT = "metrics.json"
 COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(metrics.RegionScores)))
+CASCADE_COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(stages.StageLosses)))
 _PRINTED = {
     "dice": "Dice",
     "sensitivity": "sensitivity",
@@ -72,22 +75,50 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
     return loaded[0][0], loaded[1][0], loaded[1][1]
 
 
-def score_pair(pair: Pair, empty: str = "brats") -> list[dict[str, Any]]:
-    """The rows of one case, keys as `COLUMNS`. Errors as `load_pair`."""
+def score_pair(pair: Pair, empty: str = "brats", margin: int | None = None) -> tuple[list[dict], list[dict]]:
+    """The rows of one case, keys as `COLUMNS` and as `CASCADE_COLUMNS`. Errors as `load_pair`.
+
+    Args:
+        margin: see `stages.score_case`.
+    """
     prediction, reference, grid = load_pair(pair)
-    scores = metrics.score_case(prediction, reference, grid.spacing_mm, empty)
-    return [{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in scores]
+    found = (
+        metrics.score_case(prediction, reference, grid.spacing_mm, empty),
+        stages.score_case(prediction, reference, grid.spacing_mm, margin),
+    )
+    scores, losses = ([{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in rows] for rows in found)
+    return scores, losses
 
 
-def _attempt(pair: Pair, empty: str, only_check: bool) -> tuple[list[dict], list[str]]:
-    """Rows and faults of one case: what a worker process does."""
+def _attempt(
+    pair: Pair, empty: str, margin: int | None, only_check: bool
+) -> tuple[list[dict], list[dict], list[str]]:
+    """Both kinds of rows and the faults of one case: what a worker process does."""
     try:
         if only_check:
             load_pair(pair)
-            return [], []
-        return score_pair(pair, empty), []
+            return [], [], []
+        return *score_pair(pair, empty, margin), []
     except case.CaseError as error:
-        return [], [f"{error.case_id}: {fault}" for fault in error.faults]
+        return [], [], [f"{error.case_id}: {fault}" for fault in error.faults]
+
+
+def cascade_margin(prediction: str | os.PathLike) -> tuple[int | None, list[str]]:
+    """Voxels by which the model that wrote a folder of predictions grew its boxes, and what is to be noted.
+
+    The model's card lies beside what it predicted. None without a card, and of a model that is no cascade. No
+    score depends on it, so a card that cannot be read is a note and no fault.
+    """
+    path = files.join(prediction, model_card.FILE)
+    if not files.exists(path):
+        return None, []
+    try:
+        found: Any = model_card.parse(files.read_bytes(path), path).training_data
+    except InputError as error:
+        return None, [f"the cascade's margin is unknown: {error}"]
+    for key in ("config", "cascade", "margin"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return (found if type(found) is int and found >= 0 else None), []
 
 
 def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:
@@ -124,8 +155,9 @@ def evaluate(
             imported (`if __name__ == "__main__":`), and folders that another process can open.
 
     Returns:
-        The content of metrics.json: `rows` with keys `COLUMNS`, `summary` by region and score, and what was
-        compared by which rule. Undefined scores are nan.
+        The content of metrics.json: `rows` with keys `COLUMNS`, `summary` by region and score, `cascade` with
+        its `margin_voxels` (or None), `summary` and `rows` with keys `CASCADE_COLUMNS`, and what was compared
+        by which rule. Undefined scores are nan.
 
     Raises:
         InputError: everything that is missing, extra, unreadable or misaligned, a line each.
@@ -133,11 +165,15 @@ def evaluate(
     if empty not in metrics.EMPTY_RULES:
         raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(metrics.EMPTY_RULES)}.")
     found = match(prediction, reference, edition, cases, allow_missing)
+    margin, margin_notes = cascade_margin(prediction)
     # With a fault in hand there will be no scores: the rest is only looked through for more.
-    task = functools.partial(_attempt, empty=empty, only_check=bool(found.faults))
-    rows, faults = [], list(found.faults)
-    for case_rows, case_faults in _in_parallel(task, found.pairs, max(1, min(workers, len(found.pairs)))):
+    task = functools.partial(_attempt, empty=empty, margin=margin, only_check=bool(found.faults))
+    rows, losses, faults = [], [], list(found.faults)
+    for case_rows, case_losses, case_faults in _in_parallel(
+        task, found.pairs, max(1, min(workers, len(found.pairs)))
+    ):
         rows += case_rows
+        losses += case_losses
         faults += case_faults
     if faults:
         raise InputError(f"nothing was scored; faults: {len(faults)}\n  " + "\n  ".join(faults))
@@ -148,10 +184,11 @@ def evaluate(
         "editions": sorted({pair.schema.edition for pair in found.pairs}),
         "cases": len(found.pairs),
         "left_out": list(found.skipped),
-        "notes": list(found.notes),
+        "notes": [*found.notes, *margin_notes],
         "empty_rule": {"name": empty, "meaning": metrics.EMPTY_RULES[empty]},
         "summary": summarise(rows),
         "rows": rows,
+        "cascade": {"margin_voxels": margin, "summary": stages.summarise(losses), "rows": losses},
         "versions": {
             "tfbrats": __version__,
             "python": platform.python_version(),
@@ -194,17 +231,23 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
 
 
 def write(content: Mapping[str, Any], output: str | os.PathLike) -> None:
-    """metrics.csv and metrics.json into the folder `output`, from `evaluate`'s result."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(content["rows"])
-    files.write_bytes(files.join(output, TABLE), text.getvalue().encode())
+    """metrics.csv, cascade.csv and metrics.json into the folder `output`, from `evaluate`'s result."""
+    for name, columns, rows in (
+        (TABLE, COLUMNS, content["rows"]),
+        (CASCADE, CASCADE_COLUMNS, content["cascade"]["rows"]),
+    ):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write_bytes(files.join(output, name), text.getvalue().encode())
     files.write_json(files.join(output, REPORT), _without_nan(content))
 
 
 def read(output: str | os.PathLike) -> dict[str, Any]:
-    """What `write` wrote, undefined scores nan again.
+    """What `write` wrote, undefined numbers nan again.
+
+    `cascade` is None where an older version wrote no such entry: its scores are as good as ever.
 
     Raises:
         InputError: there is no metrics.json, or it is not ours.
@@ -213,13 +256,24 @@ def read(output: str | os.PathLike) -> dict[str, Any]:
     content = files.read_json(path)
     try:
         for row in content["rows"]:
-            row.update({score: math.nan for score in metrics.SCORES if row[score] is None})
+            _restore_nan(row, metrics.SCORES)
         for scores in content["summary"].values():
             for statistics in scores.values():
-                statistics.update({key: math.nan for key, value in statistics.items() if value is None})
+                _restore_nan(statistics, statistics)
+        cascade = content.setdefault("cascade", None)
+        if cascade is not None:
+            for row in cascade["rows"]:
+                _restore_nan(row, stages.VOLUMES)
+            for region in REGIONS:
+                _restore_nan(cascade["summary"][region]["sum_ml"], stages.VOLUMES)
+                _restore_nan(cascade["summary"][region]["mean_share"], stages.SHARES)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not written by python -m tfbrats.evaluate ({error!r}).") from error
     return content
+
+
+def _restore_nan(numbers: dict[str, Any], names: Iterable[str]) -> None:
+    numbers.update({name: math.nan for name in names if numbers[name] is None})
 
 
 def _without_nan(content: Any) -> Any:
@@ -258,7 +312,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.evaluate", __doc__)
     parser.add_argument("--prediction", required=True, metavar="DIR", help="folder of CASE.nii.gz")
     parser.add_argument("--reference", required=True, metavar="DIR", help="data set, or folder of masks")
-    parser.add_argument("--output", required=True, metavar="REPORT", help="folder for metrics.csv and .json")
+    parser.add_argument("--output", required=True, metavar="REPORT", help="folder for the tables")
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--empty", choices=tuple(metrics.EMPTY_RULES), default="brats", help="empty masks")
     parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
@@ -290,7 +344,12 @@ def main(arguments: Sequence[str]) -> None:
     print("(" + content["empty_rule"]["meaning"] + ").")
     print("Means; in brackets how many cases that rule touched.\n")
     print(table(content["summary"]))
-    print(f"\n{files.join(given.output, TABLE)}\n{files.join(given.output, REPORT)}")
+    print(
+        "\nShare of the reference's volume that was missed, mean over the cases that have the region. What one"
+    )
+    print("stage misses is lost to the next: TC is kept inside the predicted WT alone, ET inside TC.\n")
+    print(stages.table(content["cascade"]["summary"]))
+    print("\n" + "\n".join(files.join(given.output, name) for name in (TABLE, CASCADE, REPORT)))
 
 
 if __name__ == "__main__":

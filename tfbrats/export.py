@@ -5,24 +5,33 @@
 Writes models/cun/<next version>/ under another name, replays its own warm-up requests on it, checks that it
 answers as the Keras model does, and only then renames it: a server that watches the folder never loads half
 a model or one that does not work. Signatures: serving_default and int16 (a whole case by modality name),
-slices (the bare network), describe (tfbrats.json over the wire).
+slices or patches_wt, patches_tc and patches_et (the bare networks), describe (tfbrats.json over the wire).
 """
 
+import dataclasses
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfbrats import __version__, case, command, files, model_card, models, phantom, records, run
+from tfbrats import __version__, case, command, files, model_card, phantom, records, run, trained
+from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
+from tfbrats.config import Config, PatchConfig, Run, overridden
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, LabelSchema
 from tfbrats.model_card import ModelCard
+from tfbrats.run import home_of
 from tfbrats.segment import CaseSegmenter
 
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
+FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_batch")
+
+
+Segmenter = CaseSegmenter | CascadeSegmenter
 
 
 class _Weights(tf.Module):
@@ -33,32 +42,72 @@ class _Weights(tf.Module):
     it in a Session, finds them uninitialised.
     """
 
-    def __init__(self, segmenter: CaseSegmenter):
+    def __init__(self, segmenter: Segmenter):
         super().__init__()
-        self.weights = [variable.value for variable in segmenter.network.variables]
+        networks = [segmenter.network] if isinstance(segmenter, CaseSegmenter) else segmenter.networks.values()
+        self.weights = [variable.value for network in networks for variable in network.variables]
+
+
+@dataclasses.dataclass(frozen=True)
+class _NetworkSignature:
+    """The bare network behind a signature, for those who batch slices or patches themselves."""
+
+    name: str
+    function: Callable
+    argument: str
+    shape: tuple[int, ...]  # of one example
+    outputs: Mapping[str, str]  # name -> what it is
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        return tf.TensorSpec([None, *self.shape], tf.float32, self.argument)
+
+
+def _network_signatures(segmenter: Segmenter, config: Config) -> list[_NetworkSignature]:
+    if isinstance(segmenter, CaseSegmenter):
+        canvas = ", ".join(map(str, config.records.slice_shape))
+        outputs = {
+            "branch1": f"float32 [N, {canvas}, 2]: rest, WT",
+            "branch2": f"float32 [N, {canvas}, 4]: non-tumour, NCR, ED, ET",
+        }
+        shape = (*config.records.slice_shape, len(segmenter.modalities))
+        return [_NetworkSignature("slices", segmenter.slices, "image", shape, outputs)]
+    size = config.sampling.patch_size
+    return [
+        _NetworkSignature(
+            f"patches_{region.lower()}",
+            functools.partial(segmenter.patches, region),
+            "patch",
+            (size, size, size, network.inputs[0].shape[-1]),
+            {"probabilities": f"float32 [N, {size}, {size}, {size}, 1]: {region}"},
+        )
+        for region, network in segmenter.networks.items()
+    ]
 
 
 class _Signatures:
     """The functions that a server offers, over a segmenter's variables."""
 
-    def __init__(self, segmenter: CaseSegmenter, slice_shape: Sequence[int], card_text: str):
-        self._segmenter, self._slice_shape, self._card_text = segmenter, slice_shape, card_text
+    def __init__(self, segmenter: Segmenter, networks: Sequence[_NetworkSignature], card_text: str):
+        self._segmenter, self._networks, self._card_text = segmenter, networks, card_text
 
     def by_name(self) -> dict:
         """Signature name -> function whose inputs carry their names."""
-        modalities = self._segmenter.modalities
 
         def whole_case(dtype):
             # By keyword: what the caller names is what the signature is called by.
             function = tf.function(lambda **volumes: self._segmenter(volumes))
-            specs = {name: tf.TensorSpec([None, None, None], dtype, name) for name in modalities}
+            specs = {m: tf.TensorSpec([None, None, None], dtype, m) for m in self._segmenter.modalities}
             return function.get_concrete_function(**specs)
 
-        image = tf.TensorSpec([None, *self._slice_shape, len(modalities)], tf.float32, "image")
+        def network(signature: _NetworkSignature):
+            function = tf.function(lambda **inputs: signature.function(inputs[signature.argument]))
+            return function.get_concrete_function(**{signature.argument: signature.spec})
+
         return {
             "serving_default": whole_case(tf.float32),
             "int16": whole_case(tf.int16),
-            "slices": tf.function(self._segmenter.slices).get_concrete_function(image=image),
+            **{signature.name: network(signature) for signature in self._networks},
             "describe": tf.function(self._describe).get_concrete_function(
                 file=tf.TensorSpec([], tf.string, "file")
             ),
@@ -70,29 +119,43 @@ class _Signatures:
             return {"content": tf.constant(self._card_text)}
 
 
-def _best_checkpoint(run_dir: str | os.PathLike) -> str:
-    best = tf.train.latest_checkpoint(run.checkpoints(run_dir, "best"))
-    if best is None:
-        raise InputError(f"{run_dir}: no checkpoint yet. Train at least one epoch first.")
-    return best
+def _read_config(run_dir: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
+    """The run's config, with what may be chosen anew for inference.
+
+    Raises:
+        InputError: no run, or an override of what training has settled.
+    """
+    config = run.read_config(run_dir).model_copy(update={"run": Run(dir=os.fspath(run_dir))})
+    settled = [text for text in overrides if text.partition("=")[0] not in FREE]
+    if settled or (overrides and not isinstance(config, PatchConfig)):
+        raise InputError(
+            f"{' '.join(settled or overrides)}: settled by training. At export a cascade's {', '.join(FREE)} "
+            "may be chosen anew, nothing else."
+        )
+    return overridden(config, overrides)
 
 
-def segmenter_of(run_dir: str | os.PathLike, edition: str | None = None) -> CaseSegmenter:
+def segmenter_of(
+    run_dir: str | os.PathLike, edition: str | None = None, overrides: Sequence[str] = ()
+) -> Segmenter:
     """The best weights of a run with everything round them.
 
     Args:
         run_dir: the run folder.
         edition: whose label values come out; by default those of the training data.
+        overrides: section.key=value for keys in `FREE`.
 
     Raises:
         InputError: no run, or one without a checkpoint yet.
     """
-    config = run.read_config(run_dir)
-    best = _best_checkpoint(run_dir)
-    keras.mixed_precision.set_global_policy("float32")  # whatever it was trained in
-    network = models.build(config)
-    tf.train.Checkpoint(network=network).restore(best).assert_existing_objects_matched().expect_partial()
-    return CaseSegmenter(network, config.data.modalities, config.records.slice_shape, _schema(run_dir, edition))
+    config = _read_config(run_dir, overrides)
+    schema = _schema(run_dir, edition)
+    if isinstance(config, PatchConfig):
+        networks = trained.best_networks(config, list(REGIONS))
+        size = config.sampling.patch_size
+        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
+    network = trained.best_network(config)
+    return CaseSegmenter(network, config.data.modalities, config.records.slice_shape, schema)
 
 
 def _schema(run_dir: str | os.PathLike, edition: str | None) -> LabelSchema:
@@ -103,24 +166,51 @@ def _schema(run_dir: str | os.PathLike, edition: str | None) -> LabelSchema:
     return EDITIONS[edition]
 
 
-def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSchema) -> ModelCard:
+def _scores(config: Config) -> dict[str, Any]:
+    """What the weights scored on the validation split when they were saved, of each network; {} without one."""
+
+    def of(region: str) -> dict[str, float]:
+        home = home_of(config, region)
+        epoch = trained.best_checkpoint(config, region).rpartition("-")[2]
+        rows = [row for row in run.read_history(home) if row["epoch"] == epoch and row.get("validation_loss")]
+        return {key: float(value) for row in rows for key, value in row.items()}
+
+    if not isinstance(config, PatchConfig):
+        return of("")
+    return {region: scores for region in REGIONS if (scores := of(region))}
+
+
+def card_of(
+    run_dir: str | os.PathLike,
+    name: str,
+    version: int,
+    segmenter: Segmenter,
+    edition: str | None = None,
+    overrides: Sequence[str] = (),
+) -> ModelCard:
     """What the exported model will say of itself."""
-    config = run.read_config(run_dir)
+    config = _read_config(run_dir, overrides)
     trained_on = files.read_json(files.join(run_dir, "records.json"))
     splits = files.read_json(files.join(run_dir, "splits.json"))
-    epoch = _best_checkpoint(run_dir).rpartition("-")[2]
-    scores = {}
-    for row in run.read_history(run_dir):
-        if row["epoch"] == epoch and row.get("validation_loss"):
-            scores = {"split": "validation", "slices": trained_on["examples"]["validation"]}
-            scores.update({key: float(value) for key, value in row.items()})
+    scores = _scores(config)
+    if scores:
+        examples = trained_on["examples"]["validation"]
+        scores = {"split": "validation", trained_on["kind"]: examples, **scores}
     volume = f"[I, J, K], axes {''.join(case.AXES)}, one grid for all"
     modalities = {name: f"float32 {volume}" for name in config.data.modalities}
     outputs = {
         "segmentation": "uint8 [I, J, K], values as label_schema",
         "probabilities": "float32 [I, J, K, 3]: " + ", ".join(REGIONS),
     }
-    canvas = ", ".join(str(side) for side in config.records.slice_shape)
+    if isinstance(segmenter, CascadeSegmenter):
+        outputs[model_card.TILES] = "int32 [3]: tiles run for " + ", ".join(REGIONS)
+    networks = {
+        one.name: {
+            "inputs": {one.argument: f"float32 [N, {', '.join(map(str, one.shape))}], z-scored"},
+            "outputs": dict(one.outputs),
+        }
+        for one in _network_signatures(segmenter, config)
+    }
     return ModelCard(
         name=name,
         version=version,
@@ -132,7 +222,7 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
         n4_shrink=config.preprocess.n4_shrink,
         normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
         spacing_mm=trained_on["spacing_mm"],
-        label_schema=schema.to_json(),
+        label_schema=_schema(run_dir, edition).to_json(),
         regions={region: tuple(tissue.name for tissue in tissues) for region, tissues in REGIONS.items()},
         signatures={
             "serving_default": {"inputs": modalities, "outputs": outputs},
@@ -140,13 +230,7 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
                 "inputs": {key: text.replace("float32", "int16") for key, text in modalities.items()},
                 "outputs": outputs,
             },
-            "slices": {
-                "inputs": {"image": f"float32 [N, {canvas}, {len(modalities)}], z-scored"},
-                "outputs": {
-                    "branch1": f"float32 [N, {canvas}, 2]: rest, WT",
-                    "branch2": f"float32 [N, {canvas}, 4]: non-tumour, NCR, ED, ET",
-                },
-            },
+            **networks,
             "describe": {
                 "inputs": {"file": f"string [], {model_card.FILE}"},
                 "outputs": {"content": "string []"},
@@ -166,14 +250,21 @@ def card_of(run_dir: str | os.PathLike, name: str, version: int, schema: LabelSc
     )
 
 
-def _warm_up_requests(card: ModelCard, slice_shape: Sequence[int]) -> list[prediction_log_pb2.PredictionLog]:
+def _plane(config: Config) -> tuple[int, int]:
+    """Voxels along i and j of the small volumes that try a model out."""
+    if isinstance(config, PatchConfig):
+        return config.sampling.patch_size + 8, config.sampling.patch_size  # two tiles
+    return config.records.slice_shape
+
+
+def _warm_up_requests(
+    card: ModelCard, networks: Sequence[_NetworkSignature], plane: Sequence[int]
+) -> list[prediction_log_pb2.PredictionLog]:
     """Small requests that make the server build its kernels: a few slices of "brain", all one value."""
-    volume = tf.make_tensor_proto(1.0, shape=[*slice_shape, 8])
-    stack = tf.make_tensor_proto(0.0, shape=[1, *slice_shape, len(card.modalities)])
-    inputs = {
-        "serving_default": {name: volume for name in card.modalities},
-        "slices": {"image": stack},
-    }
+    volume = tf.make_tensor_proto(1.0, shape=[*plane, 8])
+    inputs = {"serving_default": {name: volume for name in card.modalities}}
+    for one in networks:
+        inputs[one.name] = {one.argument: tf.make_tensor_proto(0.0, shape=[1, *one.shape])}
     logs = []
     for signature, tensors in inputs.items():
         request = predict_pb2.PredictRequest()
@@ -214,9 +305,9 @@ def _replay(served: _Served, path: str) -> None:
         )
 
 
-def _compare(segmenter: CaseSegmenter, served: _Served, slice_shape: Sequence[int]) -> None:
+def _compare(segmenter: Segmenter, served: _Served, plane: Sequence[int]) -> None:
     """The Keras model and the SavedModel must give the same label map on a simulated case."""
-    image, _ = phantom.simulate((*slice_shape, 24), seed=0, number=0)
+    image, _ = phantom.simulate((*plane, 24), seed=0, number=0)
     volumes = {m: image[..., MODALITIES.index(m)] for m in segmenter.modalities}
     ours = tf.function(segmenter)({m: tf.constant(v, tf.float32) for m, v in volumes.items()})
     for signature, dtype in (("serving_default", np.float32), ("int16", np.int16)):
@@ -230,8 +321,17 @@ def _compare(segmenter: CaseSegmenter, served: _Served, slice_shape: Sequence[in
             )
 
 
-def export(run_dir: str | os.PathLike, output: str | os.PathLike, edition: str | None = None) -> str:
+def export(
+    run_dir: str | os.PathLike,
+    output: str | os.PathLike,
+    edition: str | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
     """Writes the next version of a model; returns its folder.
+
+    Args:
+        edition: whose label values come out; by default those of the training data.
+        overrides: section.key=value for keys in `FREE`.
 
     Raises:
         InputError: no run, no checkpoint, or `output` is not a local folder.
@@ -239,24 +339,25 @@ def export(run_dir: str | os.PathLike, output: str | os.PathLike, edition: str |
     if not files.is_local(output):
         raise InputError(f"{output}: export to a local folder, then copy the version's folder as a whole.")
     output = os.path.abspath(output)
-    config = run.read_config(run_dir)
-    segmenter = segmenter_of(run_dir, edition)
+    config = _read_config(run_dir, overrides)
+    segmenter = segmenter_of(run_dir, edition, overrides)
     os.makedirs(output, exist_ok=True)
     version = 1 + max((int(entry) for entry in os.listdir(output) if entry.isdigit()), default=0)
-    card = card_of(run_dir, os.path.basename(output), version, _schema(run_dir, edition))
-    signatures = _Signatures(segmenter, config.records.slice_shape, card.to_json())
+    card = card_of(run_dir, os.path.basename(output), version, segmenter, edition, overrides)
+    networks = _network_signatures(segmenter, config)
+    signatures = _Signatures(segmenter, networks, card.to_json())
 
     final = os.path.join(output, str(version))
     temporary = files.temporary_name(final)
     try:
         tf.saved_model.save(_Weights(segmenter), temporary, signatures=signatures.by_name())
         files.write_bytes(os.path.join(temporary, model_card.FILE), card.to_json().encode())
-        requests = _warm_up_requests(card, config.records.slice_shape)
+        requests = _warm_up_requests(card, networks, _plane(config))
         content = b"".join(records.frame(log.SerializeToString()) for log in requests)
         files.write_bytes(os.path.join(temporary, WARM_UP), content)
         served = _Served(temporary)
         _replay(served, os.path.join(temporary, WARM_UP))
-        _compare(segmenter, served, config.records.slice_shape)
+        _compare(segmenter, served, _plane(config))
         os.rename(temporary, final)
     finally:
         files.remove(temporary)
@@ -268,8 +369,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--run", required=True, help="run folder of python -m tfbrats.train")
     parser.add_argument("--output", required=True, help="folder of the model; its name is the model's")
     parser.add_argument("--edition", help="whose label values come out (default: the training data's)")
-    options = parser.parse_args(arguments)
-    final = export(options.run, options.output, options.edition)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help=f"of a cascade: {', '.join(FREE)}"
+    )
+    options = parser.parse_intermixed_args(arguments)
+    final = export(options.run, options.output, options.edition, options.overrides)
     print(
         f"exported {final}\nnext: python -m tfbrats.predict --model {options.output}/{os.path.basename(final)}"
         " --input FOLDER --output predictions"

@@ -50,6 +50,9 @@ REGIONS: Mapping[str, tuple[Tissue, ...]] = types.MappingProxyType(
     }
 )
 
+# Each region lies in the one before it; WT's own parent is the brain.
+PARENT: Mapping[str, str | None] = types.MappingProxyType({"WT": None, "TC": "WT", "ET": "TC"})
+
 
 def region_mask(tissues: np.ndarray, region: str) -> np.ndarray:
     """Where `tissues` (any shape) belongs to `region` ("WT", "TC" or "ET"): bool, same shape."""

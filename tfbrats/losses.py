@@ -1,4 +1,6 @@
-"""Loss weighted sampling and the total loss of paper A (arXiv 1907.07677, eq. 1-4). keras.ops only.
+"""The losses of both papers: loss weighted sampling (A, arXiv 1907.07677, eq. 1-4), binary cross-entropy (B).
+
+keras.ops only.
 
 Sums and ratios are kept apart: numerator and denominator are returned, and whoever holds the global batch
 divides. A mean of each replica's ratio would not be the paper's loss.
@@ -105,3 +107,17 @@ def data_loss(parts, branches, omega):
     return sum(parts[name] for name in branches) + omega * sum(
         loss for name, loss in parts.items() if name not in branches
     )
+
+
+def binary_cross_entropy_sum(logits, targets, weights):
+    """Paper B's loss (eq. 2, whose minus sign is missing in print), summed over everything.
+
+    Args:
+        logits: float32 [N, ...], before the sigmoid.
+        targets: 0 or 1, [N, ...].
+        weights: float32 [N], of whole examples.
+    """
+    targets = ops.cast(targets, logits.dtype)
+    # -t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)) without its overflow
+    entropy = ops.maximum(logits, 0.0) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
+    return ops.sum(weights * ops.sum(entropy, axis=tuple(range(1, len(logits.shape)))))

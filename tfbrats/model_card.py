@@ -6,19 +6,20 @@ client needs no access to the disk of the server. Names follow MONAI's metadata.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pydantic
 
-from tfbrats import files, preprocess
+from tfbrats import files, layouts, preprocess
 from tfbrats.case import Case
 from tfbrats.command import InputError
-from tfbrats.labels import LabelSchema
+from tfbrats.labels import REGIONS, LabelSchema
 
 FILE = "tfbrats.json"
 FORMAT = 1
+TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
 
 
 class ModelCard(pydantic.BaseModel):
@@ -87,6 +88,43 @@ def read(model_dir: str | os.PathLike) -> ModelCard:
     return parse(files.read_bytes(path), path)
 
 
+def keep(card: ModelCard, output: str | os.PathLike) -> None:
+    """Puts the card beside what its model predicted."""
+    files.write_bytes(files.join(output, FILE), card.to_json().encode())
+
+
+def check_results(card: ModelCard, output: str | os.PathLike, overwrite: bool, targets: Sequence[str]) -> None:
+    """The card lies with what its model predicted: the results of two models must not be mixed.
+
+    Another model's results go only when asked for, and all at once, so that a killed run leaves no mixture.
+
+    Args:
+        overwrite: the results in `targets` may be deleted.
+
+    Raises:
+        InputError: the folder holds another model's results.
+    """
+    path = files.join(output, FILE)
+    if not files.exists(path):
+        return
+    theirs = parse(files.read_bytes(path), path)
+    if theirs == card:
+        return
+    redone = {files.name(target) for target in targets}
+    found = (files.name(one) for one in files.walk(output) if layouts.nifti_stem(one) is not None)
+    others = [one for one in found if one not in redone]
+    if others or not overwrite:
+        cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
+        raise InputError(
+            f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
+            f"(now {card.name} version {card.version})"
+            + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
+            + f"{cure}."
+        )
+    for target in targets:
+        files.remove(target)
+
+
 def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
     """What the whole-case signatures expect for a case loaded with the card's modalities, N4 done here.
 
@@ -113,3 +151,12 @@ def signature_for(volumes: Mapping[str, np.ndarray]) -> str:
 def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:
     """The graph's `segmentation` (the card's label values, uint8) as tissues, same shape."""
     return card.schema_of_labels.to_tissues(segmentation, where)
+
+
+def tiles_line(tiles: np.ndarray) -> str:
+    """What the cascade spared itself: int32 [3] tiles run for WT, TC and ET, in words.
+
+    Without boxes every stage would go over the whole brain, as WT's does.
+    """
+    each = ", ".join(f"{region} {count}" for region, count in zip(REGIONS, tiles, strict=True))
+    return f"tiles run: {each}; without boxes {len(REGIONS) * tiles[0]} instead of {sum(tiles)}"

@@ -6,6 +6,7 @@ Writes <case_id>.nii.gz for each case, on the case's own grid and in its own lab
 on with the cases that have none yet.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +19,21 @@ from tfbrats import case, command, files, layouts, model_card
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.model_card import ModelCard
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """A segmented case, on its grid.
+
+    Attributes:
+        tissues: `labels.Tissue`, uint8 [I, J, K].
+        probabilities: of WT, TC, ET, float32 [I, J, K, 3].
+        tiles: int32 [3], how many each stage of a cascade ran; None for models that are none.
+    """
+
+    tissues: np.ndarray
+    probabilities: np.ndarray
+    tiles: np.ndarray | None
 
 
 class SavedSegmenter:
@@ -40,8 +56,8 @@ class SavedSegmenter:
                 f"{model_dir}: the SavedModel cannot be loaded ({first_line}). Copy or export it again."
             ) from error
 
-    def segment(self, loaded: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Tissues, uint8 [I, J, K], and probabilities of WT, TC, ET, float32 [I, J, K, 3].
+    def segment(self, loaded: Case) -> Segmentation:
+        """What the model makes of one case.
 
         Raises:
             InputError: the model refuses the case.
@@ -57,7 +73,8 @@ class SavedSegmenter:
                 f"{loaded.case_id}: the model refuses it: {said.group() if said else error.message}"
             ) from error
         tissues = model_card.tissues(self.card, answer["segmentation"].numpy(), loaded.case_id)
-        return tissues, answer["probabilities"].numpy()
+        tiles = answer[model_card.TILES].numpy() if model_card.TILES in answer else None
+        return Segmentation(tissues, answer["probabilities"].numpy(), tiles)
 
 
 def predict(
@@ -89,7 +106,7 @@ def predict(
     layouts.check_outputs(dataset.cases, outputs)
     files.check_can_hold(output)
     segmenter = SavedSegmenter(model_dir)
-    _check_model(segmenter.card, output, overwrite, outputs)
+    model_card.check_results(segmenter.card, output, overwrite, outputs)
     faults = []
     done = 0
     card_is_kept = False
@@ -100,45 +117,21 @@ def predict(
             continue
         try:
             loaded = case.load(one, segmenter.card.modalities, read_label=False)
-            tissues, chances = segmenter.segment(loaded)
+            found = segmenter.segment(loaded)
             if not card_is_kept:  # with the first result, so that a run without any leaves nothing
-                files.write_bytes(files.join(output, model_card.FILE), segmenter.card.to_json().encode())
+                model_card.keep(segmenter.card, output)
                 card_is_kept = True
             if probabilities:
-                case.save_probabilities(probabilities_path, chances, loaded.grid)
+                case.save_probabilities(probabilities_path, found.probabilities, loaded.grid)
             # Last: its presence says that the case is done.
-            case.save_segmentation(path, tissues, loaded.grid, loaded.schema)
+            case.save_segmentation(path, found.tissues, loaded.grid, loaded.schema)
+            if found.tiles is not None:
+                tqdm.write(f"{one.case_id}: {model_card.tiles_line(found.tiles)}")
         except InputError as error:
             faults.append(str(error))
     if done:
         print(f"{done} of {len(targets)} cases are done already and are kept (--overwrite redoes them)")
     return faults
-
-
-def _check_model(card: ModelCard, output: str, overwrite: bool, targets: Sequence[str]) -> None:
-    """The card lies with what its model predicted: the results of two models must not be mixed.
-
-    Another model's results go only when asked for, and all at once, so that a killed run leaves no mixture.
-    """
-    path = files.join(output, model_card.FILE)
-    if not files.exists(path):
-        return
-    theirs = model_card.parse(files.read_bytes(path), path)
-    if theirs == card:
-        return
-    redone = {files.name(target) for target in targets}
-    found = (files.name(one) for one in files.walk(output) if layouts.nifti_stem(one) is not None)
-    others = [one for one in found if one not in redone]
-    if others or not overwrite:
-        cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
-        raise InputError(
-            f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
-            f"(now {card.name} version {card.version})"
-            + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
-            + f"{cure}."
-        )
-    for target in targets:
-        files.remove(target)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -96,6 +96,15 @@ def z_score(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     return np.where(brain[..., None], scaled, np.float32(0))
 
 
+def box_of(mask: np.ndarray) -> Box:
+    """The smallest box that holds what is True in bool [I, J, K], which must be something."""
+    ranges = []
+    for axis in range(3):
+        along = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        ranges.append((int(along[0]), int(along[-1]) + 1))
+    return tuple(ranges)
+
+
 def brain_box_ijk(brain: np.ndarray) -> Box:
     """The smallest box that holds the brain.
 
@@ -104,11 +113,7 @@ def brain_box_ijk(brain: np.ndarray) -> Box:
     """
     if not brain.any():
         raise InputError("no voxel differs from 0: there is no brain to crop to.")
-    ranges = []
-    for axis in range(3):
-        along = np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))
-        ranges.append((int(along[0]), int(along[-1]) + 1))
-    return tuple(ranges)
+    return box_of(brain)
 
 
 def crop(array: np.ndarray, box_ijk: Box) -> np.ndarray:

@@ -55,7 +55,23 @@ SLICES = (
     Field("slice_k", "int64", ()),
     Field("case_id", "string", ()),
 )
-SCHEMAS: Mapping[str, tuple[Field, ...]] = {"slices": SLICES}
+PATCHES = (
+    Field("x1", "float16", (-1, -1, -1, -1)),  # [S, S, S, M] z-scored
+    Field("half", "float16", (-1, -1, -1, -1)),  # [S, S, S, M] x0.5; x2 is derived from x1 when it is read
+    Field("label", "uint8", (-1, -1, -1)),  # [S, S, S] tissues
+    Field("centre_ijk", "int64", (3,)),  # in the whole volume
+    Field("region", "string", ()),  # whose network it is for
+    Field("case_id", "string", ()),
+)
+VOLUMES = (
+    Field("image", "float16", (-1, -1, -1, -1)),  # [i, j, k, M] z-scored, cropped to the brain
+    Field("brain", "uint8", (-1, -1, -1)),  # [i, j, k]
+    Field("label", "uint8", (-1, -1, -1)),  # [i, j, k] tissues
+    Field("origin_ijk", "int64", (3,)),  # where the crop lies in the whole volume
+    Field("shape_ijk", "int64", (3,)),  # the whole volume's
+    Field("case_id", "string", ()),
+)
+SCHEMAS: Mapping[str, tuple[Field, ...]] = {"slices": SLICES, "patches": PATCHES, "volumes": VOLUMES}
 
 
 # --- tf.train.Example without TensorFlow ---------------------------------------------------------------
@@ -241,6 +257,7 @@ class Shard(_Part):
 
     file: str
     split: str
+    region: str = ""  # whose patches they are; slices and volumes serve all
     cases: tuple[CaseRow, ...]
     rejected: tuple[Rejected, ...]
     examples: int
@@ -255,6 +272,7 @@ class Manifest(_Part):
     format: int = FORMAT
     tfbrats_version: str
     kind: str
+    regions: tuple[str, ...] = ()  # whose patches they are; slices and volumes serve all
     fields: dict[str, str]  # field -> "dtype shape", for people
     identity: dict[str, Any]  # config.Config.records_identity()
     modalities: tuple[str, ...]
@@ -268,8 +286,14 @@ class Manifest(_Part):
     rejected: int
     shards: tuple[Shard, ...]
 
-    def shards_of(self, split: str) -> list[Shard]:
-        return [shard for shard in self.shards if shard.split == split]
+    def shards_of(self, split: str, region: str = "") -> list[Shard]:
+        """The shards of a split; where each region has its own, those of `region`, or of all."""
+        of_split = [shard for shard in self.shards if shard.split == split]
+        return [shard for shard in of_split if not region or shard.region in ("", region)]
+
+    def count(self, split: str, region: str = "") -> int:
+        """Examples in `shards_of`."""
+        return sum(shard.examples for shard in self.shards_of(split, region))
 
 
 def field_descriptions(schema: Sequence[Field]) -> dict[str, str]:
@@ -312,6 +336,21 @@ def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
 
 def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike) -> None:
     """Raises InputError unless the records were written with this config's record settings."""
+    kind = config.records.kind
+    if manifest.kind != kind:
+        cure = "Write them with this config into another folder"
+        if {manifest.kind, kind} == {"patches", "volumes"}:
+            cure += f", or pass records.kind={manifest.kind}"
+        raise InputError(
+            f"{folder}: holds {manifest.kind}; this config ({config.model.name}) trains on {kind}. {cure}."
+        )
+    missing = [r for r in config.regions if r not in manifest.regions] if kind == "patches" else []
+    if missing:
+        raise InputError(
+            f"{folder}: holds patches of {', '.join(manifest.regions)}, none of {', '.join(missing)}. Train "
+            + " or ".join(f"region={r.lower()}" for r in manifest.regions)
+            + " on it, or write the others into another folder."
+        )
     found = differences(config.records_identity(), manifest.identity)
     if found:
         raise InputError(

@@ -26,7 +26,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from tfbrats import __version__, case, command, evaluate, files, run
+from tfbrats import __version__, case, command, evaluate, files, run, stages
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.pairs import Pair, match
@@ -234,6 +234,23 @@ def training_curves(history: Sequence[Mapping[str, str]], dark: bool) -> str | N
     return _data_uri(buffer.getvalue())
 
 
+def curves_of(run_folder: str | os.PathLike) -> list[dict[str, str]]:
+    """The training curves of a run: `title`, and data URIs "light" and "dark".
+
+    One entry without a title for a network trained alone; for a cascade one for each region whose training
+    has begun. None at all before the first epoch has ended.
+    """
+    histories = {"": run.read_history(run_folder)}
+    for region in REGIONS:
+        histories[region] = run.read_history(files.join(run_folder, region.lower()))
+    drawn = []
+    for title, history in histories.items():
+        light = training_curves(history, dark=False)
+        if light:
+            drawn.append({"title": title, "light": light, "dark": training_curves(history, dark=True)})
+    return drawn
+
+
 def _number(text: str | None) -> float:
     try:
         return float(text or "nan")
@@ -255,11 +272,15 @@ def _figure(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1%}"
+
+
 def render(
     content: Mapping[str, Any],
     pictured: Sequence[Mapping[str, Any]],
     title: str,
-    curves: Mapping[str, str] | None = None,
+    curves: Sequence[Mapping[str, str]] = (),
     notes: Sequence[str] = (),
 ) -> str:
     """The page's HTML.
@@ -267,7 +288,7 @@ def render(
     Args:
         content: as `evaluate.read` returns it.
         pictured: `case_pictures` of each case to show, with `case_id` and `stands_for`.
-        curves: data URIs of the training curves, "light" and "dark".
+        curves: as `curves_of` returns them.
         notes: what was run; `code` between backticks and links are marked up.
     """
     by_case: dict[str, dict[str, Mapping]] = {}
@@ -278,6 +299,7 @@ def render(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["figure"] = _figure
+    environment.filters["percent"] = _percent
     environment.filters["marked_up"] = _marked_up
     template = pathlib.Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     seen = [tissue for tissue in COLOURS if any(tissue in one["tissues"] for one in pictured)]
@@ -288,6 +310,10 @@ def render(
         ranked=ranked,
         by_case=by_case,
         pictured=pictured,
+        cascade=content["cascade"],
+        losses=stages.ranked(content["cascade"]["rows"]) if content["cascade"] else (),
+        share=stages.share,
+        possible=stages.possible,
         legend=[(COLOURS[tissue], NAMES[tissue]) for tissue in seen],
         curves=curves,
         notes=notes,
@@ -332,11 +358,7 @@ def write(
             {"case_id": case_id, "stands_for": stands_for, **case_pictures(pairs[case_id])}
             for case_id, stands_for in chosen
         ]
-    curves = None
-    if run_folder is not None:
-        history = run.read_history(run_folder)
-        light = training_curves(history, dark=False)
-        curves = {"light": light, "dark": training_curves(history, dark=True)} if light else None
+    curves = curves_of(run_folder) if run_folder is not None else []
     files.write_bytes(output, render(content, pictured, title, curves, notes).encode())
 
 

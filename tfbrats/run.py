@@ -8,6 +8,8 @@ runs/<name>/config.yaml         the config, resolved
             tb/                 TensorBoard
             checkpoints/last/   to go on from
             checkpoints/best/   the lowest validation loss: what is exported
+
+Paper B trains three networks: history, tb and checkpoints then lie in wt/, tc/ and et/.
 """
 
 import csv
@@ -29,20 +31,29 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-bea
 _MAY_CHANGE = ("train.epochs", "train.checkpoint_minutes", "train.strategy", "data.records", "run.dir")
 
 
+def home_of(config: Config, region: str = "") -> str:
+    """Where history and checkpoints of a network lie: the run folder, or the region's folder in it."""
+    return files.join(config.run.dir, region.lower()) if region else config.run.dir
+
+
 def checkpoints(run: str | os.PathLike, which: str) -> str:
     """Folder of the "last" or "best" checkpoints."""
     return files.join(run, "checkpoints", which)
 
 
-def start(run: str | os.PathLike, config: Config, overwrite: bool) -> None:
+def start(run: str | os.PathLike, config: Config, overwritten: Sequence[str] = ()) -> None:
     """Makes the run folder and writes its config and environment, or checks that it is this run's.
+
+    Args:
+        overwritten: folders to delete first: the run folder or parts of it, if it holds a run.
 
     Raises:
         InputError: the folder holds a run of another config, or something else.
     """
     path = files.join(run, "config.yaml")
-    if overwrite and files.exists(path):
-        files.remove(run)
+    if files.exists(path):
+        for folder in overwritten:
+            files.remove(folder)
     check(run, config)
     files.write_bytes(path, config.to_yaml().encode())
     files.write_json(files.join(run, "environment.json"), environment())

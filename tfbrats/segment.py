@@ -1,6 +1,7 @@
-"""A whole case -> label map, as one TensorFlow graph. The only inference path: nothing else stitches or fuses.
+"""A whole case -> label map, as one TensorFlow graph, for paper A's network; `cascade` is paper B's.
 
-`predict`, the exported SavedModel and the server run all of it; training's validation fuses with its `fuse`.
+`predict`, the exported SavedModel and the server run all of it: nothing else stitches or fuses. Training's
+validation fuses with its `fuse`; `cascade` begins and ends a case as it does.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,19 @@ def region_probabilities(branch1_logits, branch2_logits, brain):
     return tf.where(brain[..., None], tf.stack([whole, *regions], axis=-1), 0.0)
 
 
+def finite(image):
+    """The image again, refused if a voxel is no number.
+
+    Raises:
+        tf.errors.InvalidArgumentError: NaN or infinite values, when the graph runs.
+    """
+    check = tf.debugging.Assert(
+        tf.reduce_all(tf.math.is_finite(image)), ["the volumes hold NaN or infinite values"]
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(image)
+
+
 def normalise(image):
     """Brain mask and z-score, as `preprocess.brain_mask` and `preprocess.z_score` do it in numpy.
 
@@ -65,6 +79,22 @@ def normalise(image):
     # As in preprocess.statistics: rounding leaves a trace of deviation in what is constant.
     deviation = tf.where(deviation > 1e-6 * tf.abs(mean), deviation, 1.0)
     return tf.where(brain[..., None], (image - mean) / deviation, 0.0), brain
+
+
+def label_values(schema: LabelSchema) -> list[int]:
+    """The schema's values of background, NCR, ED and ET: at index `Tissue`, what to write for it.
+
+    Raises:
+        InputError: the schema lacks one of them.
+    """
+    known = schema.value_of_tissue
+    missing = [tissue.name for tissue in _TUMOUR if tissue not in known]
+    if missing:
+        raise InputError(
+            f"the labels of {schema.edition} have no value for {', '.join(missing)}. Choose those of an "
+            "edition with --edition."
+        )
+    return [known[tissue] for tissue in (Tissue.BACKGROUND, *_TUMOUR)]
 
 
 def _canvas_padding(size, at_least: int):
@@ -95,14 +125,7 @@ class CaseSegmenter(tf.Module):
         self.network = cun.branches_only(network)
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
-        known = schema.value_of_tissue
-        missing = [tissue.name for tissue in _TUMOUR if tissue not in known]
-        if missing:
-            raise InputError(
-                f"the labels of {schema.edition} have no value for {', '.join(missing)}. Choose those of an "
-                "edition with --edition."
-            )
-        self._values = [known[tissue] for tissue in (Tissue.BACKGROUND, *_TUMOUR)]
+        self._values = label_values(schema)
 
     def slices(self, image):
         """float32 [N, H, W, M] z-scored slices -> class probabilities of the two branches."""
@@ -124,11 +147,7 @@ class CaseSegmenter(tf.Module):
         """
         # image: 240 x 240 x 155 x 4
         image = tf.stack([tf.cast(volumes[name], tf.float32) for name in self.modalities], axis=-1)
-        finite = tf.debugging.Assert(
-            tf.reduce_all(tf.math.is_finite(image)), ["the volumes hold NaN or infinite values"]
-        )
-        with tf.control_dependencies([finite]):
-            image, brain = normalise(image)
+        image, brain = normalise(finite(image))
         shape = tf.shape(image)
         top, bottom = _canvas_padding(shape[0], self._slice_shape[0])
         left, right = _canvas_padding(shape[1], self._slice_shape[1])

@@ -1,25 +1,25 @@
-"""Deal out the cases, plan the shards, price them, write one: the body of the Beam job.
+"""Plan the shards of a record set, price them, write one: the body of the Beam job.
 
 Everything here is a function of its arguments: which cases a shard holds, and every byte in it, depend on
 the config, the cases and their files alone, not on engine, workers or order. A shard is written under a
 temporary name and renamed; its row under `parts/` then says that it is finished. No Beam, no TensorFlow.
 """
 
-import collections
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import google_crc32c
-import numpy as np
 
-from tfbrats import case, examples, files, preprocess, records
+from tfbrats import case, examples, files, patches, preprocess, records
 from tfbrats.command import InputError
 from tfbrats.config import Config, from_mapping
 from tfbrats.layouts import CaseFiles, Dataset
+from tfbrats.preprocess import Prepared
 from tfbrats.records import CaseRow, Rejected, Shard
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
@@ -27,9 +27,12 @@ PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """One shard to write; small, so that only this travels to a worker."""
+    """One shard to write, of each region where regions are kept apart; small: only this travels to a worker.
 
-    file: str
+    A case is read and prepared once for all of its regions.
+    """
+
+    names: tuple[tuple[str, str], ...]  # (region or "", file)
     split: str
     cases: tuple[CaseFiles, ...]
     output: str
@@ -37,88 +40,18 @@ class ShardTask:
     sha256: str  # of all that its bytes depend on; of the input files only names and sizes are looked at
 
     @property
-    def part(self) -> str:
-        return files.join(self.output, PARTS, self.file + ".json")
+    def files(self) -> tuple[str, ...]:
+        return tuple(file for _, file in self.names)
 
 
-# --- splits ---------------------------------------------------------------------------------------------
+def part_of(output: str, file: str) -> str:
+    """Where the row of a finished shard lies."""
+    return files.join(output, PARTS, file + ".json")
 
 
-def split_cases(
-    dataset: Dataset, ratio: Sequence[int], seed: int, given: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, list[str]]:
-    """Which case belongs to which split, by patient.
-
-    Patients are dealt out stratum by stratum (HGG and LGG folders, where there are such) in a seeded order,
-    with the largest remainder deciding uneven shares.
-
-    Args:
-        ratio: train : validation : test, e.g. (3, 1, 1).
-        given: split -> case ids, used as it is; cases that it does not name are left out.
-
-    Returns:
-        split -> sorted case ids, for each of `records.SPLITS`. Test images, which come without a
-        segmentation, are in none.
-
-    Raises:
-        InputError: `given` names an unknown split or case, one patient is in two splits, or no case has a
-            segmentation.
-    """
-    patient_of = {one.case_id: one.patient_id for one in dataset.cases}
-    if given is not None:
-        splits = _checked(given, patient_of, dataset.root)
-    else:
-        strata = collections.defaultdict(lambda: collections.defaultdict(list))
-        for one in dataset.cases:
-            if not (one.label or one.label_expected):
-                continue
-            grade = re.search(r"/(HGG|LGG)/", one.paths()[0])
-            strata[grade.group(1) if grade else ""][one.patient_id].append(one.case_id)
-        splits = {name: [] for name in records.SPLITS}
-        for stratum, patients in sorted(strata.items()):
-            order = np.random.default_rng(examples.case_seed(seed, stratum)).permutation(sorted(patients))
-            exact = [len(order) * part / sum(ratio) for part in ratio]
-            counts = [int(share) for share in exact]
-            by_remainder = sorted(range(len(ratio)), key=lambda n: counts[n] - exact[n])
-            for n in by_remainder[: len(order) - sum(counts)]:
-                counts[n] += 1
-            start = 0
-            for name, count in zip(records.SPLITS, counts, strict=True):
-                splits[name] += [i for p in order[start : start + count] for i in patients[p]]
-                start += count
-        splits = {name: sorted(ids) for name, ids in splits.items()}
-        if not any(splits.values()):
-            raise InputError(f"{dataset.root}: no case has a segmentation, and training needs them.")
-    homes = collections.defaultdict(set)
-    for name, ids in splits.items():
-        for case_id in ids:
-            homes[patient_of[case_id]].add(name)
-    shared = {patient: sorted(names) for patient, names in homes.items() if len(names) > 1}
-    if shared:
-        raise InputError(f"splits: these patients are in more than one split: {shared}. Keep each in one.")
-    return splits
-
-
-def _checked(given: Mapping, known: Iterable[str], root: str) -> dict[str, list[str]]:
-    """A person's splits under our names, or InputError."""
-    expected = f"expected {{split: [case ids]}} with {', '.join(records.SPLITS)}"
-    if not isinstance(given, Mapping) or not all(isinstance(ids, list) for ids in given.values()):
-        raise InputError(f"splits: {expected}; found {json.dumps(given)[:60]}...")
-    if {"val", "validation"} <= set(given):
-        raise InputError("splits: both val and validation are there. Keep one of them.")
-    splits = {"validation" if name == "val" else name: sorted(map(str, ids)) for name, ids in given.items()}
-    unknown = sorted(set(splits) - set(records.SPLITS))
-    missing = sorted({i for ids in splits.values() for i in ids} - set(known))
-    doubled = sorted({i for ids in splits.values() for i in ids if ids.count(i) > 1})
-    faults = [
-        *([f"unknown splits {unknown}; {expected}"] if unknown else []),
-        *([f"case ids that are not in {root}: {missing}"] if missing else []),
-        *([f"case ids listed twice: {doubled}"] if doubled else []),
-        *([] if splits.get("train") else ["no training case"]),
-    ]
-    if faults:
-        raise InputError("splits: " + "; ".join(faults) + ". Correct the file.")
-    return {name: splits.get(name, []) for name in records.SPLITS}
+def regions_of(config: Config) -> tuple[str, ...]:
+    """The regions that have shards of their own; ("",) where one set of shards serves all."""
+    return config.regions if config.records.kind == "patches" else ("",)
 
 
 # --- plan -----------------------------------------------------------------------------------------------
@@ -134,25 +67,29 @@ def plan(
     """
     by_id = {one.case_id: one for one in dataset.cases}
     sizes = files.walk(dataset.root)
+    regions = regions_of(config)
     identity = {"format": records.FORMAT, **config.records_identity()}
     content = config.model_dump(mode="json")
     tasks = []
     for split, ids in splits.items():
         if not ids:
             continue
-        wanted = -(-len(ids) * bytes_per_case // (config.records.shard_mib * 2**20))
+        wanted = -(-len(ids) * bytes_per_case / len(regions) // (config.records.shard_mib * 2**20))
         count = min(len(ids), max(int(wanted), config.records.min_shards))
         for n in range(count):
-            file = f"{split}-{n:05d}-of-{count:05d}.tfrecord"
+            names = tuple(
+                (region, "-".join(filter(None, (split, region.lower(), f"{n:05d}-of-{count:05d}.tfrecord"))))
+                for region in regions
+            )
             cases = tuple(by_id[i] for i in sorted(ids)[n::count])
             depends_on = {
                 "identity": identity,
-                "file": file,
+                "files": [file for _, file in names],
                 "cases": [dataclasses.asdict(one) for one in cases],
                 "bytes": [sizes.get(path) for one in cases for path in one.paths()],
             }
             sha256 = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-            tasks.append(ShardTask(file, split, cases, output, content, sha256))
+            tasks.append(ShardTask(names, split, cases, output, content, sha256))
     return tasks
 
 
@@ -160,16 +97,18 @@ def plan(
 class Price:
     """What a record set will cost, measured on its first sound case."""
 
+    kind: str
     cases: int
     examples: int
     bytes: int
+    bytes_as_volumes: int | None  # what the same cases take as volumes; None for kinds that have no such choice
     seconds: float | None  # on one worker
     free_bytes: int | None
 
     def lines(self, shard_count: int) -> list[str]:
         rows = {
             "cases": f"{self.cases}",
-            "slices": f"about {self.examples}",
+            self.kind: f"about {self.examples}",
             "bytes": f"about {in_units(self.bytes)}",
             "shards": f"{shard_count}",
         }
@@ -178,11 +117,27 @@ class Price:
             shown = "under 0.1" if hours < 0.1 else f"about {hours:.1f}" if hours < 10 else f"about {hours:.0f}"
             rows["hours"] = f"{shown} on one worker of this machine; workers share them"
         rows["free disk"] = "unknown" if self.free_bytes is None else in_units(self.free_bytes)
+        if self.bytes_as_volumes is not None:
+            rows["as volumes"] = f"about {in_units(self.bytes_as_volumes)} (records.kind=volumes)"
+        if self.advice:
+            rows["the disk is short"] = self.advice
         return [f"{name:<16} {text}" for name, text in rows.items()]
+
+    @property
+    def advice(self) -> str:
+        """What to do when patches do not fit and volumes would; else empty."""
+        short = self.free_bytes is not None and self.bytes > self.free_bytes
+        if not short or self.bytes_as_volumes is None or self.bytes_as_volumes > self.free_bytes:
+            return ""
+        volumes = in_units(self.bytes_as_volumes)
+        return f"pass records.kind=volumes: about {volumes}; patches are then cut afresh every epoch."
 
 
 def in_units(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30)):
+        if size >= factor / 2:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 2**20:.1f} MiB"
 
 
 def price(
@@ -205,9 +160,18 @@ def price(
         started = time.monotonic()
         try:
             loaded = case.load(one, config.data.modalities, need_label=True)
-            sizes = {"train": [len(e) + records.FRAME_BYTES for e in _encoded(loaded, config, (), "train")]}
+            prepared = preprocess.prepare(loaded, (), config.preprocess.n4_shrink)
             seconds = time.monotonic() - started
-            others = [len(e) + records.FRAME_BYTES for e in _encoded(loaded, config, (), "test")]
+            started = time.monotonic()
+            sizes = {"train": _record_sizes(prepared, config, "train")}
+            repeats = config.sampling.patches_per_case if config.records.kind == "patches" else 1
+            seconds += repeats * (time.monotonic() - started)
+            sizes["test"] = _record_sizes(prepared, config, "test")
+            volume_bytes = None
+            if config.records.kind == "patches":
+                volume_bytes = (
+                    len(records.encode(records.VOLUMES, patches.volume(prepared))) + records.FRAME_BYTES
+                )
             if n4_count:
                 started = time.monotonic()
                 brain = preprocess.brain_mask(loaded.image)
@@ -216,10 +180,13 @@ def price(
         except Exception as error:  # as in write_shard: one bad case is not the end
             faults.append(str(error))
             continue
+        counted = [(len(ids), sizes["train" if split == "train" else "test"]) for split, ids in splits.items()]
         return Price(
+            kind=config.records.kind,
             cases=len(chosen),
-            examples=sum(len(ids) * len(sizes.get(split, others)) for split, ids in splits.items()),
-            bytes=sum(len(ids) * sum(sizes.get(split, others)) for split, ids in splits.items()),
+            examples=sum(count * len(of_case) for count, of_case in counted),
+            bytes=sum(count * sum(of_case) for count, of_case in counted),
+            bytes_as_volumes=None if volume_bytes is None else len(chosen) * volume_bytes,
             seconds=seconds * len(chosen) if with_n4 else None,
             free_bytes=files.free_bytes(output),
         )
@@ -229,45 +196,96 @@ def price(
 # --- one shard ------------------------------------------------------------------------------------------
 
 
-def _encoded(loaded: case.Case, config: Config, n4: Sequence[str], split: str) -> Iterable[bytes]:
-    prepared = preprocess.prepare(loaded, n4, config.preprocess.n4_shrink)
-    # Only training discards slices: validation and test see every slice that has brain.
-    dropped = config.records.dropped_fraction if split == "train" else 0.0
-    for example in examples.slices(
-        prepared, config.records.slice_shape, config.lws.contour_width_mm, dropped, config.records.seed
-    ):
-        yield records.encode(records.SCHEMAS[config.records.kind], example)
+_HELD = {"slices": None, "volumes": None, "patches": 1}  # of a case's examples at once; None: all
+
+
+def _encoded(prepared: Prepared, config: Config, split: str) -> dict[str, Iterator[bytes]]:
+    """What a case gives, a stream for each region that has shards of its own ("" where none has)."""
+    settings = config.records
+    if settings.kind == "slices":
+        # Only training discards slices: validation and test see every slice that has brain.
+        dropped = settings.dropped_fraction if split == "train" else 0.0
+        streams: dict[str, Iterable[dict]] = {
+            "": examples.slices(
+                prepared, settings.slice_shape, config.lws.contour_width_mm, dropped, settings.seed
+            )
+        }
+    elif settings.kind == "patches":
+        streams = {
+            region: patches.patches(prepared, region, config.sampling, config.cascade, settings.seed)
+            for region in config.regions
+        }
+    else:
+        streams = {"": [patches.volume(prepared)]}
+    schema = records.SCHEMAS[settings.kind]
+    return {region: (records.encode(schema, one) for one in stream) for region, stream in streams.items()}
+
+
+def _record_sizes(prepared: Prepared, config: Config, split: str) -> list[int]:
+    """Bytes in the file of each example of a case; patches are all of one size, so one is enough."""
+    sizes = []
+    for stream in _encoded(prepared, config, split).values():
+        found = [len(one) + records.FRAME_BYTES for one in itertools.islice(stream, _HELD[config.records.kind])]
+        sizes += found * config.sampling.patches_per_case if config.records.kind == "patches" else found
+    return sizes
 
 
 def is_finished(task: ShardTask, finished: Mapping[str, Shard]) -> bool:
     """Whether the shard is on disk as this task would write it, with no case rejected."""
-    row = finished.get(task.file)
-    return (
+    rows = [finished.get(file) for file in task.files]
+    return all(
         row is not None
         and not row.rejected
         and row.task_sha256 == task.sha256
         and records.check_shard(task.output, row) is None
+        for row in rows
     )
 
 
-def write_shard(task: ShardTask) -> Shard:
-    """Writes one shard, one case in memory at a time, and its row; a case that fails is rejected.
+class _Writer:
+    """One TFRecord file in the making, and what its row will say."""
+
+    def __init__(self, stack: contextlib.ExitStack, path: str):
+        self._file = stack.enter_context(files.writing(path))
+        self._checksum = google_crc32c.Checksum()
+        self.size, self.rows = 0, []
+
+    def write(self, contents: Iterable[bytes], loaded: case.Case) -> None:
+        count = 0
+        for content in contents:
+            framed = records.frame(content)
+            self._file.write(framed)
+            self._checksum.update(framed)
+            self.size += len(framed)
+            count += 1
+        self.rows.append(CaseRow(case_id=loaded.case_id, examples=count, spacing_mm=loaded.spacing_mm))
+
+    @property
+    def crc32c(self) -> str:
+        return self._checksum.hexdigest().decode()
+
+
+def write_shard(task: ShardTask) -> list[Shard]:
+    """Writes one shard, of each region, one case in memory at a time, and the rows; a failing case is rejected.
 
     Raises:
         OSError: the disk, not a case: the job must stop.
     """
-    config = from_mapping(task.config, task.file)
-    rows: list[CaseRow] = []
+    config = from_mapping(task.config, str(task.files))
+    held = _HELD[config.records.kind]
     rejected: list[Rejected] = []
-    checksum = google_crc32c.Checksum()
-    size = 0
-    with files.writing(files.join(task.output, task.file)) as file:
+    with contextlib.ExitStack() as stack:
+        writers = {region: _Writer(stack, files.join(task.output, file)) for region, file in task.names}
         for one in task.cases:
             stage = "read"
             try:
                 loaded = case.load(one, config.data.modalities, need_label=True)
                 stage = "prepare"
-                encoded = list(_encoded(loaded, config, config.preprocess.n4_modalities, task.split))
+                prepared = preprocess.prepare(
+                    loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
+                )
+                streams = _encoded(prepared, config, task.split)
+                first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
             except Exception as error:  # one bad case must not cost the others
                 known = isinstance(error, InputError)
                 rejected.append(
@@ -281,21 +299,23 @@ def write_shard(task: ShardTask) -> Shard:
                     )
                 )
                 continue
-            for content in encoded:
-                framed = records.frame(content)
-                file.write(framed)
-                checksum.update(framed)
-                size += len(framed)
-            rows.append(CaseRow(case_id=one.case_id, examples=len(encoded), spacing_mm=loaded.spacing_mm))
-    shard = Shard(
-        file=task.file,
-        split=task.split,
-        cases=tuple(rows),
-        rejected=tuple(rejected),
-        examples=sum(row.examples for row in rows),
-        bytes=size,
-        crc32c=checksum.hexdigest().decode(),
-        task_sha256=task.sha256,
-    )
-    files.write_bytes(task.part, shard.model_dump_json().encode())
-    return shard
+            for region, writer in writers.items():
+                writer.write(itertools.chain(first[region], streams[region]), loaded)
+    shards = []
+    for region, file in task.names:
+        writer = writers[region]
+        shard = Shard(
+            file=file,
+            split=task.split,
+            region=region,
+            cases=tuple(writer.rows),
+            # A case is rejected once, for all regions.
+            rejected=tuple(rejected) if region == task.names[0][0] else (),
+            examples=sum(row.examples for row in writer.rows),
+            bytes=writer.size,
+            crc32c=writer.crc32c,
+            task_sha256=task.sha256,
+        )
+        files.write_bytes(part_of(task.output, file), shard.model_dump_json().encode())
+        shards.append(shard)
+    return shards

@@ -1,4 +1,4 @@
-"""One training step and one validation step over a global batch, under any tf.distribute strategy.
+"""One training step and one validation step of paper A over a global batch, under any tf.distribute strategy.
 
 Keras' own fit cannot form paper A's loss: a ratio whose two sums run over the global batch, not a mean of
 each replica's ratio. So the step is written out; it is short.
@@ -24,14 +24,25 @@ def batch_weights(batch: dict, config: Config):
     whole, _ = losses.targets(batch["label"])
     counts = losses.region_counts(batch["region"], whole)
     if config.lws.scope == "batch":  # N_pos and N_S2 are those of the global batch
-        counts = _sum_over_replicas([tf.reduce_sum(count) for count in counts])
+        counts = sum_over_replicas([tf.reduce_sum(count) for count in counts])
     p2 = losses.sampling_probability(*counts, config.lws.beta, config.lws.floor)
     weights1, weights2 = losses.sample_weights(batch["region"], batch["draws"], p2, config.lws.contour_weight)
     return weights1 * valid, weights2 * valid
 
 
-def _sum_over_replicas(tensors: Sequence):
+def sum_over_replicas(tensors: Sequence) -> list:
+    """Each tensor summed over all replicas; in the replica context."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+
+def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence, network: keras.Model) -> None:
+    """The optimizer's update from this replica's share of the gradients; in the replica context."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # Keras asks one replica alone whether its gradients are finite: give all the same answer.
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+        (unsound,) = sum_over_replicas([tf.cast(~finite, tf.float32)])
+        gradients = [g + tf.where(unsound > 0, float("inf"), 0.0) for g in gradients]
+    optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
 
 
 def train_step(
@@ -49,7 +60,7 @@ def train_step(
 
     def on_replica(batch, omega):
         weights1, weights2 = batch_weights(batch, config)
-        denominators = _sum_over_replicas([tf.reduce_sum(weights1), tf.reduce_sum(weights2)])
+        denominators = sum_over_replicas([tf.reduce_sum(weights1), tf.reduce_sum(weights2)])
         with tf.GradientTape() as tape:
             outputs = network(batch["image"], training=True)
             numerators = losses.numerators(
@@ -64,12 +75,7 @@ def train_step(
             total = losses.data_loss(parts, cun.BRANCHES, omega) + decay / strategy.num_replicas_in_sync
             scaled = optimizer.scale_loss(total)
         gradients = tape.gradient(scaled, network.trainable_variables)
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            # Keras asks one replica alone whether its gradients are finite: give all the same answer.
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
-            (unsound,) = _sum_over_replicas([tf.cast(~finite, tf.float32)])
-            gradients = [g + tf.where(unsound > 0, float("inf"), 0.0) for g in gradients]
-        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        apply_gradients(optimizer, gradients, network)
         one, two = (parts[name] for name in cun.BRANCHES)
         return {"loss": total, "loss1": one, "loss2": two, "auxiliary": sum(parts.values()) - one - two}
 

@@ -2,9 +2,11 @@
 
     python -m tfbrats.train --config cun.yaml
     python -m tfbrats.train --config cun_lws.yaml --data records/cun --run runs/cun_lws train.epochs=50
+    python -m tfbrats.train --config msm.yaml --data records/msm --run runs/msm region=wt
 
 Says what will happen, does it, says what happened. The same command again goes on where the last one
-stopped. Runs on one device, on several (MirroredStrategy) and on several machines (TF_CONFIG).
+stopped. Runs on one device, on several (MirroredStrategy) and on several machines (TF_CONFIG). Paper B's
+networks, WT, TC and ET, are trained in turn, or the one that region= names.
 """
 
 import hashlib
@@ -19,19 +21,14 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import command, data, files, models, records, run, step
+from tfbrats import command, data, files, predicted_boxes, records, run
 from tfbrats import config as configs
 from tfbrats.command import InputError
-from tfbrats.config import Config
+from tfbrats.config import Config, PatchConfig
+from tfbrats.labels import REGIONS
+from tfbrats.recipes import PatchRecipe, Recipe, SliceRecipe
 from tfbrats.records import Manifest
-
-# --- the ladder -----------------------------------------------------------------------------------------
-
-
-def ladder(start: float, floor: float, epoch: int, config: Config) -> float:
-    """Paper A's schedule for learning rate and omega: divided by ten every ten epochs, down to a floor."""
-    return max(start * config.train.ladder_factor ** (epoch // config.train.ladder_epochs), floor)
-
+from tfbrats.run import home_of
 
 # --- devices --------------------------------------------------------------------------------------------
 
@@ -79,7 +76,7 @@ class Progress(tf.train.experimental.PythonState):
     """Where a run stands; saved in every checkpoint beside weights and optimizer."""
 
     def __init__(self):
-        self.global_batch = 0  # slices a step
+        self.global_batch = 0  # examples a step
         self.epoch = 0  # the one that is being trained, from 0
         self.step = 0  # steps done in it
         self.sums: dict[str, float] = {}  # of the losses over these steps
@@ -100,32 +97,34 @@ class Progress(tf.train.experimental.PythonState):
 
 
 class Training:
-    """A run in progress: what is trained, on what, where it is kept."""
+    """A network in training: what is trained, on what, where it is kept."""
 
-    def __init__(self, config: Config, folder: str, manifest: Manifest, strategy: tf.distribute.Strategy):
-        self.config, self.folder, self.manifest, self.strategy = config, folder, manifest, strategy
-        keras.utils.set_random_seed(config.train.seed)
+    def __init__(self, config: Config, recipe: Recipe, manifest: Manifest, strategy: tf.distribute.Strategy):
+        self.config, self.recipe, self.manifest, self.strategy = config, recipe, manifest, strategy
+        number = list(REGIONS).index(recipe.region) if recipe.region else 0
+        keras.utils.set_random_seed(config.train.seed + number)
         keras.mixed_precision.set_global_policy(config.train.precision)
         self.replicas = self.strategy.num_replicas_in_sync
         self.global_batch = config.train.batch_size * self.replicas
-        self.steps = data.steps_per_epoch(manifest, config, self.global_batch)
+        # As many whole batches as the split fills, at least one; or what the config says.
+        self.steps = config.train.steps_per_epoch or max(1, recipe.examples("train") // self.global_batch)
         self.chief = is_chief(self.strategy)
         self.workers = getattr(self.strategy.extended, "_num_workers", 1)
         with self.strategy.scope():
-            self.network = models.build(config, self.replicas)
-            self.optimizer = keras.optimizers.SGD(config.train.learning_rate, config.train.momentum)
+            self.network = recipe.network(self.replicas)
+            self.optimizer = recipe.optimizer()
             if config.train.precision == "mixed_float16":
                 self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
             self.optimizer.build(self.network.trainable_variables)
         self.progress = Progress()
         checkpoint = tf.train.Checkpoint(network=self.network, optimizer=self.optimizer, progress=self.progress)
         # Saving is collective: workers other than the first save too, where nobody looks.
-        home = config.run.dir if self.chief else tempfile.mkdtemp(prefix="tfbrats-worker-")
+        home = recipe.home if self.chief else tempfile.mkdtemp(prefix="tfbrats-worker-")
         self.last = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "last"), max_to_keep=2)
         self.best = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "best"), max_to_keep=1)
-        self._restore(checkpoint, run.checkpoints(config.run.dir, "last"))
-        self._train_step = step.train_step(self.strategy, self.network, self.optimizer, config)
-        self._validation_step = step.validation_step(self.strategy, self.network, config)
+        self._restore(checkpoint, run.checkpoints(recipe.home, "last"))
+        self._train_step = recipe.train_step(self.strategy, self.network, self.optimizer)
+        self._validation_step = recipe.validation_step(self.strategy, self.network)
 
     def _restore(self, checkpoint: tf.train.Checkpoint, folder: str) -> None:
         latest = tf.train.latest_checkpoint(folder)
@@ -139,9 +138,9 @@ class Training:
         progress = self.progress
         if progress.step and progress.global_batch != self.global_batch:
             raise InputError(
-                f"{folder}: epoch {progress.epoch + 1} was begun with {progress.global_batch} slices a step, "
-                f"and now there would be {self.global_batch}. End it on as many replicas as before, or change "
-                "train.batch_size in a new run."
+                f"{folder}: epoch {progress.epoch + 1} was begun with {progress.global_batch} "
+                f"{self.recipe.unit} a step, and now there would be {self.global_batch}. End it on as many "
+                "replicas as before, or change train.batch_size in a new run."
             )
         progress.global_batch = self.global_batch
         # Workers that restored different states (no shared disk) would train on without a word.
@@ -160,35 +159,23 @@ class Training:
     def train_epoch(self) -> None:
         """Trains what is left of the present epoch, with checkpoints on the way if it is long."""
         progress, config = self.progress, self.config
-        omega = ladder(config.train.omega, config.train.omega_floor, progress.epoch, config)
-        rate = ladder(config.train.learning_rate, config.train.learning_rate_floor, progress.epoch, config)
-        self.optimizer.learning_rate = rate
-        batches = iter(
-            self.strategy.experimental_distribute_dataset(
-                data.training(
-                    self.manifest,
-                    self.folder,
-                    config,
-                    progress.epoch,
-                    self.global_batch,
-                    progress.step,
-                    self.workers,
-                )
-            )
-        )
+        schedule = self.recipe.schedule(progress.epoch)
+        self.optimizer.learning_rate = schedule["learning_rate"]
+        stream = self.recipe.training(progress.epoch, self.global_batch, progress.step, self.workers)
+        batches = iter(self.strategy.experimental_distribute_dataset(stream))
         saved = began = time.monotonic()
         before = progress.seconds
         with tqdm(
             total=self.steps,
             initial=progress.step,
-            desc=f"epoch {progress.epoch + 1}/{config.train.epochs}",
+            desc=f"{self.recipe.region} epoch {progress.epoch + 1}/{config.train.epochs}".strip(),
             disable=None if self.chief else True,
         ) as bar:
             while progress.step < self.steps:
-                found = self._train_step(next(batches), tf.constant(omega, tf.float32))
+                found = self._train_step(next(batches), schedule)
                 values = {name: float(value) for name, value in found.items()}
                 if not math.isfinite(values["loss"]):
-                    raise InputError(_diverged(f"step {progress.step + 1}", values["loss"], progress, config))
+                    raise InputError(self._diverged(f"step {progress.step + 1}", values["loss"]))
                 for name, value in values.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 progress.step += 1
@@ -202,11 +189,10 @@ class Training:
             {
                 "epoch": progress.epoch + 1,
                 "steps": self.steps,
-                "learning_rate": rate,
-                "omega": omega,
+                **schedule,
                 **{name: total / self.steps for name, total in progress.sums.items()},
                 "seconds": round(progress.seconds, 3),
-                "slices_per_second": round(self.steps * self.global_batch / progress.seconds, 3),
+                f"{self.recipe.unit}_per_second": round(self.steps * self.global_batch / progress.seconds, 3),
             }
         )
 
@@ -217,17 +203,17 @@ class Training:
         """
         progress, config = self.progress, self.config
         improved = True
-        if self.manifest.examples["validation"]:
-            batches = data.validation(self.manifest, self.folder, config, "validation", self.global_batch)
+        if self.recipe.examples("validation"):
+            batches = self.recipe.validation(self.global_batch)
             sums = sum(
                 self._validation_step(batch).numpy()
                 for batch in self.strategy.experimental_distribute_dataset(batches)
             )
-            scores = step.validation_scores(sums)
+            scores = self.recipe.validation_scores(sums)
             progress.history[-1].update(scores)
             loss = scores["validation_loss"]
             if not math.isfinite(loss):  # before such weights are saved
-                raise InputError(_diverged("validation", loss, progress, config))
+                raise InputError(self._diverged("validation", loss))
             rose = loss > (1 + config.train.stop_rise) * progress.best
             progress.rises = progress.rises + 1 if rose else 0
             improved = loss < progress.best
@@ -239,37 +225,38 @@ class Training:
 
     def write_history(self) -> None:
         """history.csv anew, and the last row to TensorBoard."""
-        run.write_history(self.config.run.dir, self.progress.history)
+        run.write_history(self.recipe.home, self.progress.history)
         row = self.progress.history[-1]
-        with tf.summary.create_file_writer(files.join(self.config.run.dir, "tb")).as_default():
+        with tf.summary.create_file_writer(files.join(self.recipe.home, "tb")).as_default():
             for name, value in row.items():
                 if name != "epoch":
                     tf.summary.scalar(name, value, step=row["epoch"])
 
-
-def _diverged(where: str, loss: float, progress: Progress, config: Config) -> str:
-    return (
-        f"epoch {progress.epoch + 1}, {where}: the loss is {loss}. Start again into another --run with a lower "
-        f"train.learning_rate (now {config.train.learning_rate:g}); {config.run.dir} keeps its last checkpoint."
-    )
+    def _diverged(self, where: str, loss: float) -> str:
+        return (
+            f"epoch {self.progress.epoch + 1}, {where}: the loss is {loss}. Start again into another --run "
+            f"with a lower train.learning_rate (now {self.config.train.learning_rate:g}); {self.recipe.home} "
+            "keeps its last checkpoint."
+        )
 
 
 def _announce(training: Training) -> None:
-    config, manifest, progress = training.config, training.manifest, training.progress
+    config, manifest, progress, recipe = training.config, training.manifest, training.progress, training.recipe
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
-    slices = ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
-    policy = data.shard_policy(len(manifest.shards_of("train")), training.workers)
+    examples = ", ".join(f"{name} {recipe.examples(name)}" for name in manifest.cases)
+    policy = data.shard_policy(len(manifest.shards_of("train", recipe.region)), training.workers)
     print(
-        f"network     {config.model.name}, width {config.model.width}, "
-        f"{training.network.count_params():,} parameters, {config.train.precision}\n"
-        f"loss        {'loss weighted sampling' if config.lws.enabled else 'cross-entropy'}\n"
-        f"records     {training.folder}: {manifest.bytes / 2**20:.1f} MiB\n"
+        f"network     {' '.join(filter(None, (config.model.name, recipe.region)))}, "
+        f"width {config.model.width}, {training.network.count_params():,} parameters, "
+        f"{config.train.precision}\n"
+        f"loss        {recipe.loss}\n"
+        f"records     {config.data.records}: {manifest.kind}, {manifest.bytes / 2**20:.1f} MiB\n"
         f"cases       {cases}\n"
-        f"slices      {slices}\n"
+        f"{recipe.unit:<11} {examples}\n"
         f"replicas    {training.replicas} ({type(training.strategy).__name__}), "
-        f"{config.train.batch_size} slices each, shards by {policy}\n"
+        f"{config.train.batch_size} {recipe.unit} each, shards by {policy}\n"
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
-        f"writes      {config.run.dir}"
+        f"writes      {recipe.home}"
     )
     if (progress.epoch or progress.step) and not training.is_over:
         print(f"resumes     at epoch {progress.epoch + 1}, step {progress.step + 1}")
@@ -279,11 +266,11 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
     Args:
-        overwrite: delete what the run folder holds first.
+        overwrite: delete what the run folder holds first; with one region named, that network's part.
         config_said: the config as it was given, with overrides, for the command that makes missing records.
 
     Returns:
-        the history, a row per epoch.
+        the history, a row per epoch; of paper B's networks one after the other, each row with its region.
 
     Raises:
         InputError: records missing, damaged or of another config; a run folder of another config.
@@ -304,16 +291,39 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
         raise InputError("\n".join(faults))
     strategy = strategy_for(config.train.strategy)
     _check_split(config.run.dir, manifest, folder, overwrite)
+    whole, homes = config, (config.run.dir,)
+    if isinstance(config, PatchConfig) and config.region != "all":
+        # The folder is the run of all three; only this network's part may be deleted.
+        whole, homes = config.model_copy(update={"region": "all"}), (home_of(config, config.regions[0]),)
     if is_chief(strategy):
-        run.start(config.run.dir, config, overwrite)
+        run.start(config.run.dir, whole, homes if overwrite else ())
         _describe_data(config.run.dir, manifest)
     else:
-        run.check(config.run.dir, config)
-    training = Training(config, folder, manifest, strategy)
+        run.check(config.run.dir, whole)
+    if not isinstance(config, PatchConfig):
+        history = _train_network(Training(config, SliceRecipe(config, manifest), manifest, strategy))
+    else:
+        history = []
+        for region in config.regions:
+            boxes = predicted_boxes.of_training_cases(config, manifest, region)
+            recipe = PatchRecipe(config, manifest, region, boxes)
+            rows = _train_network(Training(config, recipe, manifest, strategy))
+            history += [{"region": region, **row} for row in rows]
+    untrained = _untrained(config)
+    if untrained:
+        print(f"next: train {' and '.join(untrained)} too, with region={untrained[0].lower()}")
+    else:
+        print(f"next: python -m tfbrats.export --run {config.run.dir} --output models/{config.model.name}")
+    return history
+
+
+def _train_network(training: Training) -> list[dict]:
+    """Trains one network to its end, or what is left of it; its history."""
+    recipe, progress = training.recipe, training.progress
     _announce(training)
-    if training.chief and training.progress.history:
+    if training.chief and progress.history:
         # A run killed between its checkpoint and its history has the row in the checkpoint.
-        run.write_history(config.run.dir, training.progress.history)
+        run.write_history(recipe.home, progress.history)
     if training.is_over:
         print("nothing left to do: the run is complete")
     while not training.is_over:
@@ -321,13 +331,19 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
         training.validate()
         if training.chief:
             training.write_history()
-        row = training.progress.history[-1]
+        row = progress.history[-1]
         print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    if training.progress.rises >= config.train.stop_patience:
-        print(f"stopped: the validation loss stayed high for {training.progress.rises} epochs on end")
-    print(f"best weights: {run.checkpoints(config.run.dir, 'best')}, {_best_line(training.progress)}")
-    print(f"next: python -m tfbrats.export --run {config.run.dir} --output models/{config.model.name}")
-    return training.progress.history
+    if progress.rises >= training.config.train.stop_patience:
+        print(f"stopped: the validation loss stayed high for {progress.rises} epochs on end")
+    print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(progress)}")
+    return progress.history
+
+
+def _untrained(config: Config) -> list[str]:
+    """The regions that still lack a network in this run folder."""
+    if not isinstance(config, PatchConfig):
+        return []
+    return [r for r in REGIONS if not files.is_folder(run.checkpoints(home_of(config, r), "best"))]
 
 
 def _check_scheme(path: str) -> None:
@@ -378,7 +394,8 @@ def main(arguments: Sequence[str]) -> None:
     overrides += [f"data.records={options.data}"] if options.data else []
     overrides += [f"run.dir={options.run}"] if options.run else []
     # What a record set depends on must go into the command that makes it.
-    of_records = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=")
+    of_records = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=", "sampling.")
+    of_records += ("cascade.mask=", "cascade.margin=")
     said = " ".join([options.config, *(o for o in options.overrides if o.startswith(of_records))])
     train(configs.load(options.config, overrides), options.overwrite, said)
 

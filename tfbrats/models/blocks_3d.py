@@ -1,0 +1,46 @@
+"""The building blocks of paper B's networks, in three dimensions. Keras layers alone: any Keras backend.
+
+Every layer is named, so that a summary, a checkpoint or a graph reads like the table.
+"""
+
+import keras
+from keras import layers
+
+from tfbrats.models.blocks import Norm
+
+_GLOROT = "glorot_uniform"  # paper B: "Xavier initialization"; [ours]: its uniform form
+
+
+def conv(x, filters: int, size: int, name: str, rate: int = 1):
+    """Convolution of a cube, its taps `rate` voxels apart."""
+    return layers.Conv3D(
+        filters, size, padding="same", dilation_rate=rate, kernel_initializer=_GLOROT, name=name
+    )(x)
+
+
+def conv_norm_relu(x, filters: int, norm: Norm, name: str, rate: int = 1):
+    """conv3x3x3-BN-ReLU."""
+    x = norm(conv(x, filters, 3, f"{name}_conv", rate), f"{name}_bn")
+    return layers.ReLU(name=name)(x)
+
+
+def pair(x, filters: int, norm: Norm, name: str):
+    """conv3x3x3-BN-ReLU twice."""
+    return conv_norm_relu(conv_norm_relu(x, filters, norm, f"{name}_1"), filters, norm, f"{name}_2")
+
+
+def pool(x, name: str):
+    """Max-pooling of 2 x 2 x 2; under mixed_float16 it runs in float32, which leaves the values as they are."""
+    # TensorFlow 2.21 has no float16 MaxPool3D on a CPU, and the convolution that follows casts back.
+    half = keras.config.dtype_policy().compute_dtype == "float16"
+    return layers.MaxPooling3D(2, dtype="float32" if half else None, name=name)(x)
+
+
+def deconv(x, filters: int, name: str):
+    """Transposed convolution, kernel and stride 2: each voxel becomes eight of its own."""
+    return layers.Conv3DTranspose(filters, 2, strides=2, kernel_initializer=_GLOROT, name=name)(x)
+
+
+def head(x, name: str):
+    """1x1x1 convolution to one logit, in float32 whatever the precision of the rest."""
+    return layers.Activation("linear", dtype="float32", name=name)(conv(x, 1, 1, f"{name}_conv"))

@@ -1,0 +1,231 @@
+"""tf.data for patches: stored ones, or cut afresh from stored volumes every epoch; the same batches either way.
+
+What an epoch yields depends on the seed and the epoch's number alone: a resumed run sees what an
+undisturbed one would have seen.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfbrats import patches_graph
+from tfbrats.config import PatchConfig
+from tfbrats.data import in_batches, parse, serialized, shard_policy, with_sharding
+from tfbrats.labels import PARENT, REGIONS
+from tfbrats.models import scales
+from tfbrats.records import SCHEMAS, Manifest
+
+_READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases, and a batch should hold many
+_VOLUMES_AT_ONCE = 2  # bounds memory: ~60 MB each
+
+Boxes = Mapping[str, Sequence[Sequence[int]]]  # case id -> [3][low, high), voxels of the crop
+
+
+def count(manifest: Manifest, config: PatchConfig, split: str, region: str) -> int:
+    """Patches that one epoch sees of a split."""
+    examples = manifest.count(split, region)
+    return examples * config.sampling.patches_per_case if manifest.kind == "volumes" else examples
+
+
+# --- cut from volumes -----------------------------------------------------------------------------------
+
+
+def _region_mask(label, region: str):
+    """The twin of `labels.region_mask`: uint8 tissues of any shape -> bool."""
+    return tf.reduce_any([tf.equal(label, int(tissue)) for tissue in REGIONS[region]], axis=0)
+
+
+def _ancestor(label, region: str):
+    """The twin of `patches.ancestor`: its mask, bool [i, j, k]; everything where it is the brain."""
+    above = PARENT[region]
+    if above is None:
+        return tf.ones_like(label, tf.bool)
+    mask = _region_mask(label, above)
+    return tf.cond(tf.reduce_any(mask), lambda: mask, lambda: _ancestor(label, above))
+
+
+def _parent_box(label, region: str, margin: int):
+    """The twin of `patches.parent_box`: int32 [3, 2]."""
+    shape = tf.shape(label)
+    box = patches_graph.box_of(_ancestor(label, region))
+    return patches_graph.grown(box, margin if PARENT[region] else 0, shape)
+
+
+def _jittered(box, jitter: int, shape, seed):
+    """The twin of `patches.jittered`, with draws of its own."""
+    moved = box + tf.random.stateless_uniform([3, 2], seed, -jitter, jitter + 1, tf.int32)
+    low = tf.clip_by_value(moved[:, 0], 0, shape - 1)
+    return tf.stack([low, tf.clip_by_value(moved[:, 1], low + 1, shape)], axis=1)
+
+
+def _centres(label, region: str, box, numbers, region_fraction: float, seed):
+    """The twin of `patches.centres`, with draws of its own: int32 [n, 3]."""
+    size = tf.shape(numbers)[0]
+    low, high = tf.cast(box[:, 0], tf.float64), tf.cast(box[:, 1], tf.float64)
+    uniform = tf.random.stateless_uniform([size, 4], seed, dtype=tf.float64)
+    drawn = tf.cast(tf.floor(low + uniform[:, :3] * (high - low)), tf.int32)
+    voxels = tf.cast(tf.where(_region_mask(label, region)), tf.int32)
+    known = tf.shape(voxels)[0]
+    chosen = tf.cast(tf.floor(uniform[:, 3] * tf.cast(known, tf.float64)), tf.int32)
+    number = tf.cast(numbers, tf.float64)
+    wanted = tf.floor((number + 1) * region_fraction) > tf.floor(number * region_fraction)
+    on_region = wanted & (known > 0)
+    # Without the region there is nothing to gather from: one voxel that is never chosen.
+    voxels = tf.cond(known > 0, lambda: voxels, lambda: tf.zeros([1, 3], tf.int32))
+    return tf.where(on_region[:, None], tf.gather(voxels, chosen), drawn)
+
+
+def cut(image, label, centres, size: int) -> dict:
+    """What `patches.patches` would have stored for these centres.
+
+    Args:
+        image: float16 [i, j, k, M].
+        label: uint8 [i, j, k].
+        centres: int32 [n, 3].
+
+    Returns:
+        x1 and half float16 [n, S, S, S, M], label uint8 [n, S, S, S].
+    """
+    x1, half = patches_graph.cut(tf.cast(image, tf.float32), centres, size)
+    return {
+        "x1": tf.cast(x1, tf.float16),
+        "half": tf.cast(half, tf.float16),
+        "label": patches_graph.cut_label(label, centres, size),
+    }
+
+
+def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | None, first, last, seed):
+    """The patches number `first` to `last` of a case, drawn by the case and int32 `seed`."""
+    label, sampling = volume["label"], config.sampling
+    box = _parent_box(label, region, config.cascade.margin)
+    if boxes is not None and boxes:
+        # Where nothing was predicted, the reference's box stays.
+        known = tf.equal(volume["case_id"], list(boxes))
+        given = tf.boolean_mask(tf.constant(list(boxes.values()), tf.int32), known)
+        box = tf.cond(tf.reduce_any(known), lambda: given[0], lambda: box)
+    case_hash = tf.strings.to_hash_bucket_fast(volume["case_id"], 2**31 - 1)
+    seeds = tf.stack([tf.cast(case_hash, tf.int32), seed])
+    box = _jittered(box, sampling.box_jitter, tf.shape(label), seeds)
+    seeds += tf.constant([0, 1])
+    centres = _centres(label, region, box, tf.range(first, last), sampling.region_fraction, seeds)
+    image = volume["image"]
+    if config.cascade.mask == "multiply":
+        image = tf.where(_ancestor(label, region)[..., None], image, tf.zeros([], image.dtype))
+    return cut(image, label, centres, sampling.patch_size)
+
+
+def _fresh(stream, config: PatchConfig, region: str, cases: int, epoch: int, boxes: Boxes | None):
+    """Serialised volumes, each pass over them after the other -> patches, `patches_per_read` of each volume."""
+    wanted = config.sampling.patches_per_case
+    per_read = min(config.data.patches_per_read, wanted)
+    visits = -(-wanted // per_read)
+    region_number = list(REGIONS).index(region)
+    seed = int(np.random.default_rng([config.train.seed, epoch, region_number]).integers(2**30))
+
+    def patches_of(number, record):
+        visit = number // cases
+        first = (visit % visits) * per_read  # as many as wanted from each case before any gives more
+        last = tf.minimum(first + per_read, wanted)
+        volume = parse(SCHEMAS["volumes"], record)
+        volume["image"] = tf.ensure_shape(volume["image"], [None, None, None, len(config.data.modalities)])
+        # Drawn by the place in the stream: a worker with shards of its own passes over them more often.
+        place = seed + 2 * tf.cast(number, tf.int32)
+        return _cut_from(volume, config, region, boxes, first, last, place)
+
+    cut_out = stream.enumerate().map(patches_of, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
+    return cut_out.unbatch()
+
+
+# --- streams --------------------------------------------------------------------------------------------
+
+
+def _stored(stream):
+    def patch_of(record):
+        example = parse(SCHEMAS["patches"], record)
+        return {name: example[name] for name in ("x1", "half", "label")}
+
+    return stream.map(patch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int):
+    size, modalities = config.sampling.patch_size, len(config.data.modalities)
+
+    def example_of(patch):
+        shape = [size, size, size, modalities]
+        x1 = tf.cast(tf.ensure_shape(patch["x1"], shape), tf.float32)
+        if scales(config.model.name) == 1:
+            image = x1
+        else:
+            half = tf.cast(tf.ensure_shape(patch["half"], shape), tf.float32)
+            image = patches_graph.multi_scale(x1[None], half[None])[0]
+        label = tf.ensure_shape(patch["label"], shape[:3])
+        target = tf.cast(_region_mask(label, region), tf.uint8)
+        return {"patch": image, "target": target, "valid": 1.0}
+
+    examples = patches.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return in_batches(examples, batch, padding)
+
+
+def training(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: PatchConfig,
+    region: str,
+    epoch: int,
+    global_batch: int,
+    first_step: int = 0,
+    workers: int = 1,
+    boxes: Boxes | None = None,
+) -> tf.data.Dataset:
+    """One epoch of shuffled training batches for a region's network, from `first_step` on, without end.
+
+    Args:
+        boxes: predicted parent boxes by case; by default the reference's.
+
+    Yields:
+        patch float32 [N, S, S, S, 3M] (x1, x0.5, x2; x1 alone for unet3d), target uint8 [N, S, S, S] (1 in the
+        region), valid float32 [N] (all 1).
+    """
+    rng = np.random.default_rng([config.train.seed, epoch])
+    shards = len(manifest.shards_of("train", region))
+    order, shuffle_seed = rng.permutation(shards), int(rng.integers(2**31))
+    policy = shard_policy(shards, workers)
+    seen = first_step * global_batch // (workers if policy == "FILE" else 1)
+    shuffled = {
+        "buffer_size": config.data.shuffle_buffer,
+        "seed": shuffle_seed,
+        "reshuffle_each_iteration": False,
+    }
+    if manifest.kind == "volumes":
+        stream = serialized(manifest, folder, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
+        patches = _fresh(stream, config, region, manifest.count("train"), epoch, boxes)
+        patches = patches.shuffle(**shuffled).skip(seen)
+    else:
+        stream = serialized(manifest, folder, "train", order, region, _READ_AT_ONCE)
+        # Shuffled as they lie in the file, in half the memory.
+        patches = _stored(stream.shuffle(**shuffled).repeat().skip(seen))
+    return with_sharding(_batched(patches, config, region, global_batch, 0), policy)
+
+
+def validation(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: PatchConfig,
+    region: str,
+    split: str,
+    global_batch: int,
+    boxes: Boxes | None = None,
+) -> tf.data.Dataset:
+    """The same patches every epoch, as many as `count`; the last batch is filled up with valid = 0."""
+    shards = range(len(manifest.shards_of(split, region)))
+    stream = serialized(manifest, folder, split, shards, region)
+    if manifest.kind == "volumes":
+        visits = -(-config.sampling.patches_per_case // config.data.patches_per_read)
+        cases = manifest.count(split)
+        patches = _fresh(stream.repeat(visits), config, region, cases, 0, boxes)
+    else:
+        patches = _stored(stream)
+    padding = -count(manifest, config, split, region) % global_batch
+    return with_sharding(_batched(patches, config, region, global_batch, padding), "DATA")

@@ -1,0 +1,136 @@
+"""Cut multi-scale patches in the graph: `patches` again in TensorFlow, for stored volumes and whole cases.
+
+Equal to its numpy twin to the bit, which fixes the order of every sum; only the twin rounds to float16, as the
+records hold it. Never pads a volume: it slices what lies inside and pads the slice.
+"""
+
+import tensorflow as tf
+
+
+def window(volume, starts, size: int):
+    """Cubes of a volume; 0 where they reach out of it.
+
+    Args:
+        volume: [i, j, k] or [i, j, k, M], any type and size.
+        starts: int32 [N, 3], first voxel of each; anywhere, also outside.
+
+    Returns:
+        [N, size, size, size] or [N, size, size, size, M].
+    """
+    volume = tf.convert_to_tensor(volume)
+    channels = volume.shape[3:].as_list()
+    shape = tf.shape(volume)[:3]
+
+    def one(start):
+        low = tf.clip_by_value(start, 0, shape)
+        length = tf.clip_by_value(start + size, 0, shape) - low
+        before = tf.clip_by_value(-start, 0, size)
+        inside = tf.slice(volume, tf.pad(low, [[0, len(channels)]]), tf.concat([length, channels], axis=0))
+        padding = tf.stack([before, size - before - length], axis=1)
+        cube = tf.pad(inside, tf.pad(padding, [[0, len(channels)], [0, 0]]))
+        return tf.ensure_shape(cube, [size, size, size, *channels])
+
+    cubes = tf.TensorSpec([size, size, size, *channels], volume.dtype)
+    return tf.map_fn(one, tf.cast(starts, tf.int32), fn_output_signature=cubes, parallel_iterations=1)
+
+
+def _halved(wide):
+    """Means of 2 x 2 x 2 voxels: [N, 2S, 2S, 2S, M] -> [N, S, S, S, M]."""
+    size, channels = wide.shape[1] // 2, wide.shape[4]
+    # Pairs along i, then j, then k: the twin adds in the same order. By reshape, since slices that step
+    # (wide[:, 0::2]) take TensorFlow's CPU kernel fifty times as long.
+    pairs = tf.reshape(wide, [-1, size, 2, 2 * size, 2 * size, channels])
+    pairs = tf.reshape(pairs[:, :, 0] + pairs[:, :, 1], [-1, size, size, 2, 2 * size, channels])
+    pairs = tf.reshape(pairs[:, :, :, 0] + pairs[:, :, :, 1], [-1, size, size, size, 2, channels])
+    return (pairs[:, :, :, :, 0] + pairs[:, :, :, :, 1]) * 0.125
+
+
+def cut(image, centres, size: int):
+    """Patches at the scales that carry voxels of their own; x2 is derived from x1 (`upsampled_centre`).
+
+    Args:
+        image: float32 or float16 [i, j, k, M].
+        centres: int [N, 3]; a patch covers [c - size / 2, c + size / 2) along each axis, 0 outside the volume.
+        size: S, even.
+
+    Returns:
+        x1: float32 [N, S, S, S, M].
+        half: x0.5, float32 [N, S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width, not rounded.
+    """
+    wide = tf.cast(window(image, tf.cast(centres, tf.int32) - size, 2 * size), tf.float32)
+    low, high = size // 2, size // 2 + size
+    return wide[:, low:high, low:high, low:high], _halved(wide)
+
+
+def cut_label(label, centres, size: int):
+    """Tissues uint8 [i, j, k], centres int [N, 3] -> [N, S, S, S]."""
+    return window(label, tf.cast(centres, tf.int32) - size // 2, size)
+
+
+def upsampled_centre(x1):
+    """The x2 scale: the image upsampled twice and cut round the same centre, so x1's middle alone.
+
+    Trilinear, voxel centres at half indices: each new voxel is 3/4 its own old voxel and 1/4 the neighbour on
+    its side, along each axis.
+
+    Args:
+        x1: float [N, S, S, S, M], S known and a multiple of 4.
+
+    Returns:
+        float32 [N, S, S, S, M].
+    """
+    size = x1.shape[1]
+    low, high = size // 4 - 1, size - size // 4 + 1  # S / 2 voxels and a ring of neighbours
+    fine = tf.cast(x1[:, low:high, low:high, low:high], tf.float32)
+    for axis in (1, 2, 3):
+        every = (slice(None),) * axis
+        before, own, after = (
+            fine[(*every, slice(-2))],
+            fine[(*every, slice(1, -1))],
+            fine[(*every, slice(2, None))],
+        )
+        pair = (own * 0.75 + before * 0.25, own * 0.75 + after * 0.25)
+        shape = tf.concat([tf.shape(fine)[:axis], [size], tf.shape(fine)[axis + 1 :]], axis=0)
+        fine = tf.reshape(tf.stack(pair, axis=axis + 1), shape)
+    return tf.ensure_shape(fine, x1.shape)
+
+
+def multi_scale(x1, half):
+    """A network's input: the channels of x1, then of x0.5, then of x2. [N, S, S, S, M] twice -> float32 3M."""
+    return tf.concat(
+        [tf.cast(x1, tf.float32), tf.cast(half, tf.float32), upsampled_centre(x1)],
+        axis=-1,
+    )
+
+
+# --- boxes ----------------------------------------------------------------------------------------------
+
+
+def box_of(mask):
+    """The smallest box that holds a mask.
+
+    Args:
+        mask: bool [i, j, k], of any size, 0 too.
+
+    Returns:
+        int32 [3, 2]: half-open ranges; 0 to 0 along every axis if the mask is empty.
+    """
+    ranges = []
+    for axis in range(3):
+        along = tf.reduce_any(mask, axis=[other for other in range(3) if other != axis])
+        index = tf.range(tf.size(along))
+        high = tf.maximum(tf.reduce_max(tf.where(along, index + 1, 0)), 0)
+        low = tf.minimum(tf.reduce_min(tf.where(along, index, tf.size(along))), high)
+        # Without a voxel, low is the size and high 0.
+        ranges.append(tf.stack([low, high]))
+    return tf.stack(ranges)
+
+
+def is_empty(box):
+    return box[0, 0] == box[0, 1]
+
+
+def grown(box, margin: int, shape):
+    """The box with `margin` voxels more on every side, as far as the volume goes; an empty one stays empty."""
+    larger = tf.stack([tf.maximum(box[:, 0] - margin, 0), tf.minimum(box[:, 1] + margin, shape)], axis=1)
+    return tf.where(is_empty(box), box, larger)

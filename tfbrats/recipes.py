@@ -1,0 +1,150 @@
+"""What there is to train: for each network of a config its data, optimizer, schedule and steps.
+
+Paper A trains one network on slices, paper B three on patches, one after the other. `train` runs either by the
+same story.
+"""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfbrats import data, models, patch_data, patch_step, step
+from tfbrats.config import PatchConfig, SliceConfig
+from tfbrats.records import Manifest
+from tfbrats.run import home_of
+
+
+class SliceRecipe:
+    """Paper A: SGD down a ladder, omega with it."""
+
+    unit = "slices"
+    region = ""
+
+    def __init__(self, config: SliceConfig, manifest: Manifest):
+        self._config, self._manifest = config, manifest
+
+    @property
+    def loss(self) -> str:
+        return "loss weighted sampling" if self._config.lws.enabled else "cross-entropy"
+
+    @property
+    def home(self) -> str:
+        """Folder of its history and checkpoints."""
+        return self._config.run.dir
+
+    def examples(self, split: str) -> int:
+        return self._manifest.count(split)
+
+    def network(self, replicas: int) -> keras.Model:
+        return models.build(self._config, replicas)
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(self._config.train.learning_rate, self._config.train.momentum)
+
+    def schedule(self, epoch: int) -> dict[str, float]:
+        """What a step of this epoch (from 0) takes; `learning_rate` is the optimizer's."""
+        train = self._config.train
+        return {
+            "learning_rate": ladder(train.learning_rate, train.learning_rate_floor, epoch, self._config),
+            "omega": ladder(train.omega, train.omega_floor, epoch, self._config),
+        }
+
+    def training(self, epoch: int, global_batch: int, first_step: int, workers: int) -> tf.data.Dataset:
+        return data.training(
+            self._manifest,
+            self._config.data.records,
+            self._config,
+            epoch,
+            global_batch,
+            first_step,
+            workers,
+        )
+
+    def validation(self, global_batch: int) -> tf.data.Dataset:
+        folder = self._config.data.records
+        return data.validation(self._manifest, folder, self._config, "validation", global_batch)
+
+    def train_step(self, strategy, network, optimizer) -> Callable:
+        """(batch, schedule) -> losses."""
+        one_step = step.train_step(strategy, network, optimizer, self._config)
+        return lambda batch, schedule: one_step(batch, tf.constant(schedule["omega"], tf.float32))
+
+    def validation_step(self, strategy, network) -> Callable:
+        return step.validation_step(strategy, network, self._config)
+
+    def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
+        return step.validation_scores(sums)
+
+
+def ladder(start: float, floor: float, epoch: int, config: SliceConfig) -> float:
+    """Paper A's schedule for learning rate and omega: divided by ten every ten epochs, down to a floor."""
+    return max(start * config.train.ladder_factor ** (epoch // config.train.ladder_epochs), floor)
+
+
+class PatchRecipe:
+    """Paper B: Adam at one rate, a network for one region.
+
+    Args:
+        boxes: predicted parent boxes by case; None takes the reference's.
+    """
+
+    unit = "patches"
+    loss = "binary cross-entropy"
+
+    def __init__(
+        self, config: PatchConfig, manifest: Manifest, region: str, boxes: patch_data.Boxes | None = None
+    ):
+        self._config, self._manifest, self.region, self._boxes = config, manifest, region, boxes
+
+    @property
+    def home(self) -> str:
+        """Folder of its history and checkpoints."""
+        return home_of(self._config, self.region)
+
+    def examples(self, split: str) -> int:
+        return patch_data.count(self._manifest, self._config, split, self.region)
+
+    def network(self, replicas: int) -> keras.Model:
+        return models.build(self._config, replicas, self.region)
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        train = self._config.train
+        return keras.optimizers.Adam(train.learning_rate, train.beta1, train.beta2)
+
+    def schedule(self, epoch: int) -> dict[str, float]:
+        """What a step of this epoch takes: the same rate throughout."""
+        return {"learning_rate": self._config.train.learning_rate}
+
+    def training(self, epoch: int, global_batch: int, first_step: int, workers: int) -> tf.data.Dataset:
+        return patch_data.training(
+            self._manifest,
+            self._config.data.records,
+            self._config,
+            self.region,
+            epoch,
+            global_batch,
+            first_step,
+            workers,
+            self._boxes,
+        )
+
+    def validation(self, global_batch: int) -> tf.data.Dataset:
+        folder = self._config.data.records
+        return patch_data.validation(
+            self._manifest, folder, self._config, self.region, "validation", global_batch, self._boxes
+        )
+
+    def train_step(self, strategy, network, optimizer) -> Callable:
+        """(batch, schedule) -> losses."""
+        one_step = patch_step.train_step(strategy, network, optimizer)
+        return lambda batch, _: one_step(batch)
+
+    def validation_step(self, strategy, network) -> Callable:
+        return patch_step.validation_step(strategy, network)
+
+    def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
+        return patch_step.validation_scores(sums)
+
+
+Recipe = SliceRecipe | PatchRecipe

@@ -1,0 +1,59 @@
+"""The best weights of a run, as networks in float32: for export, and for training on predicted boxes."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from tfbrats import models, run
+from tfbrats.command import InputError
+from tfbrats.config import Config
+from tfbrats.run import home_of
+
+
+def best_checkpoint(config: Config, region: str = "") -> str:
+    """Path of the best checkpoint in config.run.dir.
+
+    Args:
+        region: whose network, where each region has its own.
+
+    Raises:
+        InputError: there is none yet.
+    """
+    best = tf.train.latest_checkpoint(run.checkpoints(home_of(config, region), "best"))
+    if best is None:
+        which = f" of {region}" if region else ""
+        how = f" (region={region.lower()})" if region else ""
+        raise InputError(f"{config.run.dir}: no checkpoint{which} yet. Train at least one epoch first{how}.")
+    return best
+
+
+def best_network(config: Config, region: str = "") -> keras.Model:
+    """The network with its best weights, in float32 whatever it was trained in. Errors as `best_checkpoint`."""
+    path = best_checkpoint(config, region)
+    policy = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    try:
+        network = models.build(config, region=region)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    restored = tf.train.Checkpoint(network=network).restore(path)
+    restored.assert_existing_objects_matched().expect_partial()
+    return network
+
+
+def best_networks(config: Config, regions: Sequence[str]) -> dict[str, keras.Model]:
+    """Region -> `best_network`; every missing one is named at once.
+
+    Raises:
+        InputError: some have no checkpoint yet.
+    """
+    faults = []
+    for region in regions:
+        try:
+            best_checkpoint(config, region)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return {region: best_network(config, region) for region in regions}
