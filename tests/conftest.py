@@ -1,15 +1,18 @@
 """What several tests share: small simulated data sets, places to put files, and the way to real cases."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
 import uuid
 
 import fsspec
+import numpy as np
 import pytest
 
-from tfbrats import config, phantom, records
+from tfbrats import case, config, labels, phantom, records
 
 TINY_SHAPE = (32, 32, 20)
 
@@ -68,6 +71,96 @@ def record_set(tmp_path_factory) -> RecordSet:
         ]
     )
     return RecordSet(root / "cases", folder, overrides)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchRecords:
+    """The same few cases as patches and as volumes, and where they came from."""
+
+    cases: pathlib.Path
+    splits: pathlib.Path
+    folders: dict[str, str]  # by kind
+    without_tumour: str  # a training case
+    overrides: tuple[str, ...]  # on smoke_3d.yaml
+
+    def config(self, kind: str, *more: str) -> config.PatchConfig:
+        own = (f"records.kind={kind}", f"data.records={self.folders[kind]}")
+        return config.load("smoke_3d.yaml", [*self.overrides, *own, *more])
+
+    def manifest(self, kind: str) -> records.Manifest:
+        return records.read_manifest(self.folders[kind])
+
+
+@pytest.fixture(scope="session")
+def patch_records(tmp_path_factory) -> PatchRecords:
+    """Records of five tiny simulated cases, four to train on and one to validate, made by the job itself.
+
+    Their brains are about 15 x 21 x 14 voxels: less than a patch along two axes. One case has no tumour, one
+    no enhancing part.
+    """
+    from beam_pipelines import nifti_to_tfrecord
+
+    root = tmp_path_factory.mktemp("patch_records")
+    ids = phantom.write_dataset(root / "cases", 5, "2020", seed=5, shape=(24, 28, 16))
+    healthy = ids[4]
+    path = root / "cases" / healthy / f"{healthy}_seg.nii.gz"
+    _, grid = case.load_label(path, labels.EDITIONS["2020"])
+    path.write_bytes(case.to_nifti_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
+    splits = root / "splits.json"
+    splits.write_text(json.dumps({"train": [i for i in ids if i != ids[3]], "validation": [ids[3]]}))
+    overrides = (
+        "sampling.patch_size=16",
+        "sampling.patches_per_case=6",
+        "data.patches_per_read=4",
+        "data.shuffle_buffer=7",
+        "cascade.margin=2",
+        "cascade.stride=8",
+        "model.width=4",
+        "train.batch_size=2",
+        "train.learning_rate=0.01",
+        "records.min_shards=2",
+    )
+    folders = {kind: str(root / kind) for kind in ("patches", "volumes")}
+    for kind, folder in folders.items():
+        nifti_to_tfrecord.main(
+            [
+                *("--config", "smoke_3d.yaml", "--input", str(root / "cases"), "--output", folder),
+                *("--splits", str(splits), *overrides, f"records.kind={kind}"),
+            ]
+        )
+    return PatchRecords(root / "cases", splits, folders, healthy, overrides)
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeRun:
+    """A small run of paper B: WT, TC and ET in turn."""
+
+    folder: str
+    config: config.PatchConfig
+    history: list[dict]
+    said: str
+
+
+@pytest.fixture(scope="session")
+def cascade_run(patch_records, tmp_path_factory) -> CascadeRun:
+    """Two epochs of three steps of each network, on stored patches. Read only."""
+    from tfbrats import train
+
+    folder = str(tmp_path_factory.mktemp("cascade") / "run")
+    small = ("train.epochs=2", "train.steps_per_epoch=3", "train.checkpoint_minutes=1e-9")
+    settings = patch_records.config("patches", f"run.dir={folder}", *small)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        history = train.train(settings)
+    return CascadeRun(folder, settings, history, said.getvalue())
+
+
+@pytest.fixture(scope="session")
+def cascade_model(cascade_run, tmp_path_factory) -> str:
+    """Folder of the first version of its model, `tiny_msm`. Read only."""
+    from tfbrats import export
+
+    return export.export(cascade_run.folder, tmp_path_factory.mktemp("cascade_models") / "tiny_msm")
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -20,17 +20,19 @@ BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 INSTALLS = [block for block in BLOCKS if "pip install" in block]
 RUN = [block for block in BLOCKS if block not in INSTALLS]
 
-SMALL = (
-    "model.width=2 train.epochs=1 train.steps_per_epoch=1 train.batch_size=2 records.slice_shape=[48,48] "
-    "preprocess.n4_modalities=[]"
-)
+SMALL = "model.width=2 train.epochs=1 train.steps_per_epoch=1 train.batch_size=2 preprocess.n4_modalities=[]"
+SMALL_RECORDS = {
+    "cun": "records.slice_shape=[48,48]",
+    "msm": "sampling.patch_size=16 sampling.patches_per_case=2 cascade.stride=16",
+}
 
 
 def _made_small(block: str, port: int) -> str:
     lines = []
     for line in block.splitlines():
         if "nifti_to_tfrecord" in line or "tfbrats.train" in line:
-            line = f"{line} {SMALL}"
+            method = re.search(r"--config (cun|msm)", line).group(1)
+            line = f"{line} {SMALL} {SMALL_RECORDS[method]}"
         if "tfbrats.phantom" in line:
             line = f"{line} --shape 40 40 20"
         lines.append(line.replace("8500", str(port)))
@@ -85,6 +87,8 @@ def test_the_blocks_left_what_they_promise(workspace):
         "records/cun/dataset.json",
         "runs/cun_lws/history.csv",
         "models/cun/1/saved_model.pb",
+        "runs/msm/et/history.csv",
+        "models/msm/1/saved_model.pb",
         "predictions/BraTS20_Training_001.nii.gz",
         "scores/metrics.csv",
         "scores/report.html",

@@ -253,7 +253,8 @@ def card_of(
 def _plane(config: Config) -> tuple[int, int]:
     """Voxels along i and j of the small volumes that try a model out."""
     if isinstance(config, PatchConfig):
-        return config.sampling.patch_size + 8, config.sampling.patch_size  # two tiles
+        size = config.sampling.patch_size
+        return max(size + 8, phantom.LEAST_SHAPE[0]), max(size, phantom.LEAST_SHAPE[1])  # two tiles
     return config.records.slice_shape
 
 

@@ -118,6 +118,7 @@ def binary_cross_entropy_sum(logits, targets, weights):
         weights: float32 [N], of whole examples.
     """
     targets = ops.cast(targets, logits.dtype)
-    # -t log(sigmoid(x)) - (1 - t) log(1 - sigmoid(x)) without its overflow
-    entropy = ops.maximum(logits, 0.0) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
+    # -log sigmoid(x) where the target is 1, -log(1 - sigmoid(x)) where it is 0: no overflow, and a gradient of
+    # one half at 0, where max(x, 0) has none.
+    entropy = ops.softplus(logits * (1.0 - 2.0 * targets))
     return ops.sum(weights * ops.sum(entropy, axis=tuple(range(1, len(logits.shape)))))

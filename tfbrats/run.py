@@ -23,7 +23,7 @@ from typing import Any
 
 from tfbrats import __version__, files
 from tfbrats.command import InputError
-from tfbrats.config import Config, differences, load
+from tfbrats.config import Config, PatchConfig, differences, load
 
 HISTORY = "history.csv"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
@@ -51,10 +51,12 @@ def start(run: str | os.PathLike, config: Config, overwritten: Sequence[str] = (
         InputError: the folder holds a run of another config, or something else.
     """
     path = files.join(run, "config.yaml")
-    if files.exists(path):
-        for folder in overwritten:
-            files.remove(folder)
+    if os.fspath(run) in overwritten and files.exists(path):
+        files.remove(run)
+    # Before a part goes, what stays must be of the same run.
     check(run, config)
+    for part in overwritten:
+        files.remove(part)
     files.write_bytes(path, config.to_yaml().encode())
     files.write_json(files.join(run, "environment.json"), environment())
 
@@ -71,7 +73,9 @@ def check(run: str | os.PathLike, config: Config) -> None:
             raise InputError(
                 f"{run}: holds a run of another config:\n  "
                 + "\n  ".join(found)
-                + "\nChoose another --run, or pass --overwrite to delete that one."
+                + "\nChoose another --run, or pass --overwrite"
+                + (" without region=" if isinstance(config, PatchConfig) else "")
+                + " to delete that one."
             )
     elif files.is_folder(run) and files.walk(run):
         raise InputError(f"{run}: not empty, and not a run (no config.yaml). Choose another --run.")

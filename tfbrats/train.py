@@ -290,13 +290,14 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
     if faults:
         raise InputError("\n".join(faults))
     strategy = strategy_for(config.train.strategy)
-    _check_split(config.run.dir, manifest, folder, overwrite)
-    whole, homes = config, (config.run.dir,)
+    whole, overwritten = config, config.run.dir
     if isinstance(config, PatchConfig) and config.region != "all":
         # The folder is the run of all three; only this network's part may be deleted.
-        whole, homes = config.model_copy(update={"region": "all"}), (home_of(config, config.regions[0]),)
+        whole, overwritten = config.model_copy(update={"region": "all"}), home_of(config, config.regions[0])
+    if not overwrite or overwritten != config.run.dir:
+        _check_split(config.run.dir, manifest, folder)
     if is_chief(strategy):
-        run.start(config.run.dir, whole, homes if overwrite else ())
+        run.start(config.run.dir, whole, [overwritten] if overwrite else [])
         _describe_data(config.run.dir, manifest)
     else:
         run.check(config.run.dir, whole)
@@ -356,10 +357,10 @@ def _check_scheme(path: str) -> None:
         )
 
 
-def _check_split(folder: str, manifest: Manifest, records_folder: str, overwrite: bool) -> None:
+def _check_split(folder: str, manifest: Manifest, records_folder: str) -> None:
     """A run must not go on with other cases: what it was validated on might be what it was trained on."""
     kept = files.join(folder, "splits.json")
-    if overwrite or not files.exists(kept):
+    if not files.exists(kept):
         return
     if files.read_json(kept)["sha256"] != manifest.split_sha256:
         raise InputError(

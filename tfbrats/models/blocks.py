@@ -61,7 +61,7 @@ def residual(x, filters: int, norm: Norm, name: str, leading_norm: bool = True):
 
 def head(x, classes: int, name: str):
     """1x1 convolution to class logits, in float32 whatever the precision of the rest."""
-    x = conv(x, classes, 1, f"{name}_conv")
+    x = layers.Conv2D(classes, 1, kernel_initializer=_GLOROT, dtype="float32", name=f"{name}_conv")(x)
     return layers.Activation("linear", dtype="float32", name=name)(x)
 
 

@@ -43,4 +43,5 @@ def deconv(x, filters: int, name: str):
 
 def head(x, name: str):
     """1x1x1 convolution to one logit, in float32 whatever the precision of the rest."""
-    return layers.Activation("linear", dtype="float32", name=name)(conv(x, 1, 1, f"{name}_conv"))
+    x = layers.Conv3D(1, 1, kernel_initializer=_GLOROT, dtype="float32", name=f"{name}_conv")(x)
+    return layers.Activation("linear", dtype="float32", name=name)(x)
