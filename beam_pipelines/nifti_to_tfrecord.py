@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(
             f"{options.output}: the records need about {shards.in_units(needed)}, and "
             f"{shards.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
-            + (f", or {price.advice}" if price.advice else ".")
+            + (f", or {advice}" if (advice := price.advice(needed)) else ".")
         )
     if options.overwrite:
         files.remove(options.output)

@@ -105,7 +105,7 @@ def claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> N
     """Marks a folder as that of this job before the first shard, and clears what a killed run left."""
     content = {"identity": _identity(config), "splits": {k: list(v) for k, v in splits.items()}}
     if files.is_folder(output):
-        _remove(path for path in files.walk(output) if files.PARTIAL in files.name(path))
+        _remove(path for path in _own_files(output) if files.PARTIAL in files.name(path))
     files.write_json(files.join(output, PARTS, _JOB), content)
 
 
@@ -122,6 +122,13 @@ def deletable_bytes(output: str) -> int:
             "Choose another --output."
         )
     return sum(files.walk(output).values()) if files.is_folder(output) else 0
+
+
+def _own_files(output: str) -> list[str]:
+    """What lies in the folder itself and in parts/; another record set may lie in a folder of its own below."""
+    root = files.canonical(output).rstrip("/")
+    at_home = {root, files.join(root, PARTS)}
+    return [path for path in files.walk(output) if files.canonical(files.parent(path)).rstrip("/") in at_home]
 
 
 def _remove(paths: Iterable[str]) -> None:
@@ -212,7 +219,7 @@ def finish(output: str, manifest: Manifest) -> None:
     current = {shard.file for shard in manifest.shards}
     _remove(
         path
-        for path in files.walk(output)
+        for path in _own_files(output)
         if files.PARTIAL in files.name(path)
         or (_SHARD.fullmatch(files.name(path)) and files.name(path) not in current)
     )

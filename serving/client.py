@@ -369,14 +369,23 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _segment_one(client: Client, entry: layouts.CaseFiles, output: str, given: argparse.Namespace) -> str:
+def _segment_one(
+    client: Client, begun_with: ModelCard, entry: layouts.CaseFiles, output: str, given: argparse.Namespace
+) -> str:
     """Reads, sends and writes one case; one line that says what came out."""
     start = time.monotonic()
     # image: 240 x 240 x 155 x 4
     case = cases.load(entry, client.card().modalities, read_label=False)
     result = client.segment(case, bool(given.probabilities), given.signature)
-    if _to_folder(given):  # with the first result, so that a run without any leaves nothing
-        model_card.keep(client.card(), given.output)
+    if _to_folder(given):
+        if client.card() != begun_with:
+            raise ServerError(
+                f"{given.output}: version {client.card().version} of {client.model} took over; the results so "
+                f"far are of version {begun_with.version}. Pass --version, or --overwrite to do all again.",
+                grpc.StatusCode.FAILED_PRECONDITION,
+            )
+        # With the first result, so that a run without any leaves nothing.
+        model_card.keep(begun_with, given.output)
     cases.save_segmentation(output, result.tissues, case.grid, case.schema)
     if given.probabilities:
         cases.save_probabilities(given.probabilities, result.probabilities, case.grid)
@@ -411,13 +420,15 @@ def main(arguments: Sequence[str]) -> int | None:
                 "some seconds each",
                 flush=True,
             )
-        if todo and _to_folder(given):
-            model_card.check_results(client.card(), given.output, given.overwrite, list(targets))
+        begun_with = client.card() if todo else None
+        if todo:
+            folder = given.output if _to_folder(given) else files.parent(given.output) or "."
+            model_card.check_results(begun_with, folder, given.overwrite, list(targets))
         # Quiet when it is not a terminal, and for one case.
         bar = tqdm.tqdm(todo.items(), unit="case", disable=True if len(targets) == 1 else None)
         for path, entry in bar:
             try:
-                bar.write(_segment_one(client, entry, path, given))
+                bar.write(_segment_one(client, begun_with, entry, path, given))
             except InputError as error:
                 if len(targets) == 1 or getattr(error, "code", None) in _CONCERNS_ALL:
                     raise

@@ -183,6 +183,109 @@ def test_where_no_name_is_near_the_names_there_are_are_listed():
     assert "unknown key foo; the sections are model, data," in refusal("smoke_2d.yaml", "foo.bar=1")
 
 
+# --- the two papers -------------------------------------------------------------------------------------
+
+
+def test_the_networks_name_decides_which_papers_keys_apply():
+    assert isinstance(config.load("cun.yaml"), config.SliceConfig)
+    for name in ("msm.yaml", "msm_noaspp.yaml", "unet3d.yaml", "smoke_3d.yaml"):
+        assert isinstance(config.load(name), config.PatchConfig)
+    assert "unknown key train.omega; train has epochs" in refusal("msm.yaml", "train.omega=1")
+    assert "unknown key sampling; the sections are model, data" in refusal("cun.yaml", "sampling.patch_size=8")
+    said = refusal("msm.yaml", "model.name=cun")
+    assert "missing key lws" in said and "unknown key sampling" in said
+
+
+def test_an_unknown_network_is_told_the_names_of_the_paper_whose_sections_stand_there():
+    assert "'msm', 'msm_noaspp' or 'unet3d'" in refusal("msm.yaml", "model.name=mms")
+    assert "'cun'" in refusal("cun.yaml", "model.name=cum")
+
+
+def test_every_key_of_paper_b_is_required():
+    content = yaml.safe_load((config.SHIPPED / "smoke_3d.yaml").read_text())
+    for section, keys in content.items():
+        for key in keys if isinstance(keys, dict) else [None]:
+            lacking = {
+                s: {k: v for k, v in c.items() if (s, k) != (section, key)} if isinstance(c, dict) else c
+                for s, c in content.items()
+                if (s, None) != (section, key)
+            }
+            named = section if key is None else rf"{section}\.{key}"
+            with pytest.raises(InputError, match=rf"missing key {named}"):
+                config.from_mapping(lacking, "x")
+
+
+def test_a_region_is_chosen_without_a_section():
+    assert config.load("msm.yaml").regions == ("WT", "TC", "ET")
+    assert config.load("msm.yaml", ["region=tc"]).regions == ("TC",)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("region=core", "region = 'core': Input should be 'all', 'wt', 'tc' or 'et'"),
+        ("region=WT", "region = 'WT': Input should be 'all', 'wt', 'tc' or 'et'"),
+        ("region=", "region = None"),
+        ("region.name=wt", "has no section region"),
+        ("epochs=3", "an override reads section.key=value"),
+        ("sampling.patch_size=60", "sampling.patch_size = 60: Input should be a multiple of 8"),
+        ("sampling.patch_size=0", "sampling.patch_size = 0"),
+        ("sampling.patches_per_case=0", "sampling.patches_per_case = 0"),
+        ("sampling.region_fraction=1.5", "sampling.region_fraction = 1.5"),
+        ("sampling.boxes=true", "sampling.boxes = True: Input should be 'reference' or 'predicted'"),
+        ("sampling.box_jitter=-1", "sampling.box_jitter = -1"),
+        ("cascade.stride=65", "cascade.stride 65 is more than sampling.patch_size 64"),
+        ("cascade.threshold=1", "cascade.threshold = 1"),
+        ("cascade.mask=mask", "cascade.mask = 'mask': Input should be 'box' or 'multiply'"),
+        ("cascade.tile_batch=0", "cascade.tile_batch = 0"),
+        ("records.kind=slices", "records.kind = 'slices': Input should be 'patches' or 'volumes'"),
+        ("train.beta2=1", "train.beta2 = 1"),
+        ("sampling.boxes=predicted", "sampling.boxes=predicted needs records.kind=volumes"),
+    ],
+)
+def test_an_impossible_value_of_paper_b_is_named_with_its_key(override, said):
+    assert said in refusal("msm.yaml", override)
+
+
+def test_what_does_not_go_together_is_said():
+    volumes = ("records.kind=volumes", "sampling.boxes=predicted")
+    assert "goes with cascade.mask=box" in refusal("msm.yaml", *volumes, "cascade.mask=multiply")
+    assert config.load("msm.yaml", volumes).sampling.boxes == "predicted"
+    assert config.load("msm.yaml", ["cascade.stride=64"]).cascade.stride == 64  # side by side: no gap
+
+
+def test_a_region_is_unknown_to_paper_a():
+    assert "unknown key region; the sections are model, data" in refusal("cun.yaml", "region=wt")
+
+
+@pytest.mark.parametrize(
+    ("override", "patches_same", "volumes_same"),
+    [
+        ("region=tc", True, True),  # whose patches they are is told apart elsewhere
+        ("model.name=unet3d", True, True),
+        ("train.seed=4", True, True),
+        ("data.patches_per_read=1", True, True),
+        ("cascade.stride=8", True, True),
+        ("cascade.threshold=0.4", True, True),
+        ("cascade.margin=1", False, True),
+        ("cascade.mask=multiply", False, True),
+        ("sampling.patch_size=32", False, True),
+        ("sampling.patches_per_case=3", False, True),
+        ("sampling.region_fraction=0.1", False, True),
+        ("sampling.box_jitter=1", False, True),
+        ("records.seed=5", False, False),
+        ("preprocess.n4_modalities=[t1]", False, False),
+        ("data.modalities=[t1, t1ce, t2, flair]", False, False),
+    ],
+)
+def test_patches_depend_on_how_they_are_cut_and_volumes_do_not(override, patches_same, volumes_same):
+    for kind, same in (("patches", patches_same), ("volumes", volumes_same)):
+        given = [f"records.kind={kind}"]
+        before = config.load("msm.yaml", ["cascade.stride=32", *given]).records_identity()
+        changes = [override, *(["cascade.stride=8"] if override == "sampling.patch_size=32" else [])]
+        assert (config.load("msm.yaml", [*given, *changes]).records_identity() == before) is same, kind
+
+
 # --- what a config is -----------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ ORDER = (
     ("phantom", "model_card", "inspect"),
     ("records", "splits", "shards", "losses", "models"),
     ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
-    ("step", "patch_step", "trained", "predicted_boxes", "recipes"),
+    ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "export", "predict", "pairs", "evaluate", "report"),
     ("demo",),
 )

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -231,27 +231,3 @@ def test_a_volume_survives_the_record_to_the_bit():
     assert found["case_id"] == "case_1"
     for name in ("image", "brain", "label", "origin_ijk", "shape_ijk"):
         assert np.array_equal(found[name], volume[name])
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.tuples(*[st.integers(1, 20)] * 3),
-    st.tuples(*[st.integers(-12, 30)] * 3),
-    st.sampled_from([8, 16]),
-    st.integers(0, 1000),
-)
-def test_the_twin_in_the_graph_cuts_the_same_bits_at_borders_and_beyond(shape, centre, size, seed):
-    import tensorflow as tf
-
-    from tfbrats import patch_data, patches_graph
-
-    rng = np.random.default_rng(seed)
-    image = rng.normal(size=(*shape, 2)).astype(np.float16)
-    label = rng.integers(0, 5, shape).astype(np.uint8)
-    x1, half = patches.cut(image, centre, size)
-    found = patch_data.cut(tf.constant(image), tf.constant(label), tf.constant([centre], tf.int32), size)
-    assert np.array_equal(found["x1"][0], x1)
-    assert np.array_equal(found["half"][0], half)
-    assert np.array_equal(found["label"][0], patches.cut_label(label, centre, size))
-    double = patches_graph.upsampled_centre(tf.constant(x1[None], tf.float32))
-    assert np.array_equal(double[0], patches.upsampled_centre(x1))

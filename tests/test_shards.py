@@ -298,8 +298,9 @@ def test_the_price_recommends_volumes_when_the_disk_is_too_short_for_patches_and
     def advice(free_gib, volumes_gib=9, patches_gib=1400):
         volumes = None if volumes_gib is None else volumes_gib * 2**30
         price = shards.Price("patches", 285, 342000, patches_gib * 2**30, volumes, None, free_gib * 2**30)
-        assert ("the disk is short" in "\n".join(price.lines(8))) == bool(price.advice)
-        return price.advice
+        assert ("the disk is short" in "\n".join(price.lines(8))) == bool(price.advice(price.bytes))
+        assert not price.advice(0)  # nothing is left to be written
+        return price.advice(price.bytes)
 
     assert "records.kind=volumes: about 9.0 GiB" in advice(free_gib=80)
     assert advice(free_gib=2000) == ""

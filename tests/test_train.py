@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import config, data, layouts, models, step, train
+from tfbrats import config, data, layouts, models, recipes, step, train
 from tfbrats.command import InputError
 from tfbrats.models import cun
 
@@ -38,7 +38,7 @@ def test_the_ladder_is_the_papers():
     settings = config.load("cun.yaml")
 
     def rungs(start, floor):
-        return [train.ladder(start, floor, epoch, settings) for epoch in (0, 9, 10, 20, 30, 40, 49)]
+        return [recipes.ladder(start, floor, epoch, settings) for epoch in (0, 9, 10, 20, 30, 40, 49)]
 
     assert rungs(1e-3, 1e-7) == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7])
     assert rungs(0.1, 1e-3) == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-3, 1e-3, 1e-3])

@@ -220,6 +220,10 @@ class PatchConfig(_Config):
                 f"cascade.stride {self.cascade.stride} is more than sampling.patch_size "
                 f"{self.sampling.patch_size}: voxels between two tiles would be in none"
             )
+        if self.model.name != "unet3d" and self.model.width % 2:
+            raise ValueError(
+                f"model.width {self.model.width} is odd: the four branches of ET's pyramid have half of it each"
+            )
         if self.sampling.boxes == "predicted" and self.records.kind == "patches":
             raise ValueError(
                 "sampling.boxes=predicted needs records.kind=volumes: stored patches were cut before there was "
@@ -288,7 +292,9 @@ def _instead_of(unknown: str, kind: type[_Config]) -> str:
     """The nearest key of the same section, or the key of that name in another, or all that there are."""
     section, _, name = unknown.rpartition(".")
     siblings = [key for key in _keys(kind) if key.rpartition(".")[0] == section]
-    near = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.7)
+    # By their own names: with the section before them any two keys of it look alike.
+    named = {key.rpartition(".")[2]: key for key in siblings}
+    near = [named[one] for one in difflib.get_close_matches(name, named, n=1, cutoff=0.7)]
     near = near or [key for key in _keys(kind) if key.rpartition(".")[2] == name]
     if near:
         return f"; did you mean {near[0]}?"
@@ -327,7 +333,7 @@ def from_mapping(content: Mapping, where: str) -> Config:
         InputError: every unknown, missing or impossible key, each on a line, with the nearest name.
     """
     if not isinstance(content, Mapping):
-        raise InputError(f"{where}: expected sections {', '.join(SliceConfig.model_fields)}.")
+        raise InputError(f"{where}: expected sections, e.g. {', '.join(SliceConfig.model_fields)}.")
     kind = _kind_of(content)
     try:
         return kind.model_validate(content)

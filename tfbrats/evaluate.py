@@ -344,10 +344,11 @@ def main(arguments: Sequence[str]) -> None:
     print("(" + content["empty_rule"]["meaning"] + ").")
     print("Means; in brackets how many cases that rule touched.\n")
     print(table(content["summary"]))
-    print(
-        "\nShare of the reference's volume that was missed, mean over the cases that have the region. What one"
-    )
-    print("stage misses is lost to the next: TC is kept inside the predicted WT alone, ET inside TC.\n")
+    print("\nShare of the reference's volume that was missed, mean over the cases that have the region.")
+    if content["cascade"]["margin_voxels"] is None:
+        print("Read as if WT, TC and ET had been found in that order, each inside the one before.\n")
+    else:
+        print("What a stage misses is lost to the next: TC is kept inside the predicted WT alone, ET in TC.\n")
     print(stages.table(content["cascade"]["summary"]))
     print("\n" + "\n".join(files.join(given.output, name) for name in (TABLE, CASCADE, REPORT)))
 

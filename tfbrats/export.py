@@ -24,6 +24,7 @@ from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, Run, overridden
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, LabelSchema
 from tfbrats.model_card import ModelCard
+from tfbrats.models import scales
 from tfbrats.run import home_of
 from tfbrats.segment import CaseSegmenter
 
@@ -56,6 +57,7 @@ class _NetworkSignature:
     function: Callable
     argument: str
     shape: tuple[int, ...]  # of one example
+    channels: str
     outputs: Mapping[str, str]  # name -> what it is
 
     @property
@@ -71,7 +73,8 @@ def _network_signatures(segmenter: Segmenter, config: Config) -> list[_NetworkSi
             "branch2": f"float32 [N, {canvas}, 4]: non-tumour, NCR, ED, ET",
         }
         shape = (*config.records.slice_shape, len(segmenter.modalities))
-        return [_NetworkSignature("slices", segmenter.slices, "image", shape, outputs)]
+        channels = "z-scored, in the order of modalities"
+        return [_NetworkSignature("slices", segmenter.slices, "image", shape, channels, outputs)]
     size = config.sampling.patch_size
     return [
         _NetworkSignature(
@@ -79,6 +82,9 @@ def _network_signatures(segmenter: Segmenter, config: Config) -> list[_NetworkSi
             functools.partial(segmenter.patches, region),
             "patch",
             (size, size, size, network.inputs[0].shape[-1]),
+            "z-scored; "
+            + ("x1" if scales(config.model.name) == 1 else "x1, x0.5, x2, each")
+            + " in the order of modalities",
             {"probabilities": f"float32 [N, {size}, {size}, {size}, 1]: {region}"},
         )
         for region, network in segmenter.networks.items()
@@ -149,13 +155,12 @@ def segmenter_of(
         InputError: no run, or one without a checkpoint yet.
     """
     config = _read_config(run_dir, overrides)
-    schema = _schema(run_dir, edition)
     if isinstance(config, PatchConfig):
         networks = trained.best_networks(config, list(REGIONS))
-        size = config.sampling.patch_size
+        size, schema = config.sampling.patch_size, _schema(run_dir, edition)
         return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
-    network = trained.best_network(config)
-    return CaseSegmenter(network, config.data.modalities, config.records.slice_shape, schema)
+    network, canvas = trained.best_network(config), config.records.slice_shape
+    return CaseSegmenter(network, config.data.modalities, canvas, _schema(run_dir, edition))
 
 
 def _schema(run_dir: str | os.PathLike, edition: str | None) -> LabelSchema:
@@ -194,8 +199,11 @@ def card_of(
     splits = files.read_json(files.join(run_dir, "splits.json"))
     scores = _scores(config)
     if scores:
-        examples = trained_on["examples"]["validation"]
-        scores = {"split": "validation", trained_on["kind"]: examples, **scores}
+        cases = len(splits["validation"])
+        of_patches = isinstance(config, PatchConfig)
+        each = cases * config.sampling.patches_per_case if of_patches else trained_on["examples"]["validation"]
+        unit = "patches_each" if of_patches else "slices"
+        scores = {"split": "validation", "cases": cases, unit: each, **scores}
     volume = f"[I, J, K], axes {''.join(case.AXES)}, one grid for all"
     modalities = {name: f"float32 {volume}" for name in config.data.modalities}
     outputs = {
@@ -206,7 +214,7 @@ def card_of(
         outputs[model_card.TILES] = "int32 [3]: tiles run for " + ", ".join(REGIONS)
     networks = {
         one.name: {
-            "inputs": {one.argument: f"float32 [N, {', '.join(map(str, one.shape))}], z-scored"},
+            "inputs": {one.argument: f"float32 [N, {', '.join(map(str, one.shape))}], {one.channels}"},
             "outputs": dict(one.outputs),
         }
         for one in _network_signatures(segmenter, config)

@@ -135,6 +135,19 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         raise InputError(f"{path}: cannot be read ({error}).") from error
 
 
+def read_chunks(path: str | os.PathLike, size: int = 2**24) -> Iterator[bytes]:
+    """The file piece by piece, `size` bytes at a time. Errors as `read_bytes`."""
+    fs, inner = _split(path)
+    try:
+        with fs.open(inner, "rb") as file:
+            while piece := file.read(size):
+                yield piece
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file.") from error
+    except (OSError, PermissionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
+
+
 def read_json(path: str | os.PathLike) -> Any:
     content = read_bytes(path)
     try:

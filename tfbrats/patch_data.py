@@ -18,7 +18,7 @@ from tfbrats.models import scales
 from tfbrats.records import SCHEMAS, Manifest
 
 _READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases, and a batch should hold many
-_VOLUMES_AT_ONCE = 2  # bounds memory: ~60 MB each
+_VOLUMES_AT_ONCE = 2  # bounds memory: ~0.3 GB each with eight patches of 64^3
 
 Boxes = Mapping[str, Sequence[Sequence[int]]]  # case id -> [3][low, high), voxels of the crop
 
@@ -88,19 +88,22 @@ def cut(image, label, centres, size: int) -> dict:
     Returns:
         x1 and half float16 [n, S, S, S, M], label uint8 [n, S, S, S].
     """
-    x1, half = patches_graph.cut(tf.cast(image, tf.float32), centres, size)
-    return {
-        "x1": tf.cast(x1, tf.float16),
-        "half": tf.cast(half, tf.float16),
-        "label": patches_graph.cut_label(label, centres, size),
-    }
+
+    def one(centre):
+        # One at a time: on its way each is 2S voxels wide, in float32.
+        x1, half = patches_graph.cut(image, centre[None], size)
+        return tf.cast(x1[0], tf.float16), tf.cast(half[0], tf.float16)
+
+    cube = tf.TensorSpec([size, size, size, image.shape[-1]], tf.float16)
+    x1, half = tf.map_fn(one, centres, fn_output_signature=(cube, cube), parallel_iterations=1)
+    return {"x1": x1, "half": half, "label": patches_graph.cut_label(label, centres, size)}
 
 
 def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | None, first, last, seed):
     """The patches number `first` to `last` of a case, drawn by the case and int32 `seed`."""
     label, sampling = volume["label"], config.sampling
     box = _parent_box(label, region, config.cascade.margin)
-    if boxes is not None and boxes:
+    if boxes:
         # Where nothing was predicted, the reference's box stays.
         known = tf.equal(volume["case_id"], list(boxes))
         given = tf.boolean_mask(tf.constant(list(boxes.values()), tf.int32), known)
@@ -116,26 +119,74 @@ def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | Non
     return cut(image, label, centres, sampling.patch_size)
 
 
-def _fresh(stream, config: PatchConfig, region: str, cases: int, epoch: int, boxes: Boxes | None):
-    """Serialised volumes, each pass over them after the other -> patches, `patches_per_read` of each volume."""
-    wanted = config.sampling.patches_per_case
-    per_read = min(config.data.patches_per_read, wanted)
-    visits = -(-wanted // per_read)
+def _fresh(
+    stream,
+    config: PatchConfig,
+    region: str,
+    cases: int,
+    epoch: int,
+    boxes: Boxes | None,
+    wanted: np.ndarray | None = None,
+):
+    """Serialised volumes, each pass over them after the other -> patches, `patches_per_read` of each volume.
+
+    Args:
+        wanted: bool, for the first patches of the stream: where False, zeros will do, since nobody will look.
+    """
+    size, modalities = config.sampling.patch_size, len(config.data.modalities)
+    per_case = config.sampling.patches_per_case
+    per_read = min(config.data.patches_per_read, per_case)
+    visits = -(-per_case // per_read)
     region_number = list(REGIONS).index(region)
     seed = int(np.random.default_rng([config.train.seed, epoch, region_number]).integers(2**30))
 
     def patches_of(number, record):
         visit = number // cases
         first = (visit % visits) * per_read  # as many as wanted from each case before any gives more
-        last = tf.minimum(first + per_read, wanted)
-        volume = parse(SCHEMAS["volumes"], record)
-        volume["image"] = tf.ensure_shape(volume["image"], [None, None, None, len(config.data.modalities)])
-        # Drawn by the place in the stream: a worker with shards of its own passes over them more often.
-        place = seed + 2 * tf.cast(number, tf.int32)
-        return _cut_from(volume, config, region, boxes, first, last, place)
+        last = tf.minimum(first + per_read, per_case)
 
-    cut_out = stream.enumerate().map(patches_of, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
-    return cut_out.unbatch()
+        def cut_out():
+            volume = parse(SCHEMAS["volumes"], record)
+            volume["image"] = tf.ensure_shape(volume["image"], [None, None, None, modalities])
+            # Drawn by the place in the stream: a worker with shards of its own passes over them more often.
+            place = seed + 2 * tf.cast(number, tf.int32)
+            return _cut_from(volume, config, region, boxes, first, last, place)
+
+        if wanted is None:
+            return cut_out()
+
+        def zeros():
+            shape = tf.stack([last - first, size, size, size])
+            image = tf.zeros(tf.concat([shape, [modalities]], axis=0), tf.float16)
+            return {"x1": image, "half": image, "label": tf.zeros(shape, tf.uint8)}
+
+        # The patches of all visits before: whole passes over the cases, then those of this pass.
+        before = (visit // visits) * cases * per_case + cases * first + (number % cases) * (last - first)
+        after = before + last - first
+        looked_at = (after > len(wanted)) | tf.reduce_any(tf.constant(wanted)[before:after])
+        found = tf.cond(looked_at, cut_out, zeros)
+        endings = {"x1": [modalities], "half": [modalities], "label": []}
+        return {
+            name: tf.ensure_shape(found[name], [None, size, size, size, *ending])
+            for name, ending in endings.items()
+        }
+
+    visited = stream.enumerate().map(patches_of, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
+    return visited.unbatch()
+
+
+def _wanted_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
+    """Which of the first patches before a shuffle come out of it after `seen` others: bool; None: all of them.
+
+    A resumed epoch skips what the first part of it saw; so that this need not be cut again, the same shuffle is
+    run over bare numbers.
+    """
+    if not seen:
+        return None
+    numbers = tf.data.Dataset.range(seen + shuffled["buffer_size"]).shuffle(**shuffled).take(seen)
+    wanted = np.ones(seen + shuffled["buffer_size"], bool)
+    wanted[list(numbers.as_numpy_iterator())] = False
+    return wanted
 
 
 # --- streams --------------------------------------------------------------------------------------------
@@ -200,7 +251,8 @@ def training(
     }
     if manifest.kind == "volumes":
         stream = serialized(manifest, folder, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
-        patches = _fresh(stream, config, region, manifest.count("train"), epoch, boxes)
+        wanted = _wanted_after(seen, shuffled)
+        patches = _fresh(stream, config, region, manifest.count("train"), epoch, boxes, wanted)
         patches = patches.shuffle(**shuffled).skip(seen)
     else:
         stream = serialized(manifest, folder, "train", order, region, _READ_AT_ONCE)

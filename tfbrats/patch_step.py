@@ -48,7 +48,7 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model) -> C
     def on_replica(batch):
         logits = network(batch["patch"], training=False)["logits"][..., 0]
         counts = batch["valid"][:, None, None, None] > 0
-        predicted = (logits > 0) & counts  # probability above one half
+        predicted = (logits >= 0) & counts  # a probability of one half and above, as the cascade counts it
         reference = (batch["target"] > 0) & counts
         sums = [losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"]), _voxels(batch)]
         sums += [

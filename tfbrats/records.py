@@ -373,4 +373,7 @@ def check_shard(folder: str | os.PathLike, shard: Shard, content: bool = True) -
 
 
 def file_crc32c(path: str | os.PathLike) -> str:
-    return f"{google_crc32c.value(files.read_bytes(path)):08x}"
+    checksum = google_crc32c.Checksum()
+    for piece in files.read_chunks(path):
+        checksum.update(piece)
+    return checksum.hexdigest().decode()

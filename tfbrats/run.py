@@ -15,6 +15,7 @@ Paper B trains three networks: history, tb and checkpoints then lie in wt/, tc/ 
 import csv
 import importlib.metadata
 import io
+import math
 import os
 import platform
 import sys
@@ -77,7 +78,8 @@ def check(run: str | os.PathLike, config: Config) -> None:
                 + (" without region=" if isinstance(config, PatchConfig) else "")
                 + " to delete that one."
             )
-    elif files.is_folder(run) and files.walk(run):
+    # Another machine that shares the run may be writing its config.yaml at this moment.
+    elif files.is_folder(run) and any(files.PARTIAL not in files.name(path) for path in files.walk(run)):
         raise InputError(f"{run}: not empty, and not a run (no config.yaml). Choose another --run.")
 
 
@@ -106,6 +108,23 @@ def read_history(run: str | os.PathLike) -> list[dict[str, str]]:
     if not files.exists(path):
         return []
     return list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))
+
+
+def rises(history: Sequence[Mapping[str, Any]], stop_rise: float) -> int:
+    """Over how many epochs on end the validation loss has been over (1 + stop_rise) x the best before."""
+    best, count = math.inf, 0
+    for row in history:
+        if row.get("validation_loss"):
+            loss = float(row["validation_loss"])
+            count = count + 1 if loss > (1 + stop_rise) * best else 0
+            best = min(best, loss)
+    return count
+
+
+def is_over(history: Sequence[Mapping[str, Any]], config: Config) -> bool:
+    """Whether a network has had all its epochs, or was stopped by an obvious rise of its validation loss."""
+    train = config.train
+    return len(history) >= train.epochs or rises(history, train.stop_rise) >= train.stop_patience
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

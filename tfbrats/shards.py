@@ -119,14 +119,14 @@ class Price:
         rows["free disk"] = "unknown" if self.free_bytes is None else in_units(self.free_bytes)
         if self.bytes_as_volumes is not None:
             rows["as volumes"] = f"about {in_units(self.bytes_as_volumes)} (records.kind=volumes)"
-        if self.advice:
-            rows["the disk is short"] = self.advice
+        advice = self.advice(self.bytes)
+        if advice:
+            rows["the disk is short"] = advice
         return [f"{name:<16} {text}" for name, text in rows.items()]
 
-    @property
-    def advice(self) -> str:
-        """What to do when patches do not fit and volumes would; else empty."""
-        short = self.free_bytes is not None and self.bytes > self.free_bytes
+    def advice(self, needed_bytes: float) -> str:
+        """What to do when so many bytes do not fit, but all cases as volumes would; else empty."""
+        short = self.free_bytes is not None and needed_bytes > self.free_bytes
         if not short or self.bytes_as_volumes is None or self.bytes_as_volumes > self.free_bytes:
             return ""
         volumes = in_units(self.bytes_as_volumes)
@@ -162,11 +162,10 @@ def price(
             loaded = case.load(one, config.data.modalities, need_label=True)
             prepared = preprocess.prepare(loaded, (), config.preprocess.n4_shrink)
             seconds = time.monotonic() - started
-            started = time.monotonic()
-            sizes = {"train": _record_sizes(prepared, config, "train")}
-            repeats = config.sampling.patches_per_case if config.records.kind == "patches" else 1
-            seconds += repeats * (time.monotonic() - started)
-            sizes["test"] = _record_sizes(prepared, config, "test")
+            sizes = {}
+            for split in ("test", "train"):
+                sizes[split], encoding = _record_sizes(prepared, config, split)
+            seconds += encoding
             volume_bytes = None
             if config.records.kind == "patches":
                 volume_bytes = (
@@ -196,7 +195,10 @@ def price(
 # --- one shard ------------------------------------------------------------------------------------------
 
 
-_HELD = {"slices": None, "volumes": None, "patches": 1}  # of a case's examples at once; None: all
+# How many of a case's examples are made before the first is written (None: all), so that a case that fails
+# leaves nothing behind. A case's patches (5 GiB in paper B) do not fit into memory: what can fail does at the
+# first.
+_HELD = {"slices": None, "volumes": None, "patches": 1}
 
 
 def _encoded(prepared: Prepared, config: Config, split: str) -> dict[str, Iterator[bytes]]:
@@ -221,13 +223,24 @@ def _encoded(prepared: Prepared, config: Config, split: str) -> dict[str, Iterat
     return {region: (records.encode(schema, one) for one in stream) for region, stream in streams.items()}
 
 
-def _record_sizes(prepared: Prepared, config: Config, split: str) -> list[int]:
-    """Bytes in the file of each example of a case; patches are all of one size, so one is enough."""
-    sizes = []
+def _record_sizes(prepared: Prepared, config: Config, split: str) -> tuple[list[int], float]:
+    """Bytes in the file of each example of a case, and the seconds to encode them all.
+
+    Patches are all of one size and one effort: two of each region tell.
+    """
+    started = time.monotonic()
+    sizes, later = [], 0.0
     for stream in _encoded(prepared, config, split).values():
-        found = [len(one) + records.FRAME_BYTES for one in itertools.islice(stream, _HELD[config.records.kind])]
-        sizes += found * config.sampling.patches_per_case if config.records.kind == "patches" else found
-    return sizes
+        if config.records.kind != "patches":
+            sizes += [len(one) + records.FRAME_BYTES for one in stream]
+            continue
+        count = config.sampling.patches_per_case
+        sizes += [len(next(stream)) + records.FRAME_BYTES] * count
+        if count > 1:  # the first one's time holds what a case needs once
+            second = time.monotonic()
+            next(stream)
+            later += (count - 2) * (time.monotonic() - second)
+    return sizes, time.monotonic() - started + later
 
 
 def is_finished(task: ShardTask, finished: Mapping[str, Shard]) -> bool:
