@@ -12,10 +12,11 @@ import time
 import uuid
 
 import fsspec
+import numpy as np
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import case, files, phantom, records, shards
+from tfbrats import case, files, labels, phantom, records, shards
 from tfbrats.command import InputError
 
 ROOT = pathlib.Path(job.__file__).parents[1]
@@ -246,6 +247,120 @@ def test_what_dead_workers_and_earlier_plans_left_is_cleared_and_a_person_s_file
     (tmp_path / "notes.txt").write_text("mine")
     run(cases, tmp_path)
     assert contents(tmp_path) == {**undisturbed, "notes.txt": b"mine"}
+
+
+# --- patches and volumes --------------------------------------------------------------------------------
+
+PATCHES = (
+    *("--config=smoke_3d.yaml", "sampling.patch_size=8", "cascade.stride=8", "sampling.patches_per_case=4"),
+    *("records.kind=patches", "records.min_shards=2"),
+)
+VOLUMES = (*PATCHES, "records.kind=volumes")
+
+
+def run_b(source, output, *more):
+    return job.main([f"--input={source}", f"--output={output}", *more])
+
+
+def test_patches_of_every_region_and_what_dataset_json_says_of_them(cases, tmp_path, capsys):
+    assert run_b(cases, tmp_path, *PATCHES) == 0
+    manifest = records.read_manifest(tmp_path)
+    assert (manifest.kind, manifest.regions) == ("patches", ("WT", "TC", "ET"))
+    assert manifest.examples == {"train": 36, "validation": 12, "test": 12}
+    assert [manifest.count("train", region) for region in manifest.regions] == [12, 12, 12]
+    assert set(manifest.fields) == {"x1", "half", "label", "centre_ijk", "region", "case_id"}
+    assert [len(ids) for ids in manifest.cases.values()] == [3, 1, 1]
+    assert set(contents(tmp_path)) == {"dataset.json", *(shard.file for shard in manifest.shards)}
+    assert len(manifest.shards) == 3 * (2 + 1 + 1)
+    assert "train 36, validation 12, test 12 patches, " in capsys.readouterr().out.splitlines()[-1]
+    before, times = contents(tmp_path), {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tfrecord")}
+    assert run_b(cases, tmp_path, *PATCHES) == 0
+    assert contents(tmp_path) == before
+    assert times == {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tfrecord")}
+
+
+def test_a_damaged_shard_of_one_region_is_written_again_with_those_of_its_cases_and_no_others(
+    cases, tmp_path, capsys
+):
+    run_b(cases, tmp_path, *PATCHES)
+    before = contents(tmp_path)
+    (tmp_path / "train-tc-00001-of-00002.tfrecord").unlink()
+    times = {
+        p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tfrecord") if "00001-of-00002" not in p.name
+    }
+    assert run_b(cases, tmp_path, *PATCHES) == 0
+    assert contents(tmp_path) == before
+    assert times == {name: (tmp_path / name).stat().st_mtime_ns for name in times}
+
+
+def test_regions_written_apart_are_those_written_together_and_are_not_mixed_in_one_folder(cases, tmp_path):
+    run_b(cases, tmp_path / "all", *PATCHES)
+    together = contents(tmp_path / "all")
+    for region in ("wt", "et"):
+        run_b(cases, tmp_path / region, *PATCHES, f"region={region}")
+        alone = {
+            name: content for name, content in contents(tmp_path / region).items() if name != "dataset.json"
+        }
+        assert alone == {name: content for name, content in together.items() if f"-{region}-" in name}
+        assert (
+            records.read_manifest(tmp_path / region).split_sha256
+            == records.read_manifest(tmp_path / "all").split_sha256
+        )
+    before = contents(tmp_path / "wt")
+    for region, listed in (("tc", r"\['TC'\]"), ("all", r"\['WT', 'TC', 'ET'\]")):
+        with pytest.raises(InputError, match=rf"another configuration:\n  regions: {listed}, there \['WT'\]"):
+            run_b(cases, tmp_path / "wt", *PATCHES, f"region={region}")
+    assert contents(tmp_path / "wt") == before
+
+
+def test_one_set_of_volumes_serves_every_region_and_way_of_cutting(cases, tmp_path):
+    assert run_b(cases, tmp_path, *VOLUMES) == 0
+    manifest = records.read_manifest(tmp_path)
+    assert (manifest.kind, manifest.regions) == ("volumes", ())
+    assert manifest.examples == {"train": 3, "validation": 1, "test": 1}
+    before = contents(tmp_path)
+    assert run_b(cases, tmp_path, *VOLUMES, "region=tc", "sampling.patch_size=16", "cascade.mask=multiply") == 0
+    assert contents(tmp_path) == before
+
+
+def test_a_case_without_tumour_is_written_and_a_rejected_one_is_counted_once(cases, tmp_path):
+    shutil.copytree(cases, tmp_path / "in")
+    break_case(tmp_path / "in", 2)
+    healthy = "BraTS20_Training_000"
+    path = tmp_path / "in" / healthy / f"{healthy}_seg.nii.gz"
+    _, grid = case.load_label(path, labels.EDITIONS["2020"])
+    path.write_bytes(case.to_nifti_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
+    assert run_b(tmp_path / "in", tmp_path / "out", *PATCHES, "--max-bad-fraction=0.2") == 0
+    manifest = records.read_manifest(tmp_path / "out")
+    assert manifest.rejected == 1
+    assert len((tmp_path / "out" / "rejected.jsonl").read_text().splitlines()) == 1
+    kept = {i for ids in manifest.cases.values() for i in ids}
+    assert healthy in kept and "BraTS20_Training_002" not in kept and len(kept) == 4
+    found = [
+        records.decode(records.PATCHES, content)
+        for shard in manifest.shards
+        for content in records.read_records(tmp_path / "out" / shard.file)
+    ]
+    labels_of = [patch["label"] for patch in found if patch["case_id"] == healthy]
+    assert len(labels_of) == 3 * 4 and not any(label.any() for label in labels_of)
+
+
+def test_the_price_of_patches_names_their_bytes_and_those_of_volumes(cases, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 10 * 2**20)
+    large = ("sampling.patches_per_case=400", "sampling.patch_size=16")
+    assert run_b(cases, tmp_path / "out", *PATCHES, *large, "--price") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^patches +about 6000$", said, re.MULTILINE)  # 5 cases, 3 regions
+    [size] = re.findall(r"^bytes +about (\d+\.\d) MiB$", said, re.MULTILINE)
+    assert float(size) == pytest.approx(6000 * 16**3 * 17 / 2**20, rel=0.02)
+    assert re.search(r"^as volumes +about 0\.\d MiB \(records\.kind=volumes\)$", said, re.MULTILINE)
+    assert re.search(r"^the disk is short +pass records\.kind=volumes: about 0\.\d MiB", said, re.MULTILINE)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"the records need about .* or pass records\.kind=volumes"):
+        run_b(cases, tmp_path / "out", *PATCHES, *large)
+    assert not (tmp_path / "out").exists()
+    assert run_b(cases, tmp_path / "out", *VOLUMES, "--price") == 0
+    assert "as volumes" not in capsys.readouterr().out
 
 
 # --- whose folder ---------------------------------------------------------------------------------------
@@ -506,3 +621,17 @@ def test_real_cases_become_records_that_hold_every_tumour_voxel(real_cases, tmp_
             for content in records.read_records(tmp_path / "out" / shard.file)
         )
         assert found == (values > 0).sum()
+
+
+def test_another_record_set_in_a_folder_below_is_left_alone(cases, tmp_path):
+    run(cases, tmp_path / "records")
+    inner = tmp_path / "records" / "inner"
+    run(cases, inner)
+    (inner / ".train-00000-of-00001.tfrecord.partial-12345678").write_bytes(b"being written")
+    before = contents(inner)
+    (tmp_path / "records" / ".train-00000-of-00001.tfrecord.partial-12345678").write_bytes(
+        b"left by a dead worker"
+    )
+    run(cases, tmp_path / "records")
+    assert contents(inner) == before
+    assert not list((tmp_path / "records").glob(".*.partial-*"))

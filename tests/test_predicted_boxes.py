@@ -171,5 +171,3 @@ def test_training_on_predicted_boxes_writes_and_uses_them(patch_records, cascade
     kept = json.loads((tmp_path / "run" / "tc" / "boxes.json").read_text())
     assert given == [("TC", kept["boxes"])]
     assert kept["epochs"] == {"WT": int(trained.best_checkpoint(settings, "WT").rpartition("-")[2])}
-    train.train(overridden(settings, ["region=tc"]), overwrite=True)
-    assert (tmp_path / "run" / "tc" / "boxes.json").exists()

@@ -282,3 +282,79 @@ def test_a_shard_that_is_missing_cut_off_or_changed_is_told_apart(settings_of_ru
     assert f"{shard.bytes - 1} bytes; dataset.json says {shard.bytes}" in records.check_shard(place, shard)
     files.remove(path)
     assert f"{shard.file}: missing. Run the Beam job again" in records.check_shard(place, shard)
+
+
+# --- kinds ----------------------------------------------------------------------------------------------
+
+
+def of_kind(manifest, kind, regions=()):
+    return manifest.model_copy(update={"kind": kind, "regions": regions, "identity": None})
+
+
+@pytest.mark.parametrize(
+    ("held", "name", "said"),
+    [
+        (
+            "slices",
+            "smoke_3d.yaml",
+            r"holds slices; this config \(msm\) trains on volumes\. Write them with this",
+        ),
+        (
+            "volumes",
+            "smoke_2d.yaml",
+            r"holds volumes; this config \(cun\) trains on slices\. Write them with this",
+        ),
+        ("patches", "smoke_3d.yaml", r"holds patches; .* on volumes\..* or pass records\.kind=patches"),
+        ("volumes", "msm.yaml", r"holds volumes; .* on patches\..* or pass records\.kind=volumes"),
+    ],
+)
+def test_records_of_another_kind_are_refused_with_what_there_is_and_the_way_on(
+    settings_of_run, tmp_path, held, name, said
+):
+    manifest = of_kind(a_manifest(settings_of_run, str(tmp_path)), held)
+    with pytest.raises(InputError, match=said) as caught:
+        records.check_identity(manifest, config.load(name), tmp_path)
+    # Slices are no choice of paper B's, nor patches of paper A's.
+    if "slices" in (held, config.load(name).records.kind):
+        assert "records.kind=" not in str(caught.value)
+
+
+def test_patches_of_other_regions_are_refused_by_name(settings_of_run, tmp_path):
+    wt = config.load("msm.yaml", ["region=wt"])
+    manifest = of_kind(a_manifest(settings_of_run, str(tmp_path)), "patches", ("WT",))
+    manifest = manifest.model_copy(update={"identity": wt.records_identity()})
+    records.check_identity(manifest, wt, tmp_path)
+    with pytest.raises(InputError, match=r"holds patches of WT, none of TC\. Train region=wt on it, or write"):
+        records.check_identity(manifest, config.load("msm.yaml", ["region=tc"]), tmp_path)
+    with pytest.raises(InputError, match=r"none of TC, ET"):
+        records.check_identity(manifest, config.load("msm.yaml"), tmp_path)
+
+
+def test_shards_and_counts_of_a_region_are_its_own_and_those_of_slices_serve_all(settings_of_run, tmp_path):
+    manifest = a_manifest(settings_of_run, str(tmp_path))
+    shard = manifest.shards[0]
+    regions = [
+        shard.model_copy(update={"region": r, "examples": n}) for r, n in (("WT", 2), ("TC", 3), ("ET", 5))
+    ]
+    of_patches = manifest.model_copy(update={"shards": tuple(regions)})
+    assert [s.region for s in of_patches.shards_of("train", "TC")] == ["TC"]
+    assert (of_patches.count("train", "ET"), of_patches.count("train"), of_patches.count("test", "ET")) == (
+        5,
+        10,
+        0,
+    )
+    assert manifest.shards_of("train", "ET") == list(manifest.shards) and manifest.count("train", "ET") == 2
+
+
+@pytest.mark.parametrize("kind", ["patches", "volumes"])
+def test_tensorflow_parses_paper_bs_records_to_the_bit(patch_records, kind):
+    from tfbrats import data
+
+    schema = records.SCHEMAS[kind]
+    shard = patch_records.manifest(kind).shards[0]
+    for content in records.read_records(f"{patch_records.folders[kind]}/{shard.file}"):
+        ours, theirs = records.decode(schema, content), data.parse(schema, content)
+        for field in schema:
+            value = theirs[field.name].numpy()
+            value = value.decode() if field.dtype == "string" else value
+            assert np.array_equal(value, ours[field.name]), field.name

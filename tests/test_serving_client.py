@@ -595,3 +595,27 @@ def test_a_model_that_is_not_there_stops_the_whole_run(served, dataset, tmp_path
     card.write_text(tiny_model.card().to_json())
     with pytest.raises(client.ServerError, match="serves no nobody"):
         run(served, dataset, f"{tmp_path}/out/", "--model", "nobody", "--card", str(card))
+
+
+def test_a_version_that_takes_over_in_the_middle_of_a_folder_ends_it(dataset, tmp_path, monkeypatch):
+    tiny_model.write(tmp_path / "tiny", 1, "2020")
+    out = tmp_path / "out"
+    with server.start(tmp_path / "tiny", poll_s=0.05) as running:
+        real = cases.save_segmentation
+
+        def save_and_swap(*arguments):
+            real(*arguments)
+            tiny_model.write(tmp_path / "other", 2, "2023").rename(tmp_path / "tiny" / "2")
+            end = time.monotonic() + 15
+            while running.version == 1 and time.monotonic() < end:
+                time.sleep(0.02)
+
+        monkeypatch.setattr(cases, "save_segmentation", save_and_swap)
+        with pytest.raises(client.ServerError, match=r"version 2 of tiny took over; .* of version 1"):
+            run(running, dataset, f"{out}/")
+        monkeypatch.undo()
+        assert len(list(out.glob("*.nii.gz"))) == 1
+        assert model_card.read(out).version == 1
+        run(running, dataset, f"{out}/", "--overwrite")
+    assert len(list(out.glob("*.nii.gz"))) == 3
+    assert model_card.read(out).version == 2

@@ -316,3 +316,132 @@ def test_gzip_and_plain_files_give_the_same_records(cases_folder, tmp_path):
         files.write_bytes(str(tmp_path / "in") + inner.removesuffix(".gz"), plain)
     ours, theirs = planned(cases_folder, tmp_path / "a")[0], planned(tmp_path / "in", tmp_path / "b")[0]
     assert write(ours).crc32c == write(theirs).crc32c
+
+
+# --- paper B --------------------------------------------------------------------------------------------
+
+SMALL_PATCHES = ("sampling.patch_size=8", "cascade.stride=8", "sampling.patches_per_case=5")
+
+
+def b_config(kind, *more):
+    return config.load("smoke_3d.yaml", [*SMALL_PATCHES, f"records.kind={kind}", "records.min_shards=2", *more])
+
+
+def b_tasks(root, output, kind, *more, bytes_per_case=2**10):
+    dataset = layouts.find(root)
+    splits = {"train": [one.case_id for one in dataset.cases][:3], "validation": [], "test": []}
+    return shards.plan(dataset, splits, b_config(kind, *more), str(output), bytes_per_case)
+
+
+def decoded(folder, shard, kind):
+    contents = records.read_records(files.join(folder, shard.file))
+    return [records.decode(records.SCHEMAS[kind], content) for content in contents]
+
+
+def test_each_region_has_shards_of_its_own_and_volumes_serve_all(cases_folder, tmp_path):
+    names = [task.files for task in b_tasks(cases_folder, tmp_path, "patches")]
+    assert names == [
+        tuple(f"train-{region}-0000{n}-of-00002.tfrecord" for region in ("wt", "tc", "et")) for n in (0, 1)
+    ]
+    alone = b_tasks(cases_folder, tmp_path, "patches", "region=tc")
+    assert [task.files for task in alone] == [(f"train-tc-0000{n}-of-00002.tfrecord",) for n in (0, 1)]
+    for region in ("all", "tc"):
+        volumes = b_tasks(cases_folder, tmp_path, "volumes", f"region={region}")
+        assert [task.files for task in volumes] == [(f"train-0000{n}-of-00002.tfrecord",) for n in (0, 1)]
+
+
+def test_a_shard_of_patches_is_as_large_as_is_asked_for_each_region(cases_folder, tmp_path):
+    """900 MiB a case are 300 a region: two of the three cases' in a shard of 600."""
+    count = len(b_tasks(cases_folder, tmp_path, "patches", "records.shard_mib=600", bytes_per_case=900 * 2**20))
+    assert count == 2
+    alone = ("records.shard_mib=600", "region=wt")
+    assert len(b_tasks(cases_folder, tmp_path, "patches", *alone, bytes_per_case=600 * 2**20)) == 3
+
+
+def test_a_case_is_read_once_for_all_regions_and_each_gets_its_patches(cases_folder, tmp_path, monkeypatch):
+    read, real = [], case.load
+    monkeypatch.setattr(
+        case, "load", lambda one, *rest, **more: read.append(one.case_id) or real(one, *rest, **more)
+    )
+    task = b_tasks(cases_folder, tmp_path, "patches")[0]
+    written = shards.write_shard(task)
+    assert read == [one.case_id for one in task.cases]
+    assert [shard.region for shard in written] == ["WT", "TC", "ET"]
+    for shard in written:
+        found = decoded(tmp_path, shard, "patches")
+        assert shard.examples == len(found) == 5 * len(task.cases)
+        assert {patch["region"] for patch in found} == {shard.region}
+        assert [patch["case_id"] for patch in found] == [i for i in read for _ in range(5)]
+        assert records.check_shard(tmp_path, shard) is None
+    assert shards.is_finished(task, {shard.file: shard for shard in written})
+    assert not shards.is_finished(task, {shard.file: shard for shard in written[:2]})
+
+
+def test_a_regions_patches_are_the_same_bytes_whichever_others_are_written(cases_folder, tmp_path):
+    """So that three machines can share the work."""
+    together = shards.write_shard(b_tasks(cases_folder, tmp_path / "all", "patches")[0])
+    for region, shard in zip(("wt", "tc", "et"), together, strict=True):
+        [alone] = shards.write_shard(b_tasks(cases_folder, tmp_path / region, "patches", f"region={region}")[0])
+        assert (alone.file, alone.crc32c) == (shard.file, shard.crc32c)
+
+
+def test_patches_are_of_the_seed_and_the_case(cases_folder, tmp_path):
+    def crcs(folder, *more):
+        task = b_tasks(cases_folder, tmp_path / folder, "patches", "region=et", *more)[0]
+        return [shard.crc32c for shard in shards.write_shard(task)]
+
+    assert crcs("a") == crcs("b") != crcs("c", "records.seed=1")
+
+
+def test_a_rejected_case_is_counted_once_and_is_in_no_region(cases_folder, tmp_path):
+    task = b_tasks(broken_copy(cases_folder, tmp_path / "in"), tmp_path / "out", "patches")[0]
+    written = shards.write_shard(task)
+    assert [len(shard.rejected) for shard in written] == [1, 0, 0]
+    assert {row.case_id[-3:] for shard in written for row in shard.cases} == {"000"}
+    assert not shards.is_finished(task, {shard.file: shard for shard in written})
+
+
+def test_a_disk_that_fills_up_inside_the_second_region_leaves_no_file_of_any(
+    cases_folder, tmp_path, monkeypatch
+):
+    task = b_tasks(cases_folder, tmp_path / "out", "patches")[0]
+    framed = []
+
+    def frame(content):
+        framed.append(content)
+        if len(framed) == 8:  # five of WT, two of TC
+            raise OSError(28, "No space left on device")
+        return content
+
+    monkeypatch.setattr(records, "frame", frame)
+    with pytest.raises(OSError, match="No space left"):
+        shards.write_shard(task)
+    assert files.walk(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("kind", ["patches", "volumes"])
+def test_the_price_of_paper_bs_records_is_what_they_take(cases_folder, tmp_path, kind):
+    dataset, settings = layouts.find(cases_folder), b_config(kind)
+    splits = split_cases(dataset, (3, 1, 1), 0)
+    price = shards.price(dataset, splits, settings, str(tmp_path), with_n4=False)
+    tasks = shards.plan(dataset, splits, settings, str(tmp_path), price.bytes / price.cases)
+    written = [shard for task in tasks for shard in shards.write_shard(task)]
+    assert price.examples == sum(shard.examples for shard in written)
+    assert price.bytes == pytest.approx(
+        sum(shard.bytes for shard in written), rel=0.01 if kind == "patches" else 0.3
+    )
+    if kind == "patches":
+        volumes = shards.price(dataset, splits, b_config("volumes"), str(tmp_path), with_n4=False)
+        assert price.bytes_as_volumes == volumes.bytes
+        assert volumes.bytes_as_volumes is None
+
+
+def test_the_papers_patches_take_half_a_tebibyte_a_region():
+    """What msm.yaml's header says, from the shapes alone: two scales of float16 and a label."""
+    settings = config.load("msm.yaml")
+    size = settings.sampling.patch_size**3
+    patch = size * (2 * len(settings.data.modalities) * 2 + 1)
+    header = (config.SHIPPED / "msm.yaml").read_text()
+    assert f"{285 * 400 * patch / 2**40:.2f} TiB a region" in header
+    assert f"{3 * 285 * 400 * patch / 2**40:.1f} TiB in all" in header
+    assert f"{285 * 400 * size * 12 * 4 / 2**40:.1f} TiB" in header  # as the paper would store them
