@@ -368,6 +368,104 @@ def test_a_tfrecord_that_is_missing_or_cut_off(records, refused):
     assert f"{second.name}: {second.stat().st_size} bytes; dataset.json says" in said
 
 
+# --- regions, patches and volumes -----------------------------------------------------------------------
+
+B_SMALL = (
+    "--config",
+    "smoke_3d.yaml",
+    "sampling.patch_size=8",
+    "cascade.stride=8",
+    "sampling.patches_per_case=2",
+)
+
+
+@pytest.fixture
+def patch_training(patch_records, here):
+    """`patch_training(kind, *more)`: arguments that train on a link to the shared records of a kind."""
+
+    def of(kind, *more, config_name="smoke_3d.yaml"):
+        if not (here / kind).exists():
+            shutil.copytree(patch_records.folders[kind], here / kind)
+        own = (*patch_records.overrides, f"records.kind={kind}") if config_name == "smoke_3d.yaml" else ()
+        return ("--config", config_name, "--data", kind, "--run", "run", *own, *more)
+
+    return of
+
+
+@pytest.mark.parametrize("module", [BEAM, TRAIN])
+@pytest.mark.parametrize(
+    ("name", "override", "words"),
+    [
+        ("msm.yaml", "region=core", ("region = 'core': Input should be 'all', 'wt', 'tc' or 'et'",)),
+        ("cun.yaml", "region=wt", ("unknown key region; the sections are model, data",)),
+        ("msm.yaml", "cascade.stride=65", ("cascade.stride 65", "sampling.patch_size 64", "would be in none")),
+        ("msm.yaml", "sampling.boxes=predicted", ("sampling.boxes=predicted needs records.kind=volumes",)),
+        ("msm.yaml", "sampling.patch_size=60", ("sampling.patch_size = 60", "multiple of 8")),
+    ],
+)
+def test_a_region_or_a_way_of_cutting_that_is_none(module, name, override, words, cases, refused):
+    arguments = {
+        BEAM: ("--config", name, "--input", cases, "--output", "out"),
+        TRAIN: ("--config", name, "--data", "nowhere", "--run", "out"),
+    }[module]
+    said = refused(module, *arguments, override)
+    assert f"{name}:\n  " in said and all(word in said for word in words), said
+
+
+def test_training_on_records_of_another_kind(patch_training, records, refused):
+    said = refused(TRAIN, *patch_training("volumes", "records.kind=patches"))
+    assert "volumes: holds volumes; this config (msm) trains on patches" in said
+    assert "or pass records.kind=volumes" in said
+    said = refused(TRAIN, *patch_training("patches", "records.kind=volumes"))
+    assert "or pass records.kind=patches" in said
+    said = refused(TRAIN, *patch_training("volumes", config_name="smoke_2d.yaml"))
+    assert "volumes: holds volumes; this config (cun) trains on slices. Write them with this config" in said
+    said = refused(TRAIN, "--config", "smoke_3d.yaml", "--data", "records", "--run", "run")
+    assert "records: holds slices; this config (msm) trains on volumes. Write them with this config" in said
+
+
+@pytest.mark.parametrize(
+    "override", ["sampling.patch_size=8", "cascade.margin=4", "sampling.patches_per_case=7"]
+)
+def test_training_on_patches_that_were_cut_another_way(patch_training, refused, override):
+    said = refused(TRAIN, *patch_training("patches", override))
+    key, _, value = override.partition("=")
+    assert f"{key}: {value}, there " in said and "written with another configuration" in said
+
+
+def test_training_on_patches_of_another_region_and_writing_into_them(cases, here, monkeypatch, refused):
+    wt = (*B_SMALL, "records.kind=patches", "records.split=[1, 0, 0]")
+    monkeypatch.setattr(sys, "argv", [BEAM])
+    beam = importlib.import_module(BEAM)
+    assert beam.main([*wt, "region=wt", "--input", str(cases), "--output", str(here / "wt")]) == 0
+    said = refused(TRAIN, *wt, "region=tc", "--data", "wt", "--run", "run")
+    assert (
+        "wt: holds patches of WT, none of TC. Train region=wt on it, or write the others into another" in said
+    )
+    said = refused(TRAIN, *wt, "--data", "wt", "--run", "run")
+    assert "none of TC, ET" in said
+    said = refused(BEAM, *wt, "region=tc", "--input", cases, "--output", "wt")
+    assert "wt: holds records of another configuration" in said and "regions: ['TC'], there ['WT']" in said
+    assert "Choose another --output, or pass --overwrite" in said
+
+
+def test_a_width_that_only_the_last_network_could_not_have(patch_training, refused, here):
+    before = set(here.iterdir())
+    arguments = patch_training("patches", "model.width=5")
+    monkeypatched = {path.name for path in here.iterdir()} - {path.name for path in before}
+    assert monkeypatched == {"patches"}
+    assert "model.width=5: expected an even number" in refused(TRAIN, *arguments)
+
+
+def test_exporting_a_run_that_lacks_networks(cascade_run, here, refused):
+    shutil.copytree(cascade_run.folder, here / "run")
+    shutil.rmtree(here / "run" / "tc")
+    said = refused(EXPORT, "--run", "run", "--output", "models/msm")
+    assert "run: no checkpoint of TC yet. Train at least one epoch first (region=tc)" in said
+    said = refused(EXPORT, "--run", "run", "--output", "models/msm", "cascade.mask=multiply")
+    assert "cascade.mask=multiply: settled by training" in said and "may be chosen anew" in said
+
+
 # --- models and servers ---------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ def _three_ways(run: str, model: str, loaded: Case) -> list[np.ndarray]:
     volumes = {name: tf.constant(array) for name, array in model_card.inputs(card, loaded).items()}
     answer = tf.function(export.segmenter_of(run))(volumes)
     keras_tissues = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
-    saved_tissues, _ = predict.SavedSegmenter(model).segment(loaded)
+    saved_tissues = predict.SavedSegmenter(model).segment(loaded).tissues
     with server.start(os.path.dirname(model)) as running, Client(running.address, "tiny") as client:
         return [keras_tissues, saved_tissues, client.segment(loaded).tissues]
 
@@ -51,6 +51,23 @@ def test_three_ways_give_one_label_map_on_a_real_case(run_and_model, real_cases)
     assert 2 < len(np.unique(maps[0])) <= 4
     assert np.array_equal(maps[0], maps[1])
     assert np.array_equal(maps[0], maps[2])
+
+
+def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_model, tmp_path):
+    """Labels, probabilities and the tiles that each stage ran, of a case that nothing was trained on."""
+    phantom.write_dataset(tmp_path, 1, "2021", seed=9, shape=(33, 30, 20))
+    loaded = case.load(layouts.find(tmp_path).cases[0])
+    card = model_card.read(cascade_model)
+    inputs = model_card.inputs(card, loaded)
+    ours = tf.function(export.segmenter_of(cascade_run.folder))({n: tf.constant(a) for n, a in inputs.items()})
+    assert len(np.unique(ours["segmentation"])) > 2 and np.all(ours["tiles"].numpy() > 1)
+    saved = predict.SavedSegmenter(cascade_model).segment(loaded)
+    with server.start(os.path.dirname(cascade_model)) as running, Client(running.address, "tiny_msm") as client:
+        remote = client.segment(loaded)
+    tissues = model_card.tissues(card, ours["segmentation"].numpy(), "keras")
+    assert np.array_equal(tissues, saved.tissues) and np.array_equal(tissues, remote.tissues)
+    assert saved.tiles.tolist() == remote.tiles.tolist() == ours["tiles"].numpy().tolist()
+    assert np.allclose(saved.probabilities, ours["probabilities"], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import case, export, layouts, model_card, predict, records, run, train
+from tfbrats import case, config, export, layouts, model_card, phantom, predict, records, run, train
+from tfbrats import trained as best
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
 
@@ -206,3 +207,155 @@ def test_a_folder_without_a_model_is_said(tmp_path):
 def test_the_card_is_plain_json(exported):
     content = json.loads((pathlib.Path(exported) / model_card.FILE).read_text())
     assert content["modalities"] == list(MODALITIES)
+
+
+# --- the cascade ----------------------------------------------------------------------------------------
+
+
+def served_cascade(folder, volumes, signature="serving_default"):
+    return export._Served(folder)(signature, volumes)
+
+
+@pytest.fixture(scope="module")
+def a_case(patch_records):
+    """Volumes by modality of the validation case."""
+    loaded = case.load(layouts.find(patch_records.cases).cases[3])
+    return {name: loaded.image[..., m].astype(np.float32) for m, name in enumerate(loaded.modalities)}
+
+
+def test_a_cascade_is_called_as_a_slice_model_is_and_tells_its_tiles(cascade_model):
+    saved = tf.saved_model.load(cascade_model)
+    assert set(saved.signatures) == {
+        *("serving_default", "int16", "describe"),
+        *("patches_wt", "patches_tc", "patches_et"),
+    }
+    for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
+        _, inputs = saved.signatures[name].structured_input_signature
+        assert {key: (spec.dtype, tuple(spec.shape)) for key, spec in inputs.items()} == {
+            modality: (dtype, (None, None, None)) for modality in MODALITIES
+        }
+        outputs = saved.signatures[name].structured_outputs
+        assert {key: spec.dtype for key, spec in outputs.items()} == {
+            "segmentation": tf.uint8,
+            "probabilities": tf.float32,
+            "tiles": tf.int32,
+        }
+    for region in ("wt", "tc", "et"):
+        _, inputs = saved.signatures[f"patches_{region}"].structured_input_signature
+        assert tuple(inputs["patch"].shape) == (None, 16, 16, 16, 12)
+        assert set(saved.signatures[f"patches_{region}"].structured_outputs) == {"probabilities"}
+
+
+@pytest.mark.parametrize("region", ["WT", "TC", "ET"])
+def test_patches_gives_the_probabilities_of_its_own_network(cascade_run, cascade_model, region):
+    patch = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 12)).astype(np.float32)
+    answer = served_cascade(cascade_model, {"patch": patch}, f"patches_{region.lower()}")["probabilities"]
+    network = best.best_network(cascade_run.config, region)
+    expected = tf.sigmoid(network(patch, training=False)["logits"])
+    assert answer.shape == (2, 16, 16, 16, 1)
+    assert np.allclose(answer, expected, atol=1e-5)
+    assert answer.std() > 1e-3
+
+
+def test_a_cascade_describes_itself(cascade_model, patch_records):
+    card = model_card.read(cascade_model)
+    served = tf.saved_model.load(cascade_model).signatures["describe"](file=tf.constant(model_card.FILE))
+    assert model_card.parse(served["content"].numpy(), "wire") == card
+    assert card.modalities == MODALITIES and card.n4_modalities == ()
+    assert card.training_data["cases"] == {"train": 4, "validation": 1, "test": 0}
+    assert card.training_data["split_sha256"] == patch_records.manifest("patches").split_sha256
+    assert card.training_data["config"]["cascade"]["stride"] == 8
+    assert "tiles" in card.signatures["serving_default"]["outputs"]
+    assert "[N, 16, 16, 16, 12]" in card.signatures["patches_et"]["inputs"]["patch"]
+    assert set(card.scores) >= {"split", "WT", "TC", "ET"}
+
+
+def test_a_cascade_warms_up_the_whole_case_and_every_network(cascade_model):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = pathlib.Path(cascade_model) / export.WARM_UP
+    assert path.stat().st_size < 3000
+    logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in records.read_records(path)]
+    names = {log.predict_log.request.model_spec.signature_name for log in logs}
+    assert names == {"serving_default", "patches_wt", "patches_tc", "patches_et"}
+
+
+def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascade_model):
+    reader = tf.train.load_checkpoint(str(pathlib.Path(cascade_model) / "variables" / "variables"))
+    written = [n for n in reader.get_variable_to_shape_map() if n.endswith("VARIABLE_VALUE") and "weights" in n]
+    networks = best.best_networks(cascade_run.config, ["WT", "TC", "ET"])
+    assert len(written) == sum(len(network.variables) for network in networks.values())
+
+
+def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, cascade_model, a_case, tmp_path):
+    plain = served_cascade(cascade_model, a_case)
+    chosen = ("cascade.tile_batch=1", "cascade.stride=16")
+    other = export.export(cascade_run.folder, tmp_path / "model", overrides=chosen)
+    found = served_cascade(other, a_case)
+    assert found["tiles"][0] < plain["tiles"][0]
+    assert not np.array_equal(found["probabilities"], plain["probabilities"])
+    assert model_card.read(other).training_data["config"]["cascade"]["stride"] == 16
+    assert run.read_config(cascade_run.folder).cascade.stride == 8  # the run stays as it was
+
+
+def test_the_tile_batch_and_the_threshold_chosen_at_export_do_what_they_say(cascade_run, a_case):
+    """Without a SavedModel: `export` and this take the same segmenter."""
+
+    def answer(*overrides):
+        segmenter = export.segmenter_of(cascade_run.folder, overrides=overrides)
+        found = tf.function(segmenter)({name: tf.constant(array) for name, array in a_case.items()})
+        return {name: value.numpy() for name, value in found.items()}
+
+    plain, one_by_one, all_of_it = (
+        answer(f"cascade.{o}") for o in ("threshold=0.5", "tile_batch=1", "threshold=0.001")
+    )
+    assert np.array_equal(plain["segmentation"], one_by_one["segmentation"])
+    assert np.allclose(plain["probabilities"], one_by_one["probabilities"], atol=1e-6)
+    assert np.array_equal(plain["tiles"], one_by_one["tiles"])
+    brain = np.any(list(a_case.values()), axis=0)
+    assert np.array_equal(all_of_it["segmentation"] > 0, brain)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["model.width=8", "cascade.mask=multiply", "sampling.patch_size=8", "region=wt", "train.epochs=9"],
+)
+def test_what_training_has_settled_is_not_chosen_anew_at_export(cascade_run, tmp_path, override):
+    with pytest.raises(
+        InputError, match=rf"{override}: settled by training\. .*cascade\.margin, cascade\.stride"
+    ):
+        export.export(cascade_run.folder, tmp_path / "model", overrides=[override, "cascade.stride=4"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_override_at_export_is_checked_like_any_other(cascade_run, trained, tmp_path):
+    with pytest.raises(InputError, match=r"cascade\.stride 17 is more than sampling\.patch_size 16"):
+        export.export(cascade_run.folder, tmp_path / "model", overrides=["cascade.stride=17"])
+    with pytest.raises(InputError, match=r"cascade\.threshold = 2"):
+        export.export(cascade_run.folder, tmp_path / "model", overrides=["cascade.threshold=2"])
+    with pytest.raises(InputError, match="settled by training"):  # a network of slices has no cascade
+        export.export(trained, tmp_path / "model", overrides=["cascade.stride=4"])
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+def test_the_volume_that_tries_a_cascade_out_holds_two_tiles_and_a_phantom(size):
+    plane = export._plane(config.load("msm.yaml", [f"sampling.patch_size={size}", "cascade.stride=8"]))
+    assert plane[0] > size and plane[1] >= size
+    phantom.simulate((*plane, 24), seed=0, number=0)
+
+
+def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(cascade_model, patch_records, tmp_path):
+    """The shared cases' brains are thinner than a tile; this volume has five voxels along k."""
+    dataset = layouts.find(patch_records.cases)
+    assert predict.predict(cascade_model, dataset, str(tmp_path), [patch_records.without_tumour]) == []
+    tissues, _ = case.load_label(tmp_path / f"{patch_records.without_tumour}.nii.gz", dataset.cases[0].schema)
+    assert tissues.shape == (24, 28, 16)
+    random = np.random.default_rng(0)
+    for shape in ((7, 6, 5), (1, 1, 1), (40, 3, 9)):
+        volumes = {name: random.normal(500, 50, shape).astype(np.float32) for name in MODALITIES}
+        answer = served_cascade(cascade_model, volumes)
+        assert answer["segmentation"].shape == shape and answer["probabilities"].shape == (*shape, 3)
+        assert answer["tiles"][0] >= 1 and np.isfinite(answer["probabilities"]).all()
+    nothing = served_cascade(cascade_model, {name: np.zeros((9, 8, 7), np.float32) for name in MODALITIES})
+    assert not nothing["segmentation"].any() and nothing["tiles"].tolist() == [0, 0, 0]

@@ -359,6 +359,7 @@ def test_the_price_of_patches_names_their_bytes_and_those_of_volumes(cases, tmp_
     with pytest.raises(InputError, match=r"the records need about .* or pass records\.kind=volumes"):
         run_b(cases, tmp_path / "out", *PATCHES, *large)
     assert not (tmp_path / "out").exists()
+    capsys.readouterr()
     assert run_b(cases, tmp_path / "out", *VOLUMES, "--price") == 0
     assert "as volumes" not in capsys.readouterr().out
 

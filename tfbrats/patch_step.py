@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfbrats import losses
-from tfbrats.step import apply_gradients, sum_over_replicas
+from tfbrats.step import apply_gradients, dice, overlap, sum_over_replicas, summed
 
 
 def train_step(
@@ -51,24 +51,13 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model) -> C
         predicted = (logits >= 0) & counts  # a probability of one half and above, as the cascade counts it
         reference = (batch["target"] > 0) & counts
         sums = [losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"]), _voxels(batch)]
-        sums += [
-            tf.math.count_nonzero(mask, dtype=tf.float32)
-            for mask in (predicted & reference, predicted, reference)
-        ]
+        sums += overlap(predicted, reference)
         return tf.cast(tf.stack(sums), tf.float64)
 
-    @tf.function
-    def step(batch):
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_replica, (batch,)), axis=None)
-
-    return step
+    return summed(strategy, on_replica)
 
 
 def validation_scores(sums: Sequence[float]) -> dict[str, float]:
     """`validation_step`'s sums over all batches -> loss (a voxel's) and Dice over all patches."""
-    entropy, voxels, both, predicted, reference = (float(value) for value in sums)
-    empty = predicted + reference == 0
-    return {
-        "validation_loss": entropy / max(voxels, 1.0),
-        "dice": 1.0 if empty else 2 * both / (predicted + reference),
-    }
+    entropy, voxels, *counts = (float(value) for value in sums)
+    return {"validation_loss": entropy / max(voxels, 1.0), "dice": dice(*counts)}

@@ -45,6 +45,27 @@ def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence, 
     optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
 
 
+def summed(strategy: tf.distribute.Strategy, on_replica: Callable) -> Callable:
+    """A step that sums over all replicas what `on_replica` makes of its share of a batch."""
+
+    @tf.function
+    def step(batch):
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_replica, (batch,)), axis=None)
+
+    return step
+
+
+def overlap(predicted, reference) -> list:
+    """What `dice` wants of two bool masks of one shape: voxels in both, in each of them; float32."""
+    masks = (predicted & reference, predicted, reference)
+    return [tf.math.count_nonzero(mask, dtype=tf.float32) for mask in masks]
+
+
+def dice(both: float, predicted: float, reference: float) -> float:
+    """Dice from counts of voxels; 1 where both masks are empty."""
+    return 2 * both / (predicted + reference) if predicted + reference else 1.0
+
+
 def train_step(
     strategy: tf.distribute.Strategy,
     network: keras.Model,
@@ -115,14 +136,10 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, conf
                 tf.reduce_any([tf.equal(tf.cast(labels, tf.int32), int(t)) for t in tissues], axis=0)
                 for labels in (predicted, parts)
             )
-            sums += [tf.math.count_nonzero(mask, dtype=tf.float32) for mask in (p & r, p, r)]
+            sums += overlap(p, r)
         return tf.cast(tf.stack(sums), tf.float64)
 
-    @tf.function
-    def step(batch):
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_replica, (batch,)), axis=None)
-
-    return step
+    return summed(strategy, on_replica)
 
 
 def validation_scores(sums: Sequence[float]) -> dict[str, float]:
@@ -130,7 +147,5 @@ def validation_scores(sums: Sequence[float]) -> dict[str, float]:
     n1, d1, n2, d2, *counts = (float(value) for value in sums)
     scores = {"validation_loss": n1 / max(d1, 1e-7) + n2 / max(d2, 1e-7)}
     for n, region in enumerate(REGIONS):
-        both, predicted, reference = counts[3 * n : 3 * n + 3]
-        empty = predicted + reference == 0
-        scores[f"dice_{region.lower()}"] = 1.0 if empty else 2 * both / (predicted + reference)
+        scores[f"dice_{region.lower()}"] = dice(*counts[3 * n : 3 * n + 3])
     return scores
