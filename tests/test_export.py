@@ -212,8 +212,10 @@ def test_the_card_is_plain_json(exported):
 # --- the cascade ----------------------------------------------------------------------------------------
 
 
-def served_cascade(folder, volumes, signature="serving_default"):
-    return export._Served(folder)(signature, volumes)
+@pytest.fixture(scope="module")
+def served(cascade_model):
+    """`served(signature, inputs)`, as TensorFlow Serving answers."""
+    return export._Served(cascade_model)
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +249,9 @@ def test_a_cascade_is_called_as_a_slice_model_is_and_tells_its_tiles(cascade_mod
 
 
 @pytest.mark.parametrize("region", ["WT", "TC", "ET"])
-def test_patches_gives_the_probabilities_of_its_own_network(cascade_run, cascade_model, region):
+def test_patches_gives_the_probabilities_of_its_own_network(cascade_run, served, region):
     patch = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 12)).astype(np.float32)
-    answer = served_cascade(cascade_model, {"patch": patch}, f"patches_{region.lower()}")["probabilities"]
+    answer = served(f"patches_{region.lower()}", {"patch": patch})["probabilities"]
     network = best.best_network(cascade_run.config, region)
     expected = tf.sigmoid(network(patch, training=False)["logits"])
     assert answer.shape == (2, 16, 16, 16, 1)
@@ -287,14 +289,14 @@ def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascad
     assert len(written) == sum(len(network.variables) for network in networks.values())
 
 
-def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, cascade_model, a_case, tmp_path):
-    plain = served_cascade(cascade_model, a_case)
-    chosen = ("cascade.tile_batch=1", "cascade.stride=16")
+def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, served, a_case, tmp_path):
+    plain = served("serving_default", a_case)
+    chosen = ("cascade.tile_batch=1", "cascade.stride=2")
     other = export.export(cascade_run.folder, tmp_path / "model", overrides=chosen)
-    found = served_cascade(other, a_case)
-    assert found["tiles"][0] < plain["tiles"][0]
+    found = export._Served(other)("serving_default", a_case)
+    assert found["tiles"][0] > plain["tiles"][0]
     assert not np.array_equal(found["probabilities"], plain["probabilities"])
-    assert model_card.read(other).training_data["config"]["cascade"]["stride"] == 16
+    assert model_card.read(other).training_data["config"]["cascade"]["stride"] == 2
     assert run.read_config(cascade_run.folder).cascade.stride == 8  # the run stays as it was
 
 
@@ -345,7 +347,9 @@ def test_the_volume_that_tries_a_cascade_out_holds_two_tiles_and_a_phantom(size)
     phantom.simulate((*plane, 24), seed=0, number=0)
 
 
-def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(cascade_model, patch_records, tmp_path):
+def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(
+    cascade_model, served, patch_records, tmp_path
+):
     """The shared cases' brains are thinner than a tile; this volume has five voxels along k."""
     dataset = layouts.find(patch_records.cases)
     assert predict.predict(cascade_model, dataset, str(tmp_path), [patch_records.without_tumour]) == []
@@ -354,8 +358,8 @@ def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(cascade_mode
     random = np.random.default_rng(0)
     for shape in ((7, 6, 5), (1, 1, 1), (40, 3, 9)):
         volumes = {name: random.normal(500, 50, shape).astype(np.float32) for name in MODALITIES}
-        answer = served_cascade(cascade_model, volumes)
+        answer = served("serving_default", volumes)
         assert answer["segmentation"].shape == shape and answer["probabilities"].shape == (*shape, 3)
         assert answer["tiles"][0] >= 1 and np.isfinite(answer["probabilities"]).all()
-    nothing = served_cascade(cascade_model, {name: np.zeros((9, 8, 7), np.float32) for name in MODALITIES})
+    nothing = served("serving_default", {name: np.zeros((9, 8, 7), np.float32) for name in MODALITIES})
     assert not nothing["segmentation"].any() and nothing["tiles"].tolist() == [0, 0, 0]

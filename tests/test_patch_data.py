@@ -212,7 +212,7 @@ def test_a_worker_with_shards_of_its_own_skips_its_own_part(patch_records, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("batch", "padding"), [(4, 2), (6, 0)])
+@pytest.mark.parametrize(("batch", "padding"), [(5, 4), (6, 0)])
 def test_validation_is_the_same_every_time_counts_each_patch_once_and_fills_up_with_nothing(
     patch_records, kind, batch, padding
 ):
