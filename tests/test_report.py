@@ -210,7 +210,7 @@ def test_the_page_tells_what_each_stage_lost_worst_first(scored, tmp_path):
     for region in REGIONS:
         mean = content["cascade"]["summary"][region]["mean_share"]
         assert f"{mean['missed_ml']:.1%}" in section and f"{mean['missed_here_ml']:.1%}" in section
-    assert "lost outside the box" not in section and "No cascade’s margin is known" in section
+    assert "lost outside the box" not in section and "no cascade’s margin is known" in section
 
 
 def test_the_page_names_the_margin_where_it_is_known(scored, tmp_path):
