@@ -237,7 +237,7 @@ def main(arguments: Sequence[str]) -> None:
     overrides += [f"run.dir={options.run}"] if options.run else []
     # What a record set depends on must go into the command that makes it.
     of_records = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=", "sampling.")
-    of_records += ("cascade.mask=", "cascade.margin=")
+    of_records += ("cascade.mask=", "cascade.margin=", "region=")
     said = " ".join([options.config, *(o for o in options.overrides if o.startswith(of_records))])
     train(configs.load(options.config, overrides), options.overwrite, said)
 
