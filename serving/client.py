@@ -420,17 +420,17 @@ def main(arguments: Sequence[str]) -> int | None:
                 "some seconds each",
                 flush=True,
             )
-        begun_with = client.card() if todo else None
-        if todo:
-            folder = given.output if _to_folder(given) else files.parent(given.output) or "."
-            model_card.check_results(begun_with, folder, given.overwrite, list(targets))
+        begun_with = client.card()
+        folder = given.output if _to_folder(given) else files.parent(given.output) or "."
+        model_card.check_results(begun_with, folder, given.overwrite, list(targets))
         # Quiet when it is not a terminal, and for one case.
         bar = tqdm.tqdm(todo.items(), unit="case", disable=True if len(targets) == 1 else None)
         for path, entry in bar:
             try:
                 bar.write(_segment_one(client, begun_with, entry, path, given))
             except InputError as error:
-                if len(targets) == 1 or getattr(error, "code", None) in _CONCERNS_ALL:
+                concerns_all = isinstance(error, model_card.OtherModelError)
+                if len(targets) == 1 or concerns_all or getattr(error, "code", None) in _CONCERNS_ALL:
                     raise
                 text = str(error)
                 faults.append(text if entry.case_id in text else f"{entry.case_id}: {text}")

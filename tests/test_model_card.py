@@ -118,3 +118,28 @@ def test_the_graph_s_label_values_become_tissues_and_unknown_ones_an_error():
     assert tissues.tolist() == [labels.Tissue[name] for name in ("BACKGROUND", "NCR", "ED", "ET")]
     with pytest.raises(labels.UnknownLabelError, match=r"out: label values \[3\]"):
         model_card.tissues(a_card(), np.array([3], np.uint8), "out")
+
+
+def test_the_first_model_to_write_into_a_folder_owns_it(tmp_path):
+    mine, theirs = a_card(), a_card().model_copy(update={"version": 9})
+    model_card.keep(mine, tmp_path)
+    model_card.keep(mine, tmp_path)
+    with pytest.raises(model_card.OtherModelError, match="another command has begun to write results"):
+        model_card.keep(theirs, tmp_path)
+    assert model_card.read(tmp_path) == mine
+
+
+def test_a_folder_changes_hands_only_when_all_its_results_may_go(tmp_path):
+    mine, theirs = a_card(), a_card().model_copy(update={"version": 9})
+    model_card.keep(mine, tmp_path)
+    result = tmp_path / "Case_1.nii.gz"
+    result.write_bytes(b"mine")
+    with pytest.raises(model_card.OtherModelError, match="or pass --overwrite"):
+        model_card.check_results(theirs, tmp_path, False, [str(result)])
+    with pytest.raises(model_card.OtherModelError, match="not only of the cases named now"):
+        model_card.check_results(theirs, tmp_path, True, [str(tmp_path / "Case_2.nii.gz")])
+    assert result.read_bytes() == b"mine"
+    model_card.check_results(theirs, tmp_path, True, [str(result)])
+    assert not result.exists()
+    model_card.keep(theirs, tmp_path)
+    assert model_card.read(tmp_path) == theirs

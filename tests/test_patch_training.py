@@ -185,7 +185,7 @@ def test_overwriting_one_region_deletes_that_one_alone(copy, monkeypatch):
     train.train(settings("region=tc"), overwrite=True)
     left = files_of(folder)
     assert started == ["TC"]
-    assert not any(name.startswith("tc/") for name in left)
+    assert [name for name in left if name.startswith("tc/")] == ["tc/trained_on.json"]  # the new one's
     kept = {name: time for name, time in before.items() if name.startswith(("wt/", "et/"))}
     assert len(kept) > 10 and kept.items() <= left.items()
 
@@ -210,7 +210,8 @@ def test_overwriting_without_a_region_deletes_all_three(copy, monkeypatch):
     started = trained_now(monkeypatch)
     train.train(settings("train.seed=9"), overwrite=True)
     assert started == list(REGIONS)
-    assert not any(name.startswith(("wt/", "tc/", "et/")) for name in files_of(folder))
+    of_networks = [name for name in files_of(folder) if name.startswith(("wt/", "tc/", "et/"))]
+    assert sorted(of_networks) == [f"{home}/trained_on.json" for home in ("et", "tc", "wt")]
     assert run.read_config(folder).train.seed == 9
 
 
@@ -272,3 +273,15 @@ def test_an_obvious_rise_ends_one_network_and_the_next_begins(patch_records, tmp
     assert capsys.readouterr().out.count("stopped: the validation loss stayed high for 2 epochs") == 3
     for home in HOMES:
         assert (tmp_path / "run" / home / "checkpoints" / "best" / "ckpt-1.index").exists()
+
+
+def test_other_images_under_the_same_case_ids_are_refused(copy):
+    folder, settings = copy
+    kept = json.loads((folder / "tc" / "trained_on.json").read_text())
+    kept["shards_sha256"] = "of other images"
+    (folder / "tc" / "trained_on.json").write_text(json.dumps(kept))
+    before = files_of(folder / "tc")
+    with pytest.raises(InputError, match=r"tc: was trained on other records .* case ids are the same"):
+        train.train(settings("region=tc", "train.epochs=3"))
+    assert files_of(folder / "tc") == before
+    train.train(settings("region=wt"))  # the others are as they were

@@ -98,3 +98,20 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded
     (tmp_path / "file").write_bytes(b"1")
     with pytest.raises(InputError, match="file: cannot be written"):
         run("models/any/1", dataset, tmp_path / "file")
+
+
+def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_command(
+    model, dataset, tmp_path, monkeypatch
+):
+    out, real = tmp_path / "out", predict.SavedSegmenter.segment
+    other = model_card.read(model).model_copy(update={"version": 9})
+
+    def segment(self, loaded):
+        out.mkdir(exist_ok=True)
+        (out / "tfbrats.json").write_text(other.to_json())
+        return real(self, loaded)
+
+    monkeypatch.setattr(predict.SavedSegmenter, "segment", segment)
+    with pytest.raises(InputError, match=r"another command has begun .* version 9"):
+        run(model, dataset, out)
+    assert [path.name for path in out.iterdir()] == ["tfbrats.json"]

@@ -36,7 +36,7 @@ def found_by(monkeypatch):
             return {region: a_finder(CHANNEL[region], thresholds[region]) for region in regions}
 
         monkeypatch.setattr(trained, "best_networks", best_networks)
-        monkeypatch.setattr(predicted_boxes, "_finished_epoch", lambda config, region: 1)
+        monkeypatch.setattr(predicted_boxes, "_finished_network", lambda config, region: "epoch 1")
         return asked
 
     return of
@@ -114,7 +114,7 @@ def test_they_are_found_once_and_kept_with_the_run(patch_records, settings, foun
     manifest = patch_records.manifest("volumes")
     first = predicted_boxes.of_training_cases(settings, manifest, "TC")
     kept = json.loads(files.read_bytes(f"{run.home_of(settings, 'TC')}/boxes.json"))
-    assert kept == {"epochs": {"WT": 1}, "boxes": first}
+    assert kept == {"networks": {"WT": "epoch 1"}, "boxes": first}
     assert predicted_boxes.of_training_cases(settings, manifest, "TC") == first
     assert len(asked) == 1
 
@@ -126,13 +126,15 @@ def test_boxes_of_a_network_that_was_trained_again_are_found_again_unless_traini
     manifest = patch_records.manifest("volumes")
     first = predicted_boxes.of_training_cases(settings, manifest, "TC")
     found_by(WT=0.5)
-    monkeypatch.setattr(predicted_boxes, "_finished_epoch", lambda config, region: 2)
+    monkeypatch.setattr(predicted_boxes, "_finished_network", lambda config, region: "epoch 2")
     later = predicted_boxes.of_training_cases(settings, manifest, "TC")
     assert later != first
-    monkeypatch.setattr(predicted_boxes, "_finished_epoch", lambda config, region: 3)
+    monkeypatch.setattr(predicted_boxes, "_finished_network", lambda config, region: "epoch 3")
     last = run.checkpoints(run.home_of(settings, "TC"), "last")  # inside the first epoch: no history yet
     tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(1)), last, max_to_keep=1).save()
-    with pytest.raises(InputError, match=r"begun on boxes of \{'WT': 2\}.*region=tc with --overwrite"):
+    with pytest.raises(
+        InputError, match=r"begun on the boxes of \{'WT': 'epoch 2'\}.*region=tc with --overwrite"
+    ):
         predicted_boxes.of_training_cases(settings, manifest, "TC")
 
 
@@ -170,4 +172,5 @@ def test_training_on_predicted_boxes_writes_and_uses_them(patch_records, cascade
     assert np.isfinite([row["loss"] for row in rows]).all()
     kept = json.loads((tmp_path / "run" / "tc" / "boxes.json").read_text())
     assert given == [("TC", kept["boxes"])]
-    assert kept["epochs"] == {"WT": int(trained.best_checkpoint(settings, "WT").rpartition("-")[2])}
+    epoch = trained.best_checkpoint(settings, "WT").rpartition("-")[2]
+    assert kept["networks"]["WT"].startswith(f"epoch {epoch} (")

@@ -308,3 +308,13 @@ def test_a_folder_without_metrics_says_who_writes_them(scored, tmp_path):
     (tmp_path / "metrics.json").write_text('{"rows": 3}')
     with pytest.raises(InputError, match=r"tfbrats\.evaluate"):
         report.write(tmp_path, folder / "prediction", root, tmp_path / "r.html")
+
+
+def test_other_predictions_than_were_scored_are_refused(scored, tmp_path):
+    folder, root = scored
+    shifted = sorted((folder / "prediction").glob("*.nii.gz"))[1]
+    shutil.copytree(folder / "prediction", tmp_path / "other")
+    shutil.copy(sorted((folder / "prediction").glob("*.nii.gz"))[0], tmp_path / "other" / shifted.name)
+    with pytest.raises(InputError, match=r"says Dice .* of WT; .*/other/.* has"):
+        report.write(folder / "metrics", tmp_path / "other", root, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()

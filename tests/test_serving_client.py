@@ -557,7 +557,7 @@ def test_a_folder_as_output_gets_every_case_and_keeps_those_done(served, dataset
     asked.clear()
     capsys.readouterr()
     run(served, dataset, out)
-    assert asked == []
+    assert {signature for signature, _ in asked} <= {"describe"}  # whose results they are, and no more
     assert "3 of 3 cases are done already" in capsys.readouterr().out
     assert (out / "BraTS20_Training_002.nii.gz").read_bytes() == b"mine"
     run(served, dataset, out, "--overwrite")

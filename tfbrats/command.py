@@ -4,9 +4,12 @@ Holds no knowledge of any command. Errors that are ours, not the person's, keep 
 """
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, over quota, read-only
 
 
 class InputError(ValueError):
@@ -23,7 +26,7 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError, 130 on Ctrl-C."""
+    """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError or a full disk, 130 on Ctrl-C."""
     # Beam configures the root logger on import when it can; `force` takes it back.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     try:
@@ -34,6 +37,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except BrokenPipeError:  # `... | head`
         code = 0
         sys.stderr.close()
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {place}{error.strerror}. Make room, or choose another place, and run the command again.",
+            file=sys.stderr,
+        )
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

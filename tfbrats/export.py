@@ -11,6 +11,7 @@ slices or patches_wt, patches_tc and patches_et (the bare networks), describe (t
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -251,6 +252,7 @@ def card_of(
             "split_sha256": splits["sha256"],
             "records_sha256": trained_on["manifest_sha256"],
             "config": config.model_dump(mode="json"),
+            "unfinished": run.unfinished(config),  # networks -> epochs so far
         },
         scores=scores,
         license="the weights are bound by the terms of the data they were trained on",
@@ -330,6 +332,13 @@ def _compare(segmenter: Segmenter, served: _Served, plane: Sequence[int]) -> Non
             )
 
 
+def _sweep(output: str) -> None:
+    """Removes what exports that were killed have left: half versions, untouched for an hour."""
+    for entry in os.scandir(output):
+        if files.PARTIAL in entry.name and time.time() - entry.stat().st_mtime > 3600:
+            files.remove(entry.path)
+
+
 def export(
     run_dir: str | os.PathLike,
     output: str | os.PathLike,
@@ -351,6 +360,7 @@ def export(
     config = _read_config(run_dir, overrides)
     segmenter = segmenter_of(run_dir, edition, overrides)
     os.makedirs(output, exist_ok=True)
+    _sweep(output)
     version = 1 + max((int(entry) for entry in os.listdir(output) if entry.isdigit()), default=0)
     card = card_of(run_dir, os.path.basename(output), version, segmenter, edition, overrides)
     networks = _network_signatures(segmenter, config)
@@ -359,7 +369,13 @@ def export(
     final = os.path.join(output, str(version))
     temporary = files.temporary_name(final)
     try:
-        tf.saved_model.save(_Weights(segmenter), temporary, signatures=signatures.by_name())
+        try:
+            tf.saved_model.save(_Weights(segmenter), temporary, signatures=signatures.by_name())
+        except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+            reason = error.message.splitlines()[0]
+            raise InputError(
+                f"{output}: the model cannot be written ({reason}). Make room and export again."
+            ) from error
         files.write_bytes(os.path.join(temporary, model_card.FILE), card.to_json().encode())
         requests = _warm_up_requests(card, networks, _plane(config))
         content = b"".join(records.frame(log.SerializeToString()) for log in requests)
@@ -383,6 +399,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_intermixed_args(arguments)
     final = export(options.run, options.output, options.edition, options.overrides)
+    config = _read_config(options.run)
+    for region, epochs in run.unfinished(config).items():
+        print(f"note: {region or 'the network'} has had {epochs} of {config.train.epochs} epochs")
     print(
         f"exported {final}\nnext: python -m tfbrats.predict --model {options.output}/{os.path.basename(final)}"
         " --input FOLDER --output predictions"

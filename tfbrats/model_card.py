@@ -88,9 +88,26 @@ def read(model_dir: str | os.PathLike) -> ModelCard:
     return parse(files.read_bytes(path), path)
 
 
+class OtherModelError(InputError):
+    """A folder holds another model's results: no case's fault, so that the whole command ends."""
+
+
 def keep(card: ModelCard, output: str | os.PathLike) -> None:
-    """Puts the card beside what its model predicted."""
-    files.write_bytes(files.join(output, FILE), card.to_json().encode())
+    """Puts the card beside what its model predicted, before each result: another command may write here too.
+
+    Raises:
+        OtherModelError: another model's card lies there by now.
+    """
+    path = files.join(output, FILE)
+    if not files.exists(path):
+        files.write_bytes(path, card.to_json().encode())
+        return
+    theirs = parse(files.read_bytes(path), path)
+    if theirs != card:
+        raise OtherModelError(
+            f"{output}: another command has begun to write results of {theirs.name} version {theirs.version} "
+            f"here (these are of {card.name} version {card.version}). Choose another --output."
+        )
 
 
 def check_results(card: ModelCard, output: str | os.PathLike, overwrite: bool, targets: Sequence[str]) -> None:
@@ -102,7 +119,7 @@ def check_results(card: ModelCard, output: str | os.PathLike, overwrite: bool, t
         overwrite: the results in `targets` may be deleted.
 
     Raises:
-        InputError: the folder holds another model's results.
+        OtherModelError: the folder holds another model's results.
     """
     path = files.join(output, FILE)
     if not files.exists(path):
@@ -115,13 +132,13 @@ def check_results(card: ModelCard, output: str | os.PathLike, overwrite: bool, t
     others = [one for one in found if one not in redone]
     if others or not overwrite:
         cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
-        raise InputError(
+        raise OtherModelError(
             f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
             f"(now {card.name} version {card.version})"
             + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
             + f"{cure}."
         )
-    for target in targets:
+    for target in (*targets, path):
         files.remove(target)
 
 

@@ -109,7 +109,6 @@ def predict(
     model_card.check_results(segmenter.card, output, overwrite, outputs)
     faults = []
     done = 0
-    card_is_kept = False
     for one, (path, probabilities_path) in tqdm(targets.items(), desc="cases", disable=None):
         wanted = (path, probabilities_path) if probabilities else (path,)
         if not overwrite and all(map(files.exists, wanted)):
@@ -118,15 +117,16 @@ def predict(
         try:
             loaded = case.load(one, segmenter.card.modalities, read_label=False)
             found = segmenter.segment(loaded)
-            if not card_is_kept:  # with the first result, so that a run without any leaves nothing
-                model_card.keep(segmenter.card, output)
-                card_is_kept = True
+            # With the first result, so that a run without any leaves nothing.
+            model_card.keep(segmenter.card, output)
             if probabilities:
                 case.save_probabilities(probabilities_path, found.probabilities, loaded.grid)
             # Last: its presence says that the case is done.
             case.save_segmentation(path, found.tissues, loaded.grid, loaded.schema)
             if found.tiles is not None:
                 tqdm.write(f"{one.case_id}: {model_card.tiles_line(found.tiles)}")
+        except model_card.OtherModelError:
+            raise
         except InputError as error:
             faults.append(str(error))
     if done:

@@ -4,6 +4,8 @@ Paper B trains inside true boxes and tests inside predicted ones; `sampling.boxe
 It does not close it: on the cases that they were trained on, networks predict better than on others.
 """
 
+import hashlib
+
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -32,20 +34,19 @@ def of_training_cases(config: PatchConfig, manifest: Manifest, region: str) -> B
     above = list(REGIONS)[: list(REGIONS).index(region)]
     if config.sampling.boxes == "reference" or not above:
         return None
-    parents = {one: _finished_epoch(config, one) for one in above}
+    parents = {one: _finished_network(config, one) for one in above}
     kept = files.join(home_of(config, region), FILE)
     if files.exists(kept):
         content = files.read_json(kept)
-        if content["epochs"] == parents:
+        if content["networks"] == parents:
             return content["boxes"]
         # Inside its first epoch it has a checkpoint and no history yet.
         if tf.train.latest_checkpoint(run.checkpoints(home_of(config, region), "last")):
             raise InputError(
-                f"{kept}: {region} was begun on boxes of {content['epochs']} (best epochs), and now they are "
-                f"{parents}: the networks above were trained again. Train it anew: region={region.lower()} "
-                "with --overwrite."
+                f"{kept}: {region} was begun on the boxes of {content['networks']}; now there are {parents}. "
+                f"Train it anew on the boxes of these: region={region.lower()} with --overwrite."
             )
-    print(f"boxes       for {region}, as predicted by the best epochs {parents}")
+    print(f"boxes       for {region}, as predicted by {parents}")
     networks = trained.best_networks(config, above)
     # [region, and those above it whose own parent is a region]: ET's box is TC's, else WT's.
     finders = [_finder(networks, one, config) for one in reversed([*above[1:], region])]
@@ -58,12 +59,12 @@ def of_training_cases(config: PatchConfig, manifest: Manifest, region: str) -> B
             found = next((one for find in finders if (one := find(image, brain)).found), None)
             if found is not None:
                 boxes[volume["case_id"]] = found.box.numpy().tolist()
-    files.write_json(kept, {"epochs": parents, "boxes": boxes})
+    files.write_json(kept, {"networks": parents, "boxes": boxes})
     return boxes
 
 
-def _finished_epoch(config: PatchConfig, region: str) -> int:
-    """The best epoch of a network that has been trained to its end.
+def _finished_network(config: PatchConfig, region: str) -> str:
+    """Which weights a network that has been trained to its end has: its best epoch, and their checksum.
 
     Raises:
         InputError: it has not: its boxes would not be those that it will give.
@@ -75,7 +76,10 @@ def _finished_epoch(config: PatchConfig, region: str) -> int:
             "sampling.boxes=predicted wants its boxes. Train it to the end first: "
             f"region={region.lower()}."
         )
-    return int(trained.best_checkpoint(config, region).rpartition("-")[2])
+    best = trained.best_checkpoint(config, region)
+    # The index of a checkpoint holds the checksum of each tensor.
+    digest = hashlib.sha256(files.read_bytes(best + ".index")).hexdigest()[:12]
+    return f"epoch {best.rpartition('-')[2]} ({digest})"
 
 
 def _finder(networks, region: str, config: PatchConfig):

@@ -29,6 +29,7 @@ from scipy import ndimage
 from tfbrats import __version__, case, command, evaluate, files, run, stages
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
+from tfbrats.metrics import dice
 from tfbrats.pairs import Pair, match
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
@@ -321,6 +322,20 @@ def render(
     )
 
 
+def _check_scored(rows: Sequence[Mapping[str, Any]], pair: Pair, where: str | os.PathLike) -> None:
+    """Raises InputError unless the files are those that were scored, going by WT's Dice."""
+    (row,) = (row for row in rows if (row["case_id"], row["region"]) == (pair.case_id, "WT"))
+    ours, theirs = (region_mask(tissues, "WT") for tissues in evaluate.load_pair(pair)[:2])
+    if row["empty"] or not (ours.any() and theirs.any()):
+        return  # the empty-mask rule's number, not a measured one
+    found = dice(ours, theirs)
+    if abs(found - row["dice"]) > 1e-6:
+        raise InputError(
+            f"{pair.case_id}: {where} says Dice {row['dice']:.4f} of WT; {pair.prediction} has {found:.4f}. Give "
+            "the folders that were scored, or score these with python -m tfbrats.evaluate."
+        )
+
+
 def write(
     metrics: str | os.PathLike,
     prediction: str | os.PathLike,
@@ -343,7 +358,7 @@ def write(
         notes: see `render`.
 
     Raises:
-        InputError: a folder or a chosen case's file is not there or cannot be read.
+        InputError: a folder or a chosen case's file is not there, cannot be read, or is not what was scored.
     """
     content = evaluate.read(metrics)
     chosen = choose(content["rows"], cases)
@@ -354,6 +369,8 @@ def write(
         if matched.faults:
             raise InputError("\n".join(matched.faults))
         pairs = {pair.case_id: pair for pair in matched.pairs}
+        for case_id in names:
+            _check_scored(content["rows"], pairs[case_id], metrics)
         pictured = [
             {"case_id": case_id, "stands_for": stands_for, **case_pictures(pairs[case_id])}
             for case_id, stands_for in chosen

@@ -6,10 +6,11 @@ runs/<name>/config.yaml         the config, resolved
             records.json        what the training data was: edition, spacing, modalities
             history.csv         a row per epoch
             tb/                 TensorBoard
+            trained_on.json     hash of the records
             checkpoints/last/   to go on from
             checkpoints/best/   the lowest validation loss: what is exported
 
-Paper B trains three networks: history, tb and checkpoints then lie in wt/, tc/ and et/.
+Paper B trains three networks: what belongs to one (from history.csv down) lies in wt/, tc/ and et/.
 """
 
 import csv
@@ -25,6 +26,7 @@ from typing import Any
 from tfbrats import __version__, files
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, differences, load
+from tfbrats.labels import REGIONS
 
 HISTORY = "history.csv"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
@@ -125,6 +127,13 @@ def is_over(history: Sequence[Mapping[str, Any]], config: Config) -> bool:
     """Whether a network has had all its epochs, or was stopped by an obvious rise of its validation loss."""
     train = config.train
     return len(history) >= train.epochs or rises(history, train.stop_rise) >= train.stop_patience
+
+
+def unfinished(config: Config) -> dict[str, int]:
+    """The networks of a run that are not done yet: region ("" where there is one network) -> epochs so far."""
+    regions = REGIONS if isinstance(config, PatchConfig) else ("",)
+    histories = {region: read_history(home_of(config, region)) for region in regions}
+    return {region: len(rows) for region, rows in histories.items() if not is_over(rows, config)}
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -10,6 +10,7 @@ networks, WT, TC and ET, are trained in turn, or the one that region= names.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 
@@ -19,7 +20,6 @@ from tfbrats import command, data, files, predicted_boxes, records, run
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig
-from tfbrats.labels import REGIONS
 from tfbrats.recipes import PatchRecipe, SliceRecipe
 from tfbrats.records import Manifest
 from tfbrats.run import home_of
@@ -121,6 +121,8 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
         _describe_data(config.run.dir, manifest)
     else:
         run.check(config.run.dir, whole)
+    for region in config.regions if isinstance(config, PatchConfig) else ("",):
+        _check_content(config, manifest, region, is_chief(strategy))
     if not isinstance(config, PatchConfig):
         history = _train_network(Training(config, SliceRecipe(config, manifest), manifest, strategy))
     else:
@@ -131,7 +133,7 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
             recipe = PatchRecipe(config, manifest, region, boxes)
             rows = _train_network(Training(config, recipe, manifest, strategy))
             history += [{"region": region, **row} for row in rows]
-    unfinished = _unfinished(config)
+    unfinished = list(run.unfinished(config))
     if unfinished:
         print(f"next: train {' and '.join(unfinished)} to the end too, with region={unfinished[0].lower()}")
     else:
@@ -160,13 +162,6 @@ def _train_network(training: Training) -> list[dict]:
         print(f"stopped: the validation loss stayed high for {patience} epochs on end")
     print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(progress)}")
     return progress.history
-
-
-def _unfinished(config: Config) -> list[str]:
-    """The regions whose network in this run folder has not had all its epochs."""
-    if not isinstance(config, PatchConfig):
-        return []
-    return [r for r in REGIONS if not run.is_over(run.read_history(home_of(config, r)), config)]
 
 
 def _meet(strategy: tf.distribute.Strategy) -> None:
@@ -207,6 +202,25 @@ def _check_split(folder: str, manifest: Manifest, records_folder: str) -> None:
         raise InputError(
             f"{folder}: was trained on another split than {records_folder} holds. Give it its own records, or "
             "choose another --run."
+        )
+
+
+def _check_content(config: Config, manifest: Manifest, region: str, write: bool) -> None:
+    """... nor with other images under the same case ids; notes what a new run is trained on.
+
+    Args:
+        write: whether this process writes the run folder.
+    """
+    shards = sorted((one.file, one.crc32c) for s in records.SPLITS for one in manifest.shards_of(s, region))
+    digest = hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+    kept = files.join(home_of(config, region), "trained_on.json")
+    if not files.exists(kept):
+        if write:
+            files.write_json(kept, {"shards_sha256": digest})
+    elif files.read_json(kept)["shards_sha256"] != digest:
+        raise InputError(
+            f"{home_of(config, region)}: was trained on other records than {config.data.records} holds, though "
+            "the case ids are the same. Give it its own records, or choose another --run."
         )
 
 

@@ -132,7 +132,7 @@ class Training:
                 bar.set_postfix(loss=f"{progress.sums['loss'] / progress.step:.4f}", refresh=False)
                 bar.update()
                 if time.monotonic() - saved > 60 * config.train.checkpoint_minutes:
-                    self.last.save()
+                    self._save(self.last)
                     saved = time.monotonic()
         progress.history.append(
             {
@@ -167,8 +167,18 @@ class Training:
             progress.best = min(loss, progress.best)
         progress.epoch, progress.step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
         if improved:
-            self.best.save(checkpoint_number=progress.epoch)
-        self.last.save()
+            self._save(self.best, checkpoint_number=progress.epoch)
+        self._save(self.last)
+
+    def _save(self, manager: tf.train.CheckpointManager, **options) -> None:
+        try:
+            manager.save(**options)
+        except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+            reason = error.message.splitlines()[0]
+            raise InputError(
+                f"{manager.directory}: the checkpoint cannot be written ({reason}). Make room and run the same "
+                "command again: it goes on from the checkpoint before."
+            ) from error
 
     def write_history(self) -> None:
         """history.csv anew, and the last row to TensorBoard."""
