@@ -331,8 +331,8 @@ def _check_scored(rows: Sequence[Mapping[str, Any]], pair: Pair, where: str | os
     found = dice(ours, theirs)
     if abs(found - row["dice"]) > 1e-6:
         raise InputError(
-            f"{pair.case_id}: {where} says Dice {row['dice']:.4f} of WT; {pair.prediction} has {found:.4f}. Give "
-            "the folders that were scored, or score these with python -m tfbrats.evaluate."
+            f"{pair.case_id}: {where} says Dice {row['dice']:.4f} of WT; {pair.prediction} has {found:.4f}. "
+            "Give the folders that were scored, or score these with python -m tfbrats.evaluate."
         )
 
 
