@@ -390,7 +390,7 @@ def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
         if not dot and key not in ROOT_KEYS:
             raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
         place[name] = value
-    return from_mapping(content, f"{found} with {' '.join(overrides)}" if overrides else found)
+    return from_mapping(content, found)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
