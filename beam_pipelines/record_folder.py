@@ -47,13 +47,12 @@ def _foreign_files(output: str) -> list[str]:
     listing = list(files.walk(output)) if files.is_folder(output) else []
     if not _is_record_set(output):
         return [path for path in listing if files.PARTIAL not in files.name(path)]
-    root = min((files.parent(path).removesuffix(f"/{PARTS}") for path in listing), key=len)
     names = {path: files.name(path) for path in listing}
     for path, name in names.items():
         if files.PARTIAL in name:  # .NAME.partial-12345678
             names[path] = name.partition(files.PARTIAL)[0].removeprefix(".")
-    at_home = (root, f"{root}/{PARTS}")
-    return [p for p, name in names.items() if files.parent(p) not in at_home or not _OURS.fullmatch(name)]
+    at_home = set(_own_files(output))
+    return [path for path, name in names.items() if path not in at_home or not _OURS.fullmatch(name)]
 
 
 def _identity(config: Config) -> dict:
@@ -191,7 +190,7 @@ def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
     return Manifest(
         tfbrats_version=__version__,
         kind=config.records.kind,
-        regions=tuple(region for region in regions_of(config) if region),
+        regions=tuple(_identity(config)["regions"]),
         fields=records.field_descriptions(records.SCHEMAS[config.records.kind]),
         identity=config.records_identity(),
         modalities=config.data.modalities,

@@ -71,7 +71,8 @@ def test_no_xla_is_in_the_artefact(exported):
         (pathlib.Path(exported) / "saved_model.pb").read_bytes()
     )
     for meta_graph in saved_model.meta_graphs:
-        for function in meta_graph.graph_def.library.function:
+        fields = {field.name: value for field, value in meta_graph.graph_def.ListFields()}
+        for function in fields["library"].function:
             assert not function.attr["_XlaMustCompile"].b, function.signature.name
 
 

@@ -49,7 +49,7 @@ def tile_origins(low, high, size: int, stride: int):
     return origins[: tf.where(length > 0, steps + 1, 0)]
 
 
-def _modalities_and_scales(network: keras.Model, modalities: int, region: str) -> int:
+def _scales_of(network: keras.Model, modalities: int, region: str) -> int:
     """How many scales of a patch a network takes: 3, or 1 for x1 alone."""
     channels = network.inputs[0].shape[-1]
     if channels not in (modalities, _SCALES * modalities):
@@ -78,7 +78,7 @@ def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade):
     Returns:
         probabilities, float32 of the box's shape, and how many tiles were run, int32 [].
     """
-    scales = _modalities_and_scales(network, image.shape[-1], network.name)
+    scales = _scales_of(network, image.shape[-1], network.name)
     low, high = box[:, 0], box[:, 1]
     axes = [tile_origins(low[axis], high[axis], patch_size, settings.stride) for axis in range(3)]
     # origins: ~4 x 5 x 4 of them for a brain
@@ -235,7 +235,7 @@ class CascadeSegmenter(tf.Module):
                 f"between them. Choose at most {patch_size}."
             )
         for region in REGIONS:
-            _modalities_and_scales(networks[region], len(modalities), region)
+            _scales_of(networks[region], len(modalities), region)
         self.networks = {region: networks[region] for region in REGIONS}
         self.modalities = tuple(modalities)
         self._patch_size, self._settings = patch_size, settings

@@ -14,6 +14,7 @@ from tfbrats import files
 from tfbrats.augment import rotate_and_flip
 from tfbrats.command import InputError
 from tfbrats.config import Config
+from tfbrats.labels import REGIONS
 from tfbrats.records import SCHEMAS, Field, Manifest
 
 _READ_AT_ONCE = 4  # shards open at a time
@@ -36,6 +37,11 @@ def parse(schema: Sequence[Field], serialized) -> dict:
             value.set_shape([None if size == -1 else size for size in field.shape])
         example[field.name] = value
     return example
+
+
+def region_mask(tissues, region: str):
+    """The twin of `labels.region_mask` in the graph: integer tissues of any shape -> bool."""
+    return tf.reduce_any([tf.equal(tissues, int(tissue)) for tissue in REGIONS[region]], axis=0)
 
 
 def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfbrats import patches_graph
 from tfbrats.config import PatchConfig
-from tfbrats.data import in_batches, parse, serialized, shard_policy, with_sharding
+from tfbrats.data import in_batches, parse, region_mask, serialized, shard_policy, with_sharding
 from tfbrats.labels import PARENT, REGIONS
 from tfbrats.models import scales
 from tfbrats.records import SCHEMAS, Manifest
@@ -32,25 +32,18 @@ def count(manifest: Manifest, config: PatchConfig, split: str, region: str) -> i
 # --- cut from volumes -----------------------------------------------------------------------------------
 
 
-def _region_mask(label, region: str):
-    """The twin of `labels.region_mask`: uint8 tissues of any shape -> bool."""
-    return tf.reduce_any([tf.equal(label, int(tissue)) for tissue in REGIONS[region]], axis=0)
-
-
 def _ancestor(label, region: str):
     """The twin of `patches.ancestor`: its mask, bool [i, j, k]; everything where it is the brain."""
     above = PARENT[region]
     if above is None:
         return tf.ones_like(label, tf.bool)
-    mask = _region_mask(label, above)
+    mask = region_mask(label, above)
     return tf.cond(tf.reduce_any(mask), lambda: mask, lambda: _ancestor(label, above))
 
 
 def _parent_box(label, region: str, margin: int):
     """The twin of `patches.parent_box`: int32 [3, 2]."""
-    shape = tf.shape(label)
-    box = patches_graph.box_of(_ancestor(label, region))
-    return patches_graph.grown(box, margin if PARENT[region] else 0, shape)
+    return patches_graph.grown(patches_graph.box_of(_ancestor(label, region)), margin, tf.shape(label))
 
 
 def _jittered(box, jitter: int, shape, seed):
@@ -66,7 +59,7 @@ def _centres(label, region: str, box, numbers, region_fraction: float, seed):
     low, high = tf.cast(box[:, 0], tf.float64), tf.cast(box[:, 1], tf.float64)
     uniform = tf.random.stateless_uniform([size, 4], seed, dtype=tf.float64)
     drawn = tf.cast(tf.floor(low + uniform[:, :3] * (high - low)), tf.int32)
-    voxels = tf.cast(tf.where(_region_mask(label, region)), tf.int32)
+    voxels = tf.cast(tf.where(region_mask(label, region)), tf.int32)
     known = tf.shape(voxels)[0]
     chosen = tf.cast(tf.floor(uniform[:, 3] * tf.cast(known, tf.float64)), tf.int32)
     number = tf.cast(numbers, tf.float64)
@@ -212,7 +205,7 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
             half = tf.cast(tf.ensure_shape(patch["half"], shape), tf.float32)
             image = patches_graph.multi_scale(x1[None], half[None])[0]
         label = tf.ensure_shape(patch["label"], shape[:3])
-        target = tf.cast(_region_mask(label, region), tf.uint8)
+        target = tf.cast(region_mask(label, region), tf.uint8)
         return {"patch": image, "target": target, "valid": 1.0}
 
     examples = patches.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

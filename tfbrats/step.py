@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats import losses, segment
+from tfbrats import data, losses, segment
 from tfbrats.config import Config
 from tfbrats.labels import REGIONS
 from tfbrats.models import cun
@@ -131,12 +131,8 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, conf
             losses.weighted_cross_entropy_sum(two, parts, weights2),
             tf.reduce_sum(weights2),
         ]
-        for tissues in REGIONS.values():
-            p, r = (
-                tf.reduce_any([tf.equal(tf.cast(labels, tf.int32), int(t)) for t in tissues], axis=0)
-                for labels in (predicted, parts)
-            )
-            sums += overlap(p, r)
+        for region in REGIONS:
+            sums += overlap(data.region_mask(predicted, region), data.region_mask(parts, region))
         return tf.cast(tf.stack(sums), tf.float64)
 
     return summed(strategy, on_replica)
