@@ -126,6 +126,31 @@ def test_a_truncated_plain_file_is_refused_with_its_sizes(folder):
     only_fault(folder, f"{CASE}_t1.nii: truncated", str(len(content)), str(len(content) + 100))
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bytes])
+@pytest.mark.parametrize("slope, scaled", [((1, 0), False), ((0, 0), False), ((2, 0), True), ((1, 3), True)])
+def test_a_file_tells_how_it_is_stored(compress, slope, scaled):
+    image = nibabel.Nifti1Image(np.ones((4, 5, 6), np.int16), None)
+    image.set_qform(np.diag([-2.0, 3, 4, 1]), 1)
+    image.set_sform(np.diag([5.0, 6, 7, 1]), 2)
+    content = bytearray(image.to_bytes())
+    content[112:120] = np.array(slope, "<f4").tobytes()
+    array, stored = case.read_stored(compress(bytes(content) + b"more"), "x.nii")
+    assert stored.dtype == np.int16 and stored.scaled is scaled and stored.unused_bytes == 4
+    assert array.min() == array.max() == ({(2, 0): 2, (1, 3): 4}.get(slope, 1))
+    placement = stored.placement
+    assert placement.shape == (4, 5, 6) and (placement.qform_code, placement.sform_code) == (1, 2)
+    assert np.allclose(placement.qform, np.diag([-2, 3, 4, 1]))
+    assert np.array_equal(placement.sform, np.diag([5, 6, 7, 1]))
+
+
+def test_what_is_written_on_a_grid_lies_where_the_grid_says(folder):
+    loaded = case.load(layouts.find(folder).cases[0])
+    content = case.to_nifti_bytes(loaded.grid.to_file(loaded.label), loaded.grid, "x.nii.gz")
+    written, told = case.read_stored(content, "x.nii.gz")[1].placement, loaded.grid.placement
+    assert written.shape == told.shape and np.array_equal(written.qform, told.qform)
+    assert (written.qform_code, written.sform_code) == (told.qform_code, told.sform_code)
+
+
 def test_something_else_under_the_name_of_an_image_is_refused(folder):
     files.write_bytes(path_of(folder, "t1"), gzip.compress(b"PK\x03\x04" * 500))
     only_fault(folder, f"{CASE}_t1.nii.gz", "not a NIfTI file")

@@ -1,13 +1,15 @@
 """What predict keeps, refuses and goes on with; a rule stands in the place of the network."""
 
 import shutil
+import zipfile
 
+import numpy as np
 import pytest
 import tiny_model
 
 from tfbrats import case, layouts, model_card, predict
 from tfbrats.command import InputError
-from tfbrats.labels import MODALITIES
+from tfbrats.labels import EDITIONS, MODALITIES
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,112 @@ def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_command(
     with pytest.raises(InputError, match=r"another command has begun .* version 9"):
         run(model, dataset, out)
     assert [path.name for path in out.iterdir()] == ["tfbrats.json"]
+
+
+# --- uploads --------------------------------------------------------------------------------------------
+
+FULL = (240, 240, 155)
+
+
+def write_case(folder, case_id, ending, shape=FULL):
+    """A block of brain with some voxels that the rules of tiny_model mark, on BraTS' own grid."""
+    grid = case.new_grid(shape)
+    for suffix in ending:
+        image = np.zeros(shape, np.int16)
+        image[10:20, 10:20, 5:10] = 300
+        image[12:15, 12:15, 6:8] = 900
+        path = folder / case_id / f"{case_id}{suffix}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(case.to_nifti_bytes(image, grid, path.name, level=1))
+
+
+UNTIL_2021 = [f"_{modality}" for modality in MODALITIES]
+SINCE_2023 = ["-t2f", "-t1n", "-t1c", "-t2w"]
+
+
+@pytest.mark.parametrize(
+    "edition, names, ending, enhancing",
+    [
+        ("2021", ("BraTS2021_00003", "BraTS2021_00007"), UNTIL_2021, 4),
+        ("2023", ("BraTS-GLI-00003-000", "BraTS-GLI-00007-001"), SINCE_2023, 3),
+    ],
+)
+def test_what_is_packed_for_upload_is_what_the_challenge_takes(
+    model, tmp_path, capsys, edition, names, ending, enhancing
+):
+    for name in names:
+        write_case(tmp_path / "cases", name, ending)
+    out, archive = tmp_path / "out", tmp_path / "up.zip"
+    run(model, tmp_path / "cases", out, "--probabilities", "--submission", str(archive))
+    assert f"accepted: 2 files, packed as {archive}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases", "out", "up.zip"]
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == [f"{name}.nii.gz" for name in names]  # no card, no probabilities
+        array, stored = case.read_stored(packed.read(f"{names[0]}.nii.gz"), names[0])
+    assert stored.dtype == np.uint8 and stored.placement.shape == FULL
+    assert stored.placement.qform.tolist() == [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert set(np.unique(array)) == {0, enhancing} <= set(EDITIONS[edition].tissue_of_value)
+    # The same command again predicts nothing and packs the same bytes.
+    before = archive.read_bytes()
+    run(model, tmp_path / "cases", out, "--submission", str(archive))
+    assert "2 of 2 cases are done already" in capsys.readouterr().out
+    assert archive.read_bytes() == before
+
+
+def test_scans_off_the_grid_are_predicted_and_their_upload_is_refused(model, dataset, tmp_path, capsys):
+    archive = tmp_path / "up.zip"
+    with pytest.raises(InputError) as refused:
+        run(model, dataset, tmp_path / "out", "--submission", str(archive))
+    assert f"{archive}: not written; the challenge would refuse it:" in str(refused.value)
+    for case_id in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        assert f"{case_id}.nii.gz: shape (32, 32, 20); expected (240, 240, 155)" in str(refused.value)
+        assert (tmp_path / "out" / f"{case_id}.nii.gz").exists()
+    assert not archive.exists()
+    # Said with the first case already, once.
+    assert capsys.readouterr().out.count("BraTS20_Training_001: the upload will be refused for it: shape") == 1
+    archive.write_bytes(b"older")
+    with pytest.raises(InputError, match=r"not written \(the one that lies there is older\)"):
+        run(model, dataset, tmp_path / "out", "--submission", str(archive))
+    assert archive.read_bytes() == b"older"
+
+
+def test_the_upload_is_of_the_cases_named_alone(model, tmp_path):
+    for name in ("BraTS2021_00003", "BraTS2021_00007"):
+        write_case(tmp_path / "cases", name, UNTIL_2021)
+    archive = tmp_path / "up.zip"
+    run(model, tmp_path / "cases", tmp_path / "out", "--case", "BraTS2021_00007", "--submission", str(archive))
+    assert zipfile.ZipFile(archive).namelist() == ["BraTS2021_00007.nii.gz"]
+
+
+def test_no_upload_without_every_case(model, tmp_path):
+    write_case(tmp_path / "cases", "BraTS2021_00003", UNTIL_2021)
+    write_case(tmp_path / "cases", "BraTS2021_00007", UNTIL_2021)
+    (tmp_path / "cases" / "BraTS2021_00007" / "BraTS2021_00007_t2.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"(?s)BraTS2021_00007: .*empty.*up\.zip: not written"):
+        run(model, tmp_path / "cases", tmp_path / "out", "--submission", str(tmp_path / "up.zip"))
+    assert not (tmp_path / "up.zip").exists()
+    assert (tmp_path / "out" / "BraTS2021_00003.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "edition, archive, more, words",
+    [
+        ("2020", "up.tar", [], r"up\.tar: expected the name of an archive that ends in \.zip"),
+        ("msd", "up.zip", [], "edition msd has no upload check"),
+        ("nnunet", "up.zip", ["--edition", "2021"], r"knows no cases named like GLIOMA_001, .* \(2 such\)"),
+    ],
+)
+def test_what_could_never_be_uploaded_is_refused_before_the_model_is_loaded(
+    tiny_dataset, tmp_path, monkeypatch, edition, archive, more, words
+):
+    monkeypatch.setattr(predict, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    with pytest.raises(InputError, match=words):
+        run(
+            "models/any/1",
+            tiny_dataset(edition),
+            tmp_path / "out",
+            "--submission",
+            str(tmp_path / archive),
+            *more,
+        )
+    assert not (tmp_path / "out").exists()

@@ -34,6 +34,37 @@ class CaseError(InputError):
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a header says its voxels lie, word by word; `Grid` is what is made of it.
+
+    Attributes:
+        qform, sform: [4, 4] voxel of the file -> mm, whether or not their codes say that they count.
+    """
+
+    shape: tuple[int, ...]
+    qform: np.ndarray
+    qform_code: int
+    sform: np.ndarray
+    sform_code: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a file holds its voxels.
+
+    Attributes:
+        dtype: on the disk, before any scaling.
+        scaled: the header has a slope or intercept that changes them.
+        unused_bytes: behind the voxels that the header tells of.
+    """
+
+    placement: Placement
+    dtype: np.dtype
+    scaled: bool
+    unused_bytes: int
+
+
+@dataclass(frozen=True)
 class Grid:
     """The voxel grid of a case's files, which a segmentation written for it must keep.
 
@@ -50,6 +81,11 @@ class Grid:
     @property
     def file_shape(self) -> tuple[int, ...]:
         return tuple(self.header.get_data_shape())
+
+    @property
+    def placement(self) -> Placement:
+        """What a segmentation written on this grid will say."""
+        return _placement(self.header, "header of the scans")
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -101,7 +137,32 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image
     Raises:
         InputError: not a NIfTI file, truncated, or damaged.
     """
-    content = files.read_bytes(path)
+    return _parse(_unpacked(files.read_bytes(path), path), path)
+
+
+def read_stored(content: bytes, name: str) -> tuple[np.ndarray, "Stored"]:
+    """A file's bytes, .nii or .nii.gz: its array as `read_nifti` gives it, and how it is stored.
+
+    Args:
+        name: of the file, named in errors.
+
+    Raises:
+        InputError: not a NIfTI file, truncated, or damaged.
+    """
+    content = _unpacked(content, name)
+    array, image = _parse(content, name)
+    header = image.header
+    needed = int(image.dataobj.offset) + array.size * header.get_data_dtype().itemsize
+    stored = Stored(
+        placement=_placement(header, name),
+        dtype=header.get_data_dtype(),
+        scaled=(image.dataobj.slope, image.dataobj.inter) != (1, 0),  # nibabel blanks the header's own
+        unused_bytes=len(content) - needed,
+    )
+    return array, stored
+
+
+def _unpacked(content: bytes, path: str | os.PathLike) -> bytes:
     if not content:
         raise InputError(f"{path}: the file is empty. Copy it again.")
     if content.lstrip()[:1] == b"<":
@@ -109,13 +170,17 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image
             f"{path}: an HTML or XML page, not an image (a log-in or error page was saved under this "
             "name). Download it again."
         )
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-            raise InputError(
-                f"{path}: truncated or damaged gzip data ({error}). Copy or download it again."
-            ) from error
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+        raise InputError(
+            f"{path}: truncated or damaged gzip data ({error}). Copy or download it again."
+        ) from error
+
+
+def _parse(content: bytes, path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image]:
     kind = nibabel.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
     try:
         image = kind.from_bytes(content)
@@ -132,6 +197,20 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image
         raise
     except Exception as error:  # nibabel raises many kinds for what is not NIfTI
         raise InputError(f"{path}: not a NIfTI file ({error}).") from error
+
+
+def _placement(header: nibabel.Nifti1Header, path: str | os.PathLike) -> "Placement":
+    try:
+        qform = header.get_qform()
+    except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
+        raise InputError(f"{path}: its qform is damaged ({error}). Repair the header.") from error
+    return Placement(
+        shape=tuple(map(int, header.get_data_shape())),
+        qform=np.asarray(qform, np.float64),
+        qform_code=int(header["qform_code"]),
+        sform=np.asarray(header.get_sform(), np.float64),
+        sform_code=int(header["sform_code"]),
+    )
 
 
 def _grid(image: nibabel.Nifti1Image, path: str) -> Grid:

@@ -1,9 +1,11 @@
 """Segment cases with an exported model, no server needed.
 
     python -m tfbrats.predict --model models/cun/1 --input BraTS2020 --output predictions
+    python -m tfbrats.predict ... --submission UPLOAD.zip
 
 Writes <case_id>.nii.gz for each case, on the case's own grid and in its own label values. Run again, it goes
-on with the cases that have none yet.
+on with the cases that have none yet. With --submission all of them are then held against the challenge's
+upload rules (tfbrats.check_submission); the archive is written only if it would take every one.
 """
 
 import dataclasses
@@ -15,10 +17,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import case, command, files, layouts, model_card
+from tfbrats import case, command, files, layouts, model_card, submission
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.model_card import ModelCard
+from tfbrats.submission import SubmissionRules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ def predict(
     case_ids: Sequence[str] | None = None,
     probabilities: bool = False,
     overwrite: bool = False,
+    rules: SubmissionRules | None = None,
 ) -> list[str]:
     """Segments the cases of a data set into `output`.
 
@@ -91,6 +95,7 @@ def predict(
         case_ids: only these.
         probabilities: also write <case_id>_probabilities.nii.gz, float32 [I, J, K, 3].
         overwrite: segment again what has a result already.
+        rules: of the upload it is for; the first case whose scans would make it refused is said at once.
 
     Returns:
         the faults of the cases that could not be segmented.
@@ -116,6 +121,9 @@ def predict(
             continue
         try:
             loaded = case.load(one, segmenter.card.modalities, read_label=False)
+            if rules and (doubts := submission.placement_faults(loaded.grid.placement, rules)):
+                tqdm.write(f"{one.case_id}: the upload will be refused for it: {' '.join(doubts)}")
+                rules = None
             found = segmenter.segment(loaded)
             # With the first result, so that a run without any leaves nothing.
             model_card.keep(segmenter.card, output)
@@ -128,10 +136,45 @@ def predict(
         except model_card.OtherModelError:
             raise
         except InputError as error:
-            faults.append(str(error))
+            text = str(error)
+            faults.append(text if one.case_id in text else f"{one.case_id}: {text}")
     if done:
         print(f"{done} of {len(targets)} cases are done already and are kept (--overwrite redoes them)")
     return faults
+
+
+def _rules(dataset: layouts.Dataset, case_ids: Sequence[str] | None, archive: str) -> SubmissionRules:
+    """The upload rules for these cases; refuses, before hours of work, what names alone forbid."""
+    submission.check_target(archive)
+    wanted = layouts.select(dataset, case_ids)
+    rules = submission.rules_for([one.schema.edition for one in wanted], dataset.root)
+    strangers = [one.case_id for one in wanted if rules.key(one.case_id) is None]
+    if strangers:
+        raise InputError(
+            f"{dataset.root}: the challenge of {rules.edition} knows no cases named like "
+            f"{', '.join(strangers[:3])} ({len(strangers)} such); expected e.g. {rules.example}. Rename them, "
+            "or leave --submission out."
+        )
+    return rules
+
+
+def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive: str) -> None:
+    """Packs the segmentations of these cases as one archive to upload, if the challenge would take it.
+
+    Raises:
+        InputError: it would not; says why, and writes nothing.
+    """
+    found = [submission.member(files.join(output, f"{case_id}{submission.SUFFIX}")) for case_id in case_ids]
+    verdict = submission.check(found, rules, case_ids)
+    for text in verdict.warnings:
+        print(f"warning: {text}")
+    if not verdict.accepted:
+        older = " (the one that lies there is older)" if files.exists(archive) else ""
+        raise InputError(
+            f"{archive}: not written{older}; the challenge would refuse it:\n" + "\n".join(verdict.faults)
+        )
+    submission.pack(found, verdict, archive)
+    print(f"accepted: {len(found)} files, packed as {archive}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -143,14 +186,20 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument("--probabilities", action="store_true", help="write them too")
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a result")
+    parser.add_argument("--submission", metavar="FILE.zip", help="check and pack them for the challenge")
     options = parser.parse_args(arguments)
     dataset = layouts.find(options.input, options.edition)
+    rules = _rules(dataset, options.case, options.submission) if options.submission else None
     faults = predict(
-        options.model, dataset, options.output, options.case, options.probabilities, options.overwrite
+        options.model, dataset, options.output, options.case, options.probabilities, options.overwrite, rules
     )
     if faults:
-        raise InputError("these cases could not be segmented:\n" + "\n".join(faults))
+        unpacked = f"\n{options.submission}: not written" if rules else ""
+        raise InputError("these cases could not be segmented:\n" + "\n".join(faults) + unpacked)
     print(f"segmentations are in {options.output}")
+    if rules:
+        case_ids = [one.case_id for one in layouts.select(dataset, options.case)]
+        submit(options.output, case_ids, rules, options.submission)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""Say whether the challenge would take a folder or a ZIP archive of segmentations, before it is uploaded.
+
+    python -m tfbrats.check_submission UPLOAD.zip --cases BraTS2021_ValidationData
+    python -m tfbrats.check_submission predictions --cases BraTS2021_ValidationData --pack UPLOAD.zip
+
+Lists all faults of all files, each with its cure, and exits with 1 when there is one. What the challenge takes
+but a person should know is a warning. Extracts and repairs nothing. `tfbrats.predict --submission UPLOAD.zip`
+ends with this check.
+"""
+
+import json
+from collections.abc import Sequence
+
+from tfbrats import command, files, layouts, model_card, submission
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS
+from tfbrats.submission import RULES, SUFFIX, Member, Verdict
+
+
+def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:
+    """The case ids that `--cases` names, and the editions of those that are a data set."""
+    if files.is_folder(source):
+        dataset = layouts.find(source, edition)
+        return [one.case_id for one in dataset.cases], dataset.editions
+    try:
+        lines = files.read_bytes(source).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: not text; expected a case id a line, or give a data set.") from error
+    found = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
+    if not found:
+        raise InputError(f"{source}: names no case; expected a case id a line.")
+    return found, []
+
+
+def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
+    found = submission.members(location)
+    case_ids, editions = _wanted(cases, edition) if cases else (None, [])
+    if edition:
+        editions = [edition]
+    if not editions:
+        stems = [one.stem for one in found if files.name(one.name).endswith(SUFFIX)]
+        told = (layouts.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
+        editions = [schema.edition for schema in told if schema is not None]
+    return found, submission.check(
+        found, submission.rules_for(editions, location), case_ids, packed=not files.is_folder(location)
+    )
+
+
+def _print(location: str, verdict: Verdict) -> None:
+    rules = verdict.rules
+    print(f"edition  {rules.edition}: {EDITIONS[rules.edition].describe()}")
+    print(f"asked    {' x '.join(map(str, rules.shape))} voxels, qform {submission.rows(rules.qform)},")
+    print(f"         named like {rules.example}{SUFFIX}")
+    if verdict.ignored:
+        outside = f"; pack without {model_card.FILE}" if model_card.FILE in verdict.ignored else ""
+        print(f"ignored  {', '.join(verdict.ignored)}{outside}")
+    for title, texts in (("warnings", verdict.warnings), ("faults", verdict.faults)):
+        if texts:
+            print(f"\n{title}")
+            for text in texts:
+                print("  " + text.replace("\n", "\n  "))
+    if verdict.accepted:
+        print(f"\naccepted: {len(verdict.segmentations)} files")
+    else:
+        print(f"\nrefused: {len(verdict.faults)} faults in {location}")
+
+
+def _to_json(location: str, verdict: Verdict) -> dict:
+    return {
+        "submission": location,
+        "edition": verdict.rules.edition,
+        "segmentations": list(verdict.segmentations),
+        "ignored": list(verdict.ignored),
+        "warnings": list(verdict.warnings),
+        "faults": list(verdict.faults),
+        "accepted": verdict.accepted,
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = command.parser("tfbrats.check_submission", __doc__)
+    parser.add_argument("submission", help="a folder of <case_id>.nii.gz, or a .zip of them; gs:// too")
+    parser.add_argument("--cases", metavar="DATASET|FILE", help="all cases wanted: a data set, or ids a line")
+    parser.add_argument("--edition", choices=tuple(RULES), help="overrides what the names say")
+    parser.add_argument("--pack", metavar="FILE.zip", help="if accepted, write the archive to upload")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    given = parser.parse_args(arguments)
+    try:
+        if given.pack:
+            submission.check_target(given.pack)
+        found, verdict = _run(given.submission, given.edition, given.cases)
+        if given.pack and verdict.accepted:
+            submission.pack(found, verdict, given.pack)
+    except InputError as error:
+        if not given.json:
+            raise
+        print(json.dumps({"submission": given.submission, "faults": [str(error)], "accepted": False}, indent=2))
+        return 1
+    if given.json:
+        print(json.dumps(_to_json(given.submission, verdict), indent=2))
+    else:
+        _print(given.submission, verdict)
+        if given.pack:
+            print(f"written: {given.pack}" if verdict.accepted else f"not written: {given.pack}")
+    return 0 if verdict.accepted else 1
+
+
+if __name__ == "__main__":
+    command.run(main)
