@@ -13,15 +13,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("command",),
     ("labels", "files"),
-    ("config", "layouts"),
-    ("case", "metrics", "stages", "run"),
+    ("config", "layouts", "tables", "surfaces", "steps"),
+    ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
-    ("phantom", "model_card", "inspect"),
+    ("phantom", "model_card", "inspect", "submission"),
     ("records", "splits", "shards", "losses", "models"),
     ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
-    ("train", "export", "predict", "pairs", "evaluate", "report"),
-    ("demo",),
+    ("train", "probe", "export", "check_submission", "predict", "pairs"),
+    ("summaries", "compare", "origin", "score_files", "score_text", "evaluate"),
+    ("charts", "pictures", "report"),
+    ("demo", "reproduce"),
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, and what Beam's workers and the client load.

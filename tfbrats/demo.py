@@ -14,12 +14,12 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 from tfbrats import __version__, command, config, files, records
 from tfbrats.command import InputError
+from tfbrats.steps import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
     "cun": ("smoke_2d.yaml", "the cascaded U-Net with loss weighted sampling"),
@@ -30,71 +30,26 @@ SHAPE = ("96", "96", "64")
 SERVER_START_S = 120
 
 
-class _Steps:
-    """Runs commands one after the other, says what runs, and keeps what each printed."""
-
-    def __init__(self, output: pathlib.Path):
-        self.output = output
-        self.logs = output / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self.done: list[str] = []
-
-    def run(self, title: str, *arguments: str, show: bool = False, notes: Sequence[str] = ()) -> None:
-        """`python -m ARGUMENTS`, and `--note NOTE` for each of `notes`, which are not printed.
-
-        Raises:
-            InputError: it failed; the message ends with the last lines that it printed.
-        """
-        line = f"python -m {' '.join(arguments)}"
-        print(f"\n[{len(self.done) + 1}] {title}\n    {line}", flush=True)
-        log = self.logs / f"{len(self.done) + 1:02d}-{arguments[0].split('.')[-1]}.txt"
-        self.done.append(line)
-        started = time.monotonic()
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *arguments, *(f"--note={note}" for note in notes)],
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-            )
-            for text in process.stdout:
-                file.write(text)
-                if show:
-                    print(f"    {text.rstrip()}", flush=True)
-            code = process.wait()
-        if code:
-            tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
-            raise InputError(f"this step failed (exit code {code}):\n    {line}\n{tail}\nAll of it: {log}")
-        print(f"    {time.monotonic() - started:.0f} s", flush=True)
+class _Steps(Steps):
+    """... with the server among them."""
 
     @contextlib.contextmanager
     def server(self, model: pathlib.Path) -> Iterator[str]:
         """The embedded server on a free port, as host:port, until the block ends."""
-        arguments = ("-m", "serving.server", "--model_base_path", str(model), "--port", "0")
-        line = f"python {' '.join(arguments)}"
-        print(f"\n[{len(self.done) + 1}] Serve it\n    {line}", flush=True)
-        log = self.logs / f"{len(self.done) + 1:02d}-server.txt"
-        self.done.append(line)
-        with log.open("w") as file:
-            process = subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT)
-            try:
-                yield self._address(process, log)
-            finally:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+        arguments = ("serving.server", "--model_base_path", str(model), "--port", "0")
+        with self.background("Serve it", *arguments) as (process, log):
+            yield _address(process, log)
 
-    def _address(self, process: subprocess.Popen, log: pathlib.Path) -> str:
-        limit = time.monotonic() + SERVER_START_S
-        while time.monotonic() < limit and process.poll() is None:
-            ready = re.search(r"^ready: .* on (\S+:\d+)", log.read_text(), re.MULTILINE)
-            if ready:
-                print(f"    ready on {ready.group(1)}", flush=True)
-                return ready.group(1)
-            time.sleep(0.2)
-        raise InputError(f"the server did not start:\n{log.read_text()[-2000:]}")
+
+def _address(process: subprocess.Popen, log: pathlib.Path) -> str:
+    limit = time.monotonic() + SERVER_START_S
+    while time.monotonic() < limit and process.poll() is None:
+        ready = re.search(r"^ready: .* on (\S+:\d+)", log.read_text(), re.MULTILINE)
+        if ready:
+            print(f"    ready on {ready.group(1)}", flush=True)
+            return ready.group(1)
+        time.sleep(0.2)
+    raise InputError(f"the server did not start:\n{log.read_text()[-2000:]}")
 
 
 def _check_stamp(output: pathlib.Path, name: str) -> None:
@@ -118,13 +73,6 @@ def _check_stamp(output: pathlib.Path, name: str) -> None:
     files.write_json(path, stamp)
 
 
-def _exported_since(run: pathlib.Path, model: pathlib.Path) -> bool:
-    """Whether the newest version is of the run's best weights."""
-    best = [path.stat().st_mtime for path in run.glob("**/best/checkpoint")]
-    versions = [path.stat().st_mtime for path in model.glob("[0-9]*")]
-    return bool(versions) and max(versions) > max(best)
-
-
 def demo(output: pathlib.Path, method: str) -> None:
     """Runs all steps under `output`.
 
@@ -137,7 +85,7 @@ def demo(output: pathlib.Path, method: str) -> None:
     started = time.monotonic()
     name, what = METHODS[method]
     _check_stamp(output, name)
-    steps = _Steps(output)
+    steps = _Steps(output / "logs")
     cases, sets, run = output / "cases", output / "records", output / "run"
     model, predictions = output / "models" / name.removesuffix(".yaml"), output / "predictions"
 
@@ -157,7 +105,7 @@ def demo(output: pathlib.Path, method: str) -> None:
         *("tfbrats.train", "--config", name, "--data", str(sets), "--run", str(run)),
         show=True,
     )
-    if not _exported_since(run, model):
+    if not exported_since(run, model):
         steps.run("Export it", "tfbrats.export", "--run", str(run), "--output", str(model))
     unseen = records.read_manifest(sets).cases["test"]
     with steps.server(model) as address:

@@ -1,0 +1,148 @@
+"""Run commands one after the other, say what runs, keep what each printed. No TensorFlow.
+
+`demo` and `reproduce` are chains of commands that a person could have typed: every step is a process of its
+own, so that its memory goes with it, and each goes on by itself where it was stopped.
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from tfbrats.command import InputError
+
+LOCK = ".running"
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[int]:
+    """Keeps a folder to one chain of commands: yields what `Steps` hands on to each of them.
+
+    A command that outlives its chain (the chain was killed) holds the folder until it has ended too.
+
+    Raises:
+        InputError: another chain, or a command that it left behind, is at work here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"{folder}: another command is at work here, or a step that a killed one left behind. Wait for "
+                "its end, or end it."
+            ) from error
+        yield lock.fileno()
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """SIGTERM to us, or an error here, ends the step too."""
+
+    def stop(*_):
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield process
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class Steps:
+    """The chain so far.
+
+    Args:
+        logs: folder for what each step printed, made if need be.
+        lock: as `alone` yields it.
+
+    Attributes:
+        done: the commands that ran, as one would type them.
+    """
+
+    def __init__(self, logs: pathlib.Path, lock: int | None = None):
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self._handed_on = () if lock is None else (lock,)
+        self.done: list[str] = []
+
+    def run(self, title: str, *arguments: str, show: bool = False, notes: Sequence[str] = ()) -> None:
+        """`python -m ARGUMENTS`, and `--note NOTE` for each of `notes`, which are not printed.
+
+        Args:
+            show: print its output here as it comes, too.
+
+        Raises:
+            InputError: it failed; the message ends with the last lines that it printed.
+        """
+        line, log = self._begin(title, arguments)
+        started = time.monotonic()
+        with log.open("w") as file:
+            command = [sys.executable, "-m", *arguments, *(f"--note={note}" for note in notes)]
+            with _ended_with_us(
+                subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=file, text=True, pass_fds=self._handed_on
+                )
+            ) as process:
+                for text in process.stdout:
+                    file.write(text)
+                    file.flush()
+                    if show:
+                        print(f"    {text.rstrip()}", flush=True)
+                code = process.wait()
+        if code:
+            tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
+            raise InputError(f"this step failed (exit code {code}):\n    {line}\n{tail}\nAll of it: {log}")
+        print(f"    {time.monotonic() - started:.0f} s", flush=True)
+
+    @contextlib.contextmanager
+    def background(self, title: str, *arguments: str) -> Iterator[tuple[subprocess.Popen, pathlib.Path]]:
+        """`python -m ARGUMENTS` until the block ends: the process, and the file of all it prints."""
+        _, log = self._begin(title, arguments)
+        with log.open("w") as file:
+            command = [sys.executable, "-m", *arguments]
+            with _ended_with_us(
+                subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=self._handed_on)
+            ) as process:
+                yield process, log
+
+    def _begin(self, title: str, arguments: Sequence[str]) -> tuple[str, pathlib.Path]:
+        """Prints what is about to run; the command as one would type it, and where its output goes."""
+        line = f"python -m {' '.join(arguments)}"
+        self.done.append(line)
+        print(f"\n[{len(self.done)}] {title}\n    {line}", flush=True)
+        name = arguments[0].rpartition(".")[2]
+        return line, self._logs / f"{len(self.done):02d}-{name}.txt"
+
+
+def output_of(*arguments: str) -> str:
+    """What `python -m ARGUMENTS` prints: a quick look at something, no step of a chain.
+
+    Raises:
+        InputError: it failed; the message ends with the last lines that it printed.
+    """
+    command = [sys.executable, "-m", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        tail = "\n".join(ended.stderr.splitlines()[-15:])
+        raise InputError(f"python -m {' '.join(arguments)} failed (exit code {ended.returncode}):\n{tail}")
+    return ended.stdout
+
+
+def exported_since(run: str | os.PathLike, model: str | os.PathLike) -> bool:
+    """Whether the newest version in a model's folder is of the run's best weights."""
+    best = [path.stat().st_mtime for path in pathlib.Path(run).glob("**/best/checkpoint")]
+    versions = [path.stat().st_mtime for path in pathlib.Path(model).glob("[0-9]*")]
+    return bool(versions) and max(versions) > max(best)
