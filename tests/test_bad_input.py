@@ -254,7 +254,7 @@ def test_a_reference_that_cannot_be_scored_against(fault, cases, here, refused):
     spoil, words = MASKS[fault]
     spoil(path_of(cases, "seg"))
     if fault == "missing":
-        words = (f"{cases}: 1 cases, none with a segmentation to score against",)
+        words = (f"{cases}: no segmentation to score against; cases found: 1",)
     arguments = ("--prediction", "predictions", "--reference", cases, "--output", "scores", "--workers", 1)
     said = refused(EVALUATE, *arguments)
     assert all(word.replace(f"{CASE}.nii", f"{CASE}_seg.nii") in said for word in words), said

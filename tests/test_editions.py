@@ -32,7 +32,10 @@ REGIONS = {
     "TC": (Tissue.NCR, Tissue.ET),
     "ET": (Tissue.ET,),
 }
-COLUMNS = ["case_id", "region", "dice", "sensitivity", "specificity", "hd95_mm"]
+COLUMNS = [
+    *("case_id", "region", "dice", "sensitivity", "specificity", "specificity_tumour_slices"),
+    *("hausdorff_mm", "hd95_mm", "hd95_pooled_mm", "nsd_1mm", "volume_ml", "reference_volume_ml", "empty"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +142,7 @@ def test_one_model_answers_in_the_values_of_every_edition_and_is_scored_there(
     assert seen == {0, *values.values()}
 
     rows = run_evaluate(tmp_path / "out", cases, tmp_path / "scores")
-    assert list(rows[0])[: len(COLUMNS)] == COLUMNS
+    assert list(rows[0]) == COLUMNS
     assert [(row["case_id"], row["region"]) for row in rows] == [(i, r) for i in ids for r in REGIONS]
     for row in rows:
         wanted = [values[tissue] for tissue in REGIONS[row["region"]]]

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, files, layouts, metrics, model_card
+from tfbrats import case, evaluate, files, layouts, metrics, model_card, origin, score_files
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -117,17 +117,47 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_scored(
         run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "file")
 
 
-def test_a_reference_without_prediction_is_left_out_only_when_allowed_and_then_counted(
+def test_a_missing_prediction_is_scored_as_an_empty_one_only_when_allowed_and_then_counted(
     folders, tmp_path, capsys
 ):
     prediction, reference = folders
-    (prediction / "BraTS20_Training_002.nii.gz").unlink()
+    (prediction / "BraTS20_Training_001.nii.gz").unlink()
     arguments = ["--prediction", prediction, "--reference", reference, "--output", tmp_path / "out"]
-    with pytest.raises(InputError, match="BraTS20_Training_002: no prediction"):
+    with pytest.raises(InputError, match="BraTS20_Training_001: no prediction"):
         run(*arguments)
     run(*arguments, "--allow-missing", "--workers", 1)
-    assert "left out: 1 reference" in capsys.readouterr().out
-    assert evaluate.read(tmp_path / "out")["left_out"] == ["BraTS20_Training_002"]
+    printed = capsys.readouterr().out
+    assert "missing: 1 case without a prediction, scored as empty: BraTS20_Training_001" in printed
+    assert "2 cases, edition 2020" in printed
+    content = evaluate.read(tmp_path / "out")
+    assert content["missing"] == ["BraTS20_Training_001"] and content["cases"] == 2
+    assert "left_out" not in content
+    whole, core, enhancing = content["rows"][:3]
+    for row in (whole, core, enhancing):
+        assert (row["empty"], row["dice"], row["sensitivity"], row["volume_ml"]) == ("prediction", 0, 0, 0)
+        assert row["hd95_mm"] == metrics.MISSING_REGION_MM and row["specificity"] == 1
+    assert whole["reference_volume_ml"] == pytest.approx(6 * 6 * 4 / 1000)
+    # Half of what it would be if the case were left out: missing one is never free.
+    (moved,) = (row for row in content["rows"][3:] if row["region"] == "WT")
+    assert content["summary"]["WT"]["dice"]["mean"] == pytest.approx(moved["dice"] / 2)
+
+
+def test_a_missing_prediction_scores_just_as_an_empty_file_does(folders):
+    prediction, reference = folders
+    (prediction / "BraTS20_Training_001.nii.gz").unlink()
+    missing = evaluate.evaluate(prediction, reference, allow_missing=True, lesion_rule="2023")
+    save(prediction, "BraTS20_Training_001.nii.gz", np.zeros(SHAPE, np.uint8))
+    empty = evaluate.evaluate(prediction, reference, lesion_rule="2023")
+    for key in ("rows", "summary", "lesions", "cascade"):
+        assert repr(missing[key]) == repr(empty[key])
+    assert missing["counts"][0]["regions"] == empty["counts"][0]["regions"]
+    assert missing["counts"][0]["prediction"] is None
+
+
+def test_extra_predictions_stay_a_fault_when_missing_ones_are_allowed(folders):
+    save(folders[0], "BraTS20_Training_009.nii.gz", tissues())
+    with pytest.raises(InputError, match=r"BraTS20_Training_009: .* has no reference"):
+        evaluate.evaluate(*folders, allow_missing=True)
 
 
 def test_cases_can_be_named_between_commas_or_in_a_file(folders, tmp_path):
@@ -167,7 +197,7 @@ def test_a_data_set_without_segmentations_cannot_be_scored_against(tiny_dataset,
     shutil.copytree(tiny_dataset("2020"), tmp_path / "images")
     for one in labels_of(tmp_path / "images").values():
         pathlib.Path(one.label).unlink()
-    with pytest.raises(InputError, match="none with a segmentation"):
+    with pytest.raises(InputError, match="no segmentation to score against"):
         evaluate.evaluate(folders[0], tmp_path / "images")
 
 
@@ -267,6 +297,95 @@ def test_a_card_that_cannot_be_read_costs_the_margin_alone_and_is_noted(folders,
     assert content["cases"] == 2
 
 
+# --- which model, which split ---------------------------------------------------------------------------
+
+CUN = {"model": {"name": "cun"}, "lws": {"enabled": False}}
+
+
+@pytest.mark.parametrize(
+    ("config", "row"),
+    [
+        (CUN, "cun"),
+        (CUN | {"lws": {"enabled": True}}, "cun_lws"),
+        ({"model": {"name": "drn"}, "lws": {"enabled": True}}, "drn"),
+        ({"model": {"name": "msm_noaspp"}}, "msm_noaspp"),
+        ({"model": {"name": "something else"}}, None),
+        (None, None),
+    ],
+)
+def test_the_row_of_the_table_follows_from_the_models_config(folders, config, row):
+    (folders[0] / "tfbrats.json").write_text(card(config))
+    model = evaluate.evaluate(*folders)["model"]
+    assert (model["row"], model["name"], model["version"], model["config"]) == (row, "x", 1, config)
+
+
+def test_a_row_can_be_given_and_goes_before_the_cards(folders):
+    assert evaluate.evaluate(*folders)["model"] is None
+    assert evaluate.evaluate(*folders, row="drn")["model"]["row"] == "drn"
+    (folders[0] / "tfbrats.json").write_text(card(CUN))
+    assert evaluate.evaluate(*folders, row="unet2d")["model"]["row"] == "unet2d"
+    with pytest.raises(InputError, match="row 'cnn' is in no table"):
+        evaluate.evaluate(*folders, row="cnn")
+
+
+@pytest.fixture
+def splits(tmp_path):
+    path = tmp_path / "splits.json"
+    content = {"train": ["BraTS20_Training_001"], "validation": [], "test": ["BraTS20_Training_002"]}
+    path.write_text(json.dumps(content | {"sha256": "5" * 64}))
+    return path
+
+
+def test_only_the_cases_of_a_split_are_scored_and_extra_predictions_do_not_matter(folders, splits, tmp_path):
+    save(folders[0], "BraTS20_Training_009.nii.gz", tissues())
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--splits", splits,
+        "--workers", 1)  # fmt: skip
+    content = evaluate.read(tmp_path / "out")
+    assert {row["case_id"] for row in content["rows"]} == {"BraTS20_Training_002"}
+    assert content["split"] == {"name": "test", "sha256": "5" * 64, "of": str(splits)}
+    of_train = evaluate.evaluate(*folders, splits=splits, split="train")
+    assert [row["case_id"] for row in of_train["rows"]] == ["BraTS20_Training_001"] * 3
+    with pytest.raises(InputError, match=r"no case of split validation; it has train \(1 case\)"):
+        evaluate.evaluate(*folders, splits=splits, split="validation")
+
+
+def test_a_model_of_another_split_is_refused_since_it_may_have_seen_the_test_cases(folders, splits):
+    for of_the_card, refused in (("5" * 64, False), ("6" * 64, True)):
+        text = card({"model": {"name": "cun"}}, training_data={"split_sha256": of_the_card, "config": CUN})
+        (folders[0] / "tfbrats.json").write_text(text)
+        if refused:
+            with pytest.raises(InputError, match=r"another split \(666666666666\.\.\.\).*splits\.json"):
+                evaluate.evaluate(*folders, splits=splits)
+        else:
+            assert evaluate.evaluate(*folders, splits=splits)["cases"] == 1
+
+
+def test_splits_of_ones_own_get_the_hash_that_records_made_of_them_carry(record_set, tmp_path):
+    manifest = record_set.manifest
+    own = tmp_path / "splits.json"
+    own.write_text(json.dumps({"train": manifest.cases["train"], "val": manifest.cases["validation"]}))
+    ids, split = origin.split_of(own, "validation")
+    assert ids == list(manifest.cases["validation"]) and split["sha256"] == manifest.split_sha256
+
+
+def test_a_case_of_the_split_that_is_not_there_is_said_to_be_the_splits(folders, splits):
+    (folders[1] / "BraTS20_Training_002_seg.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"BraTS20_Training_002: named by test in .*splits\.json"):
+        evaluate.evaluate(*folders, splits=splits)
+
+
+def test_cases_and_splits_are_not_both_given(folders, splits):
+    with pytest.raises(InputError, match="Pass one of them"):
+        evaluate.evaluate(*folders, cases=["BraTS20_Training_002"], splits=splits)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"test": "BraTS20_Training_002"}', '{"sha256": "5"}'])
+def test_a_file_that_holds_no_splits_is_refused(folders, tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"x\.json: expected \{split: \[case ids\]\}"):
+        evaluate.evaluate(*folders, splits=tmp_path / "x.json")
+
+
 # --- what is written and printed ------------------------------------------------------------------------
 
 
@@ -274,7 +393,10 @@ def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(fold
     evaluate.write(evaluate.evaluate(*folders), tmp_path / "out")
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[:6] == ["case_id", "region", "dice", "sensitivity", "specificity", "hd95_mm"]
+    assert list(rows[0]) == [
+        "case_id", "region", "dice", "sensitivity", "specificity", "specificity_tumour_slices", "hausdorff_mm",
+        "hd95_mm", "hd95_pooled_mm", "nsd_1mm", "volume_ml", "reference_volume_ml", "empty",
+    ]  # fmt: skip
     assert [(row["case_id"][-3:], row["region"]) for row in rows] == [
         (number, region) for number in ("001", "002") for region in ("WT", "TC", "ET")
     ]
@@ -306,6 +428,17 @@ def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_pa
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     back = evaluate.read(tmp_path)
     assert back["cascade"] is None and back["cases"] == 2
+    for key in ("model", "split", "lesions", "missing", "counts", "compared"):
+        del content[key]
+    for row in content["rows"]:
+        del row["nsd_1mm"]
+    for scores in content["summary"].values():
+        del scores["nsd_1mm"]
+    (tmp_path / "metrics.json").write_text(json.dumps(content | {"left_out": ["BraTS20_Training_003"]}))
+    back = evaluate.read(tmp_path)
+    assert (back["model"], back["split"], back["lesions"], back["missing"]) == (None, None, None, [])
+    assert math.isnan(back["rows"][0]["nsd_1mm"]) and math.isnan(back["summary"]["WT"]["nsd_1mm"]["mean"])
+    assert back["summary"]["WT"]["dice"]["mean"] == pytest.approx(5 / 6)
     content["cascade"] = {"rows": [{"case_id": "x"}]}
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"not written by python -m tfbrats\.evaluate"):
@@ -321,6 +454,88 @@ def test_metrics_json_is_strict_json_and_reads_back_as_written(folders, tmp_path
     assert math.isnan(back["rows"][5]["dice"])
     assert repr(back) == repr(content)
     assert back["empty_rule"]["name"] == "nan"
+
+
+def test_summary_json_is_nnunets_with_regions_in_the_editions_own_values(folders, tmp_path):
+    prediction, reference = folders
+    evaluate.write(evaluate.evaluate(prediction, reference), tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert list(summary) == ["foreground_mean", "mean", "metric_per_case"]
+    assert list(summary["mean"]) == ["(1, 2, 4)", "(1, 4)", "(4,)"]
+    first, second = summary["metric_per_case"]
+    assert first["reference_file"] == str(reference / "BraTS20_Training_001_seg.nii.gz")
+    assert first["prediction_file"] == str(prediction / "BraTS20_Training_001.nii.gz")
+    # WT is 6 x 6 x 4 voxels, moved by one of its six: 5/6 of 144 overlap in a volume of 12 x 12 x 8.
+    assert first["metrics"]["(1, 2, 4)"] == {
+        "Dice": pytest.approx(240 / 288), "FN": 24, "FP": 24, "IoU": pytest.approx(120 / 168),
+        "TN": 1152 - 168, "TP": 120, "n_pred": 144, "n_ref": 144,
+    }  # fmt: skip
+    # ET is 2 x 2 x 2 voxels there, and on neither side in the second case: undefined, whatever the rule says.
+    assert (first["metrics"]["(4,)"]["TP"], first["metrics"]["(4,)"]["FP"]) == (4, 4)
+    assert second["metrics"]["(4,)"]["Dice"] is None and second["metrics"]["(4,)"]["TN"] == 1152
+    assert summary["mean"]["(4,)"]["Dice"] == 0.5
+    assert summary["mean"]["(4,)"]["TP"] == 2
+    dice = [summary["mean"][key]["Dice"] for key in summary["mean"]]
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(sum(dice) / 3)
+
+
+@pytest.mark.parametrize(
+    ("edition", "name", "keys"),
+    [
+        ("2024", "BraTS-GLI-00001-100", ["(1, 2, 3)", "(1, 3)", "(3,)"]),
+        ("msd", "BRATS_001", ["(1, 2, 3)", "(2, 3)", "(3,)"]),
+    ],
+)
+def test_summary_json_knows_the_values_of_other_editions(tmp_path, edition, name, keys):
+    for side in ("p", "r"):
+        save(tmp_path / side, f"{name}.nii.gz", tissues(), edition)
+    content = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition)
+    assert list(score_files.nnunet_summary(content)["mean"]) == keys
+
+
+def test_resection_cavity_is_in_no_region_of_the_counts():
+    cavity = np.full((2, 2, 2), Tissue.RC, np.uint8)
+    core = np.full((2, 2, 2), Tissue.NCR, np.uint8)
+    found = evaluate.count_voxels(cavity, core, EDITIONS["2024"])
+    assert [found["WT"][key] for key in ("TP", "FP", "FN", "TN")] == [0, 0, 8, 0]
+    assert [found["ET"][key] for key in ("TP", "FP", "FN", "TN")] == [0, 0, 0, 8]
+
+
+def test_the_challenges_file_closes_with_its_five_rows(folders, tmp_path):
+    content = evaluate.evaluate(*folders)
+    evaluate.write(content, tmp_path / "out")
+    with (tmp_path / "out" / "challenge.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "Label", "Dice_ET", "Dice_WT", "Dice_TC", "Sensitivity_ET", "Sensitivity_WT", "Sensitivity_TC",
+        "Specificity_ET", "Specificity_WT", "Specificity_TC",
+        "Hausdorff95_ET", "Hausdorff95_WT", "Hausdorff95_TC",
+    ]  # fmt: skip
+    assert [row["Label"] for row in rows] == [
+        "BraTS20_Training_001", "BraTS20_Training_002", "mean", "std", "median", "25quantile", "75quantile",
+    ]  # fmt: skip
+    # Dice of ET is 0.5 and, on neither side, 1.
+    assert [float(row["Dice_ET"]) for row in rows] == [0.5, 1, 0.75, 0.25, 0.75, 0.625, 0.875]
+    assert float(rows[0]["Hausdorff95_WT"]) == content["rows"][0]["hd95_mm"]
+
+
+def test_lesion_wise_scores_are_written_when_asked_for_and_not_left_behind(folders, tmp_path, capsys):
+    arguments = ["--prediction", folders[0], "--reference", folders[1], "--output", tmp_path, "--workers", 1]
+    run(*arguments, "--lesions", "2023")
+    assert "Rule 2023, lesion by lesion" in capsys.readouterr().out
+    content = evaluate.read(tmp_path)
+    assert content["lesions"]["rule"] == "2023" and content["lesions"]["meaning"]
+    with (tmp_path / "lesions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case_id"][-3:], row["region"]) for row in rows] == [
+        (number, region) for number in ("001", "002") for region in ("WT", "TC", "ET")
+    ]
+    # One tumour, found: as a whole its Dice. 144 voxels are over the 50 mm3 that count.
+    assert float(rows[0]["dice"]) == pytest.approx(5 / 6)
+    assert content["lesions"]["summary"]["WT"]["found"] == 2
+    assert content["lesions"]["summary"]["WT"]["dice"]["mean"] == pytest.approx(5 / 6)
+    run(*arguments)
+    assert evaluate.read(tmp_path)["lesions"] is None and not (tmp_path / "lesions.csv").exists()
 
 
 def test_any_place_will_do(folders, place):
@@ -350,3 +565,67 @@ def test_json_replaces_the_table(folders, tmp_path, capsys):
     run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--json",
         "--workers", 1)  # fmt: skip
     assert json.loads(capsys.readouterr().out)["cases"] == 2
+
+
+# --- beside the paper's, and against another run --------------------------------------------------------
+
+
+@pytest.fixture
+def two_runs(folders, tmp_path):
+    """Arguments of one run, whose predictions are moved by a voxel, and the scores of another, moved by two."""
+    prediction, reference = folders
+    for name, enhancing in (("BraTS20_Training_001", True), ("BraTS20_Training_002", False)):
+        save(tmp_path / "other", f"{name}.nii.gz", tissues(2, enhancing))
+    run("--prediction", tmp_path / "other", "--reference", reference, "--output", tmp_path / "other_scores",
+        "--row", "cun", "--workers", 1)  # fmt: skip
+    arguments = ["--prediction", prediction, "--reference", reference, "--output", tmp_path / "scores"]
+    return [*arguments, "--row", "cun_lws", "--workers", 1], tmp_path / "other_scores"
+
+
+def test_the_papers_table_is_printed_with_both_runs_in_their_rows(two_runs, capsys):
+    arguments, other = two_runs
+    run(*arguments, "--table", "paper_a", "--compare", other)
+    printed = capsys.readouterr().out
+    lines = printed[printed.index("Paper A, Table 1") :].splitlines()
+    assert max(map(len, lines[: lines.index("")])) <= 110
+    (at,) = (n for n, line in enumerate(lines) if line.startswith("CUN+LWS") and " paper " in line)
+    assert lines[at].split()[:5] == ["CUN+LWS", "paper", "0.888", "0.831", "0.768"]
+    assert lines[at + 1].split()[:4] == ["CUN+LWS", "ours", "[2]", "0.833"]
+    assert lines[at - 1].split()[:4] == ["CUN", "ours", "[1]", "0.667"]
+    assert "ours [2] cun_lws, means of all cases given, 2 cases, BraTS 2020, reference reference" in lines
+    # A sixth of WT in both cases: nothing varies, so the interval is the difference.
+    assert "cun_lws minus cun: Dice WT +0.167 [+0.167, +0.167], 2 cases *" in lines
+
+
+def test_differences_are_kept_with_the_scores(two_runs):
+    arguments, other = two_runs
+    run(*arguments, "--compare", other)
+    (compared,) = evaluate.read(arguments[5])["compared"]
+    assert (compared["with"], compared["folder"]) == ("cun", str(other))
+    found = {(one["region"], one["score"]): one for one in compared["differences"]}
+    assert found["WT", "dice"]["difference"] == pytest.approx(1 / 6)
+    assert found["WT", "hd95_mm"]["difference"] < 0
+    assert {score for _, score in found} == set(metrics.SCORES) - {"volume_ml", "reference_volume_ml"}
+
+
+def test_runs_on_other_cases_or_by_another_rule_are_not_compared_but_the_scores_are_kept(two_runs, tmp_path):
+    arguments, other = two_runs
+    with pytest.raises(InputError, match="scored with --empty brats, this run with nan"):
+        run(*arguments, "--compare", other, "--empty", "nan")
+    with pytest.raises(InputError, match="1 case only on the other: BraTS20_Training_002"):
+        run(*arguments, "--compare", other, "--cases", "BraTS20_Training_001")
+    assert evaluate.read(tmp_path / "scores")["cases"] == 1
+    with pytest.raises(InputError, match=r"metrics\.json: no such file"):
+        run(*arguments, "--compare", tmp_path / "other")
+
+
+def test_one_case_is_one_case_and_has_no_interval(two_runs, tmp_path, capsys):
+    arguments, other = two_runs
+    one = ["--cases", "BraTS20_Training_001"]
+    run("--prediction", tmp_path / "other", "--reference", tmp_path / "reference", "--output", other, *one,
+        "--workers", 1)  # fmt: skip
+    capsys.readouterr()
+    run(*arguments, *one, "--compare", other, "--table", "paper_b")
+    printed = capsys.readouterr().out
+    assert "1 case, edition 2020" in printed and "1 cases" not in printed
+    assert "cun_lws minus other_scores: Dice WT +0.167 [no interval], 1 case\n" in printed

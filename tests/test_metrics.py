@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tfbrats import case, metrics
+from tfbrats import case, metrics, surfaces
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, Tissue, region_mask
 
@@ -30,6 +30,10 @@ def box(*bounds, shape=(12, 12, 12)):
 def ball(centre, radius_mm, spacing_mm, shape):
     grid = np.indices(shape).T * np.asarray(spacing_mm)
     return (np.linalg.norm(grid - np.asarray(centre) * spacing_mm, axis=-1) <= radius_mm).T
+
+
+def nsd_1mm(prediction, reference, spacing_mm, empty="brats"):
+    return metrics.normalised_surface_dice(prediction, reference, spacing_mm, 1, empty)
 
 
 ALL_DISTANCES = (metrics.hd95_mm, metrics.hd95_pooled_mm, metrics.hausdorff_mm)
@@ -96,6 +100,24 @@ def test_distances_do_not_depend_on_where_in_the_image_the_masks_lie(score):
     assert score(*turned, (1, 3, 2)) == pytest.approx(score(a, b, (3, 2, 1)), abs=1e-12)
 
 
+def test_the_surface_dice_is_1_within_the_tolerance_and_0_beyond_at_any_spacing():
+    # Plates a step of 3 mm apart along i: all of both surfaces but nothing less than 3 mm away.
+    plate, moved = box((3, 4), (2, 9), (2, 9)), box((4, 5), (2, 9), (2, 9))
+    assert metrics.normalised_surface_dice(plate, moved, (3, 1, 1), 3) == 1
+    # The plates share the faces halfway between them: less than all, more than nothing.
+    assert 0 < metrics.normalised_surface_dice(plate, moved, (3, 1, 1), 2.9) < 1
+    far = box((9, 10), (2, 9), (2, 9))
+    assert metrics.normalised_surface_dice(plate, far, (3, 1, 1), 2.9) == 0
+    assert metrics.normalised_surface_dice(plate, far, (0.5, 1, 1), 2.9) > 0
+
+
+def test_a_wider_tolerance_never_lowers_the_surface_dice():
+    a, b = ball((9, 9, 9), 6, (1, 1, 2), (19, 19, 19)), ball((11, 8, 9), 7, (1, 1, 2), (19, 19, 19))
+    scores = [metrics.normalised_surface_dice(a, b, (1, 1, 2), mm) for mm in (0, 0.5, 1, 2, 4, 8)]
+    assert scores == sorted(scores)
+    assert scores[0] < scores[-1] == 1
+
+
 def test_one_far_voxel_raises_hausdorff_and_not_hd95():
     body = box((2, 9), (2, 9), (2, 9), shape=(12, 12, 40))
     stray = body.copy()
@@ -112,93 +134,73 @@ def test_the_two_definitions_of_hd95_differ_where_one_side_has_little_surface():
     assert metrics.hd95_mm(prediction, reference, MM) > metrics.hd95_pooled_mm(prediction, reference, MM) + 5
 
 
-def test_hd95_weighs_pieces_by_area_and_takes_the_worse_direction():
-    near, far = np.array([0.0, 10.0]), np.array([1.0, 1.0])
-    little, much = np.array([96.0, 4.0]), np.array([94.0, 6.0])
-    ones = np.ones(2)
-    for areas_mm2, expected_mm in ((little, 1.0), (much, 10.0)):
-        one_way = metrics.SurfaceDistances(near, far, areas_mm2, ones)
-        other_way = metrics.SurfaceDistances(far, near, ones, areas_mm2)
-        assert metrics.robust_hausdorff_mm(one_way, 95) == expected_mm
-        assert metrics.robust_hausdorff_mm(other_way, 95) == expected_mm
-
-
-# --- area of surface elements ---------------------------------------------------------------------------
-
-
-def code(*corners):
-    return sum(1 << metrics._CORNERS.index(corner) for corner in corners)
-
-
-def test_surface_areas_of_hand_worked_neighbourhoods():
-    table = metrics.surface_area_table_mm2((3.0, 2.0, 1.0))
-    assert table[code()] == 0
-    # One corner of a 3 x 2 x 1 mm box is cut off by the triangle through three edge midpoints.
-    one = math.sqrt((2 * 1) ** 2 + (3 * 1) ** 2 + (3 * 2) ** 2) / 8
-    assert table[code((0, 0, 0))] == pytest.approx(one)
-    # Opposite corners: two such triangles.
-    assert table[code((0, 0, 0), (1, 1, 1))] == pytest.approx(2 * one)
-    # A face: the rectangle halfway, 3 mm x 2 mm.
-    assert table[code((0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0))] == pytest.approx(3 * 2)
-    # An edge along i: a rectangle of 3 mm by the slanted half diagonal of the 2 x 1 mm face.
-    assert table[code((0, 0, 0), (1, 0, 0))] == pytest.approx(3 * math.hypot(1, 0.5))
-    # A corner and its three neighbours in a cube: the regular hexagon with sides of half a diagonal.
-    cube = metrics.surface_area_table_mm2(MM)
-    hexagon = 3 * math.sqrt(3) / 2 * 0.5
-    assert cube[code((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))] == pytest.approx(hexagon)
-
-
-def test_inside_and_outside_share_one_surface():
-    table = metrics.surface_area_table_mm2((0.7, 1.3, 5.0))
-    np.testing.assert_array_equal(table, table[::-1])
-
-
-# surface-distance 0.1 (Apache-2.0): sum of its 256 areas; independent of how corners are numbered.
-@pytest.mark.parametrize(
-    ("spacing_mm", "total", "largest"),
-    [(MM, 241.34313970553745, 1.573132184970986), ((3.0, 2.0, 1.0), 950.4895895094023, 6.758189813209032)],
-)
-def test_surface_areas_add_up_to_those_of_surface_distance(spacing_mm, total, largest):
-    table = metrics.surface_area_table_mm2(spacing_mm)
-    assert table.sum() == pytest.approx(total, rel=1e-12)
-    assert table.max() == pytest.approx(largest, rel=1e-12)
-
-
-def test_the_surface_of_a_ball_is_near_its_true_area_at_any_spacing():
-    for spacing_mm, shape in ((MM, (45, 45, 45)), ((0.5, 1.0, 2.0), (90, 45, 23))):
-        centre = [(size - 1) / 2 for size in shape]
-        found = ball(centre, 18, spacing_mm, shape)
-        area = metrics.surface_element_distances(found, found, spacing_mm).reference_areas_mm2.sum()
-        # A surface through voxel steps is somewhat larger than a smooth one.
-        assert 1.0 < area / (4 * math.pi * 18**2) < 1.25
-
-
 # --- empty masks ----------------------------------------------------------------------------------------
 
 SOME, NOTHING = mask((3, 3, 3)), mask()
 
 
-def test_brats_rule_both_empty_is_perfect():
-    assert metrics.dice(NOTHING, NOTHING) == 1
-    assert metrics.sensitivity(NOTHING, NOTHING) == 1
-    assert [score(NOTHING, NOTHING, MM) for score in ALL_DISTANCES] == [0, 0, 0]
+def by_name(prediction, reference, empty):
+    """Every score of one pair under a rule, in the columns' names."""
+    tissues = [one.astype(np.uint8) * Tissue.ET for one in (prediction, reference)]
+    rows = metrics.score_case(*tissues, MM, empty)
+    for row in rows:  # nothing but ET: its masks are those of WT and TC too
+        assert str(dataclasses.replace(row, region="ET")) == str(rows[2])
+    one = dataclasses.asdict(rows[2])
+    # Each score alone says the same.
+    assert str(one["dice"]) == str(metrics.dice(prediction, reference, empty))
+    assert str(one["sensitivity"]) == str(metrics.sensitivity(prediction, reference, empty))
+    assert str(one["specificity"]) == str(metrics.specificity(prediction, reference))
+    for score in (metrics.hd95_mm, metrics.hd95_pooled_mm, metrics.hausdorff_mm, nsd_1mm):
+        assert str(one[score.__name__]) == str(score(prediction, reference, MM, empty))
+    return {name: one[name] for name in (*metrics.SCORES, "empty") if not name.endswith("_ml")}
 
 
-@pytest.mark.parametrize(("prediction", "reference"), [(SOME, NOTHING), (NOTHING, SOME)])
-def test_brats_rule_one_empty_costs_the_image_diagonal(prediction, reference):
-    assert metrics.dice(prediction, reference) == 0
-    assert metrics.sensitivity(prediction, reference) == 0
-    assert [score(prediction, reference, MM) for score in ALL_DISTANCES] == [373.1287] * 3
-    assert pytest.approx(math.hypot(240, 240, 155), abs=5e-5) == metrics.MISSING_REGION_MM
+# One voxel among 8 x 8 x 8 = 512, in a slice of 64.
+FAR = 373.1287
+EMPTIES = {
+    ("brats", "both"): {
+        **{"dice": 1, "sensitivity": 1, "specificity": 1, "specificity_tumour_slices": math.nan},
+        **{"hausdorff_mm": 0, "hd95_mm": 0, "hd95_pooled_mm": 0, "nsd_1mm": 1},
+    },
+    ("brats", "reference"): {
+        **{"dice": 0, "sensitivity": 0, "specificity": 511 / 512, "specificity_tumour_slices": math.nan},
+        **{"hausdorff_mm": FAR, "hd95_mm": FAR, "hd95_pooled_mm": FAR, "nsd_1mm": 0},
+    },
+    ("brats", "prediction"): {
+        **{"dice": 0, "sensitivity": 0, "specificity": 1, "specificity_tumour_slices": 1},
+        **{"hausdorff_mm": FAR, "hd95_mm": FAR, "hd95_pooled_mm": FAR, "nsd_1mm": 0},
+    },
+    ("nan", "both"): {
+        **{"dice": math.nan, "sensitivity": math.nan, "specificity": 1, "specificity_tumour_slices": math.nan},
+        **dict.fromkeys(("hausdorff_mm", "hd95_mm", "hd95_pooled_mm", "nsd_1mm"), math.nan),
+    },
+    ("nan", "reference"): {
+        **{"dice": 0, "sensitivity": math.nan, "specificity": 511 / 512},
+        **{"specificity_tumour_slices": math.nan},
+        **dict.fromkeys(("hausdorff_mm", "hd95_mm", "hd95_pooled_mm", "nsd_1mm"), math.nan),
+    },
+    ("nan", "prediction"): {
+        **{"dice": 0, "sensitivity": 0, "specificity": 1, "specificity_tumour_slices": 1},
+        **dict.fromkeys(("hausdorff_mm", "hd95_mm", "hd95_pooled_mm", "nsd_1mm"), math.nan),
+    },
+}
 
 
-def test_nan_rule_leaves_undefined_scores_undefined_and_defined_ones_defined():
-    assert math.isnan(metrics.dice(NOTHING, NOTHING, "nan"))
-    assert metrics.dice(SOME, NOTHING, "nan") == 0
-    assert math.isnan(metrics.sensitivity(SOME, NOTHING, "nan"))
-    assert metrics.sensitivity(NOTHING, SOME, "nan") == 0
-    for pair in ((NOTHING, NOTHING), (SOME, NOTHING), (NOTHING, SOME)):
-        assert all(math.isnan(score(*pair, MM, "nan")) for score in ALL_DISTANCES)
+@pytest.mark.parametrize("rule", ["brats", "nan"])
+@pytest.mark.parametrize(
+    ("lacking", "prediction", "reference"),
+    [("both", NOTHING, NOTHING), ("reference", SOME, NOTHING), ("prediction", NOTHING, SOME)],
+    ids=["both_empty", "reference_empty", "prediction_empty"],
+)
+def test_every_score_of_an_empty_mask_is_what_its_rule_says(rule, lacking, prediction, reference):
+    expected = EMPTIES[rule, lacking]
+    found = by_name(prediction, reference, rule)
+    assert found.pop("empty") == lacking
+    assert found == pytest.approx(expected, abs=0, nan_ok=True)
+
+
+def test_the_distance_of_a_region_that_one_side_lacks_is_the_challenge_image_s_diagonal():
+    assert pytest.approx(math.hypot(240, 240, 155), abs=5e-5) == metrics.MISSING_REGION_MM == FAR
 
 
 def test_an_unknown_rule_names_the_known_ones():
@@ -235,7 +237,12 @@ def test_a_case_gives_a_row_per_region_that_agrees_with_each_score_alone():
         assert rows[region].hd95_mm == metrics.hd95_mm(ours, theirs, spacing)
         assert rows[region].hd95_pooled_mm == metrics.hd95_pooled_mm(ours, theirs, spacing)
         assert rows[region].hausdorff_mm == metrics.hausdorff_mm(ours, theirs, spacing)
+        assert rows[region].nsd_1mm == nsd_1mm(ours, theirs, spacing)
         assert rows[region].dice == metrics.dice(ours, theirs)
+        assert rows[region].sensitivity == metrics.sensitivity(ours, theirs)
+        assert rows[region].specificity == metrics.specificity(ours, theirs)
+        in_slices = metrics.specificity_tumour_slices(ours, theirs, region_mask(reference, "WT"))
+        assert rows[region].specificity_tumour_slices == in_slices
         assert rows[region].specificity_tumour_slices < rows[region].specificity < 1
     # 6 x 6 x 6 voxels of 6 mm3 are 1.296 ml.
     assert rows["WT"].reference_volume_ml == pytest.approx(1.296)
@@ -262,14 +269,18 @@ def test_without_reference_tumour_no_slice_holds_it_and_that_specificity_is_unde
 def test_the_rule_touches_what_it_settles():
     assert metrics.touched_by_rule("dice", "both")
     assert metrics.touched_by_rule("hd95_mm", "prediction")
+    assert metrics.touched_by_rule("nsd_1mm", "reference")
     assert not metrics.touched_by_rule("sensitivity", "prediction")
     assert not metrics.touched_by_rule("specificity", "both")
     assert not any(metrics.touched_by_rule(score, "") for score in metrics.SCORES)
 
 
-def test_rows_open_with_the_columns_that_readers_expect():
+def test_the_columns_are_those_that_readers_expect_in_their_order():
     names = [field.name for field in dataclasses.fields(metrics.RegionScores)]
-    assert names[:5] == ["region", "dice", "sensitivity", "specificity", "hd95_mm"]
+    assert " ".join(names) == (
+        "region dice sensitivity specificity specificity_tumour_slices hausdorff_mm hd95_mm hd95_pooled_mm "
+        "nsd_1mm volume_ml reference_volume_ml empty"
+    )
 
 
 # --- real masks -----------------------------------------------------------------------------------------
@@ -291,6 +302,7 @@ def test_real_masks_score_as_medpy_surface_distance_and_simpleitk_say(real_masks
         assert scores.hd95_mm == pytest.approx(float(row["deepmind_hd95"]), abs=1e-6)
         assert scores.hd95_pooled_mm == pytest.approx(float(row["medpy_hd95"]), abs=1e-6)
         assert scores.hausdorff_mm == pytest.approx(float(row["medpy_hd"]), abs=1e-6)
+        assert scores.nsd_1mm == pytest.approx(float(row["deepmind_nsd1mm"]), abs=1e-6)
         masks = [region_mask(tissues, row["region"]) for tissues in (prediction, reference)]
-        hd100_mm = metrics.robust_hausdorff_mm(metrics.surface_element_distances(*masks, MM), 100)
+        hd100_mm = surfaces.robust_hausdorff_mm(surfaces.element_distances(*masks, MM), 100)
         assert hd100_mm == pytest.approx(float(row["deepmind_hd100"]), abs=1e-6)

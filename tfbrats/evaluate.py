@@ -1,4 +1,4 @@
-"""Score predictions against references; two folders are enough.
+r"""Score predictions against references; two folders are enough.
 
     python -m tfbrats.evaluate --prediction OUT --reference data/MICCAI_BraTS2020_TrainingData --output REPORT
 
@@ -6,48 +6,56 @@
 data set that tfbrats.inspect recognises, or a folder of CASE.nii.gz or CASE_seg.nii.gz. Every missing,
 extra, unreadable or misaligned case is listed, all of them together, and then nothing is written.
 
+Beside a paper's table, the test cases of a run alone, and against another run's scores:
+
+    python -m tfbrats.evaluate --prediction OUT --reference DATA --output REPORT \
+        --splits runs/cun_lws/splits.json --table paper_a --compare REPORT_OF_CUN
+
 REPORT/metrics.csv holds a row per case and region, REPORT/cascade.csv what each stage of a cascade missed and
-what an earlier one had lost (tfbrats/stages.py), REPORT/metrics.json all these rows with their summaries.
+what an earlier one had lost (tfbrats/stages.py), REPORT/lesions.csv the lesion-wise scores if asked for,
+REPORT/challenge.csv and REPORT/summary.json the same in the challenge's and nnU-Net's form, REPORT/metrics.json
+all of it with summaries.
 """
 
+import argparse
 import concurrent.futures
-import csv
 import dataclasses
 import functools
 import importlib.metadata
-import io
 import json
-import math
 import multiprocessing
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import __version__, case, command, files, metrics, model_card, stages
+from tfbrats import (
+    __version__,
+    case,
+    command,
+    compare,
+    files,
+    lesions,
+    metrics,
+    records,
+    score_text,
+    stages,
+    tables,
+)
 from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, REGIONS
+from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, Tissue
+from tfbrats.origin import check_split, margin_of, model_of, split_of
 from tfbrats.pairs import Pair, match
+from tfbrats.score_files import names, read, without_nan, write
+from tfbrats.summaries import summarise, summarise_lesions
 
-TABLE = "metrics.csv"
-CASCADE = "cascade.csv"
-REPORT = "metrics.json"
-COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(metrics.RegionScores)))
-CASCADE_COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(stages.StageLosses)))
-_PRINTED = {
-    "dice": "Dice",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "specificity_tumour_slices": "in tumour slices",
-    "hd95_mm": "HD95 mm",
-    "hd95_pooled_mm": "HD95 pooled mm",
-    "hausdorff_mm": "Hausdorff mm",
-}
+_VOLUMES = ("volume_ml", "reference_volume_ml")  # no scores: of two runs neither is better for them
 
 
 # --- scores ---------------------------------------------------------------------------------------------
@@ -56,69 +64,119 @@ _PRINTED = {
 def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
     """Prediction and reference as tissues, uint8 [I, J, K], and their common grid.
 
+    Of a pair without a prediction: nothing but background on the reference's grid.
+
     Raises:
         case.CaseError: unreadable, label values outside the schema, or two grids; every reason.
     """
     loaded, faults = [], []
-    for path in (pair.prediction, pair.reference):
+    for path in (pair.reference, pair.prediction):
+        if path is None:
+            continue
         try:
             loaded.append(case.load_label(path, pair.schema))
         except InputError as error:
             faults.append(str(error))
-    if not faults:
+    if not faults and pair.prediction is not None:
         faults = [
             f"{pair.prediction}: {difference} of the reference. Write it on the reference's grid."
-            for difference in case.grid_differences(loaded[0][1], loaded[1][1])
+            for difference in case.grid_differences(loaded[1][1], loaded[0][1])
         ]
     if faults:
         raise case.CaseError(pair.case_id, faults)
-    return loaded[0][0], loaded[1][0], loaded[1][1]
+    reference, grid = loaded[0]
+    prediction = loaded[1][0] if pair.prediction is not None else np.zeros_like(reference)
+    return prediction, reference, grid
 
 
-def score_pair(pair: Pair, empty: str = "brats", margin: int | None = None) -> tuple[list[dict], list[dict]]:
-    """The rows of one case, keys as `COLUMNS` and as `CASCADE_COLUMNS`. Errors as `load_pair`.
+@dataclass(frozen=True)
+class Scored:
+    """What was found in one case; a worker's answer.
+
+    Attributes:
+        rows: keys as `score_files.COLUMNS`.
+        losses: keys as `score_files.CASCADE_COLUMNS`.
+        lesions: fields of `lesions.LesionScores` with `case_id`; none unless asked for.
+        counts: its files and, by region, label values and voxels: TP, FP, FN, TN; None if not scored.
+        faults: why it could not be scored.
+    """
+
+    rows: Sequence[dict] = ()
+    losses: Sequence[dict] = ()
+    lesions: Sequence[dict] = ()
+    counts: dict[str, Any] | None = None
+    faults: Sequence[str] = ()
+
+
+def score_pair(
+    pair: Pair, empty: str = "brats", margin: int | None = None, lesion_rule: str | None = None
+) -> Scored:
+    """All that is found in one case. Errors as `load_pair`.
 
     Args:
+        empty: a key of `metrics.EMPTY_RULES`.
         margin: see `stages.score_case`.
+        lesion_rule: a key of `lesions.RULES`, or None for no lesion-wise scores.
     """
     prediction, reference, grid = load_pair(pair)
-    found = (
-        metrics.score_case(prediction, reference, grid.spacing_mm, empty),
-        stages.score_case(prediction, reference, grid.spacing_mm, margin),
+
+    def named(rows: Sequence) -> list[dict]:
+        return [{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in rows]
+
+    found = []
+    if lesion_rule is not None:
+        found = named(lesions.score_case(prediction, reference, grid.spacing_mm, lesion_rule))
+    counts = {
+        "case_id": pair.case_id,
+        "prediction": pair.prediction,
+        "reference": pair.reference,
+        "regions": count_voxels(prediction, reference, pair.schema),
+    }
+    return Scored(
+        named(metrics.score_case(prediction, reference, grid.spacing_mm, empty)),
+        named(stages.score_case(prediction, reference, grid.spacing_mm, margin)),
+        found,
+        counts,
     )
-    scores, losses = ([{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in rows] for rows in found)
-    return scores, losses
 
 
-def _attempt(
-    pair: Pair, empty: str, margin: int | None, only_check: bool
-) -> tuple[list[dict], list[dict], list[str]]:
-    """Both kinds of rows and the faults of one case: what a worker process does."""
+def count_voxels(
+    prediction: np.ndarray, reference: np.ndarray, schema: LabelSchema
+) -> dict[str, dict[str, Any]]:
+    """Region -> `values`, its label values in the files, and how many voxels are TP, FP, FN and TN.
+
+    Args:
+        prediction: tissues [I, J, K].
+        reference: tissues of the same shape.
+        schema: how the files write them.
+    """
+    either = (prediction != 0) | (reference != 0)
+    both = reference[either].astype(np.intp) * len(Tissue) + prediction[either]
+    voxels = np.bincount(both, minlength=len(Tissue) ** 2).reshape(len(Tissue), len(Tissue))
+    found = {}
+    for region, tissues in REGIONS.items():
+        inside = np.isin(np.arange(len(Tissue)), tissues)
+        true, false, missed = (
+            int(voxels[np.ix_(r, p)].sum()) for r, p in ((inside, inside), (~inside, inside), (inside, ~inside))
+        )
+        values = sorted(value for value, tissue in schema.values if tissue in tissues)
+        rest = reference.size - true - false - missed
+        found[region] = {"values": values, "TP": true, "FP": false, "FN": missed, "TN": rest}
+    return found
+
+
+def _attempt(pair: Pair, empty: str, margin: int | None, lesion_rule: str | None, only_check: bool) -> Scored:
+    """What a worker process does: the scores of one case, or its faults."""
     try:
         if only_check:
             load_pair(pair)
-            return [], [], []
-        return *score_pair(pair, empty, margin), []
+            return Scored()
+        return score_pair(pair, empty, margin, lesion_rule)
     except case.CaseError as error:
-        return [], [], [f"{error.case_id}: {fault}" for fault in error.faults]
+        return Scored(faults=[f"{error.case_id}: {fault}" for fault in error.faults])
 
 
-def cascade_margin(prediction: str | os.PathLike) -> tuple[int | None, list[str]]:
-    """Voxels by which the model that wrote a folder of predictions grew its boxes, and what is to be noted.
-
-    The model's card lies beside what it predicted. None without a card, and of a model that is no cascade. No
-    score depends on it, so a card that cannot be read is a note and no fault.
-    """
-    path = files.join(prediction, model_card.FILE)
-    if not files.exists(path):
-        return None, []
-    try:
-        found: Any = model_card.parse(files.read_bytes(path), path).training_data
-    except InputError as error:
-        return None, [f"the cascade's margin is unknown: {error}"]
-    for key in ("config", "cascade", "margin"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return (found if type(found) is int and found >= 0 else None), []
+# --- all cases ------------------------------------------------------------------------------------------
 
 
 def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:
@@ -145,50 +203,87 @@ def evaluate(
     cases: Sequence[str] | None = None,
     allow_missing: bool = False,
     workers: int = 1,
+    splits: str | os.PathLike | None = None,
+    split: str = "test",
+    row: str | None = None,
+    lesion_rule: str | None = None,
 ) -> dict[str, Any]:
     """Scores every case; writes nothing.
 
     Args:
-        prediction: as for `match`, and so are `reference`, `edition`, `cases` and `allow_missing`.
+        prediction: as for `match`, and so are `reference`, `edition` and `cases`.
         empty: a key of `metrics.EMPTY_RULES`.
+        allow_missing: a case without a prediction is scored as if nothing had been found in it.
         workers: processes, ~0.3 GB each at full size. More than one needs a main module that can be
             imported (`if __name__ == "__main__":`), and folders that another process can open.
+        splits: a run's splits.json; only the cases of its split `split` are scored.
+        row: of a paper's table, `tables.ROWS`; overrides what the model's card says.
+        lesion_rule: a key of `lesions.RULES`; None for no lesion-wise scores.
 
     Returns:
-        The content of metrics.json: `rows` with keys `COLUMNS`, `summary` by region and score, `cascade` with
-        its `margin_voxels` (or None), `summary` and `rows` with keys `CASCADE_COLUMNS`, and what was compared
-        by which rule. Undefined scores are nan.
+        The content of metrics.json: `rows` with keys `score_files.COLUMNS`, `summary` by region and score,
+        `cascade` with its `margin_voxels` (or None), `summary` and `rows`, `lesions` (or None) with its `rule`,
+        `summary` and `rows`, `counts` of voxels, `model` as `model_of`, `split` as `split_of` (or None), which
+        cases were `missing`, what was `compared` (nothing yet), and by which rule. Undefined scores are nan.
 
     Raises:
-        InputError: everything that is missing, extra, unreadable or misaligned, a line each.
+        InputError: everything that is missing, extra, unreadable or misaligned, a line each; a rule that is
+            unknown; splits on which the model was not trained.
     """
     if empty not in metrics.EMPTY_RULES:
         raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(metrics.EMPTY_RULES)}.")
-    found = match(prediction, reference, edition, cases, allow_missing)
-    margin, margin_notes = cascade_margin(prediction)
+    if lesion_rule is not None and lesion_rule not in lesions.RULES:
+        raise InputError(f"lesion rule {lesion_rule!r} is unknown; choose from {', '.join(lesions.RULES)}.")
+    if row is not None and row not in tables.ROWS:
+        raise InputError(f"row {row!r} is in no table; choose from {', '.join(tables.ROWS)}.")
+    if cases is not None and splits is not None:
+        raise InputError("--cases and --splits both say which cases to score. Pass one of them.")
+    model, model_notes = model_of(prediction, row)
+    chosen_by = None
+    if splits is not None:
+        cases, chosen_by = split_of(splits, split)
+        check_split(chosen_by, model, prediction)
+    named_by = "--cases" if splits is None else f"{split} in {splits}"
+    found = match(prediction, reference, edition, cases, allow_missing, named_by)
     # With a fault in hand there will be no scores: the rest is only looked through for more.
-    task = functools.partial(_attempt, empty=empty, margin=margin, only_check=bool(found.faults))
-    rows, losses, faults = [], [], list(found.faults)
-    for case_rows, case_losses, case_faults in _in_parallel(
-        task, found.pairs, max(1, min(workers, len(found.pairs)))
-    ):
-        rows += case_rows
-        losses += case_losses
-        faults += case_faults
+    task = functools.partial(
+        _attempt,
+        empty=empty,
+        margin=margin_of(model),
+        lesion_rule=lesion_rule,
+        only_check=bool(found.faults),
+    )
+    each = list(_in_parallel(task, found.pairs, max(1, min(workers, len(found.pairs)))))
+    faults = [*found.faults, *(fault for one in each for fault in one.faults)]
     if faults:
         raise InputError(f"nothing was scored; faults: {len(faults)}\n  " + "\n  ".join(faults))
+    rows, losses, lesion_rows = (
+        [row for one in each for row in getattr(one, name)] for name in ("rows", "losses", "lesions")
+    )
     return {
         "prediction": os.fspath(prediction),
         "reference": os.fspath(reference),
         "edition_given": edition,
         "editions": sorted({pair.schema.edition for pair in found.pairs}),
         "cases": len(found.pairs),
-        "left_out": list(found.skipped),
-        "notes": [*found.notes, *margin_notes],
+        "missing": list(found.missing),
+        "notes": [*found.notes, *model_notes],
+        "model": model,
+        "split": chosen_by,
         "empty_rule": {"name": empty, "meaning": metrics.EMPTY_RULES[empty]},
         "summary": summarise(rows),
         "rows": rows,
-        "cascade": {"margin_voxels": margin, "summary": stages.summarise(losses), "rows": losses},
+        "cascade": {"margin_voxels": margin_of(model), "summary": stages.summarise(losses), "rows": losses},
+        "lesions": None
+        if lesion_rule is None
+        else {
+            "rule": lesion_rule,
+            "meaning": lesions.RULES[lesion_rule].meaning,
+            "summary": summarise_lesions(lesion_rows),
+            "rows": lesion_rows,
+        },
+        "compared": [],
+        "counts": [one.counts for one in each],
         "versions": {
             "tfbrats": __version__,
             "python": platform.python_version(),
@@ -197,105 +292,38 @@ def evaluate(
     }
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Region -> score -> mean, std, median, 25quantile, 75quantile, n, touched.
+# --- against other runs ---------------------------------------------------------------------------------
+
+
+def compared_with(content: Mapping[str, Any], folder: str | os.PathLike) -> dict[str, Any]:
+    """`with`, `folder` and `differences` (fields of `compare.Difference`) of one run against another's scores.
 
     Args:
-        rows: keys as `COLUMNS`.
-
-    Returns:
-        `std` is the population's, quantiles are interpolated; nan is left out, `n` is what was not nan, and
-        `touched` counts the cases in which the empty-mask rule settled the score or left it out.
-    """
-    summary: dict[str, dict[str, dict[str, float]]] = {}
-    for region in REGIONS:
-        of_region = [row for row in rows if row["region"] == region]
-        summary[region] = {}
-        for score in metrics.SCORES:
-            values = np.array([row[score] for row in of_region], float)
-            values = values[~np.isnan(values)]
-            quartiles = np.quantile(values, (0.25, 0.5, 0.75)) if values.size else [math.nan] * 3
-            summary[region][score] = {
-                "mean": float(values.mean()) if values.size else math.nan,
-                "std": float(values.std()) if values.size else math.nan,
-                "median": float(quartiles[1]),
-                "25quantile": float(quartiles[0]),
-                "75quantile": float(quartiles[2]),
-                "n": int(values.size),
-                "touched": sum(metrics.touched_by_rule(score, row["empty"]) for row in of_region),
-            }
-    return summary
-
-
-# --- what is written and printed ------------------------------------------------------------------------
-
-
-def write(content: Mapping[str, Any], output: str | os.PathLike) -> None:
-    """metrics.csv, cascade.csv and metrics.json into the folder `output`, from `evaluate`'s result."""
-    for name, columns, rows in (
-        (TABLE, COLUMNS, content["rows"]),
-        (CASCADE, CASCADE_COLUMNS, content["cascade"]["rows"]),
-    ):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files.write_bytes(files.join(output, name), text.getvalue().encode())
-    files.write_json(files.join(output, REPORT), _without_nan(content))
-
-
-def read(output: str | os.PathLike) -> dict[str, Any]:
-    """What `write` wrote, undefined numbers nan again.
-
-    `cascade` is None where an older version wrote no such entry: its scores are as good as ever.
+        content: of `evaluate`.
+        folder: which the other run's scores were written to.
 
     Raises:
-        InputError: there is no metrics.json, or it is not ours.
+        InputError: other cases, another reference or another empty-mask rule.
     """
-    path = files.join(output, REPORT)
-    content = files.read_json(path)
+    other = read(folder)
+    rules = [one["empty_rule"]["name"] for one in (content, other)]
+    if rules[0] != rules[1]:
+        raise InputError(
+            f"{folder}: scored with --empty {rules[1]}, this run with {rules[0]}. Score both by one rule."
+        )
+    scores = [score for score in metrics.SCORES if score not in _VOLUMES]
     try:
-        for row in content["rows"]:
-            _restore_nan(row, metrics.SCORES)
-        for scores in content["summary"].values():
-            for statistics in scores.values():
-                _restore_nan(statistics, statistics)
-        cascade = content.setdefault("cascade", None)
-        if cascade is not None:
-            for row in cascade["rows"]:
-                _restore_nan(row, stages.VOLUMES)
-            for region in REGIONS:
-                _restore_nan(cascade["summary"][region]["sum_ml"], stages.VOLUMES)
-                _restore_nan(cascade["summary"][region]["mean_share"], stages.SHARES)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not written by python -m tfbrats.evaluate ({error!r}).") from error
-    return content
+        found = compare.differences(content["rows"], other["rows"], scores)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return {
+        "with": compare.name_of(other, folder),
+        "folder": os.fspath(folder),
+        "differences": [dataclasses.asdict(one) for one in found],
+    }
 
 
-def _restore_nan(numbers: dict[str, Any], names: Iterable[str]) -> None:
-    numbers.update({name: math.nan for name in names if numbers[name] is None})
-
-
-def _without_nan(content: Any) -> Any:
-    """JSON has no nan: null."""
-    if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
-
-
-def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Means by region; in brackets how many cases the empty-mask rule settled or left out."""
-    lines = ["      " + "".join(f"{title:>18}" for title in _PRINTED.values())]
-    for region, scores in summary.items():
-        line = f"{region:6}"
-        for score in _PRINTED:
-            mean, touched = scores[score]["mean"], scores[score]["touched"]
-            text = f"{mean:.2f}" if score.endswith("_mm") else f"{mean:.4f}"
-            line += f"{text + f' [{touched}]':>18}"
-        lines.append(line)
-    return "\n".join(lines)
+# --- the command ----------------------------------------------------------------------------------------
 
 
 def _names(text: str) -> list[str]:
@@ -308,7 +336,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def main(arguments: Sequence[str]) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.evaluate", __doc__)
     parser.add_argument("--prediction", required=True, metavar="DIR", help="folder of CASE.nii.gz")
     parser.add_argument("--reference", required=True, metavar="DIR", help="data set, or folder of masks")
@@ -316,11 +344,37 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--empty", choices=tuple(metrics.EMPTY_RULES), default="brats", help="empty masks")
     parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
-    parser.add_argument("--allow-missing", action="store_true", help="leave out what has no prediction")
+    parser.add_argument("--splits", metavar="FILE", help="only one split's cases: splits.json of the run")
+    parser.add_argument(
+        "--split", choices=records.SPLITS, default="test", help="which, of --splits (%(default)s)"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="score what has no prediction as an empty one"
+    )
+    parser.add_argument(
+        "--lesions",
+        choices=tuple(lesions.RULES),
+        help="lesion-wise scores too, by that year's rules",
+    )
+    parser.add_argument("--table", choices=tuple(tables.TABLES), help="print a paper's table, ours beside it")
+    parser.add_argument("--row", choices=tables.ROWS, help="which row this is, where no model's card says it")
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="another run's --output: how far the two differ, with intervals; may be repeated",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
-    given = parser.parse_args(arguments)
-    files.check_can_hold(given.output)  # before minutes of scoring
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    given = _parser().parse_args(arguments)
+    # Before minutes of scoring:
+    files.check_can_hold(given.output)
+    others = [read(folder) for folder in given.compare]
     content = evaluate(
         given.prediction,
         given.reference,
@@ -329,28 +383,24 @@ def main(arguments: Sequence[str]) -> None:
         _names(given.cases) if given.cases else None,
         given.allow_missing,
         given.workers,
+        given.splits,
+        given.split,
+        given.row,
+        given.lesions,
     )
-    write(content, given.output)
+    write(content, given.output)  # whatever the other runs are, these scores are good
+    if others:
+        content["compared"] = [compared_with(content, folder) for folder in given.compare]
+        write(content, given.output)
     if given.json:
-        print(json.dumps(_without_nan(content), indent=2))
+        print(json.dumps(without_nan(content), indent=2))
         return
-    for note in content["notes"]:
-        print(f"note: {note}")
-    if content["left_out"]:
-        print(f"left out: {len(content['left_out'])} references without a prediction")
-    print(
-        f"{content['cases']} cases, edition {', '.join(content['editions'])}. Empty masks: rule {given.empty}"
-    )
-    print("(" + content["empty_rule"]["meaning"] + ").")
-    print("Means; in brackets how many cases that rule touched.\n")
-    print(table(content["summary"]))
-    print("\nShare of the reference's volume that was missed, mean over the cases that have the region.")
-    if content["cascade"]["margin_voxels"] is None:
-        print("Read as if WT, TC and ET had been found in that order, each inside the one before.\n")
-    else:
-        print("What a stage misses is lost to the next: TC is kept inside the predicted WT alone, ET in TC.\n")
-    print(stages.table(content["cascade"]["summary"]))
-    print("\n" + "\n".join(files.join(given.output, name) for name in (TABLE, CASCADE, REPORT)))
+    print(score_text.of_scores(content))
+    if given.table:
+        print("\n" + tables.text(given.table, [content, *others]))
+    if content["compared"]:
+        print("\n" + score_text.of_comparisons(content, given.output, given.table))
+    print("\n" + "\n".join(files.join(given.output, name) for name in names(content)))
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ class Pair:
     """One case to score.
 
     Attributes:
-        prediction: path of the segmentation to score.
+        prediction: path of the segmentation to score; None where there is none and an empty one stands for it.
         reference: path of the expert's.
         schema: how both files write tissues.
         source: the reference's own case with its images, or None where the reference is masks alone.
     """
 
     case_id: str
-    prediction: str
+    prediction: str | None
     reference: str
     schema: LabelSchema
     source: layouts.CaseFiles | None = None
@@ -34,12 +34,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matched:
-    """What `match` found: cases to score, all that stands in the way, and what was left out or unusual."""
+    """What `match` found: cases to score, all that stands in the way, and what was unusual."""
 
     pairs: tuple[Pair, ...]
     faults: tuple[str, ...]
-    skipped: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Case ids of the pairs that have no prediction."""
+        return tuple(pair.case_id for pair in self.pairs if pair.prediction is None)
 
 
 def match(
@@ -48,6 +52,7 @@ def match(
     edition: str | None = None,
     cases: Sequence[str] | None = None,
     allow_missing: bool = False,
+    named_by: str = "--cases",
 ) -> Matched:
     """Pairs of files with one case id, by names alone; no image is opened.
 
@@ -56,7 +61,8 @@ def match(
         reference: a data set, or a folder of CASE[_seg].nii[.gz].
         edition: overrides what the reference's names say.
         cases: only these case ids.
-        allow_missing: leave out references that have no prediction.
+        allow_missing: a reference without a prediction is paired with None instead of being a fault.
+        named_by: what gave `cases`, for errors.
 
     Raises:
         InputError: a folder is not there or holds nothing that could be meant.
@@ -66,32 +72,35 @@ def match(
     notes = [f"{r.case_id}: {note}" for r in references.values() if r.source for note in r.source.notes]
     if cases is not None:
         faults += [
-            f"{name}: named by --cases, but not in {reference}." for name in cases if name not in references
+            f"{name}: named by {named_by}, but not in {reference}."
+            for name in cases
+            if name not in references and name not in more
         ]
         references = {name: found for name, found in references.items() if name in cases}
         predicted = {name: path for name, path in predicted.items() if name in cases}
         more = {name: texts for name, texts in more.items() if name in cases}
-    faults += [text for name, texts in more.items() if name in predicted or not allow_missing for text in texts]
-    missing = [name for name in references if name not in predicted]
+    faults += [text for texts in more.values() for text in texts]
     if not allow_missing:
         faults += [
             f"{name}: no prediction; expected {files.join(prediction, name)}.nii.gz. Predict it, or pass "
-            "--allow-missing to leave it out."
-            for name in missing
+            "--allow-missing to score it as an empty one."
+            for name in references
+            if name not in predicted
         ]
     faults += [
-        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases."
+        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases or "
+        "--splits."
         for name, path in predicted.items()
         if name not in references and name not in more
     ]
     pairs = [
-        dataclasses.replace(found, prediction=predicted[name])
+        dataclasses.replace(found, prediction=predicted.get(name))
         for name, found in references.items()
-        if name in predicted
+        if name in predicted or allow_missing
     ]
     if not pairs and not faults:
         raise InputError(f"{prediction}: none of its cases is wanted; nothing to score.")
-    return Matched(tuple(pairs), tuple(faults), tuple(missing) if allow_missing else (), tuple(notes))
+    return Matched(tuple(pairs), tuple(faults), tuple(notes))
 
 
 def _niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
@@ -117,7 +126,7 @@ def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
 
 
 def _references(folder: str | os.PathLike, edition: str | None) -> tuple[dict[str, Pair], dict[str, list[str]]]:
-    """References by case id (their `prediction` still empty), and faults by case id."""
+    """References by case id (their `prediction` still None), and faults by case id."""
     try:
         dataset = layouts.find(folder, edition)
     except InputError:
@@ -130,11 +139,11 @@ def _references(folder: str | os.PathLike, edition: str | None) -> tuple[dict[st
         if one.problems:
             faults[one.case_id] = [f"{one.case_id}: {problem}" for problem in one.problems]
         elif one.label:
-            found[one.case_id] = Pair(one.case_id, "", one.label, one.schema, one)
+            found[one.case_id] = Pair(one.case_id, None, one.label, one.schema, one)
         elif one.label_expected:
             faults[one.case_id] = [f"{one.case_id}: no segmentation in {folder}. Add or rename its file."]
     if not found:
-        raise InputError(f"{folder}: {len(dataset.cases)} cases, none with a segmentation to score against.")
+        raise InputError(f"{folder}: no segmentation to score against; cases found: {len(dataset.cases)}.")
     return found, faults
 
 
@@ -155,5 +164,5 @@ def _masks_alone(folder: str | os.PathLike, edition: str | None) -> dict[str, Pa
             )
         if case_id in masks:
             raise InputError(f"{case_id}: two references, {masks[case_id].reference} and {path}. Keep one.")
-        masks[case_id] = Pair(case_id, "", path, schema)
+        masks[case_id] = Pair(case_id, None, path, schema)
     return masks

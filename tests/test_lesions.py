@@ -1,0 +1,294 @@
+"""Lesion-wise scores: masks worked out by hand, the borders of each rule, a blunt second reading of it."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tfbrats import lesions, metrics
+from tfbrats.command import InputError
+from tfbrats.labels import Tissue
+
+MM = (1.0, 1.0, 1.0)
+SHAPE = (30, 30, 30)
+
+
+def boxes(*bounds, tissue=Tissue.ET, shape=SHAPE):
+    """Tissues with a box of `tissue` for each ((i, i), (j, j), (k, k))."""
+    array = np.zeros(shape, np.uint8)
+    for bound in bounds:
+        array[tuple(slice(*side) for side in bound)] = tissue
+    return array
+
+
+def scores(prediction, reference, rule, region="WT", spacing_mm=MM):
+    return {row.region: row for row in lesions.score_case(prediction, reference, spacing_mm, rule)}[region]
+
+
+def counts(row):
+    return (row.reference_lesions, row.found, row.missed, row.false)
+
+
+# A and B are cubes of 4 x 4 x 4 voxels, far apart.
+A, HALF_A = ((2, 6), (2, 6), (2, 6)), ((2, 6), (2, 6), (2, 4))
+B = ((20, 24), (20, 24), (20, 24))
+
+# --- masks worked out by hand ---------------------------------------------------------------------------
+
+
+def test_first_mask_of_two_lesions_one_is_half_found_and_one_missed():
+    reference, prediction = boxes(A, B), boxes(HALF_A)
+    # A: Dice 2 * 32 / (64 + 32) = 2/3. Its far face lies 2 mm from the half's, with a sixth of the area.
+    # B: missed, so Dice 0 and the penalty. Two lesions, nothing false.
+    row = scores(prediction, reference, "2023")
+    assert counts(row) == (2, 1, 1, 0)
+    assert row.dice == pytest.approx((2 / 3 + 0) / 2)
+    assert row.hd95_mm == pytest.approx((2 + 374) / 2)
+    assert math.isnan(row.nsd_05mm)
+    assert math.isnan(row.nsd_1mm)
+
+    row = scores(prediction, reference, "2024")
+    assert counts(row) == (2, 1, 1, 0)
+    assert row.dice == pytest.approx((2 / 3 + 0) / 2)
+    assert row.hd95_mm == pytest.approx((2 + 337) / 2)
+    # Surface voxels of A by layer of k: 16, 12 (a ring), 12, 16, together 56; from the half they are 0, 0, 1
+    # and 2 mm away. All 32 voxels of the half are surface; 28 are A's too, the inner 4 are 1 mm away.
+    assert row.nsd_05mm == pytest.approx(((28 / 56 + 28 / 32) / 2 + 0) / 2)
+    assert row.nsd_1mm == pytest.approx(((40 / 56 + 32 / 32) / 2 + 0) / 2)
+
+
+def test_second_mask_a_lesion_found_exactly_and_one_invented():
+    reference = boxes(A)
+    # 2023 counts an invented voxel like an invented lesion: sums 1 and 0 + 374 over 1 + 1.
+    speck = boxes(A, ((20, 21), (20, 21), (20, 21)))
+    row = scores(speck, reference, "2023")
+    assert counts(row) == (1, 1, 0, 1)
+    assert (row.dice, row.hd95_mm) == (1 / 2, 374 / 2)
+    # 2024 leaves 20 voxels or less out of the prediction too ...
+    row = scores(speck, reference, "2024")
+    assert counts(row) == (1, 1, 0, 0)
+    assert row.ignored_prediction == 1
+    assert (row.dice, row.hd95_mm, row.nsd_05mm, row.nsd_1mm) == (1, 0, 1, 1)
+    # ... and counts 64.
+    row = scores(boxes(A, B), reference, "2024")
+    assert counts(row) == (1, 1, 0, 1)
+    assert (row.dice, row.hd95_mm, row.nsd_05mm, row.nsd_1mm) == (1 / 2, 337 / 2, 1 / 2, 1 / 2)
+
+
+def test_third_mask_two_fragments_are_one_lesion_and_one_lesion_is_too_small():
+    # Cubes of 3 x 3 x 3 with 6 voxels between them: dilated by 3 each they touch. Each of 27 mm3 would be left
+    # out; as one lesion of 54 mm3 they count.
+    one, other = ((2, 5), (2, 5), (2, 5)), ((11, 14), (2, 5), (2, 5))
+    small = ((20, 25), (20, 25), (20, 22))  # 50 mm3 are 50 or less
+    row = scores(boxes(one), boxes(one, other, small), "2023")
+    assert counts(row) == (1, 1, 0, 0)
+    assert row.ignored_reference == 1
+    # 27 of 54 found: 2 * 27 / (54 + 27). The other's far face, an eighth of the area, is 9 mm from the one.
+    assert row.dice == pytest.approx(2 / 3)
+    assert row.hd95_mm == pytest.approx(9)
+    # 7 voxels between them: two lesions of 27 mm3, both left out; with nothing to find, nothing is wrong.
+    apart = ((12, 15), (2, 5), (2, 5))
+    row = scores(boxes(one), boxes(one, apart, small), "2023")
+    assert counts(row) == (0, 0, 0, 0)
+    assert (row.dice, row.hd95_mm, row.ignored_reference) == (1, 0, 3)
+
+
+def test_volumes_and_distances_follow_an_anisotropic_spacing():
+    spacing_mm = (3.0, 2.0, 1.0)  # a voxel is 6 mm3
+    half_along_i = ((2, 4), (2, 6), (2, 6))
+    eight = ((20, 22), (20, 22), (20, 22))  # 48 mm3, left out
+    nine = ((20, 23), (20, 23), (20, 21))  # 54 mm3, counted
+    row = scores(boxes(half_along_i), boxes(A, eight), "2023", spacing_mm=spacing_mm)
+    assert counts(row) == (1, 1, 0, 0)
+    assert row.ignored_reference == 1
+    assert row.dice == pytest.approx(2 / 3)
+    assert row.hd95_mm == pytest.approx(2 * 3)  # two voxels of 3 mm
+    row = scores(boxes(half_along_i), boxes(A, nine), "2023", spacing_mm=spacing_mm)
+    assert counts(row) == (2, 1, 1, 0)
+    assert row.hd95_mm == pytest.approx((6 + 374) / 2)
+    # 2024 counts voxels, whatever their volume: 9 are left out of WT.
+    row = scores(boxes(half_along_i), boxes(A, nine), "2024", spacing_mm=spacing_mm)
+    assert counts(row) == (1, 1, 0, 0)
+
+
+# --- what belongs to a lesion ---------------------------------------------------------------------------
+
+
+def test_a_prediction_within_reach_finds_a_lesion_it_does_not_touch():
+    # 3 voxels beyond A's face is the last that a dilation by 3 reaches: found, with Dice 0 and a true HD95.
+    near, beyond = ((8, 12), (2, 6), (2, 6)), ((9, 13), (2, 6), (2, 6))
+    row = scores(boxes(near), boxes(A), "2023")
+    assert counts(row) == (1, 1, 0, 0)
+    assert row.dice == 0
+    assert row.hd95_mm == pytest.approx(6)
+    row = scores(boxes(beyond), boxes(A), "2023")
+    assert counts(row) == (1, 0, 1, 1)
+    assert (row.dice, row.hd95_mm) == (0, 374)
+
+
+def test_a_prediction_in_reach_of_two_lesions_is_scored_with_both():
+    # Two cubes 10 voxels apart are two lesions; a bar through both is one component in reach of each.
+    other = ((16, 20), (2, 6), (2, 6))
+    row = scores(boxes(((2, 20), (2, 6), (2, 6))), boxes(A, other), "2023")
+    assert counts(row) == (2, 2, 0, 0)
+    assert row.dice == pytest.approx(2 * 64 / (64 + 18 * 16))  # of each, so also of both
+
+
+def test_what_lies_in_reach_of_an_ignored_lesion_is_neither_right_nor_false():
+    small = ((20, 22), (20, 22), (20, 22))
+    row = scores(boxes(A, small), boxes(A, small), "2023")
+    assert counts(row) == (1, 1, 0, 0)
+    assert (row.dice, row.ignored_reference) == (1, 1)
+
+
+def test_fragments_that_touch_by_a_corner_are_one_component():
+    corner = ((6, 10), (6, 10), (6, 10))
+    row = scores(boxes(A, corner), boxes(B), "2023")
+    assert counts(row) == (1, 0, 1, 1)
+
+
+def test_fragments_join_along_a_diagonal_as_along_an_axis():
+    # The full 3 x 3 x 3 dilates as far along diagonals: 6 voxels between corners are bridged too, 7 are not.
+    diagonal, beyond = ((12, 16), (12, 16), (12, 16)), ((13, 17), (13, 17), (13, 17))
+    nothing = boxes()
+    assert scores(nothing, boxes(A, diagonal), "2023").missed == 1
+    assert scores(nothing, boxes(A, beyond), "2023").missed == 2
+
+
+# --- rules ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", lesions.RULES)
+def test_without_any_lesion_every_score_is_perfect(rule):
+    for row in lesions.score_case(boxes(), boxes(), MM, rule):
+        surface_dice = (row.nsd_05mm, row.nsd_1mm)
+        assert (row.dice, row.hd95_mm) == (1, 0)
+        assert all(map(math.isnan, surface_dice)) if rule == "2023" else surface_dice == (1, 1)
+        assert counts(row) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("rule", "penalty_mm"), [("2023", 374), ("2024", 337)])
+def test_a_region_that_one_side_lacks_costs_the_penalty_of_its_edition(rule, penalty_mm):
+    for prediction, reference in ((boxes(A), boxes()), (boxes(), boxes(A))):
+        row = scores(prediction, reference, rule)
+        assert (row.dice, row.hd95_mm) == (0, penalty_mm)
+
+
+def test_regions_are_those_of_the_edition():
+    tissues = boxes(A, tissue=Tissue.RC) + boxes(B, tissue=Tissue.NCR)
+    assert [row.region for row in lesions.score_case(tissues, tissues, MM, "2023")] == ["WT", "TC", "ET"]
+    rows = {row.region: row.found for row in lesions.score_case(tissues, tissues, MM, "2024")}
+    assert rows == {"ET": 0, "NETC": 1, "RC": 1, "SNFH": 0, "TC": 1, "WT": 1}
+
+
+def test_2024_dilates_cavity_and_non_enhancing_core_by_5_and_the_rest_by_3():
+    # 10 voxels apart along i: 5 + 5 meet, 3 + 3 do not.
+    nearby = ((16, 20), (2, 6), (2, 6))
+    for region, tissue, lesions_expected in (
+        ("RC", Tissue.RC, 1),
+        ("NETC", Tissue.NCR, 1),
+        ("SNFH", Tissue.ED, 2),
+        ("ET", Tissue.ET, 2),
+        ("TC", Tissue.NCR, 2),
+        ("WT", Tissue.NCR, 2),
+    ):
+        reference = boxes(A, nearby, tissue=tissue)
+        assert scores(boxes(), reference, "2024", region).missed == lesions_expected, region
+
+
+def test_2024_leaves_out_20_voxels_of_a_region_but_only_10_of_enhancing_tumour():
+    def line(length):
+        return boxes(A, ((20, 21), (20, 21), (2, 2 + length)))
+
+    for region, largest in (("WT", 20), ("TC", 20), ("ET", 10)):
+        row = scores(line(largest), line(largest), "2024", region)
+        assert (row.found, row.ignored_reference, row.ignored_prediction) == (1, 1, 1), region
+        row = scores(line(largest + 1), line(largest + 1), "2024", region)
+        assert (row.found, row.ignored_reference, row.ignored_prediction) == (2, 0, 0), region
+
+
+def test_2024_judges_predicted_fragments_together_as_it_does_the_reference_s():
+    fragments = [((at, at + 2), (20, 22), (20, 22)) for at in (2, 8, 14)]  # 3 x 8 = 24 voxels
+    row = scores(boxes(*fragments), boxes(B), "2024")
+    assert (row.false, row.ignored_prediction) == (1, 0)
+    assert scores(boxes(*fragments), boxes(B), "2023").false == 3
+
+
+def test_a_rule_says_what_it_means_with_its_own_values():
+    meaning = lesions.RULES["2024"].meaning
+    for value in ("2024", "3", "NETC 5", "RC 5", "20", "ET 10", "voxels", "either side", "337 mm"):
+        assert value in meaning
+    for value in ("2023", "by 3 voxels", "50 mm3", "the reference;", "374 mm"):
+        assert value in lesions.RULES["2023"].meaning
+
+
+def test_the_columns_are_those_that_readers_expect_in_their_order():
+    names = [field.name for field in dataclasses.fields(lesions.LesionScores)]
+    assert " ".join(names) == (
+        "region dice hd95_mm nsd_05mm nsd_1mm reference_lesions found missed false ignored_reference "
+        "ignored_prediction"
+    )
+    assert lesions.SCORES == ("dice", "hd95_mm", "nsd_05mm", "nsd_1mm")
+
+
+def test_an_unknown_rule_names_the_known_ones_and_two_grids_are_refused():
+    with pytest.raises(InputError, match="2023, 2024"):
+        lesions.score_case(boxes(), boxes(), MM, "2022")
+    with pytest.raises(InputError, match=r"\(30, 30, 30\).*\(30, 30, 31\)"):
+        lesions.score_case(boxes(), boxes(shape=(30, 30, 31)), MM, "2023")
+
+
+# --- a second reading -----------------------------------------------------------------------------------
+
+
+def plainly(prediction, reference, spacing_mm, rule, region):
+    """The same sums over the whole image, one lesion after the other, with nothing cropped or shared."""
+    full = np.ones((3, 3, 3))
+
+    def dilated(mask):
+        return ndimage.binary_dilation(mask, full, iterations=rule.dilations[region])
+
+    def joined(mask):
+        groups, number = ndimage.label(dilated(mask), full)
+        return [mask & (groups == n + 1) for n in range(number)]
+
+    def too_small(mask):
+        size = mask.sum() * (np.prod(spacing_mm) if rule.ignored_unit == "mm3" else 1)
+        return size <= rule.ignored_up_to[region]
+
+    if rule.treats_prediction_alike:
+        parts = [part for part in joined(prediction) if not too_small(part)]
+    else:
+        groups, number = ndimage.label(prediction, full)
+        parts = [groups == n + 1 for n in range(number)]
+    dice, hd95, judged, hit = 0.0, 0.0, 0, set()
+    for lesion in joined(reference):
+        near = [n for n, part in enumerate(parts) if (part & dilated(lesion)).any()]
+        hit.update(near)
+        if not too_small(lesion):
+            ours = np.logical_or.reduce([parts[n] for n in near]) if near else np.zeros_like(lesion)
+            dice += metrics.dice(ours, lesion)
+            hd95 += metrics.hd95_mm(ours, lesion, spacing_mm) if near else rule.penalty_mm
+            judged += 1
+    false = len(parts) - len(hit)
+    judged += false
+    return (dice / judged, (hd95 + false * rule.penalty_mm) / judged, false) if judged else (1, 0, 0)
+
+
+@pytest.mark.parametrize("rule", lesions.RULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_many_small_lesions_up_to_the_image_s_walls_score_as_a_plain_reading_says(rule, seed):
+    random = np.random.default_rng(seed)
+    shape, spacing_mm = (48, 44, 40), (1.0, 1.5, 2.0)
+    corners = [(corner, corner + random.integers(1, 6, 3)) for corner in random.integers(0, shape, (16, 3))]
+    bounds = [tuple(zip(*corner, strict=True)) for corner in corners]
+    # Ten lesions; four of them are found, by what is a voxel off; six are invented.
+    reference = boxes(*bounds[:10], shape=shape)
+    prediction = np.roll(boxes(*bounds[:4], shape=shape), 1, axis=0) | boxes(*bounds[10:], shape=shape)
+    row = scores(prediction, reference, rule, "ET", spacing_mm)
+    assert min(row.found, row.missed, row.false) > 0
+    assert (row.dice, row.hd95_mm, row.false) == pytest.approx(
+        plainly(prediction > 0, reference > 0, spacing_mm, lesions.RULES[rule], "ET")
+    )

@@ -1,0 +1,30 @@
+"""Which split the scored cases are, and that a model of another split is not scored on them."""
+
+import json
+
+import pytest
+
+from tfbrats import origin
+from tfbrats.command import InputError
+
+ONE, TWO, THREE = (f"BraTS20_Training_00{n}" for n in (1, 2, 3))
+
+
+def test_a_splits_hash_is_the_files_own_where_it_has_one_else_of_its_cases(tmp_path):
+    path = tmp_path / "splits.json"
+    splits = {"train": [ONE], "val": [THREE], "test": [TWO]}
+    path.write_text(json.dumps(splits | {"sha256": "7"}))
+    assert origin.split_of(path, "test") == ([TWO], {"name": "test", "sha256": "7", "of": str(path)})
+    path.write_text(json.dumps(splits))
+    ids, found = origin.split_of(path, "validation")
+    assert ids == [THREE] and len(found["sha256"]) == 64
+    path.write_text(json.dumps(splits | {"test": [ONE, TWO]}))
+    assert origin.split_of(path, "test")[1]["sha256"] != found["sha256"]
+
+
+def test_only_a_model_of_another_split_is_refused():
+    split = {"name": "test", "sha256": "7" * 64, "of": "splits.json"}
+    for model in (None, {"name": "x", "split_sha256": None}, {"name": "x", "split_sha256": "7" * 64}):
+        origin.check_split(split, model, "p")
+    with pytest.raises(InputError, match="p: its model x was trained on another split"):
+        origin.check_split(split, {"name": "x", "split_sha256": "8" * 64}, "p")

@@ -1,0 +1,56 @@
+"""Names alone decide which prediction belongs to which reference."""
+
+import shutil
+
+import pytest
+
+from tfbrats import pairs
+
+ONE, TWO, THREE = (f"BraTS20_Training_00{n}" for n in (1, 2, 3))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Predictions of cases 1 and 3, references of 1 and 2; no file holds an image."""
+    for name in (f"p/{ONE}.nii.gz", f"p/{THREE}.nii.gz", f"r/{ONE}_seg.nii.gz", f"r/{TWO}_seg.nii.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    return tmp_path / "p", tmp_path / "r"
+
+
+def test_missing_and_extra_cases_are_faults_together_while_the_rest_is_paired(folders):
+    found = pairs.match(*folders)
+    assert [pair.case_id for pair in found.pairs] == [ONE]
+    missing, extra = found.faults
+    assert missing.startswith(f"{TWO}: no prediction; expected {folders[0]}/{TWO}.nii.gz.")
+    assert "--allow-missing" in missing
+    assert extra.startswith(f"{THREE}: ") and "has no reference" in extra
+    assert found.missing == ()
+
+
+def test_an_allowed_missing_case_is_paired_with_no_prediction_and_an_extra_one_stays_a_fault(folders):
+    found = pairs.match(*folders, allow_missing=True)
+    assert [(pair.case_id, pair.prediction is None) for pair in found.pairs] == [(ONE, False), (TWO, True)]
+    assert found.missing == (TWO,)
+    (fault,) = found.faults
+    assert fault.startswith(f"{THREE}: ")
+
+
+def test_naming_the_cases_leaves_extra_ones_out(folders):
+    found = pairs.match(*folders, cases=[ONE, TWO], allow_missing=True)
+    assert found.faults == () and len(found.pairs) == 2
+
+
+def test_a_named_case_that_is_not_there_is_said_to_be_named_by_whom(folders):
+    (fault,) = pairs.match(*folders, cases=[ONE, "x"], named_by="test in splits.json").faults
+    assert fault.startswith("x: named by test in splits.json, but not in")
+
+
+def test_a_missing_case_whose_reference_is_missing_too_cannot_be_scored_as_empty(tiny_dataset, tmp_path):
+    root = shutil.copytree(tiny_dataset("2020"), tmp_path / "data")
+    (root / TWO / f"{TWO}_seg.nii.gz").unlink()
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / f"{ONE}.nii.gz").write_bytes(b"")
+    (fault,) = pairs.match(tmp_path / "p", root, allow_missing=True).faults
+    assert fault.startswith(f"{TWO}: no segmentation in")

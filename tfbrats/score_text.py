@@ -1,0 +1,127 @@
+"""What tfbrats.evaluate prints: its content as text for a terminal. No I/O."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tfbrats import compare, files, lesions, stages, tables
+
+_PRINTED = {
+    "dice": "Dice",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "specificity_tumour_slices": "tumour slices",
+    "hausdorff_mm": "Hausdorff mm",
+    "hd95_mm": "HD95 mm",
+    "hd95_pooled_mm": "pooled mm",
+    "nsd_1mm": "NSD 1 mm",
+}
+_LESIONS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 mm",
+    "nsd_05mm": "NSD 0.5 mm",
+    "nsd_1mm": "NSD 1 mm",
+    "reference_lesions": "lesions",
+    "found": "found",
+    "missed": "missed",
+    "false": "false",
+    "ignored_reference": "ignored",
+    "ignored_prediction": "ignored of ours",
+}
+_COMPARED = {"dice": "Dice", "sensitivity": "sensitivity", "hd95_mm": "HD95 mm"}  # printed without a --table
+
+
+def of_scores(content: Mapping[str, Any]) -> str:
+    """The scores for a person to read."""
+    parts = [f"note: {note}" for note in content["notes"]]
+    if content["missing"]:
+        number = tables.cases_text(len(content["missing"]))
+        parts.append(
+            f"missing: {number} without a prediction, scored as empty: {compare.first(content['missing'])}"
+        )
+    rule = content["empty_rule"]
+    split = f", split {content['split']['name']} of {content['split']['of']}" if content["split"] else ""
+    parts += [
+        f"{tables.cases_text(content['cases'])}, edition {', '.join(content['editions'])}{split}. "
+        f"Empty masks: rule {rule['name']}",
+        tables.wrapped(f"({rule['meaning']})."),
+        "Means; in brackets how many cases that rule touched.\n",
+        table(content["summary"]),
+        "\nShare of the reference's volume that was missed, mean over the cases that have the region.",
+    ]
+    if content["cascade"]["margin_voxels"] is None:
+        parts.append("Read as if WT, TC and ET had been found in that order, each inside the one before.\n")
+    else:
+        parts.append(
+            "What a stage misses is lost to the next: TC is kept inside the predicted WT alone, ET in TC.\n"
+        )
+    parts.append(stages.table(content["cascade"]["summary"]))
+    if content["lesions"]:
+        parts.append(
+            "\n"
+            + tables.wrapped(
+                f"Rule {content['lesions']['rule']}, lesion by lesion: {content['lesions']['meaning']}."
+            )
+            + "\n"
+        )
+        parts.append(_lesion_table(content["lesions"]["summary"]))
+    return "\n".join(parts)
+
+
+def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Means by region; in brackets how many cases the empty-mask rule settled or left out.
+
+    The second specificity is that of the tumour-bearing slices, "pooled" the second definition of HD95.
+    """
+    columns = {score: max(len(title), len("373.13 [42]")) + 1 for score, title in _PRINTED.items()}
+    lines = ["      " + "".join(f"{_PRINTED[score]:>{width}}" for score, width in columns.items())]
+    for region, scores in summary.items():
+        line = f"{region:6}"
+        for score, width in columns.items():
+            text = f"{_number(score, scores[score]['mean'])} [{scores[score]['touched']}]"
+            line += f"{text:>{width}}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _number(score: str, mean: float) -> str:
+    return "-" if math.isnan(mean) else f"{mean:.2f}" if score.endswith("_mm") else f"{mean:.4f}"
+
+
+def of_comparisons(content: Mapping[str, Any], output: str, table_name: str | None) -> str:
+    """What `compared` holds, a line per region and score of the table, or of the usual scores without one.
+
+    Args:
+        output: folder of `content`.
+    """
+    titles = _COMPARED
+    if table_name:
+        titles = {score: title for score, title, _ in tables.TABLES[table_name].columns}
+    ours = compare.name_of(content, output)
+    parts = [compare.EXPLAINED]
+    for one in content["compared"]:
+        found = [compare.Difference(**difference) for difference in one["differences"]]
+        name, other = ours, one["with"]
+        if name == other:  # two runs of one row
+            name, other = (
+                f"{row} ({files.name(place)})" for row, place in ((ours, output), (other, one["folder"]))
+            )
+        parts += ["", compare.text(name, other, found, titles)]
+    return "\n".join(parts)
+
+
+def _lesion_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """Means by region, and how many lesions all cases had; a score that the rule lacks is left out."""
+    shown = {
+        name: max(len(title), 7) + 2
+        for name, title in _LESIONS.items()
+        if name not in lesions.SCORES or not all(math.isnan(one[name]["mean"]) for one in summary.values())
+    }
+    lines = ["      " + "".join(f"{_LESIONS[name]:>{width}}" for name, width in shown.items())]
+    for region, found in summary.items():
+        texts = {
+            name: _number(name, found[name]["mean"]) if name in lesions.SCORES else found[name]
+            for name in shown
+        }
+        lines.append(f"{region:6}" + "".join(f"{texts[name]:>{width}}" for name, width in shown.items()))
+    return "\n".join(lines)
