@@ -1,0 +1,287 @@
+"""A whole table with one command: what makes a row, what it costs, and that nothing is done twice."""
+
+import itertools
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tfbrats import config, files, phantom, reproduce, tables
+from tfbrats.command import InputError
+
+ROWS = {
+    "paper_a": ["unet2d", "bfcn", "drn", "cun", "cun_lws"],
+    "paper_b": ["unet3d", "msm_noaspp", "msm"],
+}
+SMOKE = {"paper_a": "smoke_2d.yaml", "paper_b": "smoke_3d.yaml"}
+EVERY = [(table, row) for table, rows in ROWS.items() for row in rows]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("cohort")
+    phantom.write_dataset(folder, 5, "2020", seed=3, shape=(40, 44, 20))
+    return str(folder)
+
+
+# --- rows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_the_rows_are_the_papers_with_the_method_last(table):
+    assert reproduce.row_names(table) == ROWS[table]
+
+
+@pytest.mark.parametrize(("table", "row"), EVERY)
+def test_without_settings_a_row_is_its_own_yaml(table, row):
+    ours = reproduce.row_config(table, row, None).model_dump(exclude={"run"})
+    assert ours == config.load(f"{row}.yaml").model_dump(exclude={"run"})
+
+
+@pytest.mark.parametrize(("table", "row"), EVERY)
+def test_settings_bring_sizes_and_recipe_but_not_what_makes_the_row(table, row):
+    small, own = config.load(SMOKE[table]), config.load(f"{row}.yaml")
+    found = reproduce.row_config(table, row, SMOKE[table])
+    assert found.model.name == own.model.name
+    assert found.train.epochs == small.train.epochs
+    assert found.train.learning_rate == small.train.learning_rate
+    assert found.records_identity() == small.records_identity()
+    method = config.load(f"{ROWS[table][-1]}.yaml")
+    assert found.model.width / small.model.width == own.model.width / method.model.width
+    if table == "paper_a":
+        assert found.lws.enabled == own.lws.enabled
+        assert found.train.omega == own.train.omega
+
+
+def test_overrides_hold_for_every_row():
+    found = reproduce.row_config("paper_a", "unet2d", None, ["model.width=4", "train.epochs=2"])
+    assert (found.model.name, found.model.width, found.train.epochs) == ("unet2d", 4, 2)
+
+
+@pytest.mark.parametrize("override", ["model.name=cun", "lws.enabled=true", "data.records=x", "run.dir=x"])
+def test_what_the_table_settles_cannot_be_overridden(override):
+    with pytest.raises(InputError, match=override.partition("=")[0]):
+        reproduce.row_config("paper_a", "cun_lws", None, [override])
+
+
+def test_settings_of_the_other_paper_are_refused():
+    with pytest.raises(InputError, match="smoke_3d"):
+        reproduce.row_config("paper_a", "cun", "smoke_3d.yaml")
+
+
+# --- plans ----------------------------------------------------------------------------------------------
+
+SMALL = ["records.slice_shape=[48,48]", "records.split=[3,1,1]"]
+
+
+def _plan(cohort, output, table="paper_a", overrides=SMALL, **more) -> reproduce.Plan:
+    return reproduce.plan(table, cohort, str(output), settings=SMOKE[table], overrides=overrides, **more)
+
+
+def test_every_row_reads_the_same_records_and_has_a_run_of_its_own(cohort, tmp_path):
+    wanted = _plan(cohort, tmp_path)
+    assert list(wanted.configs) == ROWS["paper_a"]
+    assert {one.data.records for one in wanted.configs.values()} == {str(tmp_path / "records")}
+    assert [one.run.dir for one in wanted.configs.values()] == [
+        str(tmp_path / "runs" / row) for row in ROWS["paper_a"]
+    ]
+    assert {name: len(ids) for name, ids in wanted.splits.items()} == {"train": 3, "validation": 1, "test": 1}
+    assert wanted.case_ids == wanted.splits["test"]
+
+
+def test_only_some_rows_in_the_papers_order(cohort, tmp_path):
+    wanted = _plan(cohort, tmp_path, rows=["cun", "unet2d"])
+    assert list(wanted.configs) == ["unet2d", "cun"]
+    assert wanted.main_row == "cun"
+    with pytest.raises(InputError, match=r"cun_lsw.*cun_lws"):
+        _plan(cohort, tmp_path, rows=["cun_lsw"])
+
+
+def test_without_cases_to_score_on_nothing_begins(cohort, tmp_path):
+    with pytest.raises(InputError, match=r"keeps none.*records\.split"):
+        _plan(cohort, tmp_path, "paper_b", ["records.split=[1,0,0]"])
+
+
+def test_another_data_set_may_be_scored_but_not_with_cases_of_the_training(cohort, tmp_path):
+    other = tmp_path / "other"
+    phantom.write_dataset(other, 2, "2021", seed=4, shape=(40, 44, 20))
+    wanted = _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=str(other))
+    assert len(wanted.case_ids) == 2
+    assert wanted.test_data == str(other)
+    with pytest.raises(InputError, match="trained on too"):
+        _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=cohort)
+
+
+# --- price ----------------------------------------------------------------------------------------------
+
+PROBED = [{"parameters": 1000, "slots": 2, "train_seconds": 0.5, "forward_seconds": 0.1, "batch_size": 2}]
+
+
+def test_a_rows_price_by_hand(cohort, tmp_path):
+    more = ["sampling.patch_size=16", "cascade.stride=16", "sampling.patches_per_case=7", "train.epochs=3"]
+    wanted = _plan(cohort, tmp_path, "paper_b", [*more, "records.split=[3,1,1]"])
+    found = reproduce.row_price(wanted, "msm", PROBED * 3, prepare_s=10)
+    # Three networks, three epochs: 3 cases x 7 patches trained, 1 x 7 validated.
+    assert found.train_hours * 3600 == pytest.approx(3 * 3 * (21 * 0.5 + 7 * 0.1))
+    # One test case in tiles of 16: the brain's box decides how many.
+    tiles = reproduce._tiles(wanted)
+    assert 1 < tiles <= 3 * 3 * 2
+    assert found.predict_hours * 3600 == pytest.approx(3 * tiles * 0.1 + 10 + reproduce._FIXED_S)
+    assert found.bytes == 3 * 4 * 1000 * (3 * 3 + 1)
+    assert found.parameters == 3000
+
+
+def test_slices_are_counted_in_a_case_and_steps_override_them(cohort, tmp_path):
+    wanted = _plan(cohort, tmp_path)
+    by_slices = reproduce.row_price(wanted, "cun", PROBED, 0)
+    fewer = _plan(cohort, tmp_path, overrides=[*SMALL, "train.steps_per_epoch=1", "train.batch_size=4"])
+    by_steps = reproduce.row_price(fewer, "cun", PROBED, 0)
+    epochs = wanted.configs["cun"].train.epochs
+    validated = reproduce._examples(wanted, "validation") * 0.1
+    assert by_steps.train_hours * 3600 == pytest.approx(epochs * (4 * 0.5 + validated))
+    trained = reproduce._examples(wanted, "train")
+    assert 3 * 8 < trained < 3 * 20
+    assert by_slices.train_hours * 3600 == pytest.approx(epochs * (trained * 0.5 + validated))
+
+
+def test_the_price_is_found_out_once(cohort, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(reproduce, "output_of", lambda *args: asked.append(args) or json.dumps(PROBED))
+    wanted = _plan(cohort, tmp_path, rows=["cun", "cun_lws"])
+    first = reproduce.price(wanted, tmp_path)
+    assert [args[2] for args in asked] == [str(tmp_path / "configs" / f"{r}.yaml") for r in ("cun", "cun_lws")]
+    assert reproduce.price(wanted, tmp_path) == first
+    assert len(asked) == 2
+    text = "\n".join(reproduce.price_lines(first, ["cun", "cun_lws"], 10 * 2**30))
+    assert "cun_lws" in text and "10.0 GiB are free" in text and "in all about" in text
+
+
+def test_asking_the_price_leaves_nothing_behind(cohort, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "output_of", lambda *_: json.dumps(PROBED))
+    arguments = ["--table", "paper_a", "--data", cohort, "--output", str(tmp_path / "out"), "--price"]
+    reproduce.main([*arguments, "--settings", "smoke_2d.yaml", *SMALL])
+    assert "in all about" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+# --- one step after the other ---------------------------------------------------------------------------
+
+
+class _Recorded:
+    """Takes down the steps, and leaves what each leaves."""
+
+    def __init__(self):
+        self.done = []
+
+    def run(self, title, *arguments, show=False, notes=()):
+        self.done.append(arguments)
+        given = dict(itertools.pairwise(arguments))
+        if arguments[0] == "tfbrats.train":
+            settings = config.load(given["--config"])
+            rows = [{"epoch": n + 1, "validation_loss": 1.0} for n in range(settings.train.epochs)]
+            home = pathlib.Path(settings.run.dir)
+            files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
+            reproduce.run.write_history(home, rows)
+            files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
+        if arguments[0] == "tfbrats.export":
+            (pathlib.Path(given["--output"]) / "1").mkdir(parents=True)
+        if arguments[0] == "tfbrats.predict":
+            for case_id in (arguments[n + 1] for n, text in enumerate(arguments) if text == "--case"):
+                files.write_bytes(files.join(given["--output"], f"{case_id}.nii.gz"), b"")
+
+
+def test_steps_come_in_order_and_what_is_done_is_not_done_again(cohort, tmp_path):
+    wanted = _plan(cohort, tmp_path, rows=["cun", "cun_lws"])
+    reproduce._write_configs(wanted, tmp_path)
+    steps = _Recorded()
+    reproduce.reproduce(wanted, steps)
+    names = [arguments[0].rpartition(".")[2] for arguments in steps.done]
+    each = ["train", "export", "predict", "evaluate"]
+    assert names == ["nifti_to_tfrecord", *each, *each, "evaluate", "report"]
+    *_, table, page = steps.done
+    assert table[-2:] == ("--compare", str(tmp_path / "scores" / "cun"))
+    assert "paper_a" in table and "paper_a" in page
+    assert str(tmp_path / "scores" / "cun_lws") in page
+
+    again = _Recorded()
+    reproduce.reproduce(wanted, again)
+    assert [arguments[0].rpartition(".")[2] for arguments in again.done] == [
+        "nifti_to_tfrecord",
+        *("evaluate",) * 3,
+        "report",
+    ]
+
+    (tmp_path / "predictions" / "cun" / f"{wanted.case_ids[0]}.nii.gz").unlink()
+    missing = _Recorded()
+    reproduce.reproduce(wanted, missing)
+    assert [arguments[0] for arguments in missing.done].count("tfbrats.predict") == 1
+
+
+def test_a_folder_is_gone_on_with_by_the_same_data_and_settings_alone(cohort, tmp_path):
+    reproduce._check_stamp(_plan(cohort, tmp_path, rows=["cun"]))
+    reproduce._check_stamp(_plan(cohort, tmp_path, rows=["cun"]))
+    reproduce._check_stamp(_plan(cohort, tmp_path, rows=["unet2d"]))  # rows may be added
+    reproduce._check_stamp(_plan(cohort, tmp_path))
+    with pytest.raises(InputError, match=r"cun.train.epochs: 9, there 6"):
+        reproduce._check_stamp(_plan(cohort, tmp_path, overrides=[*SMALL, "train.epochs=9"]))
+    with pytest.raises(InputError, match="table: paper_b, there paper_a"):
+        reproduce._check_stamp(_plan(cohort, tmp_path, "paper_b", ["records.split=[3,1,1]"]))
+
+
+def test_a_folder_of_something_else_is_left_alone(cohort, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="not a reproduction"):
+        reproduce._check_stamp(_plan(cohort, tmp_path))
+
+
+# --- all of it ------------------------------------------------------------------------------------------
+
+TINY = {
+    "paper_a": [*SMALL, "model.width=2", "train.epochs=1", "train.steps_per_epoch=2", "train.batch_size=2"],
+    "paper_b": [
+        *(
+            "records.split=[3,1,1]",
+            "sampling.patch_size=16",
+            "sampling.patches_per_case=4",
+            "cascade.stride=16",
+        ),
+        *("model.width=2", "train.epochs=1", "train.batch_size=2"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ROWS)
+def test_a_whole_table_on_phantoms_killed_twice(cohort, tmp_path, table):
+    output = tmp_path / "out"
+    line = [
+        sys.executable,
+        "-m",
+        "tfbrats.reproduce",
+        "--table",
+        table,
+        "--data",
+        cohort,
+        "--output",
+        str(output),
+    ]
+    line += ["--settings", SMOKE[table], *TINY[table]]
+    for until in ("runs/*/config.yaml", "predictions/*/*.nii.gz"):
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+        limit = time.monotonic() + 600
+        while not list(output.glob(until)) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    page = (output / "report.html").read_text()
+    for row in tables.TABLES[table].rows:
+        assert (output / "scores" / row.row / "metrics.csv").exists()
+        assert row.title in page
+        assert re.search(rf"\b{row.row}\b", ended.stdout)
