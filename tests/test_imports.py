@@ -22,7 +22,7 @@ ORDER = (
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
     ("summaries", "compare", "origin", "score_files", "score_text", "evaluate"),
-    ("charts", "pictures", "report"),
+    ("charts", "pictures", "page", "report"),
     ("demo", "reproduce"),
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}

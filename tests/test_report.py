@@ -1,141 +1,107 @@
-"""The page: which cases and planes it shows, which way up, and that it stands alone."""
+"""The page: its numbers are those of metrics.json, it says what is missing, and it stands alone."""
 
-import base64
 import html.parser
-import io
+import json
 import pathlib
 import re
 import shutil
+import unittest.mock
 
-import matplotlib.image
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, files, layouts, report, stages
+from tfbrats import (
+    case,
+    charts,
+    compare,
+    config,
+    evaluate,
+    files,
+    layouts,
+    metrics,
+    page,
+    report,
+    run,
+    stages,
+    tables,
+)
 from tfbrats.command import InputError
-from tfbrats.labels import REGIONS, Tissue
-from tfbrats.pairs import match
+from tfbrats.labels import REGIONS
 
+# --- the run that trained the model ---------------------------------------------------------------------
 
-def rows_with_dice(*values):
-    return [{"case_id": f"case{number}", "region": "WT", "dice": value} for number, value in enumerate(values)]
-
-
-# --- which cases, which planes --------------------------------------------------------------------------
-
-
-def test_the_worst_the_median_and_the_best_case_are_picked():
-    rows = rows_with_dice(0.9, 0.2, 0.5, 0.7, 0.4)
-    assert report.choose(rows, 3) == [("case1", "worst"), ("case2", "median"), ("case0", "best")]
-
-
-def test_more_cases_than_there_are_shows_each_once():
-    assert report.choose(rows_with_dice(0.9, 0.2), 5) == [("case1", "worst"), ("case0", "best")]
-    assert report.choose(rows_with_dice(0.9), 3) == [("case0", "the only one")]
-    assert report.choose(rows_with_dice(0.9), 0) == []
-
-
-def test_an_undefined_dice_is_no_rank():
-    assert report.choose(rows_with_dice(float("nan"), 0.3), 3) == [("case1", "the only one")]
-
-
-def test_planes_go_through_the_thickest_error():
-    reference = np.zeros((30, 30, 30), np.uint8)
-    reference[2:12, 2:12, 2:12] = Tissue.ED
-    prediction = reference.copy()
-    prediction[2:12, 2:12, 2] = 0  # a thin error
-    prediction[16:25, 15:24, 17:26] = Tissue.ED  # a thick one
-    assert report.focus(prediction, reference, (1, 1, 1)) == ((20, 19, 21), "the thickest error")
-
-
-def test_planes_go_through_the_tumour_when_outlines_differ_little_and_through_the_middle_without_any():
-    reference = np.zeros((30, 30, 30), np.uint8)
-    reference[2:13, 4:15, 6:17] = Tissue.ED
-    prediction = reference.copy()
-    prediction[2:13, 4:15, 6] = 0
-    voxel, text = report.focus(prediction, reference, (1, 1, 1))
-    assert (voxel, text) == ((7, 9, 11), "the middle of the tumour")
-    empty = np.zeros_like(reference)
-    assert report.focus(empty, empty, (1, 1, 1))[0] == (15, 15, 15)
-
-
-def test_left_is_on_the_viewers_right_the_front_on_top_and_the_head_up():
-    # i, j, k grow towards the patient's left, back and head.
-    array = np.zeros((5, 6, 7))
-    array[4, 0, 6] = 1  # far left, front, top of the head
-    axial, coronal, sagittal = (report.plane(array, (4, 0, 6), axis) for axis in (2, 1, 0))
-    assert axial.shape == (6, 5) and axial[0, -1] == 1
-    assert coronal.shape == (7, 5) and coronal[0, -1] == 1
-    assert sagittal.shape == (7, 6) and sagittal[0, 0] == 1
-
-
-# --- pictures -------------------------------------------------------------------------------------------
-
-
-def test_pixels_are_square_whatever_the_voxels():
-    grey = np.zeros((10, 40))
-    tissues = np.zeros((10, 40), np.uint8)
-    # 10 rows of 4 mm and 40 columns of 1 mm are 40 x 40 mm.
-    height, width, _ = report.overlay(grey, tissues, (4.0, 1.0)).shape
-    assert height == width
-
-
-def test_each_tissue_has_its_colour_and_the_rest_stays_grey():
-    grey = np.full((40, 40), 0.5)
-    tissues = np.zeros((40, 40), np.uint8)
-    tissues[5:15, 5:15], tissues[25:35, 25:35] = Tissue.ED, Tissue.ET
-    picture = report.overlay(grey, tissues, (1.0, 1.0)).astype(int)
-    scale = picture.shape[0] // 40
-    background, oedema, enhancing = (picture[at * scale, at * scale] for at in (20, 10, 30))
-    assert len(set(background)) == 1
-    assert oedema[2] > oedema[0] + 50  # blue
-    assert enhancing[0] > enhancing[2] + 50  # yellow
-    assert picture.max() <= 255
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_curves_are_drawn_from_whatever_columns_there_are(dark):
-    full = [
-        {"epoch": "1", "loss": "0.9", "validation_loss": "1.0", "dice_wt": "0.4", "seconds": "3"},
-        {"epoch": "2", "loss": "0.7", "validation_loss": "", "dice_wt": "0.5", "seconds": "3"},
-    ]
-    wide = matplotlib.image.imread(decoded(report.training_curves(full, dark)))
-    narrow = matplotlib.image.imread(decoded(report.training_curves([{"loss": "0.9"}], dark)))
-    assert wide.shape[1] == 2 * narrow.shape[1]
-    assert (narrow[0, 0, :3].mean() < 0.5) == dark
-    assert report.training_curves([], dark) is None
-    assert report.training_curves([{"seconds": "3"}], dark) is None
-
-
-def decoded(uri):
-    return io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))
+HISTORY = (
+    b"epoch,steps,learning_rate,loss,validation_loss,dice,seconds,patches_per_second\n"
+    b"1,9,2e-4,0.9,1.0,0.4,3,5\n"
+)
 
 
 def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
-    names = b"epoch,steps,learning_rate,loss,validation_loss,dice,seconds,patches_per_second\n"
-    text = names + b"1,9,2e-4,0.9,1.0,0.4,3,5\n"
     assert report.curves_of(place) == []
     for region in ("et", "wt"):
-        files.write_bytes(files.join(place, region, "history.csv"), text)
+        files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
     curves = report.curves_of(place)
     assert [one["title"] for one in curves] == ["WT", "ET"]
-    assert all(decoded(one[scheme]).read(4) == b"\x89PNG" for one in curves for scheme in ("light", "dark"))
-    files.write_bytes(files.join(place, "history.csv"), text)
+    assert [chart["title"] for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
+    files.write_bytes(files.join(place, "history.csv"), HISTORY)
     assert [one["title"] for one in report.curves_of(place)] == ["", "WT", "ET"]
+
+
+def test_networks_that_have_not_begun_are_named(tmp_path):
+    run.start(tmp_path, config.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
+    assert "No epoch has ended yet of TC, ET: no curve." in report.training_of(tmp_path, None)["notes"]
+    for region in ("tc", "et"):
+        files.write_bytes(tmp_path / region / "history.csv", HISTORY)
+    assert report.training_of(tmp_path, None)["notes"] == []
+
+
+def test_a_network_alone_that_has_not_begun_is_named(tmp_path):
+    run.start(tmp_path, config.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    assert report.training_of(tmp_path, None)["notes"] == ["No epoch has ended yet of the network: no curve."]
+
+
+def test_without_a_run_the_config_is_the_model_cards_and_the_page_says_what_is_missing():
+    settings = config.load("cun_lws.yaml")
+    model = {"config": settings.model_dump(mode="json")}
+    found = report.training_of(None, model)
+    assert found["settings"] == settings and found["environment"] is None and found["curves"] == []
+    assert "(--run)" in " ".join(found["notes"])
+    for nothing in (None, {"config": None}):
+        assert "the config is not known" in " ".join(report.training_of(None, nothing)["notes"])
+    old = report.training_of(None, {"config": {"model": {"name": "cun"}}})
+    assert old["settings"] is None and "another version" in " ".join(old["notes"])
+
+
+def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
+    settings = config.load("cun_lws.yaml", [f"run.dir={tmp_path}"])
+    run.start(tmp_path, settings)
+    files.write_bytes(tmp_path / "history.csv", HISTORY)
+    card = {"config": settings.model_dump(mode="json")}
+    assert report.training_of(tmp_path, card)["notes"] == []
+    card["config"]["train"]["learning_rate"] = 0.5
+    assert "train.learning_rate: 0.001, there 0.5" in " ".join(report.training_of(tmp_path, card)["notes"])
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no run here.*tfbrats\.train"):
+        report.training_of(tmp_path, None)
 
 
 # --- the page -------------------------------------------------------------------------------------------
 
 
 class Page(html.parser.HTMLParser):
-    """Tags left open, everything loaded from elsewhere, pictures, and the visible text."""
+    """Tags left open, everything loaded from elsewhere or run, pictures, and the visible text."""
 
     VOID = ("meta", "img", "source", "br", "link", "input")
 
     def __init__(self, path):
         super().__init__()
         self.open, self.outside, self.pictures, self.text = [], [], [], ""
-        self.feed(pathlib.Path(path).read_text(encoding="utf-8"))
+        self.source = pathlib.Path(path).read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.outside += re.findall(r"url\([^)]*|@import[^;]*", self.source)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -146,6 +112,7 @@ class Page(html.parser.HTMLParser):
                 self.outside.append(attributes[name])
         if tag in ("link", "script", "iframe", "object"):
             self.outside.append(tag)
+        self.outside += [name for name in attributes if name.startswith("on")]
         if tag == "img":
             self.pictures.append(attributes)
 
@@ -169,6 +136,10 @@ def scored(tiny_dataset, tmp_path_factory):
     return folder, root
 
 
+def case_pictures(found):
+    return [picture for picture in found.pictures if "class" not in picture]
+
+
 def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
     folder, root = scored
     (tmp_path / "run").mkdir()
@@ -178,27 +149,284 @@ def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
         "--reference", str(root), "--output", str(tmp_path / "report.html"), "--title", "A <title>",
         "--run", str(tmp_path / "run"), "--note", "by `tfbrats.train` & https://example.org/x.",
     ])  # fmt: skip
-    page = Page(tmp_path / "report.html")
-    assert page.open == [] and page.outside == []
-    assert "Not for clinical use" in page.text
-    assert "A <title>" in page.text
-    # Two cases, three planes, reference and prediction on two modalities; and the curves.
-    assert len(page.pictures) == 2 * 3 * 4 + 1
-    assert all(picture["alt"] for picture in page.pictures)
+    found = Page(tmp_path / "report.html")
+    assert found.open == [] and found.outside == []
+    assert "Not for clinical use" in found.text
+    assert "A <title>" in found.text
+    # Two cases, three planes, reference and prediction on two modalities.
+    assert len(case_pictures(found)) == 2 * 3 * 4
+    # Two box plots, three regions' volumes and the losses, for light and for dark.
+    drawn = [picture for picture in found.pictures if "class" in picture]
+    assert len(drawn) == 2 * (2 + 3 + 1)
+    assert all(picture["alt"] for picture in found.pictures)
     for row in evaluate.read(folder / "metrics")["rows"]:
-        assert row["case_id"] in page.text
-        assert f"{row['dice']:.3f}" in page.text
-    source = (tmp_path / "report.html").read_text()
-    assert '<a href="https://example.org/x">' in source
-    assert "<code>tfbrats.train</code> &amp;" in source
-    assert "prefers-color-scheme: dark" in source and "@media print" in source
+        assert row["case_id"] in found.text
+        assert f"{row['dice']:.3f}" in found.text
+    assert "has no config.yaml" in found.text and "has no environment.json" in found.text
+    assert '<a href="https://example.org/x">' in found.source
+    assert "<code>tfbrats.train</code> &amp;" in found.source
+    assert "prefers-color-scheme: dark" in found.source and "@media print" in found.source
+
+
+def section(found, heading):
+    """The text from a heading to the next."""
+    (body,) = re.findall(rf"<h2[^>]*>{re.escape(heading)}</h2>(.*?)(?:<h2|</body>)", found.source, re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
+
+
+def test_the_numbers_on_the_page_are_those_of_metrics_json(scored, tmp_path):
+    folder, _ = scored
+    content = evaluate.read(folder / "metrics")
+    for number, found in enumerate(one for scores in content["summary"].values() for one in scores.values()):
+        found["median"] += 0.01 * number  # of two cases the median is the mean
+    text = section(page_of(content, tmp_path), "Scores by region")
+    for region in REGIONS:
+        _, _, line = text.partition(f" {region} ")
+        for score, _, digits in page.SCORES:
+            found = content["summary"][region][score]
+            expected = (
+                f"{found['mean']:.{digits}f} ± {found['std']:.{digits}f} median {found['median']:.{digits}f}"
+            )
+            assert expected in line, (region, score)
+
+
+def test_every_score_has_its_column():
+    assert {score for score, _, _ in page.SCORES} | {"volume_ml", "reference_volume_ml"} == set(metrics.SCORES)
+
+
+def test_the_first_line_says_which_cases_and_which_model(scored, tmp_path):
+    folder, _ = scored
+    content = evaluate.read(folder / "metrics")
+    assert "all cases given, 2 cases, BraTS 2020; empty-mask rule" in " ".join(
+        page_of(content, tmp_path).text.split()
+    )
+    content["split"] = {"name": "test", "sha256": "ab12", "of": "runs/x/splits.json"}
+    content["model"] = {"name": "tumours", "version": 4, "row": "cun", "split_sha256": "ab12", "config": None}
+    found = page_of(content, tmp_path)
+    line = "test split, 2 cases, BraTS 2020; model tumours version 4; empty-mask rule"
+    assert line in " ".join(found.text.split())
+    assert "runs/x/splits.json" in section(found, "What was compared") and "ab12" in found.text
+
+
+def test_cases_without_a_prediction_are_said_to_be_scored_as_empty(scored, tmp_path):
+    folder, root = scored
+    (tmp_path / "prediction").mkdir()
+    there, gone = sorted((folder / "prediction").iterdir())
+    shutil.copy(there, tmp_path / "prediction")
+    content = evaluate.evaluate(tmp_path / "prediction", root, allow_missing=True)
+    evaluate.write(content, tmp_path / "metrics")
+    report.write(tmp_path / "metrics", tmp_path / "prediction", root, tmp_path / "r.html")
+    found = Page(tmp_path / "r.html")
+    name = gone.name.removesuffix(".nii.gz")
+    assert f"1 of 2 cases had no prediction and was scored as if nothing had been found: {name}." in " ".join(
+        found.text.split()
+    )
+    # It is the worst case, and is pictured: with nothing as its prediction.
+    assert len(case_pictures(found)) == 2 * 3 * 4
+    assert any(picture["alt"].startswith(name) for picture in found.pictures)
+
+
+def test_lesion_wise_scores_are_shown_with_their_rule(scored, tmp_path):
+    folder, root = scored
+    content = evaluate.evaluate(folder / "prediction", root, lesion_rule="2023")
+    evaluate.write(content, tmp_path / "lesion_wise")
+    text = section(page_of(evaluate.read(tmp_path / "lesion_wise"), tmp_path), "Lesion by lesion")
+    assert content["lesions"]["meaning"].split()[0] in text and "Rule 2023" in text
+    for region, found in content["lesions"]["summary"].items():
+        assert f"{region} {found['dice']['mean']:.3f}" in text
+    assert "NSD" not in text  # the rule of 2023 has none
+    assert "Lesion by lesion" not in page_of(evaluate.read(folder / "metrics"), tmp_path).text
+
+
+# --- beside the paper, beside other runs ----------------------------------------------------------------
+
+
+def of_row(content, row, **more):
+    model = None if row is None else {"name": None, "version": None, "row": row, "config": None}
+    return content | {"model": model} | more
+
+
+def cells(found, label):
+    """The rows of the table of that name: [class, text of the first cell, numbers ...]."""
+    (body,) = re.findall(rf'aria-label="{re.escape(label)}">(.*?)</table>', found.source, re.DOTALL)
+    rows = []
+    for kind, row in re.findall(r'<tr class="([^"]*)">(.*?)</tr>', body, re.DOTALL):
+        texts = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        rows.append([kind, *(" ".join(re.sub(r"<[^>]*>", " ", text).split()) for text in texts)])
+    return rows
+
+
+@pytest.mark.parametrize("name", ["paper_a", "paper_b"])
+def test_the_table_has_every_number_of_the_paper_and_ours_below_its_row(name, scored, tmp_path):
+    table = tables.TABLES[name]
+    content = of_row(evaluate.read(scored[0] / "metrics"), table.rows[-1].row)
+    found = page_of(content, tmp_path, table=name)
+    rows = cells(found, f"{table.title}, and our rows")
+
+    def numbers(values):
+        return [f"{values[region, score]:.{d}f}" for score, _, d in table.columns for region in REGIONS]
+
+    assert [row[0] for row in rows] == ["theirs"] * len(table.rows) + ["ours own"]
+    for row, paper in zip(rows, table.rows, strict=False):
+        assert row[1].startswith(paper.title) and "paper" in row[1] and table.cases in row[1]
+        assert row[2:] == numbers(paper.scores)
+    means = {(r, s): content["summary"][r][s]["mean"] for r in REGIONS for s in table.scores}
+    assert rows[-1][2:] == numbers(means)
+    assert "ours" in rows[-1][1] and "all cases given, 2 cases, BraTS 2020" in rows[-1][1]
+    assert table.note in found.text and table.citation in found.text
+    assert "no row of that table" not in found.text
+
+
+def test_papers_second_table_stands_beside_our_msm_alone(scored, tmp_path):
+    content = of_row(evaluate.read(scored[0] / "metrics"), "msm")
+    more = tables.PAPER_B_TEST
+    label = f"{more.title}, and our row"
+    rows = cells(page_of(content, tmp_path, table="paper_b"), label)
+    statistics = ("mean", "std", "median", "25quantile", "75quantile")
+    assert len(rows) == 10
+    for place, statistic in enumerate(statistics):
+        for row, value in (
+            (rows[2 * place], lambda region, score, s=statistic: more.values[region, score, s]),
+            (rows[2 * place + 1], lambda region, score, s=statistic: content["summary"][region][score][s]),
+        ):
+            assert row[2:] == [f"{value(r, s):.{d}f}" for s, _, d in more.columns for r in REGIONS]
+    other = of_row(content, "msm_noaspp")
+    assert label not in page_of(other, tmp_path, table="paper_b").source
+
+
+def test_a_run_that_is_no_row_of_the_table_says_so(scored, tmp_path):
+    content = evaluate.read(scored[0] / "metrics")
+    found = page_of(content, tmp_path, table="paper_a", name="metrics")
+    assert "no row of that table" in found.text and "--row" in found.text
+    assert cells(found, "Paper A, Table 1, and our rows")[-1][0] == "ours own"
+
+
+@pytest.fixture(scope="module")
+def runs(scored, tmp_path_factory):
+    """Folders of scores of two runs on the same cases, rows cun_lws and cun; the second predicts worse."""
+    folder, root = scored
+    place = tmp_path_factory.mktemp("runs")
+    evaluate.write(evaluate.evaluate(folder / "prediction", root, row="cun_lws"), place / "good")
+    for number, one in enumerate(layouts.find(root).cases):
+        tissues, grid = case.load_label(one.label, one.schema)
+        tissues[tissues.shape[0] // 2 - number :] = 0
+        path = place / "prediction" / f"{one.case_id}.nii.gz"
+        case.save_segmentation(path, tissues, grid, one.schema)
+    evaluate.write(evaluate.evaluate(place / "prediction", root, row="cun"), place / "worse")
+    return place
+
+
+def test_another_run_joins_the_table_the_boxes_and_the_differences(scored, runs, tmp_path):
+    folder, root = scored
+    report.main([
+        "--metrics", str(runs / "good"), "--prediction", str(folder / "prediction"), "--reference", str(root),
+        "--output", str(tmp_path / "r.html"), "--table", "paper_a", "--compare", str(runs / "worse"),
+    ])  # fmt: skip
+    found = Page(tmp_path / "r.html")
+    rows = cells(found, "Paper A, Table 1, and our rows")
+    assert [row[0] for row in rows] == [*["theirs"] * 4, "ours", "theirs", "ours own"]
+    worse = evaluate.read(runs / "worse")
+    assert rows[4][2] == f"{worse['summary']['WT']['dice']['mean']:.3f}"
+    alts = {picture["alt"] for picture in found.pictures if picture.get("class") == "chart light"}
+    for score in ("dice", "sensitivity"):
+        (alt,) = (one for one in alts if one.startswith(f"{score.title()} of each case"))
+        assert f"cun WT {worse['summary']['WT'][score]['median']:.3f}" in alt and "cun_lws WT" in alt
+    text = section(found, "Against the other runs")
+    good = evaluate.read(runs / "good")
+    for one in compare.differences(good["rows"], worse["rows"], ["dice", "sensitivity"]):
+        shown = f"{one.difference:+.3f}{' *' if one.excludes_0 else ''} {one.low:+.3f} to {one.high:+.3f} "
+        shown += f"{one.mean:.3f} and {one.other_mean:.3f}, n {one.cases}"
+        assert shown.replace("-", "−").replace("+0.000", "0.000") in text, one
+
+
+def test_without_others_there_is_nothing_to_compare(scored, tmp_path):
+    found = page_of(evaluate.read(scored[0] / "metrics"), tmp_path)
+    assert "Against the other runs" not in found.text and "Beside the paper" not in found.text
+
+
+def test_a_run_on_other_cases_is_refused_by_the_name_of_its_folder(scored, runs, tmp_path):
+    folder, root = scored
+    alone = [next(iter(layouts.find(root).cases)).case_id]
+    evaluate.write(evaluate.evaluate(folder / "prediction", root, cases=alone), tmp_path / "fewer")
+    with pytest.raises(InputError, match=r"fewer: .*same cases"):
+        report.write(
+            runs / "good", folder / "prediction", root, tmp_path / "r.html", compare=[tmp_path / "fewer"]
+        )
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_two_runs_of_one_row_have_names_of_their_own():
+    content = {"model": {"row": "cun"}}
+    found = report.named(["a/one", "b/one", "b/two"], [content] * 3)
+    assert [one.name for one in found] == ["cun (one)", "cun (one) [2]", "cun (two)"]
+    assert [one.name for one in report.named(["a/one", "b/two"], [content, {"model": None}])] == ["cun", "two"]
+
+
+def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
+    good = evaluate.read(runs / "good")
+    compared = evaluate.compared_with(good, runs / "good")
+    found = page_of(good, tmp_path, others=[page.Scored("again", good)], compared=[compared])
+    text = section(found, "Against the other runs")
+    assert "0.000 0.000 to 0.000" in text and "−0.0" not in text and "+0.0" not in text
+
+
+# --- loss weighted sampling, config, environment --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("cun_lws.yaml", True), ("cun.yaml", False), ("unet2d.yaml", False), ("msm.yaml", False)],
+)
+def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name, shown, scored, tmp_path):
+    folder, root = scored
+    place = tmp_path / "run"
+    settings = config.load(name, [f"run.dir={place}"])
+    run.start(place, settings)
+    report.write(
+        folder / "metrics", folder / "prediction", root, tmp_path / "r.html", cases=1, run_folder=place
+    )
+    found = Page(tmp_path / "r.html")
+    assert ("Loss weighted sampling" in found.text) == shown
+    assert len(case_pictures(found)) == 3 * 4 + 4 * shown
+    if shown:
+        numbers = re.search(
+            r"N_pos = (\d+) tumour.*N_S2 = (\d+) of.*= ([\d.]+)(?:, the floor)?; this draw took (\d+)",
+            section(found, "Loss weighted sampling"),
+        )
+        positives, normals, p2, drawn = map(float, numbers.groups())
+        assert p2 == pytest.approx(min(1, settings.lws.beta * positives / normals), abs=6e-4)
+        assert 0 < drawn <= normals
+    text = section(found, "Training")
+    for key in ("records: " + settings.data.records, f"learning_rate: {settings.train.learning_rate}"):
+        assert key in text
+    environment = json.loads((place / "environment.json").read_text())
+    assert environment["platform"] in text and environment["tensorflow"] in text
+
+
+def test_maps_that_cannot_be_drawn_are_said_to_be_missing(scored, tmp_path):
+    folder, root = scored
+    run.start(tmp_path / "run", config.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
+    report.write(
+        folder / "metrics",
+        folder / "prediction",
+        root,
+        tmp_path / "r.html",
+        cases=0,
+        run_folder=tmp_path / "run",
+    )
+    assert "No map can be shown: no case is pictured" in section(
+        Page(tmp_path / "r.html"), "Loss weighted sampling"
+    )
+
+
+# --- what each stage lost -------------------------------------------------------------------------------
 
 
 def test_the_page_tells_what_each_stage_lost_worst_first(scored, tmp_path):
     folder, _ = scored
     content = evaluate.read(folder / "metrics")
-    page = page_of(content, tmp_path)
-    _, section = page.text.split("What each stage lost")
+    found = page_of(content, tmp_path)
+    _, section = found.text.split("What each stage lost")
     section, _ = section.split("What was compared")
     rows = content["cascade"]["rows"]
     missed = {row["case_id"]: row["missed_ml"] for row in rows if row["region"] == "WT"}
@@ -238,8 +466,8 @@ def test_bars_are_as_long_as_what_was_lost(tmp_path, scored):
 
 def test_scores_of_an_older_version_make_a_page_without_that_section(scored, tmp_path):
     folder, _ = scored
-    page = page_of(evaluate.read(folder / "metrics") | {"cascade": None}, tmp_path)
-    assert "What each stage lost" not in page.text and "Every case" in page.text
+    found = page_of(evaluate.read(folder / "metrics") | {"cascade": None}, tmp_path)
+    assert "What each stage lost" not in found.text and "Every case" in found.text
 
 
 def test_a_region_that_no_case_has_is_shown_as_a_dash(scored, tmp_path):
@@ -254,26 +482,20 @@ def test_a_region_that_no_case_has_is_shown_as_a_dash(scored, tmp_path):
     assert "nan" not in text.split("What each stage lost")[1].split("What was compared")[0]
 
 
-def page_of(content, folder):
+def page_of(content, folder, **more):
     path = folder / "page.html"
-    path.write_text(report.render(content, [], "A page"), encoding="utf-8")
-    page = Page(path)
-    assert page.open == [] and page.outside == []
-    return page
+    training = report.training_of(None, content["model"])
+    drawn = dict.fromkeys(("light", "dark"), "data:image/png;base64,")  # tests/test_charts.py looks at charts
+    with unittest.mock.patch.object(charts, "_drawn", return_value=drawn):
+        html_text = page.render(content, [], "A page", training, **more)
+    path.write_text(html_text, encoding="utf-8")
+    found = Page(path)
+    assert found.open == [] and found.outside == []
+    assert all(picture["alt"] for picture in found.pictures)
+    return found
 
 
-def test_a_picture_shows_the_prediction_where_the_prediction_is(scored):
-    folder, root = scored
-    pairs = {pair.case_id: pair for pair in match(folder / "prediction", root).pairs}
-    (perfect, _), (shifted, _) = report.choose(evaluate.read(folder / "metrics")["rows"], 2)[::-1]
-    for case_id, same in ((perfect, True), (shifted, False)):
-        for plane in report.case_pictures(pairs[case_id])["planes"]:
-            pictures = {panel["title"]: panel["picture"] for panel in plane["panels"]}
-            assert list(pictures) == [
-                "FLAIR, reference", "FLAIR, prediction", "T1ce, reference", "T1ce, prediction",
-            ]  # fmt: skip
-            assert (pictures["FLAIR, reference"] == pictures["FLAIR, prediction"]) == same
-            assert pictures["FLAIR, reference"] != pictures["T1ce, reference"]
+# --- files that are there or not ------------------------------------------------------------------------
 
 
 def test_masks_alone_are_drawn_on_black(scored, tmp_path):
@@ -283,7 +505,7 @@ def test_masks_alone_are_drawn_on_black(scored, tmp_path):
         shutil.copy(one.label, tmp_path / "masks")
     evaluate.write(evaluate.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
     report.write(tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", cases=1)
-    assert len(Page(tmp_path / "r.html").pictures) == 3 * 2
+    assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 2
 
 
 def test_the_same_scores_give_the_same_page(scored, tmp_path):

@@ -1,331 +1,136 @@
-"""One page to look at: scores, and the worst, middle and best cases as pictures.
+"""One page to look at: scores beside the paper's, boxes and points, cases as pictures, and what was run.
 
     python -m tfbrats.report --metrics REPORT --prediction OUT --reference DATA --output report.html
 
 --metrics is the folder that python -m tfbrats.evaluate wrote; --prediction and --reference are the folders
-it compared. The page is a single file: it holds its pictures, runs no script and loads nothing.
+it compared. With the run that trained the model, the paper's table, and other runs of the same cases:
 
-A picture that shows a good case proves little: cases are picked by rank, never by hand, and each is cut
-through the thickest piece of its error.
+    python -m tfbrats.report --metrics REPORT --prediction OUT --reference DATA --output report.html \
+        --run runs/cun_lws --table paper_a --compare REPORT_OF_CUN
+
+The page is a single file: it holds its pictures, runs no script and loads nothing. What it could not show for
+want of a file it says.
 """
 
-import base64
-import dataclasses
-import io
-import math
 import os
-import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-import markupsafe
-import matplotlib.image
 import numpy as np
-from matplotlib.figure import Figure
-from scipy import ndimage
 
-from tfbrats import __version__, case, command, evaluate, files, run, stages
+from tfbrats import charts, command, evaluate, files, page, pictures, run, tables
 from tfbrats.command import InputError
-from tfbrats.labels import REGIONS, Tissue, region_mask
+from tfbrats.compare import name_of
+from tfbrats.config import Config, SliceConfig, differences, from_mapping
+from tfbrats.labels import REGIONS, region_mask
 from tfbrats.metrics import dice
+from tfbrats.page import Scored
 from tfbrats.pairs import Pair, match
 
-# Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
-COLOURS = {Tissue.NCR: "#D55E00", Tissue.ED: "#56B4E9", Tissue.ET: "#F0E442", Tissue.RC: "#009E73"}
-NAMES = {
-    Tissue.NCR: "NCR, necrotic and non-enhancing core",
-    Tissue.ED: "ED, oedema",
-    Tissue.ET: "ET, enhancing tumour",
-    Tissue.RC: "RC, resection cavity",
-}
-SHOWN_MODALITIES = {"flair": "FLAIR", "t1ce": "T1ce"}
-_FILL = 0.5  # opacity inside an outline
-_THICK_MM = 3.0  # errors thinner than this either way are the two outlines' ordinary disagreement
-_PICTURE_PIXELS = 400  # of the longest side, at least
+# --- the run that trained the model ---------------------------------------------------------------------
 
 
-# --- which cases, which planes --------------------------------------------------------------------------
-
-
-def choose(rows: Sequence[Mapping[str, Any]], number: int) -> list[tuple[str, str]]:
-    """(case id, what it stands for) of cases spread evenly by Dice of WT, worst first.
-
-    Args:
-        rows: keys as `evaluate.COLUMNS`.
-        number: how many; 3 are the worst, the median and the best.
-    """
-    ranked = [row for row in rows if row["region"] == "WT" and not math.isnan(row["dice"])]
-    ranked.sort(key=lambda row: (row["dice"], row["case_id"]))
-    last = len(ranked) - 1
-    places = sorted({round(place) for place in np.linspace(0, last, min(number, len(ranked)))})
-    if number == 1 and ranked:
-        places = [last // 2]
-    names = {0: "worst", last: "best", last // 2: "median"} if last > 1 else {0: "worst", last: "best"}
-    if last == 0:
-        names = {0: "the only one"}
-    return [(ranked[p]["case_id"], names.get(p, f"rank {p + 1} of {last + 1}")) for p in places]
-
-
-def focus(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
-) -> tuple[tuple[int, int, int], str]:
-    """The voxel to cut through, and what is there.
-
-    Args:
-        prediction: tissues [I, J, K].
-        reference: same shape.
-        spacing_mm: along i, j, k.
-
-    Returns:
-        (i, j, k) of the middle of the thickest error; of the thickest part of the tumour if no error is more
-        than twice `_THICK_MM` thick; of the volume without tumour.
-    """
-    tumour = region_mask(reference, "WT") | region_mask(prediction, "WT")
-    for where, least_mm, text in (
-        (prediction != reference, _THICK_MM, "the thickest error"),
-        (tumour, 0.0, "the middle of the tumour"),
-    ):
-        if where.any():
-            box = ndimage.find_objects(where.astype(np.uint8))[0]
-            depth_mm = ndimage.distance_transform_edt(np.pad(where[box], 1), sampling=spacing_mm)
-            if depth_mm.max() > least_mm:
-                deepest = np.unravel_index(depth_mm.argmax(), depth_mm.shape)
-                return tuple(int(d) - 1 + s.start for d, s in zip(deepest, box, strict=True)), text
-    return tuple(size // 2 for size in reference.shape), "the middle of the volume: there is no tumour"
-
-
-# --- pictures -------------------------------------------------------------------------------------------
-
-
-def plane(array: np.ndarray, voxel: Sequence[int], axis: int) -> np.ndarray:
-    """One plane of [I, J, K] as rows x columns, the way a radiologist looks at it.
-
-    i, j, k point to the patient's left, back and head: axial planes (`axis` 2) have the front on top,
-    coronal (1) and sagittal (0) ones the head; left is on the viewer's right, sagittal planes face left.
-    """
-    rows_by_columns = np.take(array, voxel[axis], axis).T
-    return rows_by_columns if axis == 2 else rows_by_columns[::-1]
-
-
-def overlay(grey: np.ndarray, tissues: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
-    """A plane with its tissues in colour, outlined: uint8 [rows, columns, 3], square pixels.
-
-    Args:
-        grey: 0 to 1, [rows, columns].
-        tissues: same shape.
-        pixel_mm: height and width of a voxel in this plane.
-    """
-    extent_mm = np.multiply(grey.shape, pixel_mm)
-    per_mm = max(_PICTURE_PIXELS / extent_mm.max(), 1 / min(pixel_mm))
-    sides = np.maximum(1, np.round(extent_mm * per_mm).astype(int))
-    rows, columns = (
-        (np.arange(side) + 0.5) * size / side - 0.5 for side, size in zip(sides, grey.shape, strict=True)
-    )
-    where = np.meshgrid(rows, columns, indexing="ij")
-    picture = ndimage.map_coordinates(grey, where, order=1, mode="nearest")[..., None].repeat(3, -1)
-    labels = ndimage.map_coordinates(tissues, where, order=0, mode="nearest")
-    for tissue, colour in COLOURS.items():
-        inside = labels == tissue
-        outline = inside & ~ndimage.binary_erosion(inside, iterations=2)
-        rgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
-        picture[inside] = (1 - _FILL) * picture[inside] + _FILL * rgb
-        picture[outline] = rgb
-    return np.round(picture * 255).astype(np.uint8)
-
-
-def _data_uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def _png(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    # PNG's metadata names the library's version: left out, the same scores give the same page.
-    matplotlib.image.imsave(buffer, picture, format="png", metadata={"Software": None})
-    return _data_uri(buffer.getvalue())
-
-
-def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Modality's title -> [I, J, K] from 0 to 1; black without images, as where only masks were given."""
-    images = pair.source.images if pair.source else ()
-    wanted = tuple(image for image in images if image[0] in SHOWN_MODALITIES)
-    if not wanted:
-        return {"no image": np.zeros(shape, np.float32)}
-    loaded = case.load(dataclasses.replace(pair.source, images=wanted), [image[0] for image in wanted])
-    greys = {}
-    for channel, modality in enumerate(loaded.modalities):
-        image = loaded.image[..., channel].astype(np.float32)
-        low, high = np.percentile(image[image != 0], (0.5, 99.5))
-        grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-        greys[SHOWN_MODALITIES[modality]] = np.where(image == 0, 0, grey)
-    return greys
-
-
-def case_pictures(pair: Pair) -> dict[str, Any]:
-    """What the page shows of one case: `through` (text), `tissues` seen, `planes` with their panels.
-
-    Raises:
-        InputError: a file of the case cannot be read.
-    """
-    prediction, reference, grid = evaluate.load_pair(pair)
-    spacing_mm = grid.spacing_mm
-    voxel, through = focus(prediction, reference, spacing_mm)
-    greys = _greys(pair, reference.shape)
-    # Only the head, with a small margin: the air around it is a third of a BraTS image.
-    filled = np.any([grey > 0 for grey in greys.values()], axis=0) | (reference > 0) | (prediction > 0)
-    box = ndimage.find_objects(filled.astype(np.uint8))[0] if filled.any() else (slice(None),) * 3
-    box = tuple(slice(max(s.start - 2, 0), s.stop + 2) if s.start is not None else s for s in box)
-    inner = [at - (s.start or 0) for at, s in zip(voxel, box, strict=True)]
-    planes = []
-    for axis, name in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
-        width_mm, height_mm = (spacing_mm[other] for other in range(3) if other != axis)
-        panels = [
-            {
-                "title": f"{title}, {who}",
-                "picture": _png(
-                    overlay(
-                        plane(grey[box], inner, axis), plane(tissues[box], inner, axis), (height_mm, width_mm)
-                    )
-                ),
-            }
-            for title, grey in greys.items()
-            for who, tissues in (("reference", reference), ("prediction", prediction))
-        ]
-        planes.append({"name": f"{name}, {'ijk'[axis]} = {voxel[axis]}", "panels": panels})
-    seen = [tissue for tissue in COLOURS if (reference == tissue).any() or (prediction == tissue).any()]
-    return {"through": through, "tissues": seen, "planes": planes}
-
-
-def training_curves(history: Sequence[Mapping[str, str]], dark: bool) -> str | None:
-    """Losses and Dice over epochs as a data URI, or None when no column of either is there.
-
-    Args:
-        history: rows of history.csv; a column counts as far as it holds numbers.
-        dark: for a dark page.
-    """
-    columns = {name: [_number(row.get(name)) for row in history] for name in (history[0] if history else ())}
-    epochs = columns.get("epoch", list(range(1, len(history) + 1)))
-    groups = {
-        "loss": [name for name in ("loss", "validation_loss") if name in columns],
-        "Dice (validation)": [name for name in columns if "dice" in name.lower()],
-    }
-    groups = {title: names for title, names in groups.items() if names}
-    if not groups:
-        return None
-    ink, paper = ("#d8dce2", "#16191d") if dark else ("#30353b", "#ffffff")
-    figure = Figure(figsize=(4.8 * len(groups), 3), layout="constrained", facecolor=paper, dpi=160)
-    for axes, (title, names) in zip(
-        figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
-    ):
-        for name, colour in zip(names, ("#0072B2", "#D55E00", "#009E73", "#CC79A7") * len(names), strict=False):
-            region = name.split("_")[-1].upper()
-            label = region if region in REGIONS else name.replace("_", " ")
-            axes.plot(epochs, columns[name], color=colour, label=label, marker=".", linewidth=1.6)
-        axes.set_facecolor(paper)
-        axes.set_title(title, color=ink, loc="left", fontsize=10)
-        axes.set_xlabel("epoch", color=ink)
-        axes.tick_params(colors=ink)
-        axes.grid(color=ink, alpha=0.15)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[:].set_visible(False)
-        axes.legend(frameon=False, labelcolor=ink)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return _data_uri(buffer.getvalue())
-
-
-def curves_of(run_folder: str | os.PathLike) -> list[dict[str, str]]:
-    """The training curves of a run: `title`, and data URIs "light" and "dark".
+def curves_of(run_folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The training curves of a run: `title`, and `charts` as `charts.training_curves` draws them.
 
     One entry without a title for a network trained alone; for a cascade one for each region whose training
     has begun. None at all before the first epoch has ended.
     """
-    histories = {"": run.read_history(run_folder)}
-    for region in REGIONS:
-        histories[region] = run.read_history(files.join(run_folder, region.lower()))
     drawn = []
-    for title, history in histories.items():
-        light = training_curves(history, dark=False)
-        if light:
-            drawn.append({"title": title, "light": light, "dark": training_curves(history, dark=True)})
+    for region, history in _histories(run_folder).items():
+        curves = charts.training_curves(history)
+        if curves:
+            drawn.append({"title": region, "charts": curves})
     return drawn
 
 
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return math.nan
+def _histories(run_folder: str | os.PathLike) -> dict[str, list[dict[str, str]]]:
+    """The rows of every history.csv there may be: "" is the run's own, the rest are its regions'."""
+    homes = {"": run_folder, **{region: files.join(run_folder, region.lower()) for region in REGIONS}}
+    return {region: run.read_history(home) for region, home in homes.items()}
 
 
-# --- the page -------------------------------------------------------------------------------------------
-
-
-def _marked_up(text: str) -> markupsafe.Markup:
-    """A note as HTML: `code` and links, everything else as it stands."""
-    html = str(markupsafe.escape(text))
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", html)
-    return markupsafe.Markup(re.sub(r"(https?://[^\s<]+[^\s<.,;)])", r'<a href="\1">\1</a>', html))
-
-
-def _figure(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1%}"
-
-
-def render(
-    content: Mapping[str, Any],
-    pictured: Sequence[Mapping[str, Any]],
-    title: str,
-    curves: Sequence[Mapping[str, str]] = (),
-    notes: Sequence[str] = (),
-) -> str:
-    """The page's HTML.
+def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is known of how the model was trained.
 
     Args:
-        content: as `evaluate.read` returns it.
-        pictured: `case_pictures` of each case to show, with `case_id` and `stands_for`.
-        curves: as `curves_of` returns them.
-        notes: what was run; `code` between backticks and links are marked up.
+        run_folder: of the training; None if it was not given: then the model's card may have the config.
+        model: `origin.model_of`'s.
+
+    Returns:
+        `settings` (config.Config or None), `source` (where they are from), `environment` (or None), `curves`
+        (see `curves_of`), and `notes`: what is missing, or does not fit together.
+
+    Raises:
+        InputError: the folder is given and holds no run.
     """
-    by_case: dict[str, dict[str, Mapping]] = {}
-    for row in content["rows"]:
-        by_case.setdefault(row["case_id"], {})[row["region"]] = row
-    ranked = sorted(by_case.items(), key=lambda item: (np.nan_to_num(item[1]["WT"]["dice"], nan=2), item[0]))
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["figure"] = _figure
-    environment.filters["percent"] = _percent
-    environment.filters["marked_up"] = _marked_up
-    template = pathlib.Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    seen = [tissue for tissue in COLOURS if any(tissue in one["tissues"] for one in pictured)]
-    return environment.from_string(template).render(
-        title=title,
-        content=content,
-        regions=list(REGIONS),
-        ranked=ranked,
-        by_case=by_case,
-        pictured=pictured,
-        cascade=content["cascade"],
-        losses=stages.ranked(content["cascade"]["rows"]) if content["cascade"] else (),
-        share=stages.share,
-        possible=stages.possible,
-        legend=[(COLOURS[tissue], NAMES[tissue]) for tissue in seen],
-        curves=curves,
-        notes=notes,
-        version=__version__,
-    )
+    known = (model or {}).get("config")
+    if run_folder is None:
+        found = {"settings": None, "source": "the model’s card", "environment": None, "curves": []}
+        notes = ["No run folder was given (--run): no training curves, nothing of the machine that trained."]
+        if known is None:
+            notes.append("Nor is there a model’s card beside the predictions: the config is not known.")
+        else:
+            try:
+                found["settings"] = from_mapping(known, "the model's card")
+            except InputError as error:
+                notes.append(f"The config in the model’s card is another version’s: {error}")
+        return {**found, "notes": notes}
+
+    histories = _histories(run_folder)
+    path = files.join(run_folder, "environment.json")
+    settings: Config | None = None
+    notes = []
+    if files.exists(files.join(run_folder, "config.yaml")) or not any(histories.values()):
+        settings = run.read_config(run_folder)
+        networks = ("",) if isinstance(settings, SliceConfig) else tuple(REGIONS)
+        silent = [region or "the network" for region in networks if not histories[region]]
+        if silent:
+            notes.append(f"No epoch has ended yet of {', '.join(silent)}: no curve.")
+    else:
+        notes.append(f"{run_folder} has no config.yaml.")
+    environment = files.read_json(path) if files.exists(path) else None
+    if environment is None:
+        notes.append(f"{run_folder} has no environment.json.")
+    if settings is not None and known is not None:
+        found = differences(settings.model_dump(mode="json"), known)
+        if found:
+            notes.append("The run’s config is not the one in the model’s card: " + "; ".join(found) + ".")
+    return {
+        "settings": settings,
+        "source": files.join(run_folder, "config.yaml"),
+        "environment": environment,
+        "curves": curves_of(run_folder),
+        "notes": notes,
+    }
 
 
-def _check_scored(rows: Sequence[Mapping[str, Any]], pair: Pair, where: str | os.PathLike) -> None:
+# --- which runs, which files ----------------------------------------------------------------------------
+
+
+def named(folders: Sequence[str | os.PathLike], contents: Sequence[Mapping[str, Any]]) -> list[Scored]:
+    """Runs by what `name_of` calls them, or by row and folder where that is one name for two."""
+    names = [name_of(content, folder) for folder, content in zip(folders, contents, strict=True)]
+    found: list[Scored] = []
+    for name, folder, content in zip(names, folders, contents, strict=True):
+        if names.count(name) > 1:
+            name = f"{name} ({files.name(folder)})"
+            if any(one.name == name for one in found):
+                name = f"{name} [{len(found) + 1}]"
+        found.append(Scored(name, content))
+    return found
+
+
+def _check_scored(
+    rows: Sequence[Mapping[str, Any]],
+    pair: Pair,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    where: str | os.PathLike,
+) -> None:
     """Raises InputError unless the files are those that were scored, going by WT's Dice."""
     (row,) = (row for row in rows if (row["case_id"], row["region"]) == (pair.case_id, "WT"))
-    ours, theirs = (region_mask(tissues, "WT") for tissues in evaluate.load_pair(pair)[:2])
+    ours, theirs = (region_mask(tissues, "WT") for tissues in (prediction, reference))
     if row["empty"] or not (ours.any() and theirs.any()):
         return  # the empty-mask rule's number, not a measured one
     found = dice(ours, theirs)
@@ -334,6 +139,59 @@ def _check_scored(rows: Sequence[Mapping[str, Any]], pair: Pair, where: str | os
             f"{pair.case_id}: {where} says Dice {row['dice']:.4f} of WT; {pair.prediction} has {found:.4f}. "
             "Give the folders that were scored, or score these with python -m tfbrats.evaluate."
         )
+
+
+def _pairs_of(
+    content: Mapping[str, Any],
+    prediction: str | os.PathLike,
+    reference: str | os.PathLike,
+    case_ids: Sequence[str],
+    where: str | os.PathLike,
+) -> list[Pair]:
+    """The files of some of the cases that were scored, in the order asked for.
+
+    Raises:
+        InputError: a file is not there, unless the case was scored without a prediction.
+    """
+    scored = sorted({row["case_id"] for row in content["rows"]})
+    matched = match(
+        prediction, reference, content["edition_given"], scored, allow_missing=True, named_by=os.fspath(where)
+    )
+    pairs = {pair.case_id: pair for pair in matched.pairs}
+    faults = list(matched.faults) + [
+        f"{case_id}: no prediction in {prediction}, but it was scored with one. Give the folder that was "
+        "scored."
+        for case_id in case_ids
+        if case_id in pairs and pairs[case_id].prediction is None and case_id not in content["missing"]
+    ]
+    if faults:
+        raise InputError("\n".join(faults))
+    return [pairs[case_id] for case_id in case_ids]
+
+
+def sampling_of(
+    settings: Config | None, pairs: Sequence[Pair], pictured: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """What the page shows of loss weighted sampling: `settings`, `case_id` and `maps` of one case.
+
+    The median case of those pictured, or the best that has a tumour and all of the run's images. `maps` is
+    None where there is no such case; the whole is None unless the network was trained with it.
+
+    Args:
+        pairs: of the cases pictured, worst first.
+        pictured: as for `page.render`.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    if not isinstance(settings, SliceConfig) or not settings.lws.enabled:
+        return None
+    known = list(zip(pairs, (one["stands_for"] for one in pictured), strict=True))
+    for pair, _ in sorted(reversed(known), key=lambda one: one[1] != "median"):
+        maps = pictures.sampling_maps(pair, settings)
+        if maps:
+            return {"settings": settings, "case_id": pair.case_id, "maps": maps}
+    return {"settings": settings, "case_id": None, "maps": None}
 
 
 def write(
@@ -345,6 +203,8 @@ def write(
     cases: int = 3,
     run_folder: str | os.PathLike | None = None,
     notes: Sequence[str] = (),
+    table: str | None = None,
+    compare: Sequence[str | os.PathLike] = (),
 ) -> None:
     """Writes the page.
 
@@ -354,29 +214,33 @@ def write(
         reference: what it was scored against; a data set brings the images for the pictures.
         output: the HTML file.
         cases: how many to picture.
-        run_folder: of the training, for its curves.
-        notes: see `render`.
+        run_folder: of the training, for its curves, config and environment.
+        notes: see `page.render`.
+        table: a key of `tables.TABLES`, to stand beside.
+        compare: folders that `evaluate.write` wrote, of other runs on the same cases.
 
     Raises:
-        InputError: a folder or a chosen case's file is not there, cannot be read, or is not what was scored.
+        InputError: a folder or a chosen case's file is not there, cannot be read, or is not what was scored;
+            there is no such table; another run was scored on other cases, references or by another rule.
     """
     content = evaluate.read(metrics)
-    chosen = choose(content["rows"], cases)
+    if table is not None:
+        tables.table_named(table)
+    own, *others = named([metrics, *compare], [content, *(evaluate.read(folder) for folder in compare)])
+    compared = [evaluate.compared_with(content, folder) for folder in compare]
+    training = training_of(run_folder, content["model"])
+    chosen = pictures.choose(content["rows"], cases)
+    case_ids = [case_id for case_id, _ in chosen]
+    pairs = _pairs_of(content, prediction, reference, case_ids, metrics) if chosen else []
     pictured = []
-    if chosen:
-        names = [case_id for case_id, _ in chosen]
-        matched = match(prediction, reference, content["edition_given"], names)
-        if matched.faults:
-            raise InputError("\n".join(matched.faults))
-        pairs = {pair.case_id: pair for pair in matched.pairs}
-        for case_id in names:
-            _check_scored(content["rows"], pairs[case_id], metrics)
-        pictured = [
-            {"case_id": case_id, "stands_for": stands_for, **case_pictures(pairs[case_id])}
-            for case_id, stands_for in chosen
-        ]
-    curves = curves_of(run_folder) if run_folder is not None else []
-    files.write_bytes(output, render(content, pictured, title, curves, notes).encode())
+    for pair, (case_id, stands_for) in zip(pairs, chosen, strict=True):
+        predicted, expert, grid = evaluate.load_pair(pair)
+        _check_scored(content["rows"], pair, predicted, expert, metrics)
+        shown = pictures.case_pictures(pair, predicted, expert, grid.spacing_mm)
+        pictured.append({"case_id": case_id, "stands_for": stands_for, **shown})
+    sampling = sampling_of(training["settings"], pairs, pictured)
+    html = page.render(content, pictured, title, training, notes, sampling, table, others, compared, own.name)
+    files.write_bytes(output, html.encode())
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -387,8 +251,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="the page, e.g. report.html")
     parser.add_argument("--title", default="Segmentation report")
     parser.add_argument("--cases", type=int, default=3, help="how many to picture (%(default)s)")
-    parser.add_argument("--run", metavar="RUN", help="run folder, for the training curves")
+    parser.add_argument("--run", metavar="RUN", help="run folder: training curves, config, environment")
     parser.add_argument("--note", action="append", default=[], help="a line to show; may be repeated")
+    parser.add_argument("--table", choices=tuple(tables.TABLES), help="the paper's table to stand beside")
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="what tfbrats.evaluate wrote of another run on the same cases; may be repeated",
+    )
     given = parser.parse_args(arguments)
     write(
         given.metrics,
@@ -399,6 +271,8 @@ def main(arguments: Sequence[str]) -> None:
         given.cases,
         given.run,
         given.note,
+        given.table,
+        given.compare,
     )
     print(given.output)
 
