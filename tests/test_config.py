@@ -201,6 +201,31 @@ def test_an_unknown_network_is_told_the_names_of_the_paper_whose_sections_stand_
     assert "'cun'" in refusal("cun.yaml", "model.name=cum")
 
 
+def test_what_only_cun_has_must_be_off_for_a_baseline():
+    said = refusal("cun_lws.yaml", "model.name=unet2d")
+    assert "unet2d has neither auxiliary losses nor loss weighted sampling" in said
+    assert "set train.omega=0 train.omega_floor=0 lws.enabled=false" in said
+    off = ("train.omega=0", "train.omega_floor=0")
+    assert said != refusal("cun_lws.yaml", "model.name=drn", *off)
+    assert "set lws.enabled=false" in refusal("cun_lws.yaml", "model.name=drn", *off)
+    assert config.load("cun_lws.yaml", ["model.name=drn", *off, "lws.enabled=false"]).model.name == "drn"
+
+
+def test_outlines_are_settled_for_bfcn_and_for_no_other():
+    for name in ("unet2d", "drn"):
+        said = refusal("bfcn.yaml", f"model.name={name}")
+        assert "unknown key boundary; the sections are model, data" in said
+    assert "missing key boundary" in refusal("unet2d.yaml", "model.name=bfcn")
+    content = yaml.safe_load((config.SHIPPED / "bfcn.yaml").read_text())
+    for key in content["boundary"]:
+        lacking = {**content, "boundary": {k: v for k, v in content["boundary"].items() if k != key}}
+        with pytest.raises(InputError, match=rf"missing key boundary\.{key}"):
+            config.from_mapping(lacking, "x")
+    assert "did you mean boundary.width_px?" in refusal("bfcn.yaml", "boundary.width=3")
+    assert "boundary.width_px = 4: a line centred on pixels is" in refusal("bfcn.yaml", "boundary.width_px=4")
+    assert "boundary.region_weight = -1" in refusal("bfcn.yaml", "boundary.region_weight=-1")
+
+
 def test_every_key_of_paper_b_is_required():
     content = yaml.safe_load((config.SHIPPED / "smoke_3d.yaml").read_text())
     for section, keys in content.items():

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tfbrats import losses
 from tfbrats.examples import LwsRegion, region_map
@@ -155,3 +156,100 @@ def test_the_decays_gradient_is_the_kernels_themselves():
 def test_omega_weighs_the_eight_auxiliary_losses_and_no_branch():
     parts = {"branch1": 2.0, "branch2": 3.0, **{f"aux{n}": 1.0 for n in range(1, 9)}}
     assert losses.data_loss(parts, ("branch1", "branch2"), 0.1) == pytest.approx(5.8)
+
+
+# --- BFCN's outlines ------------------------------------------------------------------------------------
+
+# Oedema of 9 x 9 pixels round a core of one. Of the two drawings "#" is on an outline.
+TUMOUR = """
+.............
+.............
+..eeeeeeeee..
+..eeeeeeeee..
+..eeeeeeeee..
+..eeeeeeeee..
+..eeeeneeee..
+..eeeeeeeee..
+..eeeeeeeee..
+..eeeeeeeee..
+..eeeeeeeee..
+.............
+.............
+"""
+ONE_PX = """
+.............
+.............
+..#########..
+..#.......#..
+..#.......#..
+..#.......#..
+..#...#...#..
+..#.......#..
+..#.......#..
+..#.......#..
+..#########..
+.............
+.............
+"""
+THREE_PX = """
+.............
+.###########.
+.###########.
+.###########.
+.###.....###.
+.###.###.###.
+.###.###.###.
+.###.###.###.
+.###.....###.
+.###########.
+.###########.
+.###########.
+.............
+"""
+
+
+def _tissues(text):
+    return _grid(text, {".": 0, "n": 1, "e": 2, "t": 3})
+
+
+@pytest.mark.parametrize(("width_px", "drawn"), [(1, ONE_PX), (3, THREE_PX)])
+def test_outlines_are_the_ones_drawn_by_hand(width_px, drawn):
+    found = np.array(losses.outlines(_tissues(TUMOUR)[None], width_px))[0]
+    assert found.tolist() == _grid(drawn, {".": 0, "#": 1}).tolist()
+
+
+@pytest.mark.parametrize("width_px", [1, 3, 5])
+def test_outlines_are_those_of_whole_tumour_core_and_enhancing_part(width_px):
+    rng = np.random.default_rng(width_px)
+    blobs = ndimage.gaussian_filter(rng.normal(size=(2, 40, 50)), (0, 4, 4))
+    tissues = np.digitize(blobs, np.quantile(blobs, [0.6, 0.75, 0.9]))  # 0..3; some touch the edge
+    found = np.array(losses.outlines(tissues, width_px))
+    square = np.ones((3, 3), bool)
+    for ours, classes in zip(found, tissues, strict=True):
+        line = np.zeros(classes.shape, bool)
+        for region in (classes > 0, (classes == 1) | (classes == 3), classes == 3):
+            line |= region & ~ndimage.binary_erosion(region, square, border_value=1)
+        wide = ndimage.binary_dilation(line, np.ones((width_px, width_px), bool))
+        assert np.array_equal(ours, wide)
+
+
+def test_where_the_slice_or_a_resection_cavity_ends_is_no_outline():
+    assert not np.array(losses.outlines(np.full((1, 8, 8), 3), 3)).any()
+    cavity = np.zeros((1, 8, 8), np.uint8)
+    cavity[0, 2:6, 2:6] = 4
+    assert not np.array(losses.outlines(cavity, 3)).any()
+
+
+def test_a_balanced_pixel_weighs_the_inverse_of_its_frequency():
+    line = np.zeros((2, 4, 4), np.int32)
+    line[0, 1, :2] = 1
+    line[1] = 1  # of a slice that only fills the batch up
+    valid = np.ones((2, 4, 4), np.float32) * np.array([1, 0], np.float32)[:, None, None]
+    weights = np.array(losses.balancing_weights(line, valid, np.float32(2), np.float32(16)))
+    assert set(weights[0][line[0] == 1]) == {8}  # 2 of 16 pixels
+    assert set(weights[0][line[0] == 0]) == {1}
+    assert not weights[1].any()
+    without = losses.balancing_weights(
+        np.zeros((1, 4, 4), np.int32), np.float32(1), np.float32(0), np.float32(16)
+    )
+    assert set(np.array(without).ravel()) == {1}

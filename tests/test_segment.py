@@ -23,6 +23,12 @@ def _network(branch1, branch2):
     return keras.Model(image, outputs)
 
 
+def _classifier(classes):
+    """A baseline's output, a function of the image."""
+    image = keras.Input((None, None, 4), name="image")
+    return keras.Model(image, {"logits": layers.Lambda(classes, name="logits")(image)})
+
+
 def _constant(values):
     return lambda x: ops.zeros_like(x[..., :1]) + ops.convert_to_tensor(values, dtype="float32")
 
@@ -148,6 +154,36 @@ def test_probabilities_are_nested():
     one, two = rng.normal(size=(50, 2)).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)
     whole, core, enhancing = segment.region_probabilities(one, two, np.ones(50, bool)).numpy().T
     assert (enhancing <= core).all() and (core <= whole).all() and (whole < 1).all()
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_a_baselines_constant_comes_back_with_the_sums_of_its_classes(shape):
+    network = _classifier(_constant([1.0, 0.0, 0.5, 2.0]))
+    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(_brain(shape)))
+    brain = preprocess.brain_mask(_brain(shape))
+    assert np.array_equal(answer["segmentation"], np.where(brain, 4, 0))  # ET is 4 in 2020
+    each = np.exp([1.0, 0.0, 0.5, 2.0]) / np.exp([1.0, 0.0, 0.5, 2.0]).sum()
+    probabilities = answer["probabilities"].numpy()
+    assert np.allclose(probabilities[brain], [each[1:].sum(), each[1] + each[3], each[3]])
+    assert not probabilities[~brain].any()
+
+
+def test_a_baselines_marked_voxel_comes_back_at_the_same_ijk():
+    image = _brain((37, 53, 9)).astype(np.float32)
+    marked = tuple(np.argwhere(preprocess.brain_mask(image))[1])
+    image[(*marked, 0)] = 1e5
+    network = _classifier(
+        lambda x: ops.concatenate([ops.zeros_like(x[..., :2]), x[..., :1] - 5, 0 * x[..., :1]], -1)
+    )
+    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
+    assert {tuple(p) for p in np.argwhere(answer["segmentation"].numpy() == 2)} == {marked}
+
+
+def test_a_baselines_label_is_the_likeliest_class_inside_the_brain():
+    logits = np.array([[5, 0, 0, 4.9], [0, 1, 0, 0], [0, 0, 9, 8], [1, 0, 2, 3], [0, 0, 0, 7]], np.float32)
+    brain = np.array([True, True, True, True, False])
+    tissues = segment.ClassAnswer().tissues({"logits": logits}, brain)
+    assert tissues.numpy().tolist() == [Tissue.BACKGROUND, Tissue.NCR, Tissue.ED, Tissue.ET, Tissue.BACKGROUND]
 
 
 @pytest.mark.parametrize("edition", ["2020", "2023", "msd"])

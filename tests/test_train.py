@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import config, data, layouts, models, recipes, step, train
+from tfbrats import config, data, layouts, losses, models, recipes, step, train
 from tfbrats.command import InputError
 from tfbrats.models import cun
 
@@ -192,6 +192,14 @@ print(json.dumps({"weights": [float(weights.min()), float(weights.max())],
 """
 
 
+# What makes a baseline of smoke_2d.yaml.
+BASELINE = ("lws.enabled=false", "train.omega=0", "train.omega_floor=0")
+BFCN = (
+    *("model.name=bfcn", *BASELINE, "boundary.width_px=3", "boundary.balanced=true"),
+    *("boundary.region_weight=0.5", "boundary.boundary_weight=2"),
+)
+
+
 # Keras computes synchronised moments as E(x^2) - E(x)^2 and others in two passes: in float32 the narrow
 # network of this test carries that to the fifth digit. With the one formula on both sides it goes away.
 @pytest.mark.parametrize(
@@ -201,6 +209,8 @@ print(json.dumps({"weights": [float(weights.min()), float(weights.max())],
         ((), True, 1e-5),
         pytest.param(("lws.enabled=false",), True, 1e-5, marks=pytest.mark.slow),
         pytest.param(("lws.scope=slice",), True, 1e-5, marks=pytest.mark.slow),
+        (BFCN, True, 1e-5),  # whose outlines are weighed by their frequency in the global batch
+        pytest.param((*BASELINE, "model.name=unet2d"), True, 1e-5, marks=pytest.mark.slow),
     ],
 )
 def test_two_replicas_give_the_first_step_that_one_gives(record_set, extra, one_formula, tolerance):
@@ -292,6 +302,64 @@ def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set
     decay = 0.01 * 0.5 * sum(np.sum(kernel.astype(np.float64) ** 2) for kernel in kernels)
     assert decay > 0.1  # large enough to be missed
     assert float(found["loss"]) == pytest.approx(one + two + 0.1 * auxiliary + decay, rel=1e-4)
+
+
+@pytest.mark.parametrize("extra", [(*BASELINE, "model.name=drn"), BFCN, (*BFCN, "boundary.balanced=false")])
+def test_a_baselines_losses_are_ratios_over_the_batch(record_set, extra):
+    """Cross-entropy of every pixel of three slices (a fourth only fills up), and outlines, in float64."""
+    settings = record_set.config("train.batch_size=4", "train.weight_decay=0.01", *extra)
+    batch = dict(next(iter(data.training(record_set.manifest, record_set.folder, settings, 0, 4))))
+    batch["valid"] = tf.constant([1.0, 1.0, 1.0, 0.0])
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        network = models.build(settings)
+        optimizer = keras.optimizers.SGD(0.01)
+        optimizer.build(network.trainable_variables)
+    kernels = [v.numpy() for v in network.trainable_variables if v.path.endswith("kernel")]
+    logits = {k: v.numpy().astype(np.float64) for k, v in network(batch["image"], training=True).items()}
+    parts = batch["label"].numpy().astype(int)
+    line = np.array(losses.outlines(parts, 3))
+    assert line[:3].any()
+
+    def entropy(name, classes, weights):
+        likelihood = logits[name] - np.log(np.exp(logits[name]).sum(axis=-1, keepdims=True))
+        each = -np.take_along_axis(likelihood, classes[..., None], axis=-1)[..., 0]
+        return (each * weights)[:3].sum() / weights[:3].sum()
+
+    ones = np.ones(parts.shape)
+    wanted = {"loss": entropy("logits", parts, ones)}
+    if settings.model.name == "bfcn":
+        balanced = np.where(line, line[:3].size / line[:3].sum(), 1) if settings.boundary.balanced else ones
+        wanted["loss_combination"] = wanted["loss"]
+        wanted["loss_region"] = entropy("region_logits", parts, ones)
+        wanted["loss_boundary"] = entropy("boundary_logits", line, balanced)
+        wanted["loss"] += 0.5 * wanted["loss_region"] + 2 * wanted["loss_boundary"]
+    wanted["loss"] += 0.01 * 0.5 * sum(np.sum(kernel.astype(np.float64) ** 2) for kernel in kernels)
+    found = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.0))
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
+    settings = record_set.config(*BFCN)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        network = models.build(settings)
+    one_step = step.validation_step(strategy, network, settings)
+    batches = list(data.validation(record_set.manifest, record_set.folder, settings, "validation", 4))
+    scores = step.validation_scores(sum(one_step(batch).numpy() for batch in batches))
+    chosen = []
+    for batch in batches:
+        logits = network(batch["image"], training=False)["logits"].numpy().astype(np.float64)
+        counts = batch["valid"].numpy() > 0
+        chosen.append((logits[counts], batch["label"].numpy()[counts], batch["region"].numpy()[counts]))
+    logits, labels, regions = (np.concatenate(arrays) for arrays in zip(*chosen, strict=True))
+    likelihood = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    entropy = -np.take_along_axis(likelihood, labels[..., None].astype(int), axis=-1)
+    assert scores["validation_loss"] == pytest.approx(entropy.mean(), rel=1e-5)
+    predicted = np.where(regions > 0, logits.argmax(axis=-1), 0)
+    for name, tissues in (("wt", [1, 2, 3]), ("tc", [1, 3]), ("et", [3])):
+        a, b = np.isin(predicted, tissues), np.isin(labels, tissues)
+        assert scores[f"dice_{name}"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum())), name
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

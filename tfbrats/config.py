@@ -95,7 +95,7 @@ class _Config(_Section):
 
 
 class SliceModel(_Model):
-    name: Literal["cun"]
+    name: Literal["cun", "unet2d", "bfcn", "drn"]
 
 
 class SliceData(_Data):
@@ -120,7 +120,7 @@ class SliceTrain(_Train):
     learning_rate_floor: pydantic.PositiveFloat
     momentum: Fraction
     weight_decay: pydantic.NonNegativeFloat
-    omega: pydantic.NonNegativeFloat  # weight of the eight auxiliary losses
+    omega: pydantic.NonNegativeFloat  # weight of cun's eight auxiliary losses
     omega_floor: pydantic.NonNegativeFloat
     ladder_epochs: pydantic.PositiveInt  # learning rate and omega fall by `ladder_factor` this often
     ladder_factor: Annotated[float, pydantic.Field(gt=0, le=1)]
@@ -146,10 +146,27 @@ class SliceConfig(_Config):
     lws: LossWeightedSampling
     run: Run
 
+    @pydantic.model_validator(mode="after")
+    def _what_cun_alone_has_is_off(self):
+        if self.model.name == "cun":
+            return self
+        keys = {
+            "train.omega": (self.train.omega, "0"),
+            "train.omega_floor": (self.train.omega_floor, "0"),
+            "lws.enabled": (self.lws.enabled, "false"),
+        }
+        wrong = [f"{key}={off}" for key, (value, off) in keys.items() if value]
+        if wrong:
+            raise ValueError(
+                f"{self.model.name} has neither auxiliary losses nor loss weighted sampling, which are cun's: "
+                f"set {' '.join(wrong)}"
+            )
+        return self
+
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: the writer stores it, the reader compares it.
 
-        The rest of the config may differ between runs on one record set: `cun` and `cun_lws` share.
+        The rest of the config may differ between runs on one record set: all rows of paper A's table share.
         """
         content = self.model_dump(mode="json")
         return {
@@ -158,6 +175,30 @@ class SliceConfig(_Config):
             "records": content["records"],
             "contour_width_mm": content["lws"]["contour_width_mm"],
         }
+
+
+class Boundary(_Section):
+    """What the boundary branch of `bfcn` learns, and how much the two branches count."""
+
+    width_px: pydantic.PositiveInt  # of the outlines of WT, TC and ET
+    balanced: bool  # pixels on an outline weigh as much more as they are rarer; false: each pixel weighs 1
+    region_weight: pydantic.NonNegativeFloat  # of the region branch's loss; the combination's weighs 1
+    boundary_weight: pydantic.NonNegativeFloat  # of the boundary branch's loss
+
+    @pydantic.field_validator("width_px")
+    @classmethod
+    def _odd(cls, value):
+        if value % 2 == 0:
+            raise ValueError(
+                f"a line centred on pixels is 1, 3, 5 ... px wide: take {value - 1} or {value + 1}"
+            )
+        return value
+
+
+class BoundaryConfig(SliceConfig):
+    """Paper A's row `bfcn`: the only one with outlines."""
+
+    boundary: Boundary
 
 
 # --- paper B: networks that see patches, one for each region --------------------------------------------
@@ -258,7 +299,7 @@ _BY_NETWORK: Mapping[str, type[_Config]] = {
     name: kind
     for kind, model in ((SliceConfig, SliceModel), (PatchConfig, PatchModel))
     for name in typing.get_args(model.model_fields["name"].annotation)
-}
+} | {"bfcn": BoundaryConfig}
 
 
 def shipped_names() -> list[str]:

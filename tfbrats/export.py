@@ -70,8 +70,8 @@ def _network_signatures(segmenter: Segmenter, config: Config) -> list[_NetworkSi
     if isinstance(segmenter, CaseSegmenter):
         canvas = ", ".join(map(str, config.records.slice_shape))
         outputs = {
-            "branch1": f"float32 [N, {canvas}, 2]: rest, WT",
-            "branch2": f"float32 [N, {canvas}, 4]: non-tumour, NCR, ED, ET",
+            name: f"float32 [N, {canvas}, {len(classes)}]: {', '.join(classes)}"
+            for name, classes in segmenter.answer.classes.items()
         }
         shape = (*config.records.slice_shape, len(segmenter.modalities))
         channels = "z-scored, in the order of modalities"

@@ -1,4 +1,5 @@
-"""The losses of both papers: loss weighted sampling (A, arXiv 1907.07677, eq. 1-4), binary cross-entropy (B).
+"""The losses of both papers: loss weighted sampling (A, arXiv 1907.07677, eq. 1-4), binary cross-entropy (B);
+and the outlines that paper A's baseline BFCN learns beside the regions.
 
 keras.ops only.
 
@@ -9,7 +10,7 @@ divides. A mean of each replica's ratio would not be the paper's loss.
 from keras import ops
 
 from tfbrats.examples import LwsRegion
-from tfbrats.labels import Tissue
+from tfbrats.labels import REGIONS, Tissue
 
 
 def targets(tissues):
@@ -86,27 +87,42 @@ def half_squared_norm(kernels):
     return 0.5 * sum(ops.sum(ops.square(ops.cast(kernel, "float32"))) for kernel in kernels)
 
 
-def numerators(outputs, unet1_outputs, unet2_outputs, tissues, weights1, weights2):
-    """The ten numerators of eq. 1 on this replica's share: {output name: sum of W * CE}.
-
-    Args:
-        outputs: {name: logits [N, H, W, C]}.
-        unet1_outputs, unet2_outputs: which of them learn WT, and which its parts.
-        tissues: integers [N, H, W].
-        weights1, weights2: W of the two U-Nets, float32 [N, H, W].
-    """
-    whole, parts = targets(tissues)
-    return {
-        **{name: weighted_cross_entropy_sum(outputs[name], whole, weights1) for name in unet1_outputs},
-        **{name: weighted_cross_entropy_sum(outputs[name], parts, weights2) for name in unet2_outputs},
-    }
-
-
 def data_loss(parts, branches, omega):
     """Eq. 4 without its last term: L1 + L2 + omega * (the eight auxiliary losses). `parts`: {name: loss}."""
     return sum(parts[name] for name in branches) + omega * sum(
         loss for name, loss in parts.items() if name not in branches
     )
+
+
+def outlines(tissues, width_px: int):
+    """Where the outline of WT, TC or ET runs: 0 or 1, int32 [N, H, W].
+
+    A region's outermost pixels, those with a pixel outside the region among their eight neighbours, make a line
+    one pixel wide; it is widened by as much on either side. Where the slice ends is no outline.
+
+    Args:
+        tissues: integers [N, H, W].
+        width_px: 1, 3, 5 ...: of the line, with the outermost pixels in its middle.
+    """
+    _, parts = targets(tissues)
+    masks = [sum(ops.cast(ops.equal(parts, int(tissue)), "float32") for tissue in REGIONS[r]) for r in REGIONS]
+    regions = ops.stack(masks, axis=-1)
+    touches_outside = ops.max_pool(1.0 - regions, 3, strides=1, padding="same", data_format="channels_last")
+    line = ops.max(regions * touches_outside, axis=-1, keepdims=True)
+    wide = ops.max_pool(line, width_px, strides=1, padding="same", data_format="channels_last")
+    return ops.cast(wide[..., 0], "int32")
+
+
+def balancing_weights(positive, valid, positives, pixels):
+    """W of a rare class and the rest: 1/frequency and 1, so that neither outweighs the other.
+
+    Args:
+        positive: 0 or 1, [N, H, W].
+        valid: float32, broadcasts to it; 0 where nothing counts.
+        positives, pixels: how many of the global batch's counting pixels are positive, and how many there are.
+    """
+    weight = pixels / ops.maximum(positives, 1.0)
+    return ops.where(ops.equal(positive, 1), weight, 1.0) * valid
 
 
 def binary_cross_entropy_sum(logits, targets, weights):

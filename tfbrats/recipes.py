@@ -16,7 +16,7 @@ from tfbrats.run import home_of
 
 
 class SliceRecipe:
-    """Paper A: SGD down a ladder, omega with it."""
+    """Paper A, baselines too: SGD down a ladder, omega with it."""
 
     unit = "slices"
     region = ""
@@ -26,6 +26,8 @@ class SliceRecipe:
 
     @property
     def loss(self) -> str:
+        if self._config.model.name == "bfcn":
+            return "cross-entropy of combination, region and boundary"
         return "loss weighted sampling" if self._config.lws.enabled else "cross-entropy"
 
     @property

@@ -1,17 +1,17 @@
-"""A whole case -> label map, as one TensorFlow graph, for paper A's network; `cascade` is paper B's.
+"""A whole case -> label map, as one TensorFlow graph, for paper A's networks; `cascade` is paper B's.
 
 `predict`, the exported SavedModel and the server run all of it: nothing else stitches or fuses. Training's
-validation fuses with its `fuse`; `cascade` begins and ends a case as it does.
+validation reads the logits as it does; `cascade` begins and ends a case as it does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
-from tfbrats.models import cun
+from tfbrats.models import cun, without_training_heads
 
 _MULTIPLE = 16  # four poolings
 _SLICES_AT_ONCE = 8  # bounds the memory of a forward pass
@@ -47,6 +47,53 @@ def region_probabilities(branch1_logits, branch2_logits, brain):
     shares = tf.nn.softmax(branch2_logits[..., 1:], axis=-1)
     regions = [whole * tf.add_n([shares[..., tissue - 1] for tissue in REGIONS[name]]) for name in ("TC", "ET")]
     return tf.where(brain[..., None], tf.stack([whole, *regions], axis=-1), 0.0)
+
+
+class BranchAnswer:
+    """How the logits of the cascaded U-Net's two branches are read."""
+
+    classes: Mapping[str, tuple[str, ...]] = {
+        "branch1": ("rest", "WT"),
+        "branch2": ("non-tumour", "NCR", "ED", "ET"),
+    }
+
+    def probabilities(self, logits: Mapping) -> dict:
+        """Of each class, [N, H, W, C], by the names of `classes`."""
+        return {name: tf.nn.softmax(logits[f"{name}_logits"], axis=-1) for name in self.classes}
+
+    def tissues(self, logits: Mapping, brain):
+        """uint8 [N, H, W]; `brain` is bool [N, H, W]."""
+        return fuse(*(logits[name] for name in cun.BRANCHES), brain)
+
+    def regions(self, logits: Mapping, brain):
+        """Probability of WT, TC and ET, float32 [N, H, W, 3]."""
+        return region_probabilities(*(logits[name] for name in cun.BRANCHES), brain)
+
+
+class ClassAnswer:
+    """How the four-class logits of a baseline are read: the likeliest class, nothing outside the brain."""
+
+    classes: Mapping[str, tuple[str, ...]] = {"classes": ("non-tumour", "NCR", "ED", "ET")}
+
+    def probabilities(self, logits: Mapping) -> dict:
+        """As `BranchAnswer`'s."""
+        return {"classes": tf.nn.softmax(logits["logits"], axis=-1)}
+
+    def tissues(self, logits: Mapping, brain):
+        """As `BranchAnswer`'s."""
+        likeliest = tf.argmax(logits["logits"], axis=-1, output_type=tf.int32)
+        return tf.cast(tf.where(brain, likeliest, 0), tf.uint8)
+
+    def regions(self, logits: Mapping, brain):
+        """As `BranchAnswer`'s; a region's is the sum of its tissues', so that ET <= TC <= WT."""
+        each = tf.nn.softmax(logits["logits"], axis=-1)
+        sums = [tf.add_n([each[..., tissue] for tissue in tissues]) for tissues in REGIONS.values()]
+        return tf.where(brain[..., None], tf.stack(sums, axis=-1), 0.0)
+
+
+def answer_of(network: keras.Model) -> BranchAnswer | ClassAnswer:
+    """How the network's logits are read, by the names of its outputs."""
+    return ClassAnswer() if "logits" in network.output else BranchAnswer()
 
 
 def finite(image):
@@ -122,18 +169,15 @@ class CaseSegmenter(tf.Module):
         schema: LabelSchema,
     ):
         super().__init__()
-        self.network = cun.branches_only(network)
+        self.network = without_training_heads(network)
+        self.answer = answer_of(network)
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
         self._values = label_values(schema)
 
     def slices(self, image):
-        """float32 [N, H, W, M] z-scored slices -> class probabilities of the two branches."""
-        logits = self.network(image, training=False)
-        return {
-            "branch1": tf.nn.softmax(logits["branch1_logits"], axis=-1),
-            "branch2": tf.nn.softmax(logits["branch2_logits"], axis=-1),
-        }
+        """float32 [N, H, W, M] z-scored slices -> class probabilities, by the names of `answer.classes`."""
+        return self.answer.probabilities(self.network(image, training=False))
 
     def __call__(self, volumes: dict) -> dict:
         """Segments one case.
@@ -169,9 +213,11 @@ class CaseSegmenter(tf.Module):
             inside = tf.transpose(tf.gather(brain, index, axis=2), [2, 0, 1])
             batch = tf.pad(batch, [[0, 0], [top, bottom], [left, right], [0, 0]])
             logits = self.network(batch, training=False)
-            one, two = (logits[name][:, top : top + shape[0], left : left + shape[1]] for name in cun.BRANCHES)
-            labels = labels.write(n, fuse(one, two, inside))
-            regions = regions.write(n, region_probabilities(one, two, inside))
+            logits = {
+                name: padded[:, top : top + shape[0], left : left + shape[1]] for name, padded in logits.items()
+            }
+            labels = labels.write(n, self.answer.tissues(logits, inside))
+            regions = regions.write(n, self.answer.regions(logits, inside))
             return n + 1, labels, regions
 
         _, labels, regions = tf.while_loop(

@@ -1,32 +1,32 @@
-"""One training step and one validation step of paper A over a global batch, under any tf.distribute strategy.
+"""One training step and one validation step of paper A's networks, under any tf.distribute strategy.
 
 Keras' own fit cannot form paper A's loss: a ratio whose two sums run over the global batch, not a mean of
 each replica's ratio. So the step is written out; it is short.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
 from tfbrats import data, losses, segment
-from tfbrats.config import Config
+from tfbrats.config import SliceConfig
 from tfbrats.labels import REGIONS
 from tfbrats.models import cun
 
 
-def batch_weights(batch: dict, config: Config):
+def batch_weights(batch: dict, config: SliceConfig):
     """W of the two U-Nets for this replica's share of the global batch, float32 [N, H, W] each."""
-    valid = batch["valid"][:, None, None]
     if not config.lws.enabled:
-        everywhere = tf.ones_like(batch["draws"]) * valid
-        return everywhere, everywhere
+        return _everywhere(batch), _everywhere(batch)
     whole, _ = losses.targets(batch["label"])
     counts = losses.region_counts(batch["region"], whole)
     if config.lws.scope == "batch":  # N_pos and N_S2 are those of the global batch
         counts = sum_over_replicas([tf.reduce_sum(count) for count in counts])
     p2 = losses.sampling_probability(*counts, config.lws.beta, config.lws.floor)
     weights1, weights2 = losses.sample_weights(batch["region"], batch["draws"], p2, config.lws.contour_weight)
+    valid = batch["valid"][:, None, None]
     return weights1 * valid, weights2 * valid
 
 
@@ -66,39 +66,136 @@ def dice(both: float, predicted: float, reference: float) -> float:
     return 2 * both / (predicted + reference) if predicted + reference else 1.0
 
 
+# --- what the networks learn ----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What some outputs learn from a replica's share of a batch: eq. 1's terms but the prediction."""
+
+    outputs: Sequence[str]
+    classes: tf.Tensor  # integers [N, H, W]
+    weights: tf.Tensor  # W, float32 [N, H, W]
+
+
+class _CascadeLoss:
+    """The cascaded U-Net: L1 + L2 + omega * (the eight auxiliary losses); validation is by L1 + L2."""
+
+    predicting = cun.BRANCHES
+
+    def __init__(self, config: SliceConfig):
+        self._config = config
+
+    def lessons(self, batch: dict) -> list[Lesson]:
+        weights1, weights2 = batch_weights(batch, self._config)
+        whole, parts = losses.targets(batch["label"])
+        return [Lesson(cun.UNET1_OUTPUTS, whole, weights1), Lesson(cun.UNET2_OUTPUTS, parts, weights2)]
+
+    def total(self, each: Mapping, omega):
+        """One loss from those of all outputs."""
+        return losses.data_loss(each, self.predicting, omega)
+
+    def columns(self, each: Mapping) -> dict:
+        """What of them the history tells, beside "loss"."""
+        one, two = (each[name] for name in self.predicting)
+        return {"loss1": one, "loss2": two, "auxiliary": sum(each.values()) - one - two}
+
+
+class _ClassLoss:
+    """The baselines: cross-entropy of the four classes, every pixel of the canvas alike. omega is not used."""
+
+    predicting = ("logits",)
+
+    def __init__(self, config: SliceConfig):
+        self._config = config
+
+    def lessons(self, batch: dict) -> list[Lesson]:
+        _, parts = losses.targets(batch["label"])
+        return [Lesson(self.predicting, parts, _everywhere(batch))]
+
+    def total(self, each: Mapping, omega):
+        return each["logits"]
+
+    def columns(self, each: Mapping) -> dict:
+        return {}
+
+
+class _BoundaryLoss(_ClassLoss):
+    """BFCN: the same for the combination and the region branch, and outlines for the boundary branch."""
+
+    def lessons(self, batch: dict) -> list[Lesson]:
+        boundary, everywhere = self._config.boundary, _everywhere(batch)
+        _, parts = losses.targets(batch["label"])
+        line, weights = losses.outlines(batch["label"], boundary.width_px), everywhere
+        if boundary.balanced:  # the frequency is that of the global batch
+            on_line = tf.cast(line, tf.float32) * everywhere
+            counts = sum_over_replicas([tf.reduce_sum(on_line), tf.reduce_sum(everywhere)])
+            weights = losses.balancing_weights(line, everywhere, *counts)
+        return [
+            Lesson(("logits", "region_logits"), parts, everywhere),
+            Lesson(("boundary_logits",), line, weights),
+        ]
+
+    def total(self, each: Mapping, omega):
+        boundary = self._config.boundary
+        return (
+            each["logits"]
+            + boundary.region_weight * each["region_logits"]
+            + boundary.boundary_weight * each["boundary_logits"]
+        )
+
+    def columns(self, each: Mapping) -> dict:
+        return {
+            "loss_combination": each["logits"],
+            "loss_region": each["region_logits"],
+            "loss_boundary": each["boundary_logits"],
+        }
+
+
+_LOSSES = {"cun": _CascadeLoss, "unet2d": _ClassLoss, "bfcn": _BoundaryLoss, "drn": _ClassLoss}
+
+
+def _everywhere(batch: dict):
+    """W = 1 on all pixels of what is no filling, float32 [N, H, W]."""
+    return tf.ones_like(batch["draws"]) * batch["valid"][:, None, None]
+
+
+# --- steps ----------------------------------------------------------------------------------------------
+
+
 def train_step(
     strategy: tf.distribute.Strategy,
     network: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-    config: Config,
+    config: SliceConfig,
 ) -> Callable:
-    """One update from one global batch: (batch, omega) -> {"loss", "loss1", "loss2", "auxiliary"}.
+    """One update from one global batch: (batch, omega) -> {"loss", and what it is made of}.
+
+    For cun "loss1", "loss2" and "auxiliary", for bfcn "loss_combination", "loss_region", "loss_boundary".
 
     Equation 1 is a ratio over the global batch: each replica divides its own numerators by everyone's
     denominators, and the optimizer adds up the gradients. So the numbers do not depend on how many replicas
     share the batch.
     """
+    loss = _LOSSES[config.model.name](config)
 
     def on_replica(batch, omega):
-        weights1, weights2 = batch_weights(batch, config)
-        denominators = sum_over_replicas([tf.reduce_sum(weights1), tf.reduce_sum(weights2)])
+        lessons = loss.lessons(batch)
+        denominators = sum_over_replicas([tf.reduce_sum(lesson.weights) for lesson in lessons])
         with tf.GradientTape() as tape:
             outputs = network(batch["image"], training=True)
-            numerators = losses.numerators(
-                outputs, cun.UNET1_OUTPUTS, cun.UNET2_OUTPUTS, batch["label"], weights1, weights2
-            )
-            parts = {
-                name: losses.ratio(numerator, denominators[name in cun.UNET2_OUTPUTS])
-                for name, numerator in numerators.items()
+            each = {
+                name: losses.ratio(_entropy(outputs[name], lesson), denominator)
+                for lesson, denominator in zip(lessons, denominators, strict=True)
+                for name in lesson.outputs
             }
             decay = config.train.weight_decay * losses.half_squared_norm(_kernels(network))
             # The decay is one term of the whole loss: each replica brings its share of it.
-            total = losses.data_loss(parts, cun.BRANCHES, omega) + decay / strategy.num_replicas_in_sync
+            total = loss.total(each, omega) + decay / strategy.num_replicas_in_sync
             scaled = optimizer.scale_loss(total)
         gradients = tape.gradient(scaled, network.trainable_variables)
         apply_gradients(optimizer, gradients, network)
-        one, two = (parts[name] for name in cun.BRANCHES)
-        return {"loss": total, "loss1": one, "loss2": two, "auxiliary": sum(parts.values()) - one - two}
+        return {"loss": total, **loss.columns(each)}
 
     @tf.function
     def step(batch, omega):
@@ -111,26 +208,33 @@ def train_step(
     return step
 
 
+def _entropy(logits, lesson: Lesson):
+    """The numerator of eq. 1."""
+    return losses.weighted_cross_entropy_sum(logits, lesson.classes, lesson.weights)
+
+
 def _kernels(network: keras.Model) -> list:
     return [v.value for v in network.trainable_variables if v.path.endswith("kernel")]
 
 
-def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, config: Config) -> Callable:
-    """Sums over one global batch of validation slices: batch -> float64 vector, for `validation_scores`."""
+def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, config: SliceConfig) -> Callable:
+    """Sums over one global batch of validation slices: batch -> float64 vector, for `validation_scores`.
+
+    The loss is that of the outputs which a case is segmented from: cun's two branches, bfcn's combination.
+    """
+    loss = _LOSSES[config.model.name](config)
+    answer = segment.answer_of(network)
 
     def on_replica(batch):
-        weights1, weights2 = batch_weights(batch, config)
         logits = network(batch["image"], training=False)
-        whole, parts = losses.targets(batch["label"])
-        one, two = (logits[name] for name in cun.BRANCHES)
         # The same fusion as prediction; slices of the padding have no brain and count nothing.
-        predicted = segment.fuse(one, two, tf.not_equal(batch["region"], 0))
-        sums = [
-            losses.weighted_cross_entropy_sum(one, whole, weights1),
-            tf.reduce_sum(weights1),
-            losses.weighted_cross_entropy_sum(two, parts, weights2),
-            tf.reduce_sum(weights2),
-        ]
+        predicted = answer.tissues(logits, tf.not_equal(batch["region"], 0))
+        sums = []
+        for lesson in loss.lessons(batch):
+            for name in lesson.outputs:
+                if name in loss.predicting:
+                    sums += [_entropy(logits[name], lesson), tf.reduce_sum(lesson.weights)]
+        _, parts = losses.targets(batch["label"])
         for region in REGIONS:
             sums += overlap(data.region_mask(predicted, region), data.region_mask(parts, region))
         return tf.cast(tf.stack(sums), tf.float64)
@@ -139,9 +243,11 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, conf
 
 
 def validation_scores(sums: Sequence[float]) -> dict[str, float]:
-    """`validation_step`'s sums over all batches -> loss (L1 + L2) and Dice over all slices per region."""
-    n1, d1, n2, d2, *counts = (float(value) for value in sums)
-    scores = {"validation_loss": n1 / max(d1, 1e-7) + n2 / max(d2, 1e-7)}
+    """`validation_step`'s sums over all batches -> loss (L1 + L2 for cun) and Dice over all slices."""
+    values = [float(value) for value in sums]
+    fractions, counts = values[: -3 * len(REGIONS)], values[-3 * len(REGIONS) :]
+    numerators, denominators = fractions[::2], fractions[1::2]
+    scores = {"validation_loss": sum(n / max(d, 1e-7) for n, d in zip(numerators, denominators, strict=True))}
     for n, region in enumerate(REGIONS):
         scores[f"dice_{region.lower()}"] = dice(*counts[3 * n : 3 * n + 3])
     return scores

@@ -3,7 +3,9 @@
 import keras
 
 from tfbrats.config import Config, PatchConfig
-from tfbrats.models import cun, msm, unet3d
+from tfbrats.models import bfcn, cun, drn, msm, unet2d, unet3d
+
+_OF_SLICES = {"cun": cun, "unet2d": unet2d, "bfcn": bfcn, "drn": drn}
 
 
 def scales(name: str) -> int:
@@ -21,8 +23,16 @@ def build(config: Config, replicas: int = 1, region: str = "") -> keras.Model:
     synchronised = replicas > 1 and config.model.batch_norm == "synchronised"
     modalities = len(config.data.modalities)
     if not isinstance(config, PatchConfig):
-        return cun.build(config.model.width, modalities, synchronised)
+        return _OF_SLICES[config.model.name].build(config.model.width, modalities, synchronised)
     channels = scales(config.model.name) * modalities
     if config.model.name == "unet3d":
         return unet3d.build(config.model.width, channels, synchronised)
     return msm.build(region, config.model.width, channels, config.model.name == "msm", synchronised)
+
+
+def without_training_heads(network: keras.Model) -> keras.Model:
+    """A network of slices as a case is segmented by it: the heads that only training needs are dropped."""
+    outputs = set(network.output)
+    if set(cun.BRANCHES) <= outputs:
+        return cun.branches_only(network)
+    return network if outputs == {"logits"} else bfcn.combination_only(network)

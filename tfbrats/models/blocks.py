@@ -27,8 +27,22 @@ class Norm:
         )(x)
 
 
-def conv(x, filters: int, size: int, name: str):
-    return layers.Conv2D(filters, size, padding="same", kernel_initializer=_GLOROT, name=name)(x)
+def conv(x, filters: int, size: int, name: str, rate: int = 1):
+    """Convolution of a square, its taps `rate` pixels apart."""
+    return layers.Conv2D(
+        filters, size, padding="same", dilation_rate=rate, kernel_initializer=_GLOROT, name=name
+    )(x)
+
+
+def conv_norm_relu(x, filters: int, norm: Norm, name: str, rate: int = 1):
+    """conv3x3-BN-ReLU."""
+    x = norm(conv(x, filters, 3, f"{name}_conv", rate), f"{name}_bn")
+    return layers.ReLU(name=name)(x)
+
+
+def pair(x, filters: int, norm: Norm, name: str):
+    """conv3x3-BN-ReLU twice."""
+    return conv_norm_relu(conv_norm_relu(x, filters, norm, f"{name}_1"), filters, norm, f"{name}_2")
 
 
 def deconv(x, filters: int, stride: int, name: str):
