@@ -251,6 +251,20 @@ def test_a_case_gives_a_row_per_region_that_agrees_with_each_score_alone():
     assert rows["ET"].volume_ml == pytest.approx(0.006)
 
 
+def test_regions_of_one_size_on_one_side_only_keep_their_own_distances():
+    # The reference's core is all enhancing; the predicted core is not, nor is the predicted tumour all core.
+    reference = box((3, 7), (3, 7), (3, 7)).astype(np.uint8) * Tissue.ET
+    prediction = np.roll(reference, 1, axis=0)
+    prediction[1:3, 4, 4] = Tissue.NCR
+    prediction[4, 4, 9:] = Tissue.ED
+    rows = {row.region: row for row in metrics.score_case(prediction, reference, MM)}
+    for region, row in rows.items():
+        pair = region_mask(prediction, region), region_mask(reference, region)
+        assert row.hausdorff_mm == metrics.hausdorff_mm(*pair, MM)
+        assert row.nsd_1mm == nsd_1mm(*pair, MM)
+    assert len({row.hausdorff_mm for row in rows.values()}) == 3
+
+
 def test_a_resection_cavity_belongs_to_no_region():
     prediction, reference = a_pair()
     with_cavity = reference.copy()

@@ -147,9 +147,12 @@ def score_case(
     - one in reach of a reference lesion that is left out as too small is neither right nor false;
     - one in reach of a lesion without touching it makes that one found, with Dice 0 and its true HD95;
     - the surface Dice is nnU-Net's, whose surface is of voxels, not surface-distance's `nsd_1mm` of `metrics`.
-    Two readings for 2024 [ours]: its 20 voxels are voxels in both masks (its scorer takes mm3 in the reference:
-    the same at the challenge's 1 mm); and its lesions of one tissue that touch the same lesion of another
-    tissue stay apart, where its scorer joins some of them, depending on their order.
+    Where the scorers' code differs from this [ours]:
+    - it dilates by 18 neighbours, where the rules here take the full 3 x 3 x 3 (all that would change is
+      `LesionRule.dilation_neighbours`): fragments that lie diagonally are joined here a little sooner;
+    - in 2024 its 20 voxels are mm3 in the reference: the same at the challenge's 1 mm;
+    - in 2024 it joins some lesions of one tissue that touch the same lesion of another, depending on their
+      order; here they stay apart.
 
     Args:
         prediction: tissues (`labels.Tissue`) [I, J, K].
