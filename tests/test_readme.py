@@ -33,6 +33,8 @@ def _made_small(block: str, port: int) -> str:
         if "nifti_to_tfrecord" in line or "tfbrats.train" in line:
             method = re.search(r"--config (cun|msm)", line).group(1)
             line = f"{line} {SMALL} {SMALL_RECORDS[method]}"
+        if "tfbrats.reproduce" in line:
+            line = f"{line} --rows cun_lws {SMALL} {SMALL_RECORDS['cun']}"
         if "tfbrats.phantom" in line:
             line = f"{line} --shape 40 40 20"
         lines.append(line.replace("8500", str(port)))
@@ -43,6 +45,7 @@ def _made_small(block: str, port: int) -> str:
 def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     phantom.write_dataset(folder / "BraTS2020", 5, "2020", seed=3, shape=(40, 44, 20))
+    phantom.write_dataset(folder / "BraTS2017", 5, "2017", seed=3, shape=(40, 44, 20))
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     (bin_folder / "python").symlink_to(sys.executable)
@@ -93,6 +96,7 @@ def test_the_blocks_left_what_they_promise(workspace):
         "scores/metrics.csv",
         "scores/report.html",
         "seg.nii.gz",
+        "paper_a/report.html",
     ):
         assert (folder / name).exists(), name
 
