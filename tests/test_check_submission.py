@@ -393,6 +393,25 @@ def test_the_edition_of_the_command_overrides_the_names(tmp_path, good, capsys):
     assert code == 0 and "edition  2023" in said
 
 
+def test_a_folder_without_any_segmentation_is_not_asked_for_its_edition(tmp_path, capsys):
+    with pytest.raises(InputError, match="no segmentation among 0 files"):
+        main(capsys, tmp_path)
+
+
+def test_an_uncompressed_file_tells_its_edition_and_is_refused_for_its_ending(folder, capsys):
+    for name in NAMES:
+        (folder / name).rename(folder / name.removesuffix(".gz"))
+    code, said = main(capsys, folder)
+    assert code == 1 and "edition  2021" in said
+    assert f"{NAMES[0].removesuffix('.gz')}: expected an ending in .nii.gz" in said
+
+
+def test_only_with_the_cases_wanted_it_is_known_that_all_are_there(folder, tmp_path, capsys):
+    assert "accepted: 2 files; whether these are the cases wanted" in main(capsys, folder)[1]
+    (tmp_path / "ids.txt").write_text("\n".join(NAMES))
+    assert "accepted: 2 files\n" in main(capsys, folder, "--cases", tmp_path / "ids.txt")[1]
+
+
 def test_json_says_the_same(folder, tmp_path, capsys):
     code, said = main(capsys, folder, "--json")
     content = json.loads(said)

@@ -538,6 +538,15 @@ def test_lesion_wise_scores_are_written_when_asked_for_and_not_left_behind(folde
     assert evaluate.read(tmp_path)["lesions"] is None and not (tmp_path / "lesions.csv").exists()
 
 
+def test_no_lesions_of_a_tissue_that_the_edition_cannot_hold(folders, tmp_path):
+    of_2020 = evaluate.evaluate(*folders, lesion_rule="2024")["lesions"]["summary"]
+    assert set(of_2020) == {"ET", "NETC", "SNFH", "TC", "WT"}
+    for side in ("p", "r"):
+        save(tmp_path / side, "BraTS-GLI-00001-100.nii.gz", tissues(), "2024")
+    of_2024 = evaluate.evaluate(tmp_path / "p", tmp_path / "r", "2024", lesion_rule="2024")["lesions"]
+    assert set(of_2024["summary"]) == {*of_2020, "RC"}
+
+
 def test_any_place_will_do(folders, place):
     for folder in folders:
         for path in folder.iterdir():
@@ -615,8 +624,28 @@ def test_runs_on_other_cases_or_by_another_rule_are_not_compared_but_the_scores_
     with pytest.raises(InputError, match="1 case only on the other: BraTS20_Training_002"):
         run(*arguments, "--compare", other, "--cases", "BraTS20_Training_001")
     assert evaluate.read(tmp_path / "scores")["cases"] == 1
+    with pytest.raises(InputError, match=r"The scores of this run are in .*scores, uncompared"):
+        run(*arguments, "--compare", other, "--empty", "nan")
     with pytest.raises(InputError, match=r"metrics\.json: no such file"):
         run(*arguments, "--compare", tmp_path / "other")
+
+
+def test_a_run_is_not_compared_with_the_scores_that_it_would_replace(two_runs, tmp_path):
+    arguments, other = two_runs
+    before = (other / "metrics.json").read_bytes()
+    arguments[5] = other
+    with pytest.raises(InputError, match=r"other_scores.*would be replaced"):
+        run(*arguments, "--compare", tmp_path / "scores" / ".." / "other_scores")
+    assert (other / "metrics.json").read_bytes() == before
+
+
+def test_two_runs_of_one_row_are_told_apart_by_their_folders(two_runs, tmp_path, capsys):
+    arguments, other = two_runs
+    shutil.copytree(other, tmp_path / "again" / "other_scores")
+    run(*arguments, "--compare", other, "--compare", tmp_path / "again" / "other_scores")
+    printed = capsys.readouterr().out
+    assert f"cun_lws minus cun ({other}): Dice WT" in printed
+    assert f"cun_lws minus cun ({tmp_path}/again/other_scores): Dice WT" in printed
 
 
 def test_one_case_is_one_case_and_has_no_interval(two_runs, tmp_path, capsys):

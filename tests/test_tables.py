@@ -113,6 +113,8 @@ def test_ours_that_is_no_row_of_the_table_is_shown_last_and_not_dropped(row):
 def test_which_cases_ours_are_of_is_said():
     assert tables.cases_of(content(split=None, cases=1)) == "all cases given, 1 case, BraTS 2020"
     assert tables.cases_of(content(edition="msd")) == "test split, 12 cases, MSD Task01"
+    with_missing = content() | {"missing": ["a", "b"]}
+    assert tables.cases_of(with_missing) == "test split, 12 cases (2 scored as empty), BraTS 2020"
 
 
 def test_the_row_of_an_evaluation_without_a_model_is_unknown():

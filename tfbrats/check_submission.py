@@ -38,7 +38,9 @@ def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Me
     if edition:
         editions = [edition]
     if not editions:
-        stems = [one.stem for one in found if files.name(one.name).endswith(SUFFIX)]
+        stems = [stem for one in found if (stem := layouts.nifti_stem(files.name(one.name))) is not None]
+        if not stems and not case_ids:
+            raise InputError(f"{location}: no segmentation among {len(found)} files; expected CASE{SUFFIX}.")
         told = (layouts.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
         editions = [schema.edition for schema in told if schema is not None]
     return found, submission.check(
@@ -46,7 +48,7 @@ def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Me
     )
 
 
-def _print(location: str, verdict: Verdict) -> None:
+def _print(location: str, verdict: Verdict, all_known: bool) -> None:
     rules = verdict.rules
     print(f"edition  {rules.edition}: {EDITIONS[rules.edition].describe()}")
     print(f"asked    {' x '.join(map(str, rules.shape))} voxels, qform {submission.rows(rules.qform)},")
@@ -60,7 +62,8 @@ def _print(location: str, verdict: Verdict) -> None:
             for text in texts:
                 print("  " + text.replace("\n", "\n  "))
     if verdict.accepted:
-        print(f"\naccepted: {len(verdict.segmentations)} files")
+        unasked = "" if all_known else "; whether these are the cases wanted only --cases can tell"
+        print(f"\naccepted: {len(verdict.segmentations)} files{unasked}")
     else:
         print(f"\nrefused: {len(verdict.faults)} faults in {location}")
 
@@ -99,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(_to_json(given.submission, verdict), indent=2))
     else:
-        _print(given.submission, verdict)
+        _print(given.submission, verdict, given.cases is not None)
         if given.pack:
             print(f"written: {given.pack}" if verdict.accepted else f"not written: {given.pack}")
     return 0 if verdict.accepted else 1

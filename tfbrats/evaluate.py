@@ -116,7 +116,8 @@ def score_pair(
     Args:
         empty: a key of `metrics.EMPTY_RULES`.
         margin: see `stages.score_case`.
-        lesion_rule: a key of `lesions.RULES`, or None for no lesion-wise scores.
+        lesion_rule: a key of `lesions.RULES`, or None for no lesion-wise scores. Regions of which the edition
+            has no tissue are left out.
     """
     prediction, reference, grid = load_pair(pair)
 
@@ -125,7 +126,11 @@ def score_pair(
 
     found = []
     if lesion_rule is not None:
-        found = named(lesions.score_case(prediction, reference, grid.spacing_mm, lesion_rule))
+        # Of a tissue that the edition's files cannot hold both sides are empty, which would be a perfect score.
+        known = {tissue for _, tissue in pair.schema.values}
+        tissues = lesions.RULES[lesion_rule].tissues
+        scores = lesions.score_case(prediction, reference, grid.spacing_mm, lesion_rule)
+        found = named([one for one in scores if known.intersection(tissues[one.region])])
     counts = {
         "case_id": pair.case_id,
         "prediction": pair.prediction,
@@ -374,6 +379,10 @@ def main(arguments: Sequence[str]) -> None:
     given = _parser().parse_args(arguments)
     # Before minutes of scoring:
     files.check_can_hold(given.output)
+    if files.canonical(given.output) in map(files.canonical, given.compare):
+        raise InputError(
+            f"--compare {given.output}: its scores would be replaced by this run's. Choose another --output."
+        )
     others = [read(folder) for folder in given.compare]
     content = evaluate(
         given.prediction,
@@ -390,7 +399,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     write(content, given.output)  # whatever the other runs are, these scores are good
     if others:
-        content["compared"] = [compared_with(content, folder) for folder in given.compare]
+        try:
+            content["compared"] = [compared_with(content, folder) for folder in given.compare]
+        except InputError as error:
+            raise InputError(f"{error} The scores of this run are in {given.output}, uncompared.") from error
         write(content, given.output)
     if given.json:
         print(json.dumps(without_nan(content), indent=2))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tfbrats import compare, files, lesions, stages, tables
+from tfbrats import compare, lesions, stages, tables
 
 _PRINTED = {
     "dice": "Dice",
@@ -57,10 +57,12 @@ def of_scores(content: Mapping[str, Any]) -> str:
         )
     parts.append(stages.table(content["cascade"]["summary"]))
     if content["lesions"]:
+        rule, meaning = content["lesions"]["rule"], content["lesions"]["meaning"]
         parts.append(
             "\n"
             + tables.wrapped(
-                f"Rule {content['lesions']['rule']}, lesion by lesion: {content['lesions']['meaning']}."
+                f"Rule {rule}, lesion by lesion: {meaning}. Means over the cases; lesions are counted over all "
+                "of them."
             )
             + "\n"
         )
@@ -98,14 +100,14 @@ def of_comparisons(content: Mapping[str, Any], output: str, table_name: str | No
     if table_name:
         titles = {score: title for score, title, _ in tables.TABLES[table_name].columns}
     ours = compare.name_of(content, output)
+    names = [ours, *(one["with"] for one in content["compared"])]
     parts = [compare.EXPLAINED]
     for one in content["compared"]:
         found = [compare.Difference(**difference) for difference in one["differences"]]
-        name, other = ours, one["with"]
-        if name == other:  # two runs of one row
-            name, other = (
-                f"{row} ({files.name(place)})" for row, place in ((ours, output), (other, one["folder"]))
-            )
+        name, other = (  # several runs of one row are told apart by their folders
+            f"{row} ({place})" if names.count(row) > 1 else row
+            for row, place in ((ours, output), (one["with"], one["folder"]))
+        )
         parts += ["", compare.text(name, other, found, titles)]
     return "\n".join(parts)
 

@@ -62,7 +62,7 @@ class PaperStatistics:
     Attributes:
         row: the method, e.g. "msm".
         columns: as `PaperTable.columns`.
-        values: (region, score, statistic) -> number; statistics are named as `evaluate.summarise` does.
+        values: (region, score, statistic) -> number; statistics are named as `summaries.summarise` does.
     """
 
     row: str
@@ -216,12 +216,13 @@ def cases_text(number: int) -> str:
 
 
 def cases_of(content: Mapping[str, Any]) -> str:
-    """Which cases `evaluate`'s content is of: "test split, 12 cases, BraTS 2020"."""
+    """Which cases `evaluate`'s content is of: "test split, 12 cases (1 scored as empty), BraTS 2020"."""
     split = content.get("split")
     names = {"msd": "MSD Task01", "nnunet": "nnU-Net data set"}
     data = ", ".join(names.get(edition, f"BraTS {edition}") for edition in content["editions"])
     which = f"{split['name']} split" if split else "all cases given"
-    return f"{which}, {cases_text(content['cases'])}, {data}"
+    missing = f" ({len(content['missing'])} scored as empty)" if content.get("missing") else ""
+    return f"{which}, {cases_text(content['cases'])}{missing}, {data}"
 
 
 def table_named(name: str) -> PaperTable:
