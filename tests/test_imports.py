@@ -23,7 +23,7 @@ ORDER = (
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
     ("summaries", "compare", "origin", "score_files", "score_text", "evaluate"),
     ("charts", "pictures", "page", "report"),
-    ("demo", "reproduce"),
+    ("demo", "plans", "costs", "reproduce"),
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, and what Beam's workers and the client load.

@@ -1,17 +1,20 @@
 """A whole table with one command: what makes a row, what it costs, and that nothing is done twice."""
 
+import csv
 import itertools
 import json
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import tiny_model
 
-from tfbrats import config, files, phantom, reproduce, tables
+from tfbrats import config, costs, files, phantom, plans, reproduce, run, tables
 from tfbrats.command import InputError
 
 ROWS = {
@@ -34,19 +37,19 @@ def cohort(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("table", ROWS)
 def test_the_rows_are_the_papers_with_the_method_last(table):
-    assert reproduce.row_names(table) == ROWS[table]
+    assert plans.row_names(table) == ROWS[table]
 
 
 @pytest.mark.parametrize(("table", "row"), EVERY)
 def test_without_settings_a_row_is_its_own_yaml(table, row):
-    ours = reproduce.row_config(table, row, None).model_dump(exclude={"run"})
+    ours = plans.row_config(table, row, None).model_dump(exclude={"run"})
     assert ours == config.load(f"{row}.yaml").model_dump(exclude={"run"})
 
 
 @pytest.mark.parametrize(("table", "row"), EVERY)
 def test_settings_bring_sizes_and_recipe_but_not_what_makes_the_row(table, row):
     small, own = config.load(SMOKE[table]), config.load(f"{row}.yaml")
-    found = reproduce.row_config(table, row, SMOKE[table])
+    found = plans.row_config(table, row, SMOKE[table])
     assert found.model.name == own.model.name
     assert found.train.epochs == small.train.epochs
     assert found.train.learning_rate == small.train.learning_rate
@@ -59,19 +62,19 @@ def test_settings_bring_sizes_and_recipe_but_not_what_makes_the_row(table, row):
 
 
 def test_overrides_hold_for_every_row():
-    found = reproduce.row_config("paper_a", "unet2d", None, ["model.width=4", "train.epochs=2"])
+    found = plans.row_config("paper_a", "unet2d", None, ["model.width=4", "train.epochs=2"])
     assert (found.model.name, found.model.width, found.train.epochs) == ("unet2d", 4, 2)
 
 
 @pytest.mark.parametrize("override", ["model.name=cun", "lws.enabled=true", "data.records=x", "run.dir=x"])
 def test_what_the_table_settles_cannot_be_overridden(override):
     with pytest.raises(InputError, match=override.partition("=")[0]):
-        reproduce.row_config("paper_a", "cun_lws", None, [override])
+        plans.row_config("paper_a", "cun_lws", None, [override])
 
 
 def test_settings_of_the_other_paper_are_refused():
     with pytest.raises(InputError, match="smoke_3d"):
-        reproduce.row_config("paper_a", "cun", "smoke_3d.yaml")
+        plans.row_config("paper_a", "cun", "smoke_3d.yaml")
 
 
 # --- plans ----------------------------------------------------------------------------------------------
@@ -79,8 +82,8 @@ def test_settings_of_the_other_paper_are_refused():
 SMALL = ["records.slice_shape=[48,48]", "records.split=[3,1,1]"]
 
 
-def _plan(cohort, output, table="paper_a", overrides=SMALL, **more) -> reproduce.Plan:
-    return reproduce.plan(table, cohort, str(output), settings=SMOKE[table], overrides=overrides, **more)
+def _plan(cohort, output, table="paper_a", overrides=SMALL, **more) -> plans.Plan:
+    return plans.plan(table, cohort, str(output), settings=SMOKE[table], overrides=overrides, **more)
 
 
 def test_every_row_reads_the_same_records_and_has_a_run_of_its_own(cohort, tmp_path):
@@ -113,8 +116,27 @@ def test_another_data_set_may_be_scored_but_not_with_cases_of_the_training(cohor
     wanted = _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=str(other))
     assert len(wanted.case_ids) == 2
     assert wanted.test_data == str(other)
-    with pytest.raises(InputError, match="trained on too"):
+    with pytest.raises(InputError, match="5 cases of patients who are trained"):
         _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=cohort)
+
+
+def test_another_time_point_of_a_trained_patient_is_not_unseen(tmp_path):
+    for name, first in (("trained", 1), ("tested", 2)):
+        phantom.write_dataset(tmp_path / name, 2, "2023", seed=1, shape=(40, 44, 20), first=first)
+    later = tmp_path / "tested" / "BraTS-GLI-00002-000"
+    later.rename(later.with_name("BraTS-GLI-00002-001"))
+    for path in later.with_name("BraTS-GLI-00002-001").iterdir():
+        path.rename(path.with_name(path.name.replace("00002-000", "00002-001")))
+    with pytest.raises(InputError, match=r"1 case of patients.*BraTS-GLI-00002-001"):
+        plans.plan(
+            "paper_b", str(tmp_path / "trained"), str(tmp_path / "out"), test_data=str(tmp_path / "tested")
+        )
+
+
+def test_the_price_of_a_table_without_test_cases_can_be_asked(cohort, tmp_path):
+    wanted = plans.plan("paper_b", cohort, str(tmp_path), scored=False)
+    found = costs.row_price(wanted, "msm", PROBED * 3, prepare_s=10)
+    assert found.predict_hours * 3600 == pytest.approx(costs._FIXED_S)
 
 
 # --- price ----------------------------------------------------------------------------------------------
@@ -125,44 +147,60 @@ PROBED = [{"parameters": 1000, "slots": 2, "train_seconds": 0.5, "forward_second
 def test_a_rows_price_by_hand(cohort, tmp_path):
     more = ["sampling.patch_size=16", "cascade.stride=16", "sampling.patches_per_case=7", "train.epochs=3"]
     wanted = _plan(cohort, tmp_path, "paper_b", [*more, "records.split=[3,1,1]"])
-    found = reproduce.row_price(wanted, "msm", PROBED * 3, prepare_s=10)
+    found = costs.row_price(wanted, "msm", PROBED * 3, prepare_s=10)
     # Three networks, three epochs: 3 cases x 7 patches trained, 1 x 7 validated.
     assert found.train_hours * 3600 == pytest.approx(3 * 3 * (21 * 0.5 + 7 * 0.1))
     # One test case in tiles of 16: the brain's box decides how many.
-    tiles = reproduce._tiles(wanted)
+    tiles = costs._tiles_a_case(wanted)
     assert 1 < tiles <= 3 * 3 * 2
-    assert found.predict_hours * 3600 == pytest.approx(3 * tiles * 0.1 + 10 + reproduce._FIXED_S)
+    assert found.predict_hours * 3600 == pytest.approx(3 * tiles * 0.1 + 10 + costs._FIXED_S)
     assert found.bytes == 3 * 4 * 1000 * (3 * 3 + 1)
     assert found.parameters == 3000
 
 
 def test_slices_are_counted_in_a_case_and_steps_override_them(cohort, tmp_path):
     wanted = _plan(cohort, tmp_path)
-    by_slices = reproduce.row_price(wanted, "cun", PROBED, 0)
+    by_slices = costs.row_price(wanted, "cun", PROBED, 0)
     fewer = _plan(cohort, tmp_path, overrides=[*SMALL, "train.steps_per_epoch=1", "train.batch_size=4"])
-    by_steps = reproduce.row_price(fewer, "cun", PROBED, 0)
+    by_steps = costs.row_price(fewer, "cun", PROBED, 0)
     epochs = wanted.configs["cun"].train.epochs
-    validated = reproduce._examples(wanted, "validation") * 0.1
+    validated = costs._examples(wanted, "validation") * 0.1
     assert by_steps.train_hours * 3600 == pytest.approx(epochs * (4 * 0.5 + validated))
-    trained = reproduce._examples(wanted, "train")
+    trained = costs._examples(wanted, "train")
     assert 3 * 8 < trained < 3 * 20
     assert by_slices.train_hours * 3600 == pytest.approx(epochs * (trained * 0.5 + validated))
 
 
 def test_the_price_is_found_out_once(cohort, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(reproduce, "output_of", lambda *args: asked.append(args) or json.dumps(PROBED))
+    monkeypatch.setattr(costs, "output_of", lambda *args, lock: asked.append(args) or json.dumps(PROBED))
     wanted = _plan(cohort, tmp_path, rows=["cun", "cun_lws"])
-    first = reproduce.price(wanted, tmp_path)
+    first = costs.price(wanted, tmp_path)
     assert [args[2] for args in asked] == [str(tmp_path / "configs" / f"{r}.yaml") for r in ("cun", "cun_lws")]
-    assert reproduce.price(wanted, tmp_path) == first
+    assert costs.price(wanted, tmp_path) == first
     assert len(asked) == 2
-    text = "\n".join(reproduce.price_lines(first, ["cun", "cun_lws"], 10 * 2**30))
+    text = "\n".join(costs.lines(first, ["cun", "cun_lws"], 10 * 2**30))
     assert "cun_lws" in text and "10.0 GiB are free" in text and "in all about" in text
+    assert "short" not in text
+    assert "short" in "\n".join(costs.lines(first, ["cun"], 1000))
+
+
+def test_a_case_that_cannot_be_read_is_passed_over(cohort, tmp_path):
+    cases = tmp_path / "cases"
+    shutil.copytree(cohort, cases)
+    more = ["records.split=[3,1,1]", "sampling.patch_size=16", "cascade.stride=16"]
+    before = costs._tiles_a_case(_plan(str(cases), tmp_path / "out", "paper_b", more))
+    next(cases.glob("*/*_000_flair.nii.gz")).write_bytes(b"no image")
+    wanted = _plan(str(cases), tmp_path / "out", "paper_b", more)
+    assert 0.5 * before <= costs._tiles_a_case(wanted) <= 2 * before
+    for path in cases.glob("*/*_flair.nii.gz"):
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="no case can be used"):
+        costs._tiles_a_case(wanted)
 
 
 def test_asking_the_price_leaves_nothing_behind(cohort, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "output_of", lambda *_: json.dumps(PROBED))
+    monkeypatch.setattr(costs, "output_of", lambda *_, lock: json.dumps(PROBED))
     arguments = ["--table", "paper_a", "--data", cohort, "--output", str(tmp_path / "out"), "--price"]
     reproduce.main([*arguments, "--settings", "smoke_2d.yaml", *SMALL])
     assert "in all about" in capsys.readouterr().out
@@ -176,17 +214,22 @@ class _Recorded:
     """Takes down the steps, and leaves what each leaves."""
 
     def __init__(self):
-        self.done = []
+        self.done = []  # with those that an earlier chain has done
+        self.ran = []
 
-    def run(self, title, *arguments, show=False, notes=()):
+    def run(self, title, *arguments, show=False, notes=(), is_done=False):
         self.done.append(arguments)
+        self.notes = notes
+        if is_done:
+            return
+        self.ran.append(arguments)
         given = dict(itertools.pairwise(arguments))
         if arguments[0] == "tfbrats.train":
             settings = config.load(given["--config"])
             rows = [{"epoch": n + 1, "validation_loss": 1.0} for n in range(settings.train.epochs)]
             home = pathlib.Path(settings.run.dir)
             files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
-            reproduce.run.write_history(home, rows)
+            run.write_history(home, rows)
             files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
         if arguments[0] == "tfbrats.export":
             (pathlib.Path(given["--output"]) / "1").mkdir(parents=True)
@@ -195,31 +238,60 @@ class _Recorded:
                 files.write_bytes(files.join(given["--output"], f"{case_id}.nii.gz"), b"")
 
 
+def _names(steps) -> list[str]:
+    return [arguments[0].rpartition(".")[2] for arguments in steps]
+
+
+def _begun(cohort, folder, rows) -> plans.Plan:
+    """A plan whose configs are written."""
+    wanted = _plan(cohort, folder, rows=rows)
+    for row, one in wanted.configs.items():
+        files.write_bytes(folder / "configs" / f"{row}.yaml", one.to_yaml().encode())
+    return wanted
+
+
 def test_steps_come_in_order_and_what_is_done_is_not_done_again(cohort, tmp_path):
-    wanted = _plan(cohort, tmp_path, rows=["cun", "cun_lws"])
-    reproduce._write_configs(wanted, tmp_path)
+    wanted = _begun(cohort, tmp_path, ["cun", "cun_lws"])
     steps = _Recorded()
     reproduce.reproduce(wanted, steps)
-    names = [arguments[0].rpartition(".")[2] for arguments in steps.done]
     each = ["train", "export", "predict", "evaluate"]
-    assert names == ["nifti_to_tfrecord", *each, *each, "evaluate", "report"]
-    *_, table, page = steps.done
-    assert table[-2:] == ("--compare", str(tmp_path / "scores" / "cun"))
-    assert "paper_a" in table and "paper_a" in page
-    assert str(tmp_path / "scores" / "cun_lws") in page
+    assert _names(steps.ran) == ["nifti_to_tfrecord", *each, *each, "report"]
+    other, main = (arguments for arguments in steps.ran if arguments[0] == "tfbrats.evaluate")
+    assert "--table" not in other
+    assert main[-4:] == ("--table", "paper_a", "--compare", str(tmp_path / "scores" / "cun"))
+    page = steps.ran[-1]
+    assert {"--table", "--compare", str(tmp_path / "scores" / "cun_lws")} < set(page)
 
     again = _Recorded()
     reproduce.reproduce(wanted, again)
-    assert [arguments[0].rpartition(".")[2] for arguments in again.done] == [
-        "nifti_to_tfrecord",
-        *("evaluate",) * 3,
-        "report",
-    ]
+    assert _names(again.ran) == ["nifti_to_tfrecord", "evaluate", "evaluate", "report"]
+    # The page still tells all that was run.
+    assert again.done == steps.done
 
     (tmp_path / "predictions" / "cun" / f"{wanted.case_ids[0]}.nii.gz").unlink()
     missing = _Recorded()
     reproduce.reproduce(wanted, missing)
-    assert [arguments[0] for arguments in missing.done].count("tfbrats.predict") == 1
+    assert _names(missing.ran).count("predict") == 1
+
+
+def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path):
+    steps = _Recorded()
+    reproduce.reproduce(_begun(cohort, tmp_path, ["cun"]), steps)
+    assert steps.ran[-2][-2:] == ("--table", "paper_a")
+
+
+def test_cases_left_over_are_segmented_by_the_version_that_began(cohort, tmp_path):
+    wanted = _begun(cohort, tmp_path, ["cun"])
+    reproduce.reproduce(wanted, _Recorded())
+    predictions = tmp_path / "predictions" / "cun"
+    for path in predictions.iterdir():
+        path.unlink()
+    (predictions / "tfbrats.json").write_text(tiny_model.card().to_json())  # version 1
+    (tmp_path / "models" / "cun" / "2").mkdir()
+    steps = _Recorded()
+    reproduce.reproduce(wanted, steps)
+    (predict,) = (arguments for arguments in steps.ran if arguments[0] == "tfbrats.predict")
+    assert predict[predict.index("--model") + 1] == str(tmp_path / "models" / "cun" / "1")
 
 
 def test_a_folder_is_gone_on_with_by_the_same_data_and_settings_alone(cohort, tmp_path):
@@ -255,33 +327,46 @@ TINY = {
 }
 
 
+BEGUN = (  # of a step, by what it has left: when it is killed
+    "records/.claim*",
+    "records/parts/*",
+    "runs/*/config.yaml",
+    "models/*",
+    "predictions/*/*.nii.gz",
+    "scores/*/metrics.csv",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ROWS)
-def test_a_whole_table_on_phantoms_killed_twice(cohort, tmp_path, table):
+def test_a_whole_table_on_phantoms_killed_in_every_step(cohort, tmp_path, table):
     output = tmp_path / "out"
-    line = [
-        sys.executable,
-        "-m",
-        "tfbrats.reproduce",
-        "--table",
-        table,
-        "--data",
-        cohort,
-        "--output",
-        str(output),
-    ]
-    line += ["--settings", SMOKE[table], *TINY[table]]
-    for until in ("runs/*/config.yaml", "predictions/*/*.nii.gz"):
+    line = [sys.executable, "-m", "tfbrats.reproduce", "--table", table, "--data", cohort]
+    line += ["--output", str(output), "--settings", SMOKE[table], *TINY[table]]
+    killed = 0
+    for begun in BEGUN:
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
         limit = time.monotonic() + 600
-        while not list(output.glob(until)) and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.1)
+        while not list(output.glob(begun)) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        killed += process.wait(60) == 143
+    assert killed >= 4
     ended = subprocess.run(line, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
     page = (output / "report.html").read_text()
-    for row in tables.TABLES[table].rows:
-        assert (output / "scores" / row.row / "metrics.csv").exists()
-        assert row.title in page
-        assert re.search(rf"\b{row.row}\b", ended.stdout)
+    ours = re.findall(r'<tr class="ours[^"]*"><th scope="row">([^<]+?) *<span', page)
+    printed = re.findall(r"^(.+?) +ours ", ended.stdout, re.MULTILINE)
+    titles = [row.title for row in tables.TABLES[table].rows]
+    assert [title for title in ours if title in titles][: len(titles)] == titles
+    assert [title.strip() for title in printed][: len(titles)] == titles
+    *others, main = ROWS[table]
+    for row in ROWS[table]:
+        rows = list(csv.DictReader((output / "scores" / row / "metrics.csv").open()))
+        assert [one["region"] for one in rows] == ["WT", "TC", "ET"]
+        assert f"tfbrats.train --config {output}/configs/{row}.yaml" in page
+        assert len(list((output / "models" / row).iterdir())) == 1
+        assert not list(output.glob("**/*.partial*"))
+    for row in others:
+        assert f"{main} minus {row}: Dice WT" in ended.stdout

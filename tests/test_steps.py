@@ -32,7 +32,9 @@ def test_a_step_is_announced_as_typed_and_its_output_kept(tmp_path, module, caps
     said = capsys.readouterr().out
     assert "[1] Say it\n    python -m said a --b\n" in said
     assert "hello" not in said
-    assert (tmp_path / "logs" / "01-said.txt").read_text() == "hello\n['a', '--b', '--note=of c']\n"
+    assert (tmp_path / "logs" / "01-said.txt").read_text() == (
+        "python -m said a --b\nhello\n['a', '--b', '--note=of c']\n"
+    )
     assert chain.done == ["python -m said a --b"]
 
 
@@ -45,6 +47,18 @@ def test_a_failed_step_ends_the_chain_with_its_last_lines(tmp_path, module):
     name = module("import sys; print('first'); print('error: no such case', file=sys.stderr); sys.exit(3)")
     with pytest.raises(InputError, match=r"exit code 3(.|\n)*python -m said(.|\n)*no such case(.|\n)*01-said"):
         steps.Steps(tmp_path / "logs").run("Fail", name)
+
+
+def test_a_step_that_is_done_keeps_its_number_and_its_log(tmp_path, module, capsys):
+    name = module("print('hello')")
+    steps.Steps(tmp_path / "logs").run("Say it", name)
+    later = steps.Steps(tmp_path / "logs")
+    later.run("Say it", name, is_done=True)
+    later.run("Say it again", name)
+    assert "[1] Say it\n    python -m said\n    done already" in capsys.readouterr().out
+    assert later.done == ["python -m said"] * 2
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["01-said.txt", "02-said.txt"]
+    assert "hello" in (tmp_path / "logs" / "01-said.txt").read_text()
 
 
 def test_what_is_looked_at_is_no_step(module):

@@ -140,7 +140,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image
     return _parse(_unpacked(files.read_bytes(path), path), path)
 
 
-def read_stored(content: bytes, name: str) -> tuple[np.ndarray, "Stored"]:
+def read_stored(content: bytes, name: str) -> tuple[np.ndarray, Stored]:
     """A file's bytes, .nii or .nii.gz: its array as `read_nifti` gives it, and how it is stored.
 
     Args:
@@ -199,7 +199,7 @@ def _parse(content: bytes, path: str | os.PathLike) -> tuple[np.ndarray, nibabel
         raise InputError(f"{path}: not a NIfTI file ({error}).") from error
 
 
-def _placement(header: nibabel.Nifti1Header, path: str | os.PathLike) -> "Placement":
+def _placement(header: nibabel.Nifti1Header, path: str | os.PathLike) -> Placement:
     try:
         qform = header.get_qform()
     except (ValueError, nibabel.spatialimages.HeaderDataError) as error:

@@ -31,7 +31,7 @@ SERVER_START_S = 120
 
 
 class _Steps(Steps):
-    """... with the server among them."""
+    """The demo's chain: one of its commands is a server, which answers while others run."""
 
     @contextlib.contextmanager
     def server(self, model: pathlib.Path) -> Iterator[str]:
@@ -105,8 +105,11 @@ def demo(output: pathlib.Path, method: str) -> None:
         *("tfbrats.train", "--config", name, "--data", str(sets), "--run", str(run)),
         show=True,
     )
-    if not exported_since(run, model):
-        steps.run("Export it", "tfbrats.export", "--run", str(run), "--output", str(model))
+    steps.run(
+        "Export it",
+        *("tfbrats.export", "--run", str(run), "--output", str(model)),
+        is_done=exported_since(run, model),
+    )
     unseen = records.read_manifest(sets).cases["test"]
     with steps.server(model) as address:
         steps.run(

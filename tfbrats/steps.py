@@ -78,18 +78,31 @@ class Steps:
         self._handed_on = () if lock is None else (lock,)
         self.done: list[str] = []
 
-    def run(self, title: str, *arguments: str, show: bool = False, notes: Sequence[str] = ()) -> None:
+    def run(
+        self,
+        title: str,
+        *arguments: str,
+        show: bool = False,
+        notes: Sequence[str] = (),
+        is_done: bool = False,
+    ) -> None:
         """`python -m ARGUMENTS`, and `--note NOTE` for each of `notes`, which are not printed.
 
         Args:
             show: print its output here as it comes, too.
+            is_done: an earlier chain has done it: it keeps its number, and its log.
 
         Raises:
             InputError: it failed; the message ends with the last lines that it printed.
         """
         line, log = self._begin(title, arguments)
+        if is_done:
+            print("    done already", flush=True)
+            return
         started = time.monotonic()
-        with log.open("w") as file:
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+            file.flush()
             command = [sys.executable, "-m", *arguments, *(f"--note={note}" for note in notes)]
             with _ended_with_us(
                 subprocess.Popen(
@@ -127,22 +140,28 @@ class Steps:
         return line, self._logs / f"{len(self.done):02d}-{name}.txt"
 
 
-def output_of(*arguments: str) -> str:
+def output_of(*arguments: str, lock: int | None = None) -> str:
     """What `python -m ARGUMENTS` prints: a quick look at something, no step of a chain.
+
+    Args:
+        lock: as `alone` yields it.
 
     Raises:
         InputError: it failed; the message ends with the last lines that it printed.
     """
     command = [sys.executable, "-m", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        tail = "\n".join(ended.stderr.splitlines()[-15:])
-        raise InputError(f"python -m {' '.join(arguments)} failed (exit code {ended.returncode}):\n{tail}")
-    return ended.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    handed_on = () if lock is None else (lock,)
+    with _ended_with_us(subprocess.Popen(command, pass_fds=handed_on, **pipes)) as process:
+        printed, complained = process.communicate()
+    if process.returncode:
+        tail = "\n".join(complained.splitlines()[-15:])
+        raise InputError(f"python -m {' '.join(arguments)} failed (exit code {process.returncode}):\n{tail}")
+    return printed
 
 
 def exported_since(run: str | os.PathLike, model: str | os.PathLike) -> bool:
     """Whether the newest version in a model's folder is of the run's best weights."""
     best = [path.stat().st_mtime for path in pathlib.Path(run).glob("**/best/checkpoint")]
     versions = [path.stat().st_mtime for path in pathlib.Path(model).glob("[0-9]*")]
-    return bool(versions) and max(versions) > max(best)
+    return bool(best and versions) and max(versions) > max(best)
