@@ -10,16 +10,23 @@ from tfbrats.command import InputError
 ONE, TWO, THREE = (f"BraTS20_Training_00{n}" for n in (1, 2, 3))
 
 
-def test_a_splits_hash_is_the_files_own_where_it_has_one_else_of_its_cases(tmp_path):
+def test_a_splits_hash_is_that_of_its_cases(tmp_path):
     path = tmp_path / "splits.json"
     splits = {"train": [ONE], "val": [THREE], "test": [TWO]}
-    path.write_text(json.dumps(splits | {"sha256": "7"}))
-    assert origin.split_of(path, "test") == ([TWO], {"name": "test", "sha256": "7", "of": str(path)})
     path.write_text(json.dumps(splits))
     ids, found = origin.split_of(path, "validation")
     assert ids == [THREE] and len(found["sha256"]) == 64
+    path.write_text(json.dumps(splits | {"sha256": found["sha256"]}))
+    assert origin.split_of(path, "test") == ([TWO], found | {"name": "test"})
     path.write_text(json.dumps(splits | {"test": [ONE, TWO]}))
     assert origin.split_of(path, "test")[1]["sha256"] != found["sha256"]
+
+
+def test_an_edited_split_does_not_pass_for_the_one_that_was_trained_on(tmp_path):
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"train": [ONE], "test": [TWO], "sha256": "7" * 64}))
+    with pytest.raises(InputError, match="edited"):
+        origin.split_of(path, "test")
 
 
 def test_only_a_model_of_another_split_is_refused():

@@ -21,6 +21,8 @@ CONFIDENCE = 0.95
 DRAWS = 10_000
 _NAMED = 3  # cases that a line names; of the rest it says how many
 _DIGITS = {"specificity": 5, "specificity_tumour_slices": 5}  # of a whole volume hardly anything is tumour
+# Five cases fall to one side by chance in 6 of 100 times (2 x 0.5^5), six in 3; the interval then excludes 0.
+_LEAST_CASES = 6
 _AT_A_TIME = 1000  # draws: 1000 x the cases x 8 bytes, a few MB
 
 
@@ -48,8 +50,8 @@ class Difference:
 
     @property
     def excludes_0(self) -> bool:
-        """Whether the interval lies on one side of 0. Never with a single case, which has no spread."""
-        return self.cases > 1 and (self.low > 0 or self.high < 0)
+        """Whether the interval lies on one side of 0, of enough cases that chance alone seldom does it."""
+        return self.cases >= _LEAST_CASES and (self.low > 0 or self.high < 0)
 
 
 def differences(

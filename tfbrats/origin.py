@@ -78,7 +78,7 @@ def split_of(path: str | os.PathLike, name: str) -> tuple[list[str], dict[str, A
         name: "train", "validation" or "test".
 
     Raises:
-        InputError: not such a file, or it has no case of that split.
+        InputError: not such a file, one whose hash is not that of its cases, or no case of that split.
     """
     content = files.read_json(path)
     splits = {key: ids for key, ids in content.items() if key != "sha256"} if isinstance(content, dict) else {}
@@ -90,7 +90,12 @@ def split_of(path: str | os.PathLike, name: str) -> tuple[list[str], dict[str, A
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
     # The hash that records and models of this split carry.
     whole = {key: splits.get(key, []) for key in records.SPLITS}
-    sha256 = content.get("sha256") or hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    sha256 = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    if content.get("sha256", sha256) != sha256:
+        raise InputError(
+            f"{path}: its sha256 is not that of its cases: it was edited. Take the splits.json that the "
+            "training wrote, or leave sha256 out for a split of your own."
+        )
     return splits[name], {"name": name, "sha256": sha256, "of": os.fspath(path)}
 
 
