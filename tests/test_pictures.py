@@ -47,16 +47,25 @@ def test_planes_go_through_the_thickest_error():
     prediction = reference.copy()
     prediction[2:12, 2:12, 2] = 0  # a thin error
     prediction[16:25, 15:24, 17:26] = Tissue.ED  # a thick one
-    assert pictures.focus(prediction, reference, (1, 1, 1)) == ((20, 19, 21), "the thickest error")
+    assert pictures.focus(prediction, reference, (1, 1, 1)) == ((20, 19, 21), "the largest error")
 
 
-def test_planes_go_through_the_tumour_when_outlines_differ_little_and_through_the_middle_without_any():
+def test_of_equally_thin_errors_the_largest_piece_is_shown():
     reference = np.zeros((30, 30, 30), np.uint8)
     reference[2:13, 4:15, 6:17] = Tissue.ED
     prediction = reference.copy()
-    prediction[2:13, 4:15, 6] = 0
+    prediction[25, 25, 20:23] = Tissue.ED  # a line of three
+    prediction[2:13, 4:15, 6] = 0  # a plane
+    prediction[0, 0, 0] = Tissue.ED  # one voxel, the first of all
     voxel, text = pictures.focus(prediction, reference, (1, 1, 1))
-    assert (voxel, text) == ((7, 9, 11), "the middle of the tumour")
+    assert text == "the largest error"
+    assert voxel[2] == 6 and 2 <= voxel[0] < 13 and 4 <= voxel[1] < 15
+
+
+def test_without_an_error_planes_go_through_the_tumour_and_without_any_through_the_middle():
+    reference = np.zeros((30, 30, 30), np.uint8)
+    reference[2:13, 4:15, 6:17] = Tissue.ED
+    assert pictures.focus(reference, reference, (1, 1, 1)) == ((7, 9, 11), "the middle of the tumour")
     empty = np.zeros_like(reference)
     assert pictures.focus(empty, empty, (1, 1, 1))[0] == (15, 15, 15)
 

@@ -189,6 +189,7 @@ def text(name: str, other: str, found: Sequence[Difference], titles: Mapping[str
 
 EXPLAINED = (
     f"Mean difference over the same cases [{CONFIDENCE:.0%} interval, {DRAWS:,} paired bootstrap draws].\n"
-    "* the interval excludes 0; of twenty intervals about one does so by chance, of a few cases alone more.\n"
+    "* the interval excludes 0; of twenty intervals about one does so by chance. Of fewer than "
+    f"{_LEAST_CASES} cases none is marked.\n"
     "What another seed would have made of the same network is not in it."
 )

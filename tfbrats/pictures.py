@@ -30,7 +30,6 @@ NAMES = {
 }
 SHOWN_MODALITIES = {"flair": "FLAIR", "t1ce": "T1ce"}
 _FILL = 0.5  # opacity inside an outline
-_THICK_MM = 3.0  # errors thinner than this either way are the two outlines' ordinary disagreement
 _PICTURE_PIXELS = 400  # of the longest side, at least
 # None of them a tissue's, and apart in lightness too.
 LWS_COLOURS = {
@@ -81,20 +80,20 @@ def focus(
         spacing_mm: along i, j, k.
 
     Returns:
-        (i, j, k) of the middle of the thickest error; of the thickest part of the tumour if no error is more
-        than twice `_THICK_MM` thick; of the volume without tumour.
+        (i, j, k) of the middle of the thickest error, of equally thick ones in the largest connected piece; of
+        the thickest part of the tumour without an error; of the volume without a tumour.
     """
     tumour = region_mask(reference, "WT") | region_mask(prediction, "WT")
-    for where, least_mm, text in (
-        (prediction != reference, _THICK_MM, "the thickest error"),
-        (tumour, 0.0, "the middle of the tumour"),
-    ):
+    for where, text in ((prediction != reference, "the largest error"), (tumour, "the middle of the tumour")):
         if where.any():
             box = ndimage.find_objects(where.astype(np.uint8))[0]
-            depth_mm = ndimage.distance_transform_edt(np.pad(where[box], 1), sampling=spacing_mm)
-            if depth_mm.max() > least_mm:
-                deepest = np.unravel_index(depth_mm.argmax(), depth_mm.shape)
-                return tuple(int(d) - 1 + s.start for d, s in zip(deepest, box, strict=True)), text
+            inside = np.pad(where[box], 1)
+            depth_mm = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
+            pieces, _ = ndimage.label(inside, np.ones((3, 3, 3)))
+            deepest = np.argwhere(depth_mm == depth_mm.max())
+            sizes = np.bincount(pieces.ravel())[pieces[tuple(deepest.T)]]
+            chosen = deepest[sizes.argmax()]
+            return tuple(int(d) - 1 + s.start for d, s in zip(chosen, box, strict=True)), text
     return tuple(size // 2 for size in reference.shape), "the middle of the volume: there is no tumour"
 
 
