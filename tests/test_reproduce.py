@@ -217,7 +217,7 @@ class _Recorded:
         self.done = []  # with those that an earlier chain has done
         self.ran = []
 
-    def run(self, title, *arguments, show=False, notes=(), is_done=False):
+    def run(self, title, *arguments, show=False, notes=(), is_done=False, log_name=""):
         self.done.append(arguments)
         self.notes = notes
         if is_done:
@@ -232,10 +232,15 @@ class _Recorded:
             run.write_history(home, rows)
             files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
         if arguments[0] == "tfbrats.export":
-            (pathlib.Path(given["--output"]) / "1").mkdir(parents=True)
+            model = pathlib.Path(given["--output"])
+            (model / str(1 + len(list(model.glob("*"))))).mkdir(parents=True)
         if arguments[0] == "tfbrats.predict":
             for case_id in (arguments[n + 1] for n, text in enumerate(arguments) if text == "--case"):
                 files.write_bytes(files.join(given["--output"], f"{case_id}.nii.gz"), b"")
+            card = tiny_model.card(version=int(pathlib.Path(given["--model"]).name))
+            files.write_bytes(files.join(given["--output"], "tfbrats.json"), card.to_json().encode())
+        if arguments[0] == "tfbrats.evaluate":
+            files.write_bytes(files.join(given["--output"], "metrics.json"), b"")
 
 
 def _names(steps) -> list[str]:
@@ -280,18 +285,34 @@ def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path):
     assert steps.ran[-2][-2:] == ("--table", "paper_a")
 
 
-def test_cases_left_over_are_segmented_by_the_version_that_began(cohort, tmp_path):
+def test_a_row_trained_again_is_segmented_again(cohort, tmp_path):
     wanted = _begun(cohort, tmp_path, ["cun"])
     reproduce.reproduce(wanted, _Recorded())
-    predictions = tmp_path / "predictions" / "cun"
-    for path in predictions.iterdir():
-        path.unlink()
-    (predictions / "tfbrats.json").write_text(tiny_model.card().to_json())  # version 1
-    (tmp_path / "models" / "cun" / "2").mkdir()
+    shutil.rmtree(tmp_path / "runs" / "cun")
     steps = _Recorded()
     reproduce.reproduce(wanted, steps)
+    assert _names(steps.ran) == ["nifti_to_tfrecord", "train", "export", "predict", "evaluate", "report"]
     (predict,) = (arguments for arguments in steps.ran if arguments[0] == "tfbrats.predict")
-    assert predict[predict.index("--model") + 1] == str(tmp_path / "models" / "cun" / "1")
+    assert predict[predict.index("--model") + 1] == str(tmp_path / "models" / "cun" / "2")
+    assert "--overwrite" in predict
+
+
+def test_one_row_more_keeps_the_others_on_the_page(cohort, tmp_path):
+    reproduce.reproduce(_begun(cohort, tmp_path, ["cun", "cun_lws"]), _Recorded())
+    steps = _Recorded()
+    reproduce.reproduce(_begun(cohort, tmp_path, ["drn"]), steps)
+    page = steps.ran[-1]
+    assert page[page.index("--metrics") + 1] == str(tmp_path / "scores" / "cun_lws")
+    compared = [page[n + 1] for n, text in enumerate(page) if text == "--compare"]
+    assert compared == [str(tmp_path / "scores" / row) for row in ("drn", "cun")]
+
+
+def test_a_test_case_without_a_modality_is_found_before_anything_is_trained(cohort, tmp_path):
+    other = tmp_path / "other"
+    (case_id,) = phantom.write_dataset(other, 1, "2021", seed=4, shape=(40, 44, 20))
+    (other / case_id / f"{case_id}_t2.nii.gz").unlink()
+    with pytest.raises(InputError, match=rf"(?s)cannot be segmented.*{case_id}.*t2"):
+        _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=str(other))
 
 
 def test_a_folder_is_gone_on_with_by_the_same_data_and_settings_alone(cohort, tmp_path):
@@ -307,8 +328,10 @@ def test_a_folder_is_gone_on_with_by_the_same_data_and_settings_alone(cohort, tm
 
 def test_a_folder_of_something_else_is_left_alone(cohort, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
+    arguments = ["--table", "paper_a", "--data", cohort, "--output", str(tmp_path)]
     with pytest.raises(InputError, match="not a reproduction"):
-        reproduce._check_stamp(_plan(cohort, tmp_path))
+        reproduce.main([*arguments, "--settings", "smoke_2d.yaml", *SMALL])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 # --- all of it ------------------------------------------------------------------------------------------

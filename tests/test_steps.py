@@ -61,6 +61,17 @@ def test_a_step_that_is_done_keeps_its_number_and_its_log(tmp_path, module, caps
     assert "hello" in (tmp_path / "logs" / "01-said.txt").read_text()
 
 
+def test_a_log_of_its_own_name_keeps_what_every_chain_printed(tmp_path, module):
+    for _ in range(2):
+        steps.Steps(tmp_path / "logs").run("Say it", module("print('hello')"), log_name="mine")
+    assert (tmp_path / "logs" / "mine.txt").read_text() == "python -m said\nhello\n" * 2
+
+
+def test_a_command_can_be_typed_as_it_is_printed(tmp_path, module, capsys):
+    steps.Steps(tmp_path / "logs").run("Say it", module("pass"), "--config", "a folder/b.yaml")
+    assert "python -m said --config 'a folder/b.yaml'" in capsys.readouterr().out
+
+
 def test_what_is_looked_at_is_no_step(module):
     assert steps.output_of(module("print('42')")) == "42\n"
     with pytest.raises(InputError, match="exit code 1"):

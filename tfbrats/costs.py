@@ -137,7 +137,9 @@ def lines(content: Mapping[str, Any], rows: Sequence[str], free_bytes: int | Non
     )
     if free_bytes is not None and size > free_bytes:
         text.append("The disk is short. Free some, or choose another --output.")
-    text.append("By a few steps on this machine as busy as it is now; a training that stops early takes less.")
+    text.append(
+        "By a few steps on this machine, as busy as it was then; a training that stops early takes less."
+    )
     text.append("Segmentations, scores and logs come on top: a few MiB a row.")
     return text
 

@@ -137,7 +137,7 @@ def plan(
         raise InputError(f"the rows {', '.join(differing)} would need records of their own.")
     dataset = layouts.find(data)
     dealt = splits.split_cases(dataset, first.records.split, first.records.seed)
-    case_ids = _unseen(test_data, dataset, dealt) if test_data else dealt["test"]
+    case_ids = _unseen(test_data, dataset, dealt, first.data.modalities) if test_data else dealt["test"]
     if not case_ids and scored:
         raise InputError(
             f"no case to score on: records.split={list(first.records.split)} keeps none of {data} for testing. "
@@ -147,15 +147,23 @@ def plan(
     return Plan(table, all_configs, data, dataset, dealt, test_data or data, sorted(case_ids), home)
 
 
-def _unseen(test_data: str, dataset: Dataset, dealt: Mapping[str, Sequence[str]]) -> list[str]:
+def _unseen(
+    test_data: str, dataset: Dataset, dealt: Mapping[str, Sequence[str]], modalities: Sequence[str]
+) -> list[str]:
     """The cases of a data set to score on.
 
     Raises:
-        InputError: it has none, or some are of patients that are trained or validated on.
+        InputError: it has none, some lack a modality, or are of patients that are trained or validated on.
     """
     cases = [one for one in layouts.find(test_data).cases if one.label or one.label_expected]
     if not cases:
         raise InputError(f"{test_data}: no case with a segmentation to score against.")
+    faults = [f"{one.case_id}: {problem}" for one in cases for problem in one.problems]
+    for one in cases:
+        missing = [name for name in modalities if name not in {image[0] for image in one.images}]
+        faults += [f"{one.case_id}: no {', '.join(missing)}"] if missing else []
+    if faults:
+        raise InputError(f"--test {test_data}: cases that cannot be segmented:\n  " + "\n  ".join(faults))
     used = {case_id for name in ("train", "validation") for case_id in dealt[name]}
     patients = {one.patient_id for one in dataset.cases if one.case_id in used}
     seen = [one.case_id for one in cases if one.patient_id in patients]

@@ -24,21 +24,25 @@ from tfbrats import __version__, command, costs, files, model_card, run, tables
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.config import Config
-from tfbrats.plans import Plan, plan
+from tfbrats.plans import Plan, plan, row_names
 from tfbrats.steps import LOCK, Steps, alone, exported_since
 
 STAMP = "reproduce.json"
+
+
+def _check_folder(output: pathlib.Path) -> None:
+    """Raises InputError if the folder holds something else; writes nothing into it."""
+    if output.is_dir() and not (output / STAMP).exists() and {one.name for one in output.iterdir()} - {LOCK}:
+        raise InputError(f"{output}: not empty, and not a reproduction. Choose another --output.")
 
 
 def _check_stamp(wanted: Plan) -> None:
     """A folder is gone on with by the same data and configs alone; rows may be added.
 
     Raises:
-        InputError: the folder holds something else.
+        InputError: it holds a reproduction of other data or settings.
     """
     path = wanted.output / STAMP
-    if not path.exists() and {found.name for found in wanted.output.iterdir()} - {LOCK}:
-        raise InputError(f"{wanted.output}: not empty, and not a reproduction. Choose another --output.")
     ours = {
         "table": wanted.table,
         "data": files.canonical(wanted.data),
@@ -63,7 +67,7 @@ def _check_stamp(wanted: Plan) -> None:
 
 
 def reproduce(wanted: Plan, steps: Steps) -> None:
-    """Runs all of it under wanted.output, or what is left of it.
+    """Runs all of it under wanted.output, or what is left of it; rows scored there before stay on the page.
 
     Raises:
         InputError: a step failed.
@@ -72,32 +76,45 @@ def reproduce(wanted: Plan, steps: Steps) -> None:
         "Turn NIfTI into TFRecords with Beam, once for every row",
         *("beam_pipelines.nifti_to_tfrecord", "--config", wanted.path("configs", f"{wanted.main_row}.yaml")),
         *("--input", wanted.data, "--output", wanted.path("records")),
+        log_name="records",
     )
+    if wanted.test_data != wanted.data:
+        steps.run("Look at the test cases", "tfbrats.inspect", wanted.test_data, log_name="test_cases")
+    shown = [
+        row
+        for row in row_names(wanted.table)
+        if row in wanted.configs or files.exists(wanted.path("scores", row, "metrics.json"))
+    ]
+    *others, main_row = shown
     for row, config in wanted.configs.items():
-        _train_and_score(wanted, row, config, steps)
+        _train_and_segment(wanted, row, config, steps)
+        if row != main_row:
+            steps.run(f"Score {row}", *_evaluation(wanted, row), log_name=f"{row}-score")
+    compared = [text for row in others for text in ("--compare", wanted.path("scores", row))]
+    beside = ("--table", wanted.table, *compared)
+    steps.run(
+        f"Score {main_row}, beside the paper's rows" + (" and ours" if others else ""),
+        *(*_evaluation(wanted, main_row), *beside),
+        show=True,
+        log_name=f"{main_row}-score",
+    )
     page = wanted.path("report.html")
     steps.run(
         "Draw it",
-        *("tfbrats.report", "--metrics", wanted.path("scores", wanted.main_row)),
-        *("--prediction", wanted.path("predictions", wanted.main_row), "--reference", wanted.test_data),
-        *("--run", wanted.path("runs", wanted.main_row), *_beside(wanted)),
+        *("tfbrats.report", "--metrics", wanted.path("scores", main_row)),
+        *("--prediction", wanted.path("predictions", main_row), "--reference", wanted.test_data),
+        *("--run", wanted.path("runs", main_row), *beside),
         *("--output", page, "--title", f"{tables.TABLES[wanted.table].title}, reproduced"),
         notes=[f"`{line}`" for line in steps.done],
+        log_name="report",
     )
     print(f"\n{page}  the table beside the paper's, with pictures")
     print(f"{wanted.path('scores')}  for each row its scores, a line per case and region")
 
 
-def _beside(wanted: Plan) -> list[str]:
-    """What puts the main row beside the paper's rows and our others."""
-    others = [row for row in wanted.configs if row != wanted.main_row]
-    return ["--table", wanted.table, *(t for row in others for t in ("--compare", wanted.path("scores", row)))]
-
-
-def _train_and_score(wanted: Plan, row: str, config: Config, steps: Steps) -> None:
-    """One row, from the records to its scores."""
-    trained = wanted.path("runs", row)
-    model, predictions = wanted.path("models", row), wanted.path("predictions", row)
+def _train_and_segment(wanted: Plan, row: str, config: Config, steps: Steps) -> None:
+    """One row, from the records to the segmented test cases."""
+    trained, model = wanted.path("runs", row), wanted.path("models", row)
     # What is complete would only say so, after loading TensorFlow.
     is_trained = files.exists(files.join(trained, "config.yaml")) and not run.unfinished(config)
     steps.run(
@@ -105,32 +122,34 @@ def _train_and_score(wanted: Plan, row: str, config: Config, steps: Steps) -> No
         *("tfbrats.train", "--config", wanted.path("configs", f"{row}.yaml")),
         show=True,
         is_done=is_trained,
+        log_name=f"{row}-train",
     )
     steps.run(
         f"Export {row}",
         *("tfbrats.export", "--run", trained, "--output", model),
         is_done=exported_since(trained, model),
+        log_name=f"{row}-export",
     )
+    version = max((int(one.name) for one in pathlib.Path(model).glob("[0-9]*")), default=1)
+    predictions = wanted.path("predictions", row)
+    theirs = _version_of(predictions)
     found = [files.exists(files.join(predictions, f"{case_id}.nii.gz")) for case_id in wanted.case_ids]
     steps.run(
-        f"Segment the {len(wanted.case_ids)} test cases with {row}",
-        *("tfbrats.predict", "--model", _version(model, predictions), "--input", wanted.test_data),
+        f"Segment the test cases with {row} ({len(wanted.case_ids)})",
+        *("tfbrats.predict", "--model", files.join(model, str(version)), "--input", wanted.test_data),
         *(text for case_id in wanted.case_ids for text in ("--case", case_id)),
         *("--output", predictions),
-        is_done=all(found),
+        # A row trained again has a newer version, and its older one's segmentations go.
+        *(() if theirs in (None, version) else ("--overwrite",)),
+        is_done=all(found) and theirs == version,
+        log_name=f"{row}-segment",
     )
-    is_main = row == wanted.main_row
-    steps.run(f"Score {row}", *_evaluation(wanted, row), *(_beside(wanted) if is_main else ()), show=is_main)
 
 
-def _version(model: str, predictions: str) -> str:
-    """The version to segment with: the newest, or the one whose predictions are there already."""
+def _version_of(predictions: str) -> int | None:
+    """Which version of its model wrote a folder of segmentations; None where there is none yet."""
     card = files.join(predictions, model_card.FILE)
-    if files.exists(card):
-        begun = files.join(model, str(model_card.parse(files.read_bytes(card), card).version))
-        if files.exists(begun):
-            return begun
-    return files.join(model, str(max((int(one.name) for one in pathlib.Path(model).glob("[0-9]*")), default=1)))
+    return model_card.parse(files.read_bytes(card), card).version if files.exists(card) else None
 
 
 def _evaluation(wanted: Plan, row: str) -> list[str]:
@@ -165,6 +184,7 @@ def main(arguments: Sequence[str]) -> None:
         scored=not options.price,
     )
     files.check_can_hold(wanted.output)
+    _check_folder(wanted.output)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in wanted.splits.items())
     print(f"{tables.TABLES[wanted.table].title}: {', '.join(wanted.configs)}\ncases: {counts}", flush=True)
     if options.price:

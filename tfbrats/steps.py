@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -85,17 +86,19 @@ class Steps:
         show: bool = False,
         notes: Sequence[str] = (),
         is_done: bool = False,
+        log_name: str = "",
     ) -> None:
         """`python -m ARGUMENTS`, and `--note NOTE` for each of `notes`, which are not printed.
 
         Args:
             show: print its output here as it comes, too.
             is_done: an earlier chain has done it: it keeps its number, and its log.
+            log_name: of the file of its output, to which later chains add theirs; else number and command.
 
         Raises:
             InputError: it failed; the message ends with the last lines that it printed.
         """
-        line, log = self._begin(title, arguments)
+        line, log = self._begin(title, arguments, log_name)
         if is_done:
             print("    done already", flush=True)
             return
@@ -131,13 +134,13 @@ class Steps:
             ) as process:
                 yield process, log
 
-    def _begin(self, title: str, arguments: Sequence[str]) -> tuple[str, pathlib.Path]:
+    def _begin(self, title: str, arguments: Sequence[str], log_name: str = "") -> tuple[str, pathlib.Path]:
         """Prints what is about to run; the command as one would type it, and where its output goes."""
-        line = f"python -m {' '.join(arguments)}"
+        line = f"python -m {shlex.join(arguments)}"
         self.done.append(line)
         print(f"\n[{len(self.done)}] {title}\n    {line}", flush=True)
-        name = arguments[0].rpartition(".")[2]
-        return line, self._logs / f"{len(self.done):02d}-{name}.txt"
+        name = log_name or f"{len(self.done):02d}-{arguments[0].rpartition('.')[2]}"
+        return line, self._logs / f"{name}.txt"
 
 
 def output_of(*arguments: str, lock: int | None = None) -> str:
@@ -156,7 +159,7 @@ def output_of(*arguments: str, lock: int | None = None) -> str:
         printed, complained = process.communicate()
     if process.returncode:
         tail = "\n".join(complained.splitlines()[-15:])
-        raise InputError(f"python -m {' '.join(arguments)} failed (exit code {process.returncode}):\n{tail}")
+        raise InputError(f"python -m {shlex.join(arguments)} failed (exit code {process.returncode}):\n{tail}")
     return printed
 
 
