@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -249,6 +250,23 @@ def test_what_the_challenge_passes_over_is_passed_over(good, name):
     assert verdict.accepted and verdict.ignored == (name,) and verdict.segmentations == (NAMES[0],)
 
 
+@pytest.mark.parametrize(
+    "folder", ["/etc/", "../", "mine/../../", "..\\", "\\", "C:\\", "C:", "__MACOSX/../../"]
+)
+def test_a_path_that_leads_out_of_the_folder_is_refused(good, tmp_path, capsys, folder):
+    path = zipped(tmp_path / "up.zip", {NAMES[0]: good["2021"], f"{folder}{NAMES[1]}": good["2021"]})
+    code, said = main(capsys, path)
+    assert code == 1 and f"{folder}{NAMES[1]}: its path leads out of the folder" in said
+    assert "refused: 1 fault in" in said
+
+
+@pytest.mark.parametrize(
+    "name", [f"a/b/{NAMES[1]}", f"./{NAMES[1]}", f"..a/{NAMES[1]}", "a..BraTS_00007.nii.gz"]
+)
+def test_folders_and_dots_in_a_name_lead_nowhere(good, name):
+    assert check(good["2021"], submission.Member(name, lambda: good["2021"])).accepted
+
+
 def test_two_files_of_one_case_are_refused_wherever_they_lie(good):
     verdict = check(good["2021"], *(submission.Member(n, lambda: good["2021"]) for n in ("a/x_00003.nii.gz",)))
     (fault,) = verdict.faults
@@ -332,8 +350,15 @@ def test_the_same_files_pack_to_the_same_bytes(folder, tmp_path, capsys):
 def test_nothing_is_packed_of_what_is_refused(folder, tmp_path, capsys):
     (folder / "notes.txt").write_text("1")
     code, said = main(capsys, folder, "--pack", tmp_path / "up.zip")
-    assert code == 1 and "refused: 1 faults" in said and "not written" in said
+    assert code == 1 and "refused: 1 fault in" in said and "not written" in said
     assert not (tmp_path / "up.zip").exists()
+    (folder / "more.txt").write_text("1")
+    assert "refused: 2 faults in" in main(capsys, folder)[1]
+
+
+def test_one_file_is_one_file(folder, capsys):
+    (folder / NAMES[1]).unlink()
+    assert "accepted: 1 file;" in main(capsys, folder)[1]
 
 
 def test_our_card_is_refused_inside_an_archive(folder, tmp_path, capsys):
@@ -427,6 +452,44 @@ def test_json_says_the_same(folder, tmp_path, capsys):
 def test_an_archive_to_write_needs_its_ending(folder, tmp_path, capsys):
     with pytest.raises(InputError, match=r"expected the name of an archive that ends in \.zip"):
         main(capsys, folder, "--pack", tmp_path / "up")
+
+
+def test_an_archive_is_known_by_its_ending_as_in_the_upload(tmp_path, good, capsys):
+    contents = {NAMES[0]: good["2021"]}
+    for name in ("ok.tar.gz", "up.ZIP", "zip"):
+        with pytest.raises(InputError, match=rf"{name}: a ZIP archive, but .* ends in \.zip.*Rename it"):
+            main(capsys, zipped(tmp_path / name, contents))
+    assert main(capsys, zipped(tmp_path / "up.zip", contents))[0] == 0
+
+
+def test_an_archive_is_not_put_into_the_folder_that_it_is_made_of(folder, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(folder)
+    for target in (folder / "in.zip", folder / "deep" / "in.zip", tmp_path / "link" / "in.zip"):
+        with pytest.raises(InputError, match=r"in\.zip: lies in the folder that is checked"):
+            main(capsys, folder, "--pack", target)
+    assert main(capsys, folder)[0] == 0
+    # A neighbour whose name begins alike is none of it.
+    assert main(capsys, folder, "--pack", tmp_path / "out2" / "in.zip")[0] == 0
+
+
+def test_an_archive_is_not_packed_onto_itself_but_another_is_replaced(tmp_path, good, capsys):
+    path = zipped(tmp_path / "up.zip", {f"mine/{NAMES[0]}": good["2021"]})
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"up\.zip: is the archive that is checked"):
+        main(capsys, path, "--pack", tmp_path / "x" / ".." / "up.zip")
+    assert path.read_bytes() == before
+    (tmp_path / "flat.zip").write_bytes(b"older")
+    assert main(capsys, path, "--pack", tmp_path / "flat.zip")[0] == 0
+    assert zipfile.ZipFile(tmp_path / "flat.zip").namelist() == [NAMES[0]]
+    with pytest.raises(SystemExit):
+        main(capsys, "--help")
+    assert "one that exists is replaced" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc on this system")
+def test_a_place_that_takes_no_files_is_one_message(folder, capsys):
+    with pytest.raises(InputError, match=r"^/proc/up\.zip: cannot be written|^/proc: cannot be written"):
+        main(capsys, folder, "--pack", "/proc/up.zip")
 
 
 # --- real ones ------------------------------------------------------------------------------------------

@@ -118,6 +118,26 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_scored(
         run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "file")
 
 
+def test_the_tables_are_not_put_among_the_images(folders, tmp_path):
+    prediction, reference = folders
+    for name, folder in (("prediction", prediction), ("reference", reference)):
+        before = sorted(folder.iterdir())
+        (tmp_path / f"link_to_{name}").symlink_to(folder)
+        for output in (folder, tmp_path / f"link_to_{name}"):
+            with pytest.raises(InputError, match=rf"--output .*: is the --{name} folder"):
+                run("--prediction", prediction, "--reference", reference, "--output", output, "--workers", 1)
+        assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [0, -2])
+def test_no_processes_at_all_score_nothing(folders, tmp_path, capsys, number):
+    with pytest.raises(SystemExit) as error:
+        run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers",
+            number)  # fmt: skip
+    assert error.value.code == 2
+    assert f"--workers: expected 1 or more processes, not {number}" in capsys.readouterr().err
+
+
 def test_a_missing_prediction_is_scored_as_an_empty_one_only_when_allowed_and_then_counted(
     folders, tmp_path, capsys
 ):
@@ -169,6 +189,10 @@ def test_cases_can_be_named_between_commas_or_in_a_file(folders, tmp_path):
             "--cases", named, "--workers", 1)  # fmt: skip
         rows = evaluate.read(tmp_path / "out")["rows"]
         assert {row["case_id"] for row in rows} == {"BraTS20_Training_002"}
+    for nothing in ("", ",", " "):
+        with pytest.raises(InputError, match="--cases names no case"):
+            run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "out",
+                "--cases", nothing, "--workers", 1)  # fmt: skip
     with pytest.raises(InputError, match="BraTS20_Training_042: named by --cases"):
         evaluate.evaluate(prediction, reference, cases=["BraTS20_Training_042"])
 
@@ -320,11 +344,13 @@ def test_the_row_of_the_table_follows_from_the_models_config(folders, config, ro
     assert (model["row"], model["name"], model["version"], model["config"]) == (row, "x", 1, config)
 
 
-def test_a_row_can_be_given_and_goes_before_the_cards(folders):
+def test_a_row_can_be_given_where_the_card_tells_no_other(folders):
     assert evaluate.evaluate(*folders)["model"] is None
     assert evaluate.evaluate(*folders, row="drn")["model"]["row"] == "drn"
     (folders[0] / "tfbrats.json").write_text(card(CUN))
-    assert evaluate.evaluate(*folders, row="unet2d")["model"]["row"] == "unet2d"
+    assert evaluate.evaluate(*folders, row="cun")["model"]["row"] == "cun"
+    with pytest.raises(InputError, match="--row unet2d: the card beside the predictions says cun"):
+        evaluate.evaluate(*folders, row="unet2d")
     with pytest.raises(InputError, match="row 'cnn' is in no table"):
         evaluate.evaluate(*folders, row="cnn")
 
@@ -376,6 +402,14 @@ def test_a_case_of_the_split_that_is_not_there_is_said_to_be_the_splits(folders,
     (folders[1] / "BraTS20_Training_002_seg.nii.gz").unlink()
     with pytest.raises(InputError, match=r"BraTS20_Training_002: named by test in .*splits\.json"):
         evaluate.evaluate(*folders, splits=splits)
+
+
+def test_a_split_without_its_file_is_not_overlooked(folders, tmp_path):
+    for name in ("test", "train"):
+        with pytest.raises(InputError, match=f"--split {name} needs --splits"):
+            run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--split",
+                name, "--workers", 1)  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_cases_and_splits_are_not_both_given(folders, splits):
@@ -641,6 +675,21 @@ def test_a_run_is_not_compared_with_the_scores_that_it_would_replace(two_runs, t
     with pytest.raises(InputError, match=r"other_scores.*would be replaced"):
         run(*arguments, "--compare", tmp_path / "scores" / ".." / "other_scores")
     assert (other / "metrics.json").read_bytes() == before
+
+
+def test_one_folder_is_not_compared_with_twice(two_runs, tmp_path):
+    arguments, other = two_runs
+    with pytest.raises(InputError, match=r"--compare .*other_scores: given twice"):
+        run(*arguments, "--compare", other, "--compare", tmp_path / "scores" / ".." / "other_scores")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_the_file_in_the_folder_is_not_the_folder(two_runs):
+    arguments, other = two_runs
+    with pytest.raises(InputError, match=rf"metrics\.json: a file; .* Give the folder: {other}$"):
+        run(*arguments, "--compare", other / "metrics.json")
+    with pytest.raises(InputError, match=r"metrics\.csv: a file; .* Give the folder\.$"):
+        evaluate.read(other / "metrics.csv")
 
 
 def test_two_runs_of_one_row_are_told_apart_by_their_folders(two_runs, tmp_path, capsys):

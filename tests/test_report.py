@@ -83,6 +83,42 @@ def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
     assert "train.learning_rate: 0.001, there 0.5" in " ".join(report.training_of(tmp_path, card)["notes"])
 
 
+def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp_path):
+    run.start(tmp_path, config.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
+    files.write_bytes(tmp_path / "tc" / "checkpoints" / "best" / "index", b"1")
+    assert report.training_of(tmp_path, None)["notes"] == [
+        f"{tmp_path}/tc/history.csv is missing, though the network was trained: no curve.",
+        "No epoch has ended yet of ET: no curve.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\xff\xfe\x00garbage",
+        b"hello,world\n1,2\n",
+        b"epoch,loss\n1,soon\n",
+        b"epoch,loss,dice\n",
+        b"a\n1,2,3\n",
+        b"epoch,loss\n1,inf\n",
+    ],
+)
+def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path, garbage):
+    run.start(tmp_path, config.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    files.write_bytes(tmp_path / "history.csv", garbage)
+    found = report.training_of(tmp_path, None)
+    (note,) = found["notes"]
+    assert note.startswith(f"{tmp_path}/history.csv holds no loss and no Dice") and found["curves"] == []
+
+
+def test_cells_beyond_the_header_cost_no_curve(tmp_path):
+    files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
+    (curves,) = report.curves_of(tmp_path)
+    assert [chart["title"] for chart in curves["charts"]] == ["Loss"]
+
+
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no run here.*tfbrats\.train"):
         report.training_of(tmp_path, None)
@@ -513,6 +549,51 @@ def test_the_same_scores_give_the_same_page(scored, tmp_path):
     for name in ("a", "b"):
         report.write(folder / "metrics", folder / "prediction", root, tmp_path / name, cases=1)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_run_that_is_not_the_models_is_said_on_the_screen_as_on_the_page(scored, tmp_path, capsys):
+    folder, root = scored
+    settings = config.load("cun.yaml", [f"run.dir={tmp_path / 'run'}"])
+    run.start(tmp_path / "run", settings)
+    content = evaluate.read(folder / "metrics")
+    for rate, contradicts in ((settings.train.learning_rate, False), (0.5, True)):
+        card = settings.model_dump(mode="json")
+        card["train"]["learning_rate"] = rate
+        model = {"name": None, "version": None, "row": "cun", "split_sha256": None, "config": card}
+        evaluate.write(content | {"model": model}, tmp_path / "scores")
+        report.main([
+            "--metrics", str(tmp_path / "scores"), "--prediction", str(folder / "prediction"), "--reference",
+            str(root), "--output", str(tmp_path / "r.html"), "--cases", "0", "--run", str(tmp_path / "run"),
+        ])  # fmt: skip
+        printed = capsys.readouterr()
+        assert printed.out == f"{tmp_path / 'r.html'}\n"
+        text = "The run’s config is not the one in the model’s card: train.learning_rate: 0.001, there 0.5."
+        assert printed.err == (f"note: {text}\n" if contradicts else "")
+        assert (text in Page(tmp_path / "r.html").text) == contradicts
+
+
+def test_a_page_needs_a_number_of_cases_and_a_name(scored, tmp_path):
+    folder, root = scored
+    given = (folder / "metrics", folder / "prediction", root)
+    with pytest.raises(InputError, match="--cases -1: expected how many to picture, 0 or more"):
+        report.write(*given, tmp_path / "r.html", cases=-1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: is a folder; name a file in it, e\.g\. .*empty/report\.html"):
+        report.write(*given, tmp_path / "empty")
+    (tmp_path / "file").write_bytes(b"1")
+    with pytest.raises(InputError, match="file: cannot be written"):
+        report.write(*given, tmp_path / "file" / "r.html")
+    with pytest.raises(InputError, match="given twice"):
+        report.write(*given, tmp_path / "r.html", compare=[folder / "metrics"] * 2)
+    with pytest.raises(InputError, match=r"metrics\.json: a file; expected the folder"):
+        report.write(folder / "metrics" / "metrics.json", *given[1:], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_the_help_shows_the_command_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        report.main(["--help"])
+    assert "--output report.html \\\n        --run runs/cun_lws" in capsys.readouterr().out
 
 
 def test_a_chosen_case_that_is_gone_is_named_and_no_page_appears(scored, tmp_path):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tfbrats import command, files, layouts, model_card, submission
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.submission import RULES, SUFFIX, Member, Verdict
+from tfbrats.submission import RULES, SUFFIX, Member, Verdict, counted
 
 
 def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:
@@ -40,7 +40,9 @@ def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Me
     if not editions:
         stems = [stem for one in found if (stem := layouts.nifti_stem(files.name(one.name))) is not None]
         if not stems and not case_ids:
-            raise InputError(f"{location}: no segmentation among {len(found)} files; expected CASE{SUFFIX}.")
+            raise InputError(
+                f"{location}: no segmentation among {counted(len(found), 'file')}; expected CASE{SUFFIX}."
+            )
         told = (layouts.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
         editions = [schema.edition for schema in told if schema is not None]
     return found, submission.check(
@@ -63,9 +65,9 @@ def _print(location: str, verdict: Verdict, all_known: bool) -> None:
                 print("  " + text.replace("\n", "\n  "))
     if verdict.accepted:
         unasked = "" if all_known else "; whether these are the cases wanted only --cases can tell"
-        print(f"\naccepted: {len(verdict.segmentations)} files{unasked}")
+        print(f"\naccepted: {counted(len(verdict.segmentations), 'file')}{unasked}")
     else:
-        print(f"\nrefused: {len(verdict.faults)} faults in {location}")
+        print(f"\nrefused: {counted(len(verdict.faults), 'fault')} in {location}")
 
 
 def _to_json(location: str, verdict: Verdict) -> dict:
@@ -85,12 +87,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("submission", help="a folder of <case_id>.nii.gz, or a .zip of them; gs:// too")
     parser.add_argument("--cases", metavar="DATASET|FILE", help="all cases wanted: a data set, or ids a line")
     parser.add_argument("--edition", choices=tuple(RULES), help="overrides what the names say")
-    parser.add_argument("--pack", metavar="FILE.zip", help="if accepted, write the archive to upload")
+    parser.add_argument(
+        "--pack",
+        metavar="FILE.zip",
+        help="if accepted, write the archive to upload; one that exists is replaced",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args(arguments)
     try:
         if given.pack:
-            submission.check_target(given.pack)
+            submission.check_target(given.pack, given.submission)
         found, verdict = _run(given.submission, given.edition, given.cases)
         if given.pack and verdict.accepted:
             submission.pack(found, verdict, given.pack)

@@ -209,7 +209,7 @@ def evaluate(
     allow_missing: bool = False,
     workers: int = 1,
     splits: str | os.PathLike | None = None,
-    split: str = "test",
+    split: str | None = None,
     row: str | None = None,
     lesion_rule: str | None = None,
 ) -> dict[str, Any]:
@@ -221,8 +221,8 @@ def evaluate(
         allow_missing: a case without a prediction is scored as if nothing had been found in it.
         workers: processes, ~0.3 GB each at full size. More than one needs a main module that can be
             imported (`if __name__ == "__main__":`), and folders that another process can open.
-        splits: a run's splits.json; only the cases of its split `split` are scored.
-        row: of a paper's table, `tables.ROWS`; overrides what the model's card says.
+        splits: a run's splits.json; only the cases of its split `split` ("test") are scored.
+        row: of a paper's table, `tables.ROWS`, where no model's card beside the predictions tells it.
         lesion_rule: a key of `lesions.RULES`; None for no lesion-wise scores.
 
     Returns:
@@ -233,7 +233,7 @@ def evaluate(
 
     Raises:
         InputError: everything that is missing, extra, unreadable or misaligned, a line each; a rule that is
-            unknown; splits on which the model was not trained.
+            unknown; splits on which the model was not trained; a row that is not the model's.
     """
     if empty not in metrics.EMPTY_RULES:
         raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(metrics.EMPTY_RULES)}.")
@@ -243,6 +243,9 @@ def evaluate(
         raise InputError(f"row {row!r} is in no table; choose from {', '.join(tables.ROWS)}.")
     if cases is not None and splits is not None:
         raise InputError("--cases and --splits both say which cases to score. Pass one of them.")
+    if split is not None and splits is None:
+        raise InputError(f"--split {split} needs --splits: the file that says which cases it has.")
+    split = split or "test"
     model, model_notes = model_of(prediction, row)
     chosen_by = None
     if splits is not None:
@@ -300,6 +303,14 @@ def evaluate(
 # --- against other runs ---------------------------------------------------------------------------------
 
 
+def check_once(folders: Sequence[str | os.PathLike]) -> None:
+    """Raises InputError where one folder is to be compared with twice: most likely another was meant."""
+    places = [files.canonical(folder) for folder in folders]
+    twice = [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise InputError(f"--compare {twice[0]}: given twice. Leave one out, or name another run's scores.")
+
+
 def compared_with(content: Mapping[str, Any], folder: str | os.PathLike) -> dict[str, Any]:
     """`with`, `folder` and `differences` (fields of `compare.Difference`) of one run against another's scores.
 
@@ -350,9 +361,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--empty", choices=tuple(metrics.EMPTY_RULES), default="brats", help="empty masks")
     parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
     parser.add_argument("--splits", metavar="FILE", help="only one split's cases: splits.json of the run")
-    parser.add_argument(
-        "--split", choices=records.SPLITS, default="test", help="which, of --splits (%(default)s)"
-    )
+    parser.add_argument("--split", choices=records.SPLITS, help="which, of --splits (test)")
     parser.add_argument(
         "--allow-missing", action="store_true", help="score what has no prediction as an empty one"
     )
@@ -362,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
         help="lesion-wise scores too, by that year's rules",
     )
     parser.add_argument("--table", choices=tuple(tables.TABLES), help="print a paper's table, ours beside it")
-    parser.add_argument("--row", choices=tables.ROWS, help="which row this is, where no model's card says it")
+    parser.add_argument("--row", choices=tables.ROWS, help="which row this is, where no model's card tells it")
     parser.add_argument(
         "--compare",
         action="append",
@@ -375,21 +384,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str]) -> None:
-    given = _parser().parse_args(arguments)
-    # Before minutes of scoring:
-    files.check_can_hold(given.output)
-    if files.canonical(given.output) in map(files.canonical, given.compare):
+def _check_output(output: str, prediction: str, reference: str, compare: Sequence[str]) -> None:
+    """Raises InputError where the tables cannot be written, or should not."""
+    files.check_can_hold(output)
+    place = files.canonical(output)
+    for name, folder in (("prediction", prediction), ("reference", reference)):
+        if place == files.canonical(folder):
+            raise InputError(
+                f"--output {output}: is the --{name} folder; the tables would lie among the images. Choose a "
+                "folder of their own."
+            )
+    if place in map(files.canonical, compare):
         raise InputError(
-            f"--compare {given.output}: its scores would be replaced by this run's. Choose another --output."
+            f"--compare {output}: its scores would be replaced by this run's. Choose another --output."
         )
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.workers < 1:
+        parser.error(f"argument --workers: expected 1 or more processes, not {given.workers}")
+    # Before minutes of scoring:
+    _check_output(given.output, given.prediction, given.reference, given.compare)
+    check_once(given.compare)
     others = [read(folder) for folder in given.compare]
     content = evaluate(
         given.prediction,
         given.reference,
         given.edition,
         given.empty,
-        _names(given.cases) if given.cases else None,
+        None if given.cases is None else _names(given.cases),
         given.allow_missing,
         given.workers,
         given.splits,

@@ -26,6 +26,7 @@ _REFUSED = (
     errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+    errno.ENOENT,  # on writing: a place that takes no new files, as /proc
     errno.ENOTDIR,
     errno.ENOTEMPTY,
     errno.EPERM,

@@ -20,11 +20,14 @@ def model_of(prediction: str | os.PathLike, row: str | None = None) -> tuple[dic
     note and no fault.
 
     Args:
-        row: which row of a table it is; overrides what the card says.
+        row: which row of a table it is, where no card tells it.
 
     Returns:
         `name`, `version`, `row`, `split_sha256` and `config`, each None if not known; None of a folder without
         a card, unless `row` is given.
+
+    Raises:
+        InputError: the card tells another row than `row`.
     """
     path = files.join(prediction, model_card.FILE)
     found: dict[str, Any] = dict.fromkeys(("name", "version", "row", "split_sha256", "config"))
@@ -43,6 +46,12 @@ def model_of(prediction: str | os.PathLike, row: str | None = None) -> tuple[dic
         except InputError as error:
             notes = [f"its model is unknown, and so a cascade's margin is unknown: {error}"]
     if row is not None:
+        # The numbers of one model in the row of another would look like a result.
+        if found["row"] not in (None, row):
+            raise InputError(
+                f"--row {row}: the card beside the predictions says {found['row']} ({path}). Leave --row out, "
+                "or score another folder."
+            )
         found["row"] = row
     return (found if any(value is not None for value in found.values()) else None), notes
 

@@ -1,4 +1,4 @@
-"""One page to look at: scores beside the paper's, boxes and points, cases as pictures, and what was run.
+r"""One page to look at: scores beside the paper's, boxes and points, cases as pictures, and what was run.
 
     python -m tfbrats.report --metrics REPORT --prediction OUT --reference DATA --output report.html
 
@@ -12,7 +12,9 @@ The page is a single file: it holds its pictures, runs no script and loads nothi
 want of a file it says.
 """
 
+import csv
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,8 @@ from tfbrats.metrics import dice
 from tfbrats.page import Scored
 from tfbrats.pairs import Pair, match
 
+_LOSSES = ("loss", "validation_loss")  # of history.csv; with every Dice what `charts.training_curves` draws
+
 # --- the run that trained the model ---------------------------------------------------------------------
 
 
@@ -36,18 +40,53 @@ def curves_of(run_folder: str | os.PathLike) -> list[dict[str, Any]]:
     One entry without a title for a network trained alone; for a cascade one for each region whose training
     has begun. None at all before the first epoch has ended.
     """
-    drawn = []
-    for region, history in _histories(run_folder).items():
-        curves = charts.training_curves(history)
-        if curves:
-            drawn.append({"title": region, "charts": curves})
-    return drawn
+    return [
+        {"title": region, "charts": charts.training_curves(history)}
+        for region, history in _histories(run_folder).items()
+        if history
+    ]
+
+
+def _homes(run_folder: str | os.PathLike) -> dict[str, str | os.PathLike]:
+    """Where a history.csv may lie: "" is the run's own, the rest are its regions'."""
+    return {"": run_folder, **{region: files.join(run_folder, region.lower()) for region in REGIONS}}
 
 
 def _histories(run_folder: str | os.PathLike) -> dict[str, list[dict[str, str]]]:
-    """The rows of every history.csv there may be: "" is the run's own, the rest are its regions'."""
-    homes = {"": run_folder, **{region: files.join(run_folder, region.lower()) for region in REGIONS}}
-    return {region: run.read_history(home) for region, home in homes.items()}
+    """The rows of every history.csv there may be, as `_homes`; none of one in which nothing can be drawn."""
+    return {region: _history(home) for region, home in _homes(run_folder).items()}
+
+
+def _history(home: str | os.PathLike) -> list[dict[str, str]]:
+    try:
+        # Cells beyond the header's have no name.
+        rows = [{key: text for key, text in row.items() if key} for row in run.read_history(home)]
+    except (UnicodeDecodeError, csv.Error):
+        return []
+    drawn = [name for name in (rows[0] if rows else ()) if name in _LOSSES or "dice" in name.lower()]
+    return rows if any(_is_number(row[name]) for row in rows for name in drawn) else []
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return np.isfinite(float(text or "nan"))
+    except ValueError:
+        return False
+
+
+def _without_curve(run_folder: str | os.PathLike, regions: Sequence[str]) -> list[str]:
+    """Why these networks, "" or regions, have no curve: sentences."""
+    notes, silent = [], []
+    for region in regions:
+        home = _homes(run_folder)[region]
+        path = files.join(home, run.HISTORY)
+        if files.exists(path):
+            notes.append(f"{path} holds no loss and no Dice that can be drawn: no curve. It is damaged.")
+        elif files.exists(run.checkpoints(home, "best")):
+            notes.append(f"{path} is missing, though the network was trained: no curve.")
+        else:
+            silent.append(region or "the network")
+    return notes + ([f"No epoch has ended yet of {', '.join(silent)}: no curve."] if silent else [])
 
 
 def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -59,7 +98,8 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
 
     Returns:
         `settings` (config.Config or None), `source` (where they are from), `environment` (or None), `curves`
-        (see `curves_of`), and `notes`: what is missing, or does not fit together.
+        (see `curves_of`), `notes`: what is missing, or does not fit together, and `contradictions`: those of
+        the notes that say that the run is not the model's.
 
     Raises:
         InputError: the folder is given and holds no run.
@@ -75,18 +115,16 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
                 found["settings"] = from_mapping(known, "the model's card")
             except InputError as error:
                 notes.append(f"The config in the model’s card is another version’s: {error}")
-        return {**found, "notes": notes}
+        return {**found, "notes": notes, "contradictions": []}
 
     histories = _histories(run_folder)
     path = files.join(run_folder, "environment.json")
     settings: Config | None = None
-    notes = []
+    notes, contradictions = [], []
     if files.exists(files.join(run_folder, "config.yaml")) or not any(histories.values()):
         settings = run.read_config(run_folder)
         networks = ("",) if isinstance(settings, SliceConfig) else tuple(REGIONS)
-        silent = [region or "the network" for region in networks if not histories[region]]
-        if silent:
-            notes.append(f"No epoch has ended yet of {', '.join(silent)}: no curve.")
+        notes += _without_curve(run_folder, [region for region in networks if not histories[region]])
     else:
         notes.append(f"{run_folder} has no config.yaml.")
     environment = files.read_json(path) if files.exists(path) else None
@@ -95,13 +133,14 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
     if settings is not None and known is not None:
         found = differences(settings.model_dump(mode="json"), known)
         if found:
-            notes.append("The run’s config is not the one in the model’s card: " + "; ".join(found) + ".")
+            contradictions = [f"The run’s config is not the one in the model’s card: {'; '.join(found)}."]
     return {
         "settings": settings,
         "source": files.join(run_folder, "config.yaml"),
         "environment": environment,
         "curves": curves_of(run_folder),
-        "notes": notes,
+        "notes": notes + contradictions,
+        "contradictions": contradictions,
     }
 
 
@@ -205,7 +244,7 @@ def write(
     notes: Sequence[str] = (),
     table: str | None = None,
     compare: Sequence[str | os.PathLike] = (),
-) -> None:
+) -> list[str]:
     """Writes the page.
 
     Args:
@@ -219,10 +258,20 @@ def write(
         table: a key of `tables.TABLES`, to stand beside.
         compare: folders that `evaluate.write` wrote, of other runs on the same cases.
 
+    Returns:
+        What the page says of the run being another than the model's; nothing where it is the same.
+
     Raises:
         InputError: a folder or a chosen case's file is not there, cannot be read, or is not what was scored;
-            there is no such table; another run was scored on other cases, references or by another rule.
+            there is no such table; another run was scored on other cases, references or by another rule; the
+            page cannot be written there.
     """
+    if cases < 0:
+        raise InputError(f"--cases {cases}: expected how many to picture, 0 or more.")
+    if files.is_folder(output):
+        raise InputError(f"{output}: is a folder; name a file in it, e.g. {files.join(output, 'report.html')}.")
+    files.check_can_hold(files.parent(output) or ".")
+    evaluate.check_once(compare)
     content = evaluate.read(metrics)
     if table is not None:
         tables.table_named(table)
@@ -241,6 +290,7 @@ def write(
     sampling = sampling_of(training["settings"], pairs, pictured)
     html = page.render(content, pictured, title, training, notes, sampling, table, others, compared, own.name)
     files.write_bytes(output, html.encode())
+    return training["contradictions"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -262,7 +312,7 @@ def main(arguments: Sequence[str]) -> None:
         help="what tfbrats.evaluate wrote of another run on the same cases; may be repeated",
     )
     given = parser.parse_args(arguments)
-    write(
+    contradictions = write(
         given.metrics,
         given.prediction,
         given.reference,
@@ -274,6 +324,8 @@ def main(arguments: Sequence[str]) -> None:
         given.table,
         given.compare,
     )
+    for text in contradictions:
+        print(f"note: {text}", file=sys.stderr)
     print(given.output)
 
 

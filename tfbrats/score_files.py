@@ -173,6 +173,11 @@ def read(output: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: there is no metrics.json, or it is not ours.
     """
+    if files.exists(output) and not files.is_folder(output):
+        raise InputError(
+            f"{output}: a file; expected the folder that python -m tfbrats.evaluate wrote. Give the folder"
+            + (f": {files.parent(output) or '.'}" if files.name(output) == REPORT else ".")
+        )
     path = files.join(output, REPORT)
     content = files.read_json(path)
     try:

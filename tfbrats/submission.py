@@ -26,6 +26,7 @@ from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS
 
 SUFFIX = ".nii.gz"
+ARCHIVE_SUFFIX = ".zip"
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
 _TOLERANCE_MM = 1e-3
 _MOST_VALUES = 20  # more are no labels, and not worth listing
@@ -130,7 +131,7 @@ def members(location: str | os.PathLike) -> list[Member]:
     """All files of a folder or a ZIP archive, at any depth, whatever they are.
 
     Raises:
-        InputError: neither of the two, or a damaged archive.
+        InputError: neither of the two, a damaged archive, or one under another name than .zip.
     """
     if files.is_folder(location):
         root = os.path.abspath(location) if files.is_local(location) else files.canonical(location)
@@ -142,6 +143,11 @@ def members(location: str | os.PathLike) -> list[Member]:
         raise InputError(
             f"{location}: no ZIP archive, or a damaged one ({error}). Give a folder or a .zip; pack it again."
         ) from error
+    if not files.name(location).endswith(ARCHIVE_SUFFIX):
+        raise InputError(
+            f"{location}: a ZIP archive, but an upload's name ends in {ARCHIVE_SUFFIX}, in small letters. "
+            "Rename it."
+        )
     return [
         Member(info.filename, functools.partial(_read_packed, archive, info))
         for info in sorted(archive.infolist(), key=lambda info: info.filename)
@@ -198,6 +204,11 @@ def check(
     ignored, candidates, faults = [], [], []
     for one in found:
         name = files.name(one.name)
+        if _leads_outside(one.name):
+            faults.append(
+                f"{one.name}: its path leads out of the folder that the archive is unpacked into. Pack it "
+                "again, with plain names."
+            )
         if name.startswith(_HIDDEN) or (name == model_card.FILE and not packed):
             ignored.append(one.name)
         elif not name.endswith(SUFFIX):
@@ -215,9 +226,21 @@ def check(
             warnings += [f"{one.name}: {text}" for text in own_warnings]
     if not candidates:
         faults.append(
-            f"no segmentation among {len(found)} files; expected {rules.example}{SUFFIX} and the like."
+            f"no segmentation among {counted(len(found), 'file')}; expected {rules.example}{SUFFIX} and the "
+            "like."
         )
     return Verdict(rules, tuple(one.name for one in candidates), tuple(faults), tuple(warnings), tuple(ignored))
+
+
+def counted(number: int, noun: str) -> str:
+    """E.g. "1 fault" and "2 faults"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _leads_outside(name: str) -> bool:
+    """Absolute, or upwards: to whom it is unpacked, on Windows too, a way to write anywhere."""
+    parts = re.split(r"[/\\]", name)
+    return parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", name) is not None
 
 
 def _not_a_segmentation(name: str) -> str:
@@ -344,7 +367,7 @@ def pack(found: Sequence[Member], verdict: Verdict, path: str | os.PathLike) -> 
         InputError: they were not accepted, or the place may not be written to.
     """
     if not verdict.accepted:
-        raise InputError(f"{path}: not written; {len(verdict.faults)} faults stand against it.")
+        raise InputError(f"{path}: not written, for {counted(len(verdict.faults), 'fault')}.")
     chosen = [one for one in found if one.name in set(verdict.segmentations)]
     with files.writing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for one in sorted(chosen, key=lambda one: files.name(one.name)):
@@ -353,8 +376,21 @@ def pack(found: Sequence[Member], verdict: Verdict, path: str | os.PathLike) -> 
             archive.writestr(info, one.read())  # stored: gzip has been over it
 
 
-def check_target(path: str | os.PathLike) -> None:
-    """Raises InputError where no archive could be written, so that hours of work can be spared."""
-    if not files.name(path).endswith(".zip") or files.is_folder(path):
-        raise InputError(f"{path}: expected the name of an archive that ends in .zip.")
+def check_target(path: str | os.PathLike, source: str | os.PathLike | None = None) -> None:
+    """Raises InputError where no archive should be written, so that hours of work can be spared.
+
+    Args:
+        source: the folder or archive that it is to be made of: neither replaced nor added to.
+    """
+    if not files.name(path).endswith(ARCHIVE_SUFFIX) or files.is_folder(path):
+        raise InputError(f"{path}: expected the name of an archive that ends in {ARCHIVE_SUFFIX}.")
+    if source is not None:
+        target, given = files.canonical(path), files.canonical(source)
+        if target == given:
+            raise InputError(f"{path}: is the archive that is checked. Choose another name.")
+        if target.startswith(given.rstrip("/") + "/"):
+            raise InputError(
+                f"{path}: lies in the folder that is checked; the next check would refuse it for the archive. "
+                f"Choose a place outside of {source}."
+            )
     files.check_can_hold(files.parent(path) or ".")
