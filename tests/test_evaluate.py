@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, files, layouts, metrics, model_card, origin, score_files
+from tfbrats import case, evaluate, files, layouts, metrics, model_card, origin, score_files, scoring
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -534,7 +534,7 @@ def test_summary_json_knows_the_values_of_other_editions(tmp_path, edition, name
 def test_resection_cavity_is_in_no_region_of_the_counts():
     cavity = np.full((2, 2, 2), Tissue.RC, np.uint8)
     core = np.full((2, 2, 2), Tissue.NCR, np.uint8)
-    found = evaluate.count_voxels(cavity, core, EDITIONS["2024"])
+    found = scoring.count_voxels(cavity, core, EDITIONS["2024"])
     assert [found["WT"][key] for key in ("TP", "FP", "FN", "TN")] == [0, 0, 8, 0]
     assert [found["ET"][key] for key in ("TP", "FP", "FN", "TN")] == [0, 0, 0, 8]
 

@@ -21,7 +21,7 @@ ORDER = (
     ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
-    ("summaries", "compare", "origin", "score_files", "score_text", "evaluate"),
+    ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),
     ("charts", "pictures", "page", "report"),
     ("demo", "plans", "costs", "reproduce"),
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import charts, command, evaluate, files, page, pictures, run, tables
+from tfbrats import charts, command, evaluate, files, page, pictures, run, scoring, tables
 from tfbrats.command import InputError
 from tfbrats.compare import name_of
 from tfbrats.config import Config, SliceConfig, differences, from_mapping
@@ -283,7 +283,7 @@ def write(
     pairs = _pairs_of(content, prediction, reference, case_ids, metrics) if chosen else []
     pictured = []
     for pair, (case_id, stands_for) in zip(pairs, chosen, strict=True):
-        predicted, expert, grid = evaluate.load_pair(pair)
+        predicted, expert, grid = scoring.load_pair(pair)
         _check_scored(content["rows"], pair, predicted, expert, metrics)
         shown = pictures.case_pictures(pair, predicted, expert, grid.spacing_mm)
         pictured.append({"case_id": case_id, "stands_for": stands_for, **shown})

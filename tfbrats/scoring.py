@@ -1,0 +1,133 @@
+"""One pair of files: loaded, checked against each other, scored in every way. What a worker process does."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfbrats import case, lesions, metrics, stages
+from tfbrats.command import InputError
+from tfbrats.labels import REGIONS, LabelSchema, Tissue
+from tfbrats.pairs import Pair
+
+
+def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
+    """Prediction and reference as tissues, uint8 [I, J, K], and their common grid.
+
+    Of a pair without a prediction: nothing but background on the reference's grid.
+
+    Raises:
+        case.CaseError: unreadable, label values outside the schema, or two grids; every reason.
+    """
+    loaded, faults = [], []
+    for path in (pair.reference, pair.prediction):
+        if path is None:
+            continue
+        try:
+            loaded.append(case.load_label(path, pair.schema))
+        except InputError as error:
+            faults.append(str(error))
+    if not faults and pair.prediction is not None:
+        faults = [
+            f"{pair.prediction}: {difference} of the reference. Write it on the reference's grid."
+            for difference in case.grid_differences(loaded[1][1], loaded[0][1])
+        ]
+    if faults:
+        raise case.CaseError(pair.case_id, faults)
+    reference, grid = loaded[0]
+    prediction = loaded[1][0] if pair.prediction is not None else np.zeros_like(reference)
+    return prediction, reference, grid
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was found in one case; a worker's answer.
+
+    Attributes:
+        rows: keys as `score_files.COLUMNS`.
+        losses: keys as `score_files.CASCADE_COLUMNS`.
+        lesions: fields of `lesions.LesionScores` with `case_id`; none unless asked for.
+        counts: its files and, by region, label values and voxels: TP, FP, FN, TN; None if not scored.
+        faults: why it could not be scored.
+    """
+
+    rows: Sequence[dict] = ()
+    losses: Sequence[dict] = ()
+    lesions: Sequence[dict] = ()
+    counts: dict[str, Any] | None = None
+    faults: Sequence[str] = ()
+
+
+def score_pair(
+    pair: Pair, empty: str = "brats", margin: int | None = None, lesion_rule: str | None = None
+) -> Scored:
+    """All that is found in one case. Errors as `load_pair`.
+
+    Args:
+        empty: a key of `metrics.EMPTY_RULES`.
+        margin: see `stages.score_case`.
+        lesion_rule: a key of `lesions.RULES`, or None for no lesion-wise scores. Regions of which the edition
+            has no tissue are left out.
+    """
+    prediction, reference, grid = load_pair(pair)
+
+    def named(rows: Sequence) -> list[dict]:
+        return [{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in rows]
+
+    found = []
+    if lesion_rule is not None:
+        # Of a tissue that the edition's files cannot hold both sides are empty, which would be a perfect score.
+        known = {tissue for _, tissue in pair.schema.values}
+        tissues = lesions.RULES[lesion_rule].tissues
+        scores = lesions.score_case(prediction, reference, grid.spacing_mm, lesion_rule)
+        found = named([one for one in scores if known.intersection(tissues[one.region])])
+    counts = {
+        "case_id": pair.case_id,
+        "prediction": pair.prediction,
+        "reference": pair.reference,
+        "regions": count_voxels(prediction, reference, pair.schema),
+    }
+    return Scored(
+        named(metrics.score_case(prediction, reference, grid.spacing_mm, empty)),
+        named(stages.score_case(prediction, reference, grid.spacing_mm, margin)),
+        found,
+        counts,
+    )
+
+
+def count_voxels(
+    prediction: np.ndarray, reference: np.ndarray, schema: LabelSchema
+) -> dict[str, dict[str, Any]]:
+    """Region -> `values`, its label values in the files, and how many voxels are TP, FP, FN and TN.
+
+    Args:
+        prediction: tissues [I, J, K].
+        reference: tissues of the same shape.
+        schema: how the files write them.
+    """
+    either = (prediction != 0) | (reference != 0)
+    both = reference[either].astype(np.intp) * len(Tissue) + prediction[either]
+    voxels = np.bincount(both, minlength=len(Tissue) ** 2).reshape(len(Tissue), len(Tissue))
+    found = {}
+    for region, tissues in REGIONS.items():
+        inside = np.isin(np.arange(len(Tissue)), tissues)
+        true, false, missed = (
+            int(voxels[np.ix_(r, p)].sum()) for r, p in ((inside, inside), (~inside, inside), (inside, ~inside))
+        )
+        values = sorted(value for value, tissue in schema.values if tissue in tissues)
+        rest = reference.size - true - false - missed
+        found[region] = {"values": values, "TP": true, "FP": false, "FN": missed, "TN": rest}
+    return found
+
+
+def attempt(pair: Pair, empty: str, margin: int | None, lesion_rule: str | None, only_check: bool) -> Scored:
+    """What a worker process does: the scores of one case, or its faults."""
+    try:
+        if only_check:
+            load_pair(pair)
+            return Scored()
+        return score_pair(pair, empty, margin, lesion_rule)
+    except case.CaseError as error:
+        return Scored(faults=[f"{error.case_id}: {fault}" for fault in error.faults])
