@@ -7,7 +7,6 @@ overwritten or deleted.
 
 import collections
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -199,7 +198,7 @@ def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
         spacing_mm=spacings.most_common(1)[0][0] if spacings else (0.0, 0.0, 0.0),
         examples={split: sum(s.examples for s in shards if s.split == split) for split in records.SPLITS},
         cases=cases,
-        split_sha256=hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest(),
+        split_sha256=records.sha256_of_split(cases),
         bytes=sum(shard.bytes for shard in shards),
         rejected=sum(len(shard.rejected) for shard in shards),
         shards=tuple(shards),

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from masks import ball, box
 
 from tfbrats import case, metrics, surfaces
 from tfbrats.command import InputError
@@ -19,17 +20,6 @@ def mask(*voxels, shape=(8, 8, 8)):
     for voxel in voxels:
         array[voxel] = True
     return array
-
-
-def box(*bounds, shape=(12, 12, 12)):
-    array = np.zeros(shape, bool)
-    array[tuple(slice(*bound) for bound in bounds)] = True
-    return array
-
-
-def ball(centre, radius_mm, spacing_mm, shape):
-    grid = np.indices(shape).T * np.asarray(spacing_mm)
-    return (np.linalg.norm(grid - np.asarray(centre) * spacing_mm, axis=-1) <= radius_mm).T
 
 
 def nsd_1mm(prediction, reference, spacing_mm, empty="brats"):

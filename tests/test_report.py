@@ -37,14 +37,14 @@ HISTORY = (
 
 
 def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
-    assert report.curves_of(place) == []
+    assert report.curves_of(report.histories_of(place)) == []
     for region in ("et", "wt"):
         files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
-    curves = report.curves_of(place)
+    curves = report.curves_of(report.histories_of(place))
     assert [one["title"] for one in curves] == ["WT", "ET"]
     assert [chart["title"] for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
     files.write_bytes(files.join(place, "history.csv"), HISTORY)
-    assert [one["title"] for one in report.curves_of(place)] == ["", "WT", "ET"]
+    assert [one["title"] for one in report.curves_of(report.histories_of(place))] == ["", "WT", "ET"]
 
 
 def test_networks_that_have_not_begun_are_named(tmp_path):
@@ -115,7 +115,7 @@ def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path,
 
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):
     files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
-    (curves,) = report.curves_of(tmp_path)
+    (curves,) = report.curves_of(report.histories_of(tmp_path))
     assert [chart["title"] for chart in curves["charts"]] == ["Loss"]
 
 
@@ -400,7 +400,7 @@ def test_two_runs_of_one_row_have_names_of_their_own():
 
 def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
     good = evaluate.read(runs / "good")
-    compared = evaluate.compared_with(good, runs / "good")
+    compared = evaluate.compared_with(good, good, runs / "good")
     found = page_of(good, tmp_path, others=[page.Scored("again", good)], compared=[compared])
     text = section(found, "Against the other runs")
     assert "0.000 0.000 to 0.000" in text and "−0.0" not in text and "+0.0" not in text

@@ -135,7 +135,7 @@ def test_another_time_point_of_a_trained_patient_is_not_unseen(tmp_path):
 
 def test_the_price_of_a_table_without_test_cases_can_be_asked(cohort, tmp_path):
     wanted = plans.plan("paper_b", cohort, str(tmp_path), scored=False)
-    found = costs.row_price(wanted, "msm", PROBED * 3, prepare_s=10)
+    found = costs.row_price(wanted, "msm", PROBED * 3, 10, costs.amounts(wanted))
     assert found.predict_hours * 3600 == pytest.approx(costs._FIXED_S)
 
 
@@ -147,7 +147,7 @@ PROBED = [{"parameters": 1000, "slots": 2, "train_seconds": 0.5, "forward_second
 def test_a_rows_price_by_hand(cohort, tmp_path):
     more = ["sampling.patch_size=16", "cascade.stride=16", "sampling.patches_per_case=7", "train.epochs=3"]
     wanted = _plan(cohort, tmp_path, "paper_b", [*more, "records.split=[3,1,1]"])
-    found = costs.row_price(wanted, "msm", PROBED * 3, prepare_s=10)
+    found = costs.row_price(wanted, "msm", PROBED * 3, 10, costs.amounts(wanted))
     # Three networks, three epochs: 3 cases x 7 patches trained, 1 x 7 validated.
     assert found.train_hours * 3600 == pytest.approx(3 * 3 * (21 * 0.5 + 7 * 0.1))
     # One test case in tiles of 16: the brain's box decides how many.
@@ -160,9 +160,9 @@ def test_a_rows_price_by_hand(cohort, tmp_path):
 
 def test_slices_are_counted_in_a_case_and_steps_override_them(cohort, tmp_path):
     wanted = _plan(cohort, tmp_path)
-    by_slices = costs.row_price(wanted, "cun", PROBED, 0)
+    by_slices = costs.row_price(wanted, "cun", PROBED, 0, costs.amounts(wanted))
     fewer = _plan(cohort, tmp_path, overrides=[*SMALL, "train.steps_per_epoch=1", "train.batch_size=4"])
-    by_steps = costs.row_price(fewer, "cun", PROBED, 0)
+    by_steps = costs.row_price(fewer, "cun", PROBED, 0, costs.amounts(fewer))
     epochs = wanted.configs["cun"].train.epochs
     validated = costs._examples(wanted, "validation") * 0.1
     assert by_steps.train_hours * 3600 == pytest.approx(epochs * (4 * 0.5 + validated))

@@ -7,7 +7,7 @@ the page sets them side by side. The same numbers give the same bytes.
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,17 +69,21 @@ def training_curves(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]
     Args:
         history: rows of history.csv; a column counts as far as it holds numbers.
     """
-    columns = {name: [_number(row.get(name)) for row in history] for name in (history[0] if history else ())}
+    columns = {name: [number(row.get(name)) for row in history] for name in (history[0] if history else ())}
     epochs = columns.get("epoch", list(range(1, len(history) + 1)))
-    groups = {
+    return [
+        {"title": title, **_drawn(lambda axes, dark, names=names: _curves(axes, dark, epochs, columns, names))}
+        for title, names in curve_columns(columns).items()
+        if names
+    ]
+
+
+def curve_columns(columns: Collection[str]) -> dict[str, list[str]]:
+    """Which columns of a history.csv are drawn: a picture's title -> their names, perhaps none."""
+    return {
         "Loss": [name for name in ("loss", "validation_loss") if name in columns],
         "Dice (validation)": [name for name in columns if "dice" in name.lower()],
     }
-    return [
-        {"title": title, **_drawn(lambda axes, dark, names=names: _curves(axes, dark, epochs, columns, names))}
-        for title, names in groups.items()
-        if names
-    ]
 
 
 def _curves(axes: Axes, dark: bool, epochs: Sequence[float], columns: Mapping, names: Sequence[str]) -> None:
@@ -100,7 +104,8 @@ def _curves(axes: Axes, dark: bool, epochs: Sequence[float], columns: Mapping, n
         axes.legend(frameon=False, labelcolor=_INK[dark], fontsize=11)
 
 
-def _number(text: str | None) -> float:
+def number(text: str | None) -> float:
+    """A cell of history.csv; nan if it holds none."""
     try:
         return float(text or "nan")
     except ValueError:

@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 
 from tfbrats import command, files, layouts, model_card, submission
-from tfbrats.command import InputError
+from tfbrats.command import InputError, counted
 from tfbrats.labels import EDITIONS
-from tfbrats.submission import RULES, SUFFIX, Member, Verdict, counted
+from tfbrats.submission import RULES, SUFFIX, Member, Verdict
 
 
 def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:

@@ -25,6 +25,11 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """E.g. "1 fault" and "2 faults"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError or a full disk, 130 on Ctrl-C."""
     # Beam configures the root logger on import when it can; `force` takes it back.

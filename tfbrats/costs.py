@@ -64,23 +64,48 @@ def _tiles_a_case(wanted: Plan) -> int:
     raise InputError("no case can be used:\n" + "\n".join(faults[:10]))
 
 
-def row_price(wanted: Plan, row: str, probed: Sequence[Mapping[str, Any]], prepare_s: float) -> RowPrice:
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """What every row of a table looks at, as its records are the same.
+
+    Attributes:
+        trained: examples of an epoch of one network, about.
+        validated: the same of a validation.
+        seen_a_case: slices or tiles of one test case.
+    """
+
+    trained: int
+    validated: int
+    seen_a_case: float
+
+
+def amounts(wanted: Plan) -> Amounts:
+    """Counted in the first sound case."""
+    of_patches = isinstance(wanted.records_config, PatchConfig)
+    return Amounts(
+        trained=_examples(wanted, "train"),
+        validated=_examples(wanted, "validation"),
+        seen_a_case=_tiles_a_case(wanted) if of_patches else _slices_a_case(wanted),
+    )
+
+
+def row_price(
+    wanted: Plan, row: str, probed: Sequence[Mapping[str, Any]], prepare_s: float, looked_at: Amounts
+) -> RowPrice:
     """A row's price, the later stages of a cascade counted as if they looked at the whole brain too.
 
     Args:
         probed: what `probe` says of the row's networks.
         prepare_s: seconds that one case takes to read and to prepare.
+        looked_at: `amounts` of the table.
     """
-    config = wanted.configs[row]
-    train = config.train
-    trained, checked = _examples(wanted, "train"), _examples(wanted, "validation")
-    if train.steps_per_epoch:
-        trained = train.steps_per_epoch * train.batch_size
-    seen = _tiles_a_case(wanted) if isinstance(config, PatchConfig) else _slices_a_case(wanted)
+    train = wanted.configs[row].train
+    trained = train.steps_per_epoch * train.batch_size if train.steps_per_epoch else looked_at.trained
     train_s = sum(
-        train.epochs * (trained * one["train_seconds"] + checked * one["forward_seconds"]) for one in probed
+        train.epochs * (trained * one["train_seconds"] + looked_at.validated * one["forward_seconds"])
+        for one in probed
     )
-    case_s = prepare_s + sum(seen * one["forward_seconds"] for one in probed)
+    case_s = prepare_s + sum(looked_at.seen_a_case * one["forward_seconds"] for one in probed)
     return RowPrice(
         row=row,
         parameters=sum(one["parameters"] for one in probed),
@@ -105,13 +130,14 @@ def price(wanted: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[s
         found = shards.price(wanted.dataset, wanted.splits, wanted.records_config, str(wanted.output), True)
         content["records"] = {"bytes": found.bytes, "hours": found.seconds / 3600, "cases": found.cases}
     prepare_s = 3600 * content["records"]["hours"] / content["records"]["cases"]
-    for row in wanted.configs:
-        if row not in content["rows"]:
-            print(f"probing {row} ...", flush=True)
-            config = str(folder / "configs" / f"{row}.yaml")
-            probed = output_of("tfbrats.probe", "--config", config, "--json", lock=lock)
-            content["rows"][row] = dataclasses.asdict(row_price(wanted, row, json.loads(probed), prepare_s))
-            files.write_json(path, content)
+    unknown = [row for row in wanted.configs if row not in content["rows"]]
+    looked_at = amounts(wanted) if unknown else None
+    for row in unknown:
+        print(f"probing {row} ...", flush=True)
+        config = str(folder / "configs" / f"{row}.yaml")
+        probed = json.loads(output_of("tfbrats.probe", "--config", config, "--json", lock=lock))
+        content["rows"][row] = dataclasses.asdict(row_price(wanted, row, probed, prepare_s, looked_at))
+        files.write_json(path, content)
     return content
 
 

@@ -183,17 +183,19 @@ def check_once(folders: Sequence[str | os.PathLike]) -> None:
         raise InputError(f"--compare {twice[0]}: given twice. Leave one out, or name another run's scores.")
 
 
-def compared_with(content: Mapping[str, Any], folder: str | os.PathLike) -> dict[str, Any]:
+def compared_with(
+    content: Mapping[str, Any], other: Mapping[str, Any], folder: str | os.PathLike
+) -> dict[str, Any]:
     """`with`, `folder` and `differences` (fields of `compare.Difference`) of one run against another's scores.
 
     Args:
         content: of `evaluate`.
-        folder: which the other run's scores were written to.
+        other: the other run's, as `read` returns it.
+        folder: which they were read from.
 
     Raises:
         InputError: other cases, another reference or another empty-mask rule.
     """
-    other = read(folder)
     rules = [one["empty_rule"]["name"] for one in (content, other)]
     if rules[0] != rules[1]:
         raise InputError(
@@ -297,7 +299,10 @@ def main(arguments: Sequence[str]) -> None:
     write(content, given.output)  # whatever the other runs are, these scores are good
     if others:
         try:
-            content["compared"] = [compared_with(content, folder) for folder in given.compare]
+            content["compared"] = [
+                compared_with(content, other, folder)
+                for other, folder in zip(others, given.compare, strict=True)
+            ]
         except InputError as error:
             raise InputError(f"{error} The scores of this run are in {given.output}, uncompared.") from error
         write(content, given.output)

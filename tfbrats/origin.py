@@ -3,8 +3,6 @@
 Refuses to call cases a test that the model may have been trained on.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -99,7 +97,7 @@ def split_of(path: str | os.PathLike, name: str) -> tuple[list[str], dict[str, A
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
     # The hash that records and models of this split carry.
     whole = {key: splits.get(key, []) for key in records.SPLITS}
-    sha256 = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    sha256 = records.sha256_of_split(whole)
     if content.get("sha256", sha256) != sha256:
         raise InputError(
             f"{path}: its sha256 is not that of its cases: it was edited. Take the splits.json that the "

@@ -170,9 +170,7 @@ def render(
         compared: `evaluate.compared_with` of each of them.
         name: of this run; its row, or what it is called otherwise.
     """
-    by_case: dict[str, dict[str, Mapping]] = {}
-    for row in content["rows"]:
-        by_case.setdefault(row["case_id"], {})[row["region"]] = row
+    by_case = stages.by_case(content["rows"])
     ranked = sorted(by_case.items(), key=lambda item: (np.nan_to_num(item[1]["WT"]["dice"], nan=2), item[0]))
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

@@ -178,6 +178,12 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
 
 
+def _with_margin(mask: np.ndarray) -> tuple[slice, ...]:
+    """The box of what is True in a mask, which must be something, with two voxels round it."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(slice(max(side.start - 2, 0), side.stop + 2) for side in box)
+
+
 def case_pictures(
     pair: Pair, prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
 ) -> dict[str, Any]:
@@ -196,8 +202,7 @@ def case_pictures(
     greys = _greys(pair, reference.shape)
     # Only the head, with a small margin: the air around it is a third of a BraTS image.
     filled = np.any([grey > 0 for grey in greys.values()], axis=0) | (reference > 0) | (prediction > 0)
-    box = ndimage.find_objects(filled.astype(np.uint8))[0] if filled.any() else (slice(None),) * 3
-    box = tuple(slice(max(s.start - 2, 0), s.stop + 2) if s.start is not None else s for s in box)
+    box = _with_margin(filled) if filled.any() else (slice(None),) * 3
     inner = [at - (s.start or 0) for at, s in zip(voxel, box, strict=True)]
     planes = []
     for axis, name in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
@@ -259,8 +264,7 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> dict[str, Any] | None:
         np.array(one)[0] for one in losses.sample_weights(regions[None], draws, p2, settings.lws.contour_weight)
     ]
 
-    box = ndimage.find_objects((regions != LwsRegion.S1).astype(np.uint8))[0]
-    box = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    box = _with_margin(regions != LwsRegion.S1)
     shown = next(m for m in (*SHOWN_MODALITIES, *modalities) if m in modalities)
     grey = _grey(loaded.image[..., modalities.index(shown)].astype(np.float32))[:, :, k]
     pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])  # rows lie along j, columns along i

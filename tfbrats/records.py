@@ -4,6 +4,8 @@ The schema below builds both the writer (here, with a light encoder, so that Bea
 TensorFlow) and the parser (`data.parse`).
 """
 
+import hashlib
+import json
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -264,6 +266,11 @@ class Shard(_Part):
     bytes: int
     crc32c: str  # of the whole file, hexadecimal
     task_sha256: str  # of all that the file depends on: config, cases, their files' sizes
+
+
+def sha256_of_split(cases: Mapping[str, Sequence[str]]) -> str:
+    """What records, runs and models know a split by; `cases`: split -> sorted ids, for each of `SPLITS`."""
+    return hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()
 
 
 class Manifest(_Part):

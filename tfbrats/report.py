@@ -29,20 +29,18 @@ from tfbrats.metrics import dice
 from tfbrats.page import Scored
 from tfbrats.pairs import Pair, match
 
-_LOSSES = ("loss", "validation_loss")  # of history.csv; with every Dice what `charts.training_curves` draws
-
 # --- the run that trained the model ---------------------------------------------------------------------
 
 
-def curves_of(run_folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The training curves of a run: `title`, and `charts` as `charts.training_curves` draws them.
+def curves_of(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, Any]]:
+    """The training curves of a run, from its `histories_of`: `title`, and `charts.training_curves` as `charts`.
 
     One entry without a title for a network trained alone; for a cascade one for each region whose training
     has begun. None at all before the first epoch has ended.
     """
     return [
         {"title": region, "charts": charts.training_curves(history)}
-        for region, history in _histories(run_folder).items()
+        for region, history in histories.items()
         if history
     ]
 
@@ -52,7 +50,7 @@ def _homes(run_folder: str | os.PathLike) -> dict[str, str | os.PathLike]:
     return {"": run_folder, **{region: files.join(run_folder, region.lower()) for region in REGIONS}}
 
 
-def _histories(run_folder: str | os.PathLike) -> dict[str, list[dict[str, str]]]:
+def histories_of(run_folder: str | os.PathLike) -> dict[str, list[dict[str, str]]]:
     """The rows of every history.csv there may be, as `_homes`; none of one in which nothing can be drawn."""
     return {region: _history(home) for region, home in _homes(run_folder).items()}
 
@@ -63,15 +61,8 @@ def _history(home: str | os.PathLike) -> list[dict[str, str]]:
         rows = [{key: text for key, text in row.items() if key} for row in run.read_history(home)]
     except (UnicodeDecodeError, csv.Error):
         return []
-    drawn = [name for name in (rows[0] if rows else ()) if name in _LOSSES or "dice" in name.lower()]
-    return rows if any(_is_number(row[name]) for row in rows for name in drawn) else []
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        return np.isfinite(float(text or "nan"))
-    except ValueError:
-        return False
+    drawn = [name for names in charts.curve_columns(rows[0] if rows else ()).values() for name in names]
+    return rows if any(np.isfinite(charts.number(row[name])) for row in rows for name in drawn) else []
 
 
 def _without_curve(run_folder: str | os.PathLike, regions: Sequence[str]) -> list[str]:
@@ -117,7 +108,7 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
                 notes.append(f"The config in the model’s card is another version’s: {error}")
         return {**found, "notes": notes, "contradictions": []}
 
-    histories = _histories(run_folder)
+    histories = histories_of(run_folder)
     path = files.join(run_folder, "environment.json")
     settings: Config | None = None
     notes, contradictions = [], []
@@ -138,7 +129,7 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
         "settings": settings,
         "source": files.join(run_folder, "config.yaml"),
         "environment": environment,
-        "curves": curves_of(run_folder),
+        "curves": curves_of(histories),
         "notes": notes + contradictions,
         "contradictions": contradictions,
     }
@@ -275,8 +266,11 @@ def write(
     content = evaluate.read(metrics)
     if table is not None:
         tables.table_named(table)
-    own, *others = named([metrics, *compare], [content, *(evaluate.read(folder) for folder in compare)])
-    compared = [evaluate.compared_with(content, folder) for folder in compare]
+    of_others = [evaluate.read(folder) for folder in compare]
+    own, *others = named([metrics, *compare], [content, *of_others])
+    compared = [
+        evaluate.compared_with(content, other, folder) for other, folder in zip(of_others, compare, strict=True)
+    ]
     training = training_of(run_folder, content["model"])
     chosen = pictures.choose(content["rows"], cases)
     case_ids = [case_id for case_id, _ in chosen]

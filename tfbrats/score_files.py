@@ -97,12 +97,9 @@ def challenge(content: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
         for title, score in _CHALLENGE_SCORES.items()
         for region in _CHALLENGE_REGIONS
     }
-    by_case: dict[str, dict[str, Mapping]] = {}
-    for row in content["rows"]:
-        by_case.setdefault(row["case_id"], {})[row["region"]] = row
     rows = [
         {"Label": case_id, **{column: found[region][score] for column, (region, score) in columns.items()}}
-        for case_id, found in by_case.items()
+        for case_id, found in stages.by_case(content["rows"]).items()
     ]
     rows += [
         {

@@ -158,21 +158,26 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return summary
 
 
+def by_case(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Case id -> region -> row, in the order of the rows, which have `case_id` and `region`."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["case_id"], {})[row["region"]] = row
+    return found
+
+
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
     """(case id, region -> row), worst first: by the mean over its regions of the share missed.
 
     Args:
         rows: fields of `StageLosses` and `case_id`.
     """
-    by_case: dict[str, dict[str, Mapping]] = {}
-    for row in rows:
-        by_case.setdefault(row["case_id"], {})[row["region"]] = row
 
     def missed(of_case: Mapping[str, Mapping]) -> float:
         shares = [share(row, "missed_ml") for row in of_case.values() if row["reference_ml"]]
         return sum(shares) / len(shares) if shares else -1.0  # a case without tumour misses nothing
 
-    return sorted(by_case.items(), key=lambda item: (-missed(item[1]), item[0]))
+    return sorted(by_case(rows).items(), key=lambda item: (-missed(item[1]), item[0]))
 
 
 def possible(region: str, name: str) -> bool:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tfbrats import case, files, layouts, model_card
 from tfbrats.case import Placement
-from tfbrats.command import InputError
+from tfbrats.command import InputError, counted
 from tfbrats.labels import EDITIONS
 
 SUFFIX = ".nii.gz"
@@ -230,11 +230,6 @@ def check(
             "like."
         )
     return Verdict(rules, tuple(one.name for one in candidates), tuple(faults), tuple(warnings), tuple(ignored))
-
-
-def counted(number: int, noun: str) -> str:
-    """E.g. "1 fault" and "2 faults"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _leads_outside(name: str) -> bool:

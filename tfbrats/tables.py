@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfbrats import files
-from tfbrats.command import InputError
+from tfbrats.command import InputError, counted
 from tfbrats.labels import REGIONS
 
 Values = Mapping[tuple[str, str], float]  # (region, score) -> its mean; scores as `metrics.SCORES` names them
@@ -212,7 +212,7 @@ def row_of(content: Mapping[str, Any]) -> str | None:
 
 def cases_text(number: int) -> str:
     """1 -> "1 case", 12 -> "12 cases"."""
-    return f"{number} case" if number == 1 else f"{number} cases"
+    return counted(number, "case")
 
 
 def cases_of(content: Mapping[str, Any]) -> str:
