@@ -51,6 +51,7 @@ setuptools.setup(
         "tfbrats",
         "tfbrats.configs",
         "tfbrats.models",
+        "tfbrats.records",
         "beam_pipelines",
         "serving",
     ],

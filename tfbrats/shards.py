@@ -20,7 +20,7 @@ from tfbrats.command import InputError
 from tfbrats.config import Config, from_mapping
 from tfbrats.layouts import CaseFiles, Dataset
 from tfbrats.preprocess import Prepared
-from tfbrats.records import CaseRow, Rejected, Shard
+from tfbrats.records import CaseRow, Rejected, Shard, Source
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
 
@@ -271,7 +271,18 @@ class _Writer:
             self._checksum.update(framed)
             self.size += len(framed)
             count += 1
-        self.rows.append(CaseRow(case_id=loaded.case_id, examples=count, spacing_mm=loaded.spacing_mm))
+        self.rows.append(
+            CaseRow(
+                case_id=loaded.case_id,
+                examples=count,
+                spacing_mm=loaded.spacing_mm,
+                source=Source(
+                    label_schema=loaded.schema.to_json(),
+                    shape=loaded.grid.file_shape,
+                    affine=loaded.grid.affine.tolist(),
+                ),
+            )
+        )
 
     @property
     def crc32c(self) -> str:

@@ -23,8 +23,9 @@ from tfbrats.command import InputError
 from tfbrats.config import Config, differences
 
 MANIFEST = "dataset.json"
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "validation", "test")
+STAGES = ("read", "n4", "cut", "encode", "write")  # of the work on a case, as its seconds are told apart
 
 
 @dataclass(frozen=True)
@@ -237,12 +238,33 @@ class _Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
+class Source(_Part):
+    """How a case's own files lie in space and write tissues: what `to-nifti` gives back.
+
+    Attributes:
+        label_schema: `labels.LabelSchema.to_json`.
+        shape: voxels along the file's own axes.
+        affine: [4][4], voxel of the file -> mm.
+    """
+
+    label_schema: dict[str, Any]
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, float, float, float], ...]
+
+
 class CaseRow(_Part):
-    """One case in a shard."""
+    """One case in a shard, or the part of it that lies there.
+
+    Attributes:
+        source: None in all but the first of a case's parts.
+        seconds: spent on this part, by `STAGES`.
+    """
 
     case_id: str
     examples: int
     spacing_mm: tuple[float, float, float]
+    source: Source | None = None
+    seconds: dict[str, float] = {}
 
 
 class Rejected(_Part):
@@ -268,6 +290,18 @@ class Shard(_Part):
     task_sha256: str  # of all that the file depends on: config, cases, their files' sizes
 
 
+class Batch(_Part):
+    """Cases that were given together: the first, or what `--add` added later. Each has shards of its own.
+
+    Attributes:
+        cases: split -> sorted ids, rejected ones too.
+        bytes_per_case: what the number of its shards was worked out from.
+    """
+
+    cases: dict[str, tuple[str, ...]]
+    bytes_per_case: float
+
+
 def sha256_of_split(cases: Mapping[str, Sequence[str]]) -> str:
     """What records, runs and models know a split by; `cases`: split -> sorted ids, for each of `SPLITS`."""
     return hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()
@@ -291,6 +325,8 @@ class Manifest(_Part):
     split_sha256: str
     bytes: int
     rejected: int
+    seconds_per_case: dict[str, float] = {}  # mean over the cases, by `STAGES`
+    batches: tuple[Batch, ...] = ()
     shards: tuple[Shard, ...]
 
     def shards_of(self, split: str, region: str = "") -> list[Shard]:
