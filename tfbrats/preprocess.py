@@ -146,14 +146,15 @@ def correct_bias(case: Case, n4_modalities: Sequence[str], n4_shrink: int) -> np
     return np.stack(channels, axis=-1, dtype=np.float32)
 
 
-def prepare(case: Case, n4_modalities: Sequence[str], n4_shrink: int) -> Prepared:
-    """N4, z-score, crop.
+def cropped(case: Case, image: np.ndarray) -> Prepared:
+    """z-score and crop, once `correct_bias` is done.
+
+    Args:
+        image: [I, J, K, M], the case's own or what `correct_bias` made of it.
 
     Raises:
         InputError: the case has no brain, or its tumour lies wholly outside it.
     """
-    # image: 240 x 240 x 155 x 4
-    image = correct_bias(case, n4_modalities, n4_shrink)
     brain = brain_mask(image)
     try:
         box = brain_box_ijk(brain)
@@ -174,3 +175,13 @@ def prepare(case: Case, n4_modalities: Sequence[str], n4_shrink: int) -> Prepare
         shape_ijk=tuple(int(n) for n in case.image.shape[:3]),
         spacing_mm=case.spacing_mm,
     )
+
+
+def prepare(case: Case, n4_modalities: Sequence[str], n4_shrink: int) -> Prepared:
+    """N4, z-score, crop.
+
+    Raises:
+        InputError: the case has no brain, or its tumour lies wholly outside it.
+    """
+    # image: 240 x 240 x 155 x 4
+    return cropped(case, correct_bias(case, n4_modalities, n4_shrink))
