@@ -193,6 +193,7 @@ def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
 
 
 FRAME_BYTES = 16  # what `frame` adds
+_PIECE_BYTES = 2**20  # of a file, read at once
 
 
 def _masked_crc(content: bytes) -> bytes:
@@ -206,26 +207,52 @@ def frame(content: bytes) -> bytes:
     return length + _masked_crc(length) + content + _masked_crc(content)
 
 
+def read_frames(
+    path: str | os.PathLike, checksum: google_crc32c.Checksum | None = None
+) -> Iterator[tuple[int, bytes | None]]:
+    """(first byte in the file, content) of each record of a TFRecord file; None is what a damaged one holds.
+
+    Keeps a record in memory, never the file. Behind a damaged length nothing tells where the next record
+    begins: that record is the last.
+
+    Args:
+        checksum: takes in every byte that is read, so that one pass checks file and records.
+    """
+    pieces = files.read_chunks(path, _PIECE_BYTES)
+    held = bytearray()
+
+    def take(count: int) -> bytes:
+        while len(held) < count and (piece := next(pieces, b"")):
+            if checksum is not None:
+                checksum.update(piece)
+            held.extend(piece)
+        taken = bytes(held[:count])
+        del held[:count]
+        return taken
+
+    place = 0
+    while head := take(12):
+        length, length_crc = head[:8], head[8:]
+        if _masked_crc(length) != length_crc:
+            yield place, None
+            return
+        (size,) = struct.unpack("<Q", length)
+        body, body_crc = take(size), take(4)
+        sound = len(body) == size and _masked_crc(body) == body_crc
+        yield place, body if sound else None
+        place += FRAME_BYTES + size
+
+
 def read_records(path: str | os.PathLike) -> Iterator[bytes]:
-    """The contents of a TFRecord file.
+    """The contents of a TFRecord file, one in memory at a time.
 
     Raises:
         InputError: a checksum does not match, or the file ends inside a record.
     """
-    content = memoryview(files.read_bytes(path))
-    place, number = 0, 0
-    while place < len(content):
-        (size,) = struct.unpack("<Q", content[place : place + 8].tobytes().ljust(8, b"\0"))
-        body = content[place + 12 : place + 12 + size].tobytes()
-        sound = (
-            len(content) >= place + 16 + size
-            and _masked_crc(content[place : place + 8].tobytes()) == content[place + 8 : place + 12]
-            and _masked_crc(body) == content[place + 12 + size : place + 16 + size]
-        )
-        if not sound:
+    for number, (place, content) in enumerate(read_frames(path)):
+        if content is None:
             raise InputError(f"{path}: record {number} (at byte {place}) is damaged. {_REWRITE}")
-        yield body
-        place, number = place + 16 + size, number + 1
+        yield content
 
 
 # --- dataset.json ---------------------------------------------------------------------------------------
