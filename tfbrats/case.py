@@ -491,8 +491,18 @@ def new_grid(shape: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1), axes
     affine[:3] = np.diag(spacing_mm) @ affine[:3]
     if tuple(axes) == AXES:
         affine[:3, 3] = (0, spacing_mm[1] * (shape[1] - 1), 0)
-    image = nibabel.Nifti1Image(np.zeros(tuple(shape), np.uint8), affine)
-    image.set_qform(affine, 1)
-    image.set_sform(affine, 1)
+    return grid_of(shape, affine)
+
+
+def grid_of(shape: Sequence[int], affine: np.ndarray) -> Grid:
+    """The grid that shape and affine alone tell of, as dataset.json keeps them: qform and sform say the same.
+
+    Args:
+        shape: voxels along the file's own axes.
+        affine: [4, 4] voxel of the file -> mm; headers hold it in float32.
+    """
+    image = nibabel.Nifti1Image(np.zeros(tuple(shape), np.uint8), np.asarray(affine, np.float64))
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 1)
     image.header.set_xyzt_units("mm")
     return _grid(image, "new grid")
