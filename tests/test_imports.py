@@ -17,7 +17,7 @@ ORDER = (
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "model_card", "inspect", "submission"),
-    ("records", "splits", "shards", "losses", "models"),
+    ("records", "split_files", "splits", "shards", "losses", "models"),
     ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
@@ -27,7 +27,7 @@ ORDER = (
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, and what Beam's workers and the client load.
-LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "splits", "shards"]
+LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "split_files", "splits", "shards"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
 

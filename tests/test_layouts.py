@@ -153,6 +153,76 @@ def test_grades_in_folders_are_looked_into(place):
     assert len(layouts.find(place).cases) == 2
 
 
+@pytest.mark.parametrize("edition", ["2017", "2018", "2019", "2020"])
+def test_a_grade_is_told_by_its_folder_or_by_the_table(tmp_path, edition):
+    phantom.write_dataset(tmp_path, 8, edition, 1, phantom.LEAST_SHAPE)
+    dataset = layouts.find(tmp_path)
+    expected = [phantom._grade(1, n) for n in range(8)]
+    assert [dataset.grade_of(one) for one in dataset.cases] == expected and set(expected) == {"HGG", "LGG"}
+    assert len(dataset.table_grades) == (8 if edition in ("2019", "2020") else 0) and not dataset.notes
+
+
+def test_no_grade_is_known_where_nothing_tells_it(place):
+    touch(place, *(f"gliomas/{name}" for name in brats_names("BraTS2021_00001")))
+    dataset = layouts.find(place)
+    assert [dataset.grade_of(one) for one in dataset.cases] == [None]
+
+
+@pytest.mark.parametrize("where", ["name_mapping.csv", "tables/Name_Mapping (1).csv"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Grade,BraTS_2020_subject_ID\nHGG,BraTS20_Training_001\nLGG,BraTS20_Training_002\n",
+        "\ufeffBraTS_2019_subject_ID; grade \r\nBraTS20_Training_001; HGG\r\nbrats20_training_002;lgg\r\n",
+        'Tumor_Grade\tTCIA\t"2020"\nHGG\tNA\tBraTS20_Training_001\nLGG\tTCGA-1\tBraTS20_Training_002',
+    ],
+)
+def test_a_table_is_understood_wherever_it_lies_and_whatever_its_columns_are_called(place, where, text):
+    touch(place, *brats_names("BraTS20_Training_001"), *brats_names("BraTS20_Training_002"))
+    touch(place, *brats_names("BraTS20_Training_003"))
+    touch(place, where, content=text.encode())
+    dataset = layouts.find(place)
+    assert [dataset.grade_of(one) for one in dataset.cases] == ["HGG", "LGG", None]
+    assert not dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "grades", "note"),
+    [
+        ("Grade,ID\nNA,BraTS20_Training_001\n,BraTS20_Training_002\nHGG\n\n", [None, None], None),
+        ("ID,Age\nBraTS20_Training_001,60\n", [None, None], "has no column Grade, but 'ID,Age'; not used"),
+        ("", [None, None], "has no column Grade"),
+        (b"\x00\xff\xfe\r\r\n\x1b[2J", [None, None], "no column Grade"),
+        ("Grade,ID\nHGG," + "x" * 200_000, [None, None], "cannot be read as a table"),
+        (
+            "Grade,ID\nGBM,BraTS20_Training_001\nGBM,BraTS20_Training_002\n",
+            [None, None],
+            "BraTS20_Training_001 and 1 more: grade GBM in name_mapping.csv; taken as unknown",
+        ),
+        (
+            "Grade,ID\nHGG,BraTS20_Training_001\nLGG,BraTS20_Training_001\nLGG,BraTS20_Training_002\n",
+            [None, "LGG"],
+            "BraTS20_Training_001: grade HGG and LGG in name_mapping.csv; taken as unknown",
+        ),
+    ],
+)
+def test_what_a_table_does_not_tell_is_unknown_and_what_is_odd_is_noted(place, text, grades, note):
+    touch(place, *brats_names("BraTS20_Training_001"), *brats_names("BraTS20_Training_002"))
+    touch(place, "name_mapping.csv", content=text if isinstance(text, bytes) else text.encode())
+    dataset = layouts.find(place)
+    assert [dataset.grade_of(one) for one in dataset.cases] == grades
+    assert [note in found for found in dataset.notes] == [True] * bool(note)
+
+
+def test_a_folder_is_believed_before_the_table_and_the_innermost_before_others(place):
+    touch(place, *(f"HGG/LGG/{name}" for name in brats_names("BraTS19_CBICA_AAB_1")))
+    touch(place, "name_mapping.csv", content=b"Grade,ID\nHGG,BraTS19_CBICA_AAB_1\n")
+    dataset = layouts.find(place)
+    assert dataset.grade_of(dataset.cases[0]) == "LGG"
+    (note,) = dataset.notes
+    assert note == "BraTS19_CBICA_AAB_1: grade HGG in name_mapping.csv; taken as LGG, as its folder says"
+
+
 def test_2017s_masks_named_after_their_tool_are_masks(place):
     touch(place, *brats_names("Brats17_TCIA_001_1", seg=False))
     touch(place, "Brats17_TCIA_001_1/Brats17_TCIA_001_1_seg_GlistrBoost_ManuallyCorrected.nii.gz")

@@ -1,14 +1,16 @@
 """Recognise the layouts that BraTS data comes in, by folder and file names alone. Opens no image.
 
-Refuses to guess silently: what was unusual is noted on the case, what was not understood is listed, and
-finding nothing is an error that says what was looked for.
+Of tables it reads dataset.json, and name_mapping.csv for the grades that no folder tells. Refuses to guess
+silently: what was unusual is noted on the case, what was not understood is listed, and finding nothing is an
+error that says what was looked for.
 """
 
+import csv
 import dataclasses
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats import files
@@ -22,6 +24,7 @@ _BRATS_LAYOUT = "BraTS folders: CASE/CASE_{t1,t1ce,t2,flair,seg}.nii[.gz], or -t
 _MSD_LAYOUT = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
 _NNUNET_LAYOUT = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
 LAYOUTS = (_BRATS_LAYOUT, _MSD_LAYOUT, _NNUNET_LAYOUT)
+GRADES = ("HGG", "LGG")  # high and low: folders of 2017-2019, a column of name_mapping.csv in 2019 and 2020
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,17 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `find` found under one folder."""
+    """What `find` found under one folder.
+
+    Attributes:
+        table_grades: case id -> grade by name_mapping.csv. Not on the cases themselves, whose fields a shard's
+            hash covers: a grade changes no byte of a record.
+    """
 
     root: str
     cases: tuple[CaseFiles, ...]
     notes: tuple[str, ...]
+    table_grades: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def layouts(self) -> list[str]:
@@ -66,6 +75,10 @@ class Dataset:
     @property
     def editions(self) -> list[str]:
         return sorted({case.schema.edition for case in self.cases})
+
+    def grade_of(self, one: CaseFiles) -> str | None:
+        """One of `GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
+        return _folder_grade(one) or self.table_grades.get(one.case_id)
 
 
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
@@ -106,7 +119,8 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         )
     labelled = any(case.label for case in cases)
     cases = [dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases]
-    return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes))
+    grades = _table_grades([path for path in listing if _NAME_TABLE.match(files.name(path))], cases, notes)
+    return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes), grades)
 
 
 def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles, ...]:
@@ -180,6 +194,54 @@ def _patient_of(case_id: str) -> str:
     """The part of a case id that is the patient: the last number of these editions is a time point."""
     match = re.match(r"(brats-[a-z]+-\d+)-\d+$|(brats1[789]_.+)_\d+$", case_id, re.IGNORECASE)
     return (match.group(1) or match.group(2)) if match else case_id
+
+
+def _folder_grade(one: CaseFiles) -> str | None:
+    found = re.findall(rf"/({'|'.join(GRADES)})(?=/)", one.paths()[0])
+    return found[-1] if found else None
+
+
+# Also name_mapping_validation_data.csv, and copies of it.
+_NAME_TABLE = re.compile(r"name_mapping.*\.csv$", re.IGNORECASE)
+
+
+def _table_grades(tables: Sequence[str], cases: Sequence[CaseFiles], notes: list[str]) -> dict[str, str]:
+    """Case id -> grade by tables that have a column Grade and the ids of one patient in several editions.
+
+    Which column names the case does not matter, as ids of different editions differ.
+    """
+    known = {one.case_id.lower(): one.case_id for one in cases}
+    told: dict[str, set[str]] = defaultdict(set)
+    for path in tables:
+        lines = files.read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
+        delimiter = max(",;\t", key=lines[0].count) if lines else ","
+        try:
+            header, *rows = csv.reader(lines or [""], delimiter=delimiter)
+        except csv.Error as error:
+            notes.append(f"{path}: cannot be read as a table ({error}); no grade is taken from it")
+            continue
+        column = next((n for n, name in enumerate(header) if "grade" in name.lower()), None)
+        if column is None:
+            notes.append(f"{path}: has no column Grade, but {delimiter.join(header)[:80]!r}; not used")
+            continue
+        for row in rows:
+            grade = row[column].strip().upper() if column < len(row) else ""
+            for cell in row if grade not in ("", "NA") else ():
+                if cell.strip().lower() in known:
+                    told[known[cell.strip().lower()]].add(grade)
+    grades = {}
+    strange = defaultdict(list)
+    for one in cases:
+        by_folder, by_table = _folder_grade(one), sorted(told[one.case_id])
+        if len(by_table) == 1 and by_table[0] in GRADES:
+            grades[one.case_id] = by_table[0]
+        taken = by_folder or grades.get(one.case_id)
+        if by_table and by_table != [taken]:
+            by = f"{taken}, as its folder says" if by_folder else "unknown"
+            strange[f"grade {' and '.join(by_table)} in name_mapping.csv; taken as {by}"].append(one.case_id)
+    for what, ids in strange.items():
+        notes.append(f"{ids[0]}{f' and {len(ids) - 1} more' if ids[1:] else ''}: {what}")
+    return grades
 
 
 def _brats_cases(

@@ -1,27 +1,79 @@
-"""Deal out cases to training, validation and test, by patient. No TensorFlow.
+"""Deal out cases to training, validation and test by patient, and write that down. No TensorFlow.
 
-The same cases, ratio and seed give the same split; a patient with several time points stays in one.
+    python -m tfbrats.splits --input BraTS2020 --ratio 3,1,1 --output splits.json
+    python -m tfbrats.splits --input BraTS2020 --folds 5 --output folds.json
+    python -m tfbrats.splits --input BraTS2017 --recipe paper_a --output paper_a.json
+
+The same cases, ratio and seed give the same split. A patient with several time points stays in one, and high
+and low grade are dealt out apart where grades are known. Of K folds each patient is in the validation split of
+exactly one and in the training split of all others, as nnU-Net does it; no fold has a test split. Images
+without a segmentation are in no split.
 """
 
+import argparse
 import collections
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfbrats import examples, records
+from tfbrats import command, examples, files, layouts, records, split_files
+from tfbrats import config as configs
 from tfbrats.command import InputError
-from tfbrats.layouts import Dataset
+from tfbrats.labels import EDITIONS
+from tfbrats.layouts import GRADES, Dataset
+from tfbrats.split_files import Splits
+
+_Strata = Mapping[str, Mapping[str, list[str]]]  # grade or "" -> patient -> case ids
+
+
+# --- deal -----------------------------------------------------------------------------------------------
+
+
+class Dealt(NamedTuple):
+    """Which case belongs to which split, and what a person should know of how that came about."""
+
+    splits: Splits
+    notes: tuple[str, ...] = ()
+
+
+def deal(
+    dataset: Dataset, ratio: Sequence[int], seed: int, given: str | None = None, fold: int | None = None
+) -> Dealt:
+    """The split that a command asks for: by ratio, by a recipe, or from a file.
+
+    Args:
+        ratio: train : validation : test, e.g. (3, 1, 1); of no effect where `given` is.
+        given: one of `RECIPES`, or the path of a file for `split_files.read` (./paper_a for one of that name).
+        fold: which of a file's folds.
+
+    Raises:
+        InputError: no such recipe or file, or one that does not fit the data set.
+    """
+    if given is None or given in RECIPES:
+        if fold is not None:
+            raise InputError(
+                f"--fold {fold}: of which file? Write one with python -m tfbrats.splits --folds 5, and name it "
+                "with --splits."
+            )
+        return Dealt(split_cases(dataset, ratio, seed)) if given is None else RECIPES[given](dataset)
+    if not files.exists(given):
+        raise InputError(f"{given}: no such file, nor a recipe; the recipes are {', '.join(RECIPES)}.")
+    found = split_files.read(given, fold)
+    try:
+        return Dealt(split_cases(dataset, ratio, seed, found))
+    except InputError as error:
+        raise InputError(f"{given}: {error}") from error
 
 
 def split_cases(
     dataset: Dataset, ratio: Sequence[int], seed: int, given: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, list[str]]:
+) -> Splits:
     """Which case belongs to which split, by patient.
 
-    Patients are dealt out stratum by stratum (HGG and LGG folders, where there are such) in a seeded order,
-    with the largest remainder deciding uneven shares.
+    Patients are dealt out grade by grade, where grades are known, in a seeded order, with the largest remainder
+    deciding uneven shares.
 
     Args:
         ratio: train : validation : test, e.g. (3, 1, 1).
@@ -35,31 +87,122 @@ def split_cases(
         InputError: `given` names an unknown split or case, one patient is in two splits, or no case has a
             segmentation.
     """
-    patient_of = {one.case_id: one.patient_id for one in dataset.cases}
+    if given is None:
+        return _by_ratio(_labelled(dataset), ratio, seed)
+    splits = _checked(given, [one.case_id for one in dataset.cases], dataset.root)
+    _check_apart(splits, dataset)
+    return splits
+
+
+def extended(
+    dataset: Dataset,
+    ratio: Sequence[int],
+    seed: int,
+    old: Mapping[str, Sequence[str]],
+    given: Mapping[str, Sequence[str]] | None = None,
+) -> Splits:
+    """Where the cases go that came to a data set later; those that were there stay where they are.
+
+    A new scan of a known patient goes where the patient is. New patients are dealt out among themselves by the
+    rule of `split_cases`, so that a single one goes to training.
+
+    Args:
+        old: split -> case ids, all that were dealt out before, rejected ones too.
+        given: as for `split_cases`; may name old cases as well, each where it is.
+
+    Returns:
+        split -> sorted ids of the new cases alone; empty lists if there are none.
+
+    Raises:
+        InputError: an old case is no longer there, or `given` would put a patient into two splits.
+    """
+    home = {case_id: name for name, ids in old.items() for case_id in ids}
+    try:
+        layouts.select(dataset, sorted(home))
+    except InputError as error:
+        raise InputError(f"{error} Cases that were dealt out must stay: give old and new together.") from error
     if given is not None:
-        splits = _checked(given, patient_of, dataset.root)
-    else:
-        strata = collections.defaultdict(lambda: collections.defaultdict(list))
-        for one in dataset.cases:
-            if not (one.label or one.label_expected):
-                continue
-            grade = re.search(r"/(HGG|LGG)/", one.paths()[0])
-            strata[grade.group(1) if grade else ""][one.patient_id].append(one.case_id)
-        splits = {name: [] for name in records.SPLITS}
-        for stratum, patients in sorted(strata.items()):
-            order = np.random.default_rng(examples.case_seed(seed, stratum)).permutation(sorted(patients))
-            exact = [len(order) * part / sum(ratio) for part in ratio]
-            counts = [int(share) for share in exact]
-            by_remainder = sorted(range(len(ratio)), key=lambda n: counts[n] - exact[n])
-            for n in by_remainder[: len(order) - sum(counts)]:
-                counts[n] += 1
-            start = 0
-            for name, count in zip(records.SPLITS, counts, strict=True):
-                splits[name] += [i for p in order[start : start + count] for i in patients[p]]
-                start += count
-        splits = {name: sorted(ids) for name, ids in splits.items()}
-        if not any(splits.values()):
-            raise InputError(f"{dataset.root}: no case has a segmentation, and training needs them.")
+        together = {name: {*old.get(name, ()), *ids} for name, ids in split_files.named(given).items()}
+        wanted = split_cases(dataset, ratio, seed, {name: sorted(ids) for name, ids in together.items()})
+        return {name: [i for i in ids if i not in home] for name, ids in wanted.items()}
+    _check_apart(old, dataset)
+    patients = {one.patient_id: home[one.case_id] for one in dataset.cases if one.case_id in home}
+    joining = {name: [] for name in records.SPLITS}
+    strata = collections.defaultdict(dict)
+    for stratum, by_patient in _labelled(dataset).items():
+        for patient, ids in by_patient.items():
+            if patient in patients:
+                joining[patients[patient]] += [i for i in ids if i not in home]
+            else:
+                strata[stratum][patient] = ids
+    dealt = _by_ratio(strata, ratio, seed)
+    return {name: sorted(joining[name] + ids) for name, ids in dealt.items()}
+
+
+def folds(dataset: Dataset, count: int, seed: int) -> list[Splits]:
+    """`count` splits; each patient is in the validation split of one and in the training split of all others.
+
+    Both the folds and each grade's share of them differ by at most one patient.
+
+    Raises:
+        InputError: fewer than two folds, or more than there are patients with a segmentation.
+    """
+    strata = _labelled(dataset)
+    there = sum(map(len, strata.values()))
+    if not 2 <= count <= there:
+        raise InputError(f"--folds {count}: expected 2 to {there}, the patients with a segmentation.")
+    held_out: list[list[str]] = [[] for _ in range(count)]
+    dealt = 0
+    for stratum, by_patient in sorted(strata.items()):
+        for patient in _order(stratum, by_patient, seed):
+            held_out[dealt % count] += by_patient[patient]
+            dealt += 1
+    all_ids = {case_id for ids in held_out for case_id in ids}
+    return [{"train": sorted(all_ids - set(ids)), "validation": sorted(ids), "test": []} for ids in held_out]
+
+
+def _labelled(dataset: Dataset) -> _Strata:
+    """The cases with a segmentation; a patient whose scans differ in grade counts as high grade.
+
+    Raises:
+        InputError: there is none.
+    """
+    of_patient = collections.defaultdict(list)
+    for one in dataset.cases:
+        if one.label or one.label_expected:
+            of_patient[one.patient_id].append(one)
+    if not of_patient:
+        raise InputError(f"{dataset.root}: no case has a segmentation, and training needs them.")
+    strata = collections.defaultdict(dict)
+    for patient, cases in of_patient.items():
+        grades = {dataset.grade_of(one) for one in cases}
+        strata[next((grade for grade in GRADES if grade in grades), "")][patient] = [c.case_id for c in cases]
+    return strata
+
+
+def _order(stratum: str, patients: Iterable[str], seed: int) -> list[str]:
+    return list(np.random.default_rng(examples.case_seed(seed, stratum)).permutation(sorted(patients)))
+
+
+def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:
+    splits = {name: [] for name in records.SPLITS}
+    for stratum, by_patient in sorted(strata.items()):
+        order = _order(stratum, by_patient, seed)
+        exact = [len(order) * part / sum(ratio) for part in ratio]
+        counts = [int(share) for share in exact]
+        by_remainder = sorted(range(len(ratio)), key=lambda n: counts[n] - exact[n])
+        for n in by_remainder[: len(order) - sum(counts)]:
+            counts[n] += 1
+        start = 0
+        for name, count in zip(records.SPLITS, counts, strict=True):
+            splits[name] += [i for patient in order[start : start + count] for i in by_patient[patient]]
+            start += count
+    return {name: sorted(ids) for name, ids in splits.items()}
+
+
+def _check_apart(splits: Mapping[str, Sequence[str]], dataset: Dataset) -> None:
+    """Raises InputError where one patient is in two splits."""
+    patient_of = {one.case_id: one.patient_id for one in dataset.cases}
     homes = collections.defaultdict(set)
     for name, ids in splits.items():
         for case_id in ids:
@@ -67,26 +210,153 @@ def split_cases(
     shared = {patient: sorted(names) for patient, names in homes.items() if len(names) > 1}
     if shared:
         raise InputError(f"splits: these patients are in more than one split: {shared}. Keep each in one.")
-    return splits
 
 
-def _checked(given: Mapping, known: Iterable[str], root: str) -> dict[str, list[str]]:
-    """A person's splits under our names, or InputError."""
-    expected = f"expected {{split: [case ids]}} with {', '.join(records.SPLITS)}"
-    if not isinstance(given, Mapping) or not all(isinstance(ids, list) for ids in given.values()):
-        raise InputError(f"splits: {expected}; found {json.dumps(given)[:60]}...")
-    if {"val", "validation"} <= set(given):
-        raise InputError("splits: both val and validation are there. Keep one of them.")
-    splits = {"validation" if name == "val" else name: sorted(map(str, ids)) for name, ids in given.items()}
-    unknown = sorted(set(splits) - set(records.SPLITS))
+def _checked(given: Any, known: Iterable[str], root: str) -> Splits:
+    """A person's splits of these cases under our names, or InputError."""
+    splits = split_files.named(given)
     missing = sorted({i for ids in splits.values() for i in ids} - set(known))
     doubled = sorted({i for ids in splits.values() for i in ids if ids.count(i) > 1})
     faults = [
-        *([f"unknown splits {unknown}; {expected}"] if unknown else []),
         *([f"case ids that are not in {root}: {missing}"] if missing else []),
         *([f"case ids listed twice: {doubled}"] if doubled else []),
-        *([] if splits.get("train") else ["no training case"]),
+        *([] if splits["train"] else ["no training case"]),
     ]
     if faults:
         raise InputError("splits: " + "; ".join(faults) + ". Correct the file.")
-    return {name: splits.get(name, []) for name in records.SPLITS}
+    return splits
+
+
+# --- recipes --------------------------------------------------------------------------------------------
+
+
+def _paper_a(dataset: Dataset) -> Dealt:
+    """Paper A's experiments: the 210 HGG cases of BraTS 2017 (2018 has as many), 126, 42 and 42 of them.
+
+    Which case is where the paper does not tell; here seed 0 does.
+    """
+    strata = _labelled(dataset)
+    cases = {grade or "of unknown grade": sum(map(len, of.values())) for grade, of in sorted(strata.items())}
+    found = [f"{count} {grade}" for grade, count in cases.items()]
+    if cases.get("HGG") != 210 or len(strata["HGG"]) != 210:
+        raise InputError(
+            f"{dataset.root}: paper_a divides the 210 HGG cases of BraTS 2017; found {', '.join(found)}. "
+            "Folders HGG and LGG or name_mapping.csv tell the grade. For data of your own leave the "
+            "recipe out, or write a file with python -m tfbrats.splits --ratio 3,1,1."
+        )
+    left = [text for text in found if text != "210 HGG"]
+    notes = (f"paper_a takes HGG alone; left out: {', '.join(left)}",) if left else ()
+    return Dealt(_by_ratio({"HGG": strata["HGG"]}, (3, 1, 1), seed=0), notes)
+
+
+def _paper_b(dataset: Dataset) -> Dealt:
+    """Paper B's experiments: all 285 cases of BraTS 2018 train; those that it scored have no public labels."""
+    dealt = _by_ratio(_labelled(dataset), (1, 0, 0), seed=0)
+    found = len(dealt["train"])
+    notes = (f"paper_b trains on the 285 cases of BraTS 2018; all {found} found are taken",)
+    return Dealt(dealt, notes if found != 285 else ())
+
+
+RECIPES: Mapping[str, Callable[[Dataset], Dealt]] = {"paper_a": _paper_a, "paper_b": _paper_b}
+
+
+# --- the command ----------------------------------------------------------------------------------------
+
+
+def table(dataset: Dataset, splits: Splits | Sequence[Splits]) -> list[dict[str, Any]]:
+    """A row per split, or per split of each fold: `split`, `patients`, `cases`, and cases by grade."""
+    if isinstance(splits, Mapping):
+        named = dict(splits)
+    else:
+        named = {f"fold {n} {name}": ids for n, one in enumerate(splits) for name, ids in one.items() if ids}
+    used = {case_id for ids in named.values() for case_id in ids}
+    left = [one.case_id for one in dataset.cases if one.case_id not in used]
+    by_id = {one.case_id: one for one in dataset.cases}
+    rows = []
+    for name, ids in [*named.items(), *([("none", left)] if left else [])]:
+        grades = collections.Counter(dataset.grade_of(by_id[case_id]) or "unknown" for case_id in ids)
+        row = {"split": name, "patients": len({by_id[i].patient_id for i in ids}), "cases": len(ids)}
+        rows.append(row | {grade: grades[grade] for grade in (*GRADES, "unknown")})
+    return rows
+
+
+def _ratio(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts) or not int(parts[0]):
+        raise InputError(
+            f"--ratio {text}: expected train,validation,test as whole numbers, e.g. 3,1,1; train at least 1."
+        )
+    return tuple(map(int, parts))
+
+
+def _wanted(options: argparse.Namespace, dataset: Dataset) -> tuple[Splits | list[Splits], tuple[str, ...]]:
+    """What the options ask for, and what is to be noted."""
+    ways = {"--ratio": options.ratio, "--folds": options.folds, "--recipe": options.recipe}
+    passed = [name for name, value in ways.items() if value is not None]
+    if len(passed) > 1:
+        raise InputError(f"{' and '.join(passed)} each say how to deal. Pass one of them.")
+    if options.recipe and (options.config or options.seed is not None):
+        raise InputError(f"--recipe {options.recipe} has a ratio and a seed. Leave --config and --seed out.")
+    config = configs.load(options.config).records if options.config else None
+    seed = options.seed if options.seed is not None else config.seed if config else 0
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected 0 or more.")
+    if options.folds is not None:
+        return folds(dataset, options.folds, seed), ()
+    ratio = _ratio(options.ratio) if options.ratio else config.split if config else (3, 1, 1)
+    return deal(dataset, ratio, seed, options.recipe)
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    for note in report["notes"]:
+        print(f"note: {note}")
+    width = max(len(row["split"]) for row in report["rows"])
+    grades = [name for name in (*GRADES, "unknown") if any(row[name] for row in report["rows"])]
+    columns = ["patients", "cases", *grades]
+    print(f"{'split':{width}}" + "".join(f"{name:>10}" for name in columns))
+    for row in report["rows"]:
+        print(f"{row['split']:{width}}" + "".join(f"{row[name]:>10}" for name in columns))
+    state = "wrote" if report["written"] else "unchanged:"
+    print(f"{state} {report['output']}, sha256 {report['sha256'][:12]}...")
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = command.parser("tfbrats.splits", __doc__)
+    parser.add_argument("--input", required=True, metavar="DIR", help="a data set, in any layout; gs:// too")
+    parser.add_argument("--output", default="splits.json", metavar="FILE", help="to write (splits.json)")
+    parser.add_argument("--ratio", metavar="N,N,N", help="train,validation,test (that of --config, else 3,1,1)")
+    parser.add_argument("--seed", type=int, help="of the order of dealing (that of --config, else 0)")
+    parser.add_argument("--folds", type=int, metavar="K", help="K folds, in one file")
+    parser.add_argument("--recipe", choices=tuple(RECIPES), help="a paper's own numbers")
+    parser.add_argument("--config", help="take ratio and seed of a YAML file, or of a shipped one by name")
+    parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
+    parser.add_argument("--overwrite", action="store_true", help="replace another split in --output")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    options = parser.parse_args(arguments)
+    try:
+        dataset = layouts.find(options.input, options.edition)
+        splits, notes = _wanted(options, dataset)
+        layouts.check_outputs(dataset.cases, [options.output])
+        report = {
+            "input": options.input,
+            "output": options.output,
+            "written": split_files.write(options.output, splits, options.overwrite),
+            "sha256": split_files.as_json(splits)["sha256"],
+            "notes": [*dataset.notes, *notes],
+            "rows": table(dataset, splits),
+            "faults": [],
+        }
+    except InputError as error:
+        if not options.json:
+            raise
+        print(json.dumps({"input": options.input, "output": options.output, "faults": [str(error)]}, indent=2))
+        return 1
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)
