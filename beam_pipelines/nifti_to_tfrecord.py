@@ -2,34 +2,32 @@
 
     python -m beam_pipelines.nifti_to_tfrecord --config cun.yaml --input BraTS2017/HGG --output records/cun
 
-Runs on Beam's in-process FnApiRunner unless --runner says otherwise; every option that is not listed here
-goes to Beam (--direct_num_workers=2 --direct_running_mode=multi_processing, --runner=DataflowRunner ...).
-Run it again after anything went wrong: finished shards are kept, the rest is written. A case that cannot be
-used goes to rejected.jsonl; the exit code is 1 when more of them than --max-bad-fraction are. More, and how to
-run it on a cluster: beam_pipelines/README.md.
+Runs on this machine, with as many processes as cores and free memory allow, unless --runner says otherwise;
+every option that is not listed here goes to Beam (--runner=DataflowRunner --max_num_workers=50 ...).
+Run it again after anything went wrong: finished shards are kept, the rest is written; cases that came since
+are written beside them with --add. A case that cannot be used goes to rejected.jsonl; the exit code is 1 when
+more of them than --max-bad-fraction are. More, and how to run it on a cluster: beam_pipelines/README.md.
 """
 
 import argparse
-import builtins
-import contextlib
-import difflib
-import logging
 import os
 import re
-import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions
 from tqdm import tqdm
 
-from beam_pipelines import record_folder, transforms
-from tfbrats import command, files, layouts, records, shards
+from beam_pipelines import engine, record_folder, transforms
+from tfbrats import command, files, layouts, records, shards, split_files
 from tfbrats import config as configs
 from tfbrats import splits as deal
 from tfbrats.command import InputError
+from tfbrats.config import Config
+from tfbrats.layouts import Dataset
+from tfbrats.records import Batch, Manifest
 
 
 class _Progress(threading.Thread):
@@ -67,16 +65,30 @@ def _arguments(arguments: Sequence[str]):
     parser.add_argument("--input", required=True, help="folder of a data set, in any layout; gs:// too")
     parser.add_argument("--output", required=True, help="folder of the record set; gs:// too")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
-    parser.add_argument("--splits", help="JSON: {train: [case ids], validation: [...], test: [...]}")
+    parser.add_argument(
+        "--splits", metavar="FILE", help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES)
+    )
+    parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     parser.add_argument(
         "--max-bad-fraction", type=float, default=0.0, help="of cases that may be rejected (default 0)"
     )
+    parser.add_argument(
+        "--max-workers",
+        type=int,
+        metavar="N",
+        help="processes on this machine at most (default: what cores, free memory and work allow)",
+    )
+    parser.add_argument("--add", action="store_true", help="write new cases beside those that --output holds")
     parser.add_argument("--price", action="store_true", help="print what it would cost, and stop")
     parser.add_argument("--overwrite", action="store_true", help="delete what --output holds first")
     parser.allow_abbrev = False  # a Beam option may begin like one of these
     known, rest = parser.parse_known_args(arguments)
     if not 0 <= known.max_bad_fraction <= 1:
         raise InputError(f"--max-bad-fraction {known.max_bad_fraction:g}: a fraction is between 0 and 1.")
+    if known.max_workers is not None and known.max_workers < 1:
+        raise InputError(f"--max-workers {known.max_workers}: at least one worker is needed.")
+    if known.add and known.overwrite:
+        raise InputError("--add keeps what is there, --overwrite deletes it: choose one.")
     if "://" not in known.output:
         known.output = os.path.abspath(known.output)  # a worker pool may run in another folder
     # What reads section.key=value is an override; the rest is Beam's.
@@ -86,148 +98,78 @@ def _arguments(arguments: Sequence[str]):
     beam_options = [text for text in rest if text not in overrides]
     if not any(text.startswith("--runner") for text in beam_options):
         # Not DirectRunner: since 2.68 that first tries to download and start Prism.
-        beam_options.append("--runner=FnApiRunner")
-    _check_beam_options(beam_options, [name for action in parser._actions for name in action.option_strings])
+        beam_options.append(f"--runner={engine.LOCAL}")
+    engine.check_options(beam_options, [name for action in parser._actions for name in action.option_strings])
     return known, overrides, beam_options
 
 
-def _check_beam_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
-    """What Beam itself does not check.
-
-    Raises:
-        InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), a
-            value that does not fit, or a job server that does not answer (Beam would wait for minutes).
-    """
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    for kind in PipelineOptions.__subclasses__():
-        kind._add_argparse_args(parser)
-    try:
-        chosen, unknown = parser.parse_known_args(beam_options)
-    except argparse.ArgumentError as error:
-        raise InputError(f"Beam's {error}.") from error
-    for text in unknown:
-        near = difflib.get_close_matches(text.partition("=")[0], ours, n=1, cutoff=0.8)
-        # Engines on the far side of a job server have options of their own, which only they can check.
-        if near or not text.startswith("-") or chosen.runner == "FnApiRunner":
-            raise InputError(
-                f"{text!r} is neither an option, nor one of Beam's, nor a section.key=value override."
-                + (f" Did you mean {near[0]}?" if near else "")
-            )
-    if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
-        raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
-    host, colon, port = (chosen.job_endpoint or "").rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise InputError(
-                f"--job_endpoint={chosen.job_endpoint}: no job server answers there ({error}). Start it first: "
-                "beam_pipelines/README.md."
-            ) from error
-
-
-_ERROR_LINE = re.compile(r"^(?:RuntimeError: )*((?:[\w.]+\.)?(\w*(?:Error|Exception))\b.*)$", re.MULTILINE)
-
-
-@contextlib.contextmanager
-def _explained(output: str) -> Iterator[None]:
-    """Turns what stops the whole job (a full disk, a job server that is not there) into one message.
-
-    Engines hand a worker's error on as a RuntimeError with its traceback as text. Errors that are ours keep
-    their traceback, and gain a line on how to go on.
-    """
-    # The error that reaches us tells all that this logger would print before it.
-    logger = logging.getLogger("apache_beam.runners.common")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    go_on = f"Finished shards are kept in {output}: mend that and run the same command again."
-    try:
-        yield
-    except Exception as error:
-        found = _ERROR_LINE.findall(str(error)) or [(f"{type(error).__name__}: {error}", type(error).__name__)]
-        line, kind = found[-1]
-        builtin = getattr(builtins, kind, None)
-        theirs = isinstance(builtin, type) and issubclass(builtin, OSError)
-        if theirs or kind == "InputError" or type(error).__module__.startswith(("grpc", "google.")):
-            raise InputError(f"the Beam job stopped: {line}\n{go_on}") from error
-        error.add_note(go_on)
-        raise
-    finally:
-        logger.setLevel(level)
+def _dealt(options: argparse.Namespace, config: Config, dataset: Dataset, known: Sequence[Batch]) -> deal.Dealt:
+    """Which case goes where: all cases, or with --add those that the set does not have yet."""
+    settings = config.records
+    if not options.add:
+        return deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold)
+    if not known:
+        raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
+    given = split_files.read(options.splits, options.fold) if options.splits else None
+    old = record_folder.cases_of(known)
+    return deal.Dealt(deal.extended(dataset, settings.split, settings.seed, old, given))
 
 
 def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
     config = configs.load(options.config, overrides)
     dataset = layouts.find(options.input, options.edition)
-    given = files.read_json(options.splits) if options.splits else None
-    try:
-        splits = deal.split_cases(dataset, config.records.split, config.records.seed, given)
-    except InputError as error:
-        raise InputError(f"{options.splits}: {error}" if options.splits else str(error)) from error
+    known = [] if options.overwrite else record_folder.batches(options.output)
+    dealt, dealt_notes = _dealt(options, config, dataset, known)
+    priced = dealt if any(dealt.values()) else record_folder.cases_of(known)
+    price = shards.price(dataset, priced, config, options.output, with_n4=options.price)
+    planned = list(known)
+    if options.add or not known:
+        planned += [Batch(cases=dealt, bytes_per_case=price.bytes_per_case)] if any(dealt.values()) else []
+    splits = record_folder.cases_of(planned) if options.add else dealt
+    tasks = [
+        task
+        for number, batch in enumerate(planned)
+        for task in shards.plan(dataset, batch.cases, config, options.output, batch.bytes_per_case, number)
+    ]
 
-    price = shards.price(dataset, splits, config, options.output, with_n4=options.price)
-    tasks = shards.plan(dataset, splits, config, options.output, price.bytes / price.cases)
     print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
-    for note in (*dataset.notes, *(f"{one.case_id}: {note}" for one in dataset.cases for note in one.notes)):
+    of_cases = (f"{one.case_id}: {note}" for one in dataset.cases for note in one.notes)
+    for note in (*dataset.notes, *dealt_notes, *of_cases):
         print(f"note: {note}")
-    left_out = len(dataset.cases) - price.cases
+    left_out = len(dataset.cases) - sum(len(ids) for ids in splits.values())
     if left_out:
         print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
-    print("\n".join(price.lines(sum(len(task.files) for task in tasks))))
-    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in splits.items()))
+    new = {case_id for ids in priced.values() for case_id in ids}
+    of_price = [task for task in tasks if new & {one.case_id for one in task.cases}]
+    print("\n".join(price.lines(sum(len(task.files) for task in of_price))))
+    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in priced.items()))
+    if options.add:
+        kept = sum(len(batch.cases.get(name, ())) for batch in known for name in records.SPLITS)
+        print(f"added to         {kept} cases, whose shards stay as they are")
     if options.price:
         return 0
     pipeline_options = PipelineOptions(beam_options)
     if pipeline_options.view_as(TestOptions).dry_run:
-        with _explained(options.output), beam.Pipeline(options=pipeline_options) as pipeline:
+        with engine.explained(options.output), beam.Pipeline(options=pipeline_options) as pipeline:
             transforms.write_shards(pipeline, tasks)
         print("dry run: the job was built and its options checked; nothing was sent or written")
         return 0
 
-    finished, freed = {}, 0
-    if options.overwrite:
-        freed = record_folder.deletable_bytes(options.output)
-    else:
-        record_folder.check_claim(options.output, config, splits)
-        finished = record_folder.finished_shards(options.output)
-    todo = [task for task in tasks if not shards.is_finished(task, finished)]
-    needed = price.bytes * len(todo) / len(tasks)
-    if price.free_bytes is not None and needed > price.free_bytes + freed:
-        raise InputError(
-            f"{options.output}: the records need about {shards.in_units(needed)}, and "
-            f"{shards.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
-            + (f", or {advice}" if (advice := price.advice(needed)) else ".")
-        )
-    if options.overwrite:
-        files.remove(options.output)
-    record_folder.claim(options.output, config, splits)
-    if len(todo) < len(tasks):
-        print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already and are kept")
-    if todo:
-        kept = [finished[file] for task in tasks if task not in todo for file in task.files]
-        record_folder.resume(options.output, kept)
-        with (
-            _explained(options.output),
-            _Progress(options.output, price.bytes),
-            beam.Pipeline(options=pipeline_options) as pipeline,
-        ):
-            transforms.write_shards(pipeline, todo)
-
-    manifest = record_folder.assemble(tasks, config)
-    record_folder.write_rejected(options.output, manifest)
-    fraction = manifest.rejected / price.cases
-    if fraction > options.max_bad_fraction:
-        first = next(row for shard in manifest.shards for row in shard.rejected)
-        raise InputError(
-            f"{manifest.rejected} of {price.cases} cases were rejected, more than --max-bad-fraction "
-            f"{options.max_bad_fraction:g} allows: {files.join(options.output, record_folder.REJECTED)}\n"
-            f"the first: {first.reason}\n"
-            "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
-        )
-    if not manifest.examples["train"]:
-        raise InputError(f"{options.output}: no training example came out. Give more cases, or --splits.")
-    record_folder.finish(options.output, manifest)
+    freed = record_folder.deletable_bytes(options.output) if options.overwrite else 0
+    record_folder.check_free(options.output)
+    with record_folder.alone(options.output):
+        if not options.overwrite and record_folder.batches(options.output) != known:
+            raise InputError(
+                f"{options.output}: another job wrote here while this one was looking. Run it again."
+            )
+        manifest = _written(options, config, beam_options, splits, planned, tasks, price, freed)
+    seconds = manifest.seconds_per_case
+    print(
+        f"seconds a case: {sum(seconds.values()):.2f} ("
+        + ", ".join(f"{stage} {of_stage:.2f}" for stage, of_stage in seconds.items())
+        + ")"
+    )
     print(
         f"wrote {files.join(options.output, records.MANIFEST)}: "
         + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
@@ -235,6 +177,71 @@ def main(arguments: Sequence[str]) -> int:
         + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
     )
     return 0
+
+
+def _written(
+    options: argparse.Namespace,
+    config: Config,
+    beam_options: Sequence[str],
+    splits: dict[str, list[str]],
+    planned: Sequence[Batch],
+    tasks: Sequence[shards.ShardTask],
+    price: shards.Price,
+    freed: int,
+) -> Manifest:
+    """Writes what is not there yet, then dataset.json. The folder is held by this job."""
+    output = options.output
+    finished = {}
+    if not options.overwrite:
+        record_folder.check_claim(output, config, splits)
+        finished = record_folder.finished_shards(output)
+    todo = [task for task in tasks if not shards.is_finished(task, finished)]
+    needed = sum(task.expected_bytes for task in todo)
+    if price.free_bytes is not None and needed > price.free_bytes + freed:
+        raise InputError(
+            f"{output}: the records need about {shards.in_units(needed)}, and "
+            f"{shards.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
+            + (f", or {advice}" if (advice := price.advice(needed)) else ".")
+        )
+    seconds = price.seconds * sum(len(task.cases) for task in todo) / price.cases
+    workers, line = engine.worker_options(
+        beam_options, options.max_workers, len(todo), seconds, price.worker_bytes
+    )
+    if options.overwrite:
+        record_folder.clear(output)
+    record_folder.claim(output, config, planned)
+    if len(todo) < len(tasks):
+        print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already and are kept")
+    if todo:
+        if line:
+            print(f"workers          {line}", flush=True)
+        kept = [finished[file] for task in tasks if task not in todo for file in task.files]
+        record_folder.resume(output, kept, todo)
+        pipeline_options = PipelineOptions([*beam_options, *workers])
+        is_local = pipeline_options.view_as(StandardOptions).runner == engine.LOCAL
+        with (
+            engine.explained(output),
+            engine.ended_with_its_workers(output),
+            _Progress(output, price.bytes),
+            beam.Pipeline(options=pipeline_options) as pipeline,
+        ):
+            transforms.write_shards(pipeline, todo, os.getpid() if is_local else None)
+
+    manifest = record_folder.assemble(tasks, config, planned)
+    record_folder.write_rejected(output, manifest)
+    cases = sum(len(ids) for ids in splits.values())
+    if manifest.rejected / cases > options.max_bad_fraction:
+        first = next(row for shard in manifest.shards for row in shard.rejected)
+        raise InputError(
+            f"{manifest.rejected} of {cases} cases were rejected, more than --max-bad-fraction "
+            f"{options.max_bad_fraction:g} allows: {files.join(output, record_folder.REJECTED)}\n"
+            f"the first: {first.reason}\n"
+            "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
+        )
+    if not manifest.examples["train"]:
+        raise InputError(f"{output}: no training example came out. Give more cases, or --splits.")
+    record_folder.finish(output, manifest)
+    return manifest
 
 
 if __name__ == "__main__":

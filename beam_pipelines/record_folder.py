@@ -1,30 +1,34 @@
 """Whose folder an output folder is, and what lies finished in it. Runs where the command runs.
 
-While a job is under way `parts/` holds its name (job.json) and a row for each finished shard; dataset.json
-takes their place when all are there. Refuses folders that hold anything else: nothing of a person's is
-overwritten or deleted.
+While a job is under way `parts/` holds its name (job.json), a lock, and a row for each finished shard;
+dataset.json takes their place when all are there. Refuses folders that hold anything else: nothing of a
+person's is overwritten or deleted.
 """
 
 import collections
 import contextlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from tfbrats import __version__, files, records
+from tfbrats import __version__, files, locks, records
 from tfbrats.command import InputError
 from tfbrats.config import Config, differences
 from tfbrats.labels import REGIONS
-from tfbrats.records import Manifest, Shard
+from tfbrats.records import Batch, Manifest, Shard
 from tfbrats.shards import PARTS, ShardTask, part_of, regions_of
 
 REJECTED = "rejected.jsonl"
 _JOB = "job.json"  # under parts/: whose folder this is until dataset.json says so
+_LOCK = ".running"  # under parts/
 _SHARD = re.compile(
-    rf"({'|'.join(records.SPLITS)})(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
+    rf"({'|'.join(records.SPLITS)})(-add\d+)?(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
 )
-_OURS = re.compile(rf"{_SHARD.pattern}(\.json)?|{re.escape(_JOB)}|{records.MANIFEST}|{REJECTED}")
+_OURS = re.compile(
+    rf"{_SHARD.pattern}(\.json)?|{re.escape(_JOB)}|{re.escape(_LOCK)}|{records.MANIFEST}|{REJECTED}"
+)
 
 
 def _is_record_set(output: str) -> bool:
@@ -41,11 +45,15 @@ def _is_record_set(output: str) -> bool:
     return isinstance(content, dict) and "shards" in content
 
 
+def _is_lock(path: str) -> bool:
+    return files.name(path) == _LOCK and files.name(files.parent(path)) == PARTS
+
+
 def _foreign_files(output: str) -> list[str]:
     """The files under `output` that no record set holds; all of them, if it is none."""
     listing = list(files.walk(output)) if files.is_folder(output) else []
     if not _is_record_set(output):
-        return [path for path in listing if files.PARTIAL not in files.name(path)]
+        return [path for path in listing if files.PARTIAL not in files.name(path) and not _is_lock(path)]
     names = {path: files.name(path) for path in listing}
     for path, name in names.items():
         if files.PARTIAL in name:  # .NAME.partial-12345678
@@ -59,36 +67,89 @@ def _identity(config: Config) -> dict:
     return {**config.records_identity(), "regions": [region for region in regions_of(config) if region]}
 
 
+@contextlib.contextmanager
+def alone(output: str) -> Iterator[None]:
+    """Keeps the folder to one job.
+
+    Raises:
+        InputError: another job writes into it.
+    """
+    busy = (
+        f"{output}: another job is writing into this folder. Wait for its end (the same command then goes on "
+        "from there), or choose another --output."
+    )
+    with locks.alone(files.join(output, PARTS, _LOCK), busy):
+        try:
+            yield
+        finally:
+            if files.is_local(output):
+                _leave_nothing(files.canonical(output))
+
+
+def _leave_nothing(folder: str) -> None:
+    """Takes the lock away with the folders made for it, where a job has written nothing else."""
+    with contextlib.suppress(OSError):
+        if os.listdir(files.join(folder, PARTS)) == [_LOCK]:
+            os.remove(files.join(folder, PARTS, _LOCK))
+            os.rmdir(files.join(folder, PARTS))
+            os.rmdir(folder)
+
+
+def batches(output: str) -> list[Batch]:
+    """The cases that a record set was planned for, finished or not, as they were given; [] of a free folder.
+
+    Raises:
+        InputError: the folder's own notes are damaged.
+    """
+    marker = files.join(output, PARTS, _JOB)
+    if files.exists(marker):
+        return [Batch.model_validate(one) for one in files.read_json(marker)["batches"]]
+    if _is_record_set(output):
+        return list(records.read_manifest(output).batches)
+    return []
+
+
+def cases_of(given: Iterable[Batch]) -> dict[str, list[str]]:
+    """Split -> sorted ids of all batches together."""
+    joined = collections.defaultdict(list)
+    for batch in given:
+        for split, ids in batch.cases.items():
+            joined[split] += ids
+    return {split: sorted(joined[split]) for split in records.SPLITS}
+
+
+def check_free(output: str) -> None:
+    """Raises InputError if the folder holds anything but a record set."""
+    foreign = [] if _is_record_set(output) else _foreign_files(output)
+    if foreign:
+        raise InputError(
+            f"{output}: not empty, and not a record set: it holds {files.name(foreign[0])}. Choose "
+            "another --output."
+        )
+
+
 def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
-    """Raises InputError unless `output` is free, or holds records, finished or not, of this very job."""
+    """Raises InputError unless `output` is free, or holds records, finished or not, of this very job.
+
+    Args:
+        splits: split -> ids of all cases, those of earlier batches too.
+    """
+    check_free(output)
     if not _is_record_set(output):
-        foreign = _foreign_files(output)
-        if foreign:
-            raise InputError(
-                f"{output}: not empty, and not a record set: it holds {files.name(foreign[0])}. Choose "
-                "another --output."
-            )
         return
     cure = "Choose another --output, or pass --overwrite to delete them."
     marker = files.join(output, PARTS, _JOB)
     if files.exists(marker):
-        theirs = files.read_json(marker)
+        identity = files.read_json(marker)["identity"]
     else:
         manifest = records.read_manifest(output)
-        planned = collections.defaultdict(list)
-        for shard in manifest.shards:
-            planned[shard.split] = sorted(
-                {*planned[shard.split], *(row.case_id for row in (*shard.cases, *shard.rejected))}
-            )
-        theirs = {
-            "identity": {**manifest.identity, "regions": list(manifest.regions)},
-            "splits": planned,
-        }
-    found = differences(_identity(config), theirs["identity"])
+        identity = {**manifest.identity, "regions": list(manifest.regions)}
+    found = differences(_identity(config), identity)
     if found:
         listed = "\n  ".join(found)
         raise InputError(f"{output}: holds records of another configuration:\n  {listed}\n{cure}")
-    mine, other = ({i: k for k, ids in s.items() for i in ids} for s in (splits, theirs["splits"]))
+    theirs = cases_of(batches(output))
+    mine, other = ({i: k for k, ids in s.items() for i in ids} for s in (splits, theirs))
     changed = [
         f"{i}: {mine.get(i, 'not there')}, in the records {other.get(i, 'not there')}"
         for i in sorted({*mine, *other})
@@ -96,15 +157,23 @@ def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]
     ]
     if changed:
         listed = "\n  ".join(changed[:5]) + (f"\n  and {len(changed) - 5} more" if changed[5:] else "")
+        if set(other) < set(mine) or len(batches(output)) > 1:
+            cure = "Pass --add to write new cases beside them, choose another --output, or pass --overwrite."
         raise InputError(f"{output}: holds records of other cases or splits:\n  {listed}\n{cure}")
 
 
-def claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]) -> None:
+def claim(output: str, config: Config, planned: Sequence[Batch]) -> None:
     """Marks a folder as that of this job before the first shard, and clears what a killed run left."""
-    content = {"identity": _identity(config), "splits": {k: list(v) for k, v in splits.items()}}
+    content = {"identity": _identity(config), "batches": [batch.model_dump(mode="json") for batch in planned]}
     if files.is_folder(output):
         _remove(path for path in _own_files(output) if files.PARTIAL in files.name(path))
     files.write_json(files.join(output, PARTS, _JOB), content)
+
+
+def clear(output: str) -> None:
+    """Deletes a record set, finished or not, but for the lock that is held on it."""
+    if files.is_folder(output):
+        _remove(path for path in _own_files(output) if not _is_lock(path))
 
 
 def deletable_bytes(output: str) -> int:
@@ -154,11 +223,16 @@ def finished_shards(output: str | os.PathLike) -> dict[str, Shard]:
     return rows
 
 
-def resume(output: str | os.PathLike, kept: Sequence[Shard]) -> None:
-    """Back to "unfinished": puts the rows of finished shards under parts/ and takes dataset.json away.
+def resume(output: str | os.PathLike, kept: Sequence[Shard], todo: Sequence[ShardTask]) -> None:
+    """Back to "unfinished", where shards that dataset.json tells of are to be rewritten.
 
-    `assemble` reads the rows; a reader finds no manifest while shards are being rewritten.
+    Puts the rows of finished shards under parts/, where `assemble` reads them, and takes dataset.json away: a
+    reader finds no manifest meanwhile. Where shards are only added, readers keep what they have.
     """
+    with contextlib.suppress(InputError):
+        told = {shard.file for shard in records.read_manifest(output).shards}
+        if not told & {file for task in todo for file in task.files}:
+            return
     for row in kept:
         path = part_of(output, row.file)
         if not files.exists(path):
@@ -166,22 +240,26 @@ def resume(output: str | os.PathLike, kept: Sequence[Shard]) -> None:
     files.remove(files.join(output, records.MANIFEST))
 
 
-def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
+def assemble(tasks: Sequence[ShardTask], config: Config, planned: Sequence[Batch]) -> Manifest:
     """The manifest of a set all of whose shards are on disk.
+
+    Args:
+        tasks: of all of its shards.
+        planned: the cases that they were planned for.
 
     Raises:
         InputError: a shard is missing: the job did not run to its end.
     """
     rows = finished_shards(tasks[0].output)
-    planned = [(file, task) for task in tasks for file in task.files]
-    missing = [file for file, task in planned if file not in rows or rows[file].task_sha256 != task.sha256]
+    wanted = [(file, task) for task in tasks for file in task.files]
+    missing = [file for file, task in wanted if file not in rows or rows[file].task_sha256 != task.sha256]
     if missing:
         raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
-    shards = [rows[file] for file, _ in planned]
-    used = {row.case_id for shard in shards for row in shard.cases}
+    shards = [rows[file] for file, _ in wanted]
+    used = {row.case_id: row for shard in shards for row in shard.cases}
     sources = [one for task in tasks for one in task.cases if one.case_id in used]
     schemas = collections.Counter(json.dumps(one.schema.to_json()) for one in sources)
-    spacings = collections.Counter(row.spacing_mm for shard in shards for row in shard.cases)
+    spacings = collections.Counter(row.spacing_mm for row in used.values())
     cases = {
         split: tuple(sorted({row.case_id for s in shards if s.split == split for row in s.cases}))
         for split in records.SPLITS
@@ -201,8 +279,19 @@ def assemble(tasks: Sequence[ShardTask], config: Config) -> Manifest:
         split_sha256=records.sha256_of_split(cases),
         bytes=sum(shard.bytes for shard in shards),
         rejected=sum(len(shard.rejected) for shard in shards),
+        seconds_per_case=_seconds_per_case(shards),
+        batches=tuple(planned),
         shards=tuple(shards),
     )
+
+
+def _seconds_per_case(shards: Sequence[Shard]) -> dict[str, float]:
+    """The mean over the cases, by stage."""
+    of_cases = records.seconds_by_case(shards)
+    return {
+        stage: round(math.fsum(seconds[stage] for seconds in of_cases.values()) / (len(of_cases) or 1), 4)
+        for stage in records.STAGES
+    }
 
 
 def finish(output: str, manifest: Manifest) -> None:

@@ -239,8 +239,8 @@ def test_a_folder_without_records_names_the_command_that_makes_them(tmp_path):
         ("{ not JSON", r"dataset.json: not valid JSON .*--overwrite"),
         ('{"name": "BRATS", "labels": {"0": "background"}}', r"dataset.json: not the manifest of a record set"),
         ('["a"]', r"dataset.json: not the manifest of a record set"),
-        ('{"format": 99, "shards": []}', r"records of format 99; this version reads 1.*--overwrite"),
-        ('{"format": 1, "shards": []}', r"dataset.json: damaged \(\d+ faults\).*--overwrite"),
+        ('{"format": 99, "shards": []}', r"records of format 99; this version reads 2.*--overwrite"),
+        ('{"format": 2, "shards": []}', r"dataset.json: damaged \(\d+ faults\).*--overwrite"),
     ],
 )
 def test_what_is_no_manifest_of_ours_is_refused_with_a_cure(tmp_path, content, message):

@@ -121,7 +121,8 @@ def test_a_shard_written_twice_is_the_same_bytes(cases_folder, tmp_path):
         planned(cases_folder, tmp_path / name, "preprocess.n4_modalities=[t1ce]", splits=splits)[0]
         for name in "ab"
     )
-    assert write(first) == write(second)
+    rows = [write(task).model_dump(exclude={"cases": {"__all__": {"seconds"}}}) for task in (first, second)]
+    assert rows[0] == rows[1]
     assert files.read_bytes(tmp_path / "a" / first.files[0]) == files.read_bytes(
         tmp_path / "b" / first.files[0]
     )
@@ -279,25 +280,26 @@ def test_n4_is_in_the_hours_once_for_each_modality(cases_folder, monkeypatch):
     settings = a_config("preprocess.n4_modalities=[t1, t1ce, flair]")
     assert shards.price(dataset, splits, settings, "o", with_n4=True).seconds == 5 * 3 * 100
     assert shards.price(dataset, splits, a_config(), "o", with_n4=True).seconds == 0
-    assert shards.price(dataset, splits, settings, "o", with_n4=False).seconds is None
+    assert shards.price(dataset, splits, settings, "o", with_n4=False).seconds < 1
 
 
 def test_the_price_tag_speaks_in_units_a_person_reads():
     def tag(**changes):
-        price = shards.Price("slices", 285, 30000, 7 * 2**30, None, seconds=9000, free_bytes=80 * 2**30)
+        price = shards.Price(
+            "slices", 285, 30000, 7 * 2**30, None, seconds=9000, free_bytes=80 * 2**30, worker_bytes=2**30
+        )
         return dict(line.split(maxsplit=1) for line in dataclasses.replace(price, **changes).lines(50))
 
     assert tag()["bytes"] == "about 7.0 GiB"
     assert tag()["hours"] == "about 2.5 on one worker of this machine; workers share them"
     assert tag(seconds=40)["hours"].startswith("under 0.1")
     assert tag(bytes=3 * 2**20)["bytes"] == "about 3.0 MiB"
-    assert "hours" not in tag(seconds=None)
 
 
 def test_the_price_recommends_volumes_when_the_disk_is_too_short_for_patches_and_not_for_them():
     def advice(free_gib, volumes_gib=9, patches_gib=1400):
         volumes = None if volumes_gib is None else volumes_gib * 2**30
-        price = shards.Price("patches", 285, 342000, patches_gib * 2**30, volumes, None, free_gib * 2**30)
+        price = shards.Price("patches", 285, 342000, patches_gib * 2**30, volumes, 60, free_gib * 2**30, 2**30)
         assert ("the disk is short" in "\n".join(price.lines(8))) == bool(price.advice(price.bytes))
         assert not price.advice(0)  # nothing is left to be written
         return price.advice(price.bytes)

@@ -163,7 +163,8 @@ def temporary_name(path: str | os.PathLike) -> str:
 
 
 @contextlib.contextmanager
-def _explained(path: str | os.PathLike) -> Iterator[None]:
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what a disk refuses in the block into an InputError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -183,7 +184,7 @@ def check_can_hold(folder: str | os.PathLike) -> None:
     if not is_local(folder):
         return
     path = os.path.abspath(_split(folder)[1])
-    with _explained(folder):
+    with explained(folder):
         while not os.path.lexists(path):
             path = os.path.dirname(path)
         if not os.path.isdir(path):
@@ -204,7 +205,7 @@ def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None)
     """
     fs, inner = _split(path)
     temporary = temporary_name(inner)
-    with _explained(path):
+    with explained(path):
         fs.makedirs(fs._parent(inner), exist_ok=True)
         opened = fs.open(temporary, "wb")
     try:
@@ -212,7 +213,7 @@ def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None)
             yield file
         if check is not None:
             check(fs.unstrip_protocol(temporary))
-        with _explained(path):
+        with explained(path):
             rename(temporary, inner, fs)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -7,9 +7,11 @@ temporary name and renamed; its row under `parts/` then says that it is finished
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -21,27 +23,41 @@ from tfbrats.config import Config, from_mapping
 from tfbrats.layouts import CaseFiles, Dataset
 from tfbrats.preprocess import Prepared
 from tfbrats.records import CaseRow, Rejected, Shard, Source
+from tfbrats.stopwatch import Stopwatch
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
+
+# A shard may be so much larger than records.shard_mib before its case is spread over several: with the 150 MiB
+# of the shipped configs, the parts of a case are then of 100 to 200 MiB.
+_LARGEST = 4 / 3
+
+# Peak of a worker that writes a full-size case with N4 on all modalities, 240 x 240 x 155 x 4 voxels: measured
+# by benchmarks/prepare_memory.py.
+_WORKER_BYTES = 200 * 2**20  # interpreter, Beam and the libraries
+_WORKER_BYTES_PER_VALUE = 18  # of a case's I x J x K x M
+
+_N4_S_PER_VOXEL = 2e-6  # of the brain's box, a modality, at shrink 4; more closely: --price times it
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """One shard to write, of each region where regions are kept apart; small: only this travels to a worker.
+    """The shards that hold the same cases, one of each region where regions are kept apart; a case that is too
+    large for one shard has several. Small: only this travels to a worker.
 
-    A case is read and prepared once for all of its regions.
+    A case is read and prepared once for all of its shards.
     """
 
-    names: tuple[tuple[str, str], ...]  # (region or "", file)
+    names: tuple[tuple[str, tuple[str, ...]], ...]  # (region or "", files)
     split: str
     cases: tuple[CaseFiles, ...]
     output: str
     config: dict  # Config.model_dump: plain, so that any engine can pickle it
     sha256: str  # of all that its bytes depend on; of the input files only names and sizes are looked at
+    expected_bytes: float
 
     @property
     def files(self) -> tuple[str, ...]:
-        return tuple(file for _, file in self.names)
+        return tuple(file for _, files_ in self.names for file in files_)
 
 
 def part_of(output: str, file: str) -> str:
@@ -58,39 +74,58 @@ def regions_of(config: Config) -> tuple[str, ...]:
 
 
 def plan(
-    dataset: Dataset, splits: Mapping[str, Sequence[str]], config: Config, output: str, bytes_per_case: float
+    dataset: Dataset,
+    splits: Mapping[str, Sequence[str]],
+    config: Config,
+    output: str,
+    bytes_per_case: float,
+    batch: int = 0,
 ) -> list[ShardTask]:
-    """The shards of a record set: cases in sorted order, dealt round-robin.
+    """The shards of cases that were given together: cases in sorted order, dealt round-robin.
 
     As many shards as their size asks for (records.shard_mib), at least records.min_shards, at most one a
-    case.
+    case; but where the patches of one case are too many for a shard, it has several of its own.
+
+    Args:
+        batch: 0, or which addition to a record set this is: its shards have names of their own.
     """
     by_id = {one.case_id: one for one in dataset.cases}
     sizes = files.walk(dataset.root)
     regions = regions_of(config)
     identity = {"format": records.FORMAT, **config.records_identity()}
     content = config.model_dump(mode="json")
+    part = bytes_per_case / len(regions) / (config.records.shard_mib * 2**20)  # of a shard, that a case fills
+    pieces = 1  # shards for each case
+    if config.records.kind == "patches":
+        pieces = min(max(1, math.ceil(part / _LARGEST)), config.sampling.patches_per_case)
     tasks = []
     for split, ids in splits.items():
         if not ids:
             continue
-        wanted = -(-len(ids) * bytes_per_case / len(regions) // (config.records.shard_mib * 2**20))
-        count = min(len(ids), max(int(wanted), config.records.min_shards))
+        wanted = max(math.ceil(len(ids) * part), config.records.min_shards)
+        count = len(ids) if pieces > 1 else min(len(ids), wanted)
         for n in range(count):
+            numbers = range(n * pieces, (n + 1) * pieces)
             names = tuple(
-                (region, "-".join(filter(None, (split, region.lower(), f"{n:05d}-of-{count:05d}.tfrecord"))))
+                (region, tuple(_file_name(split, batch, region, at, count * pieces) for at in numbers))
                 for region in regions
             )
             cases = tuple(by_id[i] for i in sorted(ids)[n::count])
             depends_on = {
                 "identity": identity,
-                "files": [file for _, file in names],
+                "files": names,
                 "cases": [dataclasses.asdict(one) for one in cases],
                 "bytes": [sizes.get(path) for one in cases for path in one.paths()],
             }
             sha256 = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-            tasks.append(ShardTask(names, split, cases, output, content, sha256))
+            tasks.append(ShardTask(names, split, cases, output, content, sha256, bytes_per_case * len(cases)))
     return tasks
+
+
+def _file_name(split: str, batch: int, region: str, number: int, count: int) -> str:
+    """train-00000-of-00008.tfrecord, train-wt-...; of cases that were added later, train-add1-..."""
+    added = f"add{batch}" if batch else ""
+    return "-".join(filter(None, (split, added, region.lower(), f"{number:05d}-of-{count:05d}.tfrecord")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +137,25 @@ class Price:
     examples: int
     bytes: int
     bytes_as_volumes: int | None  # what the same cases take as volumes; None for kinds that have no such choice
-    seconds: float | None  # on one worker
+    seconds: float  # on one worker
     free_bytes: int | None
+    worker_bytes: int  # memory that a worker needs
+
+    @property
+    def bytes_per_case(self) -> float:
+        return self.bytes / self.cases
 
     def lines(self, shard_count: int) -> list[str]:
         rows = {
             "cases": f"{self.cases}",
             self.kind: f"about {self.examples}",
             "bytes": f"about {in_units(self.bytes)}",
-            "shards": f"{shard_count}",
+            "shards": f"{shard_count} of about {in_units(self.bytes / shard_count)}",
+            "memory": f"{in_units(self.worker_bytes)} a worker, however many cases",
         }
-        if self.seconds is not None:
-            hours = self.seconds / 3600
-            shown = "under 0.1" if hours < 0.1 else f"about {hours:.1f}" if hours < 10 else f"about {hours:.0f}"
-            rows["hours"] = f"{shown} on one worker of this machine; workers share them"
+        hours = self.seconds / 3600
+        shown = "under 0.1" if hours < 0.1 else f"about {hours:.1f}" if hours < 10 else f"about {hours:.0f}"
+        rows["hours"] = f"{shown} on one worker of this machine; workers share them"
         rows["free disk"] = "unknown" if self.free_bytes is None else in_units(self.free_bytes)
         if self.bytes_as_volumes is not None:
             rows["as volumes"] = f"about {in_units(self.bytes_as_volumes)} (records.kind=volumes)"
@@ -146,13 +186,14 @@ def price(
     """Prepares the first sound case in memory and multiplies.
 
     Args:
-        with_n4: time the work too, N4 on one modality and counted for each; else `seconds` is None.
+        with_n4: time N4 on one modality, which takes a while, and count it for each; else a rough figure of
+            ours stands for it.
 
     Raises:
         InputError: no case is sound.
     """
     chosen = {case_id for ids in splits.values() for case_id in ids}
-    n4_count = len(config.preprocess.n4_modalities) if with_n4 else 0
+    n4_count = len(config.preprocess.n4_modalities)
     faults: list[str] = []
     for one in dataset.cases:
         if one.case_id not in chosen:
@@ -171,11 +212,13 @@ def price(
                 volume_bytes = (
                     len(records.encode(records.VOLUMES, patches.volume(prepared))) + records.FRAME_BYTES
                 )
-            if n4_count:
+            n4_s = _N4_S_PER_VOXEL * prepared.brain.size * (4 / config.preprocess.n4_shrink) ** 3
+            if n4_count and with_n4:
                 started = time.monotonic()
                 brain = preprocess.brain_mask(loaded.image)
                 preprocess.n4(loaded.image[..., 0], brain, config.preprocess.n4_shrink, loaded.spacing_mm)
-                seconds += n4_count * (time.monotonic() - started)
+                n4_s = time.monotonic() - started
+            seconds += n4_count * n4_s
         except Exception as error:  # as in write_shard: one bad case is not the end
             faults.append(str(error))
             continue
@@ -186,8 +229,9 @@ def price(
             examples=sum(count * len(of_case) for count, of_case in counted),
             bytes=sum(count * sum(of_case) for count, of_case in counted),
             bytes_as_volumes=None if volume_bytes is None else len(chosen) * volume_bytes,
-            seconds=seconds * len(chosen) if with_n4 else None,
+            seconds=seconds * len(chosen),
             free_bytes=files.free_bytes(output),
+            worker_bytes=_WORKER_BYTES + _WORKER_BYTES_PER_VALUE * loaded.image.size,
         )
     raise InputError("no case can be used:\n" + "\n".join(faults[:10]))
 
@@ -201,7 +245,7 @@ def price(
 _HELD = {"slices": None, "volumes": None, "patches": 1}
 
 
-def _encoded(prepared: Prepared, config: Config, split: str) -> dict[str, Iterator[bytes]]:
+def _encoded(prepared: Prepared, config: Config, split: str, watch: Stopwatch) -> dict[str, Iterator[bytes]]:
     """What a case gives, a stream for each region that has shards of its own ("" where none has)."""
     settings = config.records
     if settings.kind == "slices":
@@ -218,9 +262,13 @@ def _encoded(prepared: Prepared, config: Config, split: str) -> dict[str, Iterat
             for region in config.regions
         }
     else:
-        streams = {"": [patches.volume(prepared)]}
+        streams = {"": (patches.volume(prepared) for _ in range(1))}
     schema = records.SCHEMAS[settings.kind]
-    return {region: (records.encode(schema, one) for one in stream) for region, stream in streams.items()}
+
+    def encoded(stream: Iterable[dict]) -> Iterator[bytes]:
+        return watch.over("encode", (records.encode(schema, one) for one in watch.over("cut", stream)))
+
+    return {region: encoded(stream) for region, stream in streams.items()}
 
 
 def _record_sizes(prepared: Prepared, config: Config, split: str) -> tuple[list[int], float]:
@@ -230,7 +278,7 @@ def _record_sizes(prepared: Prepared, config: Config, split: str) -> tuple[list[
     """
     started = time.monotonic()
     sizes, later = [], 0.0
-    for stream in _encoded(prepared, config, split).values():
+    for stream in _encoded(prepared, config, split, Stopwatch()).values():
         if config.records.kind != "patches":
             sizes += [len(one) + records.FRAME_BYTES for one in stream]
             continue
@@ -263,24 +311,28 @@ class _Writer:
         self._checksum = google_crc32c.Checksum()
         self.size, self.rows = 0, []
 
-    def write(self, contents: Iterable[bytes], loaded: case.Case) -> None:
+    def write(self, contents: Iterable[bytes], loaded: case.Case, is_first: bool, watch: Stopwatch) -> None:
+        """A case, or its part for this shard, and its row, with the seconds that `watch` has not given yet."""
         count = 0
-        for content in contents:
-            framed = records.frame(content)
-            self._file.write(framed)
-            self._checksum.update(framed)
-            self.size += len(framed)
-            count += 1
+        with watch.part("write"):
+            for content in contents:
+                framed = records.frame(content)
+                self._file.write(framed)
+                self._checksum.update(framed)
+                self.size += len(framed)
+                count += 1
+        source = Source(
+            label_schema=loaded.schema.to_json(),
+            shape=loaded.grid.file_shape,
+            affine=loaded.grid.affine.tolist(),
+        )
         self.rows.append(
             CaseRow(
                 case_id=loaded.case_id,
                 examples=count,
                 spacing_mm=loaded.spacing_mm,
-                source=Source(
-                    label_schema=loaded.schema.to_json(),
-                    shape=loaded.grid.file_shape,
-                    affine=loaded.grid.affine.tolist(),
-                ),
+                source=source if is_first else None,
+                seconds={stage: round(seconds, 4) for stage, seconds in watch.taken().items()},
             )
         )
 
@@ -289,8 +341,19 @@ class _Writer:
         return self._checksum.hexdigest().decode()
 
 
+def _check_disk(task: ShardTask) -> None:
+    """Raises OSError where a task's shards do not fit any more: others may have filled the disk meanwhile."""
+    free = files.free_bytes(task.output)
+    if free is not None and free < task.expected_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"{task.output}: {in_units(free)} are free, and {task.files[0]} and its like need about "
+            f"{in_units(task.expected_bytes)}",
+        )
+
+
 def write_shard(task: ShardTask) -> list[Shard]:
-    """Writes one shard, of each region, one case in memory at a time, and the rows; a failing case is rejected.
+    """Writes a task's shards, one case in memory at a time, and their rows; a failing case is rejected.
 
     Raises:
         OSError: the disk, not a case: the job must stop.
@@ -298,17 +361,25 @@ def write_shard(task: ShardTask) -> list[Shard]:
     config = from_mapping(task.config, str(task.files))
     held = _HELD[config.records.kind]
     rejected: list[Rejected] = []
+    _check_disk(task)
     with contextlib.ExitStack() as stack:
-        writers = {region: _Writer(stack, files.join(task.output, file)) for region, file in task.names}
+        writers = {
+            region: [_Writer(stack, files.join(task.output, file)) for file in files_]
+            for region, files_ in task.names
+        }
         for one in task.cases:
-            stage = "read"
+            stage, watch = "read", Stopwatch()
             try:
-                loaded = case.load(one, config.data.modalities, need_label=True)
+                with watch.part("read"):
+                    loaded = case.load(one, config.data.modalities, need_label=True)
                 stage = "prepare"
-                prepared = preprocess.prepare(
-                    loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
-                )
-                streams = _encoded(prepared, config, task.split)
+                with watch.part("n4"):
+                    image = preprocess.correct_bias(
+                        loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
+                    )
+                with watch.part("cut"):
+                    prepared = preprocess.cropped(loaded, image)
+                streams = _encoded(prepared, config, task.split, watch)
                 first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
             except Exception as error:  # one bad case must not cost the others
                 known = isinstance(error, InputError)
@@ -323,23 +394,35 @@ def write_shard(task: ShardTask) -> list[Shard]:
                     )
                 )
                 continue
-            for region, writer in writers.items():
-                writer.write(itertools.chain(first[region], streams[region]), loaded)
+            is_first = True
+            for region, of_region in writers.items():
+                stream = itertools.chain(first[region], streams[region])
+                for writer, length in zip(of_region, _lengths(config, len(of_region)), strict=True):
+                    writer.write(itertools.islice(stream, length), loaded, is_first, watch)
+                    is_first = False
     shards = []
-    for region, file in task.names:
-        writer = writers[region]
-        shard = Shard(
-            file=file,
-            split=task.split,
-            region=region,
-            cases=tuple(writer.rows),
-            # A case is rejected once, for all regions.
-            rejected=tuple(rejected) if region == task.names[0][0] else (),
-            examples=sum(row.examples for row in writer.rows),
-            bytes=writer.size,
-            crc32c=writer.crc32c,
-            task_sha256=task.sha256,
-        )
-        files.write_bytes(part_of(task.output, file), shard.model_dump_json().encode())
-        shards.append(shard)
+    for region, files_ in task.names:
+        for file, writer in zip(files_, writers[region], strict=True):
+            shard = Shard(
+                file=file,
+                split=task.split,
+                region=region,
+                cases=tuple(writer.rows),
+                # A case is rejected once, for all of its shards.
+                rejected=tuple(rejected) if file == task.files[0] else (),
+                examples=sum(row.examples for row in writer.rows),
+                bytes=writer.size,
+                crc32c=writer.crc32c,
+                task_sha256=task.sha256,
+            )
+            files.write_bytes(part_of(task.output, file), shard.model_dump_json().encode())
+            shards.append(shard)
     return shards
+
+
+def _lengths(config: Config, pieces: int) -> list[int | None]:
+    """How many of a case's patches go to each of the shards that it is spread over; None: all there are."""
+    if pieces == 1:
+        return [None]
+    ends = [n * config.sampling.patches_per_case // pieces for n in range(pieces + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]

@@ -5,7 +5,6 @@ own, so that its memory goes with it, and each goes on by itself where it was st
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shlex
@@ -15,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from tfbrats import locks
 from tfbrats.command import InputError
 
 LOCK = ".running"
@@ -29,16 +29,12 @@ def alone(folder: pathlib.Path) -> Iterator[int]:
     Raises:
         InputError: another chain, or a command that it left behind, is at work here.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{folder}: another command is at work here, or a step that a killed one left behind. Wait for "
-                "its end, or end it."
-            ) from error
-        yield lock.fileno()
+    busy = (
+        f"{folder}: another command is at work here, or a step that a killed one left behind. Wait for its "
+        "end, or end it."
+    )
+    with locks.alone(folder / LOCK, busy) as lock:
+        yield lock
 
 
 @contextlib.contextmanager

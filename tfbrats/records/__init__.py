@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -315,6 +315,17 @@ class Shard(_Part):
     bytes: int
     crc32c: str  # of the whole file, hexadecimal
     task_sha256: str  # of all that the file depends on: config, cases, their files' sizes
+
+
+def seconds_by_case(shards: Iterable[Shard]) -> dict[str, dict[str, float]]:
+    """Case id -> seconds by each of `STAGES`, over all the shards that hold a part of the case."""
+    found: dict[str, dict[str, float]] = {}
+    for shard in shards:
+        for row in shard.cases:
+            total = found.setdefault(row.case_id, dict.fromkeys(STAGES, 0.0))
+            for stage, seconds in row.seconds.items():
+                total[stage] += seconds
+    return found
 
 
 class Batch(_Part):

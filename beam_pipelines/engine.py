@@ -1,0 +1,196 @@
+"""Which Beam engine runs a job, with how many workers, and what its failures mean to a person."""
+
+import argparse
+import builtins
+import contextlib
+import difflib
+import logging
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import psutil
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from tfbrats.command import InputError
+
+LOCAL = "FnApiRunner"
+_PAYS_S = 60.0  # of work on one worker: less is done before a second one has started
+
+
+def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
+    """What Beam itself does not check.
+
+    Raises:
+        InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), a
+            value that does not fit, or a job server that does not answer (Beam would wait for minutes).
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(parser)
+    try:
+        chosen, unknown = parser.parse_known_args(beam_options)
+    except argparse.ArgumentError as error:
+        raise InputError(f"Beam's {error}.") from error
+    for text in unknown:
+        near = difflib.get_close_matches(text.partition("=")[0], ours, n=1, cutoff=0.8)
+        # Engines on the far side of a job server have options of their own, which only they can check.
+        if near or not text.startswith("-") or chosen.runner == LOCAL:
+            raise InputError(
+                f"{text!r} is neither an option, nor one of Beam's, nor a section.key=value override."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
+    if "Dask" in (chosen.runner or ""):
+        raise InputError(
+            f"--runner={chosen.runner}: it drops parts of a job without a word. Use another engine."
+        )
+    if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
+        raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
+    host, colon, port = (chosen.job_endpoint or "").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise InputError(
+                f"--job_endpoint={chosen.job_endpoint}: no job server answers there ({error}). Start it first: "
+                "beam_pipelines/README.md."
+            ) from error
+
+
+# --- what its failures mean -----------------------------------------------------------------------------
+
+
+_ERROR_LINE = re.compile(r"^(?:RuntimeError: )*((?:[\w.]+\.)?(\w*(?:Error|Exception))\b.*)$", re.MULTILINE)
+
+
+@contextlib.contextmanager
+def explained(output: str) -> Iterator[None]:
+    """Turns what stops the whole job (a full disk, a job server that is not there) into one message.
+
+    Engines hand a worker's error on as a RuntimeError with its traceback as text. Errors that are ours keep
+    their traceback, and gain a line on how to go on.
+    """
+    # The error that reaches us tells all that this logger would print before it.
+    logger = logging.getLogger("apache_beam.runners.common")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    go_on = f"Finished shards are kept in {output}: mend that and run the same command again."
+    try:
+        yield
+    except Exception as error:
+        found = _ERROR_LINE.findall(str(error)) or [(f"{type(error).__name__}: {error}", type(error).__name__)]
+        line, kind = found[-1]
+        builtin = getattr(builtins, kind, None)
+        theirs = isinstance(builtin, type) and issubclass(builtin, OSError)
+        if theirs or kind == "InputError" or type(error).__module__.startswith(("grpc", "google.")):
+            raise InputError(f"the Beam job stopped: {line}\n{go_on}") from error
+        error.add_note(go_on)
+        raise
+    finally:
+        logger.setLevel(level)
+
+
+# --- workers on this machine ----------------------------------------------------------------------------
+
+
+def _free_memory_bytes() -> int:
+    """What this process may still take: free on the machine, and left of a container's share."""
+    free = psutil.virtual_memory().available
+    limit, used = (pathlib.Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    with contextlib.suppress(OSError, ValueError):
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def worker_options(
+    beam_options: Sequence[str], max_workers: int | None, tasks: int, seconds: float, worker_bytes: int
+) -> tuple[list[str], str]:
+    """How many processes share the work on this machine, as Beam's options, and a line that says why.
+
+    One process where the person chose an engine or its workers, or where the work is too short to be worth
+    starting others.
+
+    Args:
+        max_workers: the person's limit; None leaves it to cores, free memory and work.
+        tasks: pieces of work.
+        seconds: of the whole work on one worker, roughly.
+        worker_bytes: memory that one needs.
+
+    Raises:
+        InputError: a limit for an engine that has its own.
+    """
+    chosen = [text.partition("=")[0] for text in beam_options]
+    if f"--runner={LOCAL}" not in beam_options or {"--direct_num_workers", "--direct_running_mode"} & {*chosen}:
+        if max_workers is not None:
+            raise InputError(
+                f"--max-workers is for {LOCAL}, the engine on this machine, without --direct_num_workers. "
+                "Other engines have their own: --max_num_workers (Dataflow), --parallelism (Flink, Spark)."
+            )
+        return [], ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fitting = int(0.8 * _free_memory_bytes() // worker_bytes)
+    limits = {"cores": cores, "free memory": fitting, "shards to write": tasks}
+    if max_workers is not None:
+        limits = {"--max-workers": max_workers, **limits}
+        limits.pop("cores")
+    elif seconds < _PAYS_S:
+        return [], ""
+    reason, count = min(limits.items(), key=lambda item: item[1])
+    count = max(1, count)
+    line = f"{count}, as many as {reason} allow{'s' if reason in ('--max-workers', 'free memory') else ''}"
+    if count == 1:
+        return [], line
+    return [f"--direct_num_workers={count}", "--direct_running_mode=multi_processing"], line
+
+
+@contextlib.contextmanager
+def ended_with_its_workers(output: str) -> Iterator[None]:
+    """Ends the command when one of Beam's local worker processes dies: Beam itself would wait for ever.
+
+    The process is left at once (exit code 1), since threads of Beam's never end then; what is finished is on
+    disk.
+    """
+    before = threading.excepthook
+
+    def hook(ended) -> None:
+        code = re.search(r"Worker subprocess exited with return code (-?\d+)", str(ended.exc_value))
+        if code is None:
+            before(ended)
+            return
+        killed = code.group(1) in ("-9", "137")
+        print(
+            f"error: a worker process died (exit code {code.group(1)})"
+            + (": the system kills one when memory runs out" if killed else "")
+            + f". Finished shards are kept in {output}: run the same command again, with fewer workers "
+            "(--max-workers).",
+            file=sys.stderr,
+            flush=True,
+        )
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        os._exit(1)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def end_with(pid: int) -> None:
+    """Ends this worker process soon after the command that started it: nobody takes its answer any more."""
+    command = psutil.Process(pid)
+
+    def watch() -> None:
+        pause = threading.Event()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while command.is_running() and command.status() != psutil.STATUS_ZOMBIE:
+                pause.wait(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
