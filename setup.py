@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     "google-crc32c>=1.5",  # Beam and our records need it for TFRecord checksums
     "nibabel>=5.2",
     "isal>=1.6",  # .nii.gz: unpacks three times as fast as the standard library, which takes most of a reading
+    "isal>=1.6",  # .nii.gz: unpacks three times as fast as the standard library, which takes most of a reading
     "SimpleITK>=2.3",
     "numpy>=1.26",
     "scipy>=1.11",  # distance transforms: contour band, surface distances

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gzip
+import itertools
+import zlib
 
 import nibabel
 import numpy as np
@@ -149,6 +151,73 @@ def test_what_is_written_on_a_grid_lies_where_the_grid_says(folder):
     written, told = case.read_stored(content, "x.nii.gz")[1].placement, loaded.grid.placement
     assert written.shape == told.shape and np.array_equal(written.qform, told.qform)
     assert (written.qform_code, written.sform_code) == (told.qform_code, told.sform_code)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_file_of_several_gzip_members_and_zeros_behind_them_is_read_whole(folder, parts):
+    before = case.load(layouts.find(folder).cases[0])
+    content = gzip.decompress(files.read_bytes(path_of(folder, "t1")))
+    ends = [n * len(content) // parts for n in range(parts + 1)]
+    members = [gzip.compress(content[a:b]) for a, b in itertools.pairwise(ends)]
+    files.write_bytes(path_of(folder, "t1"), b"".join(members) + bytes(512))
+    assert np.array_equal(case.load(layouts.find(folder).cases[0]).image, before.image)
+
+
+@pytest.mark.parametrize("behind", [b"not gzip at all, and longer than a header", b"\x1f\x8b", b"?"])
+def test_what_is_not_gzip_behind_gzip_data_is_refused(folder, behind):
+    content = files.read_bytes(path_of(folder, "t1"))
+    files.write_bytes(path_of(folder, "t1"), content + behind)
+    only_fault(folder, f"{CASE}_t1.nii.gz", "truncated or damaged gzip data", "Copy or download it again")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_gzip_is_refused_where_the_standard_library_refuses_it(tmp_path, data):
+    whole = nibabel.Nifti1Image(np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6), np.eye(4)).to_bytes()
+    content = bytearray(gzip.compress(whole))
+    content[data.draw(st.integers(2, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = bytes(content[: data.draw(st.integers(len(content) - 12, len(content)))])
+    files.write_bytes(tmp_path / "scan.nii.gz", cut)
+    try:
+        expected = gzip.decompress(cut)
+    except (EOFError, OSError, zlib.error):
+        with pytest.raises(InputError, match=r"scan\.nii\.gz: truncated or damaged gzip data"):
+            case.read_nifti(tmp_path / "scan.nii.gz")
+    else:
+        assert expected == whole
+        assert np.array_equal(case.read_nifti(tmp_path / "scan.nii.gz")[0].ravel("F")[:2], [0, 30])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_voxels_are_what_nibabel_reads_whatever_their_type_order_shape_and_place(tmp_path, data):
+    kind = data.draw(st.sampled_from(["i2", "u1", "i4", "f4", "f8", "u2", "i1", "c8", "u8"]))
+    dtype = np.dtype(kind).newbyteorder(data.draw(st.sampled_from("<>")))
+    shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=3, max_size=4)))
+    array = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    image = nibabel.Nifti1Image(array, np.eye(4), nibabel.Nifti1Header(endianness=dtype.byteorder))
+    image.header.set_data_dtype(dtype)
+    if data.draw(st.booleans()):  # moves the voxels back
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"a long note" * 9))
+    name = tmp_path / data.draw(st.sampled_from(["scan.nii", "scan.nii.gz"]))
+    nibabel.save(image, name)
+    read, _ = case.read_nifti(name)
+    assert read.shape == shape and read.dtype.newbyteorder("=") == np.dtype(kind)
+    assert np.array_equal(read, array)
+
+
+@pytest.mark.parametrize("offset", [-1e6, -8, 0, 1e9, np.nan, np.inf])
+def test_voxels_that_would_lie_outside_the_file_are_never_read(tmp_path, offset):
+    content = bytearray(nibabel.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4)).to_bytes())
+    content[108:112] = np.array(offset, "<f4").tobytes()
+    files.write_bytes(tmp_path / "scan.nii", bytes(content))
+    try:
+        array, _ = case.read_nifti(tmp_path / "scan.nii")
+    except InputError as error:
+        assert "scan.nii" in str(error)
+    else:
+        expected = nibabel.Nifti1Image.from_bytes(bytes(content))
+        assert np.array_equal(array, np.asanyarray(expected.dataobj))
 
 
 def test_something_else_under_the_name_of_an_image_is_refused(folder):

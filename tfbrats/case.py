@@ -7,12 +7,12 @@ back and head (LPS, as BraTS stores them), whatever the file's own order; writin
 
 import gzip
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import nibabel
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel import orientations
 
 from tfbrats import files
@@ -134,6 +134,8 @@ class Case:
 def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image]:
     """One file: its array as stored (scaled if the header says so) and nibabel's image for the header.
 
+    The array may not be written to.
+
     Raises:
         InputError: not a NIfTI file, truncated, or damaged.
     """
@@ -173,8 +175,8 @@ def _unpacked(content: bytes, path: str | os.PathLike) -> bytes:
     if content[:2] != b"\x1f\x8b":
         return content
     try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
+        return igzip.decompress(content)
+    except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{path}: truncated or damaged gzip data ({error}). Copy or download it again."
         ) from error
@@ -192,11 +194,20 @@ def _parse(content: bytes, path: str | os.PathLike) -> tuple[np.ndarray, nibabel
             raise InputError(
                 f"{path}: truncated: {len(content)} bytes where its header needs {needed}. Copy it again."
             )
-        return np.asanyarray(image.dataobj), image
+        return _voxels(content, image), image
     except InputError:
         raise
     except Exception as error:  # nibabel raises many kinds for what is not NIfTI
         raise InputError(f"{path}: not a NIfTI file ({error}).") from error
+
+
+def _voxels(content: bytes, image: nibabel.Nifti1Image) -> np.ndarray:
+    stored = image.dataobj
+    if (stored.slope, stored.inter) != (1, 0):
+        return np.asanyarray(stored)
+    # The bytes are in memory already: nibabel would copy them.
+    flat = np.frombuffer(content, stored.dtype, int(np.prod(stored.shape)), int(stored.offset))
+    return flat.reshape(stored.shape, order="F")
 
 
 def _placement(header: nibabel.Nifti1Header, path: str | os.PathLike) -> Placement:
@@ -394,8 +405,8 @@ def _whole_numbers(array: np.ndarray, path: str) -> np.ndarray:
                 f"{path}: label values are not whole numbers. Was the mask interpolated? Resample it with "
                 "nearest neighbours."
             )
-        array = rounded
-    return array.astype(np.int64)
+        return rounded.astype(np.int64)
+    return array
 
 
 def _has_skull(array: np.ndarray) -> bool:
