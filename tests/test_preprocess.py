@@ -4,6 +4,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -183,16 +185,24 @@ def test_the_bias_field_is_evaluated_at_full_resolution_without_the_blocks_of_th
     assert inner.max() < 8 * np.median(inner)
 
 
-def test_n4_gives_the_same_bits_again_and_whatever_the_global_thread_setting(head):
+@pytest.fixture
+def itk_s_globals():
+    """What a program around us may have set, put back."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    threader = sitk.ProcessObject.GetGlobalDefaultThreader()
+    yield
+    sitk.ProcessObject.SetGlobalDefaultThreader(threader)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def test_n4_gives_the_same_bits_again_and_whatever_the_global_settings_of_threads(head, itk_s_globals):
     image, brain = head
     first = preprocess.n4(image[..., 2], brain, 2)
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    try:
+    for threader in ("Platform", "Pool"):
         for threads in (1, 3):
+            sitk.ProcessObject.SetGlobalDefaultThreader(threader)
             sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
             assert np.array_equal(preprocess.n4(image[..., 2], brain, 2), first)
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core")
@@ -226,3 +236,23 @@ def test_only_the_named_modalities_are_corrected(head):
     rest = [m for m in range(4) if m != at]
     assert np.array_equal(corrected[..., rest], image[..., rest])
     assert not np.array_equal(corrected[..., at], image[..., at])
+
+
+@pytest.mark.parametrize("modalities_at_once", [2, 9])
+def test_modalities_corrected_side_by_side_are_the_same_bits(head, modalities_at_once):
+    one = a_case(head[0])
+    in_turn = preprocess.correct_bias(one, labels.MODALITIES, 4)
+    assert np.array_equal(preprocess.correct_bias(one, labels.MODALITIES, 4, modalities_at_once), in_turn)
+
+
+def test_n4_of_one_modality_leaves_python_to_other_threads(head):
+    image, brain = head
+    ended = threading.Event()
+    worker = threading.Thread(target=lambda: (preprocess.n4(image[..., 0], brain, 2), ended.set()))
+    worker.start()
+    turns = 0
+    while not ended.is_set():  # held, it would let this thread run once before and once after
+        turns += 1
+        time.sleep(0.001)
+    worker.join()
+    assert turns > 10
