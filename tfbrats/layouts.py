@@ -213,7 +213,7 @@ def _table_grades(tables: Sequence[str], cases: Sequence[CaseFiles], notes: list
     known = {one.case_id.lower(): one.case_id for one in cases}
     told: dict[str, set[str]] = defaultdict(set)
     for path in tables:
-        lines = files.read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
+        lines = files.read_bytes(path).decode(errors="replace").splitlines()
         delimiter = max(",;\t", key=lines[0].count) if lines else ","
         try:
             header, *rows = csv.reader(lines or [""], delimiter=delimiter)

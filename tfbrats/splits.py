@@ -336,7 +336,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         dataset = layouts.find(options.input, options.edition)
         splits, notes = _wanted(options, dataset)
-        layouts.check_outputs(dataset.cases, [options.output])
         report = {
             "input": options.input,
             "output": options.output,
