@@ -22,12 +22,14 @@ ORDER = (
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
     ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),
-    ("charts", "pictures", "page", "report"),
+    ("charts", "pictures", "example_pictures", "page", "report"),
     ("demo", "plans", "costs", "reproduce"),
+    ("records.__main__",),
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
-# Everything up to the phantoms, and what Beam's workers and the client load.
+# Everything up to the phantoms, what Beam's workers and the client load, and what looks at records.
 LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "split_files", "splits", "shards"]
+LIGHT += ["records.__main__", "example_pictures"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
 
@@ -47,8 +49,9 @@ def _files() -> list[pathlib.Path]:
 
 
 def _room(path: pathlib.Path) -> str:
-    """labels for tfbrats/labels.py, models for tfbrats/models/cun.py."""
-    return path.relative_to(ROOT / "tfbrats").parts[0].removesuffix(".py")
+    """labels for tfbrats/labels.py, models for tfbrats/models/cun.py; a package's command stands by itself."""
+    parts = path.relative_to(ROOT / "tfbrats").with_suffix("").parts
+    return ".".join(parts) if parts[-1] == "__main__" else parts[0]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tfbrats").rglob("*.py")), ids=str)

@@ -1,0 +1,168 @@
+"""Volumes back to NIfTI: each case's z-scored images and its segmentation, on the grid of its own files.
+
+Nothing is resampled or rounded: the images are the records' float16 values as float32, 0 outside the crop to
+the brain; the segmentation has the edition's own label values and equals the input's, voxel by voxel.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfbrats import case, files, preprocess, records
+from tfbrats.case import Grid
+from tfbrats.command import InputError
+from tfbrats.labels import LabelSchema
+from tfbrats.records import CaseRow, Manifest, Shard
+from tfbrats.records.reading import check_case, example_of
+from tfbrats.records.written import Written
+
+
+def paths_of(output: str | os.PathLike, case_id: str, modalities: Sequence[str]) -> list[str]:
+    """CASE/CASE_flair.nii.gz, ..., last CASE/CASE_seg.nii.gz: a BraTS folder, which every command reads."""
+    if files.name(case_id) != case_id or case_id in ("", ".", ".."):
+        raise InputError(f"{case_id!r}: a case of that name cannot be a folder.")
+    return [files.join(output, case_id, f"{case_id}_{name}.nii.gz") for name in (*modalities, "seg")]
+
+
+def whole(
+    example: dict[str, Any], row: CaseRow, modalities: Sequence[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray, Grid, LabelSchema]:
+    """A stored volume uncropped.
+
+    Args:
+        example: of `records.VOLUMES`.
+        row: of its case, with `source`.
+
+    Returns:
+        modality -> float32 [I, J, K]; tissues uint8 [I, J, K]; the grid of the case's files; how they write
+        tissues.
+
+    Raises:
+        InputError: dataset.json does not tell the grid, or tells another shape.
+    """
+    if row.source is None:
+        raise InputError(f"dataset.json does not tell the grid of {row.case_id}'s files.")
+    grid = case.grid_of(row.source.shape, np.array(row.source.affine))
+    shape = tuple(example["shape_ijk"].tolist())
+    if grid.file_shape != grid.to_file(np.empty(shape, np.bool_)).shape:
+        raise InputError(f"cut from {shape}; dataset.json says that the files are {grid.file_shape}")
+    try:
+        schema = LabelSchema.from_json(row.source.label_schema)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"dataset.json has a damaged label schema for {row.case_id} ({error}).") from error
+    box = tuple(
+        (low, low + size)
+        for low, size in zip(example["origin_ijk"].tolist(), example["image"].shape, strict=False)
+    )
+    images = {
+        name: preprocess.uncrop(example["image"][..., m].astype(np.float32), box, shape)
+        for m, name in enumerate(modalities)
+    }
+    return images, preprocess.uncrop(example["label"], box, shape), grid, schema
+
+
+def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, modalities: Sequence[str]) -> None:
+    """Writes one case's files, the segmentation last: its presence says that the case is done."""
+    images, tissues, grid, schema = whole(example, row, modalities)
+    for path, image in zip(paths[:-1], images.values(), strict=True):
+        files.write_bytes(path, case.to_nifti_bytes(grid.to_file(image), grid, files.name(path), level=1))
+    case.save_segmentation(paths[-1], tissues, grid, schema)
+
+
+@dataclass
+class Outcome:
+    """What became of the cases.
+
+    Attributes:
+        written, kept: how many were written, and how many were there already.
+        faults: of those that could not be.
+    """
+
+    written: int = 0
+    kept: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def write(
+    folder: str | os.PathLike,
+    manifest: Manifest,
+    output: str | os.PathLike,
+    case_ids: Sequence[str] | None = None,
+    overwrite: bool = False,
+    seen: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Writes the cases of a set of volumes; one that is damaged does not cost the others.
+
+    Args:
+        case_ids: only these.
+        overwrite: write again what is there already.
+        seen: called after each case.
+
+    Raises:
+        InputError: no such case, or an output that holds what this command did not write.
+    """
+    for case_id in case_ids or ():
+        check_case(manifest, folder, case_id)
+    written = Written(output)
+    outcome = Outcome()
+    todo: list[tuple[Shard, dict[int, CaseRow]]] = []
+    for shard in manifest.shards:
+        rows: dict[int, CaseRow] = {}  # by the record's place in the shard
+        number = 0
+        for row in shard.cases:
+            if case_ids is None or row.case_id in case_ids:
+                paths = paths_of(output, row.case_id, manifest.modalities)
+                if written.is_done(row.case_id, shard.crc32c, paths, overwrite):
+                    outcome.kept += 1
+                    seen()
+                else:
+                    rows[number] = row
+            number += row.examples
+        todo.append((shard, rows))
+    for shard, rows in todo:
+        try:
+            for number, content in _wanted(folder, shard, rows):
+                row = rows.pop(number)
+                paths = paths_of(output, row.case_id, manifest.modalities)
+                try:
+                    example = _example(manifest, shard, row, content, folder)
+                    written.begin(row.case_id, shard.crc32c, paths)
+                    write_case(paths, example, row, manifest.modalities)
+                    outcome.written += 1
+                except InputError as error:
+                    outcome.faults.append(f"{row.case_id}: {shard.file}, record {number}: {error}")
+                seen()
+        except InputError as error:  # the file is not there, or cannot be read
+            outcome.faults.append(str(error))
+            continue
+        outcome.faults += [
+            f"{row.case_id}: {shard.file}: the file ends before record {number}" for number, row in rows.items()
+        ]
+    return outcome
+
+
+def _wanted(
+    folder: str | os.PathLike, shard: Shard, rows: Mapping[int, CaseRow]
+) -> Iterator[tuple[int, bytes | None]]:
+    last = max(rows, default=-1)
+    if last < 0:
+        return
+    for number, (_, content) in enumerate(records.read_frames(files.join(folder, shard.file))):
+        if number in rows:
+            yield number, content
+        if number == last:
+            return
+
+
+def _example(
+    manifest: Manifest, shard: Shard, row: CaseRow, content: bytes | None, folder: str | os.PathLike
+) -> dict[str, Any]:
+    if content is None:
+        raise InputError("damaged")
+    example = example_of(manifest, shard, content, folder)
+    if example["case_id"] != row.case_id:
+        raise InputError(f"holds {example['case_id']!r} in this case's place")
+    return example
