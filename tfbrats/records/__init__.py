@@ -219,16 +219,20 @@ def read_frames(
         checksum: takes in every byte that is read, so that one pass checks file and records.
     """
     pieces = files.read_chunks(path, _PIECE_BYTES)
-    held = bytearray()
+    piece, at = b"", 0
 
     def take(count: int) -> bytes:
-        while len(held) < count and (piece := next(pieces, b"")):
+        nonlocal piece, at
+        parts = [piece[at : at + count]]
+        at += len(parts[0])
+        missing = count - len(parts[0])
+        while missing and (piece := next(pieces, b"")):
             if checksum is not None:
                 checksum.update(piece)
-            held.extend(piece)
-        taken = bytes(held[:count])
-        del held[:count]
-        return taken
+            parts.append(piece[:missing])
+            at = len(parts[-1])
+            missing -= at
+        return b"".join(parts)
 
     place = 0
     while head := take(12):
