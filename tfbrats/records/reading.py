@@ -162,16 +162,21 @@ def _faults(manifest: Manifest, shard: Shard, example: dict[str, Any]) -> Iterat
         if example[name].shape[-1] != len(manifest.modalities):
             there, named = example[name].shape[-1], len(manifest.modalities)
             yield f"{name} has {there} modalities; dataset.json names {named}"
-        # All bits of a float16's exponent set: NaN or infinite. Far faster than np.isfinite.
-        if example[name].size and (example[name].view(np.uint16) & 0x7FFF).max() >= 0x7C00:
+        if example[name].size and not _finite(example[name]):
             yield f"{name} holds NaN or infinite values"
     allowed = {int(tissue) for tissue in tissues_of(manifest)}
-    found = np.flatnonzero(np.bincount(example["label"].ravel(), minlength=1))
-    if strange := [int(value) for value in found if int(value) not in allowed]:
+    if not np.isin(np.arange(256), sorted(allowed))[example["label"]].all():
+        strange = sorted(set(np.unique(example["label"]).tolist()) - allowed)
         yield f"label holds {strange}; expected {sorted(allowed)}"
     yield from {"slices": _of_slice, "patches": _of_patch, "volumes": _of_volume}[manifest.kind](
         manifest, shard, example
     )
+
+
+def _finite(image: np.ndarray) -> bool:
+    """Whether no float16 has all bits of its exponent set: np.isfinite, several times faster."""
+    positive, negative = image.view(np.int16).max(), image.view(np.uint16).max()
+    return bool(positive < 0x7C00 and negative < 0xFC00)
 
 
 def _setting(manifest: Manifest, section: str, key: str) -> Any:
