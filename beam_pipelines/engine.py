@@ -67,6 +67,12 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
 _ERROR_LINE = re.compile(r"^(?:RuntimeError: )*((?:[\w.]+\.)?(\w*(?:Error|Exception))\b.*)$", re.MULTILINE)
 
 
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 @contextlib.contextmanager
 def explained(output: str) -> Iterator[None]:
     """Turns what stops the whole job (a full disk, a job server that is not there) into one message.
@@ -82,6 +88,8 @@ def explained(output: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if _was_interrupted(error):  # Beam wraps Ctrl-C like any error in a DoFn
+            raise KeyboardInterrupt from None
         found = _ERROR_LINE.findall(str(error)) or [(f"{type(error).__name__}: {error}", type(error).__name__)]
         line, kind = found[-1]
         builtin = getattr(builtins, kind, None)
@@ -155,12 +163,19 @@ def ended_with_its_workers(output: str) -> Iterator[None]:
     disk.
     """
     before = threading.excepthook
+    over = threading.Event()
 
     def hook(ended) -> None:
         code = re.search(r"Worker subprocess exited with return code (-?\d+)", str(ended.exc_value))
+        if over.is_set():  # what else fails now fails because of that
+            return
         if code is None:
             before(ended)
             return
+        over.set()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
         killed = code.group(1) in ("-9", "137")
         print(
             f"error: a worker process died (exit code {code.group(1)})"
@@ -170,9 +185,6 @@ def ended_with_its_workers(output: str) -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
         os._exit(1)
 
     threading.excepthook = hook

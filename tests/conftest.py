@@ -196,3 +196,28 @@ def _real(name: str) -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"TFBRATS_REAL_DATA holds no {name}/")
     return folder
+
+
+_FAULTS = pytest.StashKey[list[tuple[str, int, int]]]()
+
+
+@pytest.fixture
+def tally(request):
+    """`tally(fault, records_lost, half_written)` counts a fault for the table at the end of the test run."""
+
+    def count(fault: str, records_lost: int, half_written: int) -> None:
+        request.config.stash.setdefault(_FAULTS, []).append((fault, records_lost, half_written))
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash.get(_FAULTS, [])
+    if not rows:
+        return
+    terminalreporter.section("faults")
+    terminalreporter.write_line(f"{'fault':48}{'tried':>7}{'records lost':>14}{'half-written files':>20}")
+    for fault in [*dict.fromkeys(row[0] for row in rows), "all"]:
+        of_fault = [row for row in rows if fault in (row[0], "all")]
+        lost, half = (sum(row[n] for row in of_fault) for n in (1, 2))
+        terminalreporter.write_line(f"{fault:48}{len(of_fault):>7}{lost:>14}{half:>20}")
