@@ -579,6 +579,31 @@ def test_what_is_there_is_kept_and_the_rest_is_written(volumes, tmp_path, capsys
     assert "already" not in text and written(out) == first
 
 
+def test_cases_go_elsewhere_than_to_the_disk_too(patch_records, record_set, place, capsys):
+    case_id = patch_records.without_tumour
+    arguments = ("to-nifti", patch_records.folders["volumes"], "--output", place, "--case", case_id)
+    run(*arguments)
+    array, _ = case.read_nifti(files.join(place, case_id, f"{case_id}_seg.nii.gz"))
+    assert array.shape == (24, 28, 16) and not array.any()
+    _, text = said(capsys, *arguments)
+    assert "1 of 1 cases were written already" in text
+    run("to-nifti", record_set.folder, "--output", place, "--examples", "1")
+    assert files.read_bytes(files.join(place, "train.png")).startswith(b"\x89PNG")
+
+
+def test_tumour_outside_the_crop_to_the_brain_is_all_that_does_not_come_back(tmp_path):
+    (case_id,) = phantom.write_dataset(tmp_path / "cases", 1, "2020", seed=3, shape=(32, 36, 20))
+    path = tmp_path / "cases" / case_id / f"{case_id}_seg.nii.gz"
+    image = nibabel.load(path)
+    array = np.asarray(image.dataobj).copy()
+    array[0, 0, 0] = 2  # no modality has a voxel anywhere near
+    nibabel.save(nibabel.Nifti1Image(array, image.affine, image.header), path)
+    folder = make_volumes(tmp_path / "cases", tmp_path / "records")
+    run("to-nifti", folder, "--output", tmp_path / "out")
+    ours = np.asarray(nibabel.load(tmp_path / "out" / case_id / path.name).dataobj)
+    assert np.argwhere(ours != array).tolist() == [[0, 0, 0]]
+
+
 def test_files_of_others_are_never_overwritten(volumes, patch_records, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(patch_records.cases, cases)  # the same names as would be written

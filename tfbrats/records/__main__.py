@@ -280,7 +280,7 @@ def _to_nifti(options: argparse.Namespace) -> int:
             options.folder, manifest, options.output, options.case, options.overwrite, bar.update
         )
     if outcome.kept:
-        kept = f"{outcome.kept} of {counted(len(set(wanted)), 'case')}"
+        kept = f"{outcome.kept} of {len(set(wanted))} cases"
         print(f"{kept} were written already and are kept (--overwrite redoes them)")
     if outcome.faults:
         raise InputError(

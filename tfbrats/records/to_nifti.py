@@ -1,7 +1,8 @@
 """Volumes back to NIfTI: each case's z-scored images and its segmentation, on the grid of its own files.
 
 Nothing is resampled or rounded: the images are the records' float16 values as float32, 0 outside the crop to
-the brain; the segmentation has the edition's own label values and equals the input's, voxel by voxel.
+the brain; the segmentation has the edition's own label values and equals the input's, voxel by voxel. Labels
+outside that crop are in no record, and do not come back.
 """
 
 import os
