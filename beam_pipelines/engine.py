@@ -46,7 +46,7 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
             )
     if "Dask" in (chosen.runner or ""):
         raise InputError(
-            f"--runner={chosen.runner}: it drops parts of a job without a word. Use another engine."
+            f"--runner={chosen.runner}: it drops parts of a job silently. Use another engine."
         )
     if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
         raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")

@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from tqdm import tqdm
 
 from beam_pipelines import engine, record_folder, transforms
-from tfbrats import command, files, layouts, records, shards, split_files
+from tfbrats import command, files, layouts, records, shards
 from tfbrats import config as configs
 from tfbrats import splits as deal
 from tfbrats.command import InputError
@@ -110,9 +110,13 @@ def _dealt(options: argparse.Namespace, config: Config, dataset: Dataset, known:
         return deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold)
     if not known:
         raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
-    given = split_files.read(options.splits, options.fold) if options.splits else None
     old = record_folder.cases_of(known)
-    return deal.Dealt(deal.extended(dataset, settings.split, settings.seed, old, given))
+    given, notes = None, ()
+    if options.splits:
+        given, notes = deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold)
+    elif options.fold is not None:
+        raise InputError(f"--fold {options.fold} needs --splits: the file that holds the folds.")
+    return deal.Dealt(deal.extended(dataset, settings.split, settings.seed, old, given), notes)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -193,7 +197,8 @@ def _written(
     output = options.output
     finished = {}
     if not options.overwrite:
-        record_folder.check_claim(output, config, splits)
+        there = record_folder.cases_of(record_folder.batches(output)) if options.add else splits
+        record_folder.check_claim(output, config, there)
         finished = record_folder.finished_shards(output)
     todo = [task for task in tasks if not shards.is_finished(task, finished)]
     needed = sum(task.expected_bytes for task in todo)

@@ -420,7 +420,7 @@ def test_cases_and_splits_are_not_both_given(folders, splits):
 @pytest.mark.parametrize("text", ["[]", '{"test": "BraTS20_Training_002"}', '{"sha256": "5"}'])
 def test_a_file_that_holds_no_splits_is_refused(folders, tmp_path, text):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match=r"x\.json: expected \{split: \[case ids\]\}"):
+    with pytest.raises(InputError, match=r"x\.json: splits: expected \{split: \[case ids\]\}"):
         evaluate.evaluate(*folders, splits=tmp_path / "x.json")
 
 

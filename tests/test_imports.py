@@ -16,8 +16,8 @@ ORDER = (
     ("config", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
-    ("phantom", "model_card", "inspect", "submission"),
-    ("records", "split_files", "splits", "shards", "losses", "models"),
+    ("phantom", "model_card", "submission"),
+    ("records", "split_files", "inspect", "splits", "shards", "losses", "models"),
     ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
@@ -29,7 +29,7 @@ ORDER = (
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, what Beam's workers and the client load, and what looks at records.
 LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "split_files", "splits", "shards"]
-LIGHT += ["records.__main__", "example_pictures"]
+LIGHT += ["inspect", "records.__main__", "example_pictures"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
 

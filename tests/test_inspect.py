@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import case, files, inspect, layouts, phantom
+from tfbrats import case, files, inspect, layouts, phantom, split_files
+from tfbrats import splits as deal
 from tfbrats.command import InputError
 
 SHAPE = (24, 26, 18)
@@ -218,9 +219,19 @@ def test_a_case_listed_in_two_splits_is_a_fault_even_if_unknown():
     assert any("in 2 splits" in f for f in inspect.split_faults({"a": ["y"], "b": ["y"]}, {"x": "x"}))
 
 
-@pytest.mark.parametrize("content", [[], {"train": "BraTS-GLI-00000-000"}, {"train": [1]}])
+def test_a_runs_splits_and_one_of_several_folds_are_read(time_points):
+    dataset = layouts.find(time_points)
+    path = splits(time_points, split_files.as_json(deal.split_cases(dataset, (1, 1, 0), 0)))
+    assert inspect.inspect(time_points, splits=path)["sound"]
+    path = splits(time_points, split_files.as_json(deal.folds(dataset, 2, 0)))
+    assert inspect.main([str(time_points), "--splits", path, "--fold", "1"]) == 0
+    with pytest.raises(InputError, match="--fold 1 needs --splits"):
+        inspect.inspect(time_points, fold=1)
+
+
+@pytest.mark.parametrize("content", [[], {"train": "BraTS-GLI-00000-000"}])
 def test_a_splits_file_of_another_shape_is_refused(time_points, content):
-    with pytest.raises(InputError, match=r"splits\.json: expected lists of case ids"):
+    with pytest.raises(InputError, match=r"splits\.json: splits: expected .*\[case ids\]"):
         inspect.inspect(time_points, splits=splits(time_points, content))
 
 

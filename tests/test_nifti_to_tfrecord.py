@@ -390,6 +390,138 @@ def test_records_of_other_cases_are_refused_and_the_differences_named(cases, tmp
         run(tmp_path / "in", tmp_path / "out")
 
 
+# --- cases that came later --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grown(cases, tmp_path):
+    """A folder of the five cases, records of them, and two cases more in the folder."""
+    shutil.copytree(cases, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out")
+    phantom.write_dataset(tmp_path / "in", 2, "2020", seed=3, shape=(32, 32, 20), first=5)
+    return tmp_path
+
+
+def decoded_records(folder) -> dict[str, list[bytes]]:
+    """Split -> every record, in a fixed order."""
+    found = {split: [] for split in records.SPLITS}
+    for shard in records.read_manifest(folder).shards:
+        found[shard.split] += records.read_records(files.join(folder, shard.file))
+    return {split: sorted(of_split) for split, of_split in found.items()}
+
+
+def test_added_cases_leave_old_shards_untouched_and_are_read_beside_them(grown, capsys):
+    out = grown / "out"
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.glob("*.tfrecord")}
+    old = records.read_manifest(out)
+    assert run(grown / "in", out, "--add") == 0
+    assert "added to         5 cases" in capsys.readouterr().out
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    manifest = records.read_manifest(out)
+    assert len(manifest.batches) == 2 and manifest.shards[: len(old.shards)] == old.shards
+    new = {shard.file for shard in manifest.shards} - {shard.file for shard in old.shards}
+    assert new and all("-add1-" in file for file in new)
+    # The same records as if all had been there from the start, split as they are now.
+    splits = grown / "splits.json"
+    splits.write_text(json.dumps({**manifest.cases}))
+    run(grown / "in", grown / "at_once", f"--splits={splits}")
+    assert decoded_records(out) == decoded_records(grown / "at_once")
+    at_once = records.read_manifest(grown / "at_once")
+    assert (manifest.examples, manifest.cases) == (at_once.examples, at_once.cases)
+    assert manifest.split_sha256 == at_once.split_sha256
+
+
+def test_while_cases_are_added_readers_keep_the_old_set(grown, monkeypatch):
+    real, seen = shards.write_shard, []
+
+    def write_shard(task):
+        seen.append(len(records.read_manifest(grown / "out").batches))
+        return real(task)
+
+    monkeypatch.setattr(shards, "write_shard", write_shard)
+    run(grown / "in", grown / "out", "--add")
+    assert set(seen) == {1}
+    assert len(records.read_manifest(grown / "out").batches) == 2
+
+
+def test_an_addition_that_stopped_goes_on_with_add_alone(grown, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "write_shard", full_disk)
+    with pytest.raises(InputError):
+        run(grown / "in", grown / "out", "--add")
+    monkeypatch.undo()
+    assert len(records.read_manifest(grown / "out").batches) == 1
+    with pytest.raises(InputError, match="Pass --add"):
+        run(grown / "in", grown / "out")
+    assert run(grown / "in", grown / "out", "--add") == 0
+    whole = contents(grown / "out")
+    assert len(records.read_manifest(grown / "out").batches) == 2
+    # Again, nothing is new: nothing changes.
+    assert run(grown / "in", grown / "out", "--add") == 0
+    assert contents(grown / "out") == whole
+    # A third batch, and a damaged shard of the first mended on the way.
+    phantom.write_dataset(grown / "in", 1, "2020", seed=3, shape=(32, 32, 20), first=7)
+    (grown / "out" / "train-00000-of-00003.tfrecord").write_bytes(b"")
+    assert run(grown / "in", grown / "out", "--add") == 0
+    third = contents(grown / "out")
+    assert {name: third[name] for name in whole if name.endswith(".tfrecord")} == {
+        name: content for name, content in whole.items() if name.endswith(".tfrecord")
+    }
+    assert any("-add2-" in name for name in third)
+
+
+def test_a_new_scan_of_a_known_patient_joins_its_split(tmp_path):
+    phantom.write_dataset(tmp_path / "in", 4, "2023", seed=2, shape=(32, 32, 20), first=1)
+    run(tmp_path / "in", tmp_path / "out", "records.split=[1, 1, 0]")
+    (patient, *_) = records.read_manifest(tmp_path / "out").cases["validation"]
+    later = patient[:-1] + "1"
+    for path in sorted((tmp_path / "in" / patient).iterdir()):
+        target = tmp_path / "in" / later / path.name.replace(patient, later)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    run(tmp_path / "in", tmp_path / "out", "records.split=[1, 1, 0]", "--add")
+    assert later in records.read_manifest(tmp_path / "out").cases["validation"]
+
+
+def test_add_refuses_what_it_cannot_add_to(cases, grown):
+    with pytest.raises(InputError, match=r"no records yet\. Leave --add away"):
+        run(cases, grown / "nothing", "--add")
+    assert not (grown / "nothing").exists()
+    with pytest.raises(InputError, match="another configuration"):
+        run(grown / "in", grown / "out", "--add", "records.seed=1")
+    shutil.rmtree(grown / "in" / "BraTS20_Training_002")
+    with pytest.raises(InputError, match="BraTS20_Training_002"):
+        run(grown / "in", grown / "out", "--add")
+    with pytest.raises(InputError, match="choose one"):
+        run(grown / "in", grown / "out", "--add", "--overwrite")
+
+
+def test_added_patches_have_shards_of_their_own_in_each_region(grown):
+    settings = ("--config=smoke_3d.yaml", "records.kind=patches", *PATCHES_OF_EACH)
+    for more in ([], ["--add"]):
+        source = cases_of_first(grown) if not more else grown / "in"
+        arguments = [f"--input={source}", f"--output={grown / 'patches'}", *settings, *more]
+        assert job.main(arguments) == 0
+    manifest = records.read_manifest(grown / "patches")
+    added = [shard for shard in manifest.shards if "-add1-" in shard.file]
+    assert {shard.region for shard in added} == {"WT", "TC", "ET"}
+    assert sum(shard.examples for shard in added) == 2 * 3 * 4
+    assert (
+        manifest.count("train", "WT") + manifest.count("validation", "WT") + manifest.count("test", "WT") == 28
+    )
+
+
+PATCHES_OF_EACH = ("sampling.patch_size=8", "cascade.stride=8", "sampling.patches_per_case=4")
+
+
+def cases_of_first(grown) -> pathlib.Path:
+    folder = grown / "first"
+    folder.mkdir()
+    for number in range(5):
+        name = phantom.case_id("2020", number)
+        (folder / name).symlink_to(grown / "in" / name)
+    return folder
+
+
 def test_overwrite_replaces_a_record_set(cases, tmp_path):
     run(cases, tmp_path)
     assert run(cases, tmp_path, "--overwrite", "records.min_shards=1") == 0

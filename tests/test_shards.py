@@ -4,13 +4,16 @@ import dataclasses
 import gzip
 import os
 import shutil
+import unittest.mock
 import uuid
 
 import fsspec
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from tfbrats import case, config, examples, files, layouts, phantom, records, shards
+from tfbrats import case, config, examples, files, labels, layouts, phantom, records, shards
 from tfbrats.command import InputError
 from tfbrats.splits import split_cases
 
@@ -377,6 +380,68 @@ def test_a_case_is_read_once_for_all_regions_and_each_gets_its_patches(cases_fol
         assert records.check_shard(tmp_path, shard) is None
     assert shards.is_finished(task, {shard.file: shard for shard in written})
     assert not shards.is_finished(task, {shard.file: shard for shard in written[:2]})
+
+
+def test_a_case_too_large_for_a_shard_is_spread_over_several_in_order(cases_folder, tmp_path):
+    [whole, *_] = shards.write_shard(b_tasks(cases_folder, tmp_path / "whole", "patches", "region=wt")[0])
+    large = 5 * 150 * 2**20  # bytes a case: four shards of less than 200 MiB
+    tasks = b_tasks(cases_folder, tmp_path / "out", "patches", "region=wt", bytes_per_case=large)
+    assert [len(task.cases) for task in tasks] == [1, 1, 1]
+    assert [file for task in tasks for file in task.files] == [
+        f"train-wt-{n:05d}-of-00012.tfrecord" for n in range(12)
+    ]
+    smaller = dataclasses.replace(
+        tasks[0], expected_bytes=0
+    )  # the tiny case is not as large as it was said to be
+    parts = shards.write_shard(smaller)
+    assert [shard.examples for shard in parts] == [1, 1, 1, 2]
+    found = [patch for shard in parts for patch in decoded(tmp_path / "out", shard, "patches")]
+    expected = decoded(tmp_path / "whole", whole, "patches")[:5]
+    assert [patch["centre_ijk"].tolist() for patch in found] == [p["centre_ijk"].tolist() for p in expected]
+    assert all(np.array_equal(a["x1"], b["x1"]) for a, b in zip(found, expected, strict=True))
+    # Where it lies in space is said once; the seconds of reading are its first part's.
+    assert [shard.cases[0].source is not None for shard in parts] == [True, False, False, False]
+    assert "read" in parts[0].cases[0].seconds and "read" not in parts[1].cases[0].seconds
+    assert shards.is_finished(smaller, {shard.file: shard for shard in parts})
+    assert not shards.is_finished(smaller, {shard.file: shard for shard in parts[:-1]})
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(st.floats(1, 1e5), st.integers(1, 300))
+def test_shards_of_patches_are_of_100_to_200_mib_once_there_is_enough_for_one(mib_per_case, count):
+    """With the 150 MiB of the shipped configs, and 400 patches a case."""
+    one = layouts.CaseFiles("c", "c", "l", labels.EDITIONS["2020"], (), None)
+    found = layouts.Dataset(".", tuple(dataclasses.replace(one, case_id=f"{n:04d}") for n in range(count)), ())
+    ids = {"train": [case.case_id for case in found.cases]}
+    settings = config.load("msm.yaml", ["region=wt", "records.min_shards=1"])
+    with unittest.mock.patch.object(files, "walk", return_value={}):
+        tasks = shards.plan(found, ids, settings, "o", mib_per_case * 2**20)
+    sizes = [mib_per_case * len(task.cases) / len(task.files) for task in tasks]
+    assert sum(len(task.cases) for task in tasks) == count
+    # 400 patches cannot be split further than one by one, and cases are not split for a little more than 200.
+    assert max(sizes) <= 200 + 1e-6 or mib_per_case / 400 > 200
+    if mib_per_case * count > 400:
+        assert sum(sizes) / len(sizes) >= 75
+
+
+def test_seconds_are_told_apart_by_stage(cases_folder, tmp_path):
+    [row] = write(
+        planned(
+            cases_folder, tmp_path, "preprocess.n4_modalities=[t1]", splits={"train": ["BraTS20_Training_001"]}
+        )[0]
+    ).cases
+    assert set(row.seconds) == set(records.STAGES)
+    assert row.seconds["n4"] > max(row.seconds[stage] for stage in ("encode", "write"))
+    off = write(planned(cases_folder, tmp_path / "off", splits={"train": ["BraTS20_Training_001"]})[0]).cases[0]
+    assert off.seconds["n4"] < row.seconds["n4"]
+
+
+def test_a_shard_that_no_longer_fits_on_the_disk_is_not_begun(cases_folder, tmp_path, monkeypatch):
+    task = planned(cases_folder, tmp_path / "out")[0]
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 100)
+    with pytest.raises(OSError, match=r"0\.0 MiB are free, and train-00000-of-00002.tfrecord and its like need"):
+        shards.write_shard(task)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_regions_patches_are_the_same_bytes_whichever_others_are_written(cases_folder, tmp_path):

@@ -91,7 +91,7 @@ def demo(output: pathlib.Path, method: str) -> None:
 
     steps.run(
         "Simulate glioma cases",
-        *("tfbrats.phantom", "--output", str(cases), "--cases", str(CASES), "--edition", "2020"),
+        *("tfbrats.phantom", "--output", str(cases), "--cases", str(CASES), "--edition", "2021"),
         *("--seed", "1", "--shape", *SHAPE),
     )
     steps.run("Look at them", "tfbrats.inspect", str(cases))

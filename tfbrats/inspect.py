@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, layouts
+from tfbrats import case, command, files, layouts, split_files
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 
@@ -105,24 +105,17 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _read_splits(path: str) -> dict[str, list[str]]:
-    content = files.read_json(path)
-    if not isinstance(content, dict) or not all(
-        isinstance(ids, list) and all(isinstance(name, str) for name in ids) for ids in content.values()
-    ):
-        raise InputError(
-            f'{path}: expected lists of case ids by split, {{"train": ["BraTS20_...", ...], ...}}.'
-        )
-    return content
-
-
-def inspect(root: str | os.PathLike, edition: str | None = None, splits: str | None = None) -> dict:
+def inspect(
+    root: str | os.PathLike, edition: str | None = None, splits: str | None = None, fold: int | None = None
+) -> dict:
     """Everything `main` says, as one mapping ready for JSON; "faults" holds all, "sound" whether none.
 
     Raises:
         InputError: no case is found, or its edition is not told by its name; no such splits file.
     """
-    divided = _read_splits(splits) if splits else None
+    if fold is not None and not splits:
+        raise InputError(f"--fold {fold} needs --splits: the file that holds the folds.")
+    divided = split_files.read(splits, fold) if splits else None
     dataset = layouts.find(root, edition)
     # Decompression releases the interpreter's lock; only descriptions are kept.
     with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
@@ -200,15 +193,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.inspect", __doc__)
     parser.add_argument("folder", help="a data set, or one case's folder; gs:// too")
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
-    parser.add_argument("--splits", help="JSON of case ids by split: no patient may be in two")
+    parser.add_argument("--splits", metavar="FILE", help="case ids by split: no patient may be in two")
+    parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args(arguments)
     if not given.json:
-        report = inspect(given.folder, given.edition, given.splits)
+        report = inspect(given.folder, given.edition, given.splits, given.fold)
         _print(report)
         return 0 if report["sound"] else 1
     try:
-        report = inspect(given.folder, given.edition, given.splits)
+        report = inspect(given.folder, given.edition, given.splits, given.fold)
     except InputError as error:
         report = {"root": given.folder, "cases": [], "notes": [], "faults": [str(error)], "sound": False}
     print(json.dumps(report, indent=2))

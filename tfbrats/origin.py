@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tfbrats import files, model_card, records, tables
+from tfbrats import files, model_card, records, split_files, tables
 from tfbrats.command import InputError
 
 
@@ -87,22 +87,12 @@ def split_of(path: str | os.PathLike, name: str) -> tuple[list[str], dict[str, A
     Raises:
         InputError: not such a file, one whose hash is not that of its cases, or no case of that split.
     """
-    content = files.read_json(path)
-    splits = {key: ids for key, ids in content.items() if key != "sha256"} if isinstance(content, dict) else {}
-    if not splits or not all(isinstance(ids, list) for ids in splits.values()):
-        raise InputError(f"{path}: expected {{split: [case ids]}}, e.g. the splits.json of a run folder.")
-    splits = {("validation" if key == "val" else key): sorted(map(str, ids)) for key, ids in splits.items()}
-    if not splits.get(name):
+    splits = split_files.read(path)
+    if not splits[name]:
         there = ", ".join(f"{key} ({tables.cases_text(len(ids))})" for key, ids in splits.items())
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
     # The hash that records and models of this split carry.
-    whole = {key: splits.get(key, []) for key in records.SPLITS}
-    sha256 = records.sha256_of_split(whole)
-    if content.get("sha256", sha256) != sha256:
-        raise InputError(
-            f"{path}: its sha256 is not that of its cases: it was edited. Take the splits.json that the "
-            "training wrote, or leave sha256 out for a split of your own."
-        )
+    sha256 = records.sha256_of_split(splits)
     return splits[name], {"name": name, "sha256": sha256, "of": os.fspath(path)}
 
 
