@@ -17,14 +17,13 @@ import subprocess
 import sys
 import time
 
-import fsspec
 import nibabel
 import numpy as np
 import psutil
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import files, locks, phantom, records
+from tfbrats import files, phantom, records
 from tfbrats.command import InputError
 
 ROOT = pathlib.Path(job.__file__).parents[1]
@@ -461,18 +460,3 @@ def test_overwriting_what_another_job_writes_is_refused(cases, tmp_path, same_in
     assert second.returncode == 1 and "another job" in second.stderr
     assert finished(first).returncode == 0
     same_in_the_end("overwriting under a job", tmp_path)
-
-
-def test_on_an_object_store_too_only_one_job_writes(monkeypatch):
-    monkeypatch.setattr(locks, "RENEWED_EVERY_S", 0.05)
-    monkeypatch.setattr(locks, "GIVEN_UP_AFTER_S", 0.6)
-    path = "memory://bucket/parts/.running"
-    refused = pytest.raises(InputError, match=r"busy \(host .*, process \d+\)")
-    with locks.alone(path, "busy"), refused, locks.alone(path, "busy"):
-        pass
-    assert not files.exists(path)
-    # A command that died long ago left its lock: it no longer changes, and is taken over.
-    files.write_bytes(path, b'{"host": "gone", "pid": 1, "id": "x"}')
-    with locks.alone(path, "busy"):
-        pass
-    fsspec.filesystem("memory").rm("/bucket", recursive=True)
