@@ -104,19 +104,21 @@ def test_what_show_gives_as_json_adds_up_to_the_files(patch_records, capsys):
     assert content["cases"] == 5 and content["rejected"] == []
 
 
-def test_show_finds_the_records_of_a_case(record_set, capsys):
-    manifest = record_set.manifest
-    case_id = manifest.cases["train"][1]
-    _, content = said(capsys, "show", record_set.folder, "--case", case_id, "--json")
+@pytest.mark.parametrize("case_number", range(4))
+def test_show_finds_the_records_of_a_case(patch_records, case_number, capsys):
+    folder = patch_records.folders["patches"]
+    case_id = records.read_manifest(folder).cases["train"][case_number]
+    _, content = said(capsys, "show", folder, "--case", case_id, "--json")
     found = content["case"]
-    assert found["split"] == "train" and found["source"]["shape"] == [40, 44, 16]
+    assert found["split"] == "train" and found["source"]["shape"] == [24, 28, 16]
+    assert len(found["parts"]) == 3 and found["examples"] == 3 * 6
     for part in found["parts"]:
         first, last = part["records"]
-        contents = list(records.read_records(files.join(record_set.folder, part["file"])))
-        owners = [records.decode(records.SLICES, one)["case_id"] for one in contents]
+        contents = list(records.read_records(files.join(folder, part["file"])))
+        owners = [records.decode(records.PATCHES, one)["case_id"] for one in contents]
         assert [n for n, owner in enumerate(owners) if owner == case_id] == list(range(first, last + 1))
-    _, text = said(capsys, "show", record_set.folder, "--case", case_id)
-    assert f"{case_id}, in train" in text and "40 x 44 x 16 voxels, edition 2020" in text
+    _, text = said(capsys, "show", folder, "--case", case_id)
+    assert f"{case_id}, in train" in text and "24 x 28 x 16 voxels, edition 2020" in text
 
 
 def test_an_unknown_case_is_answered_with_the_nearest_names(record_set):
@@ -329,6 +331,16 @@ def test_a_record_of_another_schema_is_a_fault_and_an_error(slices, capsys, tmp_
             run(what[0], slices, *what[1:], *(["--examples", "99"] if what[1:] else []))
 
 
+def test_sound_records_in_another_order_are_not_the_file_that_was_written(slices, capsys):
+    shard = records.read_manifest(slices).shards[0]
+    contents = contents_of(slices, shard)
+    files.write_bytes(files.join(slices, shard.file), b"".join(map(records.frame, contents[::-1])))
+    code, text = said(capsys, "verify", slices)
+    assert code == 1 and "1 fault in" in text
+    assert f"{shard.file}: its checksum is not the one in dataset.json, though each record is sound" in text
+    assert verify.AGAIN in text
+
+
 def test_quick_looks_at_sizes_alone(slices, capsys):
     shard = records.read_manifest(slices).shards[0]
     path = pathlib.Path(slices) / shard.file
@@ -339,6 +351,17 @@ def test_quick_looks_at_sizes_alone(slices, capsys):
     path.write_bytes(bytes(whole[:-1]))
     code, text = said(capsys, "verify", slices, "--quick")
     assert code == 1 and f"{shard.file}: {shard.bytes - 1} bytes; dataset.json says {shard.bytes}" in text
+
+
+def test_records_of_any_size_are_read_from_pieces_of_one(tmp_path):
+    random = np.random.default_rng(0)
+    sizes = (0, 1, 2**20 - 16, 2**20, 3 * 2**20 + 7, 5, 2**21 - 12, 0, 2**22)
+    contents = [random.bytes(size) for size in sizes]
+    path = str(tmp_path / "sizes.tfrecord")
+    files.write_bytes(path, b"".join(map(records.frame, contents)))
+    assert list(records.read_records(path)) == contents
+    places = [place for place, _ in records.read_frames(path)]
+    assert places == [sum(size + records.FRAME_BYTES for size in sizes[:n]) for n in range(len(sizes))]
 
 
 def test_memory_is_bounded_by_a_record_not_by_a_shard(tmp_path):
@@ -659,18 +682,32 @@ def test_a_damaged_case_is_named_and_does_not_cost_the_others(volumes, tmp_path)
         run("to-nifti", volumes, "--output", tmp_path / "out2", "--case", case_id)
 
 
-def test_a_manifest_that_lost_a_grid_or_tells_another_is_a_clear_error(volumes, tmp_path):
+_ET_MISSING = {"edition": "2020", "values": {"0": "BACKGROUND", "1": "NCR", "2": "ED"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"shape": [24, 28, 17]}, r"cut from \(24, 28, 16\); .*are \(24, 28, 17\)"),
+        ({"shape": [28, 24, 16]}, r"cut from \(24, 28, 16\); .*are \(28, 24, 16\)"),
+        ({"label_schema": {"edition": "2020", "values": {"1": "WATER"}}}, "damaged label schema .*WATER"),
+        ({"label_schema": _ET_MISSING}, "no label value for ET"),
+        (None, "does not tell the grid"),
+    ],
+)
+def test_a_manifest_that_lost_a_grid_or_tells_another_is_a_clear_error(volumes, tmp_path, source, message):
     shards = [one.model_dump() for one in records.read_manifest(volumes).shards]
-    case_id = shards[0]["cases"][0]["case_id"]
-    shards[0]["cases"][0]["source"]["shape"] = [24, 28, 17]
+    row = next(row for shard in shards for row in shard["cases"] if row["case_id"] == "BraTS20_Training_000")
+    row["source"] = source and row["source"] | source
     change(volumes, shards=shards)
-    with pytest.raises(InputError, match=rf"{case_id}: .*cut from \(24, 28, 16\); .*are \(24, 28, 17\)"):
-        run("to-nifti", volumes, "--output", tmp_path / "out", "--case", case_id)
-    shards[0]["cases"][0]["source"] = None
-    change(volumes, shards=shards)
-    with pytest.raises(InputError, match=rf"{case_id}: .*does not tell the grid"):
-        run("to-nifti", volumes, "--output", tmp_path / "out", "--case", case_id)
-    assert not written(tmp_path / "out")
+    with pytest.raises(InputError, match=rf"{row['case_id']}: \S+tfrecord, record \d: .*{message}"):
+        run("to-nifti", volumes, "--output", tmp_path / "out")
+    assert len(written(tmp_path / "out")) == 4 * 5
+
+
+def test_an_output_that_cannot_be_written_is_one_error_not_one_a_case(volumes):
+    with pytest.raises(InputError, match=r"^/proc/no/from_records.json: cannot be written"):
+        run("to-nifti", volumes, "--output", "/proc/no")
 
 
 # --- to-nifti: pictures ---------------------------------------------------------------------------------

@@ -28,6 +28,26 @@ def paths_of(output: str | os.PathLike, case_id: str, modalities: Sequence[str])
     return [files.join(output, case_id, f"{case_id}_{name}.nii.gz") for name in (*modalities, "seg")]
 
 
+def grid_and_schema(example: dict[str, Any], row: CaseRow) -> tuple[Grid, LabelSchema]:
+    """The grid of a case's files and how they write tissues, as `row.source` has them.
+
+    Raises:
+        InputError: dataset.json does not tell them, tells another shape, or has no value for a tissue.
+    """
+    if row.source is None:
+        raise InputError("dataset.json does not tell the grid of its files")
+    grid = case.grid_of(row.source.shape, np.array(row.source.affine))
+    shape = tuple(example["shape_ijk"].tolist())
+    if grid.file_shape != grid.to_file(np.empty(shape, np.bool_)).shape:
+        raise InputError(f"cut from {shape}; dataset.json says that the files are {grid.file_shape}")
+    try:
+        schema = LabelSchema.from_json(row.source.label_schema)
+    except (KeyError, ValueError, AttributeError) as error:
+        raise InputError(f"dataset.json has a damaged label schema for it ({error})") from error
+    schema.to_values(example["label"], "its label")  # so that what cannot be written fails before it is begun
+    return grid, schema
+
+
 def whole(
     example: dict[str, Any], row: CaseRow, modalities: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, Grid, LabelSchema]:
@@ -42,18 +62,10 @@ def whole(
         tissues.
 
     Raises:
-        InputError: dataset.json does not tell the grid, or tells another shape.
+        InputError: as `grid_and_schema`.
     """
-    if row.source is None:
-        raise InputError(f"dataset.json does not tell the grid of {row.case_id}'s files.")
-    grid = case.grid_of(row.source.shape, np.array(row.source.affine))
-    shape = tuple(example["shape_ijk"].tolist())
-    if grid.file_shape != grid.to_file(np.empty(shape, np.bool_)).shape:
-        raise InputError(f"cut from {shape}; dataset.json says that the files are {grid.file_shape}")
-    try:
-        schema = LabelSchema.from_json(row.source.label_schema)
-    except (KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"dataset.json has a damaged label schema for {row.case_id} ({error}).") from error
+    grid, schema = grid_and_schema(example, row)
+    shape = example["shape_ijk"].tolist()
     box = tuple(
         (low, low + size)
         for low, size in zip(example["origin_ijk"].tolist(), example["image"].shape, strict=False)
@@ -103,7 +115,7 @@ def write(
         seen: called after each case.
 
     Raises:
-        InputError: no such case, or an output that holds what this command did not write.
+        InputError: no such case; an output that holds what this command did not write, or cannot be written.
     """
     for case_id in case_ids or ():
         check_case(manifest, folder, case_id)
@@ -124,38 +136,40 @@ def write(
             number += row.examples
         todo.append((shard, rows))
     for shard, rows in todo:
-        try:
-            for number, content in _wanted(folder, shard, rows):
-                row = rows.pop(number)
+        for row, example, fault in _read(folder, manifest, shard, rows):
+            if example is None:
+                outcome.faults.append(f"{row.case_id}: {fault}")
+            else:
                 paths = paths_of(output, row.case_id, manifest.modalities)
-                try:
-                    example = _example(manifest, shard, row, content, folder)
-                    written.begin(row.case_id, shard.crc32c, paths)
-                    write_case(paths, example, row, manifest.modalities)
-                    outcome.written += 1
-                except InputError as error:
-                    outcome.faults.append(f"{row.case_id}: {shard.file}, record {number}: {error}")
-                seen()
-        except InputError as error:  # the file is not there, or cannot be read
-            outcome.faults.append(str(error))
-            continue
-        outcome.faults += [
-            f"{row.case_id}: {shard.file}: the file ends before record {number}" for number, row in rows.items()
-        ]
+                written.begin(row.case_id, shard.crc32c, paths)
+                write_case(paths, example, row, manifest.modalities)
+                outcome.written += 1
+            seen()
     return outcome
 
 
-def _wanted(
-    folder: str | os.PathLike, shard: Shard, rows: Mapping[int, CaseRow]
-) -> Iterator[tuple[int, bytes | None]]:
-    last = max(rows, default=-1)
-    if last < 0:
-        return
-    for number, (_, content) in enumerate(records.read_frames(files.join(folder, shard.file))):
-        if number in rows:
-            yield number, content
-        if number == last:
-            return
+def _read(
+    folder: str | os.PathLike, manifest: Manifest, shard: Shard, rows: Mapping[int, CaseRow]
+) -> Iterator[tuple[CaseRow, dict[str, Any] | None, str]]:
+    """Each wanted case with its example, or with None and what is wrong with it."""
+    left = dict(rows)
+    stopped = "the file ends before it"
+    try:
+        frames = records.read_frames(files.join(folder, shard.file)) if left else ()
+        for number, (_, content) in enumerate(frames):
+            row = left.pop(number, None)
+            if row is None:
+                continue
+            try:
+                yield row, _example(manifest, shard, row, content, folder), ""
+            except InputError as error:
+                yield row, None, f"{shard.file}, record {number}: {error}"
+            if not left:
+                return
+    except InputError as error:  # the file is not there, or cannot be read
+        stopped = str(error)
+    for number, row in left.items():
+        yield row, None, f"{shard.file}, record {number}: {stopped}"
 
 
 def _example(
@@ -166,4 +180,5 @@ def _example(
     example = example_of(manifest, shard, content, folder)
     if example["case_id"] != row.case_id:
         raise InputError(f"holds {example['case_id']!r} in this case's place")
+    grid_and_schema(example, row)
     return example
