@@ -175,11 +175,21 @@ def _unpacked(content: bytes, path: str | os.PathLike) -> bytes:
     if content[:2] != b"\x1f\x8b":
         return content
     try:
-        return igzip.decompress(content)
+        return _gunzipped(content)
     except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{path}: truncated or damaged gzip data ({error}). Copy or download it again."
         ) from error
+
+
+def _gunzipped(content: bytes) -> bytes:
+    """One pass, as long as the file's last bytes say; what is unusual goes a longer way."""
+    size = int.from_bytes(content[-4:], "little")
+    member = isal_zlib.decompressobj(wbits=31)
+    unpacked = member.decompress(content, size + 1)
+    if member.eof and not member.unused_data:
+        return unpacked
+    return igzip.decompress(content)  # several members, zeros or something else behind, cut off
 
 
 def _parse(content: bytes, path: str | os.PathLike) -> tuple[np.ndarray, nibabel.Nifti1Image]:
