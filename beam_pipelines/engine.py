@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import socket
 import sys
 import threading
@@ -45,9 +46,7 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
                 + (f" Did you mean {near[0]}?" if near else "")
             )
     if "Dask" in (chosen.runner or ""):
-        raise InputError(
-            f"--runner={chosen.runner}: it drops parts of a job silently. Use another engine."
-        )
+        raise InputError(f"--runner={chosen.runner}: it drops parts of a job silently. Use another engine.")
     if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
         raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
     host, colon, port = (chosen.job_endpoint or "").rpartition(":")
@@ -157,41 +156,49 @@ def worker_options(
 
 @contextlib.contextmanager
 def ended_with_its_workers(output: str) -> Iterator[None]:
-    """Ends the command when one of Beam's local worker processes dies: Beam itself would wait for ever.
+    """Ends the command, and all its worker processes, when one of them dies or a person interrupts it.
 
-    The process is left at once (exit code 1), since threads of Beam's never end then; what is finished is on
-    disk.
+    For Beam's local worker processes: Beam itself would wait for ever for one that died, and its threads keep
+    an interrupted command from ending. So the process is left at once; what is finished is on disk.
     """
-    before = threading.excepthook
     over = threading.Event()
 
-    def hook(ended) -> None:
-        code = re.search(r"Worker subprocess exited with return code (-?\d+)", str(ended.exc_value))
-        if over.is_set():  # what else fails now fails because of that
-            return
-        if code is None:
-            before(ended)
-            return
+    def leave(message: str, code: int) -> None:
         over.set()
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill()
-        killed = code.group(1) in ("-9", "137")
-        print(
-            f"error: a worker process died (exit code {code.group(1)})"
-            + (": the system kills one when memory runs out" if killed else "")
-            + f". Finished shards are kept in {output}: run the same command again, with fewer workers "
-            "(--max-workers).",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
+        print(message, file=sys.stderr, flush=True)
+        os._exit(code)
 
-    threading.excepthook = hook
+    def hook(ended) -> None:
+        found = re.search(r"Worker subprocess exited with return code (-?\d+)", str(ended.exc_value))
+        if over.is_set():  # what else fails now fails because of that
+            return
+        if found is None:
+            hook_before(ended)
+            return
+        code = int(found.group(1))
+        if code in (-signal.SIGINT, 128 + signal.SIGINT):  # a terminal interrupts the workers too
+            leave("interrupted", 130)
+        why = ": the system kills one when memory runs out" if code in (-signal.SIGKILL, 137) else ""
+        leave(
+            f"error: a worker process died (exit code {code}){why}. Finished shards are kept in {output}: run "
+            "the same command again, with fewer workers (--max-workers).",
+            1,
+        )
+
+    hook_before, threading.excepthook = threading.excepthook, hook
+    before = {
+        number: signal.signal(number, lambda number, _: leave("interrupted", 128 + number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        threading.excepthook = before
+        threading.excepthook = hook_before
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_with(pid: int) -> None:

@@ -10,6 +10,7 @@ more of them than --max-bad-fraction are. More, and how to run it on a cluster: 
 """
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TestOptions
 from tqdm import tqdm
 
 from beam_pipelines import engine, record_folder, transforms
@@ -216,7 +217,8 @@ def _written(
         record_folder.clear(output)
     record_folder.claim(output, config, planned)
     if len(todo) < len(tasks):
-        print(f"{len(tasks) - len(todo)} of {len(tasks)} shards are finished already and are kept")
+        left, of_all = (sum(len(task.files) for task in some) for some in (todo, tasks))
+        print(f"{of_all - left} of {of_all} shards are finished already and are kept")
     if todo:
         if line:
             print(f"workers          {line}", flush=True)
@@ -224,9 +226,10 @@ def _written(
         record_folder.resume(output, kept, todo)
         pipeline_options = PipelineOptions([*beam_options, *workers])
         is_local = pipeline_options.view_as(StandardOptions).runner == engine.LOCAL
+        mode = pipeline_options.view_as(DirectOptions).direct_running_mode
         with (
             engine.explained(output),
-            engine.ended_with_its_workers(output),
+            engine.ended_with_its_workers(output) if mode == "multi_processing" else contextlib.nullcontext(),
             _Progress(output, price.bytes),
             beam.Pipeline(options=pipeline_options) as pipeline,
         ):

@@ -16,18 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tfbrats import __version__, files, locks, records
 from tfbrats.command import InputError
 from tfbrats.config import Config, differences
-from tfbrats.labels import REGIONS
 from tfbrats.records import Batch, Manifest, Shard
 from tfbrats.shards import PARTS, ShardTask, part_of, regions_of
 
 REJECTED = "rejected.jsonl"
 _JOB = "job.json"  # under parts/: whose folder this is until dataset.json says so
 _LOCK = ".running"  # under parts/
-_SHARD = re.compile(
-    rf"({'|'.join(records.SPLITS)})(-add\d+)?(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
-)
 _OURS = re.compile(
-    rf"{_SHARD.pattern}(\.json)?|{re.escape(_JOB)}|{re.escape(_LOCK)}|{records.MANIFEST}|{REJECTED}"
+    rf"{records.SHARD_NAME.pattern}(\.json)?|{re.escape(_JOB)}|{re.escape(_LOCK)}|{records.MANIFEST}|{REJECTED}"
 )
 
 
@@ -40,7 +36,7 @@ def _is_record_set(output: str) -> bool:
     try:
         content = files.read_json(path)
     except InputError:  # damaged: the company it keeps decides
-        return any(_SHARD.fullmatch(files.name(one)) for one in files.walk(output))
+        return any(records.SHARD_NAME.fullmatch(files.name(one)) for one in files.walk(output))
     # MSD and nnU-Net have a dataset.json too.
     return isinstance(content, dict) and "shards" in content
 
@@ -308,7 +304,7 @@ def finish(output: str, manifest: Manifest) -> None:
         path
         for path in _own_files(output)
         if files.PARTIAL in files.name(path)
-        or (_SHARD.fullmatch(files.name(path)) and files.name(path) not in current)
+        or (records.SHARD_NAME.fullmatch(files.name(path)) and files.name(path) not in current)
     )
 
 

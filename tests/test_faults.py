@@ -195,13 +195,18 @@ def test_workers_do_not_outlive_a_killed_job(cases, tmp_path, same_in_the_end):
     same_in_the_end("job killed, workers left alone", tmp_path)
 
 
-def test_interrupted_by_hand_and_run_again(cases, tmp_path, same_in_the_end):
-    process = start(cases, tmp_path, "--max-workers=1")
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("whom", ["command", "group"])
+def test_interrupted_by_hand_and_run_again(workers, whom, cases, tmp_path, same_in_the_end):
+    process = start(cases, tmp_path, workers, start_new_session=True)
     waited_for(lambda: partial_files(tmp_path), process)
-    process.send_signal(signal.SIGINT)
+    if whom == "command":
+        process.send_signal(signal.SIGINT)
+    else:  # as a terminal does
+        os.killpg(process.pid, signal.SIGINT)
     ended = finished(process)
     assert ended.returncode == 130, ended.stderr
-    assert partial_files(tmp_path) == []
+    assert ended.stderr.rstrip().endswith("interrupted")
     same_in_the_end("interrupted (Ctrl-C)", tmp_path)
 
 

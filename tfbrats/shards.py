@@ -34,7 +34,7 @@ _LARGEST = 4 / 3
 # Peak of a worker that writes a full-size case with N4 on all modalities, 240 x 240 x 155 x 4 voxels: measured
 # by benchmarks/prepare_memory.py.
 _WORKER_BYTES = 200 * 2**20  # interpreter, Beam and the libraries
-_WORKER_BYTES_PER_VALUE = 18  # of a case's I x J x K x M
+_WORKER_BYTES_PER_VALUE = 14  # of a case's I x J x K x M
 
 _N4_S_PER_VOXEL = 2e-6  # of the brain's box, a modality, at shrink 4; more closely: --price times it
 

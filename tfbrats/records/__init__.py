@@ -7,6 +7,7 @@ TensorFlow) and the parser (`data.parse`).
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,14 @@ from google.protobuf.message import DecodeError
 from tfbrats import files
 from tfbrats.command import InputError
 from tfbrats.config import Config, differences
+from tfbrats.labels import REGIONS
 
 MANIFEST = "dataset.json"
 FORMAT = 2
 SPLITS = ("train", "validation", "test")
+SHARD_NAME = re.compile(
+    rf"({'|'.join(SPLITS)})(-add\d+)?(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
+)
 STAGES = ("read", "n4", "cut", "encode", "write")  # of the work on a case, as its seconds are told apart
 
 
@@ -165,7 +170,7 @@ def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
     """The inverse of `encode`, in numpy.
 
     Raises:
-        InputError: not an example, or one that lacks an entry of the schema.
+        InputError: not an example, or one whose entries are not those of the schema.
     """
     try:
         feature = _Example.FromString(serialized).features.feature
@@ -177,15 +182,18 @@ def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
             f"a record lacks {', '.join(missing)}; it holds {', '.join(sorted(feature)) or 'nothing'}."
         )
     example: dict[str, Any] = {}
-    for field in schema:
-        if field.dtype == "string":
-            example[field.name] = feature[field.name].bytes_list.value[0].decode()
-        elif not field.is_array:
-            example[field.name] = feature[field.name].int64_list.value[0]
-        else:
-            shape = tuple(feature[field.shape_name].int64_list.value)
-            raw = feature[field.name].bytes_list.value[0]
-            example[field.name] = np.frombuffer(raw, field.dtype).reshape(shape)
+    try:
+        for field in schema:
+            if field.dtype == "string":
+                example[field.name] = feature[field.name].bytes_list.value[0].decode()
+            elif not field.is_array:
+                example[field.name] = feature[field.name].int64_list.value[0]
+            else:
+                shape = tuple(feature[field.shape_name].int64_list.value)
+                raw = feature[field.name].bytes_list.value[0]
+                example[field.name] = np.frombuffer(raw, field.dtype).reshape(shape)
+    except (ValueError, IndexError, TypeError) as error:  # an entry of another type, bytes of another shape
+        raise InputError(f"a record's entry {field.name} does not fit its schema ({error}).") from error
     return example
 
 

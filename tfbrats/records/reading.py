@@ -88,12 +88,7 @@ def example_of(manifest: Manifest, shard: Shard, content: bytes, folder: str | o
     Raises:
         InputError: with every fault, without the place.
     """
-    try:
-        example = records.decode(schema_of(manifest, folder), content)
-    except InputError:
-        raise
-    except (ValueError, IndexError, TypeError) as error:  # bytes and shape, or an entry of another type
-        raise InputError(f"its entries do not fit the schema of {manifest.kind} ({error}).") from error
+    example = records.decode(schema_of(manifest, folder), content)
     faults = list(_faults(manifest, shard, example))
     if faults:
         raise InputError("; ".join(faults))

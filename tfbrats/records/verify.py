@@ -4,7 +4,6 @@ Reads each file once, a record in memory at a time. Repairs nothing: the Beam jo
 """
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ AGAIN = (
 )
 OVERWRITE = "Write the records again: the Beam job with --overwrite."
 MOVE = "Move away what is no part of the set, or leave it: nothing reads it."
-# As the Beam job names them; only such files does it remove.
-_SHARD_NAME = re.compile(rf"({'|'.join(records.SPLITS)})(-\w+)*-\d{{5}}-of-\d{{5}}\.tfrecord")
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ def _look_round(folder: str | os.PathLike, manifest: Manifest, report: Report) -
         elif files.PARTIAL in name:
             report.faults.append(Fault(name, "a temporary file of a job that was killed or still runs", AGAIN))
         elif name.endswith(".tfrecord") and name not in known:
-            ours = _SHARD_NAME.fullmatch(name)
+            ours = records.SHARD_NAME.fullmatch(name)  # only such files does the Beam job remove
             text = "a stale shard" if ours else "a foreign file"
             report.faults.append(Fault(name, f"{text}: dataset.json does not know it", AGAIN if ours else MOVE))
     report.notes += [f"{name}/ lies in the folder and was not looked at" for name in sorted(below)]
