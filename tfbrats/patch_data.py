@@ -15,9 +15,12 @@ from tfbrats.config import PatchConfig
 from tfbrats.data import in_batches, parse, region_mask, serialized, shard_policy, with_sharding
 from tfbrats.labels import PARENT, REGIONS
 from tfbrats.models import scales
-from tfbrats.records import SCHEMAS, Manifest
+from tfbrats.records import PATCHES, VOLUMES, Manifest
 
 _READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases, and a batch should hold many
+# What of a record is looked at.
+_OF_PATCH = tuple(field for field in PATCHES if field.name in ("x1", "half", "label"))
+_OF_VOLUME = tuple(field for field in VOLUMES if field.name in ("image", "label", "case_id"))
 _VOLUMES_AT_ONCE = 2  # bounds memory: ~0.3 GB each with eight patches of 64^3
 
 Boxes = Mapping[str, Sequence[Sequence[int]]]  # case id -> [3][low, high), voxels of the crop
@@ -59,15 +62,16 @@ def _centres(label, region: str, box, numbers, region_fraction: float, seed):
     low, high = tf.cast(box[:, 0], tf.float64), tf.cast(box[:, 1], tf.float64)
     uniform = tf.random.stateless_uniform([size, 4], seed, dtype=tf.float64)
     drawn = tf.cast(tf.floor(low + uniform[:, :3] * (high - low)), tf.int32)
-    voxels = tf.cast(tf.where(region_mask(label, region)), tf.int32)
-    known = tf.shape(voxels)[0]
+    voxels = tf.where(tf.reshape(region_mask(label, region), [-1]))[:, 0]  # flat: a third of the time
+    known = tf.size(voxels)
     chosen = tf.cast(tf.floor(uniform[:, 3] * tf.cast(known, tf.float64)), tf.int32)
     number = tf.cast(numbers, tf.float64)
     wanted = tf.floor((number + 1) * region_fraction) > tf.floor(number * region_fraction)
     on_region = wanted & (known > 0)
     # Without the region there is nothing to gather from: one voxel that is never chosen.
-    voxels = tf.cond(known > 0, lambda: voxels, lambda: tf.zeros([1, 3], tf.int32))
-    return tf.where(on_region[:, None], tf.gather(voxels, chosen), drawn)
+    voxels = tf.cond(known > 0, lambda: voxels, lambda: tf.zeros([1], tf.int64))
+    found = tf.unravel_index(tf.gather(voxels, chosen), tf.shape(label, tf.int64))
+    return tf.where(on_region[:, None], tf.cast(tf.transpose(found), tf.int32), drawn)
 
 
 def cut(image, label, centres, size: int) -> dict:
@@ -81,14 +85,7 @@ def cut(image, label, centres, size: int) -> dict:
     Returns:
         x1 and half float16 [n, S, S, S, M], label uint8 [n, S, S, S].
     """
-
-    def one(centre):
-        # One at a time: on its way each is 2S voxels wide, in float32.
-        x1, half = patches_graph.cut(image, centre[None], size)
-        return tf.cast(x1[0], tf.float16), tf.cast(half[0], tf.float16)
-
-    cube = tf.TensorSpec([size, size, size, image.shape[-1]], tf.float16)
-    x1, half = tf.map_fn(one, centres, fn_output_signature=(cube, cube), parallel_iterations=1)
+    x1, half = patches_graph.cut(image, centres, size, tf.float16)
     return {"x1": x1, "half": half, "label": patches_graph.cut_label(label, centres, size)}
 
 
@@ -139,7 +136,7 @@ def _fresh(
         last = tf.minimum(first + per_read, per_case)
 
         def cut_out():
-            volume = parse(SCHEMAS["volumes"], record)
+            volume = parse(_OF_VOLUME, record)
             volume["image"] = tf.ensure_shape(volume["image"], [None, None, None, modalities])
             # Drawn by the place in the stream: a worker with shards of its own passes over them more often.
             place = seed + 2 * tf.cast(number, tf.int32)
@@ -187,29 +184,36 @@ def _wanted_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
 
 def _stored(stream):
     def patch_of(record):
-        example = parse(SCHEMAS["patches"], record)
-        return {name: example[name] for name in ("x1", "half", "label")}
+        return parse(_OF_PATCH, record)
 
     return stream.map(patch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int):
     size, modalities = config.sampling.patch_size, len(config.data.modalities)
+    scaled = scales(config.model.name) > 1
 
     def example_of(patch):
         shape = [size, size, size, modalities]
-        x1 = tf.cast(tf.ensure_shape(patch["x1"], shape), tf.float32)
-        if scales(config.model.name) == 1:
-            image = x1
-        else:
-            half = tf.cast(tf.ensure_shape(patch["half"], shape), tf.float32)
-            image = patches_graph.multi_scale(x1[None], half[None])[0]
-        label = tf.ensure_shape(patch["label"], shape[:3])
-        target = tf.cast(region_mask(label, region), tf.uint8)
-        return {"patch": image, "target": target, "valid": 1.0}
+        example = {
+            "x1": tf.ensure_shape(patch["x1"], shape),
+            "label": tf.ensure_shape(patch["label"], shape[:3]),
+            "valid": 1.0,
+        }
+        if scaled:
+            example["half"] = tf.ensure_shape(patch["half"], shape)
+        return example
 
-    examples = patches.map(example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return in_batches(examples, batch, padding)
+    def as_network_input(stored):
+        # A batch at once: put together in float16 it is a third of what the network takes.
+        # 24 x 64 x 64 x 64 x 4, twice -> 24 x 64 x 64 x 64 x 12
+        x1 = tf.cast(stored["x1"], tf.float32)
+        image = patches_graph.multi_scale(x1, stored["half"]) if scaled else x1
+        target = tf.cast(region_mask(stored["label"], region), tf.uint8)
+        return {"patch": image, "target": target, "valid": stored["valid"]}
+
+    batches = in_batches(patches.map(example_of), batch, padding).prefetch(1)
+    return batches.map(as_network_input).prefetch(1)  # one ahead: a batch of 24 takes 0.3 GB
 
 
 def training(

@@ -155,7 +155,7 @@ def upsampled_centre(x1: np.ndarray) -> np.ndarray:
     size = x1.shape[0]
     low, high = size // 4 - 1, size - size // 4 + 1  # S / 2 voxels and a ring of neighbours
     fine = x1[low:high, low:high, low:high].astype(np.float32)
-    for axis in range(3):
+    for axis in (2, 1, 0):  # the twin's order
         fine = np.moveaxis(fine, axis, 0)
         before, own, after = fine[:-2], fine[1:-1], fine[2:]
         pair = (

@@ -1,10 +1,53 @@
 """Cut multi-scale patches in the graph: `patches` again in TensorFlow, for stored volumes and whole cases.
 
-Equal to its numpy twin to the bit, which fixes the order of every sum; only the twin rounds to float16, as the
-records hold it. Never pads a volume: it slices what lies inside and pads the slice.
+Equal to its numpy twin to the bit, which fixes the order of every sum; the twin always rounds to float16, as
+the records hold it. Never pads a volume: it slices what lies inside and pads the slice.
 """
 
 import tensorflow as tf
+
+
+def _inside(volume, start, size: int):
+    """What of a cube lies in a volume: its voxels, how many are missing before and behind them (int32 [3])."""
+    shape, channels = tf.shape(volume)[:3], volume.shape[3:].as_list()
+    low = tf.clip_by_value(start, 0, shape)
+    length = tf.clip_by_value(start + size, 0, shape) - low
+    before = tf.clip_by_value(-start, 0, size)
+    voxels = tf.slice(volume, tf.pad(low, [[0, len(channels)]]), tf.concat([length, channels], axis=0))
+    return tf.ensure_shape(voxels, [None, None, None, *channels]), before, size - before - length
+
+
+def _padded(voxels, before, behind):
+    """Zeros along the first three axes."""
+    channels = voxels.shape[3:].as_list()
+    padding = tf.pad(tf.stack([before, behind], axis=1), [[0, len(channels)], [0, 0]])
+    return tf.ensure_shape(tf.pad(voxels, padding), [None, None, None, *channels])
+
+
+def _window(volume, start, size: int):
+    """One cube of `window`."""
+    return tf.ensure_shape(_padded(*_inside(volume, start, size)), [size, size, size, *volume.shape[3:]])
+
+
+def _halved(wide):
+    """Float32 means of 2 x 2 x 2 voxels: [2i, 2j, 2k, M] -> [i, j, k, M]."""
+    i, j, k = (size // 2 for size in tf.unstack(tf.shape(wide)[:3]))
+    # Pairs along i, then j, then k: the twin adds in the same order. By reshape, since slices that step
+    # (wide[0::2]) take TensorFlow's CPU kernel fifty times as long.
+    pairs = tf.reshape(tf.cast(wide, tf.float32), [i, 2, 2 * j, 2 * k, wide.shape[3]])
+    pairs = tf.reshape(pairs[:, 0] + pairs[:, 1], [i, j, 2, 2 * k, wide.shape[3]])
+    pairs = tf.reshape(pairs[:, :, 0] + pairs[:, :, 1], [i, j, k, 2, wide.shape[3]])
+    return (pairs[:, :, :, 0] + pairs[:, :, :, 1]) * 0.125
+
+
+def _half(image, start, size: int):
+    """One patch at x0.5, `start` being the first voxel of its 2S: float32 [S, S, S, M].
+
+    Pads with whole blocks after the means are taken: half of what a patch looks at is outside the brain.
+    """
+    voxels, before, behind = _inside(image, start, 2 * size)
+    means = _halved(_padded(voxels, before % 2, behind % 2))
+    return tf.ensure_shape(_padded(means, before // 2, behind // 2), [size, size, size, image.shape[3]])
 
 
 def window(volume, starts, size: int):
@@ -18,48 +61,37 @@ def window(volume, starts, size: int):
         [N, size, size, size] or [N, size, size, size, M].
     """
     volume = tf.convert_to_tensor(volume)
-    channels = volume.shape[3:].as_list()
-    shape = tf.shape(volume)[:3]
-
-    def one(start):
-        low = tf.clip_by_value(start, 0, shape)
-        length = tf.clip_by_value(start + size, 0, shape) - low
-        before = tf.clip_by_value(-start, 0, size)
-        inside = tf.slice(volume, tf.pad(low, [[0, len(channels)]]), tf.concat([length, channels], axis=0))
-        padding = tf.stack([before, size - before - length], axis=1)
-        cube = tf.pad(inside, tf.pad(padding, [[0, len(channels)], [0, 0]]))
-        return tf.ensure_shape(cube, [size, size, size, *channels])
-
-    cubes = tf.TensorSpec([size, size, size, *channels], volume.dtype)
-    return tf.map_fn(one, tf.cast(starts, tf.int32), fn_output_signature=cubes, parallel_iterations=1)
+    cubes = tf.TensorSpec([size, size, size, *volume.shape[3:]], volume.dtype)
+    return tf.map_fn(
+        lambda start: _window(volume, start, size),
+        tf.cast(starts, tf.int32),
+        fn_output_signature=cubes,
+        parallel_iterations=1,
+    )
 
 
-def _halved(wide):
-    """Means of 2 x 2 x 2 voxels: [N, 2S, 2S, 2S, M] -> [N, S, S, S, M]."""
-    size, channels = wide.shape[1] // 2, wide.shape[4]
-    # Pairs along i, then j, then k: the twin adds in the same order. By reshape, since slices that step
-    # (wide[:, 0::2]) take TensorFlow's CPU kernel fifty times as long.
-    pairs = tf.reshape(wide, [-1, size, 2, 2 * size, 2 * size, channels])
-    pairs = tf.reshape(pairs[:, :, 0] + pairs[:, :, 1], [-1, size, size, 2, 2 * size, channels])
-    pairs = tf.reshape(pairs[:, :, :, 0] + pairs[:, :, :, 1], [-1, size, size, size, 2, channels])
-    return (pairs[:, :, :, :, 0] + pairs[:, :, :, :, 1]) * 0.125
-
-
-def cut(image, centres, size: int):
+def cut(image, centres, size: int, dtype=tf.float32):
     """Patches at the scales that carry voxels of their own; x2 is derived from x1 (`upsampled_centre`).
 
     Args:
         image: float32 or float16 [i, j, k, M].
         centres: int [N, 3]; a patch covers [c - size / 2, c + size / 2) along each axis, 0 outside the volume.
         size: S, even.
+        dtype: of what comes back; float16 rounds as the records do.
 
     Returns:
-        x1: float32 [N, S, S, S, M].
-        half: x0.5, float32 [N, S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width, not rounded.
+        x1: [N, S, S, S, M].
+        half: x0.5, [N, S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width.
     """
-    wide = tf.cast(window(image, tf.cast(centres, tf.int32) - size, 2 * size), tf.float32)
-    low, high = size // 2, size // 2 + size
-    return wide[:, low:high, low:high, low:high], _halved(wide)
+    image = tf.convert_to_tensor(image)
+
+    def one(centre):
+        x1, half = _window(image, centre - size // 2, size), _half(image, centre - size, size)
+        return tf.cast(x1, dtype), tf.cast(half, dtype)
+
+    cube = tf.TensorSpec([size, size, size, image.shape[3]], dtype)
+    # One at a time: on its way each is 2S voxels wide, in float32.
+    return tf.map_fn(one, tf.cast(centres, tf.int32), fn_output_signature=(cube, cube), parallel_iterations=1)
 
 
 def cut_label(label, centres, size: int):
@@ -82,14 +114,10 @@ def upsampled_centre(x1):
     size = x1.shape[1]
     low, high = size // 4 - 1, size - size // 4 + 1  # S / 2 voxels and a ring of neighbours
     fine = tf.cast(x1[:, low:high, low:high, low:high], tf.float32)
-    for axis in (1, 2, 3):
+    for axis in (3, 2, 1):  # the innermost first, while there is least to weave
         every = (slice(None),) * axis
-        before, own, after = (
-            fine[(*every, slice(-2))],
-            fine[(*every, slice(1, -1))],
-            fine[(*every, slice(2, None))],
-        )
-        pair = (own * 0.75 + before * 0.25, own * 0.75 + after * 0.25)
+        own, quarter = fine[(*every, slice(1, -1))] * 0.75, fine * 0.25
+        pair = (own + quarter[(*every, slice(-2))], own + quarter[(*every, slice(2, None))])
         shape = tf.concat([tf.shape(fine)[:axis], [size], tf.shape(fine)[axis + 1 :]], axis=0)
         fine = tf.reshape(tf.stack(pair, axis=axis + 1), shape)
     return tf.ensure_shape(fine, x1.shape)
