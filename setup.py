@@ -15,7 +15,6 @@ INSTALL_REQUIRES = [
     "google-crc32c>=1.5",  # Beam and our records need it for TFRecord checksums
     "nibabel>=5.2",
     "isal>=1.6",  # .nii.gz: unpacks three times as fast as the standard library, which takes most of a reading
-    "isal>=1.6",  # .nii.gz: unpacks three times as fast as the standard library, which takes most of a reading
     "SimpleITK>=2.3",
     "numpy>=1.26",
     "scipy>=1.11",  # distance transforms: contour band, surface distances
@@ -36,7 +35,14 @@ EXTRAS = {
     # Dataflow and gs:// paths.
     "gcp": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2024.2"],
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9", "pre-commit>=3.6"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "ruff>=0.9",
+        "pre-commit>=3.6",
+        "gcsfs>=2024.2",
+        "gcp-storage-emulator>=2026.7",  # stands in for Google Cloud Storage in tests/test_remote.py
+    ],
 }
 
 setuptools.setup(

@@ -1,5 +1,6 @@
 import os
 
+import fsspec.implementations.memory
 import pytest
 
 from tfbrats import files
@@ -72,6 +73,15 @@ def test_a_missing_file_or_folder_is_named(place):
         files.read_bytes(files.join(place, "gone.bin"))
     with pytest.raises(InputError, match="nowhere: no such folder"):
         files.walk(files.join(place, "nowhere"))
+
+
+def test_a_store_that_does_not_answer_is_named_and_not_a_traceback(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "isdir", refuse)
+    with pytest.raises(InputError, match=r"memory://bucket/cases: cannot be listed \(ConnectionError: Name"):
+        files.walk("memory://bucket/cases")
 
 
 def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path):

@@ -92,17 +92,34 @@ def walk(folder: str | os.PathLike) -> dict[str, int]:
     Links to folders are followed: a subset of a data set is often a folder of links.
 
     Raises:
-        InputError: the folder does not exist, or one inside cannot be read.
+        InputError: the folder does not exist, or one inside cannot be read, or a store does not answer.
     """
     fs, inner = _split(folder)
-    if not fs.isdir(inner):
-        if fs.exists(inner):
-            raise InputError(f"{folder}: a file; expected a folder. Give the one that it lies in.")
-        raise InputError(f"{folder}: no such folder.")
-    if is_local(folder):
+    with _reached(folder):
+        if not fs.isdir(inner):
+            if fs.exists(inner):
+                raise InputError(f"{folder}: a file; expected a folder. Give the one that it lies in.")
+            raise InputError(f"{folder}: no such folder.")
+        found = {} if _is_disk(fs) else fs.find(inner, detail=True)
+    if _is_disk(fs):
         return dict(sorted(_walk_local(inner)))
-    found = fs.find(inner, detail=True)
     return {fs.unstrip_protocol(path): int(info["size"] or 0) for path, info in sorted(found.items())}
+
+
+@contextlib.contextmanager
+def _reached(path: str | os.PathLike) -> Iterator[None]:
+    """Names the place when a store does not answer, or refuses; each store's library has errors of its own."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_local(path):
+            raise
+        raise InputError(
+            f"{path}: cannot be listed ({type(error).__name__}: {error}). Check the name, the network, and "
+            "that you are signed in with access to it (gs://: gcloud auth application-default login)."
+        ) from error
 
 
 def _walk_local(folder: str) -> Iterator[tuple[str, int]]:
