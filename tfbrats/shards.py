@@ -359,7 +359,6 @@ def write_shard(task: ShardTask) -> list[Shard]:
         OSError: the disk, not a case: the job must stop.
     """
     config = from_mapping(task.config, str(task.files))
-    held = _HELD[config.records.kind]
     rejected: list[Rejected] = []
     _check_disk(task)
     with contextlib.ExitStack() as stack:
@@ -368,38 +367,9 @@ def write_shard(task: ShardTask) -> list[Shard]:
             for region, files_ in task.names
         }
         for one in task.cases:
-            stage, watch = "read", Stopwatch()
-            try:
-                with watch.part("read"):
-                    loaded = case.load(one, config.data.modalities, need_label=True)
-                stage = "prepare"
-                with watch.part("n4"):
-                    image = preprocess.correct_bias(
-                        loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
-                    )
-                with watch.part("cut"):
-                    prepared = preprocess.cropped(loaded, image)
-                streams = _encoded(prepared, config, task.split, watch)
-                first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
-            except Exception as error:  # one bad case must not cost the others
-                known = isinstance(error, InputError)
-                rejected.append(
-                    Rejected(
-                        case_id=one.case_id,
-                        stage=stage,
-                        reason=str(error) if known else f"{type(error).__name__}: {error}",
-                        hint="python -m tfbrats.inspect lists every fault of every case"
-                        if known
-                        else "this is not expected; please report it with the case's header",
-                    )
-                )
-                continue
-            is_first = True
-            for region, of_region in writers.items():
-                stream = itertools.chain(first[region], streams[region])
-                for writer, length in zip(of_region, _lengths(config, len(of_region)), strict=True):
-                    writer.write(itertools.islice(stream, length), loaded, is_first, watch)
-                    is_first = False
+            fault = _write_case(one, task.split, config, writers)
+            if fault is not None:
+                rejected.append(fault)
     shards = []
     for region, files_ in task.names:
         for file, writer in zip(files_, writers[region], strict=True):
@@ -418,6 +388,43 @@ def write_shard(task: ShardTask) -> list[Shard]:
             files.write_bytes(part_of(task.output, file), shard.model_dump_json().encode())
             shards.append(shard)
     return shards
+
+
+def _write_case(
+    one: CaseFiles, split: str, config: Config, writers: Mapping[str, Sequence[_Writer]]
+) -> Rejected | None:
+    """Puts a case into its shards, or tells why it cannot be used. What it holds in memory goes with it."""
+    stage, watch = "read", Stopwatch()
+    try:
+        with watch.part("read"):
+            loaded = case.load(one, config.data.modalities, need_label=True)
+        stage = "prepare"
+        with watch.part("n4"):
+            image = preprocess.correct_bias(
+                loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
+            )
+        with watch.part("cut"):
+            prepared = preprocess.cropped(loaded, image)
+        streams = _encoded(prepared, config, split, watch)
+        held = _HELD[config.records.kind]
+        first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
+    except Exception as error:  # one bad case must not cost the others
+        known = isinstance(error, InputError)
+        return Rejected(
+            case_id=one.case_id,
+            stage=stage,
+            reason=str(error) if known else f"{type(error).__name__}: {error}",
+            hint="python -m tfbrats.inspect lists every fault of every case"
+            if known
+            else "this is not expected; please report it with the case's header",
+        )
+    is_first = True
+    for region, of_region in writers.items():
+        stream = itertools.chain(first[region], streams[region])
+        for writer, length in zip(of_region, _lengths(config, len(of_region)), strict=True):
+            writer.write(itertools.islice(stream, length), loaded, is_first, watch)
+            is_first = False
+    return None
 
 
 def _lengths(config: Config, pieces: int) -> list[int | None]:
