@@ -197,7 +197,9 @@ def _monai(what: str, folder: str, config: Config, batch: int, disk: bool) -> di
     for name, chain in chains.items():
         compose = transforms.Compose([*chain, Finished()])
         if disk:
-            dataset = PersistentDataset(examples, compose, tempfile.mkdtemp(dir=folder, prefix=".monai-"))
+            cache = tempfile.TemporaryDirectory(prefix="tfbrats-input-")
+            dataset = PersistentDataset(examples, compose, cache.name)
+            dataset.cache = cache  # lives as long
             for n in range(len(dataset)):
                 dataset[n]  # writes its file
         else:

@@ -62,7 +62,7 @@ def _patch_forms(manifest: records.Manifest, folder: str, config: Config, batch:
         forms = {"read": (read, 1), "parse": (parsed, 1)}
     else:
         read, per_read = read.repeat(), config.data.patches_per_read
-        parsed = read.map(lambda record: data.parse(records.VOLUMES, record))
+        parsed = read.map(lambda record: data.parse(patch_data._OF_VOLUME, record))
         cut = patch_data._fresh(read, config, _REGION, manifest.count("train"), 0, None)
         forms = {"read": (read, per_read), "parse": (parsed, per_read), "cut": (cut, 1)}
     return {**forms, "batch, scales": whole}
