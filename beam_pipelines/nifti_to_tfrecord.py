@@ -90,8 +90,10 @@ def _arguments(arguments: Sequence[str]):
         raise InputError(f"--max-workers {known.max_workers}: at least one worker is needed.")
     if known.add and known.overwrite:
         raise InputError("--add keeps what is there, --overwrite deletes it: choose one.")
-    if "://" not in known.output:
-        known.output = os.path.abspath(known.output)  # a worker pool may run in another folder
+    # A worker pool may run in another folder.
+    known.input, known.output = (
+        path if "://" in path else os.path.abspath(path) for path in (known.input, known.output)
+    )
     # What reads section.key=value is an override; the rest is Beam's.
     overrides = [
         text for text in rest if re.match(rf"([a-z0-9_]+\.[a-z0-9_]+|{'|'.join(configs.ROOT_KEYS)})=", text)
