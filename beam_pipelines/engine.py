@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tfbrats.command import InputError
 
 LOCAL = "FnApiRunner"
+_CONTAINER = pathlib.Path("/sys/fs/cgroup")  # of Linux: what this container may take, and has taken
 _PAYS_S = 60.0  # of work on one worker: less is done before a second one has started
 
 
@@ -107,9 +108,11 @@ def explained(output: str) -> Iterator[None]:
 def _free_memory_bytes() -> int:
     """What this process may still take: free on the machine, and left of a container's share."""
     free = psutil.virtual_memory().available
-    limit, used = (pathlib.Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
     with contextlib.suppress(OSError, ValueError):
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+        limit, used = (int((_CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        # Files that were read count as used until someone needs the room: most of a share, once a data set was.
+        lines = map(str.split, (_CONTAINER / "memory.stat").read_text().splitlines())
+        free = min(free, limit - used + sum(int(size) for name, size in lines if name == "inactive_file"))
     return free
 
 
@@ -168,6 +171,8 @@ def ended_with_its_workers(output: str) -> Iterator[None]:
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill()
+        with contextlib.suppress(OSError, RuntimeError):  # closed, or the signal came in the middle of a print
+            sys.stdout.flush()
         print(message, file=sys.stderr, flush=True)
         os._exit(code)
 

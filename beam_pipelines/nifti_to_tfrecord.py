@@ -130,8 +130,10 @@ def main(arguments: Sequence[str]) -> int:
     dealt, dealt_notes = _dealt(options, config, dataset, known)
     priced = dealt if any(dealt.values()) else record_folder.cases_of(known)
     price = shards.price(dataset, priced, config, options.output, with_n4=options.price)
-    planned = list(known)
-    if options.add or not known:
+    # Records of other cases are refused before anything is written; the price is that of these.
+    same = options.add or record_folder.cases_of(known) == dealt
+    planned = list(known) if same else []
+    if options.add or not planned:
         planned += [Batch(cases=dealt, bytes_per_case=price.bytes_per_case)] if any(dealt.values()) else []
     splits = record_folder.cases_of(planned) if options.add else dealt
     tasks = [
@@ -198,12 +200,13 @@ def _written(
 ) -> Manifest:
     """Writes what is not there yet, then dataset.json. The folder is held by this job."""
     output = options.output
-    finished = {}
+    finished, accepted = {}, set()
     if not options.overwrite:
         there = record_folder.cases_of(record_folder.batches(output)) if options.add else splits
         record_folder.check_claim(output, config, there)
         finished = record_folder.finished_shards(output)
-    todo = [task for task in tasks if not shards.is_finished(task, finished)]
+        accepted = record_folder.shards_of_readers(output, planned)
+    todo = [task for task in tasks if not shards.is_finished(task, finished, accepted)]
     needed = sum(task.expected_bytes for task in todo)
     if price.free_bytes is not None and needed > price.free_bytes + freed:
         raise InputError(

@@ -74,19 +74,24 @@ def alone(output: str) -> Iterator[None]:
         f"{output}: another job is writing into this folder. Wait for its end (the same command then goes on "
         "from there), or choose another --output."
     )
-    with locks.alone(files.join(output, PARTS, _LOCK), busy):
+    with locks.alone(files.join(output, PARTS, _LOCK), busy) as held:
         try:
             yield
         finally:
-            if files.is_local(output):
-                _leave_nothing(files.canonical(output))
+            if held is not None:
+                _leave_nothing(files.canonical(output), held)
 
 
-def _leave_nothing(folder: str) -> None:
-    """Takes the lock away with the folders made for it, where a job has written nothing else."""
+def _leave_nothing(folder: str, held: int) -> None:
+    """Takes the lock away with the folders made for it, where a job has written nothing else.
+
+    Args:
+        held: the lock's file descriptor. Once parts/ is gone, the next job may have made a lock of its own.
+    """
+    lock = files.join(folder, PARTS, _LOCK)
     with contextlib.suppress(OSError):
-        if os.listdir(files.join(folder, PARTS)) == [_LOCK]:
-            os.remove(files.join(folder, PARTS, _LOCK))
+        if os.listdir(files.parent(lock)) == [_LOCK] and os.path.samestat(os.fstat(held), os.stat(lock)):
+            os.remove(lock)
             os.rmdir(files.join(folder, PARTS))
             os.rmdir(folder)
 
@@ -167,9 +172,14 @@ def claim(output: str, config: Config, planned: Sequence[Batch]) -> None:
 
 
 def clear(output: str) -> None:
-    """Deletes a record set, finished or not, but for the lock that is held on it."""
+    """Deletes a record set, finished or not, but for the lock that is held on it.
+
+    What tells that it is one goes last: killed on the way, the folder is still known as ours.
+    """
     if files.is_folder(output):
-        _remove(path for path in _own_files(output) if not _is_lock(path))
+        telling = (_JOB, records.MANIFEST)
+        paths = [path for path in _own_files(output) if not _is_lock(path)]
+        _remove(sorted(paths, key=lambda path: files.name(path) in telling))
 
 
 def deletable_bytes(output: str) -> int:
@@ -217,6 +227,18 @@ def finished_shards(output: str | os.PathLike) -> dict[str, Shard]:
                     row = Shard.model_validate_json(files.read_bytes(path))
                     rows[row.file] = row
     return rows
+
+
+def shards_of_readers(output: str | os.PathLike, planned: Sequence[Batch]) -> set[str]:
+    """The files that dataset.json names while cases are added that it does not know yet; else none.
+
+    Readers keep them meanwhile; so what was rejected then, and was taken for granted, is not tried again.
+    """
+    try:
+        manifest = records.read_manifest(output)
+    except InputError:
+        return set()
+    return {shard.file for shard in manifest.shards} if len(manifest.batches) < len(planned) else set()
 
 
 def resume(output: str | os.PathLike, kept: Sequence[Shard], todo: Sequence[ShardTask]) -> None:
@@ -291,14 +313,14 @@ def _seconds_per_case(shards: Sequence[Shard]) -> dict[str, float]:
 
 
 def finish(output: str, manifest: Manifest) -> None:
-    """Writes dataset.json, then removes parts/, which it now holds, and what belongs to no shard of it.
+    """Writes dataset.json, then removes what belongs to no shard of it, and parts/, which it now holds.
 
-    Workers that died, or an earlier plan with other shards, may have left such files.
+    Workers that died, or an earlier plan with other shards, may have left such files. parts/ goes last, as the
+    lock lies there: from then on what is in the folder may be another job's.
     """
     files.write_bytes(
         files.join(output, records.MANIFEST), (manifest.model_dump_json(indent=1) + "\n").encode()
     )
-    files.remove(files.join(output, PARTS))
     current = {shard.file for shard in manifest.shards}
     _remove(
         path
@@ -306,6 +328,7 @@ def finish(output: str, manifest: Manifest) -> None:
         if files.PARTIAL in files.name(path)
         or (records.SHARD_NAME.fullmatch(files.name(path)) and files.name(path) not in current)
     )
+    files.remove(files.join(output, PARTS))
 
 
 def write_rejected(output: str, manifest: Manifest) -> None:

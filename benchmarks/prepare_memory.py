@@ -23,18 +23,21 @@ from tfbrats import layouts, records
 def _peaks(command: list[str]) -> tuple[int, int, float]:
     """Peak resident bytes of the command itself and of its largest worker, and the seconds it ran."""
     started = time.monotonic()
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     own, of_workers = 0, {}
-    while process.poll() is None:
-        try:
-            own = max(own, process.memory_info().rss)
-            for child in process.children(recursive=True):
-                of_workers[child.pid] = max(of_workers.get(child.pid, 0), child.memory_info().rss)
-        except psutil.NoSuchProcess:
-            pass
-        time.sleep(0.1)
-    if process.returncode:
-        sys.exit(process.stderr.read().decode())
+    # A file, not a pipe: nobody reads what Beam's workers say until the end, and a full pipe would stop them.
+    with tempfile.TemporaryFile() as said:
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            try:
+                own = max(own, process.memory_info().rss)
+                for child in process.children(recursive=True):
+                    of_workers[child.pid] = max(of_workers.get(child.pid, 0), child.memory_info().rss)
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.1)
+        if process.returncode:
+            said.seek(0)
+            sys.exit(said.read().decode())
     return own, max(of_workers.values(), default=own), time.monotonic() - started
 
 

@@ -1,5 +1,6 @@
 """The Beam job, from its command line to the files on disk."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from beam_pipelines import engine
+from beam_pipelines import engine, record_folder
 from beam_pipelines import nifti_to_tfrecord as job
 from tfbrats import case, files, labels, phantom, records, shards
 from tfbrats.command import InputError
@@ -390,6 +391,20 @@ def test_records_of_other_cases_are_refused_and_the_differences_named(cases, tmp
         run(tmp_path / "in", tmp_path / "out")
 
 
+def test_records_of_a_case_that_is_gone_are_refused_and_what_is_left_is_priced(cases, tmp_path, capsys):
+    shutil.copytree(cases, tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out")
+    shutil.rmtree(tmp_path / "in" / "BraTS20_Training_003")
+    before = contents(tmp_path / "out")
+    with pytest.raises(InputError, match=r"BraTS20_Training_003: not there, in the records(.|\n)*--overwrite"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    capsys.readouterr()
+    assert run(tmp_path / "in", tmp_path / "out", "--price") == 0
+    assert re.search(r"^cases +4$", capsys.readouterr().out, re.MULTILINE)
+    assert contents(tmp_path / "out") == before
+
+
 # --- cases that came later --------------------------------------------------------------------------------
 
 
@@ -469,6 +484,28 @@ def test_an_addition_that_stopped_goes_on_with_add_alone(grown, monkeypatch, cap
     assert any("-add2-" in name for name in third)
 
 
+def test_an_addition_leaves_shards_with_cases_that_were_rejected_before(cases, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(cases, source)
+    break_case(source, 2)
+    run(source, out, "--max-bad-fraction=0.5")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    phantom.write_dataset(source, 1, "2020", seed=3, shape=(32, 32, 20), first=5)
+    with pytest.raises(InputError, match="1 of 6 cases were rejected"):
+        run(source, out, "--add")
+    kept = [path for path in before if path.name != "rejected.jsonl"]
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == {p: before[p] for p in kept}
+    assert run(source, out, "--add", "--max-bad-fraction=0.5") == 0
+    manifest = records.read_manifest(out)
+    assert (manifest.rejected, len(manifest.batches)) == (1, 2)
+    kept.remove(out / "dataset.json")
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == {p: before[p] for p in kept}
+    # With nothing new, the same command tries the rejected case again.
+    shutil.copytree(cases, source, dirs_exist_ok=True)
+    assert run(source, out, "--add") == 0
+    assert records.read_manifest(out).rejected == 0 and not (out / "rejected.jsonl").exists()
+
+
 def test_a_new_scan_of_a_known_patient_joins_its_split(tmp_path):
     phantom.write_dataset(tmp_path / "in", 4, "2023", seed=2, shape=(32, 32, 20), first=1)
     run(tmp_path / "in", tmp_path / "out", "records.split=[1, 1, 0]")
@@ -527,6 +564,53 @@ def test_overwrite_replaces_a_record_set(cases, tmp_path):
     assert run(cases, tmp_path, "--overwrite", "records.min_shards=1") == 0
     assert records.read_manifest(tmp_path).identity["records"]["min_shards"] == 1
     assert len(list(tmp_path.glob("train-*"))) == 1
+
+
+@pytest.mark.parametrize("stopped", ["finished", "unfinished"])
+def test_killed_while_it_deletes_it_can_be_run_again(cases, tmp_path, monkeypatch, undisturbed, stopped):
+    run(cases, tmp_path)
+    if stopped == "unfinished":
+        (tmp_path / "train-00001-of-00003.tfrecord").unlink()
+        monkeypatch.setattr(shards, "write_shard", full_disk)
+        with pytest.raises(InputError):
+            run(cases, tmp_path)
+        monkeypatch.undo()
+    for deleted in range(sum(path.is_file() for path in tmp_path.rglob("*"))):
+        copy = tmp_path.with_name(f"{tmp_path.name}_{deleted}")
+        shutil.copytree(tmp_path, copy)
+        real, left = files.remove, [deleted]
+
+        def remove(path, real=real, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(path)
+
+        monkeypatch.setattr(files, "remove", remove)
+        with contextlib.suppress(KeyboardInterrupt):
+            record_folder.clear(str(copy))
+        monkeypatch.undo()
+        record_folder.check_free(str(copy))
+        assert record_folder.deletable_bytes(str(copy)) >= 0
+    assert run(cases, copy, "--overwrite") == 0
+    assert contents(copy) == undisturbed
+
+
+def test_the_lock_goes_last_and_that_of_the_next_job_stays(cases, tmp_path, monkeypatch):
+    run(cases, tmp_path)
+    (tmp_path / "train-00000-of-00099.tfrecord").write_bytes(b"of an earlier plan")
+    lock, real, held = tmp_path / "parts" / ".running", files.remove, []
+
+    def remove(path):
+        held.append(lock.exists())
+        real(path)
+        if files.name(path) == "parts":
+            files.write_bytes(lock, b"the next job's")
+
+    monkeypatch.setattr(files, "remove", remove)
+    run(cases, tmp_path)
+    assert held and all(held)
+    assert lock.read_bytes() == b"the next job's"
 
 
 def test_an_unfinished_record_set_of_another_configuration_is_refused_too(cases, tmp_path, monkeypatch):

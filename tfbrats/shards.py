@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import google_crc32c
 
@@ -291,12 +291,16 @@ def _record_sizes(prepared: Prepared, config: Config, split: str) -> tuple[list[
     return sizes, time.monotonic() - started + later
 
 
-def is_finished(task: ShardTask, finished: Mapping[str, Shard]) -> bool:
-    """Whether the shard is on disk as this task would write it, with no case rejected."""
+def is_finished(task: ShardTask, finished: Mapping[str, Shard], accepted: Collection[str] = ()) -> bool:
+    """Whether the shard is on disk as this task would write it, with no case rejected.
+
+    Args:
+        accepted: files whose rejected cases are not tried again.
+    """
     rows = [finished.get(file) for file in task.files]
     return all(
         row is not None
-        and not row.rejected
+        and (not row.rejected or row.file in accepted)
         and row.task_sha256 == task.sha256
         and records.check_shard(task.output, row) is None
         for row in rows
