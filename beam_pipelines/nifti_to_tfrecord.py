@@ -109,17 +109,10 @@ def _arguments(arguments: Sequence[str]):
 def _dealt(options: argparse.Namespace, config: Config, dataset: Dataset, known: Sequence[Batch]) -> deal.Dealt:
     """Which case goes where: all cases, or with --add those that the set does not have yet."""
     settings = config.records
-    if not options.add:
-        return deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold)
-    if not known:
+    if options.add and not known:
         raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
-    old = record_folder.cases_of(known)
-    given, notes = None, ()
-    if options.splits:
-        given, notes = deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold)
-    elif options.fold is not None:
-        raise InputError(f"--fold {options.fold} needs --splits: the file that holds the folds.")
-    return deal.Dealt(deal.extended(dataset, settings.split, settings.seed, old, given), notes)
+    old = record_folder.cases_of(known) if options.add else None
+    return deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold, old)
 
 
 def main(arguments: Sequence[str]) -> int:

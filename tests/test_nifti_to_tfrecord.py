@@ -519,6 +519,18 @@ def test_a_new_scan_of_a_known_patient_joins_its_split(tmp_path):
     assert later in records.read_manifest(tmp_path / "out").cases["validation"]
 
 
+def test_added_cases_may_all_be_for_testing(grown):
+    new = ["BraTS20_Training_005", "BraTS20_Training_006"]
+    files.write_json(grown / "new.json", {"test": new})
+    for _ in range(2):  # again, it changes nothing
+        assert run(grown / "in", grown / "out", "--add", f"--splits={grown / 'new.json'}") == 0
+        manifest = records.read_manifest(grown / "out")
+        assert set(new) < set(manifest.cases["test"]) and len(manifest.batches) == 2
+    files.write_json(grown / "new.json", {"test": manifest.cases["train"][:1]})
+    with pytest.raises(InputError, match=r"new\.json: splits: these patients are in more than one split"):
+        run(grown / "in", grown / "out", "--add", f"--splits={grown / 'new.json'}")
+
+
 def test_add_refuses_what_it_cannot_add_to(cases, grown):
     with pytest.raises(InputError, match=r"no records yet\. Leave --add away"):
         run(cases, grown / "nothing", "--add")

@@ -39,7 +39,12 @@ class Dealt(NamedTuple):
 
 
 def deal(
-    dataset: Dataset, ratio: Sequence[int], seed: int, given: str | None = None, fold: int | None = None
+    dataset: Dataset,
+    ratio: Sequence[int],
+    seed: int,
+    given: str | None = None,
+    fold: int | None = None,
+    old: Mapping[str, Sequence[str]] | None = None,
 ) -> Dealt:
     """The split that a command asks for: by ratio, by a recipe, or from a file.
 
@@ -47,22 +52,30 @@ def deal(
         ratio: train : validation : test, e.g. (3, 1, 1); of no effect where `given` is.
         given: one of `RECIPES`, or the path of a file for `split_files.read` (./paper_a for one of that name).
         fold: which of a file's folds.
+        old: split -> case ids that were dealt out before; only the others are then dealt out, by `extended`.
 
     Raises:
         InputError: no such recipe or file, or one that does not fit the data set.
     """
+
+    def whole_or_new(found: Splits | None) -> Splits:
+        if old is None:
+            return split_cases(dataset, ratio, seed, found)
+        return extended(dataset, ratio, seed, old, found)
+
     if given is None or given in RECIPES:
         if fold is not None:
             raise InputError(
                 f"--fold {fold}: of which file? Write one with python -m tfbrats.splits --folds 5, and name it "
                 "with --splits."
             )
-        return Dealt(split_cases(dataset, ratio, seed)) if given is None else RECIPES[given](dataset)
+        found, notes = (None, ()) if given is None else RECIPES[given](dataset)
+        return Dealt(whole_or_new(found), notes)
     if not files.exists(given):
         raise InputError(f"{given}: no such file, nor a recipe; the recipes are {', '.join(RECIPES)}.")
     found = split_files.read(given, fold)
     try:
-        return Dealt(split_cases(dataset, ratio, seed, found))
+        return Dealt(whole_or_new(found))
     except InputError as error:
         raise InputError(f"{given}: {error}") from error
 
