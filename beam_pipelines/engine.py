@@ -15,7 +15,8 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import psutil
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 from tfbrats.command import InputError
 
@@ -29,7 +30,8 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
 
     Raises:
         InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), a
-            value that does not fit, or a job server that does not answer (Beam would wait for minutes).
+            value that does not fit, an engine that is not there, or a job server that does not answer (Beam
+            would wait for minutes).
     """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for kind in PipelineOptions.__subclasses__():
@@ -48,6 +50,10 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
             )
     if "Dask" in (chosen.runner or ""):
         raise InputError(f"--runner={chosen.runner}: it drops parts of a job silently. Use another engine.")
+    try:
+        create_runner(chosen.runner or LOCAL)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise InputError(f"--runner={chosen.runner}: {error}") from error
     if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
         raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
     host, colon, port = (chosen.job_endpoint or "").rpartition(":")
@@ -134,11 +140,13 @@ def worker_options(
         InputError: a limit for an engine that has its own.
     """
     chosen = [text.partition("=")[0] for text in beam_options]
-    if f"--runner={LOCAL}" not in beam_options or {"--direct_num_workers", "--direct_running_mode"} & {*chosen}:
+    runner = PipelineOptions(list(beam_options)).view_as(StandardOptions).runner
+    if runner != LOCAL or {"--direct_num_workers", "--direct_running_mode"} & {*chosen}:
         if max_workers is not None:
             raise InputError(
-                f"--max-workers is for {LOCAL}, the engine on this machine, without --direct_num_workers. "
-                "Other engines have their own: --max_num_workers (Dataflow), --parallelism (Flink, Spark)."
+                f"--max-workers is for {LOCAL}, the engine on this machine, without --direct_num_workers and "
+                "--direct_running_mode. Other engines have their own: --max_num_workers (Dataflow), "
+                "--parallelism (Flink, Spark)."
             )
         return [], ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

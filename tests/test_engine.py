@@ -81,6 +81,18 @@ def test_whoever_chose_an_engine_or_its_workers_keeps_them(machine, options):
         engine.worker_options(options, 4, 9, 1e5, GIB)
 
 
+@pytest.mark.parametrize("options", [["--runner", engine.LOCAL], [f"--runner={engine.LOCAL}"]])
+def test_an_option_and_its_value_may_be_two_words(machine, options):
+    machine(cores=8, free_gib=500)
+    assert workers(limit=2, options=options)[0] == 2
+
+
+@pytest.mark.parametrize("name", ["FlinkRuner", "my.own.Runner", "apache_beam.runners.runner.NoRunner"])
+def test_an_engine_that_is_not_there_is_said_at_once(name):
+    with pytest.raises(InputError, match=f"--runner={name}: "):
+        engine.check_options([f"--runner={name}"], [])
+
+
 def test_an_engine_that_loses_parts_of_a_job_is_refused():
     with pytest.raises(InputError, match=r"DaskRunner.*silently"):
         engine.check_options(["--runner=DaskRunner"], [])
