@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import psutil
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
 
 from tfbrats.command import InputError
@@ -51,9 +52,12 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
     if "Dask" in (chosen.runner or ""):
         raise InputError(f"--runner={chosen.runner}: it drops parts of a job silently. Use another engine.")
     try:
-        create_runner(chosen.runner or LOCAL)
+        runner = create_runner(chosen.runner or LOCAL)
     except (ValueError, ImportError, AttributeError) as error:
         raise InputError(f"--runner={chosen.runner}: {error}") from error
+    faults = PipelineOptionsValidator(PipelineOptions(list(beam_options)), runner).validate()
+    if faults:
+        raise InputError("Beam's options do not fit:\n  " + "\n  ".join(faults))
     if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
         raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
     host, colon, port = (chosen.job_endpoint or "").rpartition(":")

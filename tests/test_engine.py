@@ -93,6 +93,11 @@ def test_an_engine_that_is_not_there_is_said_at_once(name):
         engine.check_options([f"--runner={name}"], [])
 
 
+def test_what_an_engine_s_options_lack_is_said_at_once():
+    with pytest.raises(InputError, match=r"(?s)do not fit:\n  .*staging_location"):
+        engine.check_options(["--runner=DataflowRunner", "--region=europe-west4"], [])
+
+
 def test_an_engine_that_loses_parts_of_a_job_is_refused():
     with pytest.raises(InputError, match=r"DaskRunner.*silently"):
         engine.check_options(["--runner=DaskRunner"], [])
