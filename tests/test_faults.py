@@ -198,7 +198,9 @@ def test_workers_do_not_outlive_a_killed_job(cases, tmp_path, same_in_the_end):
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("whom", ["command", "group"])
 def test_interrupted_by_hand_and_run_again(workers, whom, cases, tmp_path, same_in_the_end):
-    process = start(cases, tmp_path, workers, start_new_session=True)
+    # A shell that runs the tests in the background has told us, and so our children, to ignore Ctrl-C.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start(cases, tmp_path, workers, start_new_session=True, **listening)
     waited_for(lambda: partial_files(tmp_path), process)
     if whom == "command":
         process.send_signal(signal.SIGINT)
