@@ -1,5 +1,6 @@
 """Only one command holds a place at a time, and a dead one holds none."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def bucket():
 def soon(monkeypatch):
     monkeypatch.setattr(locks, "RENEWED_EVERY_S", 0.05)
     monkeypatch.setattr(locks, "GIVEN_UP_AFTER_S", 0.6)
+    monkeypatch.setattr(locks, "SETTLED_AFTER_S", 0.05)
 
 
 def test_a_second_command_is_told_and_a_later_one_is_let_in(tmp_path):
@@ -94,4 +96,19 @@ def test_on_an_object_store_of_two_that_come_together_one_goes_on(bucket, soon, 
 
     monkeypatch.setattr(files, "write_bytes", write_bytes)
     with pytest.raises(InputError, match="busy"), locks.alone(f"{bucket}/lock", "busy"):
+        pass
+
+
+def test_on_an_object_store_one_that_wrote_late_does_not_take_a_lock_that_is_held(bucket, soon, monkeypatch):
+    """It found no lock, and another took it before its own file was there."""
+    monkeypatch.setattr(locks, "RENEWED_EVERY_S", 0.3)
+    real, first = files.write_bytes, contextlib.ExitStack()
+
+    def write_bytes(path, content, *rest):
+        monkeypatch.setattr(files, "write_bytes", real)
+        first.enter_context(locks.alone(path, "busy"))
+        real(path, content, *rest)
+
+    monkeypatch.setattr(files, "write_bytes", write_bytes)
+    with first, pytest.raises(InputError, match="busy"), locks.alone(f"{bucket}/lock", "busy"):
         pass

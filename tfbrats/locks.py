@@ -20,6 +20,7 @@ from tfbrats.command import InputError
 
 RENEWED_EVERY_S = 10.0
 GIVEN_UP_AFTER_S = 35.0  # a lock that has not changed for so long is a dead command's
+SETTLED_AFTER_S = 2.0  # of two that come together, both have written by then
 
 
 @contextlib.contextmanager
@@ -78,19 +79,23 @@ def _leased(path: str | os.PathLike, busy: str) -> Iterator[None]:
         except InputError:
             return None
 
+    looked = time.monotonic()
     found = seen()
     waited_until = time.monotonic() + GIVEN_UP_AFTER_S
     while found is not None:
         if time.monotonic() > waited_until:
             break
         time.sleep(min(1.0, RENEWED_EVERY_S))
+        looked = time.monotonic()
         now = seen()
         if now is not None and now != found:
             raise InputError(f"{busy} (host {json.loads(now)['host']}, process {json.loads(now)['pid']})")
         found = now
     renew()
-    # Another that came at the same moment has written over ours, or we over its: the last one holds it.
-    time.sleep(min(2.0, RENEWED_EVERY_S))
+    # Another that came at the same moment has written over ours, or we over its: the last one holds it. But if
+    # we were slow, it may have looked again before we wrote, and hold the lock: then it will write once more.
+    took = time.monotonic() - looked
+    time.sleep(SETTLED_AFTER_S if took < SETTLED_AFTER_S / 2 else RENEWED_EVERY_S + SETTLED_AFTER_S + took)
     found = seen()
     if found is None or json.loads(found)["id"] != mine["id"]:
         raise InputError(busy)
