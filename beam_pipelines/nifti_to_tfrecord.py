@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
     print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in priced.items()))
     if options.add:
         kept = sum(len(batch.cases.get(name, ())) for batch in known for name in records.SPLITS)
-        print(f"added to         {kept} cases, whose shards stay as they are")
+        print(f"added to         {kept} cases")
     if options.price:
         return 0
     pipeline_options = PipelineOptions(beam_options)
@@ -217,6 +217,11 @@ def _written(
     if len(todo) < len(tasks):
         left, of_all = (sum(len(task.files) for task in some) for some in (todo, tasks))
         print(f"{of_all - left} of {of_all} shards are finished already and are kept")
+    if again := sum(file in finished for task in todo for file in task.files):
+        print(
+            f"{again} shards are written again: damaged, with rejected cases, or of files that changed or lie "
+            "in another folder now"
+        )
     if todo:
         if line:
             print(f"workers          {line}", flush=True)
