@@ -193,12 +193,15 @@ def _written(
 ) -> Manifest:
     """Writes what is not there yet, then dataset.json. The folder is held by this job."""
     output = options.output
-    finished, accepted = {}, set()
+    finished, accepted, rejected_before = {}, set(), None
     if not options.overwrite:
         there = record_folder.cases_of(record_folder.batches(output)) if options.add else splits
         record_folder.check_claim(output, config, there)
         finished = record_folder.finished_shards(output)
         accepted = record_folder.shards_of_readers(output, planned)
+        with contextlib.suppress(InputError):
+            before = records.read_manifest(output)
+            rejected_before = before.rejected if list(before.batches) == planned else None
     todo = [task for task in tasks if not shards.is_finished(task, finished, accepted)]
     needed = sum(task.expected_bytes for task in todo)
     if price.free_bytes is not None and needed > price.free_bytes + freed:
@@ -243,6 +246,8 @@ def _written(
     cases = sum(len(ids) for ids in splits.values())
     if manifest.rejected / cases > options.max_bad_fraction:
         first = next(row for shard in manifest.shards for row in shard.rejected)
+        if rejected_before is not None and manifest.rejected <= rejected_before:
+            record_folder.finish(output, manifest)  # a set that was accepted once is not taken away again
         raise InputError(
             f"{manifest.rejected} of {cases} cases were rejected, more than --max-bad-fraction "
             f"{options.max_bad_fraction:g} allows: {files.join(output, record_folder.REJECTED)}\n"

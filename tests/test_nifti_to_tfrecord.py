@@ -573,6 +573,16 @@ def cases_of_first(grown) -> pathlib.Path:
     return folder
 
 
+def test_a_set_accepted_with_a_bad_case_outlives_a_stricter_run(cases, tmp_path):
+    shutil.copytree(cases, tmp_path / "in")
+    break_case(tmp_path / "in", 1)
+    run(tmp_path / "in", tmp_path / "out", "--max-bad-fraction=0.5")
+    before = contents(tmp_path / "out")
+    with pytest.raises(InputError, match="1 of 5 cases were rejected"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
 def test_overwrite_replaces_a_record_set(cases, tmp_path):
     run(cases, tmp_path)
     assert run(cases, tmp_path, "--overwrite", "records.min_shards=1") == 0

@@ -264,7 +264,8 @@ def remove(path: str | os.PathLike) -> None:
     """Deletes a file or a folder with all it holds; nothing happens if it is not there."""
     fs, inner = _split(path)
     if fs.exists(inner):
-        fs.rm(inner, recursive=fs.isdir(inner))
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            fs.rm(inner, recursive=fs.isdir(inner))
 
 
 def free_bytes(folder: str | os.PathLike) -> int | None:

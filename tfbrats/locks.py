@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -82,6 +83,8 @@ def _leased(path: str | os.PathLike, busy: str) -> Iterator[None]:
     looked = time.monotonic()
     found = seen()
     waited_until = time.monotonic() + GIVEN_UP_AFTER_S
+    if found is not None:
+        print(f"{path}: looking for up to {GIVEN_UP_AFTER_S:.0f} s whether its holder lives", file=sys.stderr)
     while found is not None:
         if time.monotonic() > waited_until:
             break

@@ -412,6 +412,8 @@ def _write_case(
         streams = _encoded(prepared, config, split, watch)
         held = _HELD[config.records.kind]
         first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
+    except MemoryError:  # no fault of the case
+        raise
     except Exception as error:  # one bad case must not cost the others
         known = isinstance(error, InputError)
         return Rejected(

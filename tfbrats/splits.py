@@ -117,7 +117,7 @@ def extended(
     """Where the cases go that came to a data set later; those that were there stay where they are.
 
     A new scan of a known patient goes where the patient is. New patients are dealt out among themselves by the
-    rule of `split_cases`, so that a single one goes to training.
+    rule of `split_cases`: patients that come one by one all go to the split with the largest share.
 
     Args:
         old: split -> case ids, all that were dealt out before, rejected ones too.
