@@ -104,10 +104,26 @@ def batches(output: str) -> list[Batch]:
     """
     marker = files.join(output, PARTS, _JOB)
     if files.exists(marker):
-        return [Batch.model_validate(one) for one in files.read_json(marker)["batches"]]
+        return _noted(marker)[1]
     if _is_record_set(output):
         return list(records.read_manifest(output).batches)
     return []
+
+
+def _noted(marker: str) -> tuple[dict, list[Batch]]:
+    """Whose folder job.json says this is, and the cases planned.
+
+    Raises:
+        InputError: it says neither: damaged, or another version wrote it.
+    """
+    content = files.read_json(marker)
+    try:
+        return content["identity"], [Batch.model_validate(one) for one in content["batches"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{marker}: damaged, or of another version: it does not say what was to be written here. Choose "
+            "another --output, or pass --overwrite to delete the records."
+        ) from error
 
 
 def cases_of(given: Iterable[Batch]) -> dict[str, list[str]]:
@@ -141,7 +157,7 @@ def check_claim(output: str, config: Config, splits: Mapping[str, Sequence[str]]
     cure = "Choose another --output, or pass --overwrite to delete them."
     marker = files.join(output, PARTS, _JOB)
     if files.exists(marker):
-        identity = files.read_json(marker)["identity"]
+        identity, _ = _noted(marker)
     else:
         manifest = records.read_manifest(output)
         identity = {**manifest.identity, "regions": list(manifest.regions)}

@@ -583,6 +583,15 @@ def test_a_set_accepted_with_a_bad_case_outlives_a_stricter_run(cases, tmp_path)
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("left", ['{"identity": {}, "splits": {}}', "[]", '{"identity": {}, "batches": [7]}'])
+def test_notes_of_an_unfinished_set_that_say_nothing_are_named_with_a_cure(cases, tmp_path, left):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "job.json").write_text(left)
+    with pytest.raises(InputError, match=r"job\.json: damaged, or of another version.*--overwrite"):
+        run(cases, tmp_path)
+    assert run(cases, tmp_path, "--overwrite") == 0
+
+
 def test_overwrite_replaces_a_record_set(cases, tmp_path):
     run(cases, tmp_path)
     assert run(cases, tmp_path, "--overwrite", "records.min_shards=1") == 0
