@@ -196,7 +196,7 @@ def test_workers_do_not_outlive_a_killed_job(cases, tmp_path, same_in_the_end):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("whom", ["command", "group"])
+@pytest.mark.parametrize("whom", [pytest.param("command", marks=pytest.mark.slow), "group"])
 def test_interrupted_by_hand_and_run_again(workers, whom, cases, tmp_path, same_in_the_end):
     # A shell that runs the tests in the background has told us, and so our children, to ignore Ctrl-C.
     listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
@@ -244,7 +244,7 @@ def small_disk(tmp_path, undisturbed):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("workers", [pytest.param(WORKERS[0], marks=pytest.mark.slow), WORKERS[1]])
 def test_a_disk_that_others_fill_meanwhile(workers, cases, small_disk, same_in_the_end):
     process = start(cases, small_disk / "records", workers)
     waited_for(lambda: list((small_disk / "records").glob("*.tfrecord")), process)

@@ -274,7 +274,9 @@ def test_its_loss_goes_down_on_slices_that_it_sees_again(name, record_set):
     assert all(told[-1][key] < told[0][key] for key in told[0]), (told[0], told[-1])
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "bfcn")) for name in ROWS]
+)
 def test_a_baseline_is_trained_exported_and_served_like_cun(name, record_set, tmp_path):
     # So slowly that the network stays as undecided as it began: one that is sure of nothing but background
     # would agree with any other.

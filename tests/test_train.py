@@ -205,11 +205,12 @@ BFCN = (
 @pytest.mark.parametrize(
     ("extra", "one_formula", "tolerance"),
     [
-        ((), False, 1e-4),
+        pytest.param((), False, 1e-4, marks=pytest.mark.slow),
         ((), True, 1e-5),
         pytest.param(("lws.enabled=false",), True, 1e-5, marks=pytest.mark.slow),
         pytest.param(("lws.scope=slice",), True, 1e-5, marks=pytest.mark.slow),
-        (BFCN, True, 1e-5),  # whose outlines are weighed by their frequency in the global batch
+        # Its outlines are weighed by their frequency in the global batch.
+        pytest.param(BFCN, True, 1e-5, marks=pytest.mark.slow),
         pytest.param((*BASELINE, "model.name=unet2d"), True, 1e-5, marks=pytest.mark.slow),
     ],
 )
@@ -362,7 +363,7 @@ def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
         assert scores[f"dice_{name}"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum())), name
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_two_steps_in_mixed_precision_stay_finite(record_set, tmp_path, precision):
     small = (f"run.dir={tmp_path}", f"train.precision={precision}", "train.steps_per_epoch=2")
     try:
