@@ -44,14 +44,19 @@ def digests(folder) -> dict[str, str]:
     }
 
 
-def run(source, output, *more) -> subprocess.CompletedProcess:
+def job(source, output, *more):
+    """The job on small cases, as `started`."""
     small = ("--config=smoke_2d.yaml", "records.slice_shape=[32, 32]")
-    with started(
+    return started(
         *("-m", "beam_pipelines.nifti_to_tfrecord", *small, f"--input={source}", f"--output={output}", *more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+
+
+def run(source, output, *more) -> subprocess.CompletedProcess:
+    with job(source, output, *more) as process:
         out, err = process.communicate(timeout=LIMIT_S)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -76,19 +81,19 @@ def started(*arguments, **options):
 
 
 @contextlib.contextmanager
-def server(module, port_option, *more, **options):
-    """A server of Beam's on a free port -> its address, once it answers."""
+def server(*arguments, port_option, **options):
+    """A Python server on a free port -> its address, once it answers."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with started("-m", module, f"{port_option}={port}", *more, **quiet, **options) as process:
+    with started(*arguments, f"{port_option}={port}", **quiet, **options) as process:
         deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("localhost", port), timeout=1).close()
                 break
-            assert process.poll() is None and time.monotonic() < deadline, f"{module} did not start"
+            assert process.poll() is None and time.monotonic() < deadline, f"{arguments} did not start"
             time.sleep(0.1)
         yield f"localhost:{port}"
 
@@ -97,7 +102,7 @@ def server(module, port_option, *more, **options):
 def worker_pool(**options):
     """Options for workers in processes of their own, which no engine started."""
     module = "apache_beam.runners.worker.worker_pool_main"
-    with server(module, "--service_port", **options) as address:
+    with server("-m", module, port_option="--service_port", **options) as address:
         yield ["--environment_type=EXTERNAL", f"--environment_config={address}"]
 
 
@@ -112,7 +117,7 @@ def in_this_mode(mode, _):
 @contextlib.contextmanager
 def job_server(workers, folder):
     module = "apache_beam.runners.portability.local_job_service_main"
-    with server(module, "--port", f"--staging_dir={folder / 'staging'}") as address:
+    with server("-m", module, f"--staging_dir={folder / 'staging'}", port_option="--port") as address:
         yield ["--runner=PortableRunner", f"--job_endpoint={address}", *workers]
 
 

@@ -7,10 +7,6 @@ paths through gcsfs. It is one server for several processes, as memory:// cannot
 import hashlib
 import os
 import pathlib
-import signal
-import socket
-import subprocess
-import sys
 import time
 import uuid
 
@@ -20,9 +16,7 @@ import test_engines
 from tfbrats import files, phantom
 from tfbrats.command import InputError
 
-ROOT = pathlib.Path(files.__file__).parents[1]
 SERVER = pathlib.Path(__file__).with_name("gs_server.py")
-LIMIT_S = 240
 pytestmark = pytest.mark.gs
 
 
@@ -32,31 +26,13 @@ def bucket(tmp_path_factory):
     reason = 'no gcsfs or no emulator of Google Cloud Storage; pip install -e ".[dev]"'
     for module in ("gcsfs", "gcp_storage_emulator"):
         pytest.importorskip(module, reason=reason)
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("buckets")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(
-        [sys.executable, str(SERVER), f"--port={port}", f"--folder={folder}"], start_new_session=True, **quiet
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    serving = test_engines.server(str(SERVER), f"--folder={folder}", port_option="--port")
+    with serving as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://{address}")
         # gcsfs would ask Google of which type each bucket is.
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    socket.create_connection(("localhost", port), timeout=1).close()
-                    break
-                except OSError:
-                    assert server.poll() is None and time.monotonic() < deadline, "the emulator did not start"
-                    time.sleep(0.1)
-            yield "gs://brats"
-        finally:
-            server.kill()
-            server.wait()
+        yield "gs://brats"
 
 
 @pytest.fixture
@@ -85,36 +61,9 @@ def remote_cases(cases, bucket):
 def expected(cases, tmp_path_factory):
     """The digests of a run from disk to disk."""
     folder = tmp_path_factory.mktemp("expected")
-    ended = run(cases, folder)
+    ended = test_engines.run(cases, folder)
     assert ended.returncode == 0, ended.stderr
     return digests(folder)
-
-
-def process(source, output, *more) -> subprocess.Popen:
-    small = (
-        "--config=smoke_2d.yaml",
-        "records.slice_shape=[32, 32]",
-        f"--input={source}",
-        f"--output={output}",
-    )
-    return subprocess.Popen(
-        [sys.executable, "-m", "beam_pipelines.nifti_to_tfrecord", *small, *more],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def run(source, output, *more) -> subprocess.CompletedProcess:
-    started = process(source, output, *more)
-    try:
-        out, err = started.communicate(timeout=LIMIT_S)
-    finally:
-        if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
 def digests(folder) -> dict[str, str]:
@@ -167,7 +116,7 @@ def test_what_is_missing_is_named(bucket, place):
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
 def test_from_bucket_to_bucket_the_bytes_are_those_of_the_disk(remote_cases, place, expected, mode):
-    ended = run(
+    ended = test_engines.run(
         remote_cases,
         place,
         f"--direct_running_mode={mode}",
@@ -182,15 +131,15 @@ def test_from_bucket_to_bucket_the_bytes_are_those_of_the_disk(remote_cases, pla
 def test_killed_in_the_middle_and_run_again_the_bytes_are_the_same_and_nothing_else_lies_there(
     remote_cases, place, expected
 ):
-    killed = process(remote_cases, place, "--direct_running_mode=in_memory", "--direct_num_workers=1")
-    deadline = time.monotonic() + LIMIT_S
-    while not any(path.endswith(".tfrecord.json") for path in (_listing(place))):
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    with test_engines.job(
+        remote_cases, place, "--direct_running_mode=in_memory", "--direct_num_workers=1"
+    ) as killed:
+        deadline = time.monotonic() + test_engines.LIMIT_S
+        while not any(path.endswith(".tfrecord.json") for path in (_listing(place))):
+            assert killed.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
     assert not files.exists(files.join(place, "dataset.json"))
-    ended = run(remote_cases, place)
+    ended = test_engines.run(remote_cases, place)
     assert ended.returncode == 0, ended.stderr
     assert "are finished already and are kept" in ended.stdout
     assert digests(place) == expected
@@ -206,7 +155,7 @@ def test_a_corrupt_case_in_a_bucket_is_named_by_its_gs_path(remote_cases, cases,
     for path, content in ((path, files.read_bytes(path)) for path in files.walk(cases)):
         cut = content[:-40] if path.endswith("002_t2.nii.gz") else content
         files.write_bytes(root + path.removeprefix(str(cases)), cut)
-    ended = run(root, place)
+    ended = test_engines.run(root, place)
     assert ended.returncode == 1
     assert f"{root}/BraTS20_Training_002/BraTS20_Training_002_t2.nii.gz" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -216,6 +165,6 @@ def test_a_corrupt_case_in_a_bucket_is_named_by_its_gs_path(remote_cases, cases,
 @pytest.mark.slow
 def test_flink_s_workers_read_and_write_the_bucket(remote_cases, place, expected, tmp_path):
     with test_engines.worker_pool() as workers, test_engines.flink(workers, tmp_path) as options:
-        ended = run(remote_cases, place, *options)
+        ended = test_engines.run(remote_cases, place, *options)
     assert ended.returncode == 0, ended.stderr
     assert digests(place) == expected

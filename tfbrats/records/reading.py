@@ -65,13 +65,12 @@ def check_case(manifest: Manifest, folder: str | os.PathLike, case_id: str) -> N
     raise InputError(f"{folder}: no case {case_id} among its {len(known)}. {shown}")
 
 
-def case_at(shard: Shard, number: int) -> CaseRow | None:
-    """Whose the record is by its place: a shard holds its cases one after the other, as its rows do."""
+def placed(shard: Shard) -> Iterator[tuple[int, CaseRow]]:
+    """Each row with its first record's number: a shard holds its cases one after the other, as its rows do."""
+    first = 0
     for row in shard.cases:
-        if number < row.examples:
-            return row
-        number -= row.examples
-    return None
+        yield first, row
+        first += row.examples
 
 
 def spacings_mm(manifest: Manifest) -> dict[str, tuple[float, float, float]]:
@@ -130,8 +129,8 @@ def stored(
 
 def belonging(shard: Shard, number: int) -> str:
     """Whose a record is, to stand behind its number: " of CASE", or nothing where the rows do not tell."""
-    row = case_at(shard, number)
-    return f" of {row.case_id}" if row else ""
+    within = (row.case_id for first, row in placed(shard) if first <= number < first + row.examples)
+    return next((f" of {case_id}" for case_id in within), "")
 
 
 # --- what makes an example sound ------------------------------------------------------------------------

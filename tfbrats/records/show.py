@@ -8,7 +8,7 @@ from typing import Any
 
 from tfbrats.labels import LabelSchema
 from tfbrats.records import Manifest, Shard
-from tfbrats.records.reading import check_case
+from tfbrats.records.reading import check_case, placed, spacings_mm
 
 
 def describe(folder: str | os.PathLike, manifest: Manifest) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def describe(folder: str | os.PathLike, manifest: Manifest) -> dict[str, Any]:
         bytes, shards and their smallest, median and largest bytes), batches (cases given together),
         rejected, seconds_per_case.
     """
-    spacings = Counter({row.case_id: row.spacing_mm for s in manifest.shards for row in s.cases}.values())
+    spacings = Counter(spacings_mm(manifest).values())
     return {
         "folder": os.fspath(folder),
         "kind": manifest.kind,
@@ -108,16 +108,13 @@ def where(folder: str | os.PathLike, manifest: Manifest, case_id: str) -> dict[s
 
 
 def _parts(shard: Shard, case_id: str) -> Sequence[dict[str, Any]]:
-    found, number = [], 0
-    for row in shard.cases:
-        if row.case_id == case_id:
-            found.append(
-                {
-                    "file": shard.file,
-                    "region": shard.region,
-                    "records": [number, number + row.examples - 1],
-                    "seconds": dict(row.seconds),
-                }
-            )
-        number += row.examples
-    return found
+    return [
+        {
+            "file": shard.file,
+            "region": shard.region,
+            "records": [first, first + row.examples - 1],
+            "seconds": dict(row.seconds),
+        }
+        for first, row in placed(shard)
+        if row.case_id == case_id
+    ]

@@ -17,7 +17,7 @@ from tfbrats.case import Grid
 from tfbrats.command import InputError
 from tfbrats.labels import LabelSchema
 from tfbrats.records import CaseRow, Manifest, Shard
-from tfbrats.records.reading import check_case, example_of
+from tfbrats.records.reading import check_case, example_of, placed
 from tfbrats.records.written import Written
 
 
@@ -124,8 +124,7 @@ def write(
     todo: list[tuple[Shard, dict[int, CaseRow]]] = []
     for shard in manifest.shards:
         rows: dict[int, CaseRow] = {}  # by the record's place in the shard
-        number = 0
-        for row in shard.cases:
+        for number, row in placed(shard):
             if case_ids is None or row.case_id in case_ids:
                 paths = paths_of(output, row.case_id, manifest.modalities)
                 if written.is_done(row.case_id, shard.crc32c, paths, overwrite):
@@ -133,7 +132,6 @@ def write(
                     seen()
                 else:
                     rows[number] = row
-            number += row.examples
         todo.append((shard, rows))
     for shard, rows in todo:
         for row, example, fault in _read(folder, manifest, shard, rows):
