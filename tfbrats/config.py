@@ -63,14 +63,23 @@ class _Records(_Section):
 class _Train(_Section):
     epochs: pydantic.PositiveInt
     steps_per_epoch: pydantic.PositiveInt | None  # null: as many as the records fill
-    batch_size: pydantic.PositiveInt  # per replica
+    batch_size: int | Literal["auto"]  # per replica; auto: the largest that fits
     learning_rate: pydantic.PositiveFloat
     stop_rise: pydantic.NonNegativeFloat  # an obvious rise: validation loss over (1 + this) x best
     stop_patience: pydantic.PositiveInt  # ... in this many epochs on end
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
+    jit_compile: bool  # XLA: on one device, or on GPUs
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
     seed: pydantic.NonNegativeInt
+
+    @pydantic.field_validator("batch_size", mode="plain")
+    @classmethod
+    def _a_number_or_auto(cls, value):
+        # By hand: of a union, pydantic would name a fault of each member.
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError("Input should be greater than 0, a whole number, or auto")
+        return value
 
 
 class Run(_Section):
