@@ -82,7 +82,7 @@ def test_a_step_reports_the_mean_over_the_voxels_and_goes_down_its_gradient():
     optimizer.build(network.trainable_variables)
     x, t = batch["patch"].numpy()[..., 0], batch["target"].numpy()
     found = patch_step.train_step(ONE, network, optimizer)(batch)
-    assert list(found) == ["loss"]
+    assert list(found) == ["loss", "overlap_both", "overlap_predicted", "overlap_reference"]
     assert float(found["loss"]) == pytest.approx(by_hand(x, t).mean(), rel=1e-5)
     kernel, bias = (float(np.squeeze(v.numpy())) for v in network.trainable_variables)
     residual = 1 / (1 + np.exp(-np.float64(x))) - t
@@ -100,6 +100,36 @@ def test_a_batch_of_one_kind_of_voxel_alone_is_a_batch_like_any_other(value):
     step = patch_step.train_step(ONE, network, optimizer)
     found = [float(step(batch)["loss"]) for _ in range(5)]
     assert np.all(np.isfinite(found)) and found[-1] < found[0]
+
+
+def test_a_step_counts_its_own_batch_before_the_update_and_the_filling_not():
+    """What `dice` makes of them is the Dice of the weights that the step began with."""
+    network, batch = a_network(), a_batch(valid=[1, 1, 0, 1])
+    optimizer = keras.optimizers.SGD(1e3)  # after it hardly a voxel is predicted as before
+    optimizer.build(network.trainable_variables)
+    found = patch_step.train_step(ONE, network, optimizer)(batch)
+    kept = batch["valid"].numpy() > 0
+    predicted = (batch["patch"].numpy()[..., 0] >= 0)[kept]
+    reference = (batch["target"].numpy() > 0)[kept]
+    assert {value.dtype for value in found.values()} == {tf.float32}
+    assert float(found["overlap_both"]) == np.sum(predicted & reference)
+    assert float(found["overlap_predicted"]) == predicted.sum()
+    assert float(found["overlap_reference"]) == reference.sum()
+    again = patch_step.train_step(ONE, network, optimizer)(batch)
+    assert float(again["overlap_predicted"]) != predicted.sum()
+
+
+def test_a_step_through_xla_gives_the_same_numbers():
+    found = {}
+    for compiled in (False, True):
+        network, batch = a_network(), a_batch(valid=[1, 1, 0, 1])
+        optimizer = keras.optimizers.SGD(0.5)
+        optimizer.build(network.trainable_variables)
+        step = patch_step.train_step(ONE, network, optimizer, jit_compile=compiled)
+        found[compiled] = [float(value) for _ in range(3) for value in step(batch).values()]
+        if compiled:  # TensorFlow refuses this for a function that XLA does not compile
+            assert "HloModule" in step.experimental_get_compiler_ir(batch)(stage="hlo")
+    assert found[True] == pytest.approx(found[False], rel=1e-5)
 
 
 # --- validation -----------------------------------------------------------------------------------------

@@ -10,12 +10,19 @@ from tfbrats.step import apply_gradients, dice, overlap, sum_over_replicas, summ
 
 
 def train_step(
-    strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    jit_compile: bool = False,
 ) -> Callable:
-    """One update from one global batch of `patch_data.training`: batch -> {"loss"}.
+    """One update from one global batch of `patch_data.training`: batch -> sums over all replicas, float32.
 
-    The loss is the mean binary cross-entropy over the voxels of the global batch: each replica divides its
-    own sum by everyone's count, and the optimizer adds up the gradients.
+    "loss" is the mean binary cross-entropy over the voxels of the global batch: each replica divides its own
+    sum by everyone's count, and the optimizer adds up the gradients. "overlap_both", "overlap_predicted" and
+    "overlap_reference" are voxels of this batch, before the update, for `dice`.
+
+    Args:
+        jit_compile: the whole step through XLA; on one device only (`devices.strategy_for`).
     """
 
     def on_replica(batch):
@@ -26,14 +33,25 @@ def train_step(
             loss = losses.ratio(entropy, voxels)
             scaled = optimizer.scale_loss(loss)
         apply_gradients(optimizer, tape.gradient(scaled, network.trainable_variables), network)
-        return loss
+        counts = zip(("both", "predicted", "reference"), _overlap(logits, batch), strict=True)
+        return {"loss": loss, **{f"overlap_{name}": count for name, count in counts}}
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile or None)
     def step(batch):
         shares = strategy.run(on_replica, (batch,))
-        return {"loss": strategy.reduce(tf.distribute.ReduceOp.SUM, shares, axis=None)}
+        return {
+            name: strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None)
+            for name, share in shares.items()
+        }
 
     return step
+
+
+def _overlap(logits, batch: dict) -> list:
+    """`overlap` of what is predicted with the target, without the filling."""
+    counts = batch["valid"][:, None, None, None] > 0
+    # A probability of one half and above, as the cascade counts it.
+    return overlap((logits >= 0) & counts, (batch["target"] > 0) & counts)
 
 
 def _voxels(batch: dict):
@@ -47,11 +65,8 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model) -> C
 
     def on_replica(batch):
         logits = network(batch["patch"], training=False)["logits"][..., 0]
-        counts = batch["valid"][:, None, None, None] > 0
-        predicted = (logits >= 0) & counts  # a probability of one half and above, as the cascade counts it
-        reference = (batch["target"] > 0) & counts
         sums = [losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"]), _voxels(batch)]
-        sums += overlap(predicted, reference)
+        sums += _overlap(logits, batch)
         return tf.cast(tf.stack(sums), tf.float64)
 
     return summed(strategy, on_replica)
