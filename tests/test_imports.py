@@ -18,7 +18,7 @@ ORDER = (
     ("preprocess", "examples", "patches"),
     ("phantom", "model_card", "submission"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "models"),
-    ("augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
+    ("devices", "augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
     ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
     ("train", "probe", "export", "check_submission", "predict", "pairs"),
     ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),

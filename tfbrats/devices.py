@@ -1,0 +1,221 @@
+"""The devices that train: one, several of this machine, several machines, a TPU; and what happens when one of
+them is lost.
+
+TensorFlow's own errors for a wrong TF_CONFIG or a dead machine name neither the key nor the machine. Here each
+becomes one message that says what to do.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from tfbrats.command import InputError
+
+_EXAMPLE = (
+    '{"cluster": {"worker": ["first.example:2222", "second.example:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
+
+# --- several machines -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """What TF_CONFIG says.
+
+    Attributes:
+        addresses: host:port of all workers, the one that writes the run folder first.
+        own: which of them is this process.
+    """
+
+    addresses: tuple[str, ...]
+    own: int
+
+
+def cluster() -> Cluster | None:
+    """The machines that TF_CONFIG names; None where it is not set.
+
+    Raises:
+        InputError: it is not what TensorFlow reads from it.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return None
+
+    def wrong(what: str) -> InputError:
+        return InputError(f"TF_CONFIG: {what}. Set it on every worker to the like of\n  {_EXAMPLE}")
+
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise wrong(f"not JSON ({error}); found {text[:80]!r}") from error
+    parts = [content.get(key) if isinstance(content, dict) else None for key in ("cluster", "task")]
+    for key, part in zip(("cluster", "task"), parts, strict=True):
+        if not isinstance(part, dict) or not part:
+            raise wrong(f"expected an object {key!r}; found {json.dumps(content)[:80]}")
+    tasks, task = parts
+    if strange := sorted(set(tasks) - {"chief", "worker"}):
+        raise wrong(
+            f"cluster: expected tasks of the types worker and, if you like, chief; found {strange[0]!r}"
+        )
+    for kind, addresses in tasks.items():
+        if not isinstance(addresses, list) or not addresses or not all(map(_is_address, addresses)):
+            raise wrong(f"cluster: expected a list of host:port for {kind!r}; found {json.dumps(addresses)}")
+    if len(tasks.get("chief", [])) > 1:
+        raise wrong(f"cluster: expected one chief; found {len(tasks['chief'])}")
+    everyone = [(kind, n) for kind in ("chief", "worker") for n in range(len(tasks.get(kind, [])))]
+    addresses = [tasks[kind][n] for kind, n in everyone]
+    if twice := [address for address in addresses if addresses.count(address) > 1]:
+        raise wrong(f"cluster: {twice[0]} is there twice; each worker listens at an address of its own")
+    found = task.get("type"), task.get("index")
+    try:
+        own = everyone.index((found[0], int(found[1])))
+    except (TypeError, ValueError) as error:
+        known = ", ".join(f"{kind} {n}" for kind, n in everyone)
+        raise wrong(f"task: expected type and index of one of {known}; found {json.dumps(task)}") from error
+    return Cluster(tuple(addresses), own)
+
+
+def _is_address(text: object) -> bool:
+    host, _, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    return bool(host) and port.isdecimal()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run folder: the only one, or the first of the workers."""
+    return workers(strategy) == 1 or cluster().own == 0
+
+
+def workers(strategy: tf.distribute.Strategy) -> int:
+    """How many processes train together, each with the replicas of its machine."""
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return len(cluster().addresses) if several else 1
+
+
+def meet(strategy: tf.distribute.Strategy) -> None:
+    """Returns when all workers have come here."""
+    strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.constant(1.0)), axis=None)
+
+
+@contextlib.contextmanager
+def lost_worker(strategy: tf.distribute.Strategy, kept: str | os.PathLike) -> Iterator[None]:
+    """Whatever waits for other workers belongs in here: when one is lost, the others end with a message.
+
+    Args:
+        kept: folder of the last checkpoint.
+
+    Raises:
+        InputError: a worker died, was restarted alone, or has been silent for too long.
+    """
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    ) as error:
+        if workers(strategy) == 1:
+            raise
+        raise InputError(_lost(error, kept)) from error
+
+
+def _lost(error: tf.errors.OpError, kept: str | os.PathLike) -> str:
+    silent = [address for address in _others() if not _answers(address)]
+    who = (
+        f"the worker at {' and '.join(silent)} no longer answers" if silent else "a worker no longer takes part"
+    )
+    said = next((line for line in error.message.splitlines() if "task" in line), error.message.splitlines()[0])
+    return (
+        f"{who} ({said.strip()}). This one ends too; {kept} keeps the last checkpoint. Run the same command on "
+        "all workers again, and they go on from there."
+    )
+
+
+def _others() -> list[str]:
+    known = cluster()
+    return [address for n, address in enumerate(known.addresses) if n != known.own]
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+# --- strategies -----------------------------------------------------------------------------------------
+
+
+def strategy_for(name: str, jit_compile: bool = False) -> tf.distribute.Strategy:
+    """The tf.distribute strategy that `train.strategy` names; it takes the devices, so call it first of all.
+
+    "auto" is multi-worker when TF_CONFIG is set, mirrored when there is more than one device, else one
+    device. A GPU's memory is taken as it is needed, not all at once.
+
+    Args:
+        jit_compile: `train.jit_compile`.
+
+    Raises:
+        InputError: "multi_worker" without TF_CONFIG or with a wrong one, "tpu" without a TPU, XLA on several
+            replicas of a CPU.
+    """
+    known = cluster()
+    if name == "multi_worker" and known is None:
+        raise InputError(
+            "train.strategy=multi_worker: TF_CONFIG is not set. Set it on every worker, e.g. on the first to\n"
+            f"  {_EXAMPLE}\nor train on this machine alone with train.strategy=auto."
+        )
+    _take_memory_as_needed()
+    if name == "multi_worker" or (name == "auto" and known):
+        strategy = _multi_worker()
+    elif name == "tpu":
+        strategy = _tpu()
+    else:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if name == "mirrored" or (name == "auto" and len(devices) > 1):
+            strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+        else:
+            strategy = tf.distribute.OneDeviceStrategy(devices[0].name)
+    replicas = strategy.num_replicas_in_sync
+    if jit_compile and replicas > 1 and "CPU" in strategy.extended.worker_devices[0]:
+        raise InputError(
+            f"train.jit_compile=true: with {replicas} replicas on CPUs TensorFlow fails. Set it to false, "
+            "which is also faster there, or take train.strategy=one_device."
+        )
+    return strategy
+
+
+def _take_memory_as_needed() -> None:
+    """Else TensorFlow takes all of each GPU's memory at its first use, and nothing else runs beside it."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Devices in use already, by whoever called this before, keep what they have.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    """Returns when all workers are there. Nothing may have used TensorFlow's devices before."""
+    # No CommunicationOptions(timeout_seconds=...): it leaves a thread behind for every collective until
+    # the time is up, thousands in minutes. TensorFlow's heartbeats find a dead or stopped worker in 10 s.
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu() -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    except (ValueError, tf.errors.OpError) as error:
+        raise InputError(
+            f"train.strategy=tpu: no TPU answers ({error}). Run on a machine that has one, or take "
+            "train.strategy=auto."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
