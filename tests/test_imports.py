@@ -12,17 +12,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each line may import those above it, and its neighbours to the left.
 ORDER = (
     ("command",),
-    ("labels", "files", "locks", "stopwatch"),
+    ("labels", "files", "locks", "stopping", "stopwatch"),
     ("config", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "model_card", "submission"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "models"),
-    ("devices", "augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
-    ("step", "patch_step", "trained", "predicted_boxes", "recipes", "training"),
-    ("train", "probe", "export", "check_submission", "predict", "pairs"),
+    ("memory", "checkpoints", "devices", "augment", "patches_graph", "data", "patch_data", "segment", "cascade"),
+    ("charts", "pairs", "pictures"),
+    ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),
+    ("probe", "train", "export", "check_submission", "predict"),
     ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),
-    ("charts", "pictures", "example_pictures", "page", "report"),
+    ("example_pictures", "page", "report"),
     ("demo", "plans", "costs", "reproduce"),
     ("records.__main__",),
 )
