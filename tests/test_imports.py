@@ -17,7 +17,7 @@ ORDER = (
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "model_card", "submission", "runs"),
-    ("records", "split_files", "inspect", "splits", "shards", "losses", "models"),
+    ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "models"),
     (
         "peak",
         "memory",
