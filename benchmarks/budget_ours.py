@@ -1,0 +1,185 @@
+"""Our side of `budget.py`: as many steps as fit into the time, then the shipped commands to the segmentation.
+
+The methods' schedules are in epochs, and a training that the end of the time meets on its first rung would be
+no fair picture of them. So three short trainings tell the pace first, and an epoch gets as many steps as make
+the whole schedule fit. Should that be wrong, SIGTERM ends the training when the time does, and the weights of
+its last whole epoch count.
+"""
+
+import dataclasses
+import math
+import pathlib
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+
+from tfbrats import config as configs
+from tfbrats import files, run, steps
+from tfbrats.command import InputError
+from tfbrats.config import Config, PatchConfig
+from tfbrats.labels import REGIONS
+
+_PACED = ((1, 2), (1, 10), (3, 2))  # epochs and steps of the three trainings that tell the pace
+_MARGIN = 0.03  # of the time, kept back for steps that are slower than those
+_GRACE_S = 180.0  # that a stopped training has to end
+
+
+# --- how many steps fit ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """Seconds of a training command: start + epochs * (epoch + steps * step).
+
+    Attributes:
+        start: libraries, tracing, end.
+        epoch: what each epoch takes beside its steps: the stream's start, checkpoints.
+        step: one step; of a config with three networks, one of each.
+    """
+
+    start: float
+    epoch: float
+    step: float
+
+
+def pace_of(seconds: Sequence[float]) -> Pace:
+    """The pace that explains the seconds of the trainings `_PACED`.
+
+    Raises:
+        InputError: the longer ones took no longer: the machine is too busy to say.
+    """
+    (_, few), (_, many), (epochs, _) = _PACED
+    short, long, thrice = seconds
+    step = (long - short) / (many - few)
+    if step <= 0:
+        raise InputError(
+            f"trainings of {few} and {many} steps took {short:.1f} s and {long:.1f} s: the machine is too "
+            "busy to tell the pace. Run it again when nothing else runs."
+        )
+    epoch = max(0.0, (thrice - short) / (epochs - 1) - few * step)
+    return Pace(max(0.0, short - epoch - few * step), epoch, step)
+
+
+def steps_per_epoch(pace: Pace, epochs: int, seconds: float) -> int:
+    """How many steps each of `epochs` may have to end within the seconds, a margin kept back.
+
+    Raises:
+        InputError: not one.
+    """
+    usable = (1 - _MARGIN) * seconds - pace.start
+    found = math.floor((usable / epochs - pace.epoch) / pace.step)
+    if found < 1:
+        least = (pace.start + epochs * (pace.epoch + pace.step)) / (1 - _MARGIN) / 60
+        raise InputError(
+            f"{seconds / 60:g} minutes are not enough for {epochs} epochs of one step. Give at least "
+            f"--minutes {math.ceil(10 * least) / 10:g}."
+        )
+    return found
+
+
+# --- the contest ----------------------------------------------------------------------------------------
+
+
+def train(
+    config: str,
+    overrides: Sequence[str],
+    records: str,
+    seconds: float,
+    folder: pathlib.Path,
+    chain: steps.Steps,
+) -> dict:
+    """Measures the pace, then trains for the time into folder/run.
+
+    Args:
+        config: name or path, `overrides` are put over it.
+        records: the record set.
+        folder: the contestant's; what an earlier try left of run, model and predictions is deleted.
+
+    Returns:
+        what is known of the training: network, parameters, steps, examples, seconds, and more.
+
+    Raises:
+        InputError: it failed, or the time is too short for a whole schedule.
+    """
+    for stale in ("run", "pace", "model", "predictions"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
+    trained = folder / "run"
+    command = ("tfbrats.train", "--config", config, *overrides, "--data", records)
+    chain.run("Load everything once: the first training is to find it in memory", command[0], "--help")
+    took = []
+    for epochs, count in _PACED:
+        sizes = (f"train.epochs={epochs}", f"train.steps_per_epoch={count}")
+        began = time.monotonic()
+        place = str(folder / "pace" / f"{epochs}x{count}")
+        chain.run(f"Pace: {epochs} x {count} steps", *command, "--run", place, *sizes)
+        took.append(time.monotonic() - began)
+    pace, settings = pace_of(took), configs.load(config, [*overrides, f"run.dir={trained}"])
+    epochs = settings.train.epochs
+    count = steps_per_epoch(pace, epochs, seconds)
+    print(
+        f"    starting {pace.start:.1f} s, an epoch {pace.epoch:.1f} s, a step {pace.step:.3f} s: "
+        f"{epochs} epochs of {count} steps fit"
+    )
+    log, spent, stopped = _run_for(
+        seconds, chain, *command, "--run", str(trained), f"train.steps_per_epoch={count}"
+    )
+    rows = {region: run.read_history(run.home_of(settings, region)) for region in _regions(settings)}
+    empty = [region or "the network" for region, found in rows.items() if not found]
+    if empty:
+        raise InputError(f"{' and '.join(empty)} had no whole epoch in {seconds:g} s. What it printed: {log}")
+    counts = {region: sum(int(row["steps"]) for row in found) for region, found in rows.items()}
+    return {
+        "network": f"{settings.model.name}, width {settings.model.width}",
+        "parameters": _parameters(settings),
+        "steps": sum(counts.values()),
+        "examples": sum(counts.values()) * settings.train.batch_size,
+        "steps_by_network": counts,
+        "epochs_by_network": {region: len(found) for region, found in rows.items()},
+        "seconds": round(spent, 1),
+        "stopped": stopped,
+        "pace": dataclasses.asdict(pace),
+    }
+
+
+def _run_for(seconds: float, chain: steps.Steps, *command: str) -> tuple[pathlib.Path, float, bool]:
+    """Runs a training until it ends or the time does -> its log, seconds, whether it was stopped."""
+    began, stopped = time.monotonic(), False
+    with chain.background(f"Train for {seconds / 60:g} minutes", *command) as (process, log):
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            stopped = True
+            process.terminate()
+            process.wait(_GRACE_S)
+    spent = time.monotonic() - began
+    if process.returncode and not stopped:
+        tail = "\n".join(log.read_text().splitlines()[-15:])
+        raise InputError(f"the training failed (exit code {process.returncode}):\n{tail}\nAll of it: {log}")
+    print(f"    {spent:.0f} s{', stopped by SIGTERM' if stopped else ''}", flush=True)
+    return log, spent, stopped
+
+
+def predict(cases: str, case_id: str, folder: pathlib.Path, chain: steps.Steps) -> None:
+    """Exports what `train` left in folder/run, and segments a case into folder/predictions."""
+    trained, model = str(folder / "run"), str(folder / "model")
+    done = steps.exported_since(trained, model)
+    chain.run("Export", "tfbrats.export", "--run", trained, "--output", model, is_done=done)
+    version = max(int(one.name) for one in pathlib.Path(model).glob("[0-9]*"))
+    chain.run(
+        f"Segment {case_id}",
+        *("tfbrats.predict", "--model", files.join(model, str(version)), "--input", cases),
+        *("--case", case_id, "--output", str(folder / "predictions"), "--overwrite"),
+    )
+
+
+def _regions(config: Config) -> tuple[str, ...]:
+    """Whose networks a config has; "" where there is one."""
+    return tuple(REGIONS) if isinstance(config, PatchConfig) else ("",)
+
+
+def _parameters(config: Config) -> int:
+    """Of all networks of a config."""
+    from tfbrats import models
+
+    return sum(models.build(config, region=region).count_params() for region in _regions(config))
