@@ -57,6 +57,39 @@ def test_curves_are_drawn_from_whatever_columns_there_are(drawn_axes):
     assert charts.training_curves([{"seconds": "3"}]) == []
 
 
+def test_dice_of_training_is_dashed_in_the_colour_of_the_same_region_of_validation(drawn_axes):
+    row = {"epoch": "1", "loss": "0.9", "training_dice_wt": "0.6", "training_dice_tc": "0.5"}
+    full = [{**row, "validation_loss": "1", "dice_wt": "0.4", "dice_tc": "0.3"}] * 2
+    titles = [one["title"] for one in charts.training_curves(full)]
+    assert titles == ["Loss", "Dice (validation; dashed: training)"]
+    validation, training = drawn_axes[2].lines[:2], drawn_axes[2].lines[2:]
+    assert [line.get_ydata()[0] for line in training] == [0.6, 0.5]
+    for one, other in zip(validation, training, strict=True):
+        assert one.get_color() == other.get_color()
+        assert (one.get_linestyle(), other.get_linestyle()) == ("-", "--")
+    assert [text.get_text() for text in drawn_axes[2].get_legend().get_texts()] == ["WT", "TC"]
+
+
+def test_without_validation_the_dice_of_training_is_named_as_such(drawn_axes):
+    (curve,) = charts.training_curves([{"epoch": "1", "training_dice": "0.6"}])
+    assert curve["title"] == "Dice (training)"
+    assert [line.get_linestyle() for line in drawn_axes[0].lines] == ["-"]
+
+
+def test_one_epoch_alone_is_seen_although_it_is_no_line(drawn_axes):
+    charts.training_curves([{"epoch": "1", "training_dice": "0.6", "dice": "0.5"}])
+    assert len(drawn_axes[0].lines) == 2
+    assert all(line.get_marker() in charts.MARKERS for line in drawn_axes[0].lines)
+
+
+def test_pixels_that_sampling_counts_are_a_picture_of_their_own_from_zero_up(drawn_axes):
+    rows = [{"sampled_normal": "5000", "sampled_tumour": "900", "sampled_contour": "2600"}] * 3
+    (curve,) = charts.training_curves(rows)
+    assert curve["title"] == "Pixels that count in a step (U-Net1)"
+    assert [line.get_label() for line in drawn_axes[0].lines] == ["normal", "tumour", "contour"]
+    assert drawn_axes[0].get_ylim()[0] == 0 and drawn_axes[0].get_ylim()[1] > 5000
+
+
 def test_a_chart_is_light_on_paper_and_dark_on_a_dark_screen():
     runs = {"ours": rows_of((0.5, 0.7))}
     (curve,) = charts.training_curves([{"loss": "0.9"}])

@@ -47,6 +47,18 @@ def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
     assert [one["title"] for one in report.curves_of(report.histories_of(place))] == ["", "WT", "ET"]
 
 
+def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is_not(place):
+    header = "epoch,steps,loss,training_dice_wt,sampled_normal,validation_loss,dice_wt"
+    files.write_bytes(files.join(place, "history.csv"), f"{header}\n1,9,0.9,0.5,800,1.0,0.4\n".encode())
+    files.write_bytes(files.join(place, "timing.csv"), b"epoch,seconds,slices_per_second\n1,3,5\n")
+    (curves,) = report.curves_of(report.histories_of(place))
+    assert [chart["title"] for chart in curves["charts"]] == [
+        "Loss",
+        "Dice (validation; dashed: training)",
+        "Pixels that count in a step (U-Net1)",
+    ]
+
+
 def test_networks_that_have_not_begun_are_named(tmp_path):
     run.start(tmp_path, config.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)

@@ -62,9 +62,14 @@ def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[st
 
 # --- training -------------------------------------------------------------------------------------------
 
+_OF_TRAINING = "training_"  # before the name of the same column of validation
+_SAMPLED = "sampled_"
+
 
 def training_curves(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Losses, and Dice, over the epochs: a picture each of what is there, with its `title`.
+    """Losses, Dice, and the pixels that loss weighted sampling counted: a picture each, with its `title`.
+
+    Dice of the training batches is dashed, that of the validation split is in the same colour and solid.
 
     Args:
         history: rows of history.csv; a column counts as far as it holds numbers.
@@ -80,28 +85,43 @@ def training_curves(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]
 
 def curve_columns(columns: Collection[str]) -> dict[str, list[str]]:
     """Which columns of a history.csv are drawn: a picture's title -> their names, perhaps none."""
+    dice = [name for name in columns if "dice" in name.lower()]
+    trained = [name for name in dice if name.startswith(_OF_TRAINING)]
+    validated = [name for name in dice if name not in trained]
+    which = "validation; dashed: training" if trained and validated else "training" if trained else "validation"
     return {
         "Loss": [name for name in ("loss", "validation_loss") if name in columns],
-        "Dice (validation)": [name for name in columns if "dice" in name.lower()],
+        f"Dice ({which})": validated + trained,
+        "Pixels that count in a step (U-Net1)": [name for name in columns if name.startswith(_SAMPLED)],
     }
 
 
 def _curves(axes: Axes, dark: bool, epochs: Sequence[float], columns: Mapping, names: Sequence[str]) -> None:
-    for number, name in enumerate(names):
+    beside = {f"{_OF_TRAINING}{name}": name for name in names}  # dashed, in the colour of this one
+    alone = [name for name in names if name not in beside]
+    for name in names:
+        number, dashed = alone.index(beside.get(name, name)), name in beside
         region = name.split("_")[-1].upper()
+        said = region if region in REGIONS else name.removeprefix(_SAMPLED).replace("_", " ")
         axes.plot(
             epochs,
             columns[name],
             color=colours(dark)[number % len(RUN_COLOURS)],
-            label=region if region in REGIONS else name.replace("_", " "),
-            marker=MARKERS[number % len(MARKERS)],
+            label=None if dashed else said,
+            linestyle="--" if dashed else "-",
+            # One epoch alone is no line: it needs its marker.
+            marker="" if dashed and len(epochs) > 1 else MARKERS[number % len(MARKERS)],
             markersize=3.5,
             linewidth=1.6,
         )
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(names) > 1:
-        axes.legend(frameon=False, labelcolor=_INK[dark], fontsize=11)
+    row = {}
+    if names[0].startswith(_SAMPLED):  # counts begin at 0; their names stand in a row above the lines
+        axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+        row = {"loc": "upper center", "ncols": len(alone), "columnspacing": 1.2}
+    if len(alone) > 1:
+        axes.legend(frameon=False, labelcolor=_INK[dark], fontsize=11, **row)
 
 
 def number(text: str | None) -> float:
