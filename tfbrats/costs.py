@@ -16,6 +16,8 @@ from tfbrats.steps import output_of
 PRICE = "price.json"
 _CHECKPOINTS = 3  # a network's: the last two and the best
 _FIXED_S = 120  # of a row: starting, exporting, scoring
+_STEPS = 3  # of a network, that are timed
+_MOST_EXAMPLES = 2  # in one of them: paper B's batch of 24 patches would take minutes, and an example no less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ def row_price(
     """A row's price, the later stages of a cascade counted as if they looked at the whole brain too.
 
     Args:
-        probed: what `probe` says of the row's networks.
+        probed: what `trial` says of the row's networks.
         prepare_s: seconds that one case takes to read and to prepare.
         looked_at: `amounts` of the table.
     """
@@ -135,7 +137,9 @@ def price(wanted: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[s
     for row in unknown:
         print(f"probing {row} ...", flush=True)
         config = str(folder / "configs" / f"{row}.yaml")
-        probed = json.loads(output_of("tfbrats.probe", "--config", config, "--json", lock=lock))
+        batch = min(wanted.configs[row].train.batch_size, _MOST_EXAMPLES)
+        few = ("--batch", str(batch), "--steps", str(_STEPS))
+        probed = json.loads(output_of("tfbrats.trial", "--config", config, *few, lock=lock))
         content["rows"][row] = dataclasses.asdict(row_price(wanted, row, probed, prepare_s, looked_at))
         files.write_json(path, content)
     return content

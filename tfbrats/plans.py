@@ -32,7 +32,8 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
         overrides: section.key=value, of every row alike.
 
     Raises:
-        InputError: settings of another paper, or overrides of what makes a row.
+        InputError: settings of another paper, overrides of what makes a row, or no batch size, which all rows
+            must share.
     """
     method = configs.load(f"{row_names(table)[-1]}.yaml")
     own = configs.load(f"{row}.yaml")
@@ -50,7 +51,14 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
     if "model.width" in identity:
         identity["model.width"] = max(2, identity["model.width"] * wanted.model.width // method.model.width)
     put_over = [f"{key}={json.dumps(value)}" for key, value in identity.items()]
-    return configs.overridden(wanted, [*put_over, *overrides])
+    found = configs.overridden(wanted, [*put_over, *overrides])
+    if found.train.batch_size == "auto":
+        raise InputError(
+            "train.batch_size=auto: each row would take another, and the rows of a table differ in nothing but "
+            f"the method. Name a number; `python -m tfbrats.probe --config {method.model.name}.yaml "
+            "train.batch_size=auto` says what fits."
+        )
+    return found
 
 
 def _apart(own: Config, other: Config) -> dict[str, Any]:

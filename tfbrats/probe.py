@@ -1,135 +1,309 @@
-"""How long a config's training and prediction take on this machine, from a few steps on made-up data.
+"""What a config's training will take on this machine, from a few steps on made-up data, before a long run.
 
     python -m tfbrats.probe --config cun.yaml
-    python -m tfbrats.probe --config msm.yaml model.width=16 --json
+    python -m tfbrats.probe --config msm.yaml --data records/msm train.batch_size=auto
+    python -m tfbrats.probe --config cun_lws.yaml model.width=16 --steps 5 --json
 
-Trains each network for a few steps and throws it away: seconds an example, no scores. Reads no data, writes
-nothing. `tfbrats.reproduce` multiplies.
+Prints of each network slices or patches a second, peak memory, and hours for the config's epochs; with
+train.batch_size=auto first which batch is the largest that fits. Writes nothing. Each network is measured by
+`tfbrats.trial` in a process of its own: one that runs out of memory ends alone, and none leaves anything in
+this one.
 """
 
+import contextlib
 import dataclasses
 import json
-import time
+import math
+import pathlib
+import signal
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-from tfbrats import command, models
+from tfbrats import command, memory, records
 from tfbrats import config as configs
+from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig
-from tfbrats.examples import LwsRegion
-from tfbrats.labels import Tissue
 from tfbrats.recipes import PatchRecipe, SliceRecipe
+from tfbrats.shards import in_units
+from tfbrats.steps import ended, output
+from tfbrats.trial import Trial
 
-_MOST_EXAMPLES = 2  # a step, so that paper B's batch of 24 patches need not fit into a laptop
-_STEPS = 3  # after one that compiles
+# Examples in a batch that `largest_batch` takes at most: the papers have 8 and 24, and on a CPU an example of a
+# large batch takes as long as one of two.
+MOST = {"GPU": 128, "CPU": 32}
+
+_CPU_SHARE = 0.8  # of the free memory; the rest is for the shuffle buffer, a checkpoint, and other people
+_GPU_SHARE = 0.9  # of the largest batch that fits; the rest is for batches fetched ahead and for fragments
+_SECOND = 3  # a batch that says, beside one of 1, how memory grows on a CPU
+_TRIED_STEPS = 1  # of a batch that may not fit, after one that compiles
+
+# What ends a process for want of memory, as TensorFlow, cuDNN, C++ and Python put it.
+_OUT_OF_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "ResourceExhausted",
+    "OOM when allocating",
+    "OUT_OF_MEMORY",
+    "out of memory",
+    "ALLOC_FAILED",
+    "No algorithm worked",  # cuDNN found no room for any algorithm's workspace
+    "bad_alloc",
+    "MemoryError",
+)
+
+# Where no records say how many examples there are.
+_CASES = {"slices": 210, "patches": 285}  # paper A: BraTS 2017 HGG; paper B: BraTS 2018
+_DEPTH, _WITH_BRAIN = 155, 139  # axial slices of a BraTS case; the mean of six cases of BraTS 2021
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """What one network costs.
+# --- trials ---------------------------------------------------------------------------------------------
 
-    Attributes:
-        region: whose network, where each region has its own; else "".
-        batch_size: examples in a measured step; a larger batch is at most as slow an example.
-        train_seconds: an example, forward, backward and update.
-        forward_seconds: an example, forward alone.
-        slots: numbers that the optimizer keeps for each parameter.
+
+def _regions(config: Config) -> tuple[str, ...]:
+    """Whose networks; ("",) where there is but one."""
+    return config.regions if isinstance(config, PatchConfig) else ("",)
+
+
+def _named(config: Config, region: str) -> str:
+    return f"{config.model.name} {region}".strip()
+
+
+def _trial(config: Config, region: str, batch_size: int, count: int) -> Trial | None:
+    """`tfbrats.trial` of one network in a process of its own; None if its batch does not fit into the memory.
+
+    Args:
+        count: of steps.
+
+    Raises:
+        InputError: it failed for another reason; the message ends with the last lines that it printed.
+    """
+    changes: dict = {"train": config.train.model_copy(update={"batch_size": batch_size})}
+    changes |= {"region": region.lower()} if region else {}
+    arguments = ["tfbrats.trial", "--batch", str(batch_size), "--steps", str(count)]
+    arguments += ["--memory", str(int(_CPU_SHARE * memory.free_bytes()))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "config.yaml"
+        path.write_text(config.model_copy(update=changes).to_yaml())
+        process = ended(*arguments, "--config", str(path))
+    if process.returncode in (128 + signal.SIGINT, -signal.SIGINT):
+        raise KeyboardInterrupt  # Ctrl-C reaches it too, and may reach it alone where we only take note of it
+    # SIGKILL is what Linux and schedulers send to a process that takes too much.
+    starved = any(sign in process.stderr for sign in _OUT_OF_MEMORY) or process.returncode == -signal.SIGKILL
+    if process.returncode and starved:
+        return None
+    (found,) = json.loads(output(process))
+    return Trial(**found)
+
+
+def _nothing_fits(config: Config, region: str) -> InputError:
+    smaller = [f"model.width={max(2, config.model.width // 2)}"]
+    if config.train.precision == "float32":
+        smaller.append("train.precision=mixed_bfloat16 (or mixed_float16 on an older GPU)")
+    if isinstance(config, PatchConfig):
+        smaller += [f"sampling.patch_size={max(8, config.sampling.patch_size // 16 * 8)}"]
+    else:
+        smaller += ["a smaller records.slice_shape"]
+    return InputError(
+        f"{_named(config, region)}, width {config.model.width}: not even a batch of 1 fits into the memory "
+        f"({in_units(memory.free_bytes())} are free for processes here, if it is no GPU's). Take "
+        f"{', '.join(smaller)}, or a machine with more memory."
+    )
+
+
+# --- the largest batch ----------------------------------------------------------------------------------
+
+
+def largest_batch(config: Config, say: Callable[[str], None] = print) -> int:
+    """The largest batch a replica that fits into the memory, for every network of a config.
+
+    On a GPU by doubling, then halving the distance, each try a process; on a CPU by how memory grows from a
+    batch of 1 to one of 3, as running out of it there hurts others. At most `MOST`, and at most the training
+    examples of an epoch. Call it before this process uses a GPU.
+
+    Args:
+        say: gets a line for each try.
+
+    Raises:
+        InputError: a batch of 1 does not fit, or a network does not train at all.
     """
 
-    region: str
-    parameters: int
-    batch_size: int
-    train_seconds: float
-    forward_seconds: float
-    slots: int
+    def tried(region: str, batch_size: int) -> Trial | None:
+        found = _trial(config, region, batch_size, _TRIED_STEPS)
+        result = f"fits: {in_units(found.peak_bytes)} of {found.device} memory" if found else "too large"
+        say(f"{_named(config, region)}, batch {batch_size}: {result}")
+        return found
+
+    smallest = {}
+    for region in _regions(config):
+        found = tried(region, 1)
+        if found is None:
+            raise _nothing_fits(config, region)
+        smallest[region] = found
+    device = smallest[region].device
+    most = min(MOST[device], *(max(1, _examples(config, region)[0][0]) for region in smallest))
+    search = _largest_on_gpu if device == "GPU" else _largest_on_cpu
+    size, reason = search(smallest, most, tried)
+    say(f"batch {size}: {reason}")
+    return size
 
 
-def _slices(config: Config, count: int) -> dict:
-    """A batch as `data.training` yields it, half of it tumour."""
-    rng = np.random.default_rng(0)
-    shape = (count, *config.records.slice_shape)
-    region = np.full(shape, LwsRegion.S2, np.uint8)
-    region[:, ::2] = LwsRegion.S3
-    return {
-        "image": tf.constant(rng.normal(size=(*shape, len(config.data.modalities))), tf.float32),
-        "label": tf.constant(np.where(region == LwsRegion.S3, Tissue.ET, 0), tf.uint8),
-        "region": tf.constant(region),
-        "draws": tf.constant(rng.random(shape), tf.float32),
-        "valid": tf.ones(count),
-    }
+def _largest_on_gpu(smallest: dict[str, Trial], most: int, tried: Callable) -> tuple[int, str]:
+    """The batch, and why."""
+    fits = most
+    # The network that takes most is likely to decide: the others are then tried once.
+    regions = sorted(smallest, key=lambda region: smallest[region].peak_bytes, reverse=True)
+    for region in regions:
+        if region != regions[0] and (fits == 1 or tried(region, fits)):
+            continue
+        low, high = 1, fits + 1 if region == regions[0] else fits  # fits; does not
+        while high - low > max(1, low // 8):
+            between = min(2 * low, most) if high > most else (low + high) // 2
+            if tried(region, between):
+                low = between
+            else:
+                high = between
+        fits = low
+    if fits == most:
+        return fits, "no larger one is tried"
+    return max(1, int(_GPU_SHARE * fits)), f"{fits} fit; the rest is for batches fetched ahead and fragments"
 
 
-def _patches(config: PatchConfig, count: int) -> dict:
-    """A batch as `patch_data.training` yields it, half of it tumour."""
-    rng = np.random.default_rng(0)
-    shape = (count, *(config.sampling.patch_size,) * 3)
-    channels = models.scales(config.model.name) * len(config.data.modalities)
-    target = np.zeros(shape, np.uint8)
-    target[:, ::2] = 1
-    return {
-        "patch": tf.constant(rng.normal(size=(*shape, channels)), tf.float32),
-        "target": tf.constant(target),
-        "valid": tf.ones(count),
-    }
+def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> tuple[int, str]:
+    """The batch, and why."""
+    allowed = _CPU_SHARE * memory.free_bytes()
+    first, second = 1, min(_SECOND, most)
+    if second == first:
+        return first, "no larger one is tried"
+    each, sizes = {}, {}
+    for region, one in smallest.items():
+        other = tried(region, second)
+        if other is None:
+            each[region], sizes[region] = math.inf, first
+            continue
+        each[region] = max(1.0, (other.peak_bytes - one.peak_bytes) / (second - first))
+        fitting = first + (allowed - one.peak_bytes) / each[region]
+        sizes[region] = int(min(most, max(first, fitting)))
+    # The one that allows least decides, or of equals the one that takes most.
+    region = min(sizes, key=lambda name: (sizes[name], -each[name]))
+    size = sizes[region]
+    while size > second:
+        found = tried(region, size)
+        if found and found.peak_bytes <= allowed:
+            break
+        size = max(second, size * 3 // 4)
+    if size == most:
+        return size, "no larger one is tried"
+    return size, f"{in_units(allowed)} of memory may be taken, {_CPU_SHARE:.0%} of what is free"
 
 
-def _seconds(step: Callable) -> float:
-    """Of one call, the first of all left out: it compiles."""
-    step()
-    took = []
-    for _ in range(_STEPS):
-        started = time.monotonic()
-        step()
-        took.append(time.monotonic() - started)
-    return float(np.median(took))
+# --- hours ----------------------------------------------------------------------------------------------
 
 
-def probe(config: Config) -> list[Probe]:
-    """Times every network of a config on one device of this machine, one after the other."""
-    return [_probe(config, region) for region in (config.regions if isinstance(config, PatchConfig) else ("",))]
+def _examples(config: Config, region: str) -> tuple[tuple[int, int], str]:
+    """Examples of training and of validation in an epoch, and whose."""
+    folder = config.data.records
+    with contextlib.suppress(InputError):  # none, or of another config: a person tries before they write
+        manifest = records.read_manifest(folder)
+        records.check_identity(manifest, config, folder)
+        recipe = PatchRecipe(config, manifest, region) if region else SliceRecipe(config, manifest)
+        return (recipe.examples("train"), recipe.examples("validation")), folder
+    cases = _CASES["patches" if region else "slices"]
+    dealt = [cases * part // sum(config.records.split) for part in config.records.split]
+    said = f"the paper's {dealt[0]} and {dealt[1]} cases; --data RECORDS counts yours"
+    if region:
+        trained = validated = config.sampling.patches_per_case
+    else:  # only training drops slices, those without brain first
+        trained = min(_WITH_BRAIN, round(_DEPTH * (1 - config.records.dropped_fraction)))
+        validated = _WITH_BRAIN
+    return (dealt[0] * trained, dealt[1] * validated), said
 
 
-def _probe(config: Config, region: str) -> Probe:
-    count = min(config.train.batch_size, _MOST_EXAMPLES)
-    keras.mixed_precision.set_global_policy(config.train.precision)
-    if isinstance(config, PatchConfig):
-        recipe, batch = PatchRecipe(config, None, region), _patches(config, count)
-    else:
-        recipe, batch = SliceRecipe(config, None), _slices(config, count)
-    network, optimizer = recipe.network(1), recipe.optimizer()
-    if config.train.precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(network.trainable_variables)
-    train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
-    forward = tf.function(lambda image: network(image, training=False))
-    schedule, image = recipe.schedule(0), batch["image" if "image" in batch else "patch"]
-    trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]))
-    passed = _seconds(lambda: [one.numpy() for one in tf.nest.flatten(forward(image))])
-    numbers = sum(int(np.prod(v.shape)) for v in optimizer.variables)
-    slots = round(numbers / sum(int(np.prod(v.shape)) for v in network.trainable_variables))
-    return Probe(region, network.count_params(), count, trained / count, passed / count, slots)
+def training_hours(config: Config, found: Trial, trained: int, validated: int) -> float:
+    """Hours of one network for all epochs.
+
+    Args:
+        trained: training examples in an epoch, where train.steps_per_epoch does not say it.
+        validated: validation examples.
+    """
+    seen = (config.train.steps_per_epoch or max(1, trained // found.batch_size)) * found.batch_size
+    return config.train.epochs * (seen * found.train_seconds + validated * found.forward_seconds) / 3600
+
+
+# --- the probe ------------------------------------------------------------------------------------------
+
+
+def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -> list[Trial]:
+    """Measures every network of a config, one after the other, in steps of its own batch.
+
+    A batch that does not fit is halved until it does, and the person is told.
+
+    Args:
+        steps: that are timed, after one that compiles.
+        say: gets a line for what is not as the config says, or found out for it.
+
+    Raises:
+        InputError: a batch of 1 does not fit, or a network does not train at all.
+    """
+    size = largest_batch(config, say) if config.train.batch_size == "auto" else config.train.batch_size
+    found = []
+    for region in _regions(config):
+        fitting = size
+        while (one := _trial(config, region, fitting, steps)) is None:
+            if fitting == 1:
+                raise _nothing_fits(config, region)
+            say(f"{_named(config, region)}: a batch of {fitting} does not fit into the memory; half of it next")
+            fitting //= 2
+        found.append(one)
+    return found
+
+
+def _lines(config: Config, found: Trial) -> list[str]:
+    """What a person reads of a network."""
+    unit = (PatchRecipe if found.region else SliceRecipe).unit
+    (trained, validated), whose = _examples(config, found.region)
+    hours = training_hours(config, found, trained, validated)
+    seen = f"{config.train.steps_per_epoch} steps" if config.train.steps_per_epoch else f"{trained:,} {unit}"
+    over = "" if found.device == "GPU" else ", over what the process takes to start"
+    return [
+        f"{_named(config, found.region)}, width {config.model.width}, {found.parameters:,} parameters, "
+        f"{config.train.precision}{', XLA' if config.train.jit_compile else ''}; "
+        f"{found.steps} steps of {found.batch_size} on one {found.device}",
+        f"  speed    training {1 / found.train_seconds:.2f} {unit}/s, forward "
+        f"{1 / found.forward_seconds:.2f} {unit}/s",
+        f"  memory   {in_units(found.peak_bytes)} at most{over}",
+        f"  hours    about {hours:.2g} for {config.train.epochs} epochs of {seen}, validated on {validated:,} "
+        f"({whose})",
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.probe", __doc__)
     configs.add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--data", help="record set whose examples count (default: data.records)")
+    parser.add_argument("--steps", type=int, default=20, help="how many are timed (default: 20)")
+    parser.add_argument("--json", action="store_true", help="print it as JSON; what it tries goes to stderr")
     options = parser.parse_intermixed_args(arguments)
-    config = configs.load(options.config, options.overrides)
-    found = probe(config)
+    if options.steps < 1:
+        raise InputError(f"--steps {options.steps}: time at least one.")
+    overrides = [*options.overrides, *([f"data.records={options.data}"] if options.data else [])]
+    config = configs.load(options.config, overrides)
+    if options.data:
+        records.check_identity(records.read_manifest(options.data), config, options.data)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    found = probe(config, options.steps, say)
     if options.json:
-        print(json.dumps([dataclasses.asdict(one) for one in found]))
+        rows = []
+        for one in found:
+            examples, _ = _examples(config, one.region)
+            rows.append(dataclasses.asdict(one) | {"training_hours": training_hours(config, one, *examples)})
+        print(json.dumps(rows))
         return
-    unit = PatchRecipe.unit if isinstance(config, PatchConfig) else SliceRecipe.unit
     for one in found:
-        print(
-            f"{' '.join(filter(None, (config.model.name, one.region)))}: {one.parameters:,} parameters; "
-            f"training {1 / one.train_seconds:.2f} {unit}/s, forward {1 / one.forward_seconds:.2f} {unit}/s "
-            f"(steps of {one.batch_size})"
-        )
+        print("\n".join(_lines(config, one)))
+    print("Reading and augmenting run beside the steps, and are not in it; nor is stopping early.")
 
 
 if __name__ == "__main__":

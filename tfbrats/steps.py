@@ -139,6 +139,20 @@ class Steps:
         return line, self._logs / f"{name}.txt"
 
 
+def ended(*arguments: str, lock: int | None = None) -> subprocess.CompletedProcess:
+    """`python -m ARGUMENTS`, ended: its exit code and all that it printed, kept from the person.
+
+    Args:
+        lock: as `alone` yields it.
+    """
+    command = [sys.executable, "-m", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    handed_on = () if lock is None else (lock,)
+    with _ended_with_us(subprocess.Popen(command, pass_fds=handed_on, **pipes)) as process:
+        printed, complained = process.communicate()
+    return subprocess.CompletedProcess(arguments, process.returncode, printed, complained)
+
+
 def output_of(*arguments: str, lock: int | None = None) -> str:
     """What `python -m ARGUMENTS` prints: a quick look at something, no step of a chain.
 
@@ -148,15 +162,16 @@ def output_of(*arguments: str, lock: int | None = None) -> str:
     Raises:
         InputError: it failed; the message ends with the last lines that it printed.
     """
-    command = [sys.executable, "-m", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    handed_on = () if lock is None else (lock,)
-    with _ended_with_us(subprocess.Popen(command, pass_fds=handed_on, **pipes)) as process:
-        printed, complained = process.communicate()
+    return output(ended(*arguments, lock=lock))
+
+
+def output(process: subprocess.CompletedProcess) -> str:
+    """What a command printed. Errors as `output_of`."""
     if process.returncode:
-        tail = "\n".join(complained.splitlines()[-15:])
-        raise InputError(f"python -m {shlex.join(arguments)} failed (exit code {process.returncode}):\n{tail}")
-    return printed
+        tail = "\n".join(process.stderr.splitlines()[-15:])
+        said = f"python -m {shlex.join(process.args)}"
+        raise InputError(f"{said} failed (exit code {process.returncode}):\n{tail}")
+    return process.stdout
 
 
 def exported_since(run: str | os.PathLike, model: str | os.PathLike) -> bool:
