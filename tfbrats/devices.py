@@ -7,14 +7,20 @@ becomes one message that says what to do.
 
 import contextlib
 import dataclasses
+import faulthandler
 import json
 import os
-import socket
+import re
+import sys
 from collections.abc import Iterator
 
 import tensorflow as tf
 
+from tfbrats import meeting
 from tfbrats.command import InputError
+
+_MEETING_SECONDS = 600.0  # for all workers to be started
+_STARTING_SECONDS = 120.0  # for TensorFlow to connect them then
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["first.example:2222", "second.example:2222"]}, '
@@ -127,30 +133,26 @@ def lost_worker(strategy: tf.distribute.Strategy, kept: str | os.PathLike) -> It
 
 
 def _lost(error: tf.errors.OpError, kept: str | os.PathLike) -> str:
-    silent = [address for address in _others() if not _answers(address)]
-    who = (
-        f"the worker at {' and '.join(silent)} no longer answers" if silent else "a worker no longer takes part"
-    )
-    said = next((line for line in error.message.splitlines() if "task" in line), error.message.splitlines()[0])
+    known, said = cluster(), error.message
+    others = [address for n, address in enumerate(known.addresses) if n != known.own]
+    named = {_address_of(kind, int(n)) for kind, n in _TASK.findall(said)}
+    if "CoordinationService" in said:  # the first worker runs it
+        named.add(known.addresses[0])
+    gone = [address for address in others if address in named or not meeting.answers(address)]
+    who = " and ".join(gone) or "a worker"
+    reason = next((line for line in said.splitlines() if "aborted by" in line), said.splitlines()[0])
     return (
-        f"{who} ({said.strip()}). This one ends too; {kept} keeps the last checkpoint. Run the same command on "
-        "all workers again, and they go on from there."
+        f"{who}: lost ({reason.strip().rstrip(':')}). This worker ends too; {kept} keeps the last checkpoint. "
+        "See what happened there, then run the same command on all workers again: they go on from it."
     )
 
 
-def _others() -> list[str]:
-    known = cluster()
-    return [address for n, address in enumerate(known.addresses) if n != known.own]
+_TASK = re.compile(r"/job:(chief|worker)(?:/replica:0)?/task:(\d+)")
 
 
-def _answers(address: str) -> bool:
-    """Whether something listens there."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
-            return True
-    except OSError:
-        return False
+def _address_of(kind: str, index: int) -> str:
+    tasks = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    return tasks[kind][index]
 
 
 # --- strategies -----------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def strategy_for(name: str, jit_compile: bool = False) -> tf.distribute.Strategy
         )
     _take_memory_as_needed()
     if name == "multi_worker" or (name == "auto" and known):
-        strategy = _multi_worker()
+        strategy = _multi_worker(known)
     elif name == "tpu":
         strategy = _tpu()
     else:
@@ -203,11 +205,18 @@ def _take_memory_as_needed() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _multi_worker() -> tf.distribute.Strategy:
+def _multi_worker(known: Cluster) -> tf.distribute.Strategy:
     """Returns when all workers are there. Nothing may have used TensorFlow's devices before."""
-    # No CommunicationOptions(timeout_seconds=...): it leaves a thread behind for every collective until
-    # the time is up, thousands in minutes. TensorFlow's heartbeats find a dead or stopped worker in 10 s.
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    # TensorFlow's first worker would wait for ever, deaf to Ctrl-C and to SIGTERM; so we meet before.
+    meeting.meet(known.addresses, known.own, _MEETING_SECONDS)
+    # One of them may still die in the second that is left. Only this watch runs while TensorFlow holds Python.
+    faulthandler.dump_traceback_later(_STARTING_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        # No CommunicationOptions(timeout_seconds=...): it leaves a thread behind for every collective until
+        # the time is up, thousands in minutes. TensorFlow's heartbeats find a dead or stopped worker in 10 s.
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _tpu() -> tf.distribute.Strategy:
