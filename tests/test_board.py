@@ -1,10 +1,13 @@
 """What a person sees of a training: every epoch in TensorBoard once, the slice right way up, a short bar."""
 
 import io
+import os
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tqdm.std
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tfbrats import board, pictures
@@ -267,16 +270,30 @@ def test_a_narrow_terminal_loses_words_but_never_the_loss(room):
     assert said.startswith("loss 1.23") and len(said) <= room
 
 
-def test_loss_parts_dice_and_speed_stand_in_a_hundred_columns():
-    text = io.StringIO()
+def drawn_bar():
+    """The line of a bar half way through an epoch, a step a second."""
     with board.progress_bar(1450, 720, "epoch 12/50", hidden=False) as bar:
-        bar.fp, bar.dynamic_ncols, bar.ncols = text, None, 100
-        bar.start_t -= 20
+        bar.fp = io.StringIO()
+        bar.start_t -= 5
         bar.n += 5
         board.show(bar, SUMS, 2, 16, "slices")
-        line = str(bar)
+        return str(bar)
+
+
+@pytest.mark.parametrize("size", [(100, 30), (0, 0), None], ids=["known", "said to be 0", "no terminal"])
+def test_loss_parts_dice_and_speed_stand_in_a_hundred_columns(size, monkeypatch):
+    def told(_):
+        if size is None:
+            raise OSError("not a terminal")
+        return os.terminal_size(size)
+
+    monkeypatch.setattr(board.os, "get_terminal_size", told)
+    monkeypatch.setattr(board.sys, "stderr", types.SimpleNamespace(fileno=lambda: 2, write=len, flush=str))
+    if size == (100, 30):  # tqdm would ask the terminal itself
+        monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda _: (100, 30))
+    line = drawn_bar()
     assert len(line) <= 100
-    for word in ("epoch 12/50", "50%", "725/1450", "ETA", "L2 .620", "Dice .80 1.00 .00", "/s"):
+    for word in ("epoch 12/50", "725/1450", "ETA", "L2 .620", "Dice .80 1.00 .00", "16.0/s"):
         assert word in line
 
 

@@ -7,6 +7,7 @@ computed with is `run`'s; nothing reads these files but eyes.
 import dataclasses
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
@@ -114,10 +115,9 @@ _GAP_PIXELS = 8
 # What a binary network says is drawn in the colour of a tissue that tells its region from its parent.
 _TISSUE_OF_REGION = {"WT": Tissue.ED, "TC": Tissue.NCR, "ET": Tissue.ET}
 _SHOWN_FOR = {"WT": "flair", "TC": "t1ce", "ET": "t1ce"}  # the modality that a region is drawn on
-_LEGEND = (
-    "Prediction on the left, reference on the right, of the validation slice with the most tumour. "
-    + ", ".join(f"{tissue.name} {colour}" for tissue, colour in pictures.COLOURS.items())
-    + "; a network for one region draws it in one colour."
+_LEGEND = (  # the colours are pictures.COLOURS
+    "Left the prediction, right the reference, of the validation slice with the most tumour: NCR orange, "
+    "ED blue, ET yellow, RC green. A network for one region is drawn in one of these colours."
 )
 
 
@@ -226,9 +226,9 @@ def _fullest(batches: Iterable[Mapping[str, np.ndarray]], marked) -> dict[str, n
 
 # --- progress bar ---------------------------------------------------------------------------------------
 
-_LINE = "{desc} {percentage:.0f}%|{bar}|{n_fmt}/{total_fmt} ETA {remaining}{postfix}"
-_LONGEST_FIXED = " 100%|#|/ ETA 00:00, "
-_COLUMNS = 100  # where the terminal does not say
+_LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} ETA {remaining}{postfix}"
+_LONGEST_FIXED = " |#| / ETA 0:00:00, "
+_COLUMNS, _ROWS = 100, 24  # where the terminal does not say
 _PARTS = {
     "loss1": "L1",
     "loss2": "L2",
@@ -246,7 +246,16 @@ def progress_bar(steps: int, first: int, text: str, hidden: bool | None = None) 
         text: e.g. "WT epoch 3/10".
         hidden: None hides it where the output is no terminal.
     """
-    return tqdm(total=steps, initial=first, desc=text, disable=hidden, bar_format=_LINE, dynamic_ncols=True)
+    # Some terminals (of containers) say that they are 0 columns wide: nothing would be drawn.
+    size = {"dynamic_ncols": True} if _columns_known() else {"ncols": _COLUMNS, "nrows": _ROWS}
+    return tqdm(total=steps, initial=first, desc=text, disable=hidden, bar_format=_LINE, **size)
+
+
+def _columns_known() -> bool:
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except (OSError, ValueError):  # no terminal
+        return False
 
 
 def show(bar: tqdm, sums: Mapping[str, float], steps: int, global_batch: int, unit: str) -> None:
@@ -313,10 +322,11 @@ def training_dice(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def _short(value: float) -> str:
-    """Three digits in at most five characters: 12.3, 1.23, .123, 1e-04; 1234 as it is."""
-    if abs(value) >= 1:
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) >= 0.001 or value == 0 else f"{value:.0e}"
+    """Three digits: 12.3, 1.23, .123; 1234 and 1e-04 as they are."""
+    size = abs(value)
+    if size >= 1:
+        return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
+    return f"{value:.3f}".replace("0.", ".", 1) if size >= 0.001 or size == 0 else f"{value:.0e}"
 
 
 def _score(value: float) -> str:
