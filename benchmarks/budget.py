@@ -67,12 +67,14 @@ class Plan:
         config_of: kind of records ("slices", "volumes") -> the config's name or path.
         overrides_of: likewise -> what is set in it.
         seconds: each contestant's.
+        steps: of an epoch of ours, where a person says it.
     """
 
     cases: str
     held_out: str
     training: tuple[str, ...]
     seconds: float
+    steps: int | None
     output: pathlib.Path
     config_of: Mapping[str, str]
     overrides_of: Mapping[str, tuple[str, ...]]
@@ -105,6 +107,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         held_out.case_id,
         training,
         60 * options.minutes,
+        options.steps,
         options.output.absolute(),
         {"slices": options.config_2d, "volumes": options.config_3d},
         {"slices": (width, *_OF_SLICES), "volumes": (width, *_OF_VOLUMES)},
@@ -118,6 +121,7 @@ def _check_stamp(plan: Plan, cores: int) -> None:
         "held_out": plan.held_out,
         "minutes": plan.seconds / 60,
         "cores": cores,
+        "steps": plan.steps,
         **{kind: plan.config(kind).model_dump(mode="json") for kind in plan.config_of},
     }
     path = plan.output / _STAMP
@@ -176,7 +180,7 @@ def _contest(plan: Plan, name: str) -> None:
     if not note.exists():
         if is_ours:
             of_config = (plan.config_of[kind], plan.overrides_of[kind])
-            found = budget_ours.train(*of_config, plan.records(kind), plan.seconds, folder, chain)
+            found = budget_ours.train(*of_config, plan.records(kind), plan.seconds, folder, chain, plan.steps)
         else:
             found = _train_peer(plan, kind, folder, chain)
         files.write_json(note, {**found, "load_after": round(os.getloadavg()[0], 2)})
@@ -281,6 +285,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, with commas between them")
     parser.add_argument("--cores", type=int, default=2, help="that all of them have")
     parser.add_argument("--width", type=int, default=16, help="of our networks")
+    parser.add_argument("--steps", type=int, metavar="N", help="of an epoch of ours; else by the pace")
     parser.add_argument("--config-2d", default="cun_lws.yaml", metavar="CONFIG", help="another one for slices")
     parser.add_argument("--config-3d", default="msm.yaml", metavar="CONFIG", help="another one for volumes")
     options = parser.parse_args(arguments)
@@ -293,7 +298,7 @@ def main(arguments: Sequence[str]) -> None:
     cores = _cores(options.cores)
     places = [str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]  # of budget_peer
     os.environ.update(CUDA_VISIBLE_DEVICES="", PYTHONPATH=os.pathsep.join(places))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     plan = _plan(options)
     files.check_can_hold(plan.output)
     with steps.alone(plan.output):

@@ -6,6 +6,7 @@ the whole schedule fit. Should that be wrong, SIGTERM ends the training when the
 its last whole epoch count.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -14,11 +15,12 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from tfbrats import command, files, run
 from tfbrats import config as configs
-from tfbrats import files, run, steps
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig
 from tfbrats.labels import REGIONS
+from tfbrats.steps import Steps, exported_since, output_of
 
 _PACED = ((1, 2), (1, 10), (3, 2))  # epochs and steps of the three trainings that tell the pace
 _MARGIN = 0.03  # of the time, kept back for steps that are slower than those
@@ -55,7 +57,7 @@ def pace_of(seconds: Sequence[float]) -> Pace:
     if step <= 0:
         raise InputError(
             f"trainings of {few} and {many} steps took {short:.1f} s and {long:.1f} s: the machine is too "
-            "busy to tell the pace. Run it again when nothing else runs."
+            "busy to tell the pace. Run it when nothing else runs, or give --steps."
         )
     epoch = max(0.0, (thrice - short) / (epochs - 1) - few * step)
     return Pace(max(0.0, short - epoch - few * step), epoch, step)
@@ -87,7 +89,8 @@ def train(
     records: str,
     seconds: float,
     folder: pathlib.Path,
-    chain: steps.Steps,
+    chain: Steps,
+    steps: int | None = None,
 ) -> dict:
     """Measures the pace, then trains for the time into folder/run.
 
@@ -95,6 +98,7 @@ def train(
         config: name or path, `overrides` are put over it.
         records: the record set.
         folder: the contestant's; what an earlier try left of run, model and predictions is deleted.
+        steps: of an epoch; None measures the pace for it.
 
     Returns:
         what is known of the training: network, parameters, steps, examples, seconds, and more.
@@ -105,24 +109,19 @@ def train(
     for stale in ("run", "pace", "model", "predictions"):
         shutil.rmtree(folder / stale, ignore_errors=True)
     trained = folder / "run"
-    command = ("tfbrats.train", "--config", config, *overrides, "--data", records)
-    chain.run("Load everything once: the first training is to find it in memory", command[0], "--help")
-    took = []
-    for epochs, count in _PACED:
-        sizes = (f"train.epochs={epochs}", f"train.steps_per_epoch={count}")
-        began = time.monotonic()
-        place = str(folder / "pace" / f"{epochs}x{count}")
-        chain.run(f"Pace: {epochs} x {count} steps", *command, "--run", place, *sizes)
-        took.append(time.monotonic() - began)
-    pace, settings = pace_of(took), configs.load(config, [*overrides, f"run.dir={trained}"])
-    epochs = settings.train.epochs
-    count = steps_per_epoch(pace, epochs, seconds)
-    print(
-        f"    starting {pace.start:.1f} s, an epoch {pace.epoch:.1f} s, a step {pace.step:.3f} s: "
-        f"{epochs} epochs of {count} steps fit"
-    )
+    parameters = int(output_of("budget_ours", "--config", config, *overrides))
+    training = ("tfbrats.train", "--config", config, *overrides, "--data", records)
+    settings = configs.load(config, [*overrides, f"run.dir={trained}"])
+    epochs, pace = settings.train.epochs, None
+    if steps is None:
+        pace = _measured(chain, folder / "pace", *training)
+        steps = steps_per_epoch(pace, epochs, seconds)
+        print(
+            f"    starting {pace.start:.1f} s, an epoch {pace.epoch:.1f} s, a step {pace.step:.3f} s: "
+            f"{epochs} epochs of {steps} steps fit"
+        )
     log, spent, stopped = _run_for(
-        seconds, chain, *command, "--run", str(trained), f"train.steps_per_epoch={count}"
+        seconds, chain, *training, "--run", str(trained), f"train.steps_per_epoch={steps}"
     )
     rows = {region: run.read_history(run.home_of(settings, region)) for region in _regions(settings)}
     empty = [region or "the network" for region, found in rows.items() if not found]
@@ -131,27 +130,50 @@ def train(
     counts = {region: sum(int(row["steps"]) for row in found) for region, found in rows.items()}
     return {
         "network": f"{settings.model.name}, width {settings.model.width}",
-        "parameters": _parameters(settings),
+        "parameters": parameters,
         "steps": sum(counts.values()),
         "examples": sum(counts.values()) * settings.train.batch_size,
         "steps_by_network": counts,
         "epochs_by_network": {region: len(found) for region, found in rows.items()},
         "seconds": round(spent, 1),
         "stopped": stopped,
-        "pace": dataclasses.asdict(pace),
+        "pace": dataclasses.asdict(pace) if pace else None,
     }
 
 
-def _run_for(seconds: float, chain: steps.Steps, *command: str) -> tuple[pathlib.Path, float, bool]:
+def _measured(chain: Steps, folder: pathlib.Path, *training: str) -> Pace:
+    """The pace of a training, from short ones; once more where something came between."""
+    chain.run("Load everything once: the first training is to find it in memory", training[0], "--help")
+
+    def measured() -> Pace:
+        shutil.rmtree(folder, ignore_errors=True)
+        took = []
+        for epochs, count in _PACED:
+            sizes = (f"train.epochs={epochs}", f"train.steps_per_epoch={count}")
+            place = str(folder / f"{epochs}x{count}")
+            began = time.monotonic()
+            chain.run(f"Pace: {epochs} x {count} steps", *training, "--run", place, *sizes)
+            took.append(time.monotonic() - began)
+        return pace_of(took)
+
+    try:
+        return measured()
+    except InputError as error:
+        print(f"    {error}", flush=True)
+    return measured()
+
+
+def _run_for(seconds: float, chain: Steps, *training: str) -> tuple[pathlib.Path, float, bool]:
     """Runs a training until it ends or the time does -> its log, seconds, whether it was stopped."""
     began, stopped = time.monotonic(), False
-    with chain.background(f"Train for {seconds / 60:g} minutes", *command) as (process, log):
+    with chain.background(f"Train for {seconds / 60:g} minutes", *training) as (process, log):
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             stopped = True
             process.terminate()
-            process.wait(_GRACE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # then it is killed below
+                process.wait(_GRACE_S)
     spent = time.monotonic() - began
     if process.returncode and not stopped:
         tail = "\n".join(log.read_text().splitlines()[-15:])
@@ -160,10 +182,10 @@ def _run_for(seconds: float, chain: steps.Steps, *command: str) -> tuple[pathlib
     return log, spent, stopped
 
 
-def predict(cases: str, case_id: str, folder: pathlib.Path, chain: steps.Steps) -> None:
+def predict(cases: str, case_id: str, folder: pathlib.Path, chain: Steps) -> None:
     """Exports what `train` left in folder/run, and segments a case into folder/predictions."""
     trained, model = str(folder / "run"), str(folder / "model")
-    done = steps.exported_since(trained, model)
+    done = exported_since(trained, model)
     chain.run("Export", "tfbrats.export", "--run", trained, "--output", model, is_done=done)
     version = max(int(one.name) for one in pathlib.Path(model).glob("[0-9]*"))
     chain.run(
@@ -178,8 +200,16 @@ def _regions(config: Config) -> tuple[str, ...]:
     return tuple(REGIONS) if isinstance(config, PatchConfig) else ("",)
 
 
-def _parameters(config: Config) -> int:
-    """Of all networks of a config."""
+def main(arguments: Sequence[str]) -> None:
+    """Prints how many parameters a config's networks have; a process of its own, since it loads TensorFlow."""
     from tfbrats import models
 
-    return sum(models.build(config, region=region).count_params() for region in _regions(config))
+    parser = command.parser("budget_ours", __doc__)
+    configs.add_arguments(parser)
+    options = parser.parse_intermixed_args(arguments)
+    config = configs.load(options.config, options.overrides)
+    print(sum(models.build(config, region=region).count_params() for region in _regions(config)))
+
+
+if __name__ == "__main__":
+    command.run(main)
