@@ -116,8 +116,8 @@ _GAP_PIXELS = 8
 _TISSUE_OF_REGION = {"WT": Tissue.ED, "TC": Tissue.NCR, "ET": Tissue.ET}
 _SHOWN_FOR = {"WT": "flair", "TC": "t1ce", "ET": "t1ce"}  # the modality that a region is drawn on
 _LEGEND = (  # the colours are pictures.COLOURS
-    "Left the prediction, right the reference, of the validation slice with the most tumour: NCR orange, "
-    "ED blue, ET yellow, RC green. A network for one region is drawn in one of these colours."
+    "Left the prediction, right the reference, always of the same slice, one with much tumour: NCR orange, ED "
+    "blue, ET yellow, RC green. A network for one region is drawn in one of these colours."
 )
 
 
@@ -152,7 +152,7 @@ def picture(image_hw: np.ndarray, tissues_predicted: np.ndarray, tissues_referen
 
 @dataclasses.dataclass(frozen=True)
 class FixedSlice:
-    """The validation slice, or the plane of a validation patch, that is drawn after every epoch.
+    """The slice, or the plane of a patch, that is drawn after every epoch: always the same one.
 
     Attributes:
         example: all that the stream gave of it, as a batch of one: name -> [1, ...].
@@ -181,6 +181,7 @@ def fixed_slice(batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequenc
     Raises:
         InputError: there is no slice in them.
     """
+    # The first batch alone would not do: the slices of one case, from the lowest, may all be without tumour.
     example = _fullest(batches, lambda batch: region_mask(batch["label"], "WT"))
     return FixedSlice(example, example["image"][0, ..., _shown(modalities, "WT")], example["label"][0])
 
