@@ -8,11 +8,12 @@ becomes one message that says what to do.
 import contextlib
 import dataclasses
 import faulthandler
+import functools
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -93,20 +94,43 @@ def _is_address(text: object) -> bool:
     return bool(host) and port.isdecimal()
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run folder: the only one, or the first of the workers."""
-    return workers(strategy) == 1 or cluster().own == 0
-
-
 def workers(strategy: tf.distribute.Strategy) -> int:
     """How many processes train together, each with the replicas of its machine."""
     several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return len(cluster().addresses) if several else 1
 
 
+def worker(strategy: tf.distribute.Strategy) -> int:
+    """Which of them this process is, from 0."""
+    return cluster().own if workers(strategy) > 1 else 0
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the run folder: the only one, or the first of the workers."""
+    return worker(strategy) == 0
+
+
+def sum_over_workers(strategy: tf.distribute.Strategy, numbers: Sequence[float]) -> list[float]:
+    """Each number summed over all workers, which must all come here; float64."""
+    if workers(strategy) == 1:
+        return [float(number) for number in numbers]
+    replicas = strategy.num_replicas_in_sync // workers(strategy)  # each brings its worker's numbers
+    summed = _summed(strategy)(tf.constant(list(numbers), tf.float64) / replicas)
+    return summed.numpy().tolist()
+
+
+@functools.cache
+def _summed(strategy: tf.distribute.Strategy) -> Callable:
+    @tf.function  # eagerly, TensorFlow warns at every call that it is slow
+    def summed(numbers):
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: numbers), axis=None)
+
+    return summed
+
+
 def meet(strategy: tf.distribute.Strategy) -> None:
     """Returns when all workers have come here."""
-    strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.constant(1.0)), axis=None)
+    sum_over_workers(strategy, [1.0])
 
 
 @contextlib.contextmanager
