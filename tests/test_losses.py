@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, special
 
 from tfbrats import losses
 from tfbrats.examples import LwsRegion, region_map
@@ -104,6 +104,25 @@ def test_with_w_1_it_is_plain_cross_entropy(tissues):
     found = losses.ratio(losses.weighted_cross_entropy_sum(logits, classes, ones), np.float32(ones.sum()))
     reference = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(classes, logits)
     assert float(found) == pytest.approx(float(reference), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_cross_entropy_of_large_logits_is_exact(classes):
+    """Value and gradient against float64, where one class is sure, rightly or wrongly, and where none is."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(classes)
+    logits = (rng.normal(size=(2, 6, 5, classes)) * rng.choice([1e-3, 1, 60], (2, 6, 5, 1))).astype(np.float32)
+    chosen = rng.integers(0, classes, (2, 6, 5))
+    weights = rng.choice([0, 1, 2], (2, 6, 5)).astype(np.float32)
+    x = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = losses.weighted_cross_entropy_sum(x, chosen, weights)
+    likely = special.log_softmax(logits.astype(np.float64), axis=-1)
+    right = np.eye(classes)[chosen]
+    assert float(found) == pytest.approx(-(weights * (likely * right).sum(-1)).sum(), rel=1e-6)
+    assert np.abs(tape.gradient(found, x) - weights[..., None] * (np.exp(likely) - right)).max() < 1e-6
 
 
 def test_the_drawn_share_of_s2_matches_beta_within_sampling_error():

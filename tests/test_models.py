@@ -5,9 +5,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfbrats import config, models
-from tfbrats.models import cun
+from tfbrats.models import blocks, cun
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +126,65 @@ def test_the_branches_alone_share_their_weights_with_the_whole():
     for name, value in branches(image).items():
         assert np.array_equal(value, small(image)[name])
     assert branches.count_params() < small.count_params()
+
+
+# --- the same numbers by other ways -----------------------------------------------------------------------
+
+
+def _with_gradients(function, x, variables):
+    """Output, and the gradients of x and of the variables."""
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    upstream = np.random.default_rng(2).random(y.shape, np.float32)
+    gradients = tape.gradient(y, [x, *variables], output_gradients=tf.constant(upstream))
+    return [y.numpy(), *(g.numpy() for g in gradients)]
+
+
+def _close(found, wanted):
+    """To 1e-6 in value; a kernel's gradient sums thousands of float32 numbers in another order: 4e-6."""
+    worst, *gradients = (np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found, wanted, strict=True))
+    return worst < 1e-6 and max(gradients) < 4e-6
+
+
+def _random(layer):
+    """The layer's variables with values of their own; none negative, so that no sum loses digits."""
+    rng = np.random.default_rng(1)
+    for variable in layer.trainable_variables:
+        variable.assign(rng.random(variable.shape))
+    return [variable.value for variable in layer.trainable_variables]
+
+
+@pytest.mark.parametrize(("stride", "classes"), [(2, 2), (4, 4), (16, 4)])
+def test_an_auxiliary_head_is_a_deconvolution_and_a_1x1_convolution(stride, classes):
+    x = np.random.default_rng(0).random((2, 3, 4, 7), np.float32)
+    head = blocks.AuxiliaryHead(stride, classes, name="aux")
+    head.build(x.shape)
+    variables = _random(head)
+    deconv, conv = keras.layers.Conv2DTranspose(16, stride, strides=stride), keras.layers.Conv2D(classes, 1)
+    for layer, shape, own in ((deconv, x.shape, head.deconv), (conv, (2, 3, 4, 16), head.conv)):
+        layer.build(shape)
+        for variable, value in zip(layer.trainable_variables, own.trainable_variables, strict=True):
+            variable.assign(value)
+    layers_own = [v.value for v in (*deconv.trainable_variables, *conv.trainable_variables)]
+    wanted = _with_gradients(lambda x: conv(deconv(x)), x, layers_own)
+    assert wanted[0].shape == (2, 3 * stride, 4 * stride, classes)
+    assert _close(_with_gradients(head, x, variables), wanted)
+
+
+def test_a_deconvolution_is_keras_own():
+    x = np.random.default_rng(0).random((2, 3, 4, 6), np.float32)
+    ours, theirs = blocks.Deconv(3, 2, strides=2), keras.layers.Conv2DTranspose(3, 2, strides=2)
+    found, wanted = [], []
+    for layer, outputs in ((ours, found), (theirs, wanted)):
+        layer.build(x.shape)
+        outputs += _with_gradients(layer, x, _random(layer))
+    assert _close(found, wanted)
+
+
+def test_both_kernels_of_an_auxiliary_head_decay(network):
+    kernels = {v.path for v in network.trainable_variables if v.path.endswith("kernel")}
+    for n in range(1, 9):
+        own = {path.rpartition("/")[0].rpartition("_")[2] for path in kernels if f"aux{n}_" in path}
+        assert own == {"deconv", "conv"}

@@ -72,9 +72,11 @@ def weighted_cross_entropy_sum(logits, classes, weights):
         classes: integers [N, H, W].
         weights: float32 [N, H, W].
     """
-    chosen = ops.one_hot(classes, logits.shape[-1], dtype=logits.dtype)
-    log_likelihood = ops.sum(chosen * ops.log_softmax(logits, axis=-1), axis=-1)
-    return -ops.sum(weights * log_likelihood)
+    # A row for each class: loops over pixels are long, those over a pixel's few classes are not.
+    rows = ops.transpose(ops.reshape(logits, (-1, logits.shape[-1])))
+    chosen = ops.one_hot(ops.reshape(classes, (-1,)), logits.shape[-1], axis=0, dtype=logits.dtype)
+    entropy = ops.logsumexp(rows - ops.sum(chosen * rows, axis=0), axis=0)
+    return ops.sum(ops.reshape(weights, (-1,)) * entropy)
 
 
 def ratio(numerator, denominator):

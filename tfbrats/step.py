@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfbrats import data, losses, segment
 from tfbrats.config import SliceConfig
+from tfbrats.examples import LwsRegion
 from tfbrats.labels import REGIONS
 from tfbrats.models import cun
 
@@ -58,7 +59,11 @@ def summed(strategy: tf.distribute.Strategy, on_replica: Callable) -> Callable:
 def overlap(predicted, reference) -> list:
     """What `dice` wants of two bool masks of one shape: voxels in both, in each of them; float32."""
     masks = (predicted & reference, predicted, reference)
-    return [tf.math.count_nonzero(mask, dtype=tf.float32) for mask in masks]
+    return [_count(mask) for mask in masks]
+
+
+def _count(mask):
+    return tf.math.count_nonzero(mask, dtype=tf.float32)
 
 
 def dice(both: float, predicted: float, reference: float) -> float:
@@ -76,6 +81,9 @@ class Lesson:
     outputs: Sequence[str]
     classes: tf.Tensor  # integers [N, H, W]
     weights: tf.Tensor  # W, float32 [N, H, W]
+
+
+_SAMPLED = {"normal": LwsRegion.S2, "tumour": LwsRegion.S3, "contour": LwsRegion.S4}
 
 
 class _CascadeLoss:
@@ -98,7 +106,18 @@ class _CascadeLoss:
     def columns(self, each: Mapping) -> dict:
         """What of them the history tells, beside "loss"."""
         one, two = (each[name] for name in self.predicting)
-        return {"loss1": one, "loss2": two, "auxiliary": sum(each.values()) - one - two}
+        others = [loss for name, loss in each.items() if name not in self.predicting]
+        return {"loss1": one, "loss2": two, "auxiliary": sum(others, tf.constant(0.0))}
+
+    def sampled(self, batch: dict, lessons: Sequence[Lesson]) -> dict:
+        """How many pixels of each region U-Net1 learns from; nothing where that is all of them."""
+        if not self._config.lws.enabled:
+            return {}
+        counts = lessons[0].weights > 0
+        return {
+            f"sampled_{name}": _count(counts & tf.equal(batch["region"], int(region)))
+            for name, region in _SAMPLED.items()
+        }
 
 
 class _ClassLoss:
@@ -117,6 +136,9 @@ class _ClassLoss:
         return each["logits"]
 
     def columns(self, each: Mapping) -> dict:
+        return {}
+
+    def sampled(self, batch: dict, lessons: Sequence[Lesson]) -> dict:
         return {}
 
 
@@ -169,15 +191,19 @@ def train_step(
     optimizer: keras.optimizers.Optimizer,
     config: SliceConfig,
 ) -> Callable:
-    """One update from one global batch: (batch, omega) -> {"loss", and what it is made of}.
+    """One update from one global batch: (batch, omega) -> sums over it, float32 by name.
 
-    For cun "loss1", "loss2" and "auxiliary", for bfcn "loss_combination", "loss_region", "loss_boundary".
+    "loss" and what it is made of: for cun "loss1", "loss2" and "auxiliary", for bfcn "loss_combination",
+    "loss_region", "loss_boundary". For `dice` of each region "overlap_wt_both", "overlap_wt_predicted",
+    "overlap_wt_reference" and so on, of the network in training. With loss weighted sampling the pixels that
+    U-Net1 learns from: "sampled_normal", "sampled_tumour", "sampled_contour" (S2, S3, S4).
 
     Equation 1 is a ratio over the global batch: each replica divides its own numerators by everyone's
     denominators, and the optimizer adds up the gradients. So the numbers do not depend on how many replicas
     share the batch.
     """
     loss = _LOSSES[config.model.name](config)
+    answer = segment.answer_of(network)
 
     def on_replica(batch, omega):
         lessons = loss.lessons(batch)
@@ -188,6 +214,7 @@ def train_step(
                 name: losses.ratio(_entropy(outputs[name], lesson), denominator)
                 for lesson, denominator in zip(lessons, denominators, strict=True)
                 for name in lesson.outputs
+                if name in outputs  # cun learns without its auxiliary heads too
             }
             decay = config.train.weight_decay * losses.half_squared_norm(_kernels(network))
             # The decay is one term of the whole loss: each replica brings its share of it.
@@ -195,9 +222,10 @@ def train_step(
             scaled = optimizer.scale_loss(total)
         gradients = tape.gradient(scaled, network.trainable_variables)
         apply_gradients(optimizer, gradients, network)
-        return {"loss": total, **loss.columns(each)}
+        counts = {**_overlaps(answer, outputs, batch), **loss.sampled(batch, lessons)}
+        return {"loss": total, **loss.columns(each), **counts}
 
-    @tf.function
+    @tf.function(jit_compile=config.train.jit_compile)
     def step(batch, omega):
         shares = strategy.run(on_replica, (batch, omega))
         return {
@@ -211,6 +239,19 @@ def train_step(
 def _entropy(logits, lesson: Lesson):
     """The numerator of eq. 1."""
     return losses.weighted_cross_entropy_sum(logits, lesson.classes, lesson.weights)
+
+
+def _overlaps(answer: segment.BranchAnswer | segment.ClassAnswer, logits: Mapping, batch: dict) -> dict:
+    """`overlap` of each region, by name."""
+    # The same fusion as prediction; slices of the padding have no brain and count nothing.
+    predicted = answer.tissues(logits, tf.not_equal(batch["region"], 0))
+    _, parts = losses.targets(batch["label"])
+    found = {}
+    for region in REGIONS:
+        counts = overlap(data.region_mask(predicted, region), data.region_mask(parts, region))
+        for what, count in zip(("both", "predicted", "reference"), counts, strict=True):
+            found[f"overlap_{region.lower()}_{what}"] = count
+    return found
 
 
 def _kernels(network: keras.Model) -> list:
@@ -227,16 +268,12 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, conf
 
     def on_replica(batch):
         logits = network(batch["image"], training=False)
-        # The same fusion as prediction; slices of the padding have no brain and count nothing.
-        predicted = answer.tissues(logits, tf.not_equal(batch["region"], 0))
         sums = []
         for lesson in loss.lessons(batch):
             for name in lesson.outputs:
                 if name in loss.predicting:
                     sums += [_entropy(logits[name], lesson), tf.reduce_sum(lesson.weights)]
-        _, parts = losses.targets(batch["label"])
-        for region in REGIONS:
-            sums += overlap(data.region_mask(predicted, region), data.region_mask(parts, region))
+        sums += _overlaps(answer, logits, batch).values()
         return tf.cast(tf.stack(sums), tf.float64)
 
     return summed(strategy, on_replica)

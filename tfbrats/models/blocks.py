@@ -5,12 +5,13 @@ the batch normalisations are `tfbrats.fused`'s: the same numbers, sooner.
 """
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 _GLOROT = "glorot_normal"  # paper A's authors' code
 # Paper A trained with PyTorch; these are its defaults ([ours]; Keras would take 0.99 and 1e-3).
 _NORM_MOMENTUM = 0.9
 _NORM_EPSILON = 1e-5
+_AUXILIARY_CHANNELS = 16  # [ours]
 
 
 class Norm:
@@ -52,9 +53,31 @@ def pair(x, filters: int, norm: Norm, name: str):
     return conv_norm_relu(conv_norm_relu(x, filters, norm, f"{name}_1"), filters, norm, f"{name}_2")
 
 
+class Deconv(layers.Conv2DTranspose):
+    """Transposed convolution whose kernel is its stride, as the matrix product that it is.
+
+    The squares do not overlap, so each is a linear map of one pixel: faster than the general kernel.
+    """
+
+    def call(self, inputs):
+        x = _squares(inputs, ops.cast(self.kernel, self.compute_dtype))
+        return x + ops.cast(self.bias, self.compute_dtype)
+
+
+def _squares(x, kernel):
+    """Each pixel of x [N, H, W, A] becomes a square of S x S of B channels; `kernel` is [S, S, B, A]."""
+    stride, _, channels, own = kernel.shape
+    n, height, width = ops.shape(x)[:3]
+    matrix = ops.reshape(ops.transpose(kernel, (3, 0, 1, 2)), (own, -1))
+    squares = ops.matmul(ops.reshape(x, (-1, own)), matrix)
+    squares = ops.reshape(squares, (n, height, width, stride, stride * channels))
+    rows = ops.transpose(squares, (0, 1, 3, 2, 4))
+    return ops.reshape(rows, (n, height * stride, width * stride, channels))
+
+
 def deconv(x, filters: int, stride: int, name: str):
     """Transposed convolution whose kernel is its stride: each input pixel becomes a square of its own."""
-    return layers.Conv2DTranspose(filters, stride, strides=stride, kernel_initializer=_GLOROT, name=name)(x)
+    return Deconv(filters, stride, strides=stride, kernel_initializer=_GLOROT, name=name)(x)
 
 
 def pool(x, name: str):
@@ -86,6 +109,35 @@ def head(x, classes: int, name: str):
     return layers.Activation("linear", dtype="float32", name=name)(x)
 
 
+class AuxiliaryHead(layers.Layer):
+    """Deeper features -> full-size logits: deconvolution to 16 channels, then 1x1 (paper A, Fig. 1).
+
+    Nothing stands between the two, so together they are one linear map from a pixel to its square of logits:
+    the kernels, which are learned apart, are multiplied, and the 16 channels at full size never exist. In
+    float32 whatever the precision of the rest.
+
+    Args:
+        stride: of the deconvolution, and its kernel.
+        classes: logits a pixel.
+    """
+
+    def __init__(self, stride: int, classes: int, name: str):
+        super().__init__(dtype="float32", name=name)
+        options = {"kernel_initializer": _GLOROT, "dtype": "float32"}
+        self.deconv = Deconv(_AUXILIARY_CHANNELS, stride, strides=stride, name=f"{name}_deconv", **options)
+        self.conv = layers.Conv2D(classes, 1, name=f"{name}_conv", **options)
+
+    def build(self, input_shape):
+        self.deconv.build(input_shape)
+        self.conv.build((*input_shape[:-1], _AUXILIARY_CHANNELS))
+
+    def call(self, inputs):
+        pixelwise = self.conv.kernel[0, 0]  # [16, C]
+        both = ops.matmul(ops.transpose(self.deconv.kernel, (0, 1, 3, 2)), pixelwise)  # [S, S, A, C]
+        bias = ops.matmul(self.deconv.bias[None], pixelwise)[0] + self.conv.bias
+        return _squares(inputs, ops.transpose(both, (0, 1, 3, 2))) + bias
+
+
 def auxiliary_head(x, stride: int, classes: int, name: str):
-    """Deeper features -> full-size logits: deconvolution to 16 channels, then 1x1 (paper A, Fig. 1)."""
-    return head(deconv(x, 16, stride, f"{name}_deconv"), classes, name)
+    """Deeper features -> full-size logits."""
+    return AuxiliaryHead(stride, classes, name)(x)
