@@ -216,6 +216,13 @@ def test_each_try_is_a_line(machine, patches):
     assert said[-1].startswith("batch 4: 5 fit")
 
 
+def test_what_fits_into_a_tpu_is_not_guessed_from_this_machine(machine):
+    asked = machine("CPU", 1000, lambda _, batch: batch)
+    with pytest.raises(InputError, match="strategy=tpu"):
+        probe.largest_batch(config.load("cun.yaml", [*SMALL_2D, "train.strategy=tpu"]))
+    assert not asked
+
+
 @pytest.mark.parametrize("of", ["slices", "patches"])
 def test_what_does_not_fit_at_all_is_told_with_what_would(machine, of, request):
     machine("GPU", 10, lambda *_: 11)

@@ -124,8 +124,11 @@ def largest_batch(config: Config, say: Callable[[str], None] = print) -> int:
         say: gets a line for each try.
 
     Raises:
-        InputError: a batch of 1 does not fit, or a network does not train at all.
+        InputError: a batch of 1 does not fit, a network does not train at all, or it is for a TPU, which no
+            trial takes.
     """
+    if config.train.strategy == "tpu":
+        raise InputError("train.batch_size=auto: not with train.strategy=tpu. Name a number.")
 
     def tried(region: str, batch_size: int) -> Trial | None:
         found = _trial(config, region, batch_size, _TRIED_STEPS)
