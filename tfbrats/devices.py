@@ -12,7 +12,9 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
@@ -235,12 +237,16 @@ def _multi_worker(known: Cluster) -> tf.distribute.Strategy:
     meeting.meet(known.addresses, known.own, _MEETING_SECONDS)
     # One of them may still die in the second that is left. Only this watch runs while TensorFlow holds Python.
     faulthandler.dump_traceback_later(_STARTING_SECONDS, exit=True, file=sys.__stderr__)
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # No CommunicationOptions(timeout_seconds=...): it leaves a thread behind for every collective until
         # the time is up, thousands in minutes. TensorFlow's heartbeats find a dead or stopped worker in 10 s.
         return tf.distribute.MultiWorkerMirroredStrategy()
     finally:
         faulthandler.cancel_dump_traceback_later()
+        # TensorFlow takes SIGTERM for itself, and does nothing with it.
+        if at_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_sigterm)
 
 
 def _tpu() -> tf.distribute.Strategy:

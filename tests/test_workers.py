@@ -1,0 +1,184 @@
+"""Several workers, as processes of this machine: one run together, one message when one of them is lost."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_meeting import free_addresses
+
+# All that a training does with others, without the training: it meets them, over and over.
+MEETING_WORKER = """
+import sys, time
+from tfbrats import command, devices
+
+def main(_):
+    devices._MEETING_SECONDS = float(sys.argv[1])
+    strategy = devices.strategy_for("auto")
+    number, count = devices.worker(strategy), devices.workers(strategy)
+    print("met", number, count, devices.is_chief(strategy), flush=True)
+    with devices.lost_worker(strategy, "runs/one"):
+        for n in range(int(sys.argv[2])):
+            print("sums", devices.sum_over_workers(strategy, [number, n]), flush=True)
+            time.sleep(0.1)
+
+command.run(main)
+"""
+
+
+class Worker:
+    """A process with its place in the cluster; what it says goes to a file."""
+
+    def __init__(self, arguments, addresses, index, log: pathlib.Path):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if len(addresses) > 1:
+            task = {"type": "worker", "index": index}
+            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        self._log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, pattern: str, seconds: float = 300) -> None:
+        until = time.monotonic() + seconds
+        while not re.search(pattern, self.said):
+            assert self.process.poll() is None and time.monotonic() < until, self.said[-3000:]
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 300) -> int:
+        """Its exit code; fails if it takes longer."""
+        return self.process.wait(seconds)
+
+
+@contextlib.contextmanager
+def started(arguments, count, folder: pathlib.Path, without=()):
+    """`count` workers that know each other; `without` some that are never started."""
+    addresses = free_addresses(count)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {n: Worker(arguments, addresses, n, folder / f"{n}.log") for n in range(count) if n not in without}
+    try:
+        yield found, addresses
+    finally:
+        for one in found.values():
+            one.process.kill()
+            one.process.wait()
+
+
+def meeting_workers(count, folder, times, wait=100, without=()):
+    return started(["-c", MEETING_WORKER, str(wait), str(times)], count, folder, without)
+
+
+# --- meeting --------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_never_comes_is_named(tmp_path):
+    with meeting_workers(2, tmp_path, 1, wait=1, without=(1,)) as (found, addresses):
+        assert found[0].end() == 1
+        assert f"error: TF_CONFIG: {addresses[1]} has not come" in found[0].said
+        assert "Traceback" not in found[0].said
+
+
+# The first worker runs TensorFlow's coordination service: without it the others notice in another way.
+@pytest.mark.parametrize(
+    ("count", "lost", "by"),
+    [
+        (3, 2, signal.SIGTERM),  # which TensorFlow would take for itself, and ignore
+        pytest.param(2, 1, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(2, 0, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(2, 1, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param(2, 0, signal.SIGSTOP, marks=pytest.mark.slow),
+        pytest.param(3, 1, signal.SIGSTOP, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_know_their_places_and_end_with_a_message_when_one_dies_or_falls_silent(
+    tmp_path, count, lost, by
+):
+    with meeting_workers(count, tmp_path, 10000) as (found, addresses):
+        found[lost].wait_for(r"sums.*\nsums")
+        for n, one in found.items():
+            one.wait_for(rf"met {n} {count} {n == 0}\nsums \[{count * (count - 1) / 2}, 0.0\]")
+        found[lost].process.send_signal(by)
+        for n, one in found.items():
+            if n != lost:
+                assert one.end(120) == 1
+                last = one.said.splitlines()[-1]
+                assert re.match(rf"error: .*{addresses[lost]}.*: lost", last), one.said[-3000:]
+                assert "runs/one keeps the last checkpoint" in last
+                assert "run the same command on all workers again" in last
+                assert "Traceback" not in one.said
+
+
+# --- training -------------------------------------------------------------------------------------------
+
+
+def training(record_set, folder, *more):
+    return [
+        *("-m", "tfbrats.train", "--config", "smoke_2d.yaml", "--run", str(folder)),
+        *(*record_set.overrides, *more),
+    ]
+
+
+def history(folder) -> list[dict]:
+    with (folder / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder) -> dict:
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder / "checkpoints" / "last")))
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in names if name.startswith(("network", "optimizer"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_workers_that_read_all_shards_give_the_run_that_one_device_gives(record_set, tmp_path, count):
+    """Three shards do not divide: each worker reads all of them and takes its part of every batch."""
+    small = ("train.epochs=1", "train.steps_per_epoch=2")
+    together = training(record_set, tmp_path / "many", *small, f"train.batch_size={8 // count}")
+    with started(together, count, tmp_path / "logs") as (found, _):
+        assert [one.end() for one in found.values()] == [0] * count, found[0].said[-3000:]
+        assert "shards by DATA" in found[0].said
+    with started(training(record_set, tmp_path / "one", *small, "train.batch_size=8"), 1, tmp_path / "log") as (
+        found,
+        _,
+    ):
+        assert found[0].end() == 0, found[0].said[-3000:]
+    (many,), (one,) = history(tmp_path / "many"), history(tmp_path / "one")
+    for key in ("loss", "loss1", "loss2", "auxiliary", "validation_loss"):
+        assert float(many[key]) == pytest.approx(float(one[key]), rel=1e-3), key
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_and_all_together_go_on_to_the_same_weights(record_set, tmp_path):
+    small = ("train.epochs=2", "train.steps_per_epoch=3", "train.checkpoint_minutes=1e-9")
+    for name in ("straight", "killed"):
+        with started(training(record_set, tmp_path / name, *small), 2, tmp_path / f"{name}_logs") as (found, _):
+            if name == "killed":
+                found[0].wait_for("epoch 1  ")
+                found[1].process.send_signal(signal.SIGKILL)
+                assert found[0].end(120) == 1
+                assert re.search("error: .*: lost .*keeps the last checkpoint", found[0].said)
+                continue
+            assert [one.end() for one in found.values()] == [0, 0], found[0].said[-3000:]
+    with started(training(record_set, tmp_path / "killed", *small), 2, tmp_path / "again") as (found, _):
+        assert [one.end() for one in found.values()] == [0, 0], found[0].said[-3000:]
+        assert "resumes     at" in found[0].said
+    straight, killed = weights(tmp_path / "straight"), weights(tmp_path / "killed")
+    assert straight.keys() == killed.keys()
+    for name, value in straight.items():
+        np.testing.assert_array_equal(value, killed[name], err_msg=name)
+    assert history(tmp_path / "straight") == history(tmp_path / "killed")
