@@ -56,10 +56,19 @@ def test_the_same_epoch_is_the_same_stream_and_the_next_another(record_set):
 def test_going_on_at_step_three_sees_what_step_three_would_have_seen(record_set):
     settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
     whole = _take(data.training(manifest, folder, settings, 0, 4), 6)
-    rest = _take(data.training(manifest, folder, settings, 0, 4, first_step=3), 3)
+    rest = _take(data.training(manifest, folder, settings, 0, 4, first_example=12), 3)
     for a, b in zip(whole[3:], rest, strict=True):
         for name in a:
             assert np.array_equal(a[name], b[name]), name
+
+
+def test_going_on_with_another_batch_sees_the_rest_of_the_same_slices(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    whole = _take(data.training(manifest, folder, settings, 0, 4), 6)
+    rest = _take(data.training(manifest, folder, settings, 0, 6, first_example=12), 2)
+    for name in rest[0]:
+        expected = np.concatenate([batch[name] for batch in whole[3:]])
+        assert np.array_equal(np.concatenate([batch[name] for batch in rest]), expected), name
 
 
 def test_a_worker_with_shards_of_its_own_skips_its_own_part(record_set):
@@ -67,7 +76,7 @@ def test_a_worker_with_shards_of_its_own_skips_its_own_part(record_set):
     settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
     assert data.shard_policy(len(manifest.shards_of("train")), 3) == "FILE"
     whole = _take(data.training(manifest, folder, settings, 0, 4, workers=3), 3)
-    rest = _take(data.training(manifest, folder, settings, 0, 4, first_step=3, workers=3), 2)
+    rest = _take(data.training(manifest, folder, settings, 0, 4, first_example=12, workers=3), 2)
     assert np.array_equal(whole[1]["image"], rest[0]["image"])
 
 

@@ -199,7 +199,7 @@ def test_regions_are_cut_at_places_of_their_own(patch_records):
 def test_going_on_at_a_step_sees_what_that_step_would_have_seen(patch_records, kind, first_step):
     """An epoch is 12 steps: step 14 lies in the second round."""
     whole = training(patch_records, kind, steps=first_step + 3)
-    rest = training(patch_records, kind, steps=3, first_step=first_step)
+    rest = training(patch_records, kind, steps=3, first_example=2 * first_step)
     assert same(whole[first_step:], rest)
 
 
@@ -207,7 +207,7 @@ def test_going_on_at_a_step_sees_what_that_step_would_have_seen(patch_records, k
 def test_a_worker_with_shards_of_its_own_skips_its_own_part(patch_records, kind):
     """Two shards, two workers: of two steps of two patches each worker has given one a step."""
     whole = training(patch_records, kind, "WT", steps=3, workers=2)
-    rest = training(patch_records, kind, "WT", steps=1, first_step=2, workers=2)
+    rest = training(patch_records, kind, "WT", steps=1, first_example=4, workers=2)
     assert same(whole[1:2], rest)
 
 

@@ -229,7 +229,7 @@ class _Recorded:
             rows = [{"epoch": n + 1, "validation_loss": 1.0} for n in range(settings.train.epochs)]
             home = pathlib.Path(settings.run.dir)
             files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
-            run.write_history(home, rows)
+            run.write_history(home, rows, [{"epoch": row["epoch"], "seconds": 1.0} for row in rows])
             files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
         if arguments[0] == "tfbrats.export":
             model = pathlib.Path(given["--output"])

@@ -21,7 +21,7 @@ def test_a_rise_counts_from_the_best_loss_so_far_and_ends_when_it_is_over():
 
 def test_rows_read_back_from_the_file_count_like_those_in_memory(tmp_path):
     rows = history(1.0, 1.5, 1.6)
-    run.write_history(tmp_path, rows)
+    run.write_history(tmp_path, rows, [{"epoch": n, "seconds": 1.0} for n in (1, 2, 3)])
     assert run.rises(run.read_history(tmp_path), 0.1) == run.rises(rows, 0.1) == 2
 
 

@@ -66,13 +66,16 @@ def test_a_run_writes_all_that_its_folder_promises_and_running_again_does_nothin
     for word in ("parameters", "cases", "slices", "replicas", "steps", str(tmp_path / "run")):
         assert word in said
     folder = tmp_path / "run"
-    for name in ("config.yaml", "environment.json", "splits.json", "records.json", "history.csv", "tb"):
+    for name in ("config.yaml", "environment.json", "splits.json", "records.json", "history.csv", "timing.csv"):
         assert (folder / name).exists(), name
+    assert len(list((folder / "tb").iterdir())) == 2
     rows = list(csv.DictReader((folder / "history.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert {"loss", "validation_loss", "dice_wt", "dice_tc", "dice_et", "learning_rate", "omega"} <= set(
-        rows[0]
-    )
+    dice = {f"{which}dice_{region}" for which in ("", "training_") for region in ("wt", "tc", "et")}
+    sampled = {"sampled_normal", "sampled_tumour", "sampled_contour"}
+    assert {"loss", "validation_loss", "learning_rate", "omega"} | dice | sampled <= set(rows[0])
+    timing = list(csv.DictReader((folder / "timing.csv").open()))
+    assert [row["epoch"] for row in timing] == ["1", "2"] and float(timing[0]["slices_per_second"]) > 0
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     before = _weights(folder)
     assert train.train(settings) == history
@@ -126,11 +129,11 @@ import sys, json
 import keras, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tfbrats import config, data, models, records, step, train
+from tfbrats import config, data, devices, models, records, step
 
 def first_step(strategy_name, per_replica, overrides, synchronised):
     settings = config.load("smoke_2d.yaml", overrides + [f"train.batch_size={per_replica}"])
-    strategy = train.strategy_for(strategy_name)
+    strategy = devices.strategy_for(strategy_name)
     folder = settings.data.records
     manifest = records.read_manifest(folder)
     keras.utils.set_random_seed(0)
@@ -477,14 +480,6 @@ def test_a_run_does_not_go_on_with_another_split(record_set, tmp_path):
         train.train(record_set.config(*small, "train.epochs=2"))
 
 
-def test_checkpoints_that_cannot_be_read_are_not_trained_over(record_set, tmp_path):
-    small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
-    train.train(record_set.config(*small, "train.epochs=1"))
-    (tmp_path / "run" / "checkpoints" / "last" / "checkpoint").write_text("garbage")
-    with pytest.raises(InputError, match="cannot be read"):
-        train.train(record_set.config(*small, "train.epochs=2"))
-
-
 def test_a_place_that_tensorflow_cannot_write_to_is_named(record_set):
     with pytest.raises(InputError, match="memory://runs: TensorFlow cannot write there"):
         train.train(record_set.config("run.dir=memory://runs"))
@@ -499,12 +494,6 @@ def test_a_run_can_be_made_longer(record_set, tmp_path):
     small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     train.train(record_set.config(*small, "train.epochs=1"))
     assert len(train.train(record_set.config(*small, "train.epochs=2"))) == 2
-
-
-def test_multi_worker_without_tf_config_says_what_is_missing(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(InputError, match="TF_CONFIG"):
-        train.strategy_for("multi_worker")
 
 
 def test_the_command_line_takes_overrides_between_options(record_set, tmp_path):

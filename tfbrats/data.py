@@ -140,27 +140,35 @@ def training(
     config: Config,
     epoch: int,
     global_batch: int,
-    first_step: int = 0,
+    first_example: int = 0,
     workers: int = 1,
+    worker: int = 0,
 ) -> tf.data.Dataset:
-    """One epoch of shuffled, augmented training batches, from `first_step` on, without end.
+    """One epoch of shuffled, augmented training batches, without end.
+
+    Args:
+        first_example: how many examples of the epoch all workers together have seen already: goes on after
+            them, with batches of whatever size.
+        worker: which of `workers` reads here, where each has shards of its own.
 
     Yields:
         image float32 [N, H, W, M], label uint8 [N, H, W] (tissues), region uint8 [N, H, W]
         (`examples.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1).
     """
     rng = np.random.default_rng([config.train.seed, epoch])
-    shards = len(manifest.shards_of("train"))
-    stream = serialized(manifest, folder, "train", rng.permutation(shards))
+    shards = manifest.shards_of("train")
+    policy = shard_policy(len(shards), workers)
+    order = own_shards(rng.permutation(len(shards)), policy, workers, worker)
+    stream = serialized(manifest, folder, "train", order)
     stream = stream.shuffle(
         config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
     )
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
     # With whole shards of its own, a worker's stream holds only its part of each global batch.
-    policy = shard_policy(shards, workers)
-    seen = first_step * global_batch // (workers if policy == "FILE" else 1)
+    seen = first_example // (workers if policy == "FILE" else 1)
+    examples = sum(shards[n].examples for n in order)
     numbered = stream.repeat().enumerate().skip(seen)
-    stream = numbered.map(lambda n, record: (n // manifest.examples["train"], record))
+    stream = numbered.map(lambda n, record: (n // examples, record))
     return with_sharding(_batched(stream, config, epoch, global_batch, True, 0), policy)
 
 
@@ -180,8 +188,19 @@ def shard_policy(shards: int, workers: int) -> str:
     return "FILE" if shards % workers == 0 else "DATA"
 
 
+def own_shards(order: Sequence[int], policy: str, workers: int, worker: int) -> Sequence[int]:
+    """The shards of `order` that a worker reads."""
+    return order[worker::workers] if policy == "FILE" else order
+
+
 def with_sharding(dataset: tf.data.Dataset, policy: str) -> tf.data.Dataset:
     """Tells tf.distribute how workers share the stream, by `shard_policy`'s name."""
     options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = getattr(tf.data.experimental.AutoShardPolicy, policy)
+    # FILE is ours (`own_shards`): TensorFlow's cannot cut a stream that is numbered ("unshardable source").
+    # OFF still gives each worker batches of its replicas' share.
+    policies = {
+        "FILE": tf.data.experimental.AutoShardPolicy.OFF,
+        "DATA": tf.data.experimental.AutoShardPolicy.DATA,
+    }
+    options.experimental_distribute.auto_shard_policy = policies[policy]
     return dataset.with_options(options)

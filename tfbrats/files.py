@@ -268,6 +268,22 @@ def remove(path: str | os.PathLike) -> None:
             fs.rm(inner, recursive=fs.isdir(inner))
 
 
+def clear(folder: str | os.PathLike, kept: str) -> None:
+    """Deletes a folder with all it holds but files named `kept`; what links lead to stays too."""
+    if not is_local(folder):
+        for path in walk(folder) if is_folder(folder) else ():
+            if name(path) != kept:
+                remove(path)
+        return
+    for inner, folders, found in os.walk(canonical(folder), topdown=False):
+        links = [one for one in folders if os.path.islink(os.path.join(inner, one))]
+        for one in (*found, *links):
+            if one != kept:
+                os.unlink(os.path.join(inner, one))
+        with contextlib.suppress(OSError):  # not empty: a kept file is in it
+            os.rmdir(inner)
+
+
 def free_bytes(folder: str | os.PathLike) -> int | None:
     """Free space on the disk that `folder` is or will be on; None where that has no meaning (gs://)."""
     if not is_local(folder):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfbrats import patches_graph
 from tfbrats.config import PatchConfig
-from tfbrats.data import in_batches, parse, region_mask, serialized, shard_policy, with_sharding
+from tfbrats.data import in_batches, own_shards, parse, region_mask, serialized, shard_policy, with_sharding
 from tfbrats.labels import PARENT, REGIONS
 from tfbrats.models import scales
 from tfbrats.records import PATCHES, VOLUMES, Manifest
@@ -223,13 +223,15 @@ def training(
     region: str,
     epoch: int,
     global_batch: int,
-    first_step: int = 0,
+    first_example: int = 0,
     workers: int = 1,
     boxes: Boxes | None = None,
+    worker: int = 0,
 ) -> tf.data.Dataset:
-    """One epoch of shuffled training batches for a region's network, from `first_step` on, without end.
+    """One epoch of shuffled training batches for a region's network, without end.
 
     Args:
+        first_example: as `data.training`.
         boxes: predicted parent boxes by case; by default the reference's.
 
     Yields:
@@ -237,10 +239,11 @@ def training(
         region), valid float32 [N] (all 1).
     """
     rng = np.random.default_rng([config.train.seed, epoch])
-    shards = len(manifest.shards_of("train", region))
-    order, shuffle_seed = rng.permutation(shards), int(rng.integers(2**31))
-    policy = shard_policy(shards, workers)
-    seen = first_step * global_batch // (workers if policy == "FILE" else 1)
+    shards = manifest.shards_of("train", region)
+    order, shuffle_seed = rng.permutation(len(shards)), int(rng.integers(2**31))
+    policy = shard_policy(len(shards), workers)
+    order = own_shards(order, policy, workers, worker)
+    seen = first_example // (workers if policy == "FILE" else 1)
     shuffled = {
         "buffer_size": config.data.shuffle_buffer,
         "seed": shuffle_seed,
@@ -249,7 +252,7 @@ def training(
     if manifest.kind == "volumes":
         stream = serialized(manifest, folder, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
         wanted = _wanted_after(seen, shuffled)
-        patches = _fresh(stream, config, region, manifest.count("train"), epoch, boxes, wanted)
+        patches = _fresh(stream, config, region, sum(shards[n].examples for n in order), epoch, boxes, wanted)
         patches = patches.shuffle(**shuffled).skip(seen)
     else:
         stream = serialized(manifest, folder, "train", order, region, _READ_AT_ONCE)

@@ -4,15 +4,29 @@ Paper A trains one network on slices, paper B three on patches, one after the ot
 same story.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfbrats import data, models, patch_data, patch_step, step
+from tfbrats import board, data, models, patch_data, patch_step, segment, step
 from tfbrats.config import PatchConfig, SliceConfig
 from tfbrats.records import Manifest
 from tfbrats.run import home_of
+
+_LOOKED_THROUGH = 160  # examples, for the one that is drawn after every epoch: about a case's slices
+_READ = 8  # of them at once
+
+
+def _epoch_scores(sums: Mapping[str, float], steps: int) -> dict[str, float]:
+    """What an epoch's training came to: means over its steps, and Dice over all that it has seen."""
+    means = {name: total / steps for name, total in sums.items() if not name.startswith("overlap_")}
+    scores = {
+        "_".join(filter(None, ("training_dice", region.lower()))): score
+        for region, score in board.training_dice(sums).items()
+    }
+    return {**means, **scores}
 
 
 class SliceRecipe:
@@ -23,6 +37,7 @@ class SliceRecipe:
 
     def __init__(self, config: SliceConfig, manifest: Manifest):
         self._config, self._manifest = config, manifest
+        self._drawn: board.FixedSlice | None = None
 
     @property
     def loss(self) -> str:
@@ -52,15 +67,18 @@ class SliceRecipe:
             "omega": ladder(train.omega, train.omega_floor, epoch, self._config),
         }
 
-    def training(self, epoch: int, global_batch: int, first_step: int, workers: int) -> tf.data.Dataset:
+    def training(
+        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
+    ) -> tf.data.Dataset:
         return data.training(
             self._manifest,
             self._config.data.records,
             self._config,
             epoch,
             global_batch,
-            first_step,
+            first_example,
             workers,
+            worker,
         )
 
     def validation(self, global_batch: int) -> tf.data.Dataset:
@@ -75,8 +93,24 @@ class SliceRecipe:
     def validation_step(self, strategy, network) -> Callable:
         return step.validation_step(strategy, network, self._config)
 
+    def training_scores(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
+        """An epoch's sums of what `train_step` gives -> columns of the history."""
+        return _epoch_scores(sums, steps)
+
     def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
         return step.validation_scores(sums)
+
+    def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
+        """Always the same slice, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
+        if self._drawn is None:
+            split = "validation" if self._manifest.count("validation") else "train"
+            batches = data.validation(self._manifest, self._config.data.records, self._config, split, _READ)
+            few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
+            self._drawn = board.fixed_slice(few, self._config.data.modalities)
+        example = self._drawn.example
+        logits = network(example["image"], training=False)
+        tissues = segment.answer_of(network).tissues(logits, tf.not_equal(example["region"], 0))
+        return {"prediction": self._drawn.picture(tissues[0].numpy())}
 
 
 def ladder(start: float, floor: float, epoch: int, config: SliceConfig) -> float:
@@ -98,6 +132,7 @@ class PatchRecipe:
         self, config: PatchConfig, manifest: Manifest, region: str, boxes: patch_data.Boxes | None = None
     ):
         self._config, self._manifest, self.region, self._boxes = config, manifest, region, boxes
+        self._drawn: board.FixedSlice | None = None
 
     @property
     def home(self) -> str:
@@ -118,7 +153,9 @@ class PatchRecipe:
         """What a step of this epoch takes: the same rate throughout."""
         return {"learning_rate": self._config.train.learning_rate}
 
-    def training(self, epoch: int, global_batch: int, first_step: int, workers: int) -> tf.data.Dataset:
+    def training(
+        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
+    ) -> tf.data.Dataset:
         return patch_data.training(
             self._manifest,
             self._config.data.records,
@@ -126,9 +163,10 @@ class PatchRecipe:
             self.region,
             epoch,
             global_batch,
-            first_step,
+            first_example,
             workers,
             self._boxes,
+            worker,
         )
 
     def validation(self, global_batch: int) -> tf.data.Dataset:
@@ -139,14 +177,30 @@ class PatchRecipe:
 
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> losses."""
-        one_step = patch_step.train_step(strategy, network, optimizer)
+        one_step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
         return lambda batch, _: one_step(batch)
 
     def validation_step(self, strategy, network) -> Callable:
         return patch_step.validation_step(strategy, network)
 
+    def training_scores(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
+        """An epoch's sums of what `train_step` gives -> columns of the history."""
+        return _epoch_scores(sums, steps)
+
     def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
         return patch_step.validation_scores(sums)
+
+    def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
+        """Always the same plane of a patch, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
+        if self._drawn is None:
+            split = "validation" if self.examples("validation") else "train"
+            batches = patch_data.validation(
+                self._manifest, self._config.data.records, self._config, self.region, split, _READ, self._boxes
+            )
+            few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
+            self._drawn = board.fixed_patch(few, self._config.data.modalities, self.region)
+        logits = network(self._drawn.example["patch"], training=False)["logits"][0, ..., 0]
+        return {"prediction": self._drawn.picture(logits.numpy() >= 0)}
 
 
 Recipe = SliceRecipe | PatchRecipe

@@ -4,11 +4,13 @@ runs/<name>/config.yaml         the config, resolved
             environment.json    versions and machine
             splits.json         which case was trained, validated, tested on, with a hash
             records.json        what the training data was: edition, spacing, modalities
-            history.csv         a row per epoch
+            history.csv         a row per epoch: the same however often the run was stopped
+            timing.csv          how long each took
             tb/                 TensorBoard
             trained_on.json     hash of the records
-            checkpoints/last/   to go on from
-            checkpoints/best/   the lowest validation loss: what is exported
+            checkpoints/last/   to go on from, and the one before
+            checkpoints/best/   the lowest validation loss, what is exported; and the one before
+            .training           the lock of the one command that trains here
 
 Paper B trains three networks: what belongs to one (from history.csv down) lies in wt/, tc/ and et/.
 """
@@ -29,9 +31,15 @@ from tfbrats.config import Config, PatchConfig, differences, load
 from tfbrats.labels import REGIONS
 
 HISTORY = "history.csv"
+TIMING = "timing.csv"
+LOCK = ".training"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
 # These may change between a run and its continuation; the rest is what makes it that run.
-_MAY_CHANGE = ("train.epochs", "train.checkpoint_minutes", "train.strategy", "data.records", "run.dir")
+# The batch of a replica may, where the number of replicas does: `training` looks at what comes of both.
+_MAY_CHANGE = (
+    *("train.epochs", "train.checkpoint_minutes", "train.strategy", "train.batch_size"),
+    *("data.records", "run.dir"),
+)
 
 
 def home_of(config: Config, region: str = "") -> str:
@@ -42,6 +50,11 @@ def home_of(config: Config, region: str = "") -> str:
 def checkpoints(run: str | os.PathLike, which: str) -> str:
     """Folder of the "last" or "best" checkpoints."""
     return files.join(run, "checkpoints", which)
+
+
+def board(run: str | os.PathLike) -> str:
+    """Folder of TensorBoard's events."""
+    return files.join(run, "tb")
 
 
 def start(run: str | os.PathLike, config: Config, overwritten: Sequence[str] = ()) -> None:
@@ -55,11 +68,11 @@ def start(run: str | os.PathLike, config: Config, overwritten: Sequence[str] = (
     """
     path = files.join(run, "config.yaml")
     if os.fspath(run) in overwritten and files.exists(path):
-        files.remove(run)
+        files.clear(run, LOCK)
     # Before a part goes, what stays must be of the same run.
     check(run, config)
     for part in overwritten:
-        files.remove(part)
+        files.clear(part, LOCK)
     files.write_bytes(path, config.to_yaml().encode())
     files.write_json(files.join(run, "environment.json"), environment())
 
@@ -81,7 +94,9 @@ def check(run: str | os.PathLike, config: Config) -> None:
                 + " to delete that one."
             )
     # Another machine that shares the run may be writing its config.yaml at this moment.
-    elif files.is_folder(run) and any(files.PARTIAL not in files.name(path) for path in files.walk(run)):
+    elif files.is_folder(run) and any(
+        files.PARTIAL not in files.name(path) and files.name(path) != LOCK for path in files.walk(run)
+    ):
         raise InputError(f"{run}: not empty, and not a run (no config.yaml). Choose another --run.")
 
 
@@ -142,10 +157,16 @@ def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return min(scored, key=lambda row: float(row["validation_loss"])) if scored else None
 
 
-def write_history(run: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_bytes(files.join(run, HISTORY), text.getvalue().encode())
+def write_history(
+    run: str | os.PathLike, rows: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice.
+
+    How long the epochs took has a file of its own, so that history.csv does not depend on it.
+    """
+    for name, table in ((TIMING, timing), (HISTORY, rows)):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        files.write_bytes(files.join(run, name), text.getvalue().encode())

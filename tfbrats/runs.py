@@ -31,7 +31,6 @@ from tfbrats.labels import REGIONS
 
 _NO_RUN = "no run (no config.yaml)"
 _DEPTH = 4  # runs/GROUP/GROUP/NAME
-_TIMING = "timing.csv"
 _PACES = ("slices_per_second", "patches_per_second")
 
 # --- what is known of a run -----------------------------------------------------------------------------
@@ -179,7 +178,7 @@ def _network(home: str, region: str, config: Config) -> Network:
         dice=dice,
         **pace,
         unit="patches" if region else "slices",
-        written=_latest([path, files.join(home, _TIMING), last]),
+        written=_latest([path, files.join(home, run.TIMING), last]),
     )
 
 
@@ -190,7 +189,7 @@ def _dice(row: Mapping[str, str], region: str) -> dict[str, float]:
 
 def _pace(home: str, history: Sequence[Mapping[str, str]]) -> dict[str, float | None]:
     """The median epoch's, from timing.csv; before there was one, the history had these columns."""
-    path = files.join(home, _TIMING)
+    path = files.join(home, run.TIMING)
     rows = history
     if files.exists(path):
         rows = list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))

@@ -5,18 +5,19 @@
     python -m tfbrats.train --config msm.yaml --data records/msm --run runs/msm region=wt
 
 Says what will happen, does it, says what happened. The same command again goes on where the last one
-stopped. Runs on one device, on several (MirroredStrategy) and on several machines (TF_CONFIG). Paper B's
-networks, WT, TC and ET, are trained in turn, or the one that region= names.
+stopped, on as many devices or others; SIGTERM and Ctrl-C save first. Runs on one device, on several
+(MirroredStrategy) and on several machines (TF_CONFIG). Paper B's networks, WT, TC and ET, are trained in turn,
+or the one that region= names.
 """
 
+import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from tfbrats import command, data, files, predicted_boxes, records, run
+from tfbrats import command, data, devices, files, locks, predicted_boxes, probe, records, run, stopping
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig
@@ -24,42 +25,10 @@ from tfbrats.recipes import PatchRecipe, SliceRecipe
 from tfbrats.records import Manifest
 from tfbrats.run import home_of
 from tfbrats.shards import in_units
-from tfbrats.training import Progress, Training, is_chief
+from tfbrats.stopping import Stop
+from tfbrats.training import Progress, Training
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
-
-# --- devices --------------------------------------------------------------------------------------------
-
-
-def strategy_for(name: str) -> tf.distribute.Strategy:
-    """The tf.distribute strategy that `train.strategy` names.
-
-    "auto" is multi-worker when TF_CONFIG is set, mirrored when there is more than one device, else one
-    device.
-
-    Raises:
-        InputError: "multi_worker" without TF_CONFIG, "tpu" without a TPU.
-    """
-    if name == "multi_worker" and not os.environ.get("TF_CONFIG"):
-        raise InputError("train.strategy=multi_worker: set TF_CONFIG on every worker, or use auto.")
-    if name == "multi_worker" or (name == "auto" and os.environ.get("TF_CONFIG")):
-        # Before anything else touches TensorFlow, listing devices included.
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if name == "tpu":
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-        except (ValueError, tf.errors.OpError) as error:
-            raise InputError(f"train.strategy=tpu: no TPU answers ({error}).") from error
-        return tf.distribute.TPUStrategy(resolver)
-    accelerators = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if name == "auto":
-        name = "mirrored" if len(accelerators) > 1 else "one_device"
-    if name == "mirrored":
-        return tf.distribute.MirroredStrategy([device.name for device in accelerators])
-    return tf.distribute.OneDeviceStrategy(accelerators[0].name)
-
-
-# --- the run --------------------------------------------------------------------------------------------
 
 
 def _announce(training: Training) -> None:
@@ -81,26 +50,31 @@ def _announce(training: Training) -> None:
         f"writes      {recipe.home}"
     )
     if (progress.epoch or progress.step) and not training.is_over:
-        print(f"resumes     at epoch {progress.epoch + 1}, step {progress.step + 1}")
+        print(f"resumes     at {progress.place}")
 
 
-def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.yaml") -> list[dict]:
+def train(
+    config: Config, overwrite: bool = False, config_said: str = "CONFIG.yaml", stop: Stop | None = None
+) -> list[dict]:
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
     Args:
         overwrite: delete what the run folder holds first; with one region named, that network's part.
         config_said: the config as it was given, with overrides, for the command that makes missing records.
+        stop: when asked, it saves and returns after the step that it is in.
 
     Returns:
         the history, a row per epoch; of paper B's networks one after the other, each row with its region.
 
     Raises:
-        InputError: records missing, damaged or of another config; a run folder of another config.
+        InputError: records missing, damaged or of another config; a run folder of another config, or one in
+            which another command trains; no device of the kind wanted; a worker that is lost.
     """
+    stop = stop or Stop()
     folder = config.data.records
     for path in (folder, config.run.dir):
         _check_scheme(path)
-    if overwrite and os.environ.get("TF_CONFIG"):
+    if overwrite and devices.cluster():
         raise InputError("--overwrite: not with several workers; delete the run folder first.")
     manifest = records.read_manifest(
         folder,
@@ -109,36 +83,95 @@ def train(config: Config, overwrite: bool = False, config_said: str = "CONFIG.ya
     )
     records.check_identity(manifest, config, folder)
     _check_shards(config, manifest)
-    strategy = strategy_for(config.train.strategy)
+    strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile)
+    stop.listen_again()  # TensorFlow takes SIGTERM where there are several workers
+    config = _with_batch_size(config, manifest, overwrite)
+    chief = devices.is_chief(strategy)
+    lock = _alone(config) if chief else contextlib.nullcontext()
+    with lock, devices.lost_worker(strategy, config.run.dir):
+        return _train_all(config, manifest, strategy, overwrite, stop)
+
+
+def _train_all(
+    config: Config, manifest: Manifest, strategy: tf.distribute.Strategy, overwrite: bool, stop: Stop
+) -> list[dict]:
+    """Makes or checks the run folder and trains what the config means; the history."""
+    folder, chief = config.data.records, devices.is_chief(strategy)
     whole, overwritten = config, config.run.dir
     if isinstance(config, PatchConfig) and config.region != "all":
         # The folder is the run of all three; only this network's part may be deleted.
         whole, overwritten = config.model_copy(update={"region": "all"}), home_of(config, config.regions[0])
     if not overwrite or overwritten != config.run.dir:
         _check_split(config.run.dir, manifest, folder)
-    if is_chief(strategy):
+    if chief:
         run.start(config.run.dir, whole, [overwritten] if overwrite else [])
         _describe_data(config.run.dir, manifest)
     else:
         run.check(config.run.dir, whole)
-    for region in config.regions if isinstance(config, PatchConfig) else ("",):
-        _check_content(config, manifest, region, is_chief(strategy))
+    for region in _regions(config):
+        _check_content(config, manifest, region, chief)
     if not isinstance(config, PatchConfig):
-        history = _train_network(Training(config, SliceRecipe(config, manifest), manifest, strategy))
+        recipe = SliceRecipe(config, manifest)
+        history = _train_network(Training(config, recipe, manifest, strategy, stop))
     else:
         history = []
         for region in config.regions:
-            _meet(strategy)  # the first worker must have written what the next network starts from
+            devices.meet(strategy)  # the first worker must have written what the next network starts from
             boxes = predicted_boxes.of_training_cases(config, manifest, region)
             recipe = PatchRecipe(config, manifest, region, boxes)
-            rows = _train_network(Training(config, recipe, manifest, strategy))
+            rows = _train_network(Training(config, recipe, manifest, strategy, stop))
             history += [{"region": region, **row} for row in rows]
+            if stop.is_asked:
+                break
     unfinished = list(run.unfinished(config))
-    if unfinished:
+    if stop.is_asked and unfinished:
+        print("stopped as asked, all is saved: the same command goes on from here")
+    elif unfinished:
         print(f"next: train {' and '.join(unfinished)} to the end too, with region={unfinished[0].lower()}")
     else:
         print(f"next: python -m tfbrats.export --run {config.run.dir} --output models/{config.model.name}")
     return history
+
+
+def _regions(config: Config) -> tuple[str, ...]:
+    """Whose networks are trained: "" where there is one."""
+    return config.regions if isinstance(config, PatchConfig) else ("",)
+
+
+@contextlib.contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Keeps a run folder, or the part of a region, to one command that trains."""
+    with contextlib.ExitStack() as locked:
+        for region in _regions(config):
+            home = home_of(config, region)
+            busy = (
+                f"{home}: another command trains here. Wait for its end, end it (SIGTERM saves first), or "
+                "choose another --run."
+            )
+            locked.enter_context(locks.alone(files.join(home, run.LOCK), busy))
+        yield
+
+
+def _with_batch_size(config: Config, manifest: Manifest, overwrite: bool) -> Config:
+    """train.batch_size=auto becomes the run's number, or the largest that fits here if the run is new.
+
+    Raises:
+        InputError: on several machines, which may differ.
+    """
+    if config.train.batch_size != "auto":
+        return config
+    if devices.cluster():
+        raise InputError(
+            "train.batch_size=auto: not with several workers, whose memory may differ. Find the number with "
+            "python -m tfbrats.probe on the smallest, and give it to all."
+        )
+    kept = files.join(config.run.dir, "config.yaml")
+    if files.exists(kept) and not overwrite:
+        found, why = run.read_config(config.run.dir).train.batch_size, "as before"
+    else:
+        found, why = probe.largest_batch(config), "the largest that fits"
+    print(f"batch       {found} a replica, {why}")
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": found})})
 
 
 def _train_network(training: Training) -> list[dict]:
@@ -147,26 +180,22 @@ def _train_network(training: Training) -> list[dict]:
     _announce(training)
     if training.chief and progress.history:
         # A run killed between its checkpoint and its history has the row in the checkpoint.
-        run.write_history(recipe.home, progress.history)
+        training.write_history()
     if training.is_over:
         print("nothing left to do: the run is complete")
-    while not training.is_over:
-        training.train_epoch()
-        training.validate()
+    while not (training.is_over or training.is_stopped):
+        if not (training.train_epoch() and training.validate()):
+            print(f"stopped     before {progress.place}")
+            return progress.history
         if training.chief:
             training.write_history()
-        row = progress.history[-1]
+        row = {**progress.history[-1], **progress.timing[-1]}
         print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
-    if len(progress.history) < training.config.train.epochs:
+    if training.is_over and len(progress.history) < training.config.train.epochs:
         patience = training.config.train.stop_patience
         print(f"stopped: the validation loss stayed high for {patience} epochs on end")
     print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(progress)}")
     return progress.history
-
-
-def _meet(strategy: tf.distribute.Strategy) -> None:
-    """Returns when all workers have come here."""
-    strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.constant(1.0)), axis=None)
 
 
 def _check_shards(config: Config, manifest: Manifest) -> None:
@@ -239,7 +268,7 @@ def _describe_data(folder: str, manifest: Manifest) -> None:
     files.write_json(files.join(folder, "records.json"), content)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.train", __doc__)
     configs.add_arguments(parser)
     parser.add_argument("--data", help="record set (default: data.records of the config)")
@@ -253,7 +282,9 @@ def main(arguments: Sequence[str]) -> None:
     of_records = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=", "sampling.")
     of_records += ("cascade.mask=", "cascade.margin=", "region=")
     said = " ".join([options.config, *(o for o in options.overrides if o.startswith(of_records))])
-    train(configs.load(options.config, overrides), options.overwrite, said)
+    with stopping.on_signals("stopping after this step: what is done will be saved") as stop:
+        train(configs.load(options.config, overrides), options.overwrite, said, stop)
+    return stop.exit_code
 
 
 if __name__ == "__main__":

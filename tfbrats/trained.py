@@ -5,22 +5,22 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats import models, run
+from tfbrats import checkpoints, models, run
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.run import home_of
 
 
 def best_checkpoint(config: Config, region: str = "") -> str:
-    """Path of the best checkpoint in config.run.dir.
+    """Path of the best checkpoint in config.run.dir; of a damaged one, with a warning, the best before it.
 
     Args:
         region: whose network, where each region has its own.
 
     Raises:
-        InputError: there is none yet.
+        InputError: there is none yet, or none that can be read.
     """
-    best = tf.train.latest_checkpoint(run.checkpoints(home_of(config, region), "best"))
+    best = checkpoints.newest_whole(run.checkpoints(home_of(config, region), "best"))
     if best is None:
         which = f" of {region}" if region else ""
         how = f" (region={region.lower()})" if region else ""

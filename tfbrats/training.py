@@ -2,42 +2,60 @@
 
 import json
 import math
+import sys
 import tempfile
 import time
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import files, run
+from tfbrats import board, checkpoints, devices, run
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.labels import REGIONS
+from tfbrats.peak import peak_bytes
 from tfbrats.recipes import Recipe
 from tfbrats.records import Manifest
+from tfbrats.stopping import Stop
+
+_PACE_STEPS = 20  # after these it says how long the rest will take
+_VALIDATION_SHARE = 1 / 3  # of a training step's time that an example costs in validation: forward alone
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the run folder: the only one, or the first worker."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or resolver.task_type is None:
-        return True
-    return resolver.task_type == "chief" or (resolver.task_type == "worker" and resolver.task_id == 0)
+class _Pace:
+    """Seconds a step, from the first steps of this process but the very first, which compiles."""
+
+    def __init__(self):
+        self._steps, self._seconds = 0, 0.0
+
+    def after_step(self, seconds: float) -> float | None:
+        """The mean when it is known, once; else None."""
+        self._seconds += seconds if self._steps else 0.0
+        self._steps += 1
+        return self._seconds / _PACE_STEPS if self._steps == 1 + _PACE_STEPS else None
 
 
 class Progress(tf.train.experimental.PythonState):
     """Where a run stands; saved in every checkpoint beside weights and optimizer."""
 
     def __init__(self):
+        self.batch_size = 0  # examples a step and replica
         self.global_batch = 0  # examples a step
         self.epoch = 0  # the one that is being trained, from 0
         self.step = 0  # steps done in it
-        self.sums: dict[str, float] = {}  # of the losses over these steps
+        self.examples = 0  # seen in it
+        self.sums: dict[str, float] = {}  # of what these steps gave
         self.seconds = 0.0  # spent on them
         self.best = math.inf  # lowest validation loss so far
-        self.history: list[dict] = []
+        self.history: list[dict] = []  # a row per epoch: the same however often the run was stopped
+        self.timing: list[dict] = []  # ... and how long it took
 
-    _KEPT = ("global_batch", "epoch", "step", "sums", "seconds", "best", "history")
+    _KEPT = (
+        *("batch_size", "global_batch", "epoch", "step", "examples", "sums", "seconds"),
+        *("best", "history", "timing"),
+    )
 
     def serialize(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self._KEPT})
@@ -47,21 +65,36 @@ class Progress(tf.train.experimental.PythonState):
         for name in self._KEPT:
             setattr(self, name, content[name])
 
+    def begin_next_epoch(self) -> None:
+        self.epoch += 1
+        self.step, self.examples, self.sums, self.seconds = 0, 0, {}, 0.0
+
+    @property
+    def place(self) -> str:
+        """For a person, who counts from 1."""
+        return f"epoch {self.epoch + 1}, step {self.step + 1}"
+
 
 class Training:
     """A network in training: what is trained, on what, where it is kept."""
 
-    def __init__(self, config: Config, recipe: Recipe, manifest: Manifest, strategy: tf.distribute.Strategy):
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe,
+        manifest: Manifest,
+        strategy: tf.distribute.Strategy,
+        stop: Stop | None = None,
+    ):
         self.config, self.recipe, self.manifest, self.strategy = config, recipe, manifest, strategy
+        self._stop, self._pace = stop or Stop(), _Pace()
         number = list(REGIONS).index(recipe.region) if recipe.region else 0
         keras.utils.set_random_seed(config.train.seed + number)
         keras.mixed_precision.set_global_policy(config.train.precision)
         self.replicas = self.strategy.num_replicas_in_sync
         self.global_batch = config.train.batch_size * self.replicas
-        # As many whole batches as the split fills, at least one; or what the config says.
-        self.steps = config.train.steps_per_epoch or max(1, recipe.examples("train") // self.global_batch)
-        self.chief = is_chief(self.strategy)
-        self.workers = getattr(self.strategy.extended, "_num_workers", 1)
+        self.chief = devices.is_chief(self.strategy)
+        self.workers = devices.workers(self.strategy)
         with self.strategy.scope():
             self.network = recipe.network(self.replicas)
             self.optimizer = recipe.optimizer()
@@ -70,128 +103,239 @@ class Training:
             self.optimizer.build(self.network.trainable_variables)
         self.progress = Progress()
         checkpoint = tf.train.Checkpoint(network=self.network, optimizer=self.optimizer, progress=self.progress)
+        self._restore(checkpoint)
         # Saving is collective: workers other than the first save too, where nobody looks.
         home = recipe.home if self.chief else tempfile.mkdtemp(prefix="tfbrats-worker-")
-        self.last = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "last"), max_to_keep=2)
-        self.best = tf.train.CheckpointManager(checkpoint, run.checkpoints(home, "best"), max_to_keep=1)
-        self._restore(checkpoint, run.checkpoints(recipe.home, "last"))
+        self._last, self._best = (run.checkpoints(home, which) for which in ("last", "best"))
+        if self.chief:
+            checkpoints.tidy(self._last)
+            checkpoints.tidy(self._best)
+        # Two of each: one that is damaged later has one before it.
+        self.last = checkpoints.manager(checkpoint, self._last, 2)
+        self.best = checkpoints.manager(checkpoint, self._best, 2)
+        self._board = board.Board(run.board(recipe.home)) if self.chief else None
         self._train_step = recipe.train_step(self.strategy, self.network, self.optimizer)
         self._validation_step = recipe.validation_step(self.strategy, self.network)
 
-    def _restore(self, checkpoint: tf.train.Checkpoint, folder: str) -> None:
-        latest = tf.train.latest_checkpoint(folder)
-        if latest:
-            checkpoint.restore(latest).assert_consumed()
-        elif files.is_folder(folder) and any(path.endswith(".index") for path in files.walk(folder)):
-            raise InputError(
-                f"{folder}: checkpoints are here, but which is the last cannot be read. Try again; if it "
-                f"stays so, mend or restore {files.join(folder, 'checkpoint')}."
-            )
+    # --- where it goes on -------------------------------------------------------------------------------
+
+    def _restore(self, checkpoint: tf.train.Checkpoint) -> None:
+        folder = run.checkpoints(self.recipe.home, "last")
+        newest = checkpoints.newest_whole(folder)
         progress = self.progress
-        if progress.step and progress.global_batch != self.global_batch:
-            raise InputError(
-                f"{folder}: epoch {progress.epoch + 1} was begun with {progress.global_batch} "
-                f"{self.recipe.unit} a step, and now there would be {self.global_batch}. End it on as many "
-                "replicas as before, or change train.batch_size in a new run."
-            )
-        progress.global_batch = self.global_batch
+        if newest:
+            checkpoint.restore(newest).assert_consumed()
+            self._take_up_best()
+            self._explain_other_batch(folder)
+        progress.batch_size, progress.global_batch = self.config.train.batch_size, self.global_batch
         # Workers that restored different states (no shared disk) would train on without a word.
         place = 1e6 * progress.epoch + progress.step
-        places = self.strategy.run(lambda: tf.constant(place, tf.float64))
-        if self.strategy.reduce(tf.distribute.ReduceOp.MEAN, places, axis=None) != place:
+        if devices.sum_over_workers(self.strategy, [place]) != [self.workers * place]:
             raise InputError(f"{folder}: the workers find different checkpoints. Put --run on a shared disk.")
+
+    def _take_up_best(self) -> None:
+        """The loss to beat is that of the best weights that can still be read, whatever they are."""
+        progress = self.progress
+        try:
+            best = checkpoints.newest_whole(run.checkpoints(self.recipe.home, "best"))
+        except InputError as error:
+            print(f"WARNING: {error}\nThe best of the epochs to come will be kept.", file=sys.stderr)
+            best = None
+        losses = {row["epoch"]: row.get("validation_loss") for row in progress.history}
+        if best is None:
+            progress.best = math.inf
+        elif losses.get(checkpoints.number(best)) is not None:
+            progress.best = losses[checkpoints.number(best)]
+
+    def _explain_other_batch(self, folder: str) -> None:
+        progress, train = self.progress, self.config.train
+        if progress.global_batch == self.global_batch:
+            return
+        unit = self.recipe.unit
+        if progress.batch_size != train.batch_size:
+            raise InputError(
+                f"{folder}: was trained with {progress.batch_size} {unit} a replica, {progress.global_batch} a "
+                f"step; now it would be {train.batch_size} and {self.global_batch}. On another number of "
+                f"replicas give a train.batch_size that makes {progress.global_batch} again, or leave it at "
+                f"{progress.batch_size}; for another batch choose another --run."
+            )
+        if self.chief:
+            print(
+                f"changes     {self.replicas} replicas instead of "
+                f"{progress.global_batch // progress.batch_size}: a step takes {self.global_batch} {unit} "
+                f"instead of {progress.global_batch}, and an epoch other steps; learning rate and schedule "
+                f"stay. {self._how_to_keep(progress.global_batch)}"
+            )
+
+    def _how_to_keep(self, global_batch: int) -> str:
+        share, rest = divmod(global_batch, self.replicas)
+        if rest:
+            return f"On a number of replicas that divides {global_batch} the step could stay as it was."
+        return f"To keep the step as it was: train.batch_size={share}."
+
+    @property
+    def steps(self) -> int:
+        """Of the present epoch: as many whole batches as the split fills, at least one, or the config's.
+
+        Begun with other batches, it ends when its examples are used up.
+        """
+        if self.config.train.steps_per_epoch:
+            return self.config.train.steps_per_epoch
+        left = (self.recipe.examples("train") - self.progress.examples) // self.global_batch
+        return max(1, self.progress.step + max(0, left))
 
     @property
     def is_over(self) -> bool:
         return run.is_over(self.progress.history, self.config)
 
-    def train_epoch(self) -> None:
-        """Trains what is left of the present epoch, with checkpoints on the way if it is long."""
-        progress, config = self.progress, self.config
-        schedule = self.recipe.schedule(progress.epoch)
+    @property
+    def is_stopped(self) -> bool:
+        """Whether any worker was asked to stop."""
+        return self._agreed(self._stop.is_asked, False)[0]
+
+    # --- an epoch ---------------------------------------------------------------------------------------
+
+    def train_epoch(self) -> bool:
+        """Trains what is left of the present epoch, with checkpoints on the way if it is long.
+
+        Returns:
+            False if it was asked to stop before the end; what was done is saved.
+        """
+        progress = self.progress
+        steps, schedule = self.steps, self.recipe.schedule(progress.epoch)
         self.optimizer.learning_rate = schedule["learning_rate"]
-        stream = self.recipe.training(progress.epoch, self.global_batch, progress.step, self.workers)
-        batches = iter(self.strategy.experimental_distribute_dataset(stream))
+        if progress.step < steps:
+            stream = self.recipe.training(
+                progress.epoch,
+                self.global_batch,
+                progress.examples,
+                self.workers,
+                devices.worker(self.strategy),
+            )
+            batches = iter(self.strategy.experimental_distribute_dataset(stream))
         saved = began = time.monotonic()
         before = progress.seconds
-        with tqdm(
-            total=self.steps,
-            initial=progress.step,
-            desc=f"{self.recipe.region} epoch {progress.epoch + 1}/{config.train.epochs}".strip(),
-            disable=None if self.chief else True,
-        ) as bar:
-            while progress.step < self.steps:
+        text = f"{self.recipe.region} epoch {progress.epoch + 1}/{self.config.train.epochs}".strip()
+        with board.progress_bar(steps, progress.step, text, None if self.chief else True) as bar:
+            while progress.step < steps:
+                step_began = time.monotonic()
                 found = self._train_step(next(batches), schedule)
-                values = {name: float(value) for name, value in found.items()}
+                values = dict(zip(found, tf.stack(list(found.values())).numpy().tolist(), strict=True))
                 if not math.isfinite(values["loss"]):
-                    raise InputError(self._diverged(f"step {progress.step + 1}", values["loss"]))
+                    raise InputError(self._diverged(progress.place, values["loss"]))
                 for name, value in values.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 progress.step += 1
-                progress.seconds = before + time.monotonic() - began
-                bar.set_postfix(loss=f"{progress.sums['loss'] / progress.step:.4f}", refresh=False)
+                progress.examples += self.global_batch
+                now = time.monotonic()
+                progress.seconds = before + now - began
+                board.show(bar, progress.sums, progress.step, self.global_batch, self.recipe.unit)
                 bar.update()
-                if time.monotonic() - saved > 60 * config.train.checkpoint_minutes:
-                    self._save(self.last)
+                if (step_seconds := self._pace.after_step(now - step_began)) and self.chief:
+                    bar.write(self._forecast(step_seconds))
+                due = now - saved > 60 * self.config.train.checkpoint_minutes
+                asked, due = self._agreed(self._stop.is_asked, due)
+                if (due or asked) and progress.step < steps:
+                    checkpoints.save(self.last)
                     saved = time.monotonic()
-        progress.history.append(
-            {
-                "epoch": progress.epoch + 1,
-                "steps": self.steps,
-                **schedule,
-                **{name: total / self.steps for name, total in progress.sums.items()},
-                "seconds": round(progress.seconds, 3),
-                f"{self.recipe.unit}_per_second": round(self.steps * self.global_batch / progress.seconds, 3),
-            }
+                if asked and progress.step < steps:
+                    return False
+        return True
+
+    def _forecast(self, step_seconds: float) -> str:
+        """What the rest will take, for a person who may want to think again."""
+        progress, train = self.progress, self.config.train
+        steps = self.steps - progress.step + (train.epochs - progress.epoch - 1) * self.steps
+        checks = self.recipe.examples("validation") / self.global_batch * (train.epochs - progress.epoch)
+        seconds = step_seconds * (steps + _VALIDATION_SHARE * checks)
+        memory = ", ".join(f"{what} {size / 2**30:.1f} GiB" for what, size in peak_bytes().items())
+        return (
+            f"pace        {self.global_batch / step_seconds:.3g} {self.recipe.unit}/s over {_PACE_STEPS} "
+            f"steps; about {tqdm.format_interval(seconds)} to the end of epoch {train.epochs}; "
+            f"peak memory: {memory}"
         )
 
-    def validate(self) -> None:
-        """Scores the validation split, notes an obvious rise, and keeps the best weights.
+    def _agreed(self, asked: bool, due: bool) -> tuple[bool, bool]:
+        """Whether anyone was asked to stop (then all are), and whether the first worker's checkpoint is due.
+
+        Saving is collective: all workers must do it after the same step.
+        """
+        if self.workers == 1:
+            return asked, due
+        asked, due = devices.sum_over_workers(self.strategy, [float(asked), float(due and self.chief)])
+        if asked > 0:
+            self._stop.is_asked = True
+        return self._stop.is_asked, due > 0
+
+    def validate(self) -> bool:
+        """Scores the validation split, ends the epoch and keeps the best weights.
 
         Without validation cases the last weights count as the best.
+
+        Returns:
+            False if it was asked to stop before all was scored: that will be done anew.
         """
-        progress = self.progress
+        progress, unit = self.progress, self.recipe.unit
+        row = {
+            "epoch": progress.epoch + 1,
+            "steps": progress.step,
+            **self.recipe.schedule(progress.epoch),
+            **self.recipe.training_scores(progress.sums, progress.step),
+        }
         improved = True
         if self.recipe.examples("validation"):
-            batches = self.recipe.validation(self.global_batch)
-            sums = sum(
-                self._validation_step(batch).numpy()
-                for batch in self.strategy.experimental_distribute_dataset(batches)
-            )
-            scores = self.recipe.validation_scores(sums)
-            progress.history[-1].update(scores)
+            scores = self._validation_scores()
+            if scores is None:
+                checkpoints.save(self.last)
+                return False
+            row.update(scores)
             loss = scores["validation_loss"]
             if not math.isfinite(loss):  # before such weights are saved
                 raise InputError(self._diverged("validation", loss))
             improved = loss < progress.best
             progress.best = min(loss, progress.best)
-        progress.epoch, progress.step, progress.sums, progress.seconds = progress.epoch + 1, 0, {}, 0.0
+        progress.history.append(row)
+        progress.timing.append(
+            {
+                "epoch": progress.epoch + 1,
+                "seconds": round(progress.seconds, 3),
+                f"{unit}_per_second": round(progress.examples / max(progress.seconds, 1e-9), 3),
+            }
+        )
+        # By all workers: a network's moments are put together from all of them when it is read.
+        drawn = self.recipe.pictures(self.network)
+        if self.chief:
+            # Before the checkpoint: whoever is killed between the two writes it once more, in the same place.
+            self._board.write_epoch(row, drawn)
+        progress.begin_next_epoch()
         if improved:
-            self._save(self.best, checkpoint_number=progress.epoch)
-        self._save(self.last)
+            checkpoints.save(self.best, checkpoint_number=progress.epoch)
+        checkpoints.save(self.last)
+        return True
 
-    def _save(self, manager: tf.train.CheckpointManager, **options) -> None:
-        try:
-            manager.save(**options)
-        except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
-            reason = error.message.splitlines()[0]
-            raise InputError(
-                f"{manager.directory}: the checkpoint cannot be written ({reason}). Make room and run the same "
-                "command again: it goes on from the checkpoint before."
-            ) from error
+    def _validation_scores(self) -> Mapping[str, float] | None:
+        stream = self.recipe.validation(self.global_batch)
+        batches = self.strategy.experimental_distribute_dataset(stream)
+        sums = 0.0
+        with tqdm(
+            total=-(-self.recipe.examples("validation") // self.global_batch),
+            desc=f"{self.recipe.region} validation".strip(),
+            leave=False,
+            disable=None if self.chief else True,
+        ) as bar:
+            for batch in batches:
+                if self._agreed(self._stop.is_asked, False)[0]:
+                    return None
+                sums = sums + self._validation_step(batch).numpy()
+                bar.update()
+        return self.recipe.validation_scores(sums)
 
     def write_history(self) -> None:
-        """history.csv anew, and the last row to TensorBoard."""
-        run.write_history(self.recipe.home, self.progress.history)
-        row = self.progress.history[-1]
-        with tf.summary.create_file_writer(files.join(self.recipe.home, "tb")).as_default():
-            for name, value in row.items():
-                if name != "epoch":
-                    tf.summary.scalar(name, value, step=row["epoch"])
+        """history.csv and timing.csv anew."""
+        run.write_history(self.recipe.home, self.progress.history, self.progress.timing)
 
     def _diverged(self, where: str, loss: float) -> str:
         return (
-            f"epoch {self.progress.epoch + 1}, {where}: the loss is {loss}. Start again into another --run "
-            f"with a lower train.learning_rate (now {self.config.train.learning_rate:g}); {self.recipe.home} "
-            "keeps its last checkpoint."
+            f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
+            f"(now {self.config.train.learning_rate:g}); {self.recipe.home} keeps its last checkpoint."
         )

@@ -1,0 +1,60 @@
+"""A wish to stop (SIGTERM, Ctrl-C), kept until the work comes to a place where it can. No TensorFlow."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+
+class Stop:
+    """Whether somebody has asked.
+
+    Attributes:
+        exit_code: of a command that has stopped as asked: 0 for SIGTERM, which schedulers send before they take
+            the machine away; 130 for Ctrl-C.
+        listen_again: to be called after a library has taken the signals for itself.
+    """
+
+    def __init__(self):
+        self.is_asked = False
+        self.exit_code = 0
+        self.listen_again: Callable[[], None] = lambda: None
+
+    def ask(self, number: int = signal.SIGTERM, _frame: object = None) -> None:
+        """As a signal handler. A second Ctrl-C does not wait."""
+        if number == signal.SIGINT and self.is_asked:
+            raise KeyboardInterrupt
+        self.is_asked = True
+        self.exit_code = 130 if number == signal.SIGINT else 0
+
+
+@contextlib.contextmanager
+def on_signals(said: str) -> Iterator[Stop]:
+    """In the block, SIGTERM and the first Ctrl-C are a wish; it prints `said` when one comes.
+
+    Signals reach the main thread alone: in another thread nothing is changed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def noted(number, frame):
+        first = not stop.is_asked
+        stop.ask(number, frame)
+        if first:
+            os.write(2, f"\n{said}\n".encode())  # print may be interrupted in the middle of a print
+
+    def listen():
+        for number in before:
+            signal.signal(number, noted)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stop.listen_again = listen
+    listen()
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
