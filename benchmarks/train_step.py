@@ -1,0 +1,357 @@
+"""What a training step costs: by precision and compilation, and beside PyTorch with the same network.
+
+    python benchmarks/train_step.py                                  # the table of precision and compilation
+    python benchmarks/train_step.py --networks cun,msm --width 8 --batch 2
+    pip install monai torch
+    python benchmarks/train_step.py --peer torch --width 16 --batch 4 --output figures.json
+
+Made-up batches, the same weights and seed everywhere, this machine's CPU. Every cell of a table is measured in
+a process of its own (`step_jobs.py`), so that its peak memory is its own; a line is printed when it is known
+and --output is written anew with each.
+
+The table: seconds of a step (median, the first two left out), peak memory, the loss of step 20, and how far
+that is from float32 without XLA. A cell that fails, or takes longer than --limit, says so.
+
+The peer: `torch_networks.py` holds the same networks in PyTorch with MONAI's blocks, eager (no torch.compile),
+in channels_last, which is faster here than PyTorch's own order. Parameters and multiplications must be equal,
+and both start from our weights, so the losses of the first step agree. Ours and theirs run in turn on as many
+threads; figures are medians. A training step is forward, loss with all heads, backward and update; inference
+leaves out the heads that only training needs. CPU seconds sum over threads. Beside other programs PyTorch's
+threads lose much time waiting for one another: there, --threads 1 and CPU seconds compare best. The goals
+stand in GOALS.
+
+FLOP/s: two for each multiplication of a forward pass, three times as many for a training step; the limit is
+the fastest of a large matrix product and two plain convolutions, in TensorFlow and PyTorch, of the same
+precision.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+
+from step_jobs import NETWORKS
+
+_HERE = pathlib.Path(__file__).parent
+_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+_OF_PEER = ("cun", "unet2d", "msm", "msm_et", "unet3d")  # as torch_networks has them
+# Ours over theirs, at most: a training step's time by precision, and memory.
+GOALS = {"float32": 0.8, "mixed_bfloat16": 1.0, "memory": 1.0}
+_ENVIRONMENT = {
+    **os.environ,
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+class Failed(Exception):
+    """A cell has no figures; the message says why."""
+
+
+class Job:
+    """One process of `step_jobs.py`, which waits between rounds; a context manager.
+
+    Raises:
+        Failed: it ended early, or an answer took longer than `limit_s`.
+    """
+
+    def __init__(self, limit_s: float, **spec):
+        self._limit_s, self._late = limit_s, False
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
+        self._process = subprocess.Popen(
+            [sys.executable, str(_HERE / "step_jobs.py"), json.dumps(spec)],
+            env=_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        try:
+            self.about = self._answer()
+        except Failed:
+            self.__exit__()
+            raise
+
+    def _answer(self):
+        timer = threading.Timer(self._limit_s, self._give_up)
+        timer.start()
+        line = self._process.stdout.readline()
+        timer.cancel()
+        if not line:
+            code = self._process.wait()
+            self._errors.seek(0)
+            if self._late:
+                raise Failed(f"over {self._limit_s:g} s")
+            said = [text for text in self._errors.read().splitlines() if text.strip()]
+            raise Failed(said[-1][:200] if said else f"ended with code {code}")
+        return json.loads(line)
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
+
+    def run(self, steps: int) -> dict:
+        """Runs as many steps -> seconds, CPU seconds and loss of each, peak memory so far."""
+        try:
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says why
+        return self._answer()
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+def settings(network: str, precision: str, compiled: bool, options: argparse.Namespace) -> list[str]:
+    """Overrides of the network's config."""
+    chosen = [f"train.precision={precision}", f"train.jit_compile={str(compiled).lower()}"]
+    chosen.append(f"train.batch_size={options.batch}")
+    if options.width:
+        chosen.append(f"model.width={options.width}")
+    if options.size:
+        of_patches = NETWORKS[network][1]
+        key = "sampling.patch_size" if of_patches else "records.slice_shape"
+        chosen.append(f"{key}={options.size if of_patches else [options.size] * 2}")
+    return chosen
+
+
+def _spec(side: str, network: str, precision: str, options: argparse.Namespace, **more) -> dict:
+    plain = {"mode": "train", "weights": None, "threads": options.threads}
+    chosen = settings(network, precision, more.pop("compiled", False), options)
+    return {"side": side, "network": network, "settings": chosen, **plain, **more}
+
+
+# --- precision and compilation ---------------------------------------------------------------------------
+
+
+def cell(seconds: Sequence[float], losses: Sequence[float], peak_mib: float, batch: int) -> dict:
+    """A cell's figures: the first two steps, which compile and warm up, are no part of the median."""
+    kept = seconds[2:] or seconds
+    step_s = statistics.median(kept)
+    return {"step_s": step_s, "per_second": batch / step_s, "peak_mib": peak_mib, "loss": losses[-1]}
+
+
+def table(options: argparse.Namespace, figures: dict) -> None:
+    """Prints, a line a cell, what precision and XLA do to each network."""
+    print(f"training steps of {options.batch}, {options.threads} threads; losses of step {options.steps}")
+    head = f"{'step s':>9}{'per s':>9}{'speed-up':>10}{'peak MiB':>10}{'loss':>12}{'difference':>12}"
+    print(f"{'':12}{'precision':16}{'XLA':5}{head}", flush=True)
+    rows = figures.setdefault("table", [])
+    for network in options.networks:
+        plain = None
+        for precision in options.precisions:
+            for compiled in (False, True):
+                row = {"network": network, "precision": precision, "jit_compile": compiled}
+                rows.append(row)
+                start = f"{network:12}{precision:16}{'on' if compiled else 'off':5}"
+                try:
+                    with Job(
+                        options.limit, **_spec("ours", network, precision, options, compiled=compiled)
+                    ) as job:
+                        found = job.run(options.steps)
+                    row |= cell(found["seconds"], found["losses"], found["peak_mib"], options.batch)
+                except Failed as failed:
+                    row["failed"] = str(failed)
+                    print(f"{start}   failed: {failed}", flush=True)
+                    _write(options, figures)
+                    continue
+                if precision == "float32" and not compiled:
+                    plain = row
+                row["difference"] = row["loss"] - plain["loss"] if plain else math.nan
+                row["speed_up"] = plain["step_s"] / row["step_s"] if plain else math.nan
+                print(
+                    f"{start}{row['step_s']:9.3f}{row['per_second']:9.2f}{row['speed_up']:10.2f}"
+                    f"{row['peak_mib']:10.0f}{row['loss']:12.5f}{row['difference']:+12.1e}",
+                    flush=True,
+                )
+                _write(options, figures)
+
+
+# --- beside PyTorch --------------------------------------------------------------------------------------
+
+
+def alternate(ours, theirs, rounds: int, steps: int) -> tuple[dict, dict]:
+    """Runs both in turn -> each one's medians of seconds and CPU seconds a step, peak memory, first loss."""
+    sides = {"ours": ours, "theirs": theirs}
+    warm = {name: job.run(2) for name, job in sides.items()}
+    found = {name: {"seconds": [], "cpu": []} for name in sides}
+    for number in range(rounds):
+        for name, job in list(sides.items())[:: 1 if number % 2 == 0 else -1]:
+            answer = job.run(steps)
+            for key in ("seconds", "cpu"):
+                found[name][key] += answer[key]
+            warm[name]["peak_mib"] = answer["peak_mib"]
+    return tuple(
+        {
+            "step_s": statistics.median(found[name]["seconds"]),
+            "cpu_s": statistics.median(found[name]["cpu"]),
+            "peak_mib": warm[name]["peak_mib"],
+            "first_loss": warm[name]["losses"][0],
+        }
+        for name in sides
+    )
+
+
+def compared(ours: Mapping, theirs: Mapping, precision: str, mode: str) -> dict:
+    """Ratios ours over theirs, and whether the goals are met; a goal of time is of training alone."""
+    ratios = {key: ours[key] / theirs[key] for key in ("step_s", "cpu_s", "peak_mib")}
+    met = {"memory": ratios["peak_mib"] <= GOALS["memory"]}
+    if mode == "train":
+        met["time"] = ratios["step_s"] <= GOALS[precision]
+    return {"ratios": ratios, "met": met}
+
+
+def flops(macs: int, batch: int, mode: str, step_s: float) -> float:
+    """A second: two for each multiplication of the forward pass, three times as many to train."""
+    return 2 * macs * batch * (3 if mode == "train" else 1) / step_s
+
+
+def limits(precision: str, options: argparse.Namespace) -> dict[str, float]:
+    """FLOP/s of plain products and convolutions on this machine, the better of TensorFlow and PyTorch."""
+    best: dict[str, float] = {}
+    for side in ("tensorflow limit", "torch limit"):
+        with Job(options.limit, side=side, precision=precision, threads=options.threads) as job:
+            for name, value in job.about.items():
+                best[name] = max(best.get(name, 0.0), value)
+    return best
+
+
+def beside_torch(options: argparse.Namespace, figures: dict) -> None:
+    """Prints, two lines a comparison, ours and PyTorch's in turn."""
+    print(
+        f"steps of {options.batch}, {options.threads} threads, medians of {options.rounds} alternating rounds "
+        f"of {options.round_steps}; load {os.getloadavg()[0]:.1f}; ratios are ours over theirs"
+    )
+    rows, limit = figures.setdefault("peer", []), figures.setdefault("limit", {})
+    for precision in options.precisions:
+        limit[precision] = limits(precision, options)
+        shown = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in limit[precision].items())
+        print(f"{precision}: this machine's limit in GFLOP/s: {shown}", flush=True)
+        for network in options.networks:
+            for mode in ("train", "inference"):
+                row = {"network": network, "precision": precision, "mode": mode}
+                rows.append(row)
+                try:
+                    row |= _pair(network, precision, mode, options)
+                except Failed as failed:
+                    row["failed"] = str(failed)
+                    print(f"{network} {precision} {mode} failed: {failed}", flush=True)
+                else:
+                    _print_pair(row, max(limit[precision].values()), options.batch)
+                _write(options, figures)
+
+
+def _pair(network: str, precision: str, mode: str, options: argparse.Namespace) -> dict:
+    with tempfile.TemporaryDirectory(prefix="tfbrats-step-") as folder:
+        more = {"mode": mode, "weights": f"{folder}/weights.npz"}
+        # Ours writes the weights that theirs takes.
+        with (
+            Job(options.limit, **_spec("ours", network, precision, options, **more)) as ours,
+            Job(options.limit, **_spec("torch", network, precision, options, **more)) as theirs,
+        ):
+            if ours.about != theirs.about:
+                raise Failed(f"the networks differ: {ours.about} and {theirs.about}")
+            load = os.getloadavg()[0]
+            one, other = alternate(ours, theirs, options.rounds, options.round_steps)
+    return {
+        **ours.about,
+        "load": [load, os.getloadavg()[0]],
+        "ours": one,
+        "theirs": other,
+        **compared(one, other, precision, mode),
+    }
+
+
+def _print_pair(row: Mapping, limit: float, batch: int) -> None:
+    print(
+        f"{row['network']} {row['precision']} {row['mode']}: {row['parameters']:,} parameters, "
+        f"{row['macs'] / 1e9:.2f} GMAC an example, load {row['load'][0]:.1f} to {row['load'][1]:.1f}"
+    )
+    for name in ("ours", "theirs"):
+        side = row[name]
+        rate = flops(row["macs"], batch, row["mode"], side["step_s"])
+        loss = "" if side["first_loss"] is None else f"   first loss {side['first_loss']:.6f}"
+        print(
+            f"  {name:8}{side['step_s']:9.3f} s{side['cpu_s']:9.3f} CPU s{side['peak_mib']:8.0f} MiB"
+            f"{rate / 1e9:9.0f} GFLOP/s, {rate / limit:4.0%} of the limit{loss}"
+        )
+    ratios, met = row["ratios"], row["met"]
+    goals = {"memory": f"memory <= {GOALS['memory']}"}
+    if "time" in met:
+        goals["time"] = f"time <= {GOALS[row['precision']]}"
+    verdicts = "; ".join(f"{text}: {'met' if met[name] else 'NOT met'}" for name, text in goals.items())
+    print(
+        f"  {'ratio':8}{ratios['step_s']:9.2f}  {ratios['cpu_s']:9.2f}      {ratios['peak_mib']:8.2f}      "
+        f"{verdicts}",
+        flush=True,
+    )
+
+
+# --- the run ---------------------------------------------------------------------------------------------
+
+
+def _write(options: argparse.Namespace, figures: dict) -> None:
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _processor() -> str:
+    """Its name where the system tells (Linux), else its kind."""
+    known = pathlib.Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--peer", choices=("torch",), help="compare with PyTorch rather than precisions")
+    parser.add_argument("--networks", help="with commas between them; all unless given")
+    parser.add_argument("--precisions", help="with commas between them; all unless given")
+    parser.add_argument("--width", type=int, help="channels at full resolution; the config's unless given")
+    parser.add_argument("--batch", type=int, default=2, help="examples in a step")
+    parser.add_argument("--size", type=int, help="pixels or voxels along an edge; the config's unless given")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--steps", type=int, default=20, help="of a cell of the table")
+    parser.add_argument("--rounds", type=int, default=5, help="beside the peer")
+    parser.add_argument("--round-steps", type=int, default=2, help="steps of one side in a round")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds that a cell's steps may take")
+    parser.add_argument("--output", type=pathlib.Path, metavar="FILE", help="write the figures here too (JSON)")
+    options = parser.parse_args(argv)
+    known = _OF_PEER if options.peer else tuple(NETWORKS)
+    options.networks = options.networks.split(",") if options.networks else known
+    kinds = _PRECISIONS[:2] if options.peer else _PRECISIONS
+    options.precisions = options.precisions.split(",") if options.precisions else kinds
+    for given, allowed, name in (
+        (options.networks, known, "--networks"),
+        (options.precisions, kinds, "--precisions"),
+    ):
+        if set(given) - set(allowed):
+            parser.error(f"{name} {','.join(given)}: expected some of {', '.join(allowed)}")
+    figures = {
+        "processor": _processor(),
+        "settings": {name: value for name, value in vars(options).items() if name not in ("output", "limit")},
+    }
+    (beside_torch if options.peer else table)(options, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
