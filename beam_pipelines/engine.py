@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import logging
 import os
-import pathlib
 import re
 import signal
 import socket
@@ -19,10 +18,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
 
+from tfbrats import memory
 from tfbrats.command import InputError
 
 LOCAL = "FnApiRunner"
-_CONTAINER = pathlib.Path("/sys/fs/cgroup")  # of Linux: what this container may take, and has taken
 _PAYS_S = 60.0  # of work on one worker: less is done before a second one has started
 
 
@@ -115,17 +114,6 @@ def explained(output: str) -> Iterator[None]:
 # --- workers on this machine ----------------------------------------------------------------------------
 
 
-def _free_memory_bytes() -> int:
-    """What this process may still take: free on the machine, and left of a container's share."""
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = (int((_CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
-        # Files that were read count as used until someone needs the room: most of a share, once a data set was.
-        lines = map(str.split, (_CONTAINER / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + sum(int(size) for name, size in lines if name == "inactive_file"))
-    return free
-
-
 def worker_options(
     beam_options: Sequence[str], max_workers: int | None, tasks: int, seconds: float, worker_bytes: int
 ) -> tuple[list[str], str]:
@@ -154,7 +142,7 @@ def worker_options(
             )
         return [], ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = int(0.8 * _free_memory_bytes() // worker_bytes)
+    fitting = int(0.8 * memory.free_bytes() // worker_bytes)
     limits = {"cores": cores, "free memory": fitting, "shards to write": tasks}
     if max_workers is not None:
         limits = {"--max-workers": max_workers, **limits}

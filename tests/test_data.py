@@ -80,6 +80,21 @@ def test_a_worker_with_shards_of_its_own_skips_its_own_part(record_set):
     assert np.array_equal(whole[1]["image"], rest[0]["image"])
 
 
+def test_workers_with_shards_of_their_own_see_every_slice_once_together(record_set):
+    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    shards = [one.examples for one in manifest.shards_of("train")]
+    seen = []
+    for worker in range(3):
+        stream = data.training(manifest, folder, settings, 0, 1, workers=3, worker=worker)
+        # One shard each, and no shard has more slices than this: a stream that were not its own would go on.
+        batches = _take(stream, max(shards))
+        seen.append({batch["draws"].tobytes() for batch in batches})
+    assert sorted(map(len, seen)) == [max(shards)] * 3  # a smaller shard's second round is drawn anew
+    assert len(set.union(*seen)) == 3 * max(shards)
+    whole = _take(data.training(manifest, folder, settings, 0, 1), sum(shards))
+    assert {batch["draws"].tobytes() for batch in whole} <= set.union(*seen)
+
+
 def test_a_second_round_through_few_slices_is_turned_and_drawn_anew(record_set):
     settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
     count = manifest.examples["train"]

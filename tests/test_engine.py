@@ -3,6 +3,7 @@
 import pytest
 
 from beam_pipelines import engine
+from tfbrats import memory
 from tfbrats.command import InputError
 
 GIB = 2**30
@@ -15,7 +16,7 @@ def machine(monkeypatch):
 
     def of(cores, free_gib):
         monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-        monkeypatch.setattr(engine, "_free_memory_bytes", lambda: free_gib * GIB)
+        monkeypatch.setattr(memory, "free_bytes", lambda: free_gib * GIB)
 
     return of
 
@@ -35,21 +36,6 @@ def test_free_memory_bounds_the_workers_before_the_cores_do(machine):
     assert workers(tasks=3)[0] == 3
     machine(cores=8, free_gib=0.1)
     assert workers()[0] == 1
-
-
-def test_of_a_container_s_share_what_files_hold_counts_as_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_CONTAINER", tmp_path)
-    machine = engine._free_memory_bytes()
-    assert machine > 7 * 2**20  # no container
-    for name, content in {
-        "memory.max": 8 * 2**20,
-        "memory.current": 6 * 2**20,
-        "memory.stat": f"anon 1\nactive_file {2**20}\ninactive_file {5 * 2**20}\ninactive_anon 3",
-    }.items():
-        (tmp_path / name).write_text(f"{content}\n")
-    assert engine._free_memory_bytes() == 7 * 2**20
-    (tmp_path / "memory.max").write_text("max\n")
-    assert engine._free_memory_bytes() > 7 * 2**20
 
 
 def test_a_person_s_limit_holds_but_never_above_what_memory_allows(machine):
