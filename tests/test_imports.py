@@ -18,7 +18,7 @@ ORDER = (
     ("preprocess", "examples", "patches"),
     ("phantom", "model_card", "submission", "runs"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "models"),
-    ("peak", "checkpoints", "devices", "augment", "patches_graph", "data", "patch_data"),
+    ("peak", "checkpoints", "meeting", "devices", "augment", "patches_graph", "data", "patch_data"),
     ("segment", "cascade"),
     ("charts", "pairs", "pictures"),
     ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import config, data, layouts, losses, models, recipes, step, train
+from tfbrats import config, data, layouts, losses, models, probe, recipes, run, step, train
 from tfbrats.command import InputError
 from tfbrats.models import cun
 
@@ -488,6 +488,24 @@ def test_a_place_that_tensorflow_cannot_write_to_is_named(record_set):
 def test_the_command_for_missing_records_keeps_the_overrides_they_depend_on(tmp_path):
     with pytest.raises(InputError, match=r"--config cun\.yaml records\.seed=4 --input"):
         train.main(["--config", "cun.yaml", "records.seed=4", "train.epochs=1", "--data", str(tmp_path)])
+
+
+def test_the_batch_that_fits_is_found_once_and_kept(record_set, tmp_path, monkeypatch, capsys):
+    found = iter([3])
+    monkeypatch.setattr(probe, "largest_batch", lambda _: next(found))
+    small = ("train.batch_size=auto", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    train.train(record_set.config(*small, "train.epochs=1"))
+    assert "batch       3 a replica, the largest that fits" in capsys.readouterr().out
+    assert run.read_config(tmp_path / "run").train.batch_size == 3
+    train.train(record_set.config(*small, "train.epochs=2"))  # would raise StopIteration if it looked again
+    assert "batch       3 a replica, as before" in capsys.readouterr().out
+
+
+def test_several_workers_must_be_told_the_batch(record_set, monkeypatch):
+    cluster = {"worker": ["a.example:1", "b.example:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
+    with pytest.raises(InputError, match=r"train\.batch_size=auto: not with several workers"):
+        train.train(record_set.config("train.batch_size=auto"))
 
 
 def test_a_run_can_be_made_longer(record_set, tmp_path):

@@ -83,9 +83,9 @@ def train(
     )
     records.check_identity(manifest, config, folder)
     _check_shards(config, manifest)
+    config = _with_batch_size(config, overwrite)  # before this process itself takes the devices
     strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile)
     stop.listen_again()  # TensorFlow takes SIGTERM where there are several workers
-    config = _with_batch_size(config, manifest, overwrite)
     chief = devices.is_chief(strategy)
     lock = _alone(config) if chief else contextlib.nullcontext()
     with lock, devices.lost_worker(strategy, config.run.dir):
@@ -133,6 +133,12 @@ def _train_all(
     return history
 
 
+def _epoch_line(row: dict) -> str:
+    """What a person wants of an epoch; the rest is in history.csv."""
+    told = {k: v for k, v in row.items() if k != "steps" and not k.startswith("sampled_")}
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
+
+
 def _regions(config: Config) -> tuple[str, ...]:
     """Whose networks are trained: "" where there is one."""
     return config.regions if isinstance(config, PatchConfig) else ("",)
@@ -152,7 +158,7 @@ def _alone(config: Config) -> Iterator[None]:
         yield
 
 
-def _with_batch_size(config: Config, manifest: Manifest, overwrite: bool) -> Config:
+def _with_batch_size(config: Config, overwrite: bool) -> Config:
     """train.batch_size=auto becomes the run's number, or the largest that fits here if the run is new.
 
     Raises:
@@ -189,12 +195,12 @@ def _train_network(training: Training) -> list[dict]:
             return progress.history
         if training.chief:
             training.write_history()
-        row = {**progress.history[-1], **progress.timing[-1]}
-        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        print(_epoch_line({**progress.history[-1], **progress.timing[-1]}))
     if training.is_over and len(progress.history) < training.config.train.epochs:
         patience = training.config.train.stop_patience
         print(f"stopped: the validation loss stayed high for {patience} epochs on end")
-    print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(progress)}")
+    if progress.history:
+        print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(progress)}")
     return progress.history
 
 
