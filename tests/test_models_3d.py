@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfbrats.command import InputError
-from tfbrats.models import msm, unet3d
+from tfbrats.models import blocks_3d, msm, unet3d
 
 # Kernel voxels, channels in, channels out, at width 32. Every 3 x 3 x 3 convolution has a norm behind it.
 _ENTRY = [(27, 12, 32), (27, 32, 32)]
@@ -235,6 +235,27 @@ def test_the_loss_reaches_every_trainable_variable(name):
         layer, kind = variable.path.split("/")[-2:]
         if not (kind == "bias" and f"{layer.removesuffix('_conv')}_bn" in {n.name for n in network.layers}):
             assert np.abs(gradient).max() > 1e-6, variable.path
+
+
+def test_a_deconvolution_is_keras_own():
+    """As a matrix product: output to 1e-6; gradients, which are sums in another order, to 4e-6."""
+    random = np.random.default_rng(0)
+    x = tf.constant(random.random((2, 3, 4, 5, 6), np.float32))
+    kernel, bias = random.random((2, 2, 2, 3, 6)), random.random(3)
+    upstream = tf.constant(random.random((2, 6, 8, 10, 3), np.float32))
+    found = []
+    for kind in (blocks_3d.Deconv, keras.layers.Conv3DTranspose):
+        layer = kind(3, 2, strides=2)
+        layer.build(x.shape)
+        layer.set_weights([kernel, bias])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        found.append([y, *tape.gradient(y, [x, *layer.trainable_variables], output_gradients=upstream)])
+    (ours, *gradients), (theirs, *expected) = found
+    assert np.abs(ours - theirs).max() < 1e-6 * np.abs(theirs).max()
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert np.abs(gradient - wanted).max() < 4e-6 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
