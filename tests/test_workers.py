@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_meeting import free_addresses
+
+from tfbrats import data, models, step
 
 # All that a training does with others, without the training: it meets them, over and over.
 MEETING_WORKER = """
@@ -160,6 +163,32 @@ def test_workers_that_read_all_shards_give_the_run_that_one_device_gives(record_
     (many,), (one,) = history(tmp_path / "many"), history(tmp_path / "one")
     for key in ("loss", "loss1", "loss2", "auxiliary", "validation_loss"):
         assert float(many[key]) == pytest.approx(float(one[key]), rel=1e-3), key
+
+
+@pytest.mark.slow
+def test_workers_with_shards_of_their_own_share_one_ratio_over_the_global_batch(record_set, tmp_path):
+    """Three shards, three workers: the loss is that of one batch made of what each of them reads."""
+    small = ("train.epochs=1", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
+    arguments = training(record_set, tmp_path / "run", *small)
+    with started(arguments, 3, tmp_path / "logs") as (found, _):
+        assert [one.end() for one in found.values()] == [0, 0, 0], found[0].said[-3000:]
+        assert "shards by FILE" in found[0].said
+    settings = record_set.config(*small)
+    keras.utils.set_random_seed(settings.train.seed)  # the order in tf.data hangs on it too
+    streams = [
+        data.training(record_set.manifest, record_set.folder, settings, 0, 12, 0, 3, worker).unbatch().take(4)
+        for worker in range(3)
+    ]
+    batch = next(iter(streams[0].concatenate(streams[1]).concatenate(streams[2]).batch(12)))
+    keras.utils.set_random_seed(settings.train.seed)
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        network, optimizer = models.build(settings, 3), keras.optimizers.SGD(0.01)
+        optimizer.build(network.trainable_variables)
+    one = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(settings.train.omega))
+    (many,) = history(tmp_path / "run")
+    for key in ("loss", "loss1", "loss2", "auxiliary"):
+        assert float(many[key]) == pytest.approx(float(one[key]), rel=1e-4), key
 
 
 @pytest.mark.slow
