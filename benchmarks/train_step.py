@@ -10,7 +10,7 @@ a process of its own (`step_jobs.py`), so that its peak memory is its own; a lin
 and --output is written anew with each.
 
 The table: seconds of a step (median, the first two left out), peak memory, the loss of step 20, and how far
-that is from float32 without XLA. A cell that fails, or takes longer than --limit, says so.
+that is from float32 without XLA. A cell that fails, or has not made its steps when --limit is over, says so.
 
 The peer: `torch_networks.py` holds the same networks in PyTorch with MONAI's blocks, eager (no torch.compile),
 in channels_last, which is faster here than PyTorch's own order. Parameters and multiplications must be equal,
@@ -27,7 +27,6 @@ precision.
 
 import argparse
 import json
-import math
 import os
 import pathlib
 import platform
@@ -36,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 from step_jobs import NETWORKS
@@ -125,8 +125,10 @@ def settings(network: str, precision: str, compiled: bool, options: argparse.Nam
         chosen.append(f"model.width={options.width}")
     if options.size:
         of_patches = NETWORKS[network][1]
-        key = "sampling.patch_size" if of_patches else "records.slice_shape"
-        chosen.append(f"{key}={options.size if of_patches else [options.size] * 2}")
+        if of_patches:
+            chosen += [f"sampling.patch_size={options.size}", f"cascade.stride={options.size // 2}"]
+        else:
+            chosen.append(f"records.slice_shape={[options.size] * 2}")
     return chosen
 
 
@@ -139,11 +141,29 @@ def _spec(side: str, network: str, precision: str, options: argparse.Namespace, 
 # --- precision and compilation ---------------------------------------------------------------------------
 
 
-def cell(seconds: Sequence[float], losses: Sequence[float], peak_mib: float, batch: int) -> dict:
-    """A cell's figures: the first two steps, which compile and warm up, are no part of the median."""
-    kept = seconds[2:] or seconds
-    step_s = statistics.median(kept)
-    return {"step_s": step_s, "per_second": batch / step_s, "peak_mib": peak_mib, "loss": losses[-1]}
+def cell(answers: Sequence[Mapping], options: argparse.Namespace) -> dict:
+    """A cell's figures from a job's answers; a loss where all steps were made.
+
+    The first two steps, which compile and warm up, are no part of the median.
+    """
+    seconds = [taken for answer in answers for taken in answer["seconds"]]
+    step_s = statistics.median(seconds[2:] or seconds)
+    return {
+        "step_s": step_s,
+        "per_second": options.batch / step_s,
+        "peak_mib": answers[-1]["peak_mib"],
+        "steps": len(seconds),
+        "loss": answers[-1]["losses"][-1] if len(seconds) == options.steps else None,
+    }
+
+
+def _answers(network: str, precision: str, compiled: bool, options: argparse.Namespace) -> list[dict]:
+    """Of each step, until all are made or the time of a cell is over."""
+    ends, found = time.monotonic() + options.limit, []
+    with Job(options.limit, **_spec("ours", network, precision, options, compiled=compiled)) as job:
+        while len(found) < options.steps and (time.monotonic() < ends or not found):
+            found.append(job.run(1))
+    return found
 
 
 def table(options: argparse.Namespace, figures: dict) -> None:
@@ -160,11 +180,7 @@ def table(options: argparse.Namespace, figures: dict) -> None:
                 rows.append(row)
                 start = f"{network:12}{precision:16}{'on' if compiled else 'off':5}"
                 try:
-                    with Job(
-                        options.limit, **_spec("ours", network, precision, options, compiled=compiled)
-                    ) as job:
-                        found = job.run(options.steps)
-                    row |= cell(found["seconds"], found["losses"], found["peak_mib"], options.batch)
+                    row |= cell(_answers(network, precision, compiled, options), options)
                 except Failed as failed:
                     row["failed"] = str(failed)
                     print(f"{start}   failed: {failed}", flush=True)
@@ -172,14 +188,19 @@ def table(options: argparse.Namespace, figures: dict) -> None:
                     continue
                 if precision == "float32" and not compiled:
                     plain = row
-                row["difference"] = row["loss"] - plain["loss"] if plain else math.nan
-                row["speed_up"] = plain["step_s"] / row["step_s"] if plain else math.nan
-                print(
-                    f"{start}{row['step_s']:9.3f}{row['per_second']:9.2f}{row['speed_up']:10.2f}"
-                    f"{row['peak_mib']:10.0f}{row['loss']:12.5f}{row['difference']:+12.1e}",
-                    flush=True,
-                )
+                known = plain is not None and None not in (plain["loss"], row["loss"])
+                row["difference"] = row["loss"] - plain["loss"] if known else None
+                row["speed_up"] = plain["step_s"] / row["step_s"] if plain else None
+                print(start + _shown(row, options), flush=True)
                 _write(options, figures)
+
+
+def _shown(row: Mapping, options: argparse.Namespace) -> str:
+    columns = (("step_s", "9.3f"), ("per_second", "9.2f"), ("speed_up", "10.2f"), ("peak_mib", "10.0f"))
+    columns += (("loss", "12.5f"), ("difference", "+12.1e"))
+    widths = {name: int(form.strip("+").partition(".")[0]) for name, form in columns}
+    text = "".join("-".rjust(widths[n]) if row[n] is None else format(row[n], form) for n, form in columns)
+    return text if row["steps"] == options.steps else f"{text}   {row['steps']} steps in {options.limit:g} s"
 
 
 # --- beside PyTorch --------------------------------------------------------------------------------------
@@ -332,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=20, help="of a cell of the table")
     parser.add_argument("--rounds", type=int, default=5, help="beside the peer")
     parser.add_argument("--round-steps", type=int, default=2, help="steps of one side in a round")
-    parser.add_argument("--limit", type=float, default=1200, help="seconds that a cell's steps may take")
+    parser.add_argument("--limit", type=float, default=1200, help="seconds of a cell")
     parser.add_argument("--output", type=pathlib.Path, metavar="FILE", help="write the figures here too (JSON)")
     options = parser.parse_args(argv)
     known = _OF_PEER if options.peer else tuple(NETWORKS)

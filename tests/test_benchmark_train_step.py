@@ -1,5 +1,6 @@
 """The benchmark of a training step: PyTorch's networks are ours, and its tables say what was measured."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -131,8 +132,17 @@ def test_multiplications_are_those_counted_by_hand(modules):
 
 def test_a_cells_median_leaves_out_the_steps_that_compile(modules):
     train_step, _ = modules
-    found = train_step.cell([90.0, 7.0, 2.0, 4.0, 3.0], [5.0, 4.0, 3.0, 2.0, 1.0], 800.0, batch=6)
-    assert found == {"step_s": 3.0, "per_second": 2.0, "peak_mib": 800.0, "loss": 1.0}
+    took = [90.0, 7.0, 2.0, 4.0, 3.0]
+    answers = [{"seconds": [s], "losses": [10.0 - n], "peak_mib": 800.0 + n} for n, s in enumerate(took)]
+    found = train_step.cell(answers, argparse.Namespace(batch=6, steps=5))
+    assert found == {"step_s": 3.0, "per_second": 2.0, "peak_mib": 804.0, "steps": 5, "loss": 6.0}
+
+
+def test_a_cell_that_was_cut_short_has_a_time_and_no_loss(modules):
+    train_step, _ = modules
+    answers = [{"seconds": [9.0], "losses": [1.0], "peak_mib": 800.0}] * 2
+    found = train_step.cell(answers, argparse.Namespace(batch=6, steps=20))
+    assert found["step_s"] == 9.0 and found["steps"] == 2 and found["loss"] is None
 
 
 @pytest.mark.parametrize(
