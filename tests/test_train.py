@@ -340,7 +340,8 @@ def test_a_baselines_losses_are_ratios_over_the_batch(record_set, extra):
         wanted["loss"] += 0.5 * wanted["loss_region"] + 2 * wanted["loss_boundary"]
     wanted["loss"] += 0.01 * 0.5 * sum(np.sum(kernel.astype(np.float64) ** 2) for kernel in kernels)
     found = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.0))
-    assert {name: float(value) for name, value in found.items()} == pytest.approx(wanted, rel=1e-4)
+    told = {name: float(value) for name, value in found.items() if not name.startswith("overlap_")}
+    assert told == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
