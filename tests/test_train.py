@@ -1,11 +1,9 @@
 """Training: the paper's ladder, one ratio over the global batch, resume, refusals."""
 
-import contextlib
 import csv
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -231,43 +229,6 @@ def test_two_replicas_give_the_first_step_that_one_gives(record_set, extra, one_
     for name, one in found["one"].items():
         assert found["two"][name] == pytest.approx(one, rel=tolerance), name
     assert found["weights"] < 10 * tolerance
-
-
-@pytest.mark.slow
-def test_two_workers_give_the_run_that_one_device_gives(record_set, tmp_path):
-    """Two processes on this machine; three shards do not divide, so each reads all and takes its half."""
-    with contextlib.ExitStack() as sockets:
-        ports = [sockets.enter_context(socket.socket()) for _ in range(2)]
-        for port in ports:
-            port.bind(("127.0.0.1", 0))
-        workers = [f"127.0.0.1:{port.getsockname()[1]}" for port in ports]
-
-    def start(name, batch, task=None):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        if task is not None:
-            cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": task}}
-            environment["TF_CONFIG"] = json.dumps(cluster)
-        small = ("train.epochs=1", "train.steps_per_epoch=2", f"train.batch_size={batch}")
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tfbrats.train", "--config", "smoke_2d.yaml"),
-                *("--run", str(tmp_path / name), *record_set.overrides, *small),
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    said = [process.communicate(timeout=400)[0] for process in (start("two", 4, 0), start("two", 4, 1))]
-    assert "shards by DATA" in said[0], said[0][-2000:]
-    one = start("one", 8).communicate(timeout=400)[0]
-    rows = {}
-    for name in ("one", "two"):
-        with (tmp_path / name / "history.csv").open() as file:
-            rows[name] = next(iter(csv.DictReader(file)))
-    for key in ("loss", "loss1", "loss2", "auxiliary", "validation_loss"):
-        assert float(rows["two"][key]) == pytest.approx(float(rows["one"][key]), rel=1e-3), (key, one)
 
 
 def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set):
