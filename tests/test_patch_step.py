@@ -177,11 +177,11 @@ import sys, json
 import keras, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tfbrats import config, models, patch_data, patch_step, records, train
+from tfbrats import config, devices, models, patch_data, patch_step, records
 
 def first_step(strategy_name, per_replica):
     settings = config.load("smoke_3d.yaml", json.loads(sys.argv[1]) + [f"train.batch_size={per_replica}"])
-    strategy = train.strategy_for(strategy_name)
+    strategy = devices.strategy_for(strategy_name)
     folder = settings.data.records
     manifest = records.read_manifest(folder)
     keras.utils.set_random_seed(0)
