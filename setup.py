@@ -37,6 +37,7 @@ EXTRAS = {
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",  # CI: a file of tests on each core
         "hypothesis>=6.100",
         "ruff>=0.9",
         "pre-commit>=3.6",
