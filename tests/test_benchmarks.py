@@ -1,4 +1,4 @@
-"""The benchmark of preparing: it runs, and what it compares does the same work."""
+"""The benchmarks of preparing and of the loss: they run, and what they compare does the same work."""
 
 import json
 import pathlib
@@ -49,3 +49,17 @@ def test_cases_in_one_file_each_are_refused_with_what_is_needed(tiny_dataset):
     ended = prepare("--real", tiny_dataset("msd"), "--only", "reading")
     assert ended.returncode == 2
     assert "one file for each modality" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_what_the_loss_costs_is_told_for_each_of_the_three(tmp_path):
+    small = ("model.width=2", "train.batch_size=2", "records.slice_shape=[32,32]")
+    ended = subprocess.run(
+        [sys.executable, BENCHMARKS / "loss_cost.py", "--rounds", "1", "--json", *small],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert set(found) == {"plain", "cun", "cun_lws"}
