@@ -11,7 +11,6 @@ one seed, half of them tumour; the parent and PyTorch's process never load Tenso
 import json
 import math
 import pathlib
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from tfbrats import config as configs
 from tfbrats.config import Config, PatchConfig
 from tfbrats.examples import LwsRegion
 from tfbrats.labels import Tissue
+from tfbrats.memory import peak_resident_bytes
 
 # name: config, region
 NETWORKS = {
@@ -273,7 +273,7 @@ def main(spec: Mapping) -> None:
             losses.append(step())
             seconds.append(time.perf_counter() - started)
             cpu.append(time.process_time() - cpu_started)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_resident_bytes() / 2**20
         _answer({"seconds": seconds, "cpu": cpu, "losses": losses, "peak_mib": peak})
 
 

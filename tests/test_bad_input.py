@@ -534,7 +534,7 @@ def test_an_output_that_cannot_be_written(module, cases, model, served, here, re
 def test_a_run_that_cannot_be_written(records, here, refused):
     (here / "file").write_text("of a person")
     said = refused(TRAIN, *records[1], "run.dir=unused", "--run", "file")
-    assert "file/config.yaml: cannot be written (" in said and "Choose another place" in said
+    assert "file/.training: cannot be written (" in said and "Choose another place" in said
 
 
 # --- in a shell -----------------------------------------------------------------------------------------

@@ -115,6 +115,6 @@ def test_a_process_alone_writes_the_run_folder_and_its_errors_stay_its_own(monke
     strategy = devices.strategy_for("one_device")
     assert devices.is_chief(strategy)
     assert devices.workers(strategy) == 1
-    devices.meet(strategy)
+    assert devices.sum_over_workers(strategy, [2.0]) == [2.0]
     with pytest.raises(tf.errors.UnavailableError), devices.lost_worker(strategy, "runs/one"):
         raise tf.errors.UnavailableError(None, None, "a disk")

@@ -262,6 +262,7 @@ def test_a_deconvolution_is_keras_own():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_train_in_mixed_precision_and_answer_in_float32(name, precision):
     """On a CPU too. The smallest grid is 4 x 4 x 4: on 2 x 2 x 2 TensorFlow 2.21's bfloat16 is broken there."""
+    keras.utils.set_random_seed(0)  # of some weights a gradient is next to nothing, and then all rounding
     exact = NETWORKS[name]()
     size = 32 if name == "unet3d" else 16
     patch = _patch(exact, size, size, size, batch=2)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import checkpoints, locks, run, step, stopping, train
+from tfbrats import checkpoints, locks, probe, run, step, stopping, train
 from tfbrats.command import InputError
 
 SMALL = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=1e-9")
@@ -137,6 +137,23 @@ def test_a_signal_saves_and_the_command_says_how_to_go_on(record_set, tmp_path, 
     assert not checkpoints.damage(checkpoints.newest_whole(folder))
 
 
+@pytest.mark.parametrize("error", [SystemExit(143), stopping.Stopped()])
+def test_asked_to_stop_while_it_looks_for_a_batch_it_writes_nothing(
+    record_set, tmp_path, monkeypatch, capsys, error
+):
+    def looking(config, say):
+        say("batch 1 fits")
+        raise error
+
+    monkeypatch.setattr(probe, "largest_batch", looking)
+    stop = stopping.Stop()
+    assert (
+        train.train(record_set.config("train.batch_size=auto", f"run.dir={tmp_path / 'run'}"), stop=stop) == []
+    )
+    assert "stopped as asked, before there was anything to save" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists() and stop.exit_code == 0
+
+
 def test_a_second_ctrl_c_does_not_wait():
     stop = stopping.Stop()
     stop.ask(signal.SIGINT)
@@ -155,30 +172,44 @@ def test_signals_are_as_before_when_it_is_over():
 # --- killed ---------------------------------------------------------------------------------------------
 
 
+def killed_after(process, folder, changes, seconds):
+    """Kills it so long after it has written, renamed or removed so many files; False if it ended before."""
+    seen, before = 0, None
+    while process.poll() is None:
+        now = frozenset(path for path in pathlib.Path(folder).rglob("*")) if folder.exists() else frozenset()
+        seen += before is not None and now != before
+        before = now
+        if seen >= changes:
+            time.sleep(seconds)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.002)
+    return False
+
+
 def killed_until_it_ends(record_set, folder, rng, at_most):
-    """Starts the command, kills it at a random moment, again and again; how often it was killed."""
-    kills = 0
-    while True:
+    """Starts the command, kills it at a random moment, again and again.
+
+    Returns:
+        how often it was killed, and how often when there was a checkpoint already.
+    """
+    kills = with_checkpoint = 0
+    while kills < at_most:
         process = started(command(record_set, folder))
-        if kills < at_most:
-            # From its first line on, or from the first step: starting takes longer than all the training.
-            if rng.random() < 0.75:
-                until_it_trains(process)
-            try:
-                process.wait(timeout=rng.uniform(0, 12))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                kills += 1
-                continue
-        said, complained = process.communicate(timeout=300)
-        assert process.returncode == 0, complained[-3000:]
-        if "resumes" in said or "nothing left" in said or not kills:
-            return kills
+        # A step of this small network takes a tenth of a second, and there is a checkpoint after each.
+        if not killed_after(process, folder, rng.randint(1, 40), rng.uniform(0, 0.2)):
+            break
+        kills += 1
+        with_checkpoint += bool(checkpoints.found(folder / "checkpoints" / "last"))
+    ended = subprocess.run(command(record_set, folder), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return kills, with_checkpoint
 
 
 def test_killed_at_a_random_moment_it_goes_on_to_the_same_end(record_set, straight, tmp_path):
-    killed_until_it_ends(record_set, tmp_path / "run", random.Random(), at_most=1)
+    kills, _ = killed_until_it_ends(record_set, tmp_path / "run", random.Random(), at_most=1)
+    assert kills == 1  # all of it makes some eighty changes
     assert same(tmp_path / "run", straight)
     assert epochs_on_the_board(tmp_path / "run") == epochs_on_the_board(straight)
 
@@ -186,14 +217,43 @@ def test_killed_at_a_random_moment_it_goes_on_to_the_same_end(record_set, straig
 @pytest.mark.slow
 def test_twenty_random_kills_lose_nothing(record_set, straight, tmp_path):
     seed = random.randrange(2**32)
-    rng, kills, runs, losses = random.Random(seed), 0, 0, 0
+    rng, kills, with_checkpoint, runs, losses = random.Random(seed), 0, 0, 0, 0
     while kills < 20:
         folder = tmp_path / f"run{runs}"
-        kills += killed_until_it_ends(record_set, folder, rng, at_most=20 - kills)
-        losses += not (same(folder, straight) and epochs_on_the_board(folder) == epochs_on_the_board(straight))
+        counts = killed_until_it_ends(record_set, folder, rng, at_most=20 - kills)
+        kills, with_checkpoint = kills + counts[0], with_checkpoint + counts[1]
+        told = epochs_on_the_board(folder) == epochs_on_the_board(straight)
+        losses += not (told and same(folder, straight))
         runs += 1
-    print(f"seed {seed}: killed {kills} times in {runs} runs; runs that ended otherwise: {losses}")
-    assert losses == 0
+    print(
+        f"seed {seed}: killed {kills} times in {runs} runs, {with_checkpoint} of them with a checkpoint; "
+        f"runs that ended otherwise: {losses}"
+    )
+    assert losses == 0 and with_checkpoint >= 5
+
+
+def test_the_best_weights_of_an_epoch_that_is_trained_again_are_forgotten(record_set, tmp_path, monkeypatch):
+    """Killed between the two checkpoints that end an epoch, which then ends otherwise, as it may on a GPU."""
+    found = iter([1.0, 0.5, 1.2, 1.1])
+    scores = {"dice_wt": 0.0, "dice_tc": 0.0, "dice_et": 0.0}
+    monkeypatch.setattr(step, "validation_scores", lambda sums: {"validation_loss": next(found), **scores})
+    small = (f"run.dir={tmp_path}", "train.steps_per_epoch=1", "train.stop_rise=9")
+    real, calls = checkpoints.save, []
+
+    def dying(manager, **options):
+        calls.append(manager.directory)
+        if len(calls) == 4:  # best and last of the first epoch, best of the second
+            raise KeyboardInterrupt
+        real(manager, **options)
+
+    monkeypatch.setattr(checkpoints, "save", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(record_set.config(*small, "train.epochs=2"))
+    assert calls[2].endswith("best") and calls[3].endswith("last")
+    monkeypatch.setattr(checkpoints, "save", real)
+    train.train(record_set.config(*small, "train.epochs=3"))
+    assert [float(row["validation_loss"]) for row in run.read_history(tmp_path)] == [1.0, 1.2, 1.1]
+    assert checkpoints.newest_whole(tmp_path / "checkpoints" / "best").endswith("ckpt-1")
 
 
 # --- damaged --------------------------------------------------------------------------------------------
@@ -240,14 +300,42 @@ def test_where_all_are_damaged_each_is_named(two_checkpoints):
         checkpoints.newest_whole(two_checkpoints)
 
 
-def test_what_a_killed_write_left_is_tidied_away_and_a_list_that_says_nonsense_is_mended(two_checkpoints):
-    left = two_checkpoints / "ckpt-3_temp" / "part-00000-of-00001.data-00000-of-00001"
+@pytest.mark.parametrize("name", ["last", "ckpt-1_temp", "x.tempstate1"])
+def test_what_a_killed_write_left_is_tidied_away_and_nothing_else(two_checkpoints, name):
+    folder = two_checkpoints / "scratch_temp" / name
+    folder.mkdir(parents=True)
+    for path in two_checkpoints.glob("ckpt-*"):
+        path.rename(folder / path.name)
+    kept = sorted(folder.iterdir())
+    left = folder / "ckpt-3_temp" / "part-00000-of-00001.data-00000-of-00001"
     left.parent.mkdir()
-    left.write_bytes(b"half")
-    (two_checkpoints / "checkpoint").write_text("garbage")
-    checkpoints.tidy(str(two_checkpoints))
-    assert not left.exists()
-    assert tf.train.latest_checkpoint(two_checkpoints) == str(two_checkpoints / "ckpt-2")
+    for path in (left, folder / "ckpt-3.index.tempstate123"):
+        path.write_bytes(b"half")
+    (folder / "checkpoint").write_text("garbage")
+    checkpoints.tidy(str(folder), checkpoints.newest_whole(folder))
+    assert [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "checkpoint"] == kept
+    assert tf.train.latest_checkpoint(folder) == str(folder / "ckpt-2")
+
+
+def test_a_damaged_checkpoint_is_none_of_those_that_are_kept(two_checkpoints):
+    cut_short(two_checkpoints / "ckpt-2.data-00000-of-00001")
+    newest = checkpoints.newest_whole(two_checkpoints)
+    checkpoints.tidy(str(two_checkpoints), newest)
+    variable = tf.Variable(tf.zeros([1000]))
+    manager = checkpoints.manager(tf.train.Checkpoint(variable=variable), str(two_checkpoints), 2)
+    checkpoints.save(manager, checkpoint_number=3)
+    assert [path.name for path in map(pathlib.Path, manager.checkpoints)] == ["ckpt-1", "ckpt-3"]
+    assert checkpoints.found(two_checkpoints)[-1].endswith("ckpt-1")
+
+
+@pytest.mark.parametrize("kind", [tf.errors.UnavailableError, tf.errors.PermissionDeniedError])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(two_checkpoints, monkeypatch, kind):
+    def refusing(path):
+        raise kind(None, None, "503 from the store")
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", refusing)
+    with pytest.raises(InputError, match=r"cannot be read now .*503 from the store"):
+        checkpoints.newest_whole(two_checkpoints)
 
 
 def test_after_a_damaged_checkpoint_the_run_ends_as_an_undisturbed_one(
@@ -301,17 +389,26 @@ def test_a_run_goes_on_with_other_replicas_and_says_what_changes(record_set, tmp
     code, said, complained = on_devices(2, record_set, tmp_path / "run")
     assert code == 0, complained[-3000:]
     assert "resumes     at epoch 1, step 4" in said
-    assert "2 replicas instead of 1: a step takes 8 slices instead of 4" in said
+    assert "2 replicas instead of 1 replica: a step takes 8 slices instead of 4" in said
     assert "train.batch_size=2" in said
     rows = run.read_history(tmp_path / "run")
     # What the first three steps of four left of the slices, in steps of eight; then whole epochs of them.
     assert [int(row["steps"]) for row in rows] == [3 + (examples - 12) // 8, examples // 8]
 
 
-def test_another_batch_on_as_many_replicas_is_another_run(record_set, straight):
+def test_another_batch_on_as_many_replicas_is_another_run_and_leaves_no_trace(record_set, straight):
+    before = (straight / "config.yaml").read_bytes()
     copy = record_set.config(f"run.dir={straight}", *SMALL, "train.batch_size=2", "train.epochs=3")
     with pytest.raises(InputError, match=r"4 slices a replica, 4 a step; now it would be 2 and 2"):
         train.train(copy)
+    assert (straight / "config.yaml").read_bytes() == before
+
+
+def test_a_folder_that_is_no_run_is_refused_without_a_lock_in_it(record_set, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"of a person")
+    with pytest.raises(InputError, match="not empty, and not a run"):
+        train.train(record_set.config(f"run.dir={tmp_path}", *SMALL))
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 # --- together -------------------------------------------------------------------------------------------

@@ -25,6 +25,22 @@ def test_rows_read_back_from_the_file_count_like_those_in_memory(tmp_path):
     assert run.rises(run.read_history(tmp_path), 0.1) == run.rises(rows, 0.1) == 2
 
 
+def test_a_history_without_rows_is_no_file(tmp_path):
+    run.write_history(tmp_path, history(1.0), [{"epoch": 1, "seconds": 1.0}])
+    run.write_history(tmp_path, [], [])
+    assert not list(tmp_path.iterdir()) and run.read_history(tmp_path) == []
+
+
+def test_a_run_that_was_stopped_is_not_finished(tmp_path):
+    settings = config.load("smoke_2d.yaml", ["train.epochs=2"])
+    run.start(tmp_path, settings)
+    run.write_history(tmp_path, history(1.0), [{"epoch": 1, "seconds": 1.0}])
+    with pytest.raises(InputError, match="stopped before its end"):
+        run.check_finished(tmp_path)
+    run.write_history(tmp_path, history(1.0, 0.9), [{"epoch": n, "seconds": 1.0} for n in (1, 2)])
+    run.check_finished(tmp_path)
+
+
 def test_without_validation_nothing_rises():
     assert run.rises([{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 9.0}], 0.1) == 0
 

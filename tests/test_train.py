@@ -447,7 +447,7 @@ def test_the_command_for_missing_records_keeps_the_overrides_they_depend_on(tmp_
 
 def test_the_batch_that_fits_is_found_once_and_kept(record_set, tmp_path, monkeypatch, capsys):
     found = iter([3])
-    monkeypatch.setattr(probe, "largest_batch", lambda _: next(found))
+    monkeypatch.setattr(probe, "largest_batch", lambda *_: next(found))
     small = ("train.batch_size=auto", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     train.train(record_set.config(*small, "train.epochs=1"))
     assert "batch       3 a replica, the largest that fits" in capsys.readouterr().out

@@ -211,3 +211,30 @@ def test_a_killed_worker_ends_the_run_and_all_together_go_on_to_the_same_weights
     for name, value in straight.items():
         np.testing.assert_array_equal(value, killed[name], err_msg=name)
     assert history(tmp_path / "straight") == history(tmp_path / "killed")
+
+
+# --- several replicas a worker --------------------------------------------------------------------------
+
+# As workers with two GPUs each have: TensorFlow itself takes one CPU device a worker.
+TWO_REPLICAS_EACH = """
+import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy
+from tfbrats import devices
+
+def local_devices(self, resolver, device):
+    return tuple(f"{device}/device:CPU:{n}" for n in range(2)), "CPU"
+
+collective_all_reduce_strategy.CollectiveAllReduceExtended._initialize_local_devices = local_devices
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = devices.strategy_for("auto")
+sums = devices.sum_over_workers(strategy, [7.1, devices.worker(strategy)])
+print("sums", strategy.num_replicas_in_sync, devices.workers(strategy), sums == [2 * 7.1, 1.0], flush=True)
+"""
+
+
+def test_a_worker_s_number_counts_once_however_many_replicas_it_has(tmp_path):
+    with started(["-c", TWO_REPLICAS_EACH], 2, tmp_path) as (found, _):
+        for one in found.values():
+            assert one.end() == 0, one.said[-3000:]
+            assert "sums 4 2 True" in one.said

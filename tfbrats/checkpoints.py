@@ -16,6 +16,15 @@ from tfbrats.command import InputError
 
 PREFIX = "ckpt"
 _NUMBERED = re.compile(rf"{PREFIX}-(\d+)\.index")
+# What TensorFlow calls what it has not finished: a folder, and files with a longer ending.
+_LEFT_FOLDER = re.compile(rf"{PREFIX}-\d+_temp")
+_LEFT_FILE = re.compile(rf"{PREFIX}-\d+\..*\.tempstate\d+")
+# These are about the way to a checkpoint, or this moment: the checkpoint itself may be whole.
+_PASSING = (
+    *(tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError),
+    *(tf.errors.CancelledError, tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError),
+    *(tf.errors.ResourceExhaustedError, MemoryError),
+)
 
 
 def number(path: str | os.PathLike) -> int:
@@ -33,27 +42,41 @@ def found(folder: str | os.PathLike) -> list[str]:
 
 
 def damage(path: str) -> str:
-    """What is wrong with a checkpoint, in TensorFlow's words; "" if every tensor is as it was written."""
+    """What is wrong with a checkpoint, in TensorFlow's words; "" if every tensor is as it was written.
+
+    Raises:
+        InputError: it cannot be read now, which says nothing about it.
+    """
     try:
         reader = tf.train.load_checkpoint(path)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     # The reader raises errors of its own kind, of tensors as of files: none of them is about our code.
-    except (tf.errors.OpError, RuntimeError, ValueError, IndexError, MemoryError) as error:
-        return str(error).splitlines()[0] or type(error).__name__
+    except (*_PASSING, tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, _PASSING) or "ermission denied" in said:  # of a local file, which is no DataLoss
+            raise InputError(
+                f"{path}: the checkpoint cannot be read now ({said}). Run the same command again when it can."
+            ) from error
+        return said
     return ""
 
 
-def newest_whole(folder: str | os.PathLike) -> str | None:
-    """The newest checkpoint in a folder that can be read; None if the folder holds none.
+def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | None:
+    """The newest checkpoint in a folder that is whole; None if the folder holds none.
 
     Prints a line to stderr for each damaged one that it passes over.
 
+    Args:
+        up_to: later numbers do not count.
+
     Raises:
-        InputError: there are checkpoints, and all of them are damaged.
+        InputError: there are checkpoints, and all of them are damaged; or one cannot be read now.
     """
     passed_over = []
     for path in found(folder):
+        if up_to is not None and number(path) > up_to:
+            continue
         fault = damage(path)
         if not fault:
             for damaged, why in passed_over:
@@ -77,19 +100,39 @@ def manager(checkpoint: tf.train.Checkpoint, folder: str, keep: int) -> tf.train
     return tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name=PREFIX)
 
 
-def tidy(folder: str) -> None:
-    """Makes TensorFlow's list in `folder` say what lies there, oldest first; removes what a killed write left.
+def tidy(folder: str, newest: str | None) -> None:
+    """Makes TensorFlow's list in `folder` name what is whole, and removes what a killed write left.
 
-    For the one process that writes there, before its `manager`.
+    For the one process that writes there, before its `manager`. Damaged checkpoints stay, and count as nothing.
+
+    Args:
+        newest: what `newest_whole` found.
     """
-    paths = found(folder)[::-1]
+    paths = [path for path in found(folder)[::-1] if newest and number(path) <= number(newest)]
     listed = tf.train.get_checkpoint_state(folder)
-    if paths and (listed is None or list(listed.all_model_checkpoint_paths) != paths):
-        tf.compat.v1.train.update_checkpoint_state(folder, paths[-1], all_model_checkpoint_paths=paths)
-    if files.is_folder(folder):
-        for path in files.walk(folder):
-            if "_temp/" in path or "tempstate" in path:
-                files.remove(path)
+    if (list(listed.all_model_checkpoint_paths) if listed else []) != paths:
+        if paths:
+            # A manager keeps no account of paths without a time.
+            times = [float(number(path)) for path in paths]
+            tf.compat.v1.train.update_checkpoint_state(
+                folder, newest, paths, all_model_checkpoint_timestamps=times, last_preserved_timestamp=0.0
+            )
+        else:
+            files.remove(files.join(folder, "checkpoint"))
+    for path in files.walk(folder) if files.is_folder(folder) else ():
+        in_left = _LEFT_FOLDER.fullmatch(files.name(files.parent(path))) and files.name(path).startswith(
+            "part-"
+        )
+        if in_left or _LEFT_FILE.fullmatch(files.name(path)):
+            files.remove(path)
+
+
+def forget_after(folder: str, last: int) -> None:
+    """Removes the checkpoints with later numbers than `last`."""
+    later = [f"{files.name(path)}." for path in found(folder) if number(path) > last]
+    for path in files.walk(folder) if later else ():
+        if files.name(path).startswith(tuple(later)):
+            files.remove(path)
 
 
 def save(manager: tf.train.CheckpointManager, **options) -> None:

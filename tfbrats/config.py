@@ -172,6 +172,11 @@ class SliceConfig(_Config):
             )
         return self
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """As a `PatchConfig`'s: one network, of no region's own."""
+        return ("",)
+
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: the writer stores it, the reader compares it.
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from tfbrats import __version__, command, config, files, records
 from tfbrats.command import InputError
+from tfbrats.run import check_finished
 from tfbrats.steps import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
@@ -105,6 +106,7 @@ def demo(output: pathlib.Path, method: str) -> None:
         *("tfbrats.train", "--config", name, "--data", str(sets), "--run", str(run)),
         show=True,
     )
+    check_finished(run)
     steps.run(
         "Export it",
         *("tfbrats.export", "--run", str(run), "--output", str(model)),

@@ -116,23 +116,29 @@ def sum_over_workers(strategy: tf.distribute.Strategy, numbers: Sequence[float])
     """Each number summed over all workers, which must all come here; float64."""
     if workers(strategy) == 1:
         return [float(number) for number in numbers]
-    replicas = strategy.num_replicas_in_sync // workers(strategy)  # each brings its worker's numbers
-    summed = _summed(strategy)(tf.constant(list(numbers), tf.float64) / replicas)
-    return summed.numpy().tolist()
+    return _summed(strategy)(tf.constant(list(numbers), tf.float64)).numpy().tolist()
 
 
 @functools.cache
 def _summed(strategy: tf.distribute.Strategy) -> Callable:
+    each = strategy.num_replicas_in_sync // workers(strategy)
+
+    def of_replica(numbers):
+        # One replica of each worker brings its numbers: shared out among them they would not add up to the bit.
+        place = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.where(tf.equal(place % each, 0), numbers, tf.zeros_like(numbers))
+
     @tf.function  # eagerly, TensorFlow warns at every call that it is slow
     def summed(numbers):
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: numbers), axis=None)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(of_replica, (numbers,)), axis=None)
 
     return summed
 
 
-def meet(strategy: tf.distribute.Strategy) -> None:
-    """Returns when all workers have come here."""
-    sum_over_workers(strategy, [1.0])
+def several_workers(name: str) -> bool:
+    """Whether `train.strategy` is about more than this process, going by TF_CONFIG."""
+    known = cluster()
+    return name in ("auto", "multi_worker") and known is not None and len(known.addresses) > 1
 
 
 @contextlib.contextmanager
@@ -184,7 +190,9 @@ def _address_of(kind: str, index: int) -> str:
 # --- strategies -----------------------------------------------------------------------------------------
 
 
-def strategy_for(name: str, jit_compile: bool = False) -> tf.distribute.Strategy:
+def strategy_for(
+    name: str, jit_compile: bool = False, check: Callable[[], None] = lambda: None
+) -> tf.distribute.Strategy:
     """The tf.distribute strategy that `train.strategy` names; it takes the devices, so call it first of all.
 
     "auto" is multi-worker when TF_CONFIG is set, mirrored when there is more than one device, else one
@@ -192,6 +200,7 @@ def strategy_for(name: str, jit_compile: bool = False) -> tf.distribute.Strategy
 
     Args:
         jit_compile: `train.jit_compile`.
+        check: called while workers wait for each other; gives up by raising.
 
     Raises:
         InputError: "multi_worker" without TF_CONFIG or with a wrong one, "tpu" without a TPU, XLA on several
@@ -205,7 +214,7 @@ def strategy_for(name: str, jit_compile: bool = False) -> tf.distribute.Strategy
         )
     _take_memory_as_needed()
     if name == "multi_worker" or (name == "auto" and known):
-        strategy = _multi_worker(known)
+        strategy = _multi_worker(known, check)
     elif name == "tpu":
         strategy = _tpu()
     else:
@@ -231,10 +240,16 @@ def _take_memory_as_needed() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _multi_worker(known: Cluster) -> tf.distribute.Strategy:
+def _multi_worker(known: Cluster, check: Callable[[], None]) -> tf.distribute.Strategy:
     """Returns when all workers are there. Nothing may have used TensorFlow's devices before."""
     # TensorFlow's first worker would wait for ever, deaf to Ctrl-C and to SIGTERM; so we meet before.
-    meeting.meet(known.addresses, known.own, _MEETING_SECONDS)
+    meeting.meet(known.addresses, known.own, _MEETING_SECONDS, check)
+    if len(known.addresses) > 1:
+        print(
+            f"connects    {len(known.addresses)} workers. If this ends with a traceback after "
+            f"{_STARTING_SECONDS / 60:g} minutes, one has died meanwhile: start all of them again.",
+            flush=True,
+        )
     # One of them may still die in the second that is left. Only this watch runs while TensorFlow holds Python.
     faulthandler.dump_traceback_later(_STARTING_SECONDS, exit=True, file=sys.__stderr__)
     at_sigterm = signal.getsignal(signal.SIGTERM)

@@ -11,7 +11,7 @@ import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
 import fsspec
@@ -268,17 +268,17 @@ def remove(path: str | os.PathLike) -> None:
             fs.rm(inner, recursive=fs.isdir(inner))
 
 
-def clear(folder: str | os.PathLike, kept: str) -> None:
-    """Deletes a folder with all it holds but files named `kept`; what links lead to stays too."""
+def clear(folder: str | os.PathLike, kept: Collection[str]) -> None:
+    """Deletes a folder with all it holds but files of the names in `kept`; what links lead to stays too."""
     if not is_local(folder):
         for path in walk(folder) if is_folder(folder) else ():
-            if name(path) != kept:
+            if name(path) not in kept:
                 remove(path)
         return
     for inner, folders, found in os.walk(canonical(folder), topdown=False):
         links = [one for one in folders if os.path.islink(os.path.join(inner, one))]
         for one in (*found, *links):
-            if one != kept:
+            if one not in kept:
                 os.unlink(os.path.join(inner, one))
         with contextlib.suppress(OSError):  # not empty: a kept file is in it
             os.rmdir(inner)

@@ -8,7 +8,7 @@ import contextlib
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tfbrats.command import InputError
 
@@ -18,20 +18,21 @@ _AGAIN_SECONDS = 0.5
 _GRACE_SECONDS = 30.0  # the first worker's time may have begun later: it knows who is missing
 
 
-def meet(addresses: Sequence[str], own: int, seconds: float) -> None:
+def meet(addresses: Sequence[str], own: int, seconds: float, check: Callable[[], None] = lambda: None) -> None:
     """Returns when all workers have come here; the port of the first is free again then.
 
     Args:
         addresses: host:port of all, the first one's first.
         own: which of them is this process.
         seconds: for how long to wait.
+        check: called twice a second; gives up by raising.
 
     Raises:
         InputError: some have not come, or the first one's port is taken.
     """
     if len(addresses) == 1:
         return
-    until = _Until(seconds)
+    until = _Until(seconds, check)
     if own == 0:
         _gather(addresses, until)
     else:
@@ -50,8 +51,8 @@ def answers(address: str) -> bool:
 class _Until:
     """The end of the time, and one line on the way there."""
 
-    def __init__(self, seconds: float):
-        self._began, self._seconds, self._said = time.monotonic(), seconds, False
+    def __init__(self, seconds: float, check: Callable[[], None]):
+        self._began, self._seconds, self._said, self._check = time.monotonic(), seconds, False, check
 
     @property
     def minutes(self) -> str:
@@ -61,7 +62,8 @@ class _Until:
         return self._began + self._seconds - time.monotonic()
 
     def say(self, missing: Sequence[str]) -> None:
-        """Once, when it takes longer than starting does."""
+        """Once, when it takes longer than starting does. Raises what `check` raises."""
+        self._check()
         if not self._said and time.monotonic() - self._began > _SAY_AFTER_SECONDS:
             print(f"waits for   {', '.join(missing)} (at most {self.minutes})", flush=True)
             self._said = True
@@ -123,6 +125,7 @@ def _listener(address: str, until: _Until) -> socket.socket:
                     f"TF_CONFIG: {address} is this worker, and its port cannot be taken ({error.strerror}). "
                     "End what listens there, or choose another port on all workers."
                 ) from error
+            until.say([f"its own port at {address}"])
             time.sleep(_AGAIN_SECONDS)
 
 

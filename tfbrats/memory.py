@@ -1,7 +1,10 @@
-"""How much memory this process may still take: of the machine, or what is left of its container's share."""
+"""How much memory this process may still take, and the most it has held. No TensorFlow."""
 
 import contextlib
 import pathlib
+import re
+import resource
+import sys
 from collections.abc import Iterator
 
 import psutil
@@ -12,6 +15,16 @@ _OURS = pathlib.Path("/proc/self/cgroup")
 # version of control groups.
 _VERSION_2 = ("", "memory.max", "memory.current", "inactive_file")
 _VERSION_1 = ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def peak_resident_bytes() -> int:
+    """The most that this process has held of the machine's memory."""
+    # Linux' ru_maxrss begins with what the process that started this one held, which may be more.
+    status = pathlib.Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def free_bytes() -> int:

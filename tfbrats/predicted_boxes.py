@@ -5,6 +5,7 @@ It does not close it: on the cases that they were trained on, networks predict b
 """
 
 import hashlib
+from collections.abc import Callable
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -20,8 +21,13 @@ from tfbrats.run import home_of
 FILE = "boxes.json"
 
 
-def of_training_cases(config: PatchConfig, manifest: Manifest, region: str) -> Boxes | None:
+def of_training_cases(
+    config: PatchConfig, manifest: Manifest, region: str, check: Callable[[], None] = lambda: None
+) -> Boxes | None:
     """The boxes that the stages above give for each training and validation case, kept with the run.
+
+    Args:
+        check: called before each case; gives up by raising.
 
     Returns:
         case id -> [3][low, high), voxels of the crop. Where the parent was not found, the box of the next
@@ -54,6 +60,7 @@ def of_training_cases(config: PatchConfig, manifest: Manifest, region: str) -> B
     shards = [*manifest.shards_of("train"), *manifest.shards_of("validation")]
     for shard in tqdm(shards, desc=f"boxes for {region}", unit="shard", disable=None):
         for content in records.read_records(files.join(config.data.records, shard.file)):
+            check()
             volume = records.decode(records.VOLUMES, content)
             image, brain = tf.constant(volume["image"]), tf.constant(volume["brain"])
             found = next((one for find in finders if (one := find(image, brain)).found), None)

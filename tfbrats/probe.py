@@ -59,11 +59,6 @@ _DEPTH, _WITH_BRAIN = 155, 139  # axial slices of a BraTS case; the mean of six 
 # --- trials ---------------------------------------------------------------------------------------------
 
 
-def _regions(config: Config) -> tuple[str, ...]:
-    """Whose networks; ("",) where there is but one."""
-    return config.regions if isinstance(config, PatchConfig) else ("",)
-
-
 def _named(config: Config, region: str) -> str:
     return f"{config.model.name} {region}".strip()
 
@@ -137,7 +132,7 @@ def largest_batch(config: Config, say: Callable[[str], None] = print) -> int:
         return found
 
     smallest = {}
-    for region in _regions(config):
+    for region in config.regions:
         found = tried(region, 1)
         if found is None:
             raise _nothing_fits(config, region)
@@ -249,7 +244,7 @@ def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -
     """
     size = largest_batch(config, say) if config.train.batch_size == "auto" else config.train.batch_size
     found = []
-    for region in _regions(config):
+    for region in config.regions:
         fitting = size
         while (one := _trial(config, region, fitting, steps)) is None:
             if fitting == 1:

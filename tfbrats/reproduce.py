@@ -124,8 +124,8 @@ def _train_and_segment(wanted: Plan, row: str, config: Config, steps: Steps) -> 
         is_done=is_trained,
         log_name=f"{row}-train",
     )
-    if not is_trained and run.unfinished(config):  # it was asked to stop, which is no failure of its own
-        raise InputError(f"{trained}: was stopped before its end. The same command goes on from there.")
+    if not is_trained:
+        run.check_finished(trained)
     steps.run(
         f"Export {row}",
         *("tfbrats.export", "--run", trained, "--output", model),

@@ -33,6 +33,7 @@ from tfbrats.labels import REGIONS
 HISTORY = "history.csv"
 TIMING = "timing.csv"
 LOCK = ".training"
+_CONFIG = "config.yaml"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
 # These may change between a run and its continuation; the rest is what makes it that run.
 # The batch of a replica may, where the number of replicas does: `training` looks at what comes of both.
@@ -60,26 +61,35 @@ def board(run: str | os.PathLike) -> str:
 def start(run: str | os.PathLike, config: Config, overwritten: Sequence[str] = ()) -> None:
     """Makes the run folder and writes its config and environment, or checks that it is this run's.
 
+    The config of a run that goes on stays as it is.
+
     Args:
         overwritten: folders to delete first: the run folder or parts of it, if it holds a run.
 
     Raises:
         InputError: the folder holds a run of another config, or something else.
     """
-    path = files.join(run, "config.yaml")
+    path = files.join(run, _CONFIG)
     if os.fspath(run) in overwritten and files.exists(path):
-        files.clear(run, LOCK)
+        files.clear(run, (LOCK, _CONFIG))
+        files.remove(path)  # the last: without it the rest is no run any more
     # Before a part goes, what stays must be of the same run.
     check(run, config)
     for part in overwritten:
-        files.clear(part, LOCK)
-    files.write_bytes(path, config.to_yaml().encode())
+        files.clear(part, (LOCK,))
+    if not files.exists(path):
+        write_config(run, config)
     files.write_json(files.join(run, "environment.json"), environment())
+
+
+def write_config(run: str | os.PathLike, config: Config) -> None:
+    """The run's config, or what has changed in it since: for when it is sure that the run goes on with it."""
+    files.write_bytes(files.join(run, _CONFIG), config.to_yaml().encode())
 
 
 def check(run: str | os.PathLike, config: Config) -> None:
     """Raises InputError unless the folder is free or holds a run of this config."""
-    if files.exists(files.join(run, "config.yaml")):
+    if files.exists(files.join(run, _CONFIG)):
         found = [
             line
             for line in differences(config.model_dump(mode="json"), read_config(run).model_dump(mode="json"))
@@ -113,7 +123,7 @@ def environment() -> dict[str, Any]:
 
 def read_config(run: str | os.PathLike) -> Config:
     """Raises InputError: there is no run here."""
-    path = files.join(run, "config.yaml")
+    path = files.join(run, _CONFIG)
     if not files.exists(path):
         raise InputError(f"{run}: no run here (no config.yaml). Train one with python -m tfbrats.train.")
     return load(path)
@@ -151,6 +161,17 @@ def unfinished(config: Config) -> dict[str, int]:
     return {region: len(rows) for region, rows in histories.items() if not is_over(rows, config)}
 
 
+def check_finished(folder: str | os.PathLike) -> None:
+    """Raises InputError if a run has networks not done yet: training that is asked to stop exits with 0."""
+    config = read_config(folder)
+    here = config.run.model_copy(update={"dir": os.fspath(folder)})
+    if left := unfinished(config.model_copy(update={"run": here})):
+        which = f" ({', '.join(left)})" if all(left) else ""
+        raise InputError(
+            f"{folder}: the training was stopped before its end{which}. The same command goes on from there."
+        )
+
+
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The epoch of the lowest validation loss: the first of them; None without validation."""
     scored = [row for row in history if row.get("validation_loss")]
@@ -162,9 +183,13 @@ def write_history(
 ) -> None:
     """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice.
 
-    How long the epochs took has a file of its own, so that history.csv does not depend on it.
+    How long the epochs took has a file of its own, so that history.csv does not depend on it. Without rows
+    there are no files.
     """
     for name, table in ((TIMING, timing), (HISTORY, rows)):
+        if not table:
+            files.remove(files.join(run, name))
+            continue
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
         writer.writeheader()

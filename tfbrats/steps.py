@@ -18,6 +18,7 @@ from tfbrats import locks
 from tfbrats.command import InputError
 
 LOCK = ".running"
+_TO_SAVE_SECONDS = 600.0  # a training ends its step and saves; a step may take minutes
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def alone(folder: pathlib.Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _ended_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """SIGTERM to us, or an error here, ends the step too."""
+    """SIGTERM to us, or an error here, ends the step too: it is asked to end, and has time to save its work."""
 
     def stop(*_):
         raise SystemExit(128 + signal.SIGTERM)
@@ -52,7 +53,7 @@ def _ended_with_us(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(_TO_SAVE_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 
+class Stopped(Exception):
+    """Work was given up as asked, where there was nothing to save."""
+
+
 class Stop:
     """Whether somebody has asked.
 
@@ -27,6 +31,11 @@ class Stop:
             raise KeyboardInterrupt
         self.is_asked = True
         self.exit_code = 130 if number == signal.SIGINT else 0
+
+    def check(self) -> None:
+        """Raises Stopped if somebody has: for work that saves nothing on its way."""
+        if self.is_asked:
+            raise Stopped
 
 
 @contextlib.contextmanager

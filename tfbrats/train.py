@@ -25,7 +25,7 @@ from tfbrats.recipes import PatchRecipe, SliceRecipe
 from tfbrats.records import Manifest
 from tfbrats.run import home_of
 from tfbrats.shards import in_units
-from tfbrats.stopping import Stop
+from tfbrats.stopping import Stop, Stopped
 from tfbrats.training import Progress, Training
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
@@ -36,6 +36,7 @@ def _announce(training: Training) -> None:
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
     examples = ", ".join(f"{name} {recipe.examples(name)}" for name in manifest.cases)
     policy = data.shard_policy(len(manifest.shards_of("train", recipe.region)), training.workers)
+    reading = f", shards by {policy}" if training.workers > 1 else ""
     print(
         f"network     {' '.join(filter(None, (config.model.name, recipe.region)))}, "
         f"width {config.model.width}, {training.network.count_params():,} parameters, "
@@ -45,7 +46,7 @@ def _announce(training: Training) -> None:
         f"cases       {cases}\n"
         f"{recipe.unit:<11} {examples}\n"
         f"replicas    {training.replicas} ({type(training.strategy).__name__}), "
-        f"{config.train.batch_size} {recipe.unit} each, shards by {policy}\n"
+        f"{config.train.batch_size} {recipe.unit} each{reading}\n"
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
         f"writes      {recipe.home}"
     )
@@ -71,10 +72,19 @@ def train(
             which another command trains; no device of the kind wanted; a worker that is lost.
     """
     stop = stop or Stop()
+    try:
+        return _train(config, overwrite, config_said, stop)
+    except Stopped:
+        print("stopped as asked, before there was anything to save: the same command begins or goes on")
+        return []
+
+
+def _train(config: Config, overwrite: bool, config_said: str, stop: Stop) -> list[dict]:
+    """Checks all that can be wrong, takes the devices, then trains; the history."""
     folder = config.data.records
     for path in (folder, config.run.dir):
         _check_scheme(path)
-    if overwrite and devices.cluster():
+    if overwrite and devices.several_workers(config.train.strategy):
         raise InputError("--overwrite: not with several workers; delete the run folder first.")
     manifest = records.read_manifest(
         folder,
@@ -82,9 +92,11 @@ def train(
         f"--input FOLDER_OF_CASES --output {folder}",
     )
     records.check_identity(manifest, config, folder)
-    _check_shards(config, manifest)
-    config = _with_batch_size(config, overwrite)  # before this process itself takes the devices
-    strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile)
+    if not overwrite:
+        run.check(config.run.dir, _whole(config))
+    _check_shards(config, manifest, stop)
+    config = _with_batch_size(config, overwrite, stop)  # before this process itself takes the devices
+    strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile, stop.check)
     stop.listen_again()  # TensorFlow takes SIGTERM where there are several workers
     chief = devices.is_chief(strategy)
     lock = _alone(config) if chief else contextlib.nullcontext()
@@ -97,10 +109,9 @@ def _train_all(
 ) -> list[dict]:
     """Makes or checks the run folder and trains what the config means; the history."""
     folder, chief = config.data.records, devices.is_chief(strategy)
-    whole, overwritten = config, config.run.dir
-    if isinstance(config, PatchConfig) and config.region != "all":
-        # The folder is the run of all three; only this network's part may be deleted.
-        whole, overwritten = config.model_copy(update={"region": "all"}), home_of(config, config.regions[0])
+    whole, overwritten = _whole(config), config.run.dir
+    if whole != config:  # only this network's part may be deleted
+        overwritten = home_of(config, config.regions[0])
     if not overwrite or overwritten != config.run.dir:
         _check_split(config.run.dir, manifest, folder)
     if chief:
@@ -108,21 +119,25 @@ def _train_all(
         _describe_data(config.run.dir, manifest)
     else:
         run.check(config.run.dir, whole)
-    for region in _regions(config):
+    for region in config.regions:
         _check_content(config, manifest, region, chief)
-    if not isinstance(config, PatchConfig):
-        recipe = SliceRecipe(config, manifest)
-        history = _train_network(Training(config, recipe, manifest, strategy, stop))
-    else:
-        history = []
-        for region in config.regions:
-            devices.meet(strategy)  # the first worker must have written what the next network starts from
-            boxes = predicted_boxes.of_training_cases(config, manifest, region)
+    history = []
+    for region in config.regions:
+        # Every worker comes here: the first must have written what the next network starts from, and if one is
+        # to stop, all are.
+        if any(devices.sum_over_workers(strategy, [stop.is_asked])):
+            stop.is_asked = True
+            break
+        if isinstance(config, PatchConfig):
+            boxes = predicted_boxes.of_training_cases(config, manifest, region, stop.check)
             recipe = PatchRecipe(config, manifest, region, boxes)
-            rows = _train_network(Training(config, recipe, manifest, strategy, stop))
-            history += [{"region": region, **row} for row in rows]
-            if stop.is_asked:
-                break
+        else:
+            recipe = SliceRecipe(config, manifest)
+        training = Training(config, recipe, manifest, strategy, stop)
+        if chief:
+            run.write_config(config.run.dir, whole)  # with what may change, now that it is not refused
+        rows = _train_network(training)
+        history += [{"region": region, **row} if region else row for row in rows]
     unfinished = list(run.unfinished(config))
     if stop.is_asked and unfinished:
         print("stopped as asked, all is saved: the same command goes on from here")
@@ -139,16 +154,18 @@ def _epoch_line(row: dict) -> str:
     return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
 
 
-def _regions(config: Config) -> tuple[str, ...]:
-    """Whose networks are trained: "" where there is one."""
-    return config.regions if isinstance(config, PatchConfig) else ("",)
+def _whole(config: Config) -> Config:
+    """What a run folder is of: all three networks of paper B, whichever is trained now."""
+    if isinstance(config, PatchConfig):
+        return config.model_copy(update={"region": "all"})
+    return config
 
 
 @contextlib.contextmanager
 def _alone(config: Config) -> Iterator[None]:
     """Keeps a run folder, or the part of a region, to one command that trains."""
     with contextlib.ExitStack() as locked:
-        for region in _regions(config):
+        for region in config.regions:
             home = home_of(config, region)
             busy = (
                 f"{home}: another command trains here. Wait for its end, end it (SIGTERM saves first), or "
@@ -158,7 +175,7 @@ def _alone(config: Config) -> Iterator[None]:
         yield
 
 
-def _with_batch_size(config: Config, overwrite: bool) -> Config:
+def _with_batch_size(config: Config, overwrite: bool, stop: Stop) -> Config:
     """train.batch_size=auto becomes the run's number, or the largest that fits here if the run is new.
 
     Raises:
@@ -166,7 +183,7 @@ def _with_batch_size(config: Config, overwrite: bool) -> Config:
     """
     if config.train.batch_size != "auto":
         return config
-    if devices.cluster():
+    if devices.several_workers(config.train.strategy):
         raise InputError(
             "train.batch_size=auto: not with several workers, whose memory may differ. Find the number with "
             "python -m tfbrats.probe on the smallest, and give it to all."
@@ -175,17 +192,30 @@ def _with_batch_size(config: Config, overwrite: bool) -> Config:
     if files.exists(kept) and not overwrite:
         found, why = run.read_config(config.run.dir).train.batch_size, "as before"
     else:
-        found, why = probe.largest_batch(config), "the largest that fits"
+        found, why = _largest_batch(config, stop), "the largest that fits"
     print(f"batch       {found} a replica, {why}")
     return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": found})})
+
+
+def _largest_batch(config: Config, stop: Stop) -> int:
+    def say(line: str) -> None:
+        print(line, flush=True)
+        stop.check()
+
+    try:
+        return probe.largest_batch(config, say)
+    except SystemExit:  # SIGTERM came while a trial ran, which has ended with us
+        stop.ask()
+    raise Stopped
 
 
 def _train_network(training: Training) -> list[dict]:
     """Trains one network to its end, or what is left of it; its history."""
     recipe, progress = training.recipe, training.progress
     _announce(training)
-    if training.chief and progress.history:
-        # A run killed between its checkpoint and its history has the row in the checkpoint.
+    if training.chief:
+        # A run killed between its checkpoint and its history has the row in the checkpoint; one that fell back
+        # to a checkpoint before has fewer than the file.
         training.write_history()
     if training.is_over:
         print("nothing left to do: the run is complete")
@@ -204,16 +234,19 @@ def _train_network(training: Training) -> list[dict]:
     return progress.history
 
 
-def _check_shards(config: Config, manifest: Manifest) -> None:
+def _check_shards(config: Config, manifest: Manifest, stop: Stop) -> None:
     """Raises InputError for every shard that this training reads and that is not as dataset.json says.
 
     Large sets are checked by size alone: tf.data verifies the checksum of each record as it reads it.
     """
-    wanted = config.regions if isinstance(config, PatchConfig) else ()
-    shards = [one for one in manifest.shards if not one.region or one.region in wanted]
+    shards = [one for one in manifest.shards if not one.region or one.region in config.regions]
     content = sum(one.bytes for one in shards) < _CHECKED_BYTES
     folder = config.data.records
-    faults = [fault for one in shards if (fault := records.check_shard(folder, one, content))]
+    faults = []
+    for one in shards:
+        stop.check()
+        if fault := records.check_shard(folder, one, content):
+            faults.append(fault)
     if faults:
         raise InputError("\n".join(faults))
 

@@ -30,14 +30,17 @@ def best_checkpoint(config: Config, region: str = "") -> str:
 
 def best_network(config: Config, region: str = "") -> keras.Model:
     """The network with its best weights, in float32 whatever it was trained in. Errors as `best_checkpoint`."""
-    path = best_checkpoint(config, region)
+    return _network(config, region, best_checkpoint(config, region))
+
+
+def _network(config: Config, region: str, checkpoint: str) -> keras.Model:
     policy = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_global_policy("float32")
     try:
         network = models.build(config, region=region)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    restored = tf.train.Checkpoint(network=network).restore(path)
+    restored = tf.train.Checkpoint(network=network).restore(checkpoint)
     restored.assert_existing_objects_matched().expect_partial()
     return network
 
@@ -48,12 +51,12 @@ def best_networks(config: Config, regions: Sequence[str]) -> dict[str, keras.Mod
     Raises:
         InputError: some have no checkpoint yet.
     """
-    faults = []
+    faults, found = [], {}
     for region in regions:
         try:
-            best_checkpoint(config, region)
+            found[region] = best_checkpoint(config, region)
         except InputError as error:
             faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    return {region: best_network(config, region) for region in regions}
+    return {region: _network(config, region, checkpoint) for region, checkpoint in found.items()}

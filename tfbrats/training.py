@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import board, checkpoints, devices, run
+from tfbrats import board, checkpoints, command, devices, run
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.labels import REGIONS
@@ -37,12 +37,17 @@ class _Pace:
         return self._seconds / _PACE_STEPS if self._steps == 1 + _PACE_STEPS else None
 
 
+def _shared(replicas: int, workers: int) -> str:
+    return command.counted(replicas, "replica") + (f" on {workers} workers" if workers > 1 else "")
+
+
 class Progress(tf.train.experimental.PythonState):
     """Where a run stands; saved in every checkpoint beside weights and optimizer."""
 
     def __init__(self):
         self.batch_size = 0  # examples a step and replica
         self.global_batch = 0  # examples a step
+        self.workers = 0  # processes that share it
         self.epoch = 0  # the one that is being trained, from 0
         self.step = 0  # steps done in it
         self.examples = 0  # seen in it
@@ -53,7 +58,7 @@ class Progress(tf.train.experimental.PythonState):
         self.timing: list[dict] = []  # ... and how long it took
 
     _KEPT = (
-        *("batch_size", "global_batch", "epoch", "step", "examples", "sums", "seconds"),
+        *("batch_size", "global_batch", "workers", "epoch", "step", "examples", "sums", "seconds"),
         *("best", "history", "timing"),
     )
 
@@ -105,14 +110,12 @@ class Training:
         checkpoint = tf.train.Checkpoint(network=self.network, optimizer=self.optimizer, progress=self.progress)
         self._restore(checkpoint)
         # Saving is collective: workers other than the first save too, where nobody looks.
-        home = recipe.home if self.chief else tempfile.mkdtemp(prefix="tfbrats-worker-")
-        self._last, self._best = (run.checkpoints(home, which) for which in ("last", "best"))
-        if self.chief:
-            checkpoints.tidy(self._last)
-            checkpoints.tidy(self._best)
+        self._scratch = None if self.chief else tempfile.TemporaryDirectory(prefix="tfbrats-worker-")
+        home = self._scratch.name if self._scratch else recipe.home
         # Two of each: one that is damaged later has one before it.
-        self.last = checkpoints.manager(checkpoint, self._last, 2)
-        self.best = checkpoints.manager(checkpoint, self._best, 2)
+        self.last, self.best = (
+            checkpoints.manager(checkpoint, run.checkpoints(home, which), 2) for which in ("last", "best")
+        )
         self._board = board.Board(run.board(recipe.home)) if self.chief else None
         self._train_step = recipe.train_step(self.strategy, self.network, self.optimizer)
         self._validation_step = recipe.validation_step(self.strategy, self.network)
@@ -125,19 +128,25 @@ class Training:
         progress = self.progress
         if newest:
             checkpoint.restore(newest).assert_consumed()
-            self._take_up_best()
-            self._explain_other_batch(folder)
+            self._explain_changes(folder)
+        best = self._take_up_best()
         progress.batch_size, progress.global_batch = self.config.train.batch_size, self.global_batch
+        progress.workers = self.workers
         # Workers that restored different states (no shared disk) would train on without a word.
         place = 1e6 * progress.epoch + progress.step
         if devices.sum_over_workers(self.strategy, [place]) != [self.workers * place]:
             raise InputError(f"{folder}: the workers find different checkpoints. Put --run on a shared disk.")
+        if self.chief:
+            checkpoints.tidy(folder, newest)
+            # Saved before the run was killed, of an epoch that will be trained again, perhaps to another end.
+            checkpoints.forget_after(run.checkpoints(self.recipe.home, "best"), progress.epoch)
+            checkpoints.tidy(run.checkpoints(self.recipe.home, "best"), best)
 
-    def _take_up_best(self) -> None:
+    def _take_up_best(self) -> str | None:
         """The loss to beat is that of the best weights that can still be read, whatever they are."""
         progress = self.progress
         try:
-            best = checkpoints.newest_whole(run.checkpoints(self.recipe.home, "best"))
+            best = checkpoints.newest_whole(run.checkpoints(self.recipe.home, "best"), up_to=progress.epoch)
         except InputError as error:
             print(f"WARNING: {error}\nThe best of the epochs to come will be kept.", file=sys.stderr)
             best = None
@@ -146,26 +155,42 @@ class Training:
             progress.best = math.inf
         elif losses.get(checkpoints.number(best)) is not None:
             progress.best = losses[checkpoints.number(best)]
+        return best
 
-    def _explain_other_batch(self, folder: str) -> None:
-        progress, train = self.progress, self.config.train
-        if progress.global_batch == self.global_batch:
+    def _explain_changes(self, folder: str) -> None:
+        """Says what other replicas and workers than before change.
+
+        Raises:
+            InputError: it would be another batch.
+        """
+        progress, train, unit = self.progress, self.config.train, self.recipe.unit
+        before = progress.global_batch // progress.batch_size
+        if (before, progress.workers, progress.batch_size) == (self.replicas, self.workers, train.batch_size):
             return
-        unit = self.recipe.unit
-        if progress.batch_size != train.batch_size:
+        is_same_step = progress.global_batch == self.global_batch
+        if progress.batch_size != train.batch_size and not is_same_step:
             raise InputError(
                 f"{folder}: was trained with {progress.batch_size} {unit} a replica, {progress.global_batch} a "
                 f"step; now it would be {train.batch_size} and {self.global_batch}. On another number of "
                 f"replicas give a train.batch_size that makes {progress.global_batch} again, or leave it at "
                 f"{progress.batch_size}; for another batch choose another --run."
             )
-        if self.chief:
+        if not self.chief:
+            return
+        said = (
+            f"changes     {_shared(self.replicas, self.workers)} instead of {_shared(before, progress.workers)}"
+        )
+        if is_same_step:
+            print(f"{said}: a step is of {self.global_batch} {unit} as before")
+        else:
             print(
-                f"changes     {self.replicas} replicas instead of "
-                f"{progress.global_batch // progress.batch_size}: a step takes {self.global_batch} {unit} "
-                f"instead of {progress.global_batch}, and an epoch other steps; learning rate and schedule "
-                f"stay. {self._how_to_keep(progress.global_batch)}"
+                f"{said}: a step takes {self.global_batch} {unit} instead of {progress.global_batch}; learning "
+                f"rate and schedule stay. {self._how_to_keep(progress.global_batch)}"
             )
+        if self.config.model.batch_norm == "per_replica":
+            print(f"            batch normalisation is over the {train.batch_size} {unit} of a replica")
+        if progress.step and progress.workers != self.workers:
+            print(f"            in the rest of this epoch some {unit} may come twice and some not at all")
 
     def _how_to_keep(self, global_batch: int) -> str:
         share, rest = divmod(global_batch, self.replicas)

@@ -170,8 +170,7 @@ def main(arguments: Sequence[str]) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
     if options.memory and not gpus:
         _end_beyond(start_bytes + options.memory)
-    regions = config.regions if isinstance(config, PatchConfig) else ("",)
-    found = [measure(config, region, options.batch, options.steps, start_bytes) for region in regions]
+    found = [measure(config, region, options.batch, options.steps, start_bytes) for region in config.regions]
     print(json.dumps([dataclasses.asdict(one) for one in found]))
 
 
