@@ -120,10 +120,8 @@ def tidy(folder: str, newest: str | None) -> None:
         else:
             files.remove(files.join(folder, "checkpoint"))
     for path in files.walk(folder) if files.is_folder(folder) else ():
-        in_left = _LEFT_FOLDER.fullmatch(files.name(files.parent(path))) and files.name(path).startswith(
-            "part-"
-        )
-        if in_left or _LEFT_FILE.fullmatch(files.name(path)):
+        name, inside = files.name(path), files.name(files.parent(path))
+        if (_LEFT_FOLDER.fullmatch(inside) and name.startswith("part-")) or _LEFT_FILE.fullmatch(name):
             files.remove(path)
 
 
