@@ -193,7 +193,7 @@ def _as_child(options: argparse.Namespace) -> None:
     found = {name: first_step(name, options.batch_norm, options.batch, strategy) for name in options.only}
     if devices.is_chief(strategy):
         pathlib.Path(options.child).write_bytes(pickle.dumps(found))
-    devices.meet(strategy)
+    devices.sum_over_workers(strategy, [1.0])  # all have come here
 
 
 # --- the table ------------------------------------------------------------------------------------------

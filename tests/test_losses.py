@@ -162,16 +162,6 @@ def test_a_resection_cavity_counts_as_no_tumour():
     assert np.array(parts).tolist() == [[[0, 1, 2, 3, 0]]]
 
 
-def test_the_decays_gradient_is_the_kernels_themselves():
-    import tensorflow as tf
-
-    kernel = tf.Variable([[1.0, -2.0], [3.0, 0.5]])
-    with tf.GradientTape() as tape:
-        value = losses.half_squared_norm([kernel])
-    assert float(value) == pytest.approx(0.5 * (1 + 4 + 9 + 0.25))
-    assert np.array(tape.gradient(value, kernel)).tolist() == kernel.numpy().tolist()
-
-
 def test_omega_weighs_the_eight_auxiliary_losses_and_no_branch():
     parts = {"branch1": 2.0, "branch2": 3.0, **{f"aux{n}": 1.0 for n in range(1, 9)}}
     assert losses.data_loss(parts, ("branch1", "branch2"), 0.1) == pytest.approx(5.8)

@@ -128,3 +128,11 @@ def test_pixels_without_weight_could_be_left_out():
     few = [tf.gather_nd(x, chosen)[None] for x in (logits, whole, weights)]
     found = losses.weighted_cross_entropy_sum(logits, whole, weights)
     assert float(losses.weighted_cross_entropy_sum(*few)) == pytest.approx(float(found), rel=1e-6)
+
+
+def test_the_decays_gradient_is_the_kernels_themselves():
+    kernel = tf.Variable([[1.0, -2.0], [3.0, 0.5]])
+    with tf.GradientTape() as tape:
+        value = step.half_squared_norm([kernel])
+    assert float(value) == pytest.approx(0.5 * (1 + 4 + 9 + 0.25))
+    assert np.array(tape.gradient(value, kernel)).tolist() == kernel.numpy().tolist()

