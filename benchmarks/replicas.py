@@ -9,10 +9,10 @@ Every network, small, takes one step from the same weights on the same made-up g
 (MultiWorkerMirroredStrategy). The replicas' shares differ: more or less tumour, and the last example is filling
 that counts nothing, so that a mean of ratios would not be the ratio over the global batch.
 
-Prints how far loss and gradients are from those of one device: the loss relative to itself, each variable's
-gradient as the norm of the difference by its norm (or by 1e-3 of the whole gradient's, where that is more: a
-bias before a batch normalisation has no gradient but rounding), the largest of them. "same, other order" is the
-floor: one device, the batch's examples in reverse.
+Prints how far loss and gradient are from those of one device: the loss relative to itself, the gradient of all
+variables together as the norm of the difference by its norm. Beside them the worst variable by itself (by 1e-3
+of the whole gradient's norm where its own is less: a bias before a batch normalisation has no gradient but
+rounding). "same, other order" is the floor of all three: one device, the batch's examples in reverse.
 """
 
 import argparse
@@ -42,9 +42,9 @@ from tfbrats.models import scales
 from tfbrats.recipes import PatchRecipe, SliceRecipe
 
 LOSS_TOLERANCE = 1e-5  # float32 has about seven digits; the sums run over some ten thousand pixels
-# Small and deep, the networks carry rounding far: one device's batch in another order gives 7e-4 already,
-# and its batch normalisation is one kernel, where several replicas add up their moments (5e-3 in unet2d).
-GRADIENT_TOLERANCE = 1e-2
+# Small and deep, the networks carry rounding far: one device's batch in another order gives 3e-3 already (drn).
+# Batch normalisation of each replica by itself gives 1e-1 and more.
+GRADIENT_TOLERANCE = 5e-3
 
 _SLICES = ("records.slice_shape=[48, 48]", "model.width=4", "train.weight_decay=0.01")
 _PATCHES = ("sampling.patch_size=16", "cascade.stride=8", "model.width=4")
@@ -140,16 +140,17 @@ def first_step(
     return {"loss": np.array(float(found["loss"])), **gradients}
 
 
-def distances(found: dict, wanted: dict) -> tuple[float, float, str]:
-    """Of the loss; the largest of a gradient, and whose."""
+def distances(found: dict, wanted: dict) -> tuple[float, float, float, str]:
+    """Of the loss; of the whole gradient; the largest of a variable's, and whose."""
     loss = abs(float(found["loss"] / wanted["loss"]) - 1)
     gradients = {name: value.astype(np.float64) for name, value in wanted.items() if name != "loss"}
+    differences = {name: np.linalg.norm(found[name] - value) for name, value in gradients.items()}
     whole = np.sqrt(sum(np.sum(np.square(value)) for value in gradients.values()))
     worst, whose = 0.0, ""
     for name, value in gradients.items():
-        distance = np.linalg.norm(found[name] - value) / max(np.linalg.norm(value), 1e-3 * whole)
+        distance = differences[name] / max(np.linalg.norm(value), 1e-3 * whole)
         worst, whose = max((worst, whose), (float(distance), name))
-    return loss, worst, whose
+    return loss, float(np.linalg.norm(list(differences.values())) / whole), worst, whose
 
 
 # --- several devices, several processes -----------------------------------------------------------------
@@ -214,7 +215,7 @@ def table(names: Sequence[str], options: argparse.Namespace) -> list[dict]:
     rows = []
     for name in names:
         for way, steps in found.items():
-            loss, gradient, whose = distances(steps[name], one[name])
+            loss, gradient, worst, whose = distances(steps[name], one[name])
             same = loss <= LOSS_TOLERANCE and gradient <= GRADIENT_TOLERANCE
             rows.append(
                 {
@@ -222,6 +223,7 @@ def table(names: Sequence[str], options: argparse.Namespace) -> list[dict]:
                     "shared_by": way,
                     "loss": loss,
                     "gradient": gradient,
+                    "worst": worst,
                     "of": whose,
                     "same": same,
                 }
@@ -247,14 +249,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = table(options.only or list(NETWORKS), options)
     print(
         f"one step on {options.batch} examples in float32, batch normalisation {options.batch_norm}\nthe same: "
-        f"loss within {LOSS_TOLERANCE:g}, gradients within {GRADIENT_TOLERANCE:g} of one device's\n"
-        f"{'network':<12}{'shared by':<20}{'loss':>10}{'gradient':>10}"
+        f"loss within {LOSS_TOLERANCE:g}, gradient within {GRADIENT_TOLERANCE:g} of one device's\n"
+        f"{'network':<12}{'shared by':<20}{'loss':>10}{'gradient':>10}  {'':<10}{'worst variable':>14}"
     )
     for row in rows:
         verdict = "same" if row["same"] else "DIFFERENT"
         print(
             f"{row['network']:<12}{row['shared_by']:<20}{row['loss']:>10.1e}{row['gradient']:>10.1e}  "
-            f"{verdict:<10}{row['of']}"
+            f"{verdict:<10}{row['worst']:>14.1e}  {row['of']}"
         )
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1))

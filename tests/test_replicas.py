@@ -26,17 +26,18 @@ def step(loss, **gradients):
 
 def test_a_gradient_is_as_far_as_its_difference_by_its_norm(replicas):
     one = step(2.0, kernel=[3.0, 4.0], bias=[1.0])
-    assert replicas.distances(one, one)[:2] == (0, 0)
+    assert replicas.distances(one, one)[:3] == (0, 0, 0)
     found = replicas.distances(step(2.02, kernel=[3.0, 4.5], bias=[1.01]), one)
-    assert found == (pytest.approx(0.01), pytest.approx(0.1), "kernel")
+    whole = np.sqrt((0.5**2 + 0.01**2) / (3**2 + 4**2 + 1))
+    assert found == (pytest.approx(0.01), pytest.approx(whole), pytest.approx(0.1), "kernel")
     # The sign counts: gradients that are left out or turned round are as far as they are long, or twice.
-    assert replicas.distances(step(2.0, kernel=[-3.0, -4.0], bias=[1.0]), one)[1] == 2
+    assert replicas.distances(step(2.0, kernel=[-3.0, -4.0], bias=[1.0]), one)[2] == 2
 
 
 def test_a_gradient_that_is_nothing_but_rounding_is_measured_by_the_whole(replicas):
     one = step(1.0, kernel=[3.0, 4.0], bias=[1e-9])
-    assert replicas.distances(step(1.0, kernel=[3.0, 4.0], bias=[-1e-9]), one)[1] < 1e-6
-    assert replicas.distances(step(1.0, kernel=[3.0, 4.0], bias=[1.0]), one)[1] > 100
+    assert replicas.distances(step(1.0, kernel=[3.0, 4.0], bias=[-1e-9]), one)[2] < 1e-6
+    assert replicas.distances(step(1.0, kernel=[3.0, 4.0], bias=[1.0]), one)[2] > 100
 
 
 @pytest.mark.parametrize("name", ["cun_lws", "msm WT"])
