@@ -27,6 +27,10 @@ _PASSING = (
 )
 
 
+class AllDamaged(InputError):
+    """There are checkpoints, and none of them can be read."""
+
+
 def number(path: str | os.PathLike) -> int:
     """The N of .../ckpt-N."""
     return int(os.fspath(path).rpartition("-")[2])
@@ -71,7 +75,8 @@ def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | N
         up_to: later numbers do not count.
 
     Raises:
-        InputError: there are checkpoints, and all of them are damaged; or one cannot be read now.
+        AllDamaged: there are checkpoints, and none is whole.
+        InputError: one cannot be read now.
     """
     passed_over = []
     for path in found(folder):
@@ -88,7 +93,7 @@ def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | N
         passed_over.append((path, fault))
     if passed_over:
         listed = "\n  ".join(f"{path}: {why}" for path, why in passed_over)
-        raise InputError(
+        raise AllDamaged(
             f"{folder}: no checkpoint here can be read:\n  {listed}\nRestore them from a copy, or start again "
             "with another --run or with --overwrite."
         )

@@ -17,7 +17,19 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from tfbrats import command, data, devices, files, locks, predicted_boxes, probe, records, run, stopping
+from tfbrats import (
+    checkpoints,
+    command,
+    data,
+    devices,
+    files,
+    locks,
+    predicted_boxes,
+    probe,
+    records,
+    run,
+    stopping,
+)
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig
@@ -26,7 +38,7 @@ from tfbrats.records import Manifest
 from tfbrats.run import home_of
 from tfbrats.shards import in_units
 from tfbrats.stopping import Stop, Stopped
-from tfbrats.training import Progress, Training
+from tfbrats.training import Training
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
 
@@ -229,8 +241,8 @@ def _train_network(training: Training) -> list[dict]:
     if training.is_over and len(progress.history) < training.config.train.epochs:
         patience = training.config.train.stop_patience
         print(f"stopped: the validation loss stayed high for {patience} epochs on end")
-    if progress.history:
-        print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(progress)}")
+    if training.best.latest_checkpoint:
+        print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(training)}")
     return progress.history
 
 
@@ -292,11 +304,12 @@ def _check_content(config: Config, manifest: Manifest, region: str, write: bool)
         )
 
 
-def _best_line(progress: Progress) -> str:
-    best = run.best_row(progress.history)
-    if best is None:
-        return f"epoch {progress.epoch}, the last: there are no validation cases"
-    return f"epoch {best['epoch']}, validation loss {float(best['validation_loss']):.4g}"
+def _best_line(training: Training) -> str:
+    epoch = checkpoints.number(training.best.latest_checkpoint)
+    loss = training.progress.history[epoch - 1].get("validation_loss")
+    if loss is None:
+        return f"epoch {epoch}, the last: there are no validation cases"
+    return f"epoch {epoch}, validation loss {loss:.4g}"
 
 
 def _describe_data(folder: str, manifest: Manifest) -> None:

@@ -147,7 +147,7 @@ class Training:
         progress = self.progress
         try:
             best = checkpoints.newest_whole(run.checkpoints(self.recipe.home, "best"), up_to=progress.epoch)
-        except InputError as error:
+        except checkpoints.AllDamaged as error:
             print(f"WARNING: {error}\nThe best of the epochs to come will be kept.", file=sys.stderr)
             best = None
         losses = {row["epoch"]: row.get("validation_loss") for row in progress.history}
