@@ -1,4 +1,8 @@
+import concurrent.futures
+import errno
 import os
+import threading
+import time
 
 import fsspec.implementations.memory
 import pytest
@@ -176,3 +180,76 @@ def test_links_to_folders_are_followed_and_one_that_leads_back_ends(tmp_path):
     (tmp_path / "some" / "back").symlink_to(tmp_path / "some")
     (tmp_path / "some" / "dead").symlink_to(tmp_path / "nowhere")
     assert files.walk(tmp_path / "some") == {str(tmp_path / "some" / "case" / "scan.nii"): 5}
+
+
+def test_a_folder_is_on_the_disk_as_it_is_in_its_store_while_it_is_needed(place):
+    files.write_bytes(files.join(place, "1", "a.bin"), b"a")
+    files.write_bytes(files.join(place, "1", "deeper", "b.bin"), bytes(3_000_000))
+    with files.on_disk(files.join(place, "1")) as folder:
+        found = {os.path.relpath(path, folder): size for path, size in files.walk(folder).items()}
+        assert found == {"a.bin": 1, os.path.join("deeper", "b.bin"): 3_000_000}
+        assert files.is_local(folder)
+    assert files.read_bytes(files.join(place, "1", "a.bin")) == b"a"
+    assert os.path.exists(folder) == files.is_local(place)
+
+
+def test_a_folder_that_a_store_does_not_have_is_named():
+    with pytest.raises(InputError, match="memory://nowhere/1: "), files.on_disk("memory://nowhere/1"):
+        pass
+
+
+# --- of several commands --------------------------------------------------------------------------------
+
+
+def no_links(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_made_only_where_there_is_none(place, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(files.os, "link", no_links)
+    path = files.join(place, "a", "x.bin")
+    assert files.create(path, b"first")
+    assert not files.create(path, b"second")
+    assert [files.read_bytes(one) for one in files.walk(place)] == [b"first"]
+
+
+def test_of_many_that_make_a_file_at_one_time_one_does(tmp_path):
+    start = threading.Barrier(8)
+
+    def make(number):
+        start.wait()
+        return files.create(tmp_path / "x.bin", bytes([number]) * 100_000)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make, range(8)))
+    assert sum(made) == 1
+    assert (tmp_path / "x.bin").read_bytes() == bytes([made.index(True)]) * 100_000
+    assert os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_a_file_that_cannot_be_made_is_told_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_bytes(b"1")
+    with pytest.raises(InputError, match=r"cannot be written .*Choose another place"):
+        files.create(tmp_path / "file" / "x.bin", b"2")
+    assert list(files.walk(tmp_path)) == [str(tmp_path / "file")]
+
+
+def test_half_files_are_swept_of_the_files_named_and_of_no_other(place):
+    kept = ["x.nii.gz", ".y.nii.gz.partial-12345678", ".x.nii.gz.swp", "deeper/.x.nii.gz.partial-12345678"]
+    for name in (".x.nii.gz.partial-12345678", ".x.json.partial-0123abcd", *kept):
+        files.write_bytes(files.join(place, *name.split("/")), b"half")
+    files.sweep([files.join(place, "x.nii.gz"), files.join(place, "x.json")], 0)
+    assert len(files.walk(place)) == len(kept)
+    assert all(files.exists(files.join(place, name)) for name in kept)
+    files.sweep([files.join(place, "nowhere", "x.json")], 0)
+
+
+def test_a_half_file_that_may_be_a_living_command_s_stays(tmp_path):
+    old, new = (tmp_path / f".x.bin.partial-{n}" for n in "12")
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 61,) * 2)
+    files.sweep([tmp_path / "x.bin"], 60)
+    assert not old.exists() and new.exists()

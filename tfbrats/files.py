@@ -5,13 +5,15 @@ never sees half a file under its final name.
 """
 
 import contextlib
+import datetime
 import errno
 import json
 import os
 import posixpath
 import shutil
+import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, Any
 
 import fsspec
@@ -166,6 +168,23 @@ def read_chunks(path: str | os.PathLike, size: int = 2**24) -> Iterator[bytes]:
         raise InputError(f"{path}: cannot be read ({error}).") from error
 
 
+@contextlib.contextmanager
+def on_disk(folder: str | os.PathLike) -> Iterator[str]:
+    """A folder as libraries need it that know no stores: itself, or a copy that goes with the block.
+
+    Raises:
+        InputError: the store does not answer, or has no such folder.
+    """
+    fs, inner = _split(folder)
+    if _is_disk(fs):
+        yield inner
+        return
+    with tempfile.TemporaryDirectory(prefix="tfbrats-") as copy:
+        with _reached(folder):
+            fs.get(f"{inner.rstrip('/')}/", f"{copy}/", recursive=True)
+        yield copy
+
+
 def read_json(path: str | os.PathLike) -> Any:
     content = read_bytes(path)
     try:
@@ -255,6 +274,52 @@ def write_bytes(path: str | os.PathLike, content: bytes, check: Callable[[str], 
         file.write(content)
 
 
+_NO_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # a disk without them
+
+
+def create(path: str | os.PathLike, content: bytes) -> bool:
+    """Writes a file, whole, where there is none of that name.
+
+    On a disk, of two commands at one time only one does. A store takes the later one's.
+
+    Returns:
+        whether it was written.
+
+    Raises:
+        InputError: the place may not be written to.
+    """
+    fs, inner = _split(path)
+    if not _is_disk(fs):
+        if fs.exists(inner):
+            return False
+        write_bytes(path, content)
+        return True
+    temporary = temporary_name(inner)
+    with explained(path):
+        os.makedirs(os.path.dirname(inner), exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+            return _linked(temporary, inner)
+        finally:
+            remove(temporary)
+
+
+def _linked(source: str, target: str) -> bool:
+    """Gives a file another name, unless that is taken already."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            return False
+        os.replace(source, target)  # another may have come between: such a disk can do no better
+    return True
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Indented, keys in the order given, with a closing newline."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -266,6 +331,29 @@ def remove(path: str | os.PathLike) -> None:
     if fs.exists(inner):
         with contextlib.suppress(FileNotFoundError):  # gone meanwhile
             fs.rm(inner, recursive=fs.isdir(inner))
+
+
+def sweep(paths: Iterable[str | os.PathLike], older_than_s: float) -> None:
+    """Removes what killed commands have left of these files under temporary names.
+
+    Args:
+        older_than_s: what was written to since may be a living command's and stays; 0 where there is no other.
+    """
+    names_in: dict[str, set[str]] = {}
+    for path in paths:
+        names_in.setdefault(parent(path) or ".", set()).add(name(path))
+    for folder, names in names_in.items():
+        fs, inner = _split(folder)
+        for found in fs.ls(inner, detail=False) if fs.isdir(inner) else ():
+            meant, partial, _ = name(found).removeprefix(".").partition(PARTIAL)  # .NAME.partial-12345678
+            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                if partial and meant in names and _age_s(fs, found) >= older_than_s:
+                    fs.rm_file(found)
+
+
+def _age_s(fs: fsspec.AbstractFileSystem, inner: str) -> float:
+    age = datetime.datetime.now(datetime.UTC) - fs.modified(inner)
+    return max(0.0, age.total_seconds())  # clocks differ
 
 
 def clear(folder: str | os.PathLike, kept: Collection[str]) -> None:
