@@ -20,11 +20,12 @@ INSTALL_REQUIRES = [
     "scipy>=1.11",  # distance transforms: contour band, surface distances
     "fsspec>=2024.2",  # one opener for local folders and gs://
     "grpcio>=1.60",
+    "grpcio-health-checking>=1.60,<1.82",  # of the embedded server; later ones want protobuf 7, Beam does not
     "protobuf>=5.29",
     "pydantic>=2.6",  # config validation
     "PyYAML>=6",
     "psutil>=5.9",  # free memory, worker processes of the Beam job
-    "tenacity>=8.2",  # retries of the gRPC client
+    "tenacity>=9",  # retries of the gRPC client
     "tqdm>=4.66",  # progress bars
     "matplotlib>=3.8",
     "Jinja2>=3.1",  # the report page
@@ -39,6 +40,8 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.6",  # CI: a file of tests on each core
         "hypothesis>=6.100",
+        "kubernetes-validate>=1.31",  # Kubernetes' own schemas: tests/serving/test_kubernetes.py
+        "promql-parser>=0.12",  # the dashboard's queries: tests/serving/test_monitoring.py
         "ruff>=0.9",
         "pre-commit>=3.6",
         "gcsfs>=2024.2",
@@ -69,7 +72,7 @@ setuptools.setup(
     package_data={
         "tfbrats": ["*.html.jinja"],
         "tfbrats.configs": ["*.yaml"],
-        "serving": ["*.config", "*.yaml"],
+        "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -14,7 +14,7 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from keras import layers
 
-from tfbrats import cascade, patches, patches_graph, phantom, preprocess
+from tfbrats import boxes_graph, cascade, patches, phantom, preprocess
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Cascade
@@ -118,10 +118,13 @@ def _slow_origins(low, high, size, stride):
     return [*range(low, high - size, stride), high - size]
 
 
-def _slow_stage(network, image, box, size, settings):
+def _slow_stage(network, image, box, size, settings, parent=None):
+    """Runs every tile of the grid; counts those that hold a voxel of the parent."""
     kernel, bias = network.get_weights()
     total, count = np.zeros(image.shape[:3]), np.zeros(image.shape[:3])
+    parent = np.ones(image.shape[:3], bool) if parent is None else parent
     tiles = list(itertools.product(*(_slow_origins(*axis, size, settings.stride) for axis in box)))
+    needed = sum(bool(patches.window(parent, start, size).any()) for start in tiles)
     for start in tiles:
         x1 = patches.window(image, start, size)
         wide = patches.window(image, np.array(start) - size // 2, 2 * size)
@@ -136,7 +139,7 @@ def _slow_stage(network, image, box, size, settings):
     inside = np.zeros(image.shape[:3], bool)
     inside[tuple(slice(*axis) for axis in box)] = True
     assert (count[inside] > 0).all()
-    return np.divide(total, count, out=np.zeros_like(total), where=inside), len(tiles)
+    return np.divide(total, count, out=np.zeros_like(total), where=inside), needed
 
 
 def _slow_box(mask, margin):
@@ -158,7 +161,7 @@ def _slow_cascade(networks, image, brain, settings):
     parent, box, found = brain, _slow_box(brain, 0), {}
     for region in REGIONS:
         seen = np.where(parent[..., None], image, np.float32(0)) if settings.mask == "multiply" else image
-        average, tiles = _slow_stage(networks[region], seen, box, SIZE, settings)
+        average, tiles = _slow_stage(networks[region], seen, box, SIZE, settings, parent)
         probabilities = np.where(parent, average, 0)
         mask = parent & (average >= settings.threshold)
         found[region] = probabilities, mask, box, tiles
@@ -233,6 +236,33 @@ def test_where_tiles_overlap_each_weighs_the_same(box):
     assert np.allclose(average, expected[tuple(slice(*axis) for axis in box)], atol=1e-6)
 
 
+def _two_balls(shape):
+    return _ball(shape, (4, 5, 5), 3) | _ball(shape, (15, 19, 16), 3)
+
+
+@pytest.mark.parametrize(
+    "wanted", [_two_balls, lambda shape: np.indices(shape).sum(0) == 0], ids=["two", "corner"]
+)
+def test_tiles_that_hold_nothing_of_what_is_wanted_are_left_out_and_change_nothing_in_it(wanted):
+    image = np.random.default_rng(0).normal(size=(20, 25, 22, 4)).astype(np.float32)
+    network, mask = _random_networks(1)["WT"], wanted(image.shape[:3])
+    box = tf.constant([(0, side) for side in image.shape[:3]])
+    whole, all_tiles = cascade.stage(network, image, box, SIZE, SETTINGS)
+    some, few_tiles = cascade.stage(network, image, box, SIZE, SETTINGS, wanted=tf.constant(mask))
+    assert np.array_equal(some.numpy()[mask], whole.numpy()[mask])
+    _, needed = _slow_stage(network, image, box.numpy().tolist(), SIZE, SETTINGS, mask)
+    assert 0 < few_tiles < all_tiles and few_tiles == needed
+
+
+def test_where_nothing_is_wanted_no_tile_is_run():
+    network = mock.Mock(inputs=_of_channels().inputs, side_effect=AssertionError("a tile was run"))
+    nothing = tf.zeros([9, 9, 9], tf.bool)
+    average, tiles = cascade.stage(
+        network, tf.zeros([9, 9, 9, 4]), tf.constant([[0, 9]] * 3), SIZE, SETTINGS, wanted=nothing
+    )
+    assert tiles == 0 and average.shape == (9, 9, 9)
+
+
 def test_an_empty_box_runs_no_tile():
     network = mock.Mock(inputs=_of_channels().inputs, side_effect=AssertionError("a tile was run"))
     image = tf.zeros([9, 9, 9, 4])
@@ -246,9 +276,9 @@ def test_an_empty_box_runs_no_tile():
 @trials(max_examples=100, deadline=None)
 def test_the_box_is_the_smallest_that_holds_the_mask(shape, margin, share, seed):
     mask = np.random.default_rng(seed).random(shape) < share
-    box = patches_graph.grown(patches_graph.box_of(tf.constant(mask)), margin, tf.constant(shape)).numpy()
+    box = boxes_graph.grown(boxes_graph.box_of(tf.constant(mask)), margin, tf.constant(shape)).numpy()
     assert np.array_equal(box, _slow_box(mask, margin))
-    assert bool(patches_graph.is_empty(box)) == (not mask.any())
+    assert bool(boxes_graph.is_empty(box)) == (not mask.any())
 
 
 # --- the whole cascade ----------------------------------------------------------------------------------
@@ -343,10 +373,25 @@ def test_the_work_shrinks_with_the_boxes():
 
 def test_the_margin_gives_a_stage_room():
     shape = (24, 24, 24)
-    image = _told(_nested_tumour(shape, (12, 12, 12)), _brain(shape))
-    tiles = [_segment(_telling(), image, _with(margin=margin))["tiles"] for margin in (0, 2, 99)]
-    assert tiles[0][1] < tiles[1][1] < tiles[2][1]
-    assert (tiles[2] == tiles[2][0]).all()  # no box grows beyond the brain's
+    image, brain, _ = _prepared(_told(_nested_tumour(shape, (12, 12, 12)), _brain(shape)))
+    boxes = {
+        margin: cascade.predicted_parent(_telling(), image, brain, "TC", SIZE, _with(margin=margin)).box
+        for margin in (0, 2, 99)
+    }
+    # WT is 13 voxels wide, from 5 to 18 of the crop, and the brain 21.
+    for margin, expected in ((0, (5, 18)), (2, (3, 20)), (99, (0, 21))):
+        assert np.array_equal(boxes[margin], [expected] * 3)
+
+
+def test_between_the_parts_of_a_tumour_no_tile_is_run():
+    shape = (40, 20, 20)
+    apart = [_nested_tumour(shape, (centre, 10, 10), (4, 3, 1)) for centre in (6, 32)]
+    image = _told(np.maximum(*apart), _brain(shape))
+    answer = _segment(_telling(), image)
+    alone = _segment(_telling(), _told(apart[0], _brain(shape)))
+    assert np.array_equal(answer["segmentation"] > 0, (np.maximum(*apart) > 0) & _brain(shape))
+    grid = np.prod([len(_slow_origins(0, side, SIZE, SETTINGS.stride)) for side in (39 - 2 - 1, 13, 13)])
+    assert alone["tiles"][1] < answer["tiles"][1] < grid
 
 
 def test_an_empty_stage_runs_no_tiles_after_it():

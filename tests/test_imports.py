@@ -16,10 +16,20 @@ ORDER = (
     ("config", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
-    ("phantom", "model_card", "submission", "runs"),
+    ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "models"),
-    ("peak", "checkpoints", "meeting", "devices", "augment", "patches_graph", "data", "patch_data"),
-    ("segment", "cascade"),
+    (
+        "peak",
+        "checkpoints",
+        "meeting",
+        "devices",
+        "augment",
+        "boxes_graph",
+        "patches_graph",
+        "data",
+        "patch_data",
+    ),
+    ("saved_model", "unpacking", "segment", "cascade"),
     ("charts", "pairs", "pictures"),
     ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),
     ("trial", "probe", "train", "export", "check_submission", "predict"),
@@ -87,7 +97,13 @@ def test_only_case_knows_nibabel():
 
 @pytest.mark.parametrize(
     "module",
-    ["tfbrats", *(f"tfbrats.{name}" for name in LIGHT), "serving.client", "beam_pipelines.nifti_to_tfrecord"],
+    [
+        "tfbrats",
+        *(f"tfbrats.{name}" for name in LIGHT),
+        "serving.client",
+        "beam_pipelines.nifti_to_tfrecord",
+        "beam_pipelines.segment_cases",
+    ],
 )
 def test_no_tensorflow_is_loaded_by(module):
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"

@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from tfbrats import preprocess, segment
+from tfbrats import case, layouts, preprocess, segment
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, Tissue
 from tfbrats.models import cun
+from tfbrats.packing import LONGEST_SIDE, MOST_VOXELS
 from tfbrats.segment import CaseSegmenter
 
 
@@ -116,6 +117,132 @@ def test_how_many_slices_run_at_once_changes_nothing(monkeypatch):
     assert np.allclose(answer["probabilities"], other["probabilities"], atol=1e-6)
 
 
+class _Counted:
+    """A network that remembers the shapes of the batches that it was given."""
+
+    def __init__(self, network):
+        self._network, self.shapes = network, []
+
+    def __call__(self, batch, training):
+        self.shapes.append(tuple(batch.shape))
+        return self._network(batch, training=training)
+
+
+def _counted(network, canvas=(32, 32)):
+    """A segmenter, and the shapes that its network will have seen."""
+    segmenter = CaseSegmenter(network, MODALITIES, canvas, EDITIONS["2020"])
+    segmenter.network = _Counted(segmenter.network)
+    return segmenter, segmenter.network.shapes
+
+
+def test_only_slices_with_brain_are_run_and_the_answer_is_that_of_all_of_them():
+    image = _brain((32, 32, 20))
+    image[..., [4, 5, 11], :] = 0  # with those at the ends, six of 20 hold nothing
+    network = _trained_like()
+    segmenter, shapes = _counted(network)
+    answer = segmenter(_volumes(image))
+    assert sum(shape[0] for shape in shapes) == 14
+    normalised, brain = segment.normalise(tf.constant(image, tf.float32))
+    all_slices, masks = tf.transpose(normalised, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
+    logits = network(all_slices, training=False)
+    tissues = segment.BranchAnswer().tissues(logits, masks).numpy()
+    values = np.array([0, 1, 2, 4], np.uint8)[np.moveaxis(tissues, 0, 2)]
+    assert np.array_equal(answer["segmentation"], values) and values.any()
+    regions = np.moveaxis(segment.BranchAnswer().regions(logits, masks).numpy(), 0, 2)
+    assert np.allclose(answer["probabilities"], regions, atol=1e-6)
+
+
+def test_the_network_sees_the_whole_plane_on_its_canvas_wherever_the_brain_lies():
+    image = np.zeros((40, 36, 9, 4), np.float32)
+    image[3:15, 20:36, 2:7] = np.random.default_rng(0).uniform(100, 900, (12, 16, 5, 4))
+    network = _trained_like()
+    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
+    normalised, brain = segment.normalise(tf.constant(image))
+    planes = tf.transpose(normalised, [2, 0, 1, 3])
+    logits = network(tf.pad(planes, [[0, 0], [4, 4], [6, 6], [0, 0]]))
+    one, two = (logits[name][:, 4:-4, 6:-6].numpy() for name in cun.BRANCHES)
+    whole = (one[..., 1] > one[..., 0]) & tf.transpose(brain, [2, 0, 1]).numpy()
+    tissues = np.where(whole, 1 + np.argmax(two[..., 1:], axis=-1), 0)
+    expected = np.array([0, 1, 2, 4])[tissues].transpose(1, 2, 0)
+    assert len(np.unique(expected)) > 2
+    assert np.array_equal(answer["segmentation"], expected)
+
+
+@pytest.mark.parametrize(("plane", "at_once"), [((32, 32), 8), ((32, 64), 4), ((64, 64), 2), ((160, 160), 1)])
+def test_larger_slices_are_run_fewer_at_once(plane, at_once):
+    segmenter, shapes = _counted(_trained_like())
+    segmenter(_volumes(_brain((*plane, 11))))
+    assert [shape[0] for shape in shapes] == [at_once] * (8 // at_once)
+    assert all(shape[1:3] == plane for shape in shapes)
+
+
+def test_the_bare_network_takes_any_number_of_slices_a_few_at_a_time():
+    network = _trained_like()
+    segmenter, shapes = _counted(network)
+    slices = np.random.default_rng(0).normal(size=(19, 32, 32, 4)).astype(np.float32)
+    answer = segmenter.slices(slices)
+    assert [shape[0] for shape in shapes] == [8, 8, 3]
+    logits = network(slices, training=False)
+    for name in ("branch1", "branch2"):
+        assert np.allclose(answer[name], tf.nn.softmax(logits[f"{name}_logits"]), atol=1e-6)
+    none = segmenter.slices(slices[:0])
+    assert none["branch1"].shape == (0, 32, 32, 2) and none["branch2"].shape == (0, 32, 32, 4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 9])
+def test_a_function_in_pieces_gives_what_it_gives_at_once(count, compiled):
+    nothing = {"sums": tf.zeros([0]), "squares": tf.zeros([0, 2], tf.int32)}
+
+    def of_all(batch):
+        return {"sums": tf.reduce_sum(tf.cast(batch, tf.float32), 1), "squares": batch**2}
+
+    def in_fours(batch):
+        return segment.in_pieces(of_all, batch, 4, nothing)
+
+    if compiled:
+        in_fours = tf.function(in_fours, input_signature=[tf.TensorSpec([None, 2], tf.int32)])
+    batch = np.random.default_rng(0).integers(0, 99, (count, 2)).astype(np.int32)
+    whole, pieces = of_all(tf.constant(batch)), in_fours(tf.constant(batch))
+    for name, array in whole.items():
+        assert np.array_equal(pieces[name], array) and pieces[name].shape == array.shape
+
+
+# --- refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(LONGEST_SIDE, LONGEST_SIDE, MOST_VOXELS // LONGEST_SIDE**2), (1, 1, 1), (LONGEST_SIDE, 1, 1)]
+)
+def test_a_case_as_large_as_is_promised_is_taken(shape):
+    volumes = {name: tf.zeros(shape, tf.int8) for name in ("t1", "t2")}
+    found = segment.bounded(volumes)
+    assert {name: tuple(volume.shape) for name, volume in found.items()} == dict.fromkeys(volumes, shape)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(LONGEST_SIDE + 1, 1, 1), (1, 1, 600), (2**20, 1, 1), (LONGEST_SIDE, LONGEST_SIDE, 129)],
+)
+def test_a_case_that_is_larger_is_refused_with_what_is_taken(shape):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=f"(?s)at most.*{LONGEST_SIDE}.*a side and.*{MOST_VOXELS}"
+    ):
+        segment.bounded({"t1": tf.zeros(shape, tf.int8)})
+
+
+def test_modalities_of_several_shapes_are_refused():
+    volumes = _volumes(_brain((32, 32, 8)))
+    volumes["t2"] = volumes["t2"][:, :, :7]
+    specs = {name: tf.TensorSpec([None] * 3, tf.float32) for name in volumes}
+    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="several shapes"):
+        tf.function(segmenter, input_signature=[specs])(volumes)
+
+
+# --- what goes in, what comes out -----------------------------------------------------------------------
+
+
 def test_normalisation_in_the_graph_is_that_of_the_records():
     image = _brain((20, 24, 9)).astype(np.float32)
     image[10, 10, 4] = -50.0  # interpolated data
@@ -123,6 +250,24 @@ def test_normalisation_in_the_graph_is_that_of_the_records():
     ours = preprocess.brain_mask(image)
     assert np.array_equal(brain, ours)
     assert np.allclose(normalised, preprocess.z_score(image, ours), atol=1e-5)
+
+
+def test_the_size_of_a_volume_costs_no_digits_of_its_normalisation():
+    """A float32 sum of all voxels, one after the other, would be off by a hundredth of a deviation."""
+    image = _brain((200, 200, 100)).astype(np.float32)
+    image[image > 0] += 3000
+    normalised, brain = segment.normalise(tf.constant(image))
+    inside = image[brain.numpy()].astype(np.float64)
+    exact = (inside - inside.mean(0)) / inside.std(0)
+    assert len(inside) > 10**6
+    assert np.abs(normalised.numpy()[brain.numpy()] - exact).max() < 1e-5
+
+
+def test_a_real_case_is_normalised_as_the_records_are(real_cases):
+    loaded = case.load(layouts.find(real_cases).cases[0], read_label=False)
+    normalised, brain = segment.normalise(tf.constant(loaded.image, tf.float32))
+    ours = preprocess.z_score(loaded.image.astype(np.float32), brain.numpy())
+    assert np.abs(normalised.numpy() - ours).max() < 1e-5
 
 
 def test_a_volume_without_brain_is_empty_not_an_error():
@@ -184,6 +329,22 @@ def test_a_baselines_label_is_the_likeliest_class_inside_the_brain():
     brain = np.array([True, True, True, True, False])
     tissues = segment.ClassAnswer().tissues({"logits": logits}, brain)
     assert tissues.numpy().tolist() == [Tissue.BACKGROUND, Tissue.NCR, Tissue.ED, Tissue.ET, Tissue.BACKGROUND]
+
+
+def test_of_equally_likely_classes_the_first_is_taken_as_argmax_does():
+    logits = np.random.default_rng(0).integers(0, 3, (1000, 4)).astype(np.float32)
+    brain = np.ones(1000, bool)
+    tissues = segment.ClassAnswer().tissues({"logits": logits}, brain)
+    assert np.array_equal(tissues, np.argmax(logits, axis=-1))
+    rest_wins = np.array([[1, 1], [0, 1], [0, 1]], np.float32)
+    found = segment.fuse(rest_wins, np.array([[0, 1, 1, 1], [0, 1, 1, 1], [9, 0, 2, 2]], np.float32), brain[:3])
+    assert found.numpy().tolist() == [Tissue.BACKGROUND, Tissue.NCR, Tissue.ED]
+
+
+def test_large_logits_give_numbers():
+    large = np.array([[3e38, -3e38, 0.0, 3e38]], np.float32)
+    found = segment.ClassAnswer().regions({"logits": large}, np.array([True])).numpy()
+    assert np.allclose(found, [[0.5, 0.5, 0.5]])
 
 
 @pytest.mark.parametrize("edition", ["2020", "2023", "msd"])

@@ -12,25 +12,13 @@ import keras
 import tensorflow as tf
 
 from tfbrats import patches_graph
+from tfbrats.boxes_graph import box_of, grown, inside, is_empty, placed
 from tfbrats.command import InputError
 from tfbrats.config import Cascade
 from tfbrats.labels import REGIONS, LabelSchema
-from tfbrats.patches_graph import box_of, grown, is_empty
-from tfbrats.segment import finite, label_values, normalise
+from tfbrats.segment import bounded, finite, in_pieces, label_values, normalise
 
 _SCALES = 3  # x1, x0.5, x2
-
-
-def _inside(array, box):
-    """[i, j, k, ...] -> what the box holds."""
-    (i0, i1), (j0, j1), (k0, k1) = (tf.unstack(along) for along in tf.unstack(box))
-    return array[i0:i1, j0:j1, k0:k1]
-
-
-def _placed(array, box, shape):
-    """The inverse of `_inside`: 0 outside the box."""
-    padding = tf.stack([box[:, 0], shape - box[:, 1]], axis=1)
-    return tf.pad(array, tf.pad(padding, [[0, array.shape.rank - 3], [0, 0]]))
 
 
 # --- one stage ------------------------------------------------------------------------------------------
@@ -64,7 +52,19 @@ def _probabilities(network: keras.Model, patch):
     return tf.sigmoid(tf.cast(network(patch, training=False)["logits"], tf.float32))
 
 
-def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade):
+def _that_hold(wanted, origins, size: int):
+    """Those of the tiles, int32 [n, 3], in which some of the mask `wanted` lies."""
+    shape = tf.shape(wanted)
+
+    def holds(start):
+        return tf.reduce_any(
+            inside(wanted, tf.stack([tf.maximum(start, 0), tf.minimum(start + size, shape)], axis=1))
+        )
+
+    return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
+
+
+def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade, wanted=None):
     """Slides a network over a box; where tiles overlap, the plain mean of their probabilities.
 
     Memory is that of `settings.tile_batch` tiles and of the box, however many tiles there are.
@@ -74,6 +74,8 @@ def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade):
         image: float32 [i, j, k, M], z-scored.
         box: int32 [3, 2], half-open ranges; may be empty.
         patch_size: S.
+        wanted: bool [i, j, k]: tiles that hold none of it are not run, and only in it is the answer right.
+            None: the whole box.
 
     Returns:
         probabilities, float32 of the box's shape, and how many tiles were run, int32 [].
@@ -83,6 +85,8 @@ def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade):
     axes = [tile_origins(low[axis], high[axis], patch_size, settings.stride) for axis in range(3)]
     # origins: ~4 x 5 x 4 of them for a brain
     origins = tf.reshape(tf.stack(tf.meshgrid(*axes, indexing="ij"), axis=-1), [-1, 3])
+    if wanted is not None:
+        origins = _that_hold(wanted, origins, patch_size)
     tiles = tf.shape(origins)[0]
 
     def add_batch(done, total):
@@ -98,9 +102,9 @@ def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade):
             start = chosen[n]
             # Only what lies in the box counts.
             first, last = tf.maximum(low - start, 0), tf.minimum(high - start, patch_size)
-            inside = _inside(answer[n], tf.stack([first, last], axis=1))
+            kept = inside(answer[n], tf.stack([first, last], axis=1))
             place = tf.stack([start + first - low, start + last - low], axis=1)
-            return n + 1, total + _placed(inside, place, high - low)
+            return n + 1, total + placed(kept, place, high - low)
 
         _, total = tf.while_loop(
             lambda n, _: n < tf.shape(chosen)[0],
@@ -154,8 +158,8 @@ def _descend(networks: Mapping, image, brain, regions: Sequence[str], patch_size
     found = {}
     for region in regions:
         seen = tf.where(parent[..., None], image, 0.0) if settings.mask == "multiply" else image
-        average, tiles = stage(networks[region], seen, box, patch_size, settings)
-        probabilities = tf.where(parent, _placed(average, box, shape), 0.0)
+        average, tiles = stage(networks[region], seen, box, patch_size, settings, wanted=parent)
+        probabilities = tf.where(parent, placed(average, box, shape), 0.0)
         mask = tf.logical_and(parent, probabilities >= settings.threshold)
         parent, box = mask, grown(box_of(mask), settings.margin, shape)
         found[region] = Stage(probabilities, mask, box, tiles)
@@ -243,7 +247,12 @@ class CascadeSegmenter(tf.Module):
 
     def patches(self, region: str, patch):
         """float32 [N, S, S, S, channels] z-scored patches -> probabilities of the region, [N, S, S, S, 1]."""
-        return {"probabilities": _probabilities(self.networks[region], patch)}
+        return in_pieces(
+            lambda some: {"probabilities": _probabilities(self.networks[region], some)},
+            patch,
+            self._settings.tile_batch,
+            {"probabilities": tf.zeros([0, *[self._patch_size] * 3, 1])},
+        )
 
     def __call__(self, volumes: dict) -> dict:
         """Segments one case.
@@ -256,12 +265,13 @@ class CascadeSegmenter(tf.Module):
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
             tiles: int32 [3], how many tiles each stage ran.
         """
+        volumes = bounded(volumes)
         # image: 240 x 240 x 155 x 4
         image = tf.stack([tf.cast(volumes[name], tf.float32) for name in self.modalities], axis=-1)
         shape = tf.shape(image)[:3]
         box = box_of(tf.reduce_any(image != 0, axis=-1))
         # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
-        image, brain = normalise(finite(_inside(image, box)))
+        image, brain = normalise(finite(inside(image, box)))
         found = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
 
         background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)
@@ -270,7 +280,7 @@ class CascadeSegmenter(tf.Module):
             values = tf.where(found[region].mask, value, values)
         probabilities = tf.stack([found[region].probabilities for region in REGIONS], axis=-1)
         return {
-            "segmentation": _placed(values, box, shape),
-            "probabilities": _placed(probabilities, box, shape),
+            "segmentation": placed(values, box, shape),
+            "probabilities": placed(probabilities, box, shape),
             "tiles": tf.stack([found[region].tiles for region in REGIONS]),
         }

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats import patches_graph
+from tfbrats.boxes_graph import box_of, grown
 from tfbrats.config import PatchConfig
 from tfbrats.data import (
     MAPS_AT_ONCE,
@@ -58,7 +59,7 @@ def _ancestor(label, region: str):
 
 def _parent_box(label, region: str, margin: int):
     """The twin of `patches.parent_box`: int32 [3, 2]."""
-    return patches_graph.grown(patches_graph.box_of(_ancestor(label, region)), margin, tf.shape(label))
+    return grown(box_of(_ancestor(label, region)), margin, tf.shape(label))
 
 
 def _jittered(box, jitter: int, shape, seed):

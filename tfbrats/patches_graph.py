@@ -129,36 +129,3 @@ def multi_scale(x1, half):
         [tf.cast(x1, tf.float32), tf.cast(half, tf.float32), upsampled_centre(x1)],
         axis=-1,
     )
-
-
-# --- boxes ----------------------------------------------------------------------------------------------
-
-
-def box_of(mask):
-    """The smallest box that holds a mask.
-
-    Args:
-        mask: bool [i, j, k], of any size, 0 too.
-
-    Returns:
-        int32 [3, 2]: half-open ranges; 0 to 0 along every axis if the mask is empty.
-    """
-    ranges = []
-    for axis in range(3):
-        along = tf.reduce_any(mask, axis=[other for other in range(3) if other != axis])
-        index = tf.range(tf.size(along))
-        high = tf.maximum(tf.reduce_max(tf.where(along, index + 1, 0)), 0)
-        low = tf.minimum(tf.reduce_min(tf.where(along, index, tf.size(along))), high)
-        # Without a voxel, low is the size and high 0.
-        ranges.append(tf.stack([low, high]))
-    return tf.stack(ranges)
-
-
-def is_empty(box):
-    return box[0, 0] == box[0, 1]
-
-
-def grown(box, margin: int, shape):
-    """The box with `margin` voxels more on every side, as far as the volume goes; an empty one stays empty."""
-    larger = tf.stack([tf.maximum(box[:, 0] - margin, 0), tf.minimum(box[:, 1] + margin, shape)], axis=1)
-    return tf.where(is_empty(box), box, larger)

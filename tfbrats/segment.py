@@ -4,17 +4,21 @@
 validation reads the logits as it does; `cascade` begins and ends a case as it does.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
+from tfbrats.boxes_graph import box_of, inside, placed
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.models import cun, without_training_heads
+from tfbrats.packing import LONGEST_SIDE, MOST_VOXELS
 
 _MULTIPLE = 16  # four poolings
 _SLICES_AT_ONCE = 8  # bounds the memory of a forward pass
+MOST_CASES = 64  # of one call: little is sent to claim many, and each takes its time
 _TUMOUR = (Tissue.NCR, Tissue.ED, Tissue.ET)
 
 
@@ -32,9 +36,9 @@ def fuse(branch1, branch2, brain):
     Returns:
         tissues, uint8 [...].
     """
-    whole = tf.logical_and(tf.argmax(branch1, axis=-1) == 1, brain)
-    part = 1 + tf.argmax(branch2[..., 1:], axis=-1, output_type=tf.int32)
-    return tf.cast(tf.where(whole, part, 0), tf.uint8)
+    rest, tumour = tf.unstack(branch1, axis=-1)
+    whole = tf.logical_and(tumour > rest, brain)
+    return tf.where(whole, 1 + _likeliest(_channels(branch2)[1:]), tf.constant(0, tf.uint8))
 
 
 def region_probabilities(branch1_logits, branch2_logits, brain):
@@ -43,10 +47,38 @@ def region_probabilities(branch1_logits, branch2_logits, brain):
     WT is branch 1's; a part's is WT's times its share among branch 2's three tumour classes, so that
     ET <= TC <= WT everywhere ([ours]).
     """
-    whole = tf.nn.softmax(branch1_logits, axis=-1)[..., 1]
-    shares = tf.nn.softmax(branch2_logits[..., 1:], axis=-1)
-    regions = [whole * tf.add_n([shares[..., tissue - 1] for tissue in REGIONS[name]]) for name in ("TC", "ET")]
-    return tf.where(brain[..., None], tf.stack([whole, *regions], axis=-1), 0.0)
+    _, whole = _softmax(_channels(branch1_logits))
+    shares = _softmax(_channels(branch2_logits)[1:])
+    regions = [whole * tf.add_n([shares[tissue - 1] for tissue in REGIONS[name]]) for name in ("TC", "ET")]
+    return _in_brain([whole, *regions], brain)
+
+
+# A plane a class: TensorFlow's own operations along a last axis of two to four take ten times as long.
+
+
+def _channels(logits) -> list:
+    return tf.unstack(tf.cast(logits, tf.float32), axis=-1)
+
+
+def _likeliest(classes: Sequence):
+    """Index of the largest at each voxel, the first of equal ones: uint8, as `argmax` over [..., C] has it."""
+    found, best = tf.zeros_like(classes[0], tf.uint8), classes[0]
+    for index, one in enumerate(classes[1:], 1):
+        found = tf.where(one > best, tf.constant(index, tf.uint8), found)
+        best = tf.maximum(one, best)
+    return found
+
+
+def _softmax(classes: Sequence) -> list:
+    most = functools.reduce(tf.maximum, classes)
+    powers = [tf.exp(one - most) for one in classes]
+    total = tf.add_n(powers)
+    return [power / total for power in powers]
+
+
+def _in_brain(planes: Sequence, brain):
+    """[...] each -> float32 [..., n], 0 outside the brain."""
+    return tf.stack([tf.where(brain, plane, 0.0) for plane in planes], axis=-1)
 
 
 class BranchAnswer:
@@ -81,19 +113,96 @@ class ClassAnswer:
 
     def tissues(self, logits: Mapping, brain):
         """As `BranchAnswer`'s."""
-        likeliest = tf.argmax(logits["logits"], axis=-1, output_type=tf.int32)
-        return tf.cast(tf.where(brain, likeliest, 0), tf.uint8)
+        return tf.where(brain, _likeliest(_channels(logits["logits"])), tf.constant(0, tf.uint8))
 
     def regions(self, logits: Mapping, brain):
         """As `BranchAnswer`'s; a region's is the sum of its tissues', so that ET <= TC <= WT."""
-        each = tf.nn.softmax(logits["logits"], axis=-1)
-        sums = [tf.add_n([each[..., tissue] for tissue in tissues]) for tissues in REGIONS.values()]
-        return tf.where(brain[..., None], tf.stack(sums, axis=-1), 0.0)
+        each = _softmax(_channels(logits["logits"]))
+        sums = [tf.add_n([each[tissue] for tissue in tissues]) for tissues in REGIONS.values()]
+        return _in_brain(sums, brain)
 
 
 def answer_of(network: keras.Model) -> BranchAnswer | ClassAnswer:
     """How the network's logits are read, by the names of its outputs."""
     return ClassAnswer() if "logits" in network.output else BranchAnswer()
+
+
+def bounded(volumes: Mapping) -> dict:
+    """The volumes again, refused if they are no case: of several grids, or larger than a server should take on.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs.
+    """
+    shapes = [tf.shape(volume, out_type=tf.int64) for volume in volumes.values()]
+    one_grid = tf.debugging.Assert(
+        tf.reduce_all([tf.reduce_all(shape == shapes[0]) for shape in shapes]),
+        ["the modalities are of several shapes:", *shapes],
+        summarize=3,
+    )
+    # Slices are padded to a canvas: a long and thin volume is larger than it looks.
+    few = tf.debugging.Assert(
+        tf.reduce_all(shapes[0] <= LONGEST_SIDE) & (tf.reduce_prod(shapes[0]) <= MOST_VOXELS),
+        [
+            "a case of at most",
+            LONGEST_SIDE,
+            "voxels a side and",
+            MOST_VOXELS,
+            "in all is taken; found",
+            shapes[0],
+        ],
+        summarize=3,
+    )
+    with tf.control_dependencies([one_grid, few]):
+        return {name: tf.identity(volume) for name, volume in volumes.items()}
+
+
+def each_of(function: Callable, volumes: Mapping, outputs: Mapping) -> dict:
+    """A function of one case, for several cases of one grid, one after the other.
+
+    Args:
+        function: {name: [I, J, K]} -> {name: array}.
+        volumes: name -> [N, I, J, K].
+        outputs: name -> `tf.TensorSpec` of one case; of what the function gives, these are kept.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs: none, over `MOST_CASES`, or not as many of each.
+    """
+    counts = [tf.shape(volume)[0] for volume in volumes.values()]
+    few = tf.debugging.Assert(
+        tf.reduce_all(tf.stack(counts) == counts[0]) & (counts[0] >= 1) & (counts[0] <= MOST_CASES),
+        ["expected equally many cases of each modality, from 1 to", MOST_CASES, "; found", *counts],
+    )
+    with tf.control_dependencies([few]):
+        volumes = {name: tf.identity(volume) for name, volume in volumes.items()}
+
+    def one(volumes):
+        found = function(volumes)
+        return {name: found[name] for name in outputs}
+
+    return tf.map_fn(one, volumes, fn_output_signature=dict(outputs), parallel_iterations=1)
+
+
+def in_pieces(function: Callable, batch, at_once, nothing: Mapping) -> dict:
+    """A function of a batch, `at_once` examples after `at_once`: however many come, memory is bounded.
+
+    Args:
+        function: batch [n, ...] -> {name: [n, ...]}.
+        at_once: int or int32 [].
+        nothing: name -> [0, ...], what comes out for no example.
+    """
+    count = tf.shape(batch)[0]
+    pieces = -(-count // at_once)
+    found = {
+        name: tf.TensorArray(one.dtype, pieces, element_shape=[None, *one.shape[1:]], infer_shape=False)
+        for name, one in nothing.items()
+    }
+
+    def piece(n, found):
+        answer = function(batch[n * at_once : (n + 1) * at_once])
+        return n + 1, {name: array.write(n, answer[name]) for name, array in found.items()}
+
+    _, found = tf.while_loop(lambda n, _: n < pieces, piece, (0, found), parallel_iterations=1)
+    return tf.cond(count > 0, lambda: {name: array.concat() for name, array in found.items()}, lambda: nothing)
 
 
 def finite(image):
@@ -109,6 +218,11 @@ def finite(image):
         return tf.identity(image)
 
 
+def _sum(array):
+    """Over i, j and k of float32 [I, J, K, M]: float64 [M]. Line by line: one sum of millions loses digits."""
+    return tf.reduce_sum(tf.cast(tf.reduce_sum(array, axis=2), tf.float64), axis=(0, 1))
+
+
 def normalise(image):
     """Brain mask and z-score, as `preprocess.brain_mask` and `preprocess.z_score` do it in numpy.
 
@@ -119,10 +233,10 @@ def normalise(image):
         z-scored image, 0 outside the brain, and the brain, bool [I, J, K].
     """
     brain = tf.reduce_any(image != 0, axis=-1)
-    inside = tf.cast(brain, tf.float32)[..., None]
-    count = tf.maximum(tf.reduce_sum(inside), 1.0)
-    mean = tf.reduce_sum(image * inside, axis=(0, 1, 2)) / count
-    deviation = tf.sqrt(tf.reduce_sum(tf.square(image - mean) * inside, axis=(0, 1, 2)) / count)
+    weight = tf.cast(brain, tf.float32)[..., None]
+    count = tf.maximum(_sum(weight), 1.0)
+    mean = tf.cast(_sum(image) / count, tf.float32)  # 0 outside the brain
+    deviation = tf.cast(tf.sqrt(_sum(tf.square(image - mean) * weight) / count), tf.float32)
     # As in preprocess.statistics: rounding leaves a trace of deviation in what is constant.
     deviation = tf.where(deviation > 1e-6 * tf.abs(mean), deviation, 1.0)
     return tf.where(brain[..., None], (image - mean) / deviation, 0.0), brain
@@ -177,7 +291,16 @@ class CaseSegmenter(tf.Module):
 
     def slices(self, image):
         """float32 [N, H, W, M] z-scored slices -> class probabilities, by the names of `answer.classes`."""
-        return self.answer.probabilities(self.network(image, training=False))
+        nothing = {
+            name: tf.zeros([0, *self._slice_shape, len(classes)])
+            for name, classes in self.answer.classes.items()
+        }
+        return in_pieces(
+            lambda some: self.answer.probabilities(self.network(some, training=False)),
+            image,
+            _SLICES_AT_ONCE,
+            nothing,
+        )
 
     def __call__(self, volumes: dict) -> dict:
         """Segments one case.
@@ -189,55 +312,61 @@ class CaseSegmenter(tf.Module):
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
         """
+        volumes = bounded(volumes)
         # image: 240 x 240 x 155 x 4
         image = tf.stack([tf.cast(volumes[name], tf.float32) for name in self.modalities], axis=-1)
-        image, brain = normalise(finite(image))
-        shape = tf.shape(image)
-        top, bottom = _canvas_padding(shape[0], self._slice_shape[0])
-        left, right = _canvas_padding(shape[1], self._slice_shape[1])
+        shape = tf.shape(image)[:3]
+        box = box_of(tf.reduce_any(image != 0, axis=-1))
+        # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
+        image, brain = normalise(finite(inside(image, box)))
+        # As slices: 140 x 140 x 170 x 4
+        image, brain = tf.transpose(image, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
+        # The network sees a whole plane of the volume, on its canvas.
+        frame = self._frame(shape[:2], box)
+        height, width = tf.unstack(tf.shape(image)[1:3] + tf.reduce_sum(frame, axis=1))
 
         # Only slices with brain are run: 155 -> ~140
-        holds_brain = tf.reduce_any(brain, axis=(0, 1))
-        chosen = tf.cast(tf.where(holds_brain)[:, 0], tf.int32)
-        count = tf.shape(chosen)[0]
-        batches = -(-count // _SLICES_AT_ONCE)
-        labels = tf.TensorArray(tf.uint8, size=batches, element_shape=[None, None, None], infer_shape=False)
-        regions = tf.TensorArray(
-            tf.float32, size=batches, element_shape=[None, None, None, len(REGIONS)], infer_shape=False
-        )
+        chosen = tf.cast(tf.where(tf.reduce_any(brain, axis=(1, 2)))[:, 0], tf.int32)
+        # No more memory for slices larger than the canvas.
+        canvas = _SLICES_AT_ONCE * self._slice_shape[0] * self._slice_shape[1]
+        at_once = tf.maximum(canvas // (height * width), 1)
 
-        def run_batch(n, labels, regions):
-            index = chosen[n * _SLICES_AT_ONCE : (n + 1) * _SLICES_AT_ONCE]
+        def run_slices(index):
             # batch: 8 x 240 x 240 x 4
-            batch = tf.transpose(tf.gather(image, index, axis=2), [2, 0, 1, 3])
-            inside = tf.transpose(tf.gather(brain, index, axis=2), [2, 0, 1])
-            batch = tf.pad(batch, [[0, 0], [top, bottom], [left, right], [0, 0]])
-            logits = self.network(batch, training=False)
+            batch = tf.pad(tf.gather(image, index), tf.pad(frame, [[1, 1], [0, 0]]))
+            logits = self.network(
+                tf.ensure_shape(batch, [None, None, None, len(self.modalities)]), training=False
+            )
+            (top, bottom), (left, right) = (tf.unstack(side) for side in tf.unstack(frame))
             logits = {
-                name: padded[:, top : top + shape[0], left : left + shape[1]] for name, padded in logits.items()
+                name: plane[:, top : height - bottom, left : width - right] for name, plane in logits.items()
             }
-            labels = labels.write(n, self.answer.tissues(logits, inside))
-            regions = regions.write(n, self.answer.regions(logits, inside))
-            return n + 1, labels, regions
+            within = tf.gather(brain, index)
+            return {
+                "tissues": self.answer.tissues(logits, within),
+                "regions": self.answer.regions(logits, within),
+            }
 
-        _, labels, regions = tf.while_loop(
-            lambda n, *_: n < batches, run_batch, (0, labels, regions), parallel_iterations=1
-        )
-        # back to I x J x K: slices without brain are 0
-        tissues = tf.cond(
-            count > 0,
-            lambda: tf.scatter_nd(chosen[:, None], labels.concat(), [shape[2], shape[0], shape[1]]),
-            lambda: tf.zeros([shape[2], shape[0], shape[1]], tf.uint8),
-        )
-        probabilities = tf.cond(
-            count > 0,
-            lambda: tf.scatter_nd(
-                chosen[:, None], regions.concat(), [shape[2], shape[0], shape[1], len(REGIONS)]
-            ),
-            lambda: tf.zeros([shape[2], shape[0], shape[1], len(REGIONS)], tf.float32),
-        )
-        values = tf.gather(tf.constant(self._values, tf.uint8), tf.cast(tissues, tf.int32))
-        return {
-            "segmentation": tf.transpose(values, [1, 2, 0]),
-            "probabilities": tf.transpose(probabilities, [1, 2, 0, 3]),
+        planes = tf.shape(brain)
+        nothing = {
+            "tissues": tf.zeros([0, planes[1], planes[2]], tf.uint8),
+            "regions": tf.zeros([0, planes[1], planes[2], len(REGIONS)]),
         }
+        found = in_pieces(run_slices, chosen, at_once, nothing)
+        # Slices without brain are 0.
+        tissues = tf.scatter_nd(chosen[:, None], found["tissues"], planes)
+        probabilities = tf.scatter_nd(chosen[:, None], found["regions"], [*tf.unstack(planes), len(REGIONS)])
+        # back to I x J x K
+        tissues = placed(tf.transpose(tissues, [1, 2, 0]), box, shape)
+        return {
+            "segmentation": tf.gather(tf.constant(self._values, tf.uint8), tf.cast(tissues, tf.int32)),
+            "probabilities": placed(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
+        }
+
+    def _frame(self, plane, box):
+        """Voxels before and after the box's two first sides that the canvas of a plane has: int32 [2, 2]."""
+        sides = []
+        for axis in range(2):
+            before, after = _canvas_padding(plane[axis], self._slice_shape[axis])
+            sides.append(tf.stack([before + box[axis, 0], plane[axis] - box[axis, 1] + after]))
+        return tf.stack(sides)
