@@ -11,12 +11,15 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+SIGNATURES = "signature_def"  # the one thing that METADATA tells
 
 _PACKAGE = "tfbrats.wire"
 _Field = descriptor_pb2.FieldDescriptorProto
 
 # Message -> field -> (number, type). A type in brackets is repeated, in braces a map from string.
-# tensorflow/core/framework/{tensor,tensor_shape}.proto, tensorflow_serving/apis/{model,predict}.proto
+# tensorflow/core/framework/{tensor,tensor_shape}.proto, tensorflow/core/protobuf/meta_graph.proto,
+# tensorflow_serving/apis/{model,predict,get_model_metadata}.proto, google/protobuf/any.proto
 FIELDS = {
     "Int64Value": {"value": (1, "int64")},
     "Dim": {"size": (1, "int64"), "name": (2, "string")},
@@ -47,6 +50,12 @@ FIELDS = {
         "output_filter": (3, "[string]"),
     },
     "PredictResponse": {"outputs": (1, "{Tensor}"), "model_spec": (2, "ModelSpec")},
+    "TensorInfo": {"name": (1, "string"), "dtype": (2, "int32"), "tensor_shape": (3, "TensorShape")},
+    "Signature": {"inputs": (1, "{TensorInfo}"), "outputs": (2, "{TensorInfo}")},
+    "Signatures": {"signature_def": (1, "{Signature}")},
+    "Any": {"type_url": (1, "string"), "value": (2, "bytes")},
+    "MetadataRequest": {"model_spec": (1, "ModelSpec"), "metadata_field": (2, "[string]")},
+    "MetadataResponse": {"model_spec": (1, "ModelSpec"), "metadata": (2, "{Any}")},
 }
 
 
@@ -84,8 +93,12 @@ def _build() -> dict[str, type]:
 
 _MESSAGES = _build()
 Tensor = _MESSAGES["Tensor"]
+ModelSpec = _MESSAGES["ModelSpec"]
 PredictRequest = _MESSAGES["PredictRequest"]
 PredictResponse = _MESSAGES["PredictResponse"]
+MetadataRequest = _MESSAGES["MetadataRequest"]
+MetadataResponse = _MESSAGES["MetadataResponse"]
+Signatures = _MESSAGES["Signatures"]
 
 _STRING = 7
 # DataType of tensorflow/core/framework/types.proto -> numpy type, field that holds it value by value
@@ -107,7 +120,7 @@ _NUMBER_OF_TYPE = {dtype: number for number, (dtype, _) in _TYPES.items()}
 
 
 def to_tensor(array: np.ndarray | str | bytes):
-    """An array of numbers, or one string, as a `Tensor` message; numbers travel as their bytes.
+    """An array of numbers or of bytes objects, or one string, as a `Tensor` message; numbers as their bytes.
 
     Raises:
         ValueError: a dtype that is not among `_TYPES`.
@@ -115,6 +128,9 @@ def to_tensor(array: np.ndarray | str | bytes):
     if isinstance(array, str | bytes):
         content = array.encode() if isinstance(array, str) else array
         return Tensor(dtype=_STRING, tensor_shape={}, string_val=[content])
+    if array.dtype == object:
+        shape = {"dim": [{"size": size} for size in array.shape]}
+        return Tensor(dtype=_STRING, tensor_shape=shape, string_val=array.ravel().tolist())
     number = _NUMBER_OF_TYPE.get(array.dtype.newbyteorder("<"))
     if number is None:
         known = ", ".join(str(dtype) for dtype in _NUMBER_OF_TYPE)
@@ -125,6 +141,13 @@ def to_tensor(array: np.ndarray | str | bytes):
         tensor_shape={"dim": [{"size": size} for size in array.shape]},
         tensor_content=little.tobytes(),
     )
+
+
+def type_of(number: int) -> str:
+    """A DataType's name, e.g. "int16"."""
+    if number == _STRING:
+        return "string"
+    return _TYPES[number][0].name if number in _TYPES else f"type {number}"
 
 
 def to_array(tensor) -> np.ndarray:

@@ -2,178 +2,76 @@
 
     python -m serving.server --model_base_path models/cun --port 8500
 
-Serves the highest integer-named version under the base path, looks for newer ones and swaps without
-failing a request. Flags are named as tensorflow_model_server's, so that a command line can move there. It
-has no REST, batching, metrics, TLS or several models: see serving/README.md.
+Serves the highest integer-named version under the base path, or what models.config names; looks for newer ones
+and swaps without failing a request. Flags are named as tensorflow_model_server's, so that a command line can
+move there. It has no REST, batching, metrics or TLS: see serving/README.md.
 """
 
 import argparse
-import contextlib
 import logging
+import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 
 import grpc
-import numpy as np
 import tensorflow as tf
+from grpc_health.v1 import health, health_pb2_grpc
 from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-from serving.versions import DEFAULT_SIGNATURE, CallError, Versions, invalid, run, signature_of, stamp_of
+from serving import model_config, services
+from serving.model_config import ModelConfig
+from serving.versions import (
+    Versions,
+    is_version,
+)
 from tfbrats import command, files
 from tfbrats.command import InputError
 
 log = logging.getLogger(__name__)
 
-# Threads wait here for their turn to run; more than `max_workers`, so that status is always answered.
-_THREADS = 32
-# A message of up to 2 GiB, protobuf's own limit: a float32 case of BraTS is 143 MB.
-_UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
-
-
-# --- the doors ------------------------------------------------------------------------------------------
-
-
-def _answering(handler):
-    """A handler whose CallError becomes the call's gRPC status."""
-
-    def answer(self, request, context):
-        try:
-            return handler(self, request, context)
-        except CallError as error:
-            context.abort(error.code, str(error))
-
-    return answer
-
-
-def _model_spec(request):
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    return request.model_spec
-
-
-class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, served: Versions, max_workers: int, as_content: bool):
-        self._served = served
-        self._turn = threading.BoundedSemaphore(max_workers)
-        self._as_content = as_content
-
-    @_answering
-    def Predict(self, request, context):
-        spec = _model_spec(request)
-        with self._served.using(spec) as servable:
-            signature_of(servable, spec.signature_name or DEFAULT_SIGNATURE)
-            with self._my_turn(context):
-                outputs = run(servable, request, context.time_remaining())
-            response = predict_pb2.PredictResponse()
-            response.model_spec.name = spec.name
-            response.model_spec.version.value = servable.version
-            response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
-        for alias, array in outputs.items():
-            # A scalar comes as itself; bytes must stay objects, or NumPy would cut them at zeros.
-            array = np.asarray(array, object if isinstance(array, bytes) else None)
-            _write_tensor(response.outputs[alias], array, self._as_content)
-        return response
-
-    @contextlib.contextmanager
-    def _my_turn(self, context) -> Iterator[None]:
-        if not self._turn.acquire(timeout=context.time_remaining()):
-            raise CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded while waiting to run.")
-        try:
-            if not context.is_active():  # the client has gone: nobody wants the answer
-                raise CallError(grpc.StatusCode.CANCELLED, "The client has gone.")
-            yield
-        finally:
-            self._turn.release()
-
-    @_answering
-    def GetModelMetadata(self, request, context):
-        spec = _model_spec(request)
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for name in request.metadata_field:
-            if name != "signature_def":
-                raise invalid(f"Metadata field {name} is not supported")
-        with self._served.using(spec) as servable:
-            content = get_model_metadata_pb2.SignatureDefMap()
-            for name, signature in servable.signatures.items():
-                content.signature_def[name].CopyFrom(signature)
-            response = get_model_metadata_pb2.GetModelMetadataResponse()
-            response.model_spec.name = spec.name
-            response.model_spec.version.value = servable.version
-            response.metadata["signature_def"].Pack(content)
-            return response
-
-
-class _Status(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, served: Versions):
-        self._served = served
-
-    @_answering
-    def GetModelStatus(self, request, context):
-        spec = _model_spec(request)
-        states = self._served.states() if spec.name == self._served.name else {}
-        if spec.HasField("version"):
-            states = {v: state for v, state in states.items() if v == spec.version.value}
-            missing = f"Could not find version {spec.version.value} of model {spec.name}"
-        else:
-            missing = f"Could not find any versions of model {spec.name}"
-        if not states:
-            raise CallError(grpc.StatusCode.NOT_FOUND, missing)
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for version, (state, error, text) in states.items():
-            entry = response.model_version_status.add(version=version, state=state)
-            entry.status.error_code = error
-            entry.status.error_message = text
-        return response
-
-
-def _write_tensor(proto, array: np.ndarray, as_content: bool) -> None:
-    """As the real server encodes: value by value by default, as bytes with its flag; strings as strings."""
-    proto.dtype = tf.dtypes.as_dtype(array.dtype).as_datatype_enum
-    proto.tensor_shape.CopyFrom(tf.TensorShape(array.shape).as_proto())
-    kind = array.dtype.kind
-    if kind == "O":
-        proto.string_val.extend(array.ravel().tolist())
-    elif as_content:
-        proto.tensor_content = array.tobytes()
-    elif array.dtype in (np.float32, np.float64):
-        values = proto.float_val if array.dtype == np.float32 else proto.double_val
-        values.extend(array.ravel().tolist())
-    elif kind == "b":
-        proto.bool_val.extend(array.ravel().tolist())
-    elif array.dtype == np.int64:
-        proto.int64_val.extend(array.ravel().tolist())
-    elif array.dtype in (np.uint8, np.int8, np.uint16, np.int16, np.int32):
-        proto.int_val.extend(array.ravel().tolist())
-    else:  # no exported signature has these
-        raise CallError(grpc.StatusCode.UNIMPLEMENTED, f"output of type {array.dtype}")
+# Calls that are no runs: status, metadata, health, and those that are refused.
+_SPARE_CALLS = 8
+# A float32 case of BraTS is 143 MB. The real server takes 2 GiB, but all messages under way lie in memory.
+_MOST_MESSAGE_BYTES = 640 * 2**20
+_GRACE_S = 30  # for calls under way when it is told to stop
+_CHANNEL = (
+    ("grpc.max_receive_message_length", _MOST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # gRPC's own compression is none: a few hundred kB would be unpacked to a message of the largest size.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.so_reuseport", 0),  # without this a second server on the port would share it, unnoticed
+)
 
 
 class Server:
-    """A running embedded server: `.port`, `.model_name`, `.version`, `.stop()`."""
+    """A running embedded server: `.port`, `.models`, `.model_name`, `.version`, `.stop()`."""
 
-    def __init__(self, grpc_server: grpc.Server, served: Versions, host: str, port: int, poll_s: float):
+    def __init__(
+        self, grpc_server: grpc.Server, models: Sequence[Versions], host: str, port: int, poll_s: float
+    ):
         self.host = host
         self.port = port
-        self.model_name = served.name
+        self.models = tuple(models)
         self._grpc = grpc_server
-        self._served = served
         self._poll_s = poll_s
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="model versions", daemon=True)
         self._poller.start()
 
     @property
-    def version(self) -> int | None:
-        return self._served.version
+    def model_name(self) -> str:
+        """Of the first model."""
+        return self.models[0].name
+
+    @property
+    def version(self) -> int:
+        """The first model's latest."""
+        return self.models[0].served[-1]
 
     @property
     def address(self) -> str:
@@ -181,20 +79,22 @@ class Server:
 
     def _poll(self) -> None:
         while not self._stopping.wait(self._poll_s):
-            try:
-                self._served.refresh()
-            except tf.errors.OpError as error:
-                log.error("cannot look for new versions: %s", error.message)
+            for model in self.models:
+                try:
+                    model.refresh()
+                except tf.errors.OpError as error:
+                    log.error("%s: cannot look for new versions: %s", model.name, error.message)
 
     def wait(self) -> None:
         self._grpc.wait_for_termination()
 
-    def stop(self, grace_s: float = 30) -> None:
-        """Takes no new calls, lets running ones end within `grace_s`, frees the model."""
+    def stop(self, grace_s: float = _GRACE_S) -> None:
+        """Takes no new calls, lets running ones end within `grace_s`, cancels the rest, frees the models."""
         self._stopping.set()
         self._grpc.stop(grace_s).wait()
         self._poller.join()
-        self._served.close()
+        for model in self.models:
+            model.close()
 
     def __enter__(self) -> "Server":
         return self
@@ -203,71 +103,125 @@ class Server:
         self.stop(grace_s=0)
 
 
+def _loaded(config: ModelConfig, warm_up: bool) -> Versions:
+    """A model, one version of it loaded at least.
+
+    Raises:
+        InputError: no such folder, no version in it, a highest version that cannot be loaded, or a label of a
+            version that is not loaded.
+    """
+    base_path = config.base_path
+    if not tf.io.gfile.isdir(base_path):
+        raise InputError(
+            f"{base_path}: no such folder. Give the folder that holds a model's versions, e.g. models/cun with "
+            "models/cun/1 in it; `python -m tfbrats.export` writes one."
+        )
+    model = Versions(config, warm_up)
+    model.refresh()
+    states = model.states()
+    if not states:
+        hint = " It is itself one version: give its parent folder." if is_version(base_path) else ""
+        raise InputError(
+            f"{base_path}: no version in it, i.e. no folder named by a whole number such as 1"
+            + (
+                f" or of {', '.join(map(str, config.specific))}, which are wanted.{hint}"
+                if config.specific
+                else f".{hint}"
+            )
+        )
+    if not model.served:
+        version, (_, _, text) = max(states.items())
+        raise InputError(
+            f"{base_path}/{version}: the highest version cannot be loaded ({text}). Remove it or "
+            "export it again."
+        )
+    loaded = model.served
+    for label, version in config.labels.items():
+        if version not in loaded:
+            model.close()
+            raise InputError(
+                f"{config.name}: its label {label!r} is version {version}'s, which is not loaded (loaded: "
+                f"{', '.join(map(str, loaded))}). Name it in model_version_policy too, or export it."
+            )
+    return model
+
+
 def start(
-    model_base_path: str,
+    model_base_path: str | os.PathLike | None = None,
     port: int = 0,
     model_name: str | None = None,
     host: str = "127.0.0.1",
     tensor_content: bool = False,
     poll_s: float = 1,
     max_workers: int = 2,
+    max_enqueued: int = 22,
     warm_up: bool = True,
+    model_config_file: str | os.PathLike | None = None,
 ) -> Server:
-    """Serves the highest version under `model_base_path`; returns once it answers.
+    """Serves the highest version under `model_base_path`, or what a config file names; returns once it answers.
 
     Args:
         port: 0 picks a free one (see the returned server's `.port`).
         model_name: the base path's last part if None.
         tensor_content: answers hold bytes, not repeated values.
         poll_s: seconds between looks for new versions.
-        max_workers: calls that run at once; others wait.
+        max_workers: calls that run at once.
+        max_enqueued: calls that wait for their turn; more are refused with RESOURCE_EXHAUSTED, and a few above
+            that before their message is read.
         warm_up: replay a version's warm-up records before it serves; one that fails fails the version.
+        model_config_file: `models.config`, in place of one base path.
 
     Raises:
-        InputError: no such folder, no version in it, a highest version that cannot be loaded, or a port
-            that is taken.
+        InputError: a model that cannot be served (`_loaded`), or a port that is taken.
     """
     if not 0 <= port <= 65535:  # gRPC would take another, without a word
         raise InputError(f"--port {port}: there are ports 1 to 65535, and 0 for any free one.")
-    base_path = str(model_base_path).rstrip("/")
-    if not tf.io.gfile.isdir(base_path):
+    if (model_base_path is None) == (model_config_file is None):
+        raise InputError("which models? Give --model_base_path or --model_config_file, one of the two.")
+    if model_name is not None and model_config_file is not None:
         raise InputError(
-            f"{model_base_path}: no such folder. Give the folder that holds a model's versions, e.g. "
-            "models/cun with models/cun/1 in it; `python -m tfbrats.export` writes one."
+            f"--model_name {model_name}: {model_config_file} names its models itself. Leave it out."
         )
-    served = Versions(model_name or files.name(base_path), base_path, warm_up)
-    served.refresh()
-    if served.version is None:
-        states = served.states()
-        if states:
-            version, (_, _, text) = max(states.items())
-            raise InputError(
-                f"{base_path}/{version}: the highest version cannot be loaded ({text}). Remove it or "
-                "export it again."
-            )
-        hint = " It is itself one version: give its parent folder." if any(stamp_of(base_path)) else ""
-        raise InputError(
-            f"{base_path}: no version in it, i.e. no folder named by a whole number such as 1.{hint}"
-        )
+    if model_config_file is not None:
+        wanted = model_config.read(model_config_file)
+    else:
+        base_path = os.fspath(model_base_path).rstrip("/")
+        wanted = [ModelConfig(model_name or files.name(base_path), base_path)]
+    served = []
+    try:
+        for one in wanted:
+            served.append(_loaded(one, warm_up))
+        grpc_server, bound = _open(served, host, port, tensor_content, max_workers, max_enqueued)
+    except BaseException:
+        for model in served:
+            model.close()
+        raise
+    return Server(grpc_server, served, host, bound, poll_s)
+
+
+def _open(
+    served: Sequence[Versions], host: str, port: int, tensor_content: bool, max_workers: int, max_enqueued: int
+) -> tuple[grpc.Server, int]:
+    calls = max_workers + max_enqueued + _SPARE_CALLS
+    pool = futures.ThreadPoolExecutor(calls, thread_name_prefix="call")
     grpc_server = grpc.server(
-        futures.ThreadPoolExecutor(max(_THREADS, max_workers + 8), thread_name_prefix="call"),
-        # Without this a second server on the port would share it, unnoticed.
-        options=(*_UNLIMITED, ("grpc.so_reuseport", 0)),
+        pool, interceptors=[services.Readable()], maximum_concurrent_rpcs=calls, options=_CHANNEL
     )
+    models = services.Models(served)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        _Prediction(served, max_workers, tensor_content), grpc_server
+        services.Prediction(models, max_workers, max_enqueued, tensor_content), grpc_server
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Status(served), grpc_server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(services.Status(models), grpc_server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), grpc_server)  # "" is SERVING
     try:
         bound = grpc_server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        served.close()
         raise InputError(
             f"{host}:{port}: cannot listen there ({error}). Is another server running? Give another "
             "--port, or 0 for any free one."
         ) from error
     grpc_server.start()
-    return Server(grpc_server, served, host, bound, poll_s)
+    return grpc_server, bound
 
 
 def _flag(text: str) -> bool:
@@ -281,13 +235,16 @@ def _flag(text: str) -> bool:
 
 def main(arguments: Sequence[str]) -> int | None:
     parser = command.parser("serving.server", __doc__)
-    parser.add_argument("--model_base_path", required=True, help="folder of versions, e.g. models/cun")
+    parser.add_argument("--model_base_path", help="folder of versions, e.g. models/cun")
+    parser.add_argument(
+        "--model_config_file", help="in its place: models.config, several models, versions and their labels"
+    )
     parser.add_argument("--port", type=int, default=8500, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--model_name", help="default: the last part of --model_base_path")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="default: %(default)s, this machine alone; there is no encryption and no log-in",
+        help="default: %(default)s, this machine alone; 0.0.0.0 lets others in, without encryption or log-in",
     )
     parser.add_argument(
         "--enable_serialization_as_tensor_content",
@@ -316,33 +273,54 @@ def main(arguments: Sequence[str]) -> int | None:
     parser.add_argument(
         "--max_workers", type=int, default=2, help="calls that run at once (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max_enqueued",
+        type=int,
+        default=22,
+        help="calls that wait; more are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
+    )
     given = parser.parse_args(arguments)
-    if given.max_workers < 1 or given.file_system_poll_wait_seconds <= 0:
-        raise InputError("--max_workers and --file_system_poll_wait_seconds must be above 0.")
+    if given.max_workers < 1 or given.file_system_poll_wait_seconds <= 0 or given.max_enqueued < 0:
+        raise InputError(
+            "--max_workers and --file_system_poll_wait_seconds must be above 0, --max_enqueued not below."
+        )
     logging.getLogger("serving").setLevel(logging.INFO)
     print(
         "The embedded server of tfbrats, for the desk and the tests: no production server. "
         "serving/README.md has the real one.",
         flush=True,
     )
+    if given.host not in ("127.0.0.1", "localhost", "::1"):
+        print(
+            f"WARNING: listening on {given.host}: whoever reaches this machine can send it cases and read what "
+            "comes back, without encryption or log-in. Patients' scans do not belong on such a line.",
+            flush=True,
+        )
     server = start(
         given.model_base_path,
+        model_config_file=given.model_config_file,
         port=given.port,
         model_name=given.model_name,
         host=given.host,
         tensor_content=given.enable_serialization_as_tensor_content,
         poll_s=given.file_system_poll_wait_seconds,
         max_workers=given.max_workers,
+        max_enqueued=given.max_enqueued,
         warm_up=given.enable_model_warmup,
     )
 
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    print(f"ready: {server.model_name} version {server.version} on {server.address}", flush=True)
+    before = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    for model in server.models:
+        versions = ", ".join(map(str, model.served))
+        print(f"ready: {model.name} version {versions} on {server.address}", flush=True)
     stop.wait()
-    print("stopping: calls under way may end", flush=True)
-    server.stop()
+    for number, handler in before.items():  # once more ends it at once
+        signal.signal(number, handler)
+    print(f"stopping: calls under way have {_GRACE_S} s to end", flush=True)
+    server.stop(_GRACE_S)
     return None
 
 

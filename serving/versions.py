@@ -1,22 +1,28 @@
 """The versions of one model: load, warm up, run, swap. Knows no network.
 
-A version runs as in the real server: a Session on its graph, fetching only the outputs asked for, with a
-limit of time. What a caller did wrong is a CallError with the status and words of TensorFlow Serving.
+A version runs as in the real server (`tfbrats.saved_model`). What a caller did wrong is a CallError with the
+status and words of TensorFlow Serving.
 """
 
 import contextlib
 import logging
+import math
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
+from serving.model_config import ModelConfig
 from tfbrats import files
+from tfbrats.packing import MOST_VOXELS
+from tfbrats.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +43,16 @@ def invalid(text: str) -> CallError:
     return CallError(grpc.StatusCode.INVALID_ARGUMENT, text)
 
 
+def not_found(model: str, version: int | None) -> CallError:
+    which = f"Latest({model})" if version is None else f"Specific({model}, {version})"
+    return CallError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {which}")
+
+
+# One value can stand for all of a tensor, so that a few bytes claim any size: a float32 volume's at most.
+_MOST_CLAIMED_BYTES = 4 * MOST_VOXELS
+_STRING_BYTES = 64  # of an empty one in memory
+
+_NUMBER = re.compile("[0-9]+")
 # TensorFlow's error numbers are gRPC's.
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -49,48 +65,19 @@ class Servable:
     """One loaded version. Closed when it is retired and its last call has ended."""
 
     version: int
-    session: tf.compat.v1.Session
-    signatures: dict[str, meta_graph_pb2.SignatureDef]
+    model: SavedModel | None  # None: closed
+    signatures: Mapping[str, meta_graph_pb2.SignatureDef]
     calls: int = 0
     retired: bool = False
     ended: Callable[[], None] = field(default=lambda: None, repr=False)
-
-
-@contextlib.contextmanager
-def _without_deprecation_notes() -> Iterator[None]:
-    """Spares the person at the desk what TensorFlow says about a function that its own server rests on."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "is deprecated and will be removed" not in str(record.msg)
-
-    tf.get_logger().addFilter(keep)
-    try:
-        yield
-    finally:
-        tf.get_logger().removeFilter(keep)
-
-
-def _load(path: str, version: int) -> Servable:
-    """Raises what TensorFlow raises on a version it cannot load."""
-    options = tf.compat.v1.ConfigProto()
-    options.gpu_options.allow_growth = True  # others work on the desk's GPU too
-    session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
-    try:
-        # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
-        with session.graph.as_default(), _without_deprecation_notes():
-            meta_graph = tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], path)
-    except BaseException:
-        session.close()
-        raise
-    return Servable(version, session, dict(meta_graph.signature_def))
 
 
 def _braced(names: Sequence[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 
-def _feeds(signature, inputs) -> dict[str, np.ndarray]:
-    """Graph tensor name -> array, checked against the signature."""
+def _arrays(signature, inputs) -> dict[str, np.ndarray]:
+    """Input alias -> array, checked against the signature."""
     sent, wanted = set(inputs), set(signature.inputs)
     if len(sent) != len(wanted):
         raise invalid(
@@ -98,7 +85,7 @@ def _feeds(signature, inputs) -> dict[str, np.ndarray]:
             f"len({_braced(wanted)}). Sent extra: {_braced(sent - wanted)}. "
             f"Missing but required: {_braced(wanted - sent)}."
         )
-    feeds = {}
+    arrays = {}
     for alias, tensor in inputs.items():
         if alias not in wanted:
             raise invalid(
@@ -108,21 +95,36 @@ def _feeds(signature, inputs) -> dict[str, np.ndarray]:
         info = signature.inputs[alias]
         expected = tf.dtypes.as_dtype(info.dtype)
         if tensor.dtype != info.dtype:
-            received = "no dtype" if not tensor.dtype else tf.dtypes.as_dtype(tensor.dtype).name
+            number = tensor.dtype
+            received = types_pb2.DataType.Name(number) if number in types_pb2.DataType.values() else number
             raise invalid(f"input {alias}: expected {expected.name}, received {received}.")
         shape = tf.TensorShape(info.tensor_shape)
-        received = tf.TensorShape(tensor.tensor_shape)
-        if not received.is_fully_defined() or not shape.is_compatible_with(received):
-            raise invalid(f"input {alias}: expected shape {shape}, received {received}.")
+        sides = [dim.size for dim in tensor.tensor_shape.dim]
+        known = not tensor.tensor_shape.unknown_rank and min(sides, default=0) >= 0
+        if not known or not shape.is_compatible_with(sides):
+            raise invalid(f"input {alias}: expected shape {shape}, received {sides if known else 'no shape'}.")
+        _check_claim(alias, tensor, expected, sides)
         try:
-            feeds[info.name] = tf.make_ndarray(tensor)
-        except (TypeError, ValueError) as error:
+            arrays[alias] = tf.make_ndarray(tensor)
+        except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"tensor parsing error: {alias} ({error})") from error
-    return feeds
+    return arrays
 
 
-def _fetches(signature, output_filter: Sequence[str]) -> dict[str, str]:
-    """Output alias -> graph tensor name: those asked for, or all."""
+def _check_claim(alias: str, tensor, dtype: tf.DType, sides: Sequence[int]) -> None:
+    """Before it is made: a tensor whose bytes are not all there would be filled up to what it claims."""
+    if tensor.tensor_content:
+        return  # as long as it claims, or refused
+    claimed = math.prod(sides) * (_STRING_BYTES if dtype == tf.string else dtype.size)
+    if claimed > _MOST_CLAIMED_BYTES:
+        raise invalid(
+            f"input {alias}: claims {claimed} bytes without sending them; at most {_MOST_CLAIMED_BYTES} are "
+            "filled up."
+        )
+
+
+def _outputs(signature, output_filter: Sequence[str]) -> Sequence[str]:
+    """Output aliases: those asked for, or all."""
     for alias in output_filter:
         if alias not in signature.outputs:
             raise invalid(
@@ -132,7 +134,7 @@ def _fetches(signature, output_filter: Sequence[str]) -> dict[str, str]:
     if len(set(output_filter)) < len(output_filter):
         doubled = next(alias for alias in output_filter if list(output_filter).count(alias) > 1)
         raise invalid(f"duplicate output tensor alias: {doubled}")
-    return {alias: signature.outputs[alias].name for alias in output_filter or sorted(signature.outputs)}
+    return list(output_filter) or sorted(signature.outputs)
 
 
 def signature_of(servable: Servable, name: str):
@@ -143,14 +145,12 @@ def signature_of(servable: Servable, name: str):
 
 def run(servable: Servable, request, seconds: float | None) -> dict[str, np.ndarray]:
     """The outputs that a PredictRequest asks of a version, within `seconds`."""
-    signature = signature_of(servable, request.model_spec.signature_name or DEFAULT_SIGNATURE)
-    feeds = _feeds(signature, request.inputs)
-    fetches = _fetches(signature, request.output_filter)
-    options = tf.compat.v1.RunOptions()
-    if seconds is not None:
-        options.timeout_in_ms = max(1, int(seconds * 1000))
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = signature_of(servable, name)
+    arrays = _arrays(signature, request.inputs)
+    outputs = _outputs(signature, request.output_filter)
     try:
-        return servable.session.run(fetches, feeds, options=options)
+        return servable.model(name, arrays, outputs, seconds)
     except tf.errors.OpError as error:
         raise CallError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message) from error
     except (TypeError, ValueError) as error:  # what the session refuses to be fed
@@ -171,71 +171,93 @@ def _warm_up(path: str, servable: Servable) -> int:
     return number
 
 
-def stamp_of(path: str) -> tuple[int, int]:
-    """When the SavedModel in a folder was written (ns) and its size; (0, 0) if there is none.
+def is_version(path: str) -> bool:
+    """Whether a folder holds a SavedModel itself."""
+    return tf.io.gfile.exists(files.join(path, "saved_model.pb"))
 
-    TensorFlow tells times in whole seconds: alone they would not tell a model from what it replaced.
+
+def _stamp_of(path: str) -> frozenset[tuple[str, int, int]]:
+    """Name, time of writing (ns) and size of each file of a version: tells it from what is put in its place.
+
+    TensorFlow tells times in whole seconds, and who copies a version, late or again, may keep its times.
     """
-    try:
-        found = tf.io.gfile.stat(files.join(path, "saved_model.pb"))
-    except tf.errors.OpError:
-        return 0, 0
-    return found.mtime_nsec, found.length
+    found = set()
+    with contextlib.suppress(tf.errors.OpError):  # it changes under us: so does its stamp
+        for folder, _, names in tf.io.gfile.walk(path):
+            for name in names:
+                file = tf.io.gfile.stat(files.join(folder, name))
+                found.add((files.join(folder, name), file.mtime_nsec, file.length))
+    return frozenset(found)
 
 
 # --- versions -------------------------------------------------------------------------------------------
 
 
-class Versions:
-    """The versions under a base path: one is served, the highest; newer ones replace it."""
+def _numbered(names: Iterable[str]) -> dict[int, str]:
+    """Version -> folder, of those named by a number that a call can ask for; leading zeros are none of it."""
+    found = {}
+    for name in sorted(name.rstrip("/") for name in names):
+        if _NUMBER.fullmatch(name) and int(name) < 2**63:
+            found.setdefault(int(name), name)
+    return found
 
-    def __init__(self, name: str, base_path: str, warm_up: bool):
-        self.name = name
-        self._base_path = base_path
+
+class Versions:
+    """The versions under a model's base path: those that are wanted are served; newer ones replace older."""
+
+    def __init__(self, config: ModelConfig, warm_up: bool):
+        self.name = config.name
+        self._config = config
         self._warm_up = warm_up
         self._lock = threading.Lock()
-        self._current: Servable | None = None
+        self._served: dict[int, Servable] = {}
         self._states: dict[int, tuple[int, int, str]] = {}  # version -> state, error number, error text
-        self._broken: tuple | None = None  # version and stamp of what could not be loaded
+        self._broken: dict[int, frozenset] = {}  # stamp of what could not be loaded
 
     def refresh(self) -> None:
-        """Loads the highest version if it is not the one served. Logs a broken one, and keeps serving."""
-        found = [
-            int(name.rstrip("/"))
-            for name in tf.io.gfile.listdir(self._base_path)
-            if name.rstrip("/").isdecimal()
-        ]
-        if not found or (self._current is not None and max(found) == self._current.version):
-            return
-        version = max(found)
-        path = files.join(self._base_path, str(version))
-        attempt = (version, stamp_of(path))
-        if attempt == self._broken:
+        """Loads the versions that are wanted and retires the others. Logs a broken one, and keeps serving."""
+        base_path = self._config.base_path
+        found = _numbered(tf.io.gfile.listdir(base_path))
+        wanted = self._config.wanted(found)
+        for version in wanted:
+            if version not in self._served:
+                self._try(version, files.join(base_path, found[version]))
+        # As long as nothing that is wanted can be served, what was served is.
+        if any(version in self._served for version in wanted):
+            for version in [version for version in self._served if version not in wanted]:
+                self._retire(version)
+
+    def _try(self, version: int, path: str) -> None:
+        stamp = _stamp_of(path)
+        if self._broken.get(version) == stamp:
             return
         self._set_state(version, _State.LOADING)
         try:
-            servable = _load(path, version)
+            model = SavedModel(path)
+            servable = Servable(version, model, model.signatures)
             try:
                 replayed = _warm_up(path, servable) if self._warm_up else 0
             except BaseException:
-                servable.session.close()
+                model.close()
                 raise
         except Exception as error:  # TensorFlow raises many kinds for what is no SavedModel
-            self._broken = attempt
+            self._broken[version] = stamp
             number = getattr(error, "error_code", grpc.StatusCode.UNKNOWN.value[0])
             self._set_state(version, _State.END, number, f"{type(error).__name__}: {error}")
             log.error("%s: cannot be loaded, and is not served: %s", path, error)
             return
         servable.ended = lambda: self._set_state(version, _State.END)
         with self._lock:
-            old, self._current = self._current, servable
+            self._served[version] = servable
         self._set_state(version, _State.AVAILABLE)
         log.info("serving %s version %d (%d warm-up records)", self.name, version, replayed)
-        if old is not None:
-            self._set_state(old.version, _State.UNLOADING)
-            with self._lock:
-                old.retired = True
-            self._close_if_idle(old)
+
+    def _retire(self, version: int) -> None:
+        self._set_state(version, _State.UNLOADING)
+        with self._lock:
+            servable = self._served.pop(version)
+            servable.retired = True
+        self._close_if_idle(servable)
 
     def _set_state(self, version: int, state: int, error: int = 0, text: str = "") -> None:
         with self._lock:
@@ -243,26 +265,27 @@ class Versions:
 
     def _close_if_idle(self, servable: Servable) -> None:
         with self._lock:
-            if servable.calls or not servable.retired or servable.session is None:
+            if servable.calls or not servable.retired or servable.model is None:
                 return
-            session, servable.session = servable.session, None
-        session.close()
+            model, servable.model = servable.model, None
+        model.close()
         servable.ended()
 
     @contextlib.contextmanager
     def using(self, spec) -> Iterator[Servable]:
         """The version that a ModelSpec names, kept alive while the block runs."""
-        if not spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        if spec.version_label:
-            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-        wanted = spec.version.value if spec.HasField("version") else None
+        choice = spec.WhichOneof("version_choice")
         with self._lock:
-            servable = self._current
-            unknown = spec.name != self.name or servable is None
-            if unknown or wanted not in (None, servable.version):
-                text = f"Latest({spec.name})" if wanted is None else f"Specific({spec.name}, {wanted})"
-                raise CallError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {text}")
+            if choice == "version_label" and spec.version_label not in self._config.labels:
+                raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+            wanted = {
+                "version": spec.version.value,
+                "version_label": self._config.labels.get(spec.version_label),
+            }
+            version = wanted[choice] if choice else max(self._served, default=None)
+            servable = self._served.get(version)
+            if servable is None:
+                raise not_found(self.name, version if choice else None)
             servable.calls += 1
         try:
             yield servable
@@ -276,14 +299,20 @@ class Versions:
             return dict(sorted(self._states.items()))
 
     @property
-    def version(self) -> int | None:
+    def labels(self) -> Mapping[str, int]:
+        return self._config.labels
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The versions that answer, ascending."""
         with self._lock:
-            return self._current.version if self._current else None
+            return tuple(sorted(self._served))
 
     def close(self) -> None:
+        """Ends with all versions. What still runs is cancelled."""
         with self._lock:
-            servable, self._current = self._current, None
-            if servable is not None:
-                servable.retired = True
-        if servable is not None:
-            self._close_if_idle(servable)
+            servables = list(self._served.values())
+        for servable in servables:
+            model = servable.model
+            self._retire(servable.version)
+            model.close()

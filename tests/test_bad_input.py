@@ -33,6 +33,7 @@ BEAM = "beam_pipelines.nifti_to_tfrecord"
 TRAIN = "tfbrats.train"
 EXPORT = "tfbrats.export"
 PREDICT = "tfbrats.predict"
+BATCH = "beam_pipelines.segment_cases"
 EVALUATE = "tfbrats.evaluate"
 CLIENT = "serving.client"
 SERVER = "serving.server"
@@ -111,6 +112,7 @@ def reading(module, cases, model, served, tmp="out"):
         INSPECT: (cases,),
         BEAM: (*SMALL, "--input", cases, "--output", tmp),
         PREDICT: ("--model", model, "--input", cases, "--output", tmp),
+        BATCH: ("--model", model, "--input", cases, "--output", tmp),
         CLIENT: (
             *("--server", served.address, "--model", "tiny"),
             *("--input", cases, "--output", f"{tmp}/seg.nii.gz"),
@@ -171,7 +173,7 @@ def test_a_scan_that_cannot_be_used(module, fault, cases, model, served, refused
     assert all(word in said for word in words), said
 
 
-@pytest.mark.parametrize("module", [INSPECT, BEAM, PREDICT, CLIENT])
+@pytest.mark.parametrize("module", [INSPECT, BEAM, PREDICT, BATCH, CLIENT])
 def test_an_empty_folder(module, here, model, served, refused):
     (here / "cases").mkdir()
     said = refused(module, *reading(module, here / "cases", model, served))
@@ -179,7 +181,7 @@ def test_an_empty_folder(module, here, model, served, refused):
     assert "imagesTr/CASE_0000.nii.gz" in said and "Point to the one that holds the cases" in said
 
 
-@pytest.mark.parametrize("module", [INSPECT, BEAM, PREDICT, CLIENT])
+@pytest.mark.parametrize("module", [INSPECT, BEAM, PREDICT, BATCH, CLIENT])
 @pytest.mark.parametrize("kind", ["missing", "a file"])
 def test_a_folder_that_is_none(module, kind, cases, model, served, refused):
     path, words = {
@@ -198,7 +200,7 @@ def test_labels_outside_the_editions_table(module, cases, model, served, refused
     assert "1 NCR, 2 ED, 4 ET" in said and "Pass --edition if it was recognised wrongly" in said
 
 
-@pytest.mark.parametrize("module", [PREDICT, CLIENT])
+@pytest.mark.parametrize("module", [PREDICT, BATCH, CLIENT])
 def test_labels_outside_the_table_do_not_matter_to_a_prediction(
     module, cases, model, served, here, monkeypatch
 ):
@@ -462,14 +464,15 @@ def test_exporting_a_run_that_lacks_networks(cascade_run, here, refused):
 # --- models and servers ---------------------------------------------------------------------------------
 
 
-def test_predicting_with_what_is_no_model(cases, model, here, refused):
+@pytest.mark.parametrize("module", [PREDICT, BATCH])
+def test_predicting_with_what_is_no_model(module, cases, model, here, refused):
     (here / "empty").mkdir()
     for path in ("nowhere/1", "empty", model.parent, cases):
-        said = refused(PREDICT, "--model", path, "--input", cases, "--output", "out")
+        said = refused(module, "--model", path, "--input", cases, "--output", "out")
         assert f"{path}: no tfbrats.json here. Point to one version's folder" in said
     shutil.copytree(model, here / "1")
     (here / "1" / "tfbrats.json").write_text(json.dumps({"format": 1}))
-    said = refused(PREDICT, "--model", "1", "--input", cases, "--output", "out")
+    said = refused(module, "--model", "1", "--input", cases, "--output", "out")
     assert "1/tfbrats.json: " in said and "Export the model again" in said
 
 
@@ -502,7 +505,7 @@ def test_an_unknown_model_version_or_signature(cases, served, refused):
     said = refused(CLIENT, *asking(served.address, cases, "--model", "tiny", "--version", 9))
     assert f"{served.address} serves no tiny version 9" in said and "Check --model and --version" in said
     said = refused(CLIENT, *asking(served.address, cases, "--model", "tiny", "--signature", "nobodys"))
-    assert "tiny on" in said and "has no signature 'nobodys'" in said and "Leave --signature out" in said
+    assert "--signature nobodys: takes no whole case" in said and "Leave it out, or give" in said
 
 
 def test_serving_what_is_no_model(cases, model, refused):

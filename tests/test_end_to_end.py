@@ -1,6 +1,8 @@
 """The whole way: what training made, what was exported and what is served are one and the same."""
 
 import csv
+import hashlib
+import json
 import os
 import pathlib
 import subprocess
@@ -62,13 +64,30 @@ def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_mo
     inputs = model_card.inputs(card, loaded)
     ours = tf.function(export.segmenter_of(cascade_run.folder))({n: tf.constant(a) for n, a in inputs.items()})
     assert len(np.unique(ours["segmentation"])) > 2 and np.all(ours["tiles"].numpy() > 1)
-    saved = predict.SavedSegmenter(cascade_model).segment(loaded)
+    saved = predict.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)
     with server.start(os.path.dirname(cascade_model)) as running, Client(running.address, "tiny_msm") as client:
         remote = client.segment(loaded)
     tissues = model_card.tissues(card, ours["segmentation"].numpy(), "keras")
     assert np.array_equal(tissues, saved.tissues) and np.array_equal(tissues, remote.tissues)
     assert saved.tiles.tolist() == remote.tiles.tolist() == ours["tiles"].numpy().tolist()
     assert np.allclose(saved.probabilities, ours["probabilities"], atol=1e-5)
+
+
+def test_the_file_beside_a_segmentation_leads_back_to_the_run_s_records_and_config(run_and_model, tmp_path):
+    run, model = run_and_model
+    phantom.write_dataset(tmp_path / "cases", 1, "2021", seed=9, shape=(50, 61, 19))
+    out = tmp_path / "out"
+    predict.main(["--model", model, "--input", str(tmp_path / "cases"), "--output", str(out), "--provenance"])
+    (path,) = (path for path in out.glob("*.json") if path.name != model_card.FILE)
+    told = json.loads(path.read_text())["model"]
+    card = pathlib.Path(model) / model_card.FILE
+    assert told["tfbrats_json_sha256"] == hashlib.sha256(card.read_bytes()).hexdigest()
+    assert (
+        told["records_sha256"]
+        == json.loads((pathlib.Path(run) / "records.json").read_text())["manifest_sha256"]
+    )
+    config = json.dumps(json.loads(card.read_text())["training_data"]["config"], sort_keys=True)
+    assert told["config_sha256"] == hashlib.sha256(config.encode()).hexdigest()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Two folders in, scores out: matching, every fault in one list, what is written and what is printed."""
 
+import concurrent.futures.process
 import csv
 import hashlib
 import json
@@ -711,3 +712,27 @@ def test_one_case_is_one_case_and_has_no_interval(two_runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "1 case, edition 2020" in printed and "1 cases" not in printed
     assert "cun_lws minus other_scores: Dice WT +0.167 [no interval], 1 case\n" in printed
+
+
+# --- processes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cores", "free_gib", "most", "expected"),
+    [(8, 64, None, 8), (8, 64, 3, 3), (2, 64, 5, 2), (8, 1, None, 2), (8, 1, 5, 2), (8, 0, None, 1)],
+)
+def test_no_more_processes_than_cores_memory_and_the_person_allow(monkeypatch, cores, free_gib, most, expected):
+    monkeypatch.setattr(evaluate.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(evaluate.memory, "free_bytes", lambda: free_gib * 2**30)
+    assert evaluate.fitting_workers(most) == expected
+
+
+def test_a_worker_that_dies_is_told_with_the_option_for_fewer(folders, tmp_path, monkeypatch):
+    def dying(*_, **__):
+        raise concurrent.futures.process.BrokenProcessPool
+
+    monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, "map", dying)
+    with pytest.raises(evaluate.WorkerDiedError, match=r"want of memory \(2 at a time\)\.$"):
+        evaluate.evaluate(*folders, workers=2)
+    with pytest.raises(InputError, match=r"\(2 at a time\)\. Pass --workers 1\.$"):
+        run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 2)

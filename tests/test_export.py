@@ -1,5 +1,6 @@
 """The SavedModel: named signatures, one copy of each variable, the same answers as the Keras model."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -9,10 +10,12 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import case, config, export, layouts, model_card, phantom, predict, records, run, train
+from tfbrats import case, config, export, layouts, model_card, packing, phantom, predict, records, run, train
 from tfbrats import trained as best
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
+from tfbrats.saved_model import SavedModel
+from tfbrats.segment import MOST_CASES
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,9 @@ def exported(trained, tmp_path_factory):
 
 def test_signatures_go_by_the_names_of_the_modalities(exported):
     saved = tf.saved_model.load(exported)
-    assert set(saved.signatures) == {"serving_default", "int16", "slices", "describe"}
+    whole_case = {"serving_default", "int16", "gzip_int16", "cases_int16"}
+    assert set(saved.signatures) == {*whole_case, "slices", "describe"}
+    assert set(model_card.read(exported).signatures) == set(saved.signatures)
     for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
         _, inputs = saved.signatures[name].structured_input_signature
         assert set(inputs) == set(MODALITIES)
@@ -99,10 +104,15 @@ def test_warm_up_requests_are_small_and_name_real_signatures(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 
     path = pathlib.Path(exported) / export.WARM_UP
-    assert path.stat().st_size < 2000
+    assert path.stat().st_size < 3000
     logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in records.read_records(path)]
-    names = {log.predict_log.request.model_spec.signature_name for log in logs}
-    assert names == {"serving_default", "slices"}
+    asked = [
+        (log.predict_log.request.model_spec.signature_name, list(log.predict_log.request.output_filter))
+        for log in logs
+    ]
+    alone = ["segmentation"]
+    of_client = [(name, alone) for name in ("serving_default", "int16", "gzip_int16")]
+    assert asked == [("serving_default", []), *of_client, ("slices", [])]
 
 
 def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -118,11 +128,11 @@ def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path,
 
 
 def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, monkeypatch):
-    class Other(export._Served):
-        def __call__(self, signature, inputs):
-            return {name: array + 1 for name, array in super().__call__(signature, inputs).items()}
+    class Other(SavedModel):
+        def __call__(self, signature, inputs, outputs=None):
+            return {name: array + 1 for name, array in super().__call__(signature, inputs, outputs).items()}
 
-    monkeypatch.setattr(export, "_Served", Other)
+    monkeypatch.setattr(export, "SavedModel", Other)
     with pytest.raises(RuntimeError, match="voxels differ"):
         export.export(trained, tmp_path / "model")
     assert os.listdir(tmp_path / "model") == []
@@ -210,13 +220,136 @@ def test_the_card_is_plain_json(exported):
     assert content["modalities"] == list(MODALITIES)
 
 
+# --- signatures for the wire ----------------------------------------------------------------------------
+
+
+def _whole_numbers(shape, seed=0):
+    """Volumes of a phantom by modality, int16."""
+    image, _ = phantom.simulate(shape, seed=seed, number=0)
+    return {name: image[..., MODALITIES.index(name)].astype(np.int16) for name in MODALITIES}
+
+
+def _packed(volumes):
+    """What gzip_int16 takes."""
+    plane = np.array(next(iter(volumes.values())).shape[:2], np.int32)
+    return {"plane": plane, **{name: packing.packed(volume) for name, volume in volumes.items()}}
+
+
+@pytest.fixture(scope="module", params=["slices", "cascade"])
+def either(request):
+    """`either(signature, inputs)` of a model of either kind, as TensorFlow Serving answers."""
+    of = {"slices": "exported", "cascade": "cascade_model"}
+    return SavedModel(request.getfixturevalue(of[request.param]))
+
+
+@pytest.mark.parametrize("shape", [(40, 44, 16), (33, 30, 19), (7, 5, 1)])
+def test_packed_and_in_float32_a_case_gets_the_answer_of_int16(either, shape):
+    volumes = _whole_numbers((48, 48, 24))
+    volumes = {name: volume[tuple(slice(4, 4 + side) for side in shape)] for name, volume in volumes.items()}
+    plain = either("int16", volumes)
+    assert plain["segmentation"].shape == shape
+    for signature, inputs in (
+        ("gzip_int16", _packed(volumes)),
+        ("serving_default", {name: volume.astype(np.float32) for name, volume in volumes.items()}),
+    ):
+        answer = either(signature, inputs)
+        assert set(answer) == set(plain)
+        for name, array in plain.items():
+            assert np.array_equal(answer[name], array), (signature, name)
+
+
+def test_several_cases_get_the_answers_that_each_gets_alone(either):
+    cases = [_whole_numbers((40, 44, 16), seed) for seed in (1, 2, 3)]
+    together = either("cases_int16", {m: np.stack([one[m] for one in cases]) for m in MODALITIES})
+    assert together["segmentation"].shape == (3, 40, 44, 16)
+    for n, one in enumerate(cases):
+        alone = either("int16", one)
+        for name, array in together.items():
+            assert np.array_equal(array[n], alone[name])
+    assert set(alone) - set(together) == {"probabilities"}
+    for count, odd in ((0, 0), (MOST_CASES + 1, MOST_CASES + 1), (1, 2)):
+        volumes = {m: np.zeros((odd if m == "t2" else count, 4, 5, 6), np.int16) for m in MODALITIES}
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"(?s)equally many cases.*1 to.*{MOST_CASES}"
+        ):
+            either("cases_int16", volumes)
+
+
+# What takes the place of the packed t1ce, and what is said of it.
+BAD_VOLUMES = {
+    "a slice too few": (lambda slices: slices[:-1], "several shapes"),
+    "no slices": (lambda slices: slices[:0], "1 to"),
+    "a bomb": (
+        lambda slices: np.array([gzip.compress(bytes(10**6), 9), *slices[1:]], object),
+        "is expected; found",
+    ),
+    "cut off": (lambda slices: np.array([*slices[:-1], slices[-1][:-9]], object), "."),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_VOLUMES)
+def test_a_packed_case_that_is_none_is_refused_and_the_next_one_answered(either, fault):
+    spoil, said = BAD_VOLUMES[fault]
+    volumes = _whole_numbers((40, 44, 16))
+    good = _packed(volumes)
+    with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.DataLossError), match=said):
+        either("gzip_int16", {**good, "t1ce": spoil(good["t1ce"])})
+    expected = either("int16", volumes)["segmentation"]
+    assert np.array_equal(either("gzip_int16", good)["segmentation"], expected)
+
+
+def test_a_case_that_is_too_large_is_refused_whatever_the_signature(either):
+    long = {name: np.ones((600, 1, 1), np.int16) for name in MODALITIES}
+    for signature, inputs in (
+        ("int16", long),
+        ("serving_default", {name: volume.astype(np.float32) for name, volume in long.items()}),
+        ("cases_int16", {name: volume[None] for name, volume in long.items()}),
+        ("gzip_int16", _packed(long)),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="512"):
+            either(signature, inputs)
+
+
+# --- precision ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["slices", pytest.param("cascade", marks=pytest.mark.slow)])
+def test_in_bfloat16_the_weights_are_the_same_and_the_answers_near(kind, request, tmp_path):
+    folder = (
+        request.getfixturevalue("trained")
+        if kind == "slices"
+        else request.getfixturevalue("cascade_run").folder
+    )
+    plain = request.getfixturevalue({"slices": "exported", "cascade": "cascade_model"}[kind])
+    half = export.export(folder, tmp_path / "model", precision="mixed_bfloat16")
+    assert model_card.read(plain).precision == "float32"
+    assert model_card.read(half).precision == "mixed_bfloat16"
+    weights = [tf.train.load_checkpoint(os.path.join(one, "variables", "variables")) for one in (plain, half)]
+    names = weights[0].get_variable_to_shape_map()
+    assert names == weights[1].get_variable_to_shape_map()
+    for name in names:
+        if name.endswith("VARIABLE_VALUE"):
+            assert np.array_equal(weights[0].get_tensor(name), weights[1].get_tensor(name))
+    volumes = _whole_numbers((40, 44, 16))
+    answers = [SavedModel(one)("int16", volumes)["probabilities"] for one in (plain, half)]
+    apart = np.abs(answers[0] - answers[1])
+    assert apart.max() > 0 and np.median(apart[answers[0] > 0]) < 0.02
+
+
+def test_a_precision_that_is_none_is_refused(trained, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        export.main(["--run", trained, "--output", str(tmp_path / "model"), "--precision", "mixed_float16"])
+    assert "float32, mixed_bfloat16" in capsys.readouterr().err.replace("'", "")
+    assert not (tmp_path / "model").exists()
+
+
 # --- the cascade ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def served(cascade_model):
     """`served(signature, inputs)`, as TensorFlow Serving answers."""
-    return export._Served(cascade_model)
+    return SavedModel(cascade_model)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +362,7 @@ def a_case(patch_records):
 def test_a_cascade_is_called_as_a_slice_model_is_and_tells_its_tiles(cascade_model):
     saved = tf.saved_model.load(cascade_model)
     assert set(saved.signatures) == {
-        *("serving_default", "int16", "describe"),
+        *("serving_default", "int16", "gzip_int16", "cases_int16", "describe"),
         *("patches_wt", "patches_tc", "patches_et"),
     }
     for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
@@ -279,8 +412,12 @@ def test_a_cascade_warms_up_the_whole_case_and_every_network(cascade_model):
     path = pathlib.Path(cascade_model) / export.WARM_UP
     assert path.stat().st_size < 3000
     logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in records.read_records(path)]
-    names = {log.predict_log.request.model_spec.signature_name for log in logs}
-    assert names == {"serving_default", "patches_wt", "patches_tc", "patches_et"}
+    asked = {
+        (log.predict_log.request.model_spec.signature_name, *log.predict_log.request.output_filter)
+        for log in logs
+    }
+    of_client = {(name, "segmentation", "tiles") for name in ("serving_default", "int16", "gzip_int16")}
+    assert asked == {("serving_default",), *of_client, ("patches_wt",), ("patches_tc",), ("patches_et",)}
 
 
 def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascade_model):
@@ -294,7 +431,7 @@ def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, ser
     plain = served("serving_default", a_case)
     chosen = ("cascade.tile_batch=1", "cascade.stride=2")
     other = export.export(cascade_run.folder, tmp_path / "model", overrides=chosen)
-    found = export._Served(other)("serving_default", a_case)
+    found = SavedModel(other)("serving_default", a_case)
     assert found["tiles"][0] > plain["tiles"][0]
     assert not np.array_equal(found["probabilities"], plain["probabilities"])
     assert model_card.read(other).training_data["config"]["cascade"]["stride"] == 2

@@ -129,17 +129,41 @@ def test_the_first_model_to_write_into_a_folder_owns_it(tmp_path):
     assert model_card.read(tmp_path) == mine
 
 
-def test_a_folder_changes_hands_only_when_all_its_results_may_go(tmp_path):
-    mine, theirs = a_card(), a_card().model_copy(update={"version": 9})
-    model_card.keep(mine, tmp_path)
-    result = tmp_path / "Case_1.nii.gz"
-    result.write_bytes(b"mine")
-    with pytest.raises(model_card.OtherModelError, match="or pass --overwrite"):
-        model_card.check_results(theirs, tmp_path, False, [str(result)])
-    with pytest.raises(model_card.OtherModelError, match="not only of the cases named now"):
-        model_card.check_results(theirs, tmp_path, True, [str(tmp_path / "Case_2.nii.gz")])
-    assert result.read_bytes() == b"mine"
-    model_card.check_results(theirs, tmp_path, True, [str(result)])
-    assert not result.exists()
-    model_card.keep(theirs, tmp_path)
-    assert model_card.read(tmp_path) == theirs
+def test_of_two_models_that_find_a_folder_empty_at_one_time_one_owns_it(tmp_path, monkeypatch):
+    mine, theirs = a_card(), a_card(version=9)
+    with monkeypatch.context() as patched:
+        patched.setattr(model_card.files, "exists", lambda path: False)  # both looked before either wrote
+        model_card.keep(mine, tmp_path)
+        with pytest.raises(model_card.OtherModelError, match="another command has begun to write results"):
+            model_card.keep(theirs, tmp_path)
+        model_card.keep(mine, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tfbrats.json"]
+    assert model_card.read(tmp_path) == mine
+
+
+# --- as it was written ----------------------------------------------------------------------------------
+
+
+def an_old_text() -> str:
+    """A card's as an older version wrote it: without an entry that came later, indented otherwise."""
+    content = json.loads(a_card().to_json())
+    del content["precision"]
+    return json.dumps(content, indent=4)
+
+
+@pytest.mark.parametrize("of", [str, str.encode])
+def test_a_card_is_kept_as_it_was_read_byte_for_byte(tmp_path, of):
+    card = model_card.parse(of(an_old_text()), "here")
+    model_card.keep(card, tmp_path)
+    assert (tmp_path / "tfbrats.json").read_text() == an_old_text() != card.to_json()
+
+
+def test_cards_are_equal_by_what_they_say_however_they_were_written():
+    old = model_card.parse(an_old_text(), "here")
+    assert old == a_card() == model_card.parse(a_card().to_json(), "there")
+    assert old != a_card(version=9) and old != an_old_text()
+
+
+def test_a_changed_copy_is_not_what_was_read():
+    changed = model_card.parse(an_old_text(), "here").model_copy(update={"version": 9})
+    assert changed.to_file() == a_card(version=9).to_json().encode()

@@ -306,7 +306,7 @@ def test_a_baseline_is_trained_exported_and_served_like_cun(name, record_set, tm
     volumes = {key: tf.constant(array) for key, array in model_card.inputs(card, loaded).items()}
     answer = tf.function(export.segmenter_of(str(tmp_path / "run")))(volumes)
     ours = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
-    saved = predict.SavedSegmenter(model).segment(loaded)
+    saved = predict.SavedSegmenter(model).segment(loaded, probabilities=True)
     with server.start(str(tmp_path / "models" / name)) as running, Client(running.address, name) as client:
         remote = client.segment(loaded)
     assert ours.shape == (50, 61, 19) and len(np.unique(ours)) > 1

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tfbrats import pairs
+from tfbrats.command import InputError
 
 ONE, TWO, THREE = (f"BraTS20_Training_00{n}" for n in (1, 2, 3))
 
@@ -54,3 +55,13 @@ def test_a_missing_case_whose_reference_is_missing_too_cannot_be_scored_as_empty
     (tmp_path / "p" / f"{ONE}.nii.gz").write_bytes(b"")
     (fault,) = pairs.match(tmp_path / "p", root, allow_missing=True).faults
     assert fault.startswith(f"{TWO}: no segmentation in")
+
+
+def test_whether_all_can_be_scored_is_known_before_there_are_predictions(folders, tiny_dataset, tmp_path):
+    pairs.check_reference(folders[1], None, [ONE, TWO])
+    with pytest.raises(InputError, match=rf"no reference for 1 of 2 cases\n  {THREE}: not in {folders[1]}\.$"):
+        pairs.check_reference(folders[1], None, [ONE, THREE])
+    root = shutil.copytree(tiny_dataset("2020"), tmp_path / "data")
+    (root / TWO / f"{TWO}_seg.nii.gz").unlink()
+    with pytest.raises(InputError, match=rf"{TWO}: no segmentation in .*Add or rename its file"):
+        pairs.check_reference(root, None, [ONE, TWO])

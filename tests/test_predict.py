@@ -1,15 +1,22 @@
 """What predict keeps, refuses and goes on with; a rule stands in the place of the network."""
 
+import json
+import os
+import pathlib
 import shutil
+import time
+import uuid
 import zipfile
 
 import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import case, layouts, model_card, predict
+from tfbrats import case, files, layouts, model_card, predict
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
+
+IDS = ("BraTS20_Training_001", "BraTS20_Training_002")
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +115,115 @@ def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_command(
     out, real = tmp_path / "out", predict.SavedSegmenter.segment
     other = model_card.read(model).model_copy(update={"version": 9})
 
-    def segment(self, loaded):
+    def segment(self, loaded, *asked):
         out.mkdir(exist_ok=True)
         (out / "tfbrats.json").write_text(other.to_json())
-        return real(self, loaded)
+        return real(self, loaded, *asked)
 
     monkeypatch.setattr(predict.SavedSegmenter, "segment", segment)
     with pytest.raises(InputError, match=r"another command has begun .* version 9"):
         run(model, dataset, out)
     assert [path.name for path in out.iterdir()] == ["tfbrats.json"]
+
+
+def test_a_model_in_a_store_is_loaded_as_one_on_the_disk(model, dataset, tmp_path):
+    store = f"memory://{uuid.uuid4().hex}/models/tiny/1"
+    for path in files.walk(model):
+        files.write_bytes(store + path.removeprefix(str(model)), files.read_bytes(path))
+    run(model, dataset, tmp_path / "disk")
+    run(store, dataset, tmp_path / "store")
+    assert contents(tmp_path / "store") == contents(tmp_path / "disk") != {}
+    files.remove(files.join(store, "saved_model.pb"))
+    with pytest.raises(InputError, match=rf"{store}: the SavedModel cannot be loaded .*export it again"):
+        run(store, dataset, tmp_path / "out")
+
+
+# --- where a segmentation comes from --------------------------------------------------------------------
+
+
+def test_a_case_without_the_file_beside_it_is_segmented_again_when_that_is_wanted(
+    model, dataset, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    run(model, dataset, out)
+    run(model, dataset, out, "--provenance")
+    assert "done already" not in capsys.readouterr().out
+    run(model, dataset, out, "--provenance")
+    assert "2 of 2 cases are done already" in capsys.readouterr().out
+    for path in out.glob("*.nii.gz"):
+        told = json.loads((out / path.name.replace(".nii.gz", ".json")).read_text())
+        assert told["segmentation"]["file"] == path.name
+
+
+def test_a_segmentation_that_is_replaced_takes_the_old_file_beside_it_along(model, dataset, tmp_path):
+    run(model, dataset, tmp_path / "out", "--provenance")
+    run(model, dataset, tmp_path / "out", "--overwrite")
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".gz", ".gz", ".json"]  # the card
+
+
+# --- what goes wrong with one case, and what earlier commands left --------------------------------------
+
+
+def test_a_fault_that_nobody_expected_costs_its_case_alone_and_shows_where(
+    model, dataset, tmp_path, monkeypatch, capsys
+):
+    real = predict.SavedSegmenter.segment
+
+    def segment(self, loaded, *asked):
+        if loaded.case_id == IDS[0]:
+            raise RuntimeError("out of luck")
+        return real(self, loaded, *asked)
+
+    monkeypatch.setattr(predict.SavedSegmenter, "segment", segment)
+    with pytest.raises(InputError, match=rf"could not be segmented:\n{IDS[0]}: RuntimeError: out of luck$"):
+        run(model, dataset, tmp_path / "out")
+    assert list(contents(tmp_path / "out")) == [pathlib.Path(f"{IDS[1]}.nii.gz")]
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_another_file_in_the_place_of_the_one_beside_is_refused_before_the_model_is_loaded(
+    dataset, tmp_path, monkeypatch, overwrite
+):
+    monkeypatch.setattr(predict, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    theirs = tmp_path / "out" / f"{IDS[1]}.json"
+    theirs.parent.mkdir()
+    theirs.write_text('{"RepetitionTime": 2.3}')
+    with pytest.raises(InputError, match=rf"{IDS[1]}\.json: there already, and not written by --provenance"):
+        run("models/any/1", dataset, tmp_path / "out", "--provenance", *overwrite)
+    assert theirs.read_text() == '{"RepetitionTime": 2.3}'
+
+
+def test_of_another_model_s_results_nothing_outlives_them(model, dataset, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    run(model, dataset, out, "--provenance", "--probabilities")
+    notes = out / f"{IDS[0]}_notes.json"
+    notes.write_text("{}")
+    other = tmp_path / "other" / "2"
+    shutil.copytree(model, other)
+    (other / model_card.FILE).write_text(tiny_model.card(2).to_json())
+    (dataset / IDS[1] / f"{IDS[1]}_t2.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{IDS[1]}: .*empty"):
+        run(other, dataset, out, "--provenance", "--overwrite")
+    found = sorted(path.name for path in out.iterdir())
+    assert found == [f"{IDS[0]}.json", f"{IDS[0]}.nii.gz", notes.name, model_card.FILE]
+    assert json.loads((out / f"{IDS[0]}.json").read_text())["model"]["version"] == 2
+
+
+def test_what_a_killed_command_left_half_written_is_swept_when_it_is_old(model, dataset, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    old, new, strange = (
+        out / f".{name}.partial-12345678" for name in (f"{IDS[0]}.nii.gz", f"{IDS[1]}.nii.gz", "notes.txt")
+    )
+    for path in (old, new, strange):
+        path.write_bytes(b"half")
+    for path in (old, strange):
+        os.utime(path, (time.time() - 7200,) * 2)
+    run(model, dataset, out)
+    assert not old.exists() and strange.exists()
+    assert new.exists()  # of a command that may be at work
 
 
 # --- uploads --------------------------------------------------------------------------------------------

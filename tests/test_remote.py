@@ -12,8 +12,10 @@ import uuid
 
 import pytest
 import test_engines
+import tiny_model
 
-from tfbrats import files, phantom
+from beam_pipelines import segment_cases
+from tfbrats import files, model_card, phantom
 from tfbrats.command import InputError
 
 SERVER = pathlib.Path(__file__).with_name("gs_server.py")
@@ -168,3 +170,20 @@ def test_flink_s_workers_read_and_write_the_bucket(remote_cases, place, expected
         ended = test_engines.run(remote_cases, place, *options)
     assert ended.returncode == 0, ended.stderr
     assert digests(place) == expected
+
+
+# --- batch prediction -----------------------------------------------------------------------------------
+
+
+def test_a_model_in_the_bucket_segments_cases_in_the_bucket_as_on_the_disk(
+    remote_cases, cases, place, tmp_path
+):
+    model = tiny_model.write(tmp_path / "tiny")
+    (model / model_card.FILE).write_text(tiny_model.card().to_json())
+    for path in files.walk(model):
+        files.write_bytes(f"{place}/tiny/1" + path.removeprefix(str(model)), files.read_bytes(path))
+    for job in ((model, cases, tmp_path / "out"), (f"{place}/tiny/1", remote_cases, f"{place}/out")):
+        given = zip(("--model", "--input", "--output"), map(str, job), strict=True)
+        assert segment_cases.main([*(word for pair in given for word in pair), "--provenance"]) == 0
+    assert digests(f"{place}/out") == digests(tmp_path / "out")
+    assert len(digests(f"{place}/out")) == 11

@@ -1,7 +1,7 @@
 """A SavedModel with the signatures of an exported one and a rule in place of a network.
 
-`python tests/tiny_model.py DIR` writes DIR/1, to be served as `tiny` by a real TensorFlow Serving that
-TFBRATS_SERVING_ENDPOINT names (tests/test_serving_server.py).
+`python tests/tiny_model.py DIR` writes DIR/1 and DIR/models.config, for a real TensorFlow Serving that
+TFBRATS_SERVING_ENDPOINT names (tests/serving/test_contract.py).
 """
 
 import pathlib
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from tfbrats import labels, model_card
+from tfbrats import labels, model_card, segment, unpacking
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
 # Brighter than this, later ones win. Of the phantoms' voxels each marks some.
@@ -40,7 +40,9 @@ def card(version: int = 1, edition: str = "2020", n4_modalities=()) -> model_car
         spacing_mm=(1, 1, 1),
         label_schema=EDITIONS[edition].to_json(),
         regions={name: tuple(t.name for t in parts) for name, parts in labels.REGIONS.items()},
-        signatures={"serving_default": {}, "int16": {}, "slices": {}, "describe": {}},
+        signatures={
+            name: {} for name in ("serving_default", "int16", "gzip_int16", "cases_int16", "slices", "describe")
+        },
         training_data={},
         scores={},
         license="none",
@@ -56,6 +58,7 @@ class _Tiny(tf.Module):
         self.values = values  # of tissues
 
     def segment(self, images):
+        images = {name: tf.cast(image, tf.float32) for name, image in segment.bounded(images).items()}
         check = tf.debugging.assert_less(
             tf.reduce_max(images["t2"]), float(TOO_BRIGHT), message="t2 is too bright"
         )
@@ -75,10 +78,24 @@ class _Tiny(tf.Module):
         def whole(dtype):
             @tf.function(input_signature=[tf.TensorSpec([None] * 3, dtype, name=name) for name in MODALITIES])
             def run(flair, t1, t1ce, t2):
-                images = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
-                return self.segment({name: tf.cast(x, tf.float32) for name, x in images.items()})
+                return self.segment({"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2})
 
             return run
+
+        packed = [tf.TensorSpec([None], tf.string, name=name) for name in MODALITIES]
+
+        @tf.function(input_signature=[tf.TensorSpec([2], tf.int32, name="plane"), *packed])
+        def gzip_int16(plane, flair, t1, t1ce, t2):
+            volumes = {}
+            for name, slices in (("flair", flair), ("t1", t1), ("t1ce", t1ce), ("t2", t2)):
+                with tf.control_dependencies(list(volumes.values())):
+                    volumes[name] = unpacking.unpacked(slices, plane)
+            return self.segment(volumes)
+
+        @tf.function(input_signature=[tf.TensorSpec([None] * 4, tf.int16, name=name) for name in MODALITIES])
+        def cases_int16(flair, t1, t1ce, t2):
+            cases = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
+            return segment.each_of(self.segment, cases, {"segmentation": tf.TensorSpec([None] * 3, tf.uint8)})
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 4], tf.float32, name="image")])
         def slices(image):
@@ -96,6 +113,8 @@ class _Tiny(tf.Module):
         return {
             "serving_default": whole(tf.float32),
             "int16": whole(tf.int16),
+            "gzip_int16": gzip_int16,
+            "cases_int16": cases_int16,
             "slices": slices,
             "describe": describe,
             "spin": spin,  # takes as long as it is told to
@@ -112,5 +131,16 @@ def write(base_path, version: int = 1, edition: str = "2020") -> pathlib.Path:
     return path
 
 
+def write_config(base_path) -> pathlib.Path:
+    """Writes base_path/models.config, by which version 1 is also called `stable`."""
+    path = pathlib.Path(base_path).resolve() / "models.config"
+    entry = f'name: "tiny" base_path: "{path.parent}" model_platform: "tensorflow"'
+    path.write_text(
+        f'model_config_list {{ config {{ {entry} version_labels {{ key: "stable" value: 1 }} }} }}\n'
+    )
+    return path
+
+
 if __name__ == "__main__":
     write(sys.argv[1])
+    write_config(sys.argv[1])

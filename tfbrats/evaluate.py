@@ -39,6 +39,7 @@ from tfbrats import (
     compare,
     files,
     lesions,
+    memory,
     metrics,
     records,
     score_text,
@@ -53,7 +54,19 @@ from tfbrats.pairs import match
 from tfbrats.score_files import names, read, without_nan, write
 from tfbrats.summaries import summarise, summarise_lesions
 
+_WORKER_BYTES = 300 * 2**20  # of a process that scores cases of BraTS
 _VOLUMES = ("volume_ml", "reference_volume_ml")  # no scores: of two runs neither is better for them
+
+
+class WorkerDiedError(InputError):
+    """A worker process died. Whoever set their number says how to have fewer."""
+
+
+def fitting_workers(most: int | None = None) -> int:
+    """How many processes this one has cores and free memory for, of `most` if that is fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fitting = int(0.8 * memory.free_bytes() // _WORKER_BYTES)
+    return max(1, min(cores, fitting, most or cores))
 
 
 def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:
@@ -66,9 +79,8 @@ def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:
         try:
             yield from tqdm(pool.map(function, items), total=len(items), unit="case", disable=quiet)
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise InputError(
-                f"a worker process died, most likely for want of memory ({workers} at a time). Pass "
-                "--workers 1."
+            raise WorkerDiedError(
+                f"a worker process died, most likely for want of memory ({workers} at a time)."
             ) from error
 
 
@@ -106,6 +118,7 @@ def evaluate(
     Raises:
         InputError: everything that is missing, extra, unreadable or misaligned, a line each; a rule that is
             unknown; splits on which the model was not trained; a row that is not the model's.
+        WorkerDiedError: one of several `workers`.
     """
     if empty not in metrics.EMPTY_RULES:
         raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(metrics.EMPTY_RULES)}.")
@@ -253,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REPORT",
         help="another run's --output: how far the two differ, with intervals; may be repeated",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=fitting_workers(), help="processes (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
     return parser
 
@@ -283,19 +296,22 @@ def main(arguments: Sequence[str]) -> None:
     _check_output(given.output, given.prediction, given.reference, given.compare)
     check_once(given.compare)
     others = [read(folder) for folder in given.compare]
-    content = evaluate(
-        given.prediction,
-        given.reference,
-        given.edition,
-        given.empty,
-        None if given.cases is None else _names(given.cases),
-        given.allow_missing,
-        given.workers,
-        given.splits,
-        given.split,
-        given.row,
-        given.lesions,
-    )
+    try:
+        content = evaluate(
+            given.prediction,
+            given.reference,
+            given.edition,
+            given.empty,
+            None if given.cases is None else _names(given.cases),
+            given.allow_missing,
+            given.workers,
+            given.splits,
+            given.split,
+            given.row,
+            given.lesions,
+        )
+    except WorkerDiedError as error:
+        raise InputError(f"{error} Pass --workers 1.") from error
     write(content, given.output)  # whatever the other runs are, these scores are good
     if others:
         try:

@@ -6,13 +6,13 @@ client needs no access to the disk of the server. Names follow MONAI's metadata.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pydantic
 
-from tfbrats import files, layouts, preprocess
+from tfbrats import files, preprocess
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, LabelSchema
@@ -28,6 +28,7 @@ class ModelCard(pydantic.BaseModel):
     Attributes:
         modalities: names of the whole-case signatures' inputs, each [I, J, K] on one grid, axes as `axes`.
         n4_modalities: to be bias-corrected before they are sent; the graph does the rest.
+        precision: in which the network computes; cards from before it was told are of float32.
         label_schema: which value of `segmentation` stands for which tissue.
     """
 
@@ -43,6 +44,7 @@ class ModelCard(pydantic.BaseModel):
     n4_modalities: tuple[str, ...]
     n4_shrink: int
     normalisation: str
+    precision: str = "float32"
     spacing_mm: tuple[float, float, float]
     label_schema: dict[str, Any]
     regions: dict[str, tuple[str, ...]]
@@ -52,12 +54,28 @@ class ModelCard(pydantic.BaseModel):
     license: str
     intended_use: str
 
+    _read_from: bytes | None = pydantic.PrivateAttr(None)
+
     @property
     def schema_of_labels(self) -> LabelSchema:
         return LabelSchema.from_json(self.label_schema)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
+
+    def to_file(self) -> bytes:
+        """tfbrats.json as it was read, byte for byte; of a card that was not read, as `to_json` writes it."""
+        return self.to_json().encode() if self._read_from is None else self._read_from
+
+    def __eq__(self, other: object) -> bool:
+        """By content, however it was written."""
+        return isinstance(other, ModelCard) and self.model_dump() == other.model_dump()
+
+    def model_copy(self, **changes: Any) -> "ModelCard":
+        """As pydantic's. The copy is a card that was not read."""
+        copy = super().model_copy(**changes)
+        copy._read_from = None
+        return copy
 
 
 def parse(text: str | bytes, where: str) -> ModelCard:
@@ -71,10 +89,12 @@ def parse(text: str | bytes, where: str) -> ModelCard:
     if content["format"] != FORMAT:  # before the entries, which another format may name otherwise
         raise InputError(f"{where}: format {content['format']}; this version reads {FORMAT}. Export it again.")
     try:
-        return ModelCard.model_validate_json(text)
+        card = ModelCard.model_validate_json(text)
     except pydantic.ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise InputError(f"{where}: {faults}. Export the model again.") from error
+    card._read_from = text.encode() if isinstance(text, str) else text
+    return card
 
 
 def read(model_dir: str | os.PathLike) -> ModelCard:
@@ -99,8 +119,7 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
         OtherModelError: another model's card lies there by now.
     """
     path = files.join(output, FILE)
-    if not files.exists(path):
-        files.write_bytes(path, card.to_json().encode())
+    if not files.exists(path) and files.create(path, card.to_file()):
         return
     theirs = parse(files.read_bytes(path), path)
     if theirs != card:
@@ -108,38 +127,6 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
             f"{output}: another command has begun to write results of {theirs.name} version {theirs.version} "
             f"here (these are of {card.name} version {card.version}). Choose another --output."
         )
-
-
-def check_results(card: ModelCard, output: str | os.PathLike, overwrite: bool, targets: Sequence[str]) -> None:
-    """The card lies with what its model predicted: the results of two models must not be mixed.
-
-    Another model's results go only when asked for, and all at once, so that a killed run leaves no mixture.
-
-    Args:
-        overwrite: the results in `targets` may be deleted.
-
-    Raises:
-        OtherModelError: the folder holds another model's results.
-    """
-    path = files.join(output, FILE)
-    if not files.exists(path):
-        return
-    theirs = parse(files.read_bytes(path), path)
-    if theirs == card:
-        return
-    redone = {files.name(target) for target in targets}
-    found = (files.name(one) for one in files.walk(output) if layouts.nifti_stem(one) is not None)
-    others = [one for one in found if one not in redone]
-    if others or not overwrite:
-        cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
-        raise OtherModelError(
-            f"{output}: holds segmentations of another model, {theirs.name} version {theirs.version} "
-            f"(now {card.name} version {card.version})"
-            + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
-            + f"{cure}."
-        )
-    for target in (*targets, path):
-        files.remove(target)
 
 
 def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
@@ -165,6 +152,13 @@ def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
 def signature_for(volumes: Mapping[str, np.ndarray]) -> str:
     """Which whole-case signature takes these arrays: whole numbers travel in half the bytes."""
     return "int16" if all(v.dtype == np.int16 for v in volumes.values()) else "serving_default"
+
+
+def outputs(card: ModelCard, signature: str, probabilities: bool = False) -> list[str]:
+    """What to ask a whole-case signature for: the label map, tiles if it has them, probabilities if wanted."""
+    offered = card.signatures.get(signature, {}).get("outputs", {})
+    tiles = [TILES] if TILES in offered else []
+    return ["segmentation", *tiles, *(["probabilities"] if probabilities else [])]
 
 
 def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:

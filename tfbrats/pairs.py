@@ -103,6 +103,17 @@ def match(
     return Matched(tuple(pairs), tuple(faults), tuple(notes))
 
 
+def check_reference(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> None:
+    """Raises InputError, before there are predictions, if one of the cases could not be scored later."""
+    references, faults = _references(reference, edition)
+    found = [text for name in cases for text in faults.get(name, [])]
+    found += [f"{name}: not in {reference}." for name in cases if name not in references and name not in faults]
+    if found:
+        raise InputError(
+            f"{reference}: no reference for {len(found)} of {len(cases)} cases\n  " + "\n  ".join(found)
+        )
+
+
 def _niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """(name without .nii[.gz], path) of every image, hidden files left out."""
     for path in files.walk(folder):

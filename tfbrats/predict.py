@@ -8,42 +8,28 @@ on with the cases that have none yet. With --submission all of them are then hel
 upload rules (tfbrats.check_submission); the archive is written only if it would take every one.
 """
 
-import dataclasses
 import os
 import re
+import sys
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import case, command, files, layouts, model_card, submission
+from tfbrats import command, files, layouts, model_card, provenance, results, submission
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.model_card import ModelCard
+from tfbrats.results import Segmentation
+from tfbrats.saved_model import SavedModel
 from tfbrats.submission import SubmissionRules
-
-
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """A segmented case, on its grid.
-
-    Attributes:
-        tissues: `labels.Tissue`, uint8 [I, J, K].
-        probabilities: of WT, TC, ET, float32 [I, J, K, 3].
-        tiles: int32 [3], how many each stage of a cascade ran; None for models that are none.
-    """
-
-    tissues: np.ndarray
-    probabilities: np.ndarray
-    tiles: np.ndarray | None
 
 
 class SavedSegmenter:
     """An exported model, loaded: a Case in, tissues out.
 
     Args:
-        model_dir: one version's folder, e.g. models/cun/1.
+        model_dir: one version's folder, e.g. models/cun/1; gs:// too.
 
     Raises:
         InputError: no model here, or a damaged one.
@@ -52,15 +38,19 @@ class SavedSegmenter:
     def __init__(self, model_dir: str | os.PathLike):
         self.card: ModelCard = model_card.read(model_dir)
         try:
-            self._saved = tf.saved_model.load(os.fspath(model_dir))
-        except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
+            with files.on_disk(model_dir) as folder:
+                self._saved = SavedModel(folder)
+        except (OSError, ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
                 f"{model_dir}: the SavedModel cannot be loaded ({first_line}). Copy or export it again."
             ) from error
 
-    def segment(self, loaded: Case) -> Segmentation:
+    def segment(self, loaded: Case, probabilities: bool = False) -> Segmentation:
         """What the model makes of one case.
+
+        Args:
+            probabilities: ask for them too; a case's are 12 times its label map's bytes.
 
         Raises:
             InputError: the model refuses the case.
@@ -68,16 +58,18 @@ class SavedSegmenter:
         volumes = model_card.inputs(self.card, loaded)
         signature = model_card.signature_for(volumes)
         try:
-            answer = self._saved.signatures[signature](**{m: tf.constant(v) for m, v in volumes.items()})
+            answer = self._saved(signature, volumes, model_card.outputs(self.card, signature, probabilities))
         except tf.errors.InvalidArgumentError as error:
             # What an Assert in the graph says stands between lines on its node.
             said = re.search(r"assertion failed: .*", error.message)
             raise InputError(
                 f"{loaded.case_id}: the model refuses it: {said.group() if said else error.message}"
             ) from error
-        tissues = model_card.tissues(self.card, answer["segmentation"].numpy(), loaded.case_id)
-        tiles = answer[model_card.TILES].numpy() if model_card.TILES in answer else None
-        return Segmentation(tissues, answer["probabilities"].numpy(), tiles)
+        tissues = model_card.tissues(self.card, answer["segmentation"], loaded.case_id)
+        return Segmentation(tissues, answer.get("probabilities"), answer.get(model_card.TILES), self.card)
+
+
+# --- a data set -----------------------------------------------------------------------------------------
 
 
 def predict(
@@ -88,6 +80,7 @@ def predict(
     probabilities: bool = False,
     overwrite: bool = False,
     rules: SubmissionRules | None = None,
+    with_provenance: bool = False,
 ) -> list[str]:
     """Segments the cases of a data set into `output`.
 
@@ -96,6 +89,7 @@ def predict(
         probabilities: also write <case_id>_probabilities.nii.gz, float32 [I, J, K, 3].
         overwrite: segment again what has a result already.
         rules: of the upload it is for; the first case whose scans would make it refused is said at once.
+        with_provenance: also write <case_id>.json (`provenance`).
 
     Returns:
         the faults of the cases that could not be segmented.
@@ -103,43 +97,41 @@ def predict(
     Raises:
         InputError: no model, no such case, or an output that cannot be or must not be written.
     """
-    targets = {
-        one: [files.join(output, f"{one.case_id}{ending}.nii.gz") for ending in ("", "_probabilities")]
-        for one in layouts.select(dataset, case_ids)
+    wanted = layouts.select(dataset, case_ids)
+    target_of = {
+        one.case_id: results.target(one.case_id, output, probabilities, with_provenance) for one in wanted
     }
-    outputs = [path for paths in targets.values() for path in paths]
-    layouts.check_outputs(dataset.cases, outputs)
+    targets = list(target_of.values())
+    layouts.check_outputs(dataset.cases, [path for one in targets for path in one.all_paths])
     files.check_can_hold(output)
+    if with_provenance:
+        provenance.check([one.segmentation for one in targets])
     segmenter = SavedSegmenter(model_dir)
-    model_card.check_results(segmenter.card, output, overwrite, outputs)
+    results.prepare(segmenter.card, output, overwrite, targets)
+
+    def segment(loaded: Case) -> Segmentation:
+        nonlocal rules
+        if rules and (doubts := submission.placement_faults(loaded.grid.placement, rules)):
+            tqdm.write(f"{loaded.case_id}: the upload will be refused for it: {' '.join(doubts)}")
+            rules = None
+        return segmenter.segment(loaded, probabilities)
+
     faults = []
-    done = 0
-    for one, (path, probabilities_path) in tqdm(targets.items(), desc="cases", disable=None):
-        wanted = (path, probabilities_path) if probabilities else (path,)
-        if not overwrite and all(map(files.exists, wanted)):
-            done += 1
+    kept = 0
+    for one in tqdm(wanted, desc="cases", disable=None):
+        target = target_of[one.case_id]
+        if not overwrite and target.is_done():
+            kept += 1
             continue
-        try:
-            loaded = case.load(one, segmenter.card.modalities, read_label=False)
-            if rules and (doubts := submission.placement_faults(loaded.grid.placement, rules)):
-                tqdm.write(f"{one.case_id}: the upload will be refused for it: {' '.join(doubts)}")
-                rules = None
-            found = segmenter.segment(loaded)
-            # With the first result, so that a run without any leaves nothing.
-            model_card.keep(segmenter.card, output)
-            if probabilities:
-                case.save_probabilities(probabilities_path, found.probabilities, loaded.grid)
-            # Last: its presence says that the case is done.
-            case.save_segmentation(path, found.tissues, loaded.grid, loaded.schema)
-            if found.tiles is not None:
-                tqdm.write(f"{one.case_id}: {model_card.tiles_line(found.tiles)}")
-        except model_card.OtherModelError:
-            raise
-        except InputError as error:
-            text = str(error)
-            faults.append(text if one.case_id in text else f"{one.case_id}: {text}")
-    if done:
-        print(f"{done} of {len(targets)} cases are done already and are kept (--overwrite redoes them)")
+        done = results.attempt(segment, one, segmenter.card.modalities, target)
+        if done.fault is not None:
+            faults.append(done.fault.reason)
+            if done.fault.traceback:
+                tqdm.write(done.fault.traceback, file=sys.stderr)
+        elif done.found.tiles is not None:
+            tqdm.write(f"{one.case_id}: {model_card.tiles_line(done.found.tiles)}")
+    if kept:
+        print(f"{kept} of {len(wanted)} cases are done already and are kept (--overwrite redoes them)")
     return faults
 
 
@@ -179,19 +171,29 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.predict", __doc__)
-    parser.add_argument("--model", required=True, help="a version's folder, e.g. models/cun/1")
+    parser.add_argument("--model", required=True, help="a version's folder, e.g. models/cun/1; gs:// too")
     parser.add_argument("--input", required=True, help="a data set or one case's folder; gs:// too")
     parser.add_argument("--output", required=True, help="folder for <case_id>.nii.gz")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument("--probabilities", action="store_true", help="write them too")
+    parser.add_argument(
+        "--provenance", action="store_true", help="write <case_id>.json beside each: model, hashes, versions"
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a result")
     parser.add_argument("--submission", metavar="FILE.zip", help="check and pack them for the challenge")
     options = parser.parse_args(arguments)
     dataset = layouts.find(options.input, options.edition)
     rules = _rules(dataset, options.case, options.submission) if options.submission else None
     faults = predict(
-        options.model, dataset, options.output, options.case, options.probabilities, options.overwrite, rules
+        options.model,
+        dataset,
+        options.output,
+        options.case,
+        options.probabilities,
+        options.overwrite,
+        rules,
+        options.provenance,
     )
     if faults:
         unpacked = f"\n{options.submission}: not written" if rules else ""

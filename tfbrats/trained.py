@@ -1,4 +1,4 @@
-"""The best weights of a run, as networks in float32: for export, and for training on predicted boxes."""
+"""The best weights of a run, as networks: for export, and for training on predicted boxes."""
 
 from collections.abc import Sequence
 
@@ -28,14 +28,18 @@ def best_checkpoint(config: Config, region: str = "") -> str:
     return best
 
 
-def best_network(config: Config, region: str = "") -> keras.Model:
-    """The network with its best weights, in float32 whatever it was trained in. Errors as `best_checkpoint`."""
-    return _network(config, region, best_checkpoint(config, region))
+def best_network(config: Config, region: str = "", precision: str = "float32") -> keras.Model:
+    """The network with its best weights, which are float32. Errors as `best_checkpoint`.
+
+    Args:
+        precision: Keras' policy, in which it computes, whatever it was trained in.
+    """
+    return _network(config, region, best_checkpoint(config, region), precision)
 
 
-def _network(config: Config, region: str, checkpoint: str) -> keras.Model:
+def _network(config: Config, region: str, checkpoint: str, precision: str) -> keras.Model:
     policy = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy("float32")
+    keras.mixed_precision.set_global_policy(precision)
     try:
         network = models.build(config, region=region)
     finally:
@@ -45,7 +49,7 @@ def _network(config: Config, region: str, checkpoint: str) -> keras.Model:
     return network
 
 
-def best_networks(config: Config, regions: Sequence[str]) -> dict[str, keras.Model]:
+def best_networks(config: Config, regions: Sequence[str], precision: str = "float32") -> dict[str, keras.Model]:
     """Region -> `best_network`; every missing one is named at once.
 
     Raises:
@@ -59,4 +63,4 @@ def best_networks(config: Config, regions: Sequence[str]) -> dict[str, keras.Mod
             faults.append(str(error))
     if faults:
         raise InputError("\n".join(faults))
-    return {region: _network(config, region, checkpoint) for region, checkpoint in found.items()}
+    return {region: _network(config, region, checkpoint, precision) for region, checkpoint in found.items()}

@@ -1,10 +1,13 @@
 """The client against the embedded server: cases on the disk in, segmentations on the disk out."""
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import types
 from concurrent import futures
 
 import grpc
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving import client, messages, server
 from tfbrats import case as cases
@@ -88,8 +91,13 @@ def test_our_messages_have_the_field_numbers_and_types_of_tensorflow_servings():
 
     compare(messages.PredictRequest.DESCRIPTOR, predict_pb2.PredictRequest.DESCRIPTOR)
     compare(messages.PredictResponse.DESCRIPTOR, predict_pb2.PredictResponse.DESCRIPTOR)
-    # Two map entries beside the messages of the table.
-    assert len(compared) == len(messages.FIELDS) + 2
+    metadata = get_model_metadata_pb2
+    compare(messages.MetadataRequest.DESCRIPTOR, metadata.GetModelMetadataRequest.DESCRIPTOR)
+    compare(messages.MetadataResponse.DESCRIPTOR, metadata.GetModelMetadataResponse.DESCRIPTOR)
+    compare(messages.Signatures.DESCRIPTOR, metadata.SignatureDefMap.DESCRIPTOR)
+    # Each map has a message for its entries beside those of the table.
+    maps = [kind for fields in messages.FIELDS.values() for _, kind in fields.values() if kind[0] == "{"]
+    assert len(compared) == len(messages.FIELDS) + len(maps)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +123,13 @@ def test_tensors_agree_with_tensorflow_both_ways_and_in_both_encodings(dtype):
 
 def to_theirs(tensor):
     return type(tf.make_tensor_proto(0)).FromString(tensor.SerializeToString())
+
+
+def test_bytes_travel_as_strings_of_any_shape():
+    array = np.array([[b"a", b"\0b\0"], [b"", b"d" * 1000]], object)
+    np.testing.assert_array_equal(tf.make_ndarray(to_theirs(messages.to_tensor(array))), array)
+    back = messages.to_array(messages.Tensor.FromString(tf.make_tensor_proto(array).SerializeToString()))
+    np.testing.assert_array_equal(back, array)
 
 
 def test_one_value_stands_for_all_and_the_last_for_the_rest():
@@ -203,9 +218,29 @@ def asked(monkeypatch):
     return calls
 
 
-def test_whole_numbers_travel_as_int16_and_only_what_is_wanted_comes_back(served, tmp_path, asked):
+def test_whole_numbers_travel_compressed_and_only_what_is_wanted_comes_back(served, tmp_path, asked):
     run(served, write_case(tmp_path), tmp_path / "seg.nii.gz")
-    assert asked == [("describe", ["content"]), ("int16", ["segmentation"])]
+    assert asked == [("describe", ["content"]), ("gzip_int16", ["segmentation"])]
+
+
+def test_every_signature_for_whole_cases_gives_the_same_file(served, tmp_path, asked):
+    case = write_case(tmp_path)
+    written = set()
+    for signature in ("serving_default", "int16", "gzip_int16"):
+        run(served, case, tmp_path / f"{signature}.nii.gz", "--signature", signature)
+        assert asked[-1][0] == signature
+        written.add((tmp_path / f"{signature}.nii.gz").read_bytes())
+    assert len(written) == 1
+
+
+def test_a_model_without_the_compressed_signature_is_sent_int16(served, tmp_path, asked):
+    card = tiny_model.card()
+    older = card.model_copy(
+        update={"signatures": {k: v for k, v in card.signatures.items() if "gzip" not in k}}
+    )
+    (tmp_path / "tfbrats.json").write_text(older.to_json())
+    run(served, write_case(tmp_path), tmp_path / "seg.nii.gz", "--card", str(tmp_path / "tfbrats.json"))
+    assert asked == [("int16", ["segmentation"])]
 
 
 def test_fractions_are_not_cut_off(served, tmp_path, asked):
@@ -215,8 +250,9 @@ def test_fractions_are_not_cut_off(served, tmp_path, asked):
     images = {name: read(case, ending)[0] for name, ending in ENDINGS["2020"].items()}
     segmentation = np.asanyarray(nibabel.load(tmp_path / "seg.nii.gz").dataobj)
     np.testing.assert_array_equal(segmentation, np.array([0, 1, 2, 4])[tiny_model.tissues_by_rule(images)])
-    with pytest.raises(InputError, match="fractions"):
-        run(served, case, tmp_path / "other.nii.gz", "--signature", "int16")
+    for signature in ("int16", "gzip_int16"):
+        with pytest.raises(InputError, match="fractions"):
+            run(served, case, tmp_path / "other.nii.gz", "--signature", signature)
 
 
 def test_n4_is_done_here_on_the_modalities_the_card_names(served, tmp_path, capsys, asked):
@@ -272,6 +308,89 @@ def test_segment_gives_tissues_probabilities_and_the_version(served, tmp_path):
     assert result.model_version == 1
 
 
+def test_a_model_may_be_named_in_the_address_and_a_case_by_its_folder(served, tmp_path):
+    folder = write_case(tmp_path)
+    with client.Client(f"{served.address}/tiny") as connection:
+        tissues = connection.segment(folder).tissues
+    loaded = cases.load(layouts.find(folder).cases[0])
+    images = {name: loaded.image[..., m] for m, name in enumerate(MODALITIES)}
+    np.testing.assert_array_equal(tissues, tiny_model.tissues_by_rule(images))
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("localhost:8500/cun", ("localhost:8500", "cun")),
+        ("dns:///serving.default.svc:8500/cun", ("dns:///serving.default.svc:8500", "cun")),
+        ("[::1]:8500/cun", ("[::1]:8500", "cun")),
+    ],
+)
+def test_address_and_model_are_told_apart(address, parts):
+    connection = client.Client(address)
+    assert (connection.address, connection.model) == parts
+    connection.close()
+
+
+@pytest.mark.parametrize("address", ["localhost:8500", "dns:///localhost:8500", "localhost:8500/", "/cun"])
+def test_an_address_without_a_model_is_refused(address):
+    with pytest.raises(InputError, match="which model"):
+        client.Client(address)
+
+
+def test_a_folder_of_many_cases_is_no_case(served, dataset):
+    with client.Client(served.address, "tiny") as connection, pytest.raises(InputError, match="found 3"):
+        connection.segment(dataset)
+
+
+def test_a_version_goes_by_number_or_by_label_and_not_by_both(base, tmp_path):
+    shutil.copytree(base, tmp_path / "tiny")
+    shutil.copytree(base / "1", tmp_path / "tiny" / "2")
+    path = tmp_path / "models.config"
+    path.write_text(
+        f"""model_config_list {{ config {{
+            name: "tiny" base_path: "{tmp_path}/tiny" model_platform: "tensorflow"
+            model_version_policy {{ specific {{ versions: 1 versions: 2 }} }}
+            version_labels {{ key: "stable" value: 1 }}
+        }} }}"""
+    )
+    folder = write_case(tmp_path)
+    with server.start(model_config_file=path) as running:
+        for more, version in (({}, 2), ({"label": "stable"}, 1), ({"version": 1}, 1)):
+            with client.Client(running.address, "tiny", **more) as connection:
+                assert connection.segment(folder).model_version == version
+        with pytest.raises(client.ServerError, match="no version labelled 'canary'"):
+            run(running, folder, tmp_path / "seg.nii.gz", "--version_label", "canary")
+    with pytest.raises(InputError, match="one of the two"):
+        client.Client("localhost:1", "tiny", version=1, label="stable")
+
+
+def test_what_the_server_takes_is_looked_at_before_a_case_is_sent(served, tmp_path, asked):
+    case = write_case(tmp_path)
+    card = tiny_model.card()
+    (tmp_path / "tfbrats.json").write_text(
+        card.model_copy(update={"modalities": ("flair", "t1", "t1ce")}).to_json()
+    )
+    with pytest.raises(client.ServerError, match=r"takes .*t2 string.*would be sent.*another model's"):
+        run(served, case, tmp_path / "seg.nii.gz", "--card", str(tmp_path / "tfbrats.json"))
+    assert asked == []
+
+
+def test_a_signature_that_the_server_lacks_is_named_before_a_case_is_sent(served, tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(client.Client, "_offered", lambda *_: (1, {"int16": {}, "describe": {}}))
+    with pytest.raises(client.ServerError, match="has no signature 'gzip_int16'; it has describe, int16"):
+        run(served, write_case(tmp_path), tmp_path / "seg.nii.gz")
+    assert asked == [("describe", ["content"])]
+
+
+def test_the_server_tells_its_version_and_its_signatures_types(served):
+    with client.Client(served.address, "tiny") as connection:
+        version, signatures = connection.signatures()
+    assert version == 1
+    assert signatures["int16"] == dict.fromkeys(MODALITIES, "int16")
+    assert signatures["gzip_int16"] == {"plane": "int32", **dict.fromkeys(MODALITIES, "string")}
+    assert signatures["describe"] == {"file": "string"}
+
+
 def test_a_case_that_lacks_a_modality_is_refused_by_name(served, tmp_path):
     case = cases.load(layouts.find(write_case(tmp_path)).cases[0], ("flair", "t1"))
     with (
@@ -300,6 +419,74 @@ def test_a_model_swapped_under_the_client_is_read_by_its_own_card(tmp_path):
     np.testing.assert_array_equal(before.tissues, after.tissues)
 
 
+def test_servers_of_different_versions_behind_one_name_answer_every_case(tmp_path):
+    for version, edition in ((1, "2020"), (2, "2023")):  # as while a new version is rolled out
+        tiny_model.write(tmp_path / str(version) / "tiny", version, edition)
+    case = cases.load(layouts.find(write_case(tmp_path)).cases[0])
+    images = {name: case.image[..., m] for m, name in enumerate(MODALITIES)}
+    with server.start(tmp_path / "1" / "tiny") as one, server.start(tmp_path / "2" / "tiny") as two:
+        addresses = f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}"
+        with client.Client(addresses, "tiny") as connection, futures.ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda _: connection.segment(case), range(6)))
+    assert {result.model_version for result in found} <= {1, 2}
+    for result in found:
+        np.testing.assert_array_equal(result.tissues, tiny_model.tissues_by_rule(images))
+
+
+def test_a_folder_is_done_by_one_of_several_versions_behind_a_name(dataset, tmp_path):
+    for version, edition in ((1, "2020"), (2, "2023")):
+        tiny_model.write(tmp_path / str(version) / "tiny", version, edition)
+    with server.start(tmp_path / "1" / "tiny") as one, server.start(tmp_path / "2" / "tiny") as two:
+        both = types.SimpleNamespace(address=f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}")
+        assert run(both, dataset, f"{tmp_path}/out/", "--concurrency", "4", "--provenance") is None
+    told = [json.loads(path.read_text())["model"]["version"] for path in (tmp_path / "out").glob("BraTS*.json")]
+    assert told == [model_card.read(tmp_path / "out").version] * 3
+
+
+@pytest.fixture
+def swapped_on_loading(tmp_path, monkeypatch):
+    """A server of version 1 for which version 2 takes over when the first case is loaded."""
+    tiny_model.write(tmp_path / "tiny", 1, "2020")
+    with server.start(tmp_path / "tiny", poll_s=0.05) as running:
+        load = cases.load
+
+        def swap_and_load(*arguments, **named):
+            if running.version == 1:
+                tiny_model.write(tmp_path / "other", 2, "2023").rename(tmp_path / "tiny" / "2")
+            end = time.monotonic() + 15
+            while running.models[0].served != (2,) and time.monotonic() < end:
+                time.sleep(0.02)
+            return load(*arguments, **named)
+
+        monkeypatch.setattr(cases, "load", swap_and_load)
+        yield running
+
+
+def test_provenance_names_the_version_that_answered(swapped_on_loading, tmp_path):
+    run(swapped_on_loading, write_case(tmp_path), tmp_path / "seg.nii.gz", "--provenance")
+    assert json.loads((tmp_path / "seg.json").read_text())["model"]["version"] == 2
+
+
+def test_with_a_given_card_too_the_results_of_a_folder_are_one_versions(base, dataset, tmp_path, monkeypatch):
+    shutil.copytree(base, tmp_path / "tiny")
+    (tmp_path / "tfbrats.json").write_text(tiny_model.card().to_json())
+    with server.start(tmp_path / "tiny", poll_s=0.05) as running:
+        real = cases.save_segmentation
+
+        def save_and_swap(*arguments):
+            real(*arguments)
+            shutil.copytree(base / "1", tmp_path / "2.partial")
+            (tmp_path / "2.partial").rename(tmp_path / "tiny" / "2")
+            end = time.monotonic() + 15
+            while running.version == 1 and time.monotonic() < end:
+                time.sleep(0.02)
+
+        monkeypatch.setattr(cases, "save_segmentation", save_and_swap)
+        with pytest.raises(client.ServerError, match=r"version 2 of tiny took over; .* of version 1"):
+            run(running, dataset, f"{tmp_path}/out/", "--card", str(tmp_path / "tfbrats.json"))
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
+
+
 def test_an_answer_above_grpcs_four_mebibytes_is_received(served):
     arrays = {name: np.full((150, 150, 50), 900, np.int16) for name in MODALITIES}
     with client.Client(served.address, "tiny") as connection:
@@ -321,19 +508,40 @@ def test_a_server_that_comes_back_within_the_time_is_waited_for(base):
     assert answers == [tiny_model.card()]
 
 
+def signatures(request, context):
+    """The answer of a server with whole-case signatures, by GetModelMetadata."""
+    number = {"float32": 1, "int16": 5, "string": 7, "int32": 3}
+    offered = {
+        "serving_default": dict.fromkeys(MODALITIES, "float32"),
+        "int16": dict.fromkeys(MODALITIES, "int16"),
+        "gzip_int16": {"plane": "int32", **dict.fromkeys(MODALITIES, "string")},
+    }
+    told = messages.Signatures()
+    for name, inputs in offered.items():
+        for alias, kind in inputs.items():
+            told.signature_def[name].inputs[alias].dtype = number[kind]
+    response = messages.MetadataResponse()
+    response.model_spec.version.value = 1
+    response.metadata["signature_def"].value = told.SerializeToString()
+    return response
+
+
 class Scripted:
     """A gRPC server whose Predict does what it is told."""
 
     def __init__(self, predict, credentials=None):
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
-        handler = grpc.unary_unary_rpc_method_handler(
-            predict,
-            request_deserializer=messages.PredictRequest.FromString,
-            response_serializer=messages.PredictResponse.SerializeToString,
-        )
-        service, method = messages.PREDICT.strip("/").split("/")
-        generic = grpc.method_handlers_generic_handler(service, {method: handler} if predict else {})
-        self._server.add_generic_rpc_handlers((generic,))
+        handlers = {}
+        for path, answer, request, response in (
+            (messages.PREDICT, predict, messages.PredictRequest, messages.PredictResponse),
+            (messages.METADATA, signatures, messages.MetadataRequest, messages.MetadataResponse),
+        ):
+            service, method = path.strip("/").split("/")
+            handlers[method] = grpc.unary_unary_rpc_method_handler(
+                answer, request.FromString, response.SerializeToString
+            )
+        if predict:
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         if credentials:
             port = self._server.add_secure_port("localhost:0", credentials)
         else:
@@ -373,6 +581,44 @@ def test_a_server_that_is_briefly_unavailable_is_tried_again():
     assert len(calls) == 3
 
 
+def test_a_server_that_is_full_is_asked_again_and_one_for_which_it_is_too_long_is_not():
+    calls = []
+
+    def full_at_first(request, context):
+        calls.append(request)
+        if len(calls) == 1:
+            context.abort(CODE.RESOURCE_EXHAUSTED, "No room: 24 at most may run or wait.")
+        return described(request, context)
+
+    with Scripted(full_at_first) as running, client.Client(running.address, "tiny") as connection:
+        assert connection.card() == tiny_model.card()
+    assert len(calls) == 2
+
+    def too_long(request, context):
+        calls.append(request)
+        context.abort(CODE.RESOURCE_EXHAUSTED, "Received message larger than max (700000000 vs. 671088640)")
+
+    with (
+        Scripted(too_long) as running,
+        client.Client(running.address, "tiny") as connection,
+        pytest.raises(client.ServerError, match=r"no room for the case .*larger than max"),
+    ):
+        connection.card()
+    assert len(calls) == 3
+
+
+def test_a_server_that_stays_full_is_said_to_be_full_when_the_time_is_up():
+    def full(request, context):
+        context.abort(CODE.RESOURCE_EXHAUSTED, "No room: 24 at most may run or wait.")
+
+    with Scripted(full) as running, client.Client(running.address, "tiny", timeout_s=1.5) as connection:
+        start = time.monotonic()
+        with pytest.raises(client.ServerError, match=r"no room for the case \(No room: 24") as caught:
+            connection.card()
+    assert caught.value.code is CODE.RESOURCE_EXHAUSTED
+    assert time.monotonic() - start < 5
+
+
 def test_a_server_that_stays_unavailable_is_given_up_at_the_timeout():
     def never(request, context):
         context.abort(CODE.UNAVAILABLE, "loading")
@@ -399,18 +645,30 @@ def test_a_grpc_server_of_another_kind_is_recognised(tmp_path):
         run(running, write_case(tmp_path), tmp_path / "seg.nii.gz")
 
 
-def test_an_encrypted_server_is_spoken_to_with_its_certificate(tmp_path):
+@pytest.fixture
+def pem(tmp_path):
+    """Folder with key.pem and certificate.pem of localhost, which is its own authority."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl here to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     made = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    subprocess.run(
-        [openssl, *made.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
-    trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
-    with Scripted(described, credentials) as running:
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "certificate.pem"]
+    subprocess.run([openssl, *made.split(), *files], check=True, capture_output=True)
+    return tmp_path
+
+
+def segmented(request, context):
+    """Answers `describe`, and an empty segmentation of the case that `write_case` writes."""
+    response = described(request, context)
+    if "segmentation" in response.outputs:
+        response.outputs["segmentation"].CopyFrom(messages.to_tensor(np.zeros((9, 8, 7), np.uint8)))
+    return response
+
+
+def test_an_encrypted_server_is_spoken_to_with_its_certificate(pem):
+    key, certificate = (pem / "key.pem").read_bytes(), (pem / "certificate.pem").read_bytes()
+    with Scripted(described, grpc.ssl_server_credentials([(key, certificate)])) as running:
+        trusted = grpc.ssl_channel_credentials(certificate)
         with client.Client(running.address, "tiny", credentials=trusted) as connection:
             assert connection.card() == tiny_model.card()
         with (
@@ -418,6 +676,21 @@ def test_an_encrypted_server_is_spoken_to_with_its_certificate(tmp_path):
             pytest.raises(client.ServerError, match="--tls_root_certificates"),
         ):
             connection.card()
+
+
+def test_a_server_that_asks_for_the_clients_certificate_gets_it(pem, tmp_path):
+    key, certificate = (pem / "key.pem").read_bytes(), (pem / "certificate.pem").read_bytes()
+    both_ways = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
+    case, output = write_case(tmp_path), tmp_path / "seg.nii.gz"
+    roots = ["--tls_root_certificates", str(pem / "certificate.pem"), "--connect_timeout", "1"]
+    own = ["--tls_certificate", str(pem / "certificate.pem"), "--tls_key", str(pem / "key.pem")]
+    with Scripted(segmented, both_ways) as running:
+        with pytest.raises(client.ServerError, match="no gRPC server answers"):
+            run(running, case, output, *roots)
+        run(running, case, output, *roots, *own)
+    assert output.exists()
+    with pytest.raises(InputError, match="need all three"):
+        run(running, case, tmp_path / "other.nii.gz", *own)
 
 
 # --- what people get wrong ------------------------------------------------------------------------------
@@ -441,14 +714,14 @@ def test_an_unknown_model_version_or_signature_is_named(served, tmp_path):
     assert caught.value.code is CODE.NOT_FOUND
     with pytest.raises(client.ServerError, match="serves no tiny version 7"):
         run(served, case, output, "--version", "7")
-    with pytest.raises(client.ServerError, match=r"no signature 'whole'.*serving_default"):
-        run(served, case, output, "--signature", "whole")
+    with pytest.raises(InputError, match=r"--signature slices: takes no whole case.*serving_default"):
+        run(served, case, output, "--signature", "slices")
     assert not output.exists()
 
 
 def test_what_the_graph_refuses_is_passed_on(served, tmp_path):
     case = write_case(tmp_path, t2=tiny_model.TOO_BRIGHT)
-    with pytest.raises(client.ServerError, match=r"(?s)refuses the inputs: .*t2 is too bright"):
+    with pytest.raises(InputError, match=r"(?s)_001: .*refuses the inputs: .*t2 is too bright"):
         run(served, case, tmp_path / "seg.nii.gz")
 
 
@@ -561,7 +834,7 @@ def test_a_folder_as_output_gets_every_case_and_keeps_those_done(served, dataset
     assert "3 of 3 cases are done already" in capsys.readouterr().out
     assert (out / "BraTS20_Training_002.nii.gz").read_bytes() == b"mine"
     run(served, dataset, out, "--overwrite")
-    assert [signature for signature, _ in asked].count("int16") == 3
+    assert [signature for signature, _ in asked].count("gzip_int16") == 3
     assert (out / "BraTS20_Training_002.nii.gz").read_bytes() != b"mine"
 
 
@@ -575,6 +848,95 @@ def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset,
     assert "t2 is too bright" in said and "_002_t1.nii.gz: truncated" in said
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == ["BraTS20_Training_001.nii.gz", "BraTS20_Training_003.nii.gz", "tfbrats.json"]
+
+
+def test_as_many_cases_are_under_way_as_are_asked_for(served, dataset, tmp_path, monkeypatch):
+    at_once, most = [], []
+    real = client._segment_one
+
+    def counting(*arguments):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.2)
+        try:
+            return real(*arguments)
+        finally:
+            at_once.pop()
+
+    monkeypatch.setattr(client, "_segment_one", counting)
+    for number in (1, 2):
+        most.clear()
+        assert run(served, dataset, f"{tmp_path}/out{number}/", "--concurrency", str(number)) is None
+        assert max(most) == number
+    one, two = (sorted((tmp_path / f"out{number}").glob("*.nii.gz")) for number in (1, 2))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    with pytest.raises(InputError, match="--concurrency 0"):
+        run(served, dataset, f"{tmp_path}/out/", "--concurrency", "0")
+
+
+def test_a_case_that_concerns_all_ends_the_others_under_way(served, dataset, tmp_path, monkeypatch):
+    def fails(*_):
+        raise client.ServerError("gone", CODE.NOT_FOUND)
+
+    monkeypatch.setattr(client, "_segment_one", fails)
+    with pytest.raises(client.ServerError, match="gone"):
+        run(served, dataset, f"{tmp_path}/out/", "--concurrency", "2")
+
+
+def test_provenance_lies_beside_each_case_and_is_made_up_for(served, dataset, tmp_path):
+    out = tmp_path / "out"
+    run(served, dataset, f"{out}/")
+    assert not list(out.glob("BraTS*.json"))
+    run(served, dataset, f"{out}/", "--provenance")
+    for path in sorted(out.glob("*.nii.gz")):
+        content = json.loads((out / f"{path.name.removesuffix('.nii.gz')}.json").read_text())
+        assert content["model"]["name"] == "tiny" and content["model"]["version"] == 1
+        assert content["segmentation"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert len(content["inputs"]) == 4
+    run(served, dataset, f"{out}/", "--overwrite")
+    assert not list(out.glob("BraTS*.json"))  # of the files that were replaced
+
+
+def test_faults_so_far_are_listed_when_something_ends_them_all(served, dataset, tmp_path, monkeypatch, capsys):
+    truncated = dataset / "BraTS20_Training_001" / "BraTS20_Training_001_t1.nii.gz"
+    truncated.write_bytes(truncated.read_bytes()[:100])
+
+    def gone(*_):
+        raise client.ServerError("gone", CODE.NOT_FOUND)
+
+    monkeypatch.setattr(client.Client, "segment", gone)
+    with pytest.raises(client.ServerError, match="gone"):
+        run(served, dataset, f"{tmp_path}/out/")
+    assert "_001_t1.nii.gz: truncated" in capsys.readouterr().out
+
+
+def test_an_error_that_nobody_expected_costs_one_case(served, dataset, tmp_path, monkeypatch, capsys):
+    real = client.Client.segment
+
+    def fails_once(self, case, *arguments):
+        if case.case_id.endswith("002"):
+            raise ValueError("surprise")
+        return real(self, case, *arguments)
+
+    monkeypatch.setattr(client.Client, "segment", fails_once)
+    assert run(served, dataset, f"{tmp_path}/out/") == 1
+    assert "_002: ValueError: surprise" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
+def test_a_folder_that_is_done_needs_no_server(base, dataset, tmp_path, capsys):
+    with server.start(base) as running:
+        run(running, dataset, f"{tmp_path}/out/")
+    assert run(running, dataset, f"{tmp_path}/out/", "--connect_timeout", "0.5") is None
+    said = capsys.readouterr().out
+    assert "3 of 3 cases are done already" in said and "no server answers" in said
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--connect_timeout"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_time_that_is_none_is_refused(served, dataset, tmp_path, option, seconds):
+    with pytest.raises(InputError, match=f"{option.strip('-')} {seconds}: seconds above 0"):
+        run(served, dataset, f"{tmp_path}/out/", f"{option}={seconds}")
 
 
 def test_the_results_of_two_models_are_not_mixed_in_one_folder(served, dataset, tmp_path):
@@ -611,7 +973,9 @@ def test_a_version_that_takes_over_in_the_middle_of_a_folder_ends_it(dataset, tm
                 time.sleep(0.02)
 
         monkeypatch.setattr(cases, "save_segmentation", save_and_swap)
-        with pytest.raises(client.ServerError, match=r"version 2 of tiny took over; .* of version 1"):
+        with pytest.raises(
+            client.ServerError, match="version 1, with which this was begun, is not served any more"
+        ):
             run(running, dataset, f"{out}/")
         monkeypatch.undo()
         assert len(list(out.glob("*.nii.gz"))) == 1

@@ -1,9 +1,11 @@
 """The contract of TensorFlow Serving, asked through its own stubs.
 
-The first part runs against the server that TFBRATS_SERVING_ENDPOINT names (it must serve what
-tests/tiny_model.py writes as `tiny`), or a tensorflow_model_server at TFSERVING_BIN, else the embedded one.
+The first part runs against the server that TFBRATS_SERVING_ENDPOINT names (serving/README.md says with which
+flags it must serve what tests/tiny_model.py writes), or a tensorflow_model_server at TFSERVING_BIN, else the
+embedded one. `pytest tests/serving/test_contract.py -v` lists it.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -28,6 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import server
+from tfbrats import packing
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
 
@@ -41,23 +45,28 @@ def written(tmp_path_factory):
     """Base path with version 1 of the tiny model. Read only."""
     base = tmp_path_factory.mktemp("served") / "tiny"
     tiny_model.write(base)
+    tiny_model.write_config(base)
     return base
 
 
 class Caller:
     """TensorFlow Serving's own stubs on one address."""
 
-    def __init__(self, address):
-        channel = grpc.insecure_channel(address, options=UNLIMITED)
+    def __init__(self, address, options=UNLIMITED):
+        self.address = address
+        channel = grpc.insecure_channel(address, options=options)
+        self._health = health_pb2_grpc.HealthStub(channel)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self._model = model_service_pb2_grpc.ModelServiceStub(channel)
 
-    def predict(self, inputs, signature="", model="tiny", version=None, outputs=(), timeout=20):
+    def predict(self, inputs, signature="", model="tiny", version=None, label=None, outputs=(), timeout=20):
         request = predict_pb2.PredictRequest(output_filter=outputs)
         request.model_spec.name = model
         request.model_spec.signature_name = signature
         if version is not None:
             request.model_spec.version.value = version
+        if label is not None:
+            request.model_spec.version_label = label
         for name, value in inputs.items():
             if not isinstance(value, TensorProto):
                 value = tf.make_tensor_proto(value)
@@ -71,6 +80,9 @@ class Caller:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
         request.model_spec.name = model
         return self._prediction.GetModelMetadata(request, timeout=20)
+
+    def health(self, service=""):
+        return self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20).status
 
     def status(self, model="tiny", version=None):
         request = get_model_status_pb2.GetModelStatusRequest()
@@ -99,13 +111,16 @@ def endpoint(request, written):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        arguments = [f"--port={port}", "--model_name=tiny", f"--model_base_path={written}"]
-        flag = f"--enable_serialization_as_tensor_content={str(request.param).lower()}"
-        with subprocess.Popen([binary, *arguments, flag]) as process:
+        arguments = [f"--port={port}", f"--model_config_file={written / 'models.config'}"]
+        arguments += ["--allow_version_labels_for_unavailable_models=true"]
+        arguments += [f"--enable_serialization_as_tensor_content={str(request.param).lower()}"]
+        arguments += ["--enable_grpc_healthcheck_service=true"]
+        with subprocess.Popen([binary, *arguments]) as process:
             yield Caller(f"127.0.0.1:{port}"), request.param
             process.terminate()
     else:
-        with server.start(written, tensor_content=request.param) as running:
+        config = written / "models.config"
+        with server.start(model_config_file=config, tensor_content=request.param) as running:
             yield Caller(running.address), request.param
 
 
@@ -145,6 +160,31 @@ def test_int16_and_float32_give_the_same_label_map(caller, images):
     same = {name: image.astype(np.float32) for name, image in whole.items()}
     a, b = caller.predict(whole, "int16"), caller.predict(same)
     assert a.outputs["segmentation"] == b.outputs["segmentation"]
+
+
+def test_compressed_and_int16_give_the_same_label_map(caller, images):
+    whole = {name: image.astype(np.int16) for name, image in images.items()}
+    packed = {name: packing.packed(image) for name, image in whole.items()}
+    a = caller.predict(whole, "int16")
+    b = caller.predict({"plane": np.array([6, 5], np.int32), **packed}, "gzip_int16")
+    assert a.outputs == b.outputs
+
+
+def test_what_is_no_gzip_is_refused(caller, images):
+    packed = {name: packing.packed(image.astype(np.int16)) for name, image in images.items()}
+    packed["t2"][1] = packed["t2"][1][:-9]
+    code, _ = refusal(caller.predict, {"plane": np.array([6, 5], np.int32), **packed}, "gzip_int16")
+    assert code in (CODE.INVALID_ARGUMENT, CODE.DATA_LOSS)
+
+
+def test_several_cases_of_one_grid_are_answered_as_each_alone(caller, images):
+    whole = {name: image.astype(np.int16) for name, image in images.items()}
+    other = {name: image[::-1].copy() for name, image in whole.items()}
+    both = {name: np.stack([whole[name], other[name]]) for name in whole}
+    found = tf.make_ndarray(caller.predict(both, "cases_int16").outputs["segmentation"])
+    for n, case in enumerate((whole, other)):
+        alone = caller.predict(case, "int16", outputs=["segmentation"]).outputs["segmentation"]
+        np.testing.assert_array_equal(found[n], tf.make_ndarray(alone))
 
 
 def test_the_response_names_model_version_and_signature(caller, images):
@@ -192,6 +232,23 @@ def test_an_unknown_version_is_not_found(caller, images):
         CODE.NOT_FOUND,
         "Servable not found for request: Specific(tiny, 99)",
     )
+
+
+def test_an_unknown_label_is_an_invalid_argument(caller, images):
+    assert refusal(caller.predict, images, label="canary") == (
+        CODE.INVALID_ARGUMENT,
+        "Unrecognized servable version label: canary",
+    )
+
+
+def test_a_version_that_is_named_by_number_or_label_answers(caller, images):
+    assert caller.predict(images, version=1).model_spec.version.value == 1
+    assert caller.predict(images, label="stable").model_spec.version.value == 1
+
+
+def test_a_call_that_names_no_model_is_an_invalid_argument(caller, images):
+    assert refusal(caller.predict, images, model="")[0] is CODE.INVALID_ARGUMENT
+    assert refusal(caller.metadata, model="")[0] is CODE.INVALID_ARGUMENT
 
 
 def test_an_unknown_signature_is_a_failed_precondition(caller, images):
@@ -260,6 +317,16 @@ def test_metadata_holds_every_signature(caller):
     assert (answer.model_spec.name, answer.model_spec.version.value) == ("tiny", 1)
 
 
+def test_metadata_tells_types_and_shapes(caller):
+    content = get_model_metadata_pb2.SignatureDefMap()
+    caller.metadata().metadata["signature_def"].Unpack(content)
+    for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
+        signature = content.signature_def[name]
+        for info in signature.inputs.values():
+            assert (info.dtype, [dim.size for dim in info.tensor_shape.dim]) == (dtype, [-1, -1, -1])
+        assert signature.outputs["segmentation"].dtype == tf.uint8
+
+
 def test_metadata_wants_the_field_signature_def(caller):
     assert refusal(caller.metadata, fields=[])[0] is CODE.INVALID_ARGUMENT
     assert refusal(caller.metadata, fields=["assets"])[0] is CODE.INVALID_ARGUMENT
@@ -271,6 +338,50 @@ def test_status_says_available(caller):
     assert caller.status(version=1)[1].status.error_code == 0
     assert refusal(caller.status, model="nobody")[0] is CODE.NOT_FOUND
     assert refusal(caller.status, version=99)[0] is CODE.NOT_FOUND
+
+
+def test_a_call_without_a_deadline_is_answered_also_when_it_has_to_wait(caller, images):
+    whole = tf.make_ndarray(caller.predict(images).outputs["segmentation"])
+    busy = [
+        threading.Thread(target=refusal, args=(caller.spin, 10**12), kwargs={"timeout": 1.0}) for _ in range(2)
+    ]
+    for wait in (False, True):
+        if wait:
+            for thread in busy:
+                thread.start()
+        answer = caller.predict(images, timeout=None)
+        np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["segmentation"]), whole)
+    for thread in busy:
+        thread.join()
+
+
+def test_the_deadline_ends_the_call_and_the_next_one_is_answered(caller, images):
+    start = time.monotonic()
+    assert refusal(caller.spin, 10**12, timeout=0.5)[0] is CODE.DEADLINE_EXCEEDED
+    caller.predict(images)
+    assert time.monotonic() - start < 10
+
+
+def test_a_case_of_full_size_is_taken_as_float32(caller):
+    # 4 x 35.7 MB there, 8.9 MB or as many values back
+    whole = {name: np.zeros((240, 240, 155), np.float32) for name in MODALITIES}
+    whole["flair"][100, 100, 100] = 1000
+    answer = caller.predict(whole, outputs=["segmentation"], timeout=60)
+    segmentation = tf.make_ndarray(answer.outputs["segmentation"])
+    assert np.argwhere(segmentation).tolist() == [[100, 100, 100]]
+
+
+def test_a_caller_that_did_not_raise_its_limit_is_refused_the_answer_by_its_own_side(caller):
+    shape = (150, 150, 50)
+    whole = {name: np.zeros(shape, np.int16) for name in MODALITIES}
+    code, text = refusal(Caller(caller.address, ()).predict, whole, "int16", outputs=["probabilities"])
+    assert code is CODE.RESOURCE_EXHAUSTED
+    assert "larger than max" in text
+
+
+def test_the_health_service_says_serving(caller):
+    assert caller.health() == health_pb2.HealthCheckResponse.SERVING
+    assert refusal(caller.health, "no.such.Service")[0] is CODE.NOT_FOUND
 
 
 # --- the embedded server alone --------------------------------------------------------------------------
@@ -364,6 +475,173 @@ def test_a_version_whose_warm_up_fails_is_not_served(base, images):
     server.start(base).stop()
 
 
+def config_file(folder, base, more="", **others):
+    """models.config of `tiny` and of others, name=base_path."""
+    path = folder / "models.config"
+    entries = [f'name: "tiny" base_path: "{base}" {more}']
+    entries += [f'name: "{name}" base_path: "{where}"' for name, where in others.items()]
+    listed = " ".join(f'config {{ {entry} model_platform: "tensorflow" }}' for entry in entries)
+    path.write_text(f"model_config_list {{ {listed} }}")
+    return path
+
+
+def test_two_versions_are_served_side_by_side_and_go_by_their_labels(base, images, tmp_path):
+    add_version(base, 2)
+    add_version(base, 3)
+    more = """model_version_policy { specific { versions: 1 versions: 2 } }
+        version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }"""
+    with server.start(model_config_file=config_file(tmp_path, base, more)) as running:
+        caller = Caller(running.address)
+
+        def version(**spec):
+            return caller.predict(images, **spec).model_spec.version.value
+
+        assert [version(label="stable"), version(label="canary"), version()] == [1, 2, 2]
+        assert [version(version=1), version(version=2)] == [1, 2]
+        assert refusal(version, version=3)[0] is CODE.NOT_FOUND
+        assert refusal(version, label="old") == (
+            CODE.INVALID_ARGUMENT,
+            "Unrecognized servable version label: old",
+        )
+        assert {v: entry.state for v, entry in caller.status().items()} == {
+            1: STATE.AVAILABLE,
+            2: STATE.AVAILABLE,
+        }
+
+
+def test_the_latest_two_stay_as_a_third_comes(base, images, tmp_path):
+    add_version(base, 2)
+    policy = "model_version_policy { latest { num_versions: 2 } }"
+    with server.start(model_config_file=config_file(tmp_path, base, policy), poll_s=0.05) as running:
+        caller = Caller(running.address)
+        caller.predict(images, version=1)
+        add_version(base, 3)
+        wait_until(lambda: caller.predict(images).model_spec.version.value == 3)
+        wait_until(lambda: caller.status()[1].state == STATE.END)
+        assert caller.predict(images, version=2).model_spec.version.value == 2
+        assert refusal(caller.predict, images, version=1)[0] is CODE.NOT_FOUND
+
+
+def test_two_models_go_by_their_names(base, images, tmp_path):
+    other = tmp_path / "other"
+    tiny_model.write(other, 1, "2023")
+    with server.start(model_config_file=config_file(tmp_path, base, other=other)) as running:
+        caller = Caller(running.address)
+        values = {
+            name: set(np.unique(tf.make_ndarray(caller.predict(images, model=name).outputs["segmentation"])))
+            for name in ("tiny", "other")
+        }
+    assert values == {"tiny": {0, 1, 2, 4}, "other": {0, 1, 2, 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model_config_list {", "cannot be read"),
+        ("model_config_list { config { naem: 'tiny' } }", "cannot be read"),
+        ("", "names no model"),
+        ("model_config_list { config { base_path: '/m' } }", "has no name"),
+        ("model_config_list { config { name: 'tiny' base_path: 'models/tiny' } }", "an absolute one"),
+        ("model_config_list { config { name: 'tiny' base_path: '/m' } }", "model_platform is ''"),
+        (
+            "model_config_list {"
+            + 2 * " config { name: 'a' base_path: '/m' model_platform: 'tensorflow' }"
+            + "}",
+            "a is named twice",
+        ),
+    ],
+)
+def test_a_models_config_that_the_real_server_would_refuse_is_refused(tmp_path, text, says):
+    path = tmp_path / "models.config"
+    path.write_text(text)
+    with pytest.raises(InputError, match=says):
+        server.start(model_config_file=path)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("version_labels { key: 'canary' value: 2 }", r"label 'canary' is version 2's, .* \(loaded: 1\)\."),
+        ("model_version_policy { specific { versions: 7 } }", "no version in it.* of 7"),
+        ("model_version_policy { specific { } }", "names no version"),
+    ],
+)
+def test_versions_that_are_not_there_are_refused_at_the_start(base, tmp_path, more, says):
+    with pytest.raises(InputError, match=says):
+        server.start(model_config_file=config_file(tmp_path, base, more))
+
+
+@pytest.mark.parametrize("name", ["20261121210000123456", "٣", "-2", "2.partial"])
+def test_folders_that_no_call_could_ask_for_are_no_versions(base, images, name):
+    shutil.copytree(base / "1", base / name)
+    with server.start(base) as running:
+        assert running.models[0].served == (1,)
+        assert Caller(running.address).predict(images).model_spec.version.value == 1
+
+
+def test_a_versions_folder_may_have_leading_zeros(base, images):
+    (base / "1").rename(base / "0007")
+    with server.start(base) as running:
+        assert Caller(running.address).predict(images, version=7).model_spec.version.value == 7
+
+
+def test_a_config_file_names_its_models_itself(base, tmp_path):
+    with pytest.raises(InputError, match=r"--model_name tiny: .* names its models itself"):
+        server.start(model_config_file=config_file(tmp_path, base), model_name="tiny")
+
+
+def test_a_base_path_and_a_config_file_are_not_given_together(base, tmp_path):
+    with pytest.raises(InputError, match="one of the two"):
+        server.start(base, model_config_file=config_file(tmp_path, base))
+    with pytest.raises(InputError, match="one of the two"):
+        server.start()
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Signatures of the calls that the embedded server has begun to run."""
+    started = []
+    run = server.run
+
+    def counting(servable, request, seconds):
+        started.append(request.model_spec.signature_name)
+        return run(servable, request, seconds)
+
+    monkeypatch.setattr(server, "run", counting)
+    return started
+
+
+def test_a_full_server_refuses_at_once_and_answers_again_later(written, images, started):
+    with server.start(written, max_workers=1, max_enqueued=0) as running:
+        caller = Caller(running.address)
+        first = threading.Thread(target=refusal, args=(caller.spin, 10**12), kwargs={"timeout": 2.0})
+        first.start()
+        wait_until(lambda: started == ["spin"])
+        code, text = refusal(caller.predict, images)
+        assert (code, text) == (CODE.RESOURCE_EXHAUSTED, "No room: 1 at most may run or wait.")
+        assert caller.status()[1].state == STATE.AVAILABLE  # who asks only how it is, is answered
+        first.join()
+
+        def is_answered():
+            try:
+                return caller.predict(images).model_spec.version.value == 1
+            except grpc.RpcError as error:
+                assert error.code() is CODE.RESOURCE_EXHAUSTED  # the run that was given up is still ending
+                return False
+
+        wait_until(is_answered)
+
+
+def test_listening_to_others_is_said_to_be_open(written, capsys, monkeypatch):
+    monkeypatch.setattr(server, "start", lambda *_, **__: (_ for _ in ()).throw(InputError("enough")))
+    with pytest.raises(InputError, match="enough"):
+        server.main(["--model_base_path", str(written), "--port", "0", "--host", "0.0.0.0"])
+    assert "WARNING: listening on 0.0.0.0" in capsys.readouterr().out
+    with pytest.raises(InputError, match="enough"):
+        server.main(["--model_base_path", str(written), "--port", "0"])
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_the_deadline_ends_the_run_and_frees_the_place(written, images):
     with server.start(written, max_workers=1) as running:
         caller = Caller(running.address)
@@ -373,15 +651,7 @@ def test_the_deadline_ends_the_run_and_frees_the_place(written, images):
         assert time.monotonic() - start < 5
 
 
-def test_a_call_whose_client_has_gone_is_not_started(written, monkeypatch):
-    started = []
-    run = server.run
-
-    def counting(servable, request, seconds):
-        started.append(request.model_spec.signature_name)
-        return run(servable, request, seconds)
-
-    monkeypatch.setattr(server, "run", counting)
+def test_a_call_whose_client_has_gone_is_not_started(written, started):
     with server.start(written, max_workers=1) as running:
         caller = Caller(running.address)
         first = threading.Thread(target=refusal, args=(caller.spin, 10**12), kwargs={"timeout": 1.0})
@@ -420,6 +690,19 @@ def test_a_base_path_that_cannot_be_served_is_refused_with_what_to_do(what, base
         server.main(["--model_base_path", str(path), "--port", "0"])
 
 
+def test_a_run_that_does_not_end_is_cancelled_when_the_server_stops(written, started):
+    running = server.start(written)
+    ended = []
+    call = threading.Thread(
+        target=lambda: ended.append(refusal(Caller(running.address).spin, 10**12, timeout=60)[0])
+    )
+    call.start()
+    wait_until(lambda: started == ["spin"])
+    running.stop(grace_s=0.2)
+    call.join(10)
+    assert ended and ended[0] in (CODE.CANCELLED, CODE.UNAVAILABLE)
+
+
 def test_a_port_that_is_taken_is_refused(written):
     with server.start(written) as running, pytest.raises(InputError, match="another server"):
         server.start(written, port=running.port)
@@ -431,12 +714,50 @@ def test_a_port_that_does_not_exist_is_refused(written, port):
         server.main(["--model_base_path", str(written), f"--port={port}"])
 
 
-def test_the_command_says_what_it_is_and_stops_on_sigterm(written):
-    command = [sys.executable, "-m", "serving.server", "--model_base_path", str(written), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert "no production server" in process.stdout.readline()
-        ready = process.stdout.readline().split()
-        assert ready[:4] == ["ready:", "tiny", "version", "1"]
-        assert Caller(ready[-1]).status()[1].state == STATE.AVAILABLE
+@contextlib.contextmanager
+def command_at_work(base, program):
+    """The server's command with a call under way that does not end by itself."""
+    flags = ["--model_base_path", str(base), "--port", "0", "--max_workers", "1", "--max_enqueued", "0"]
+    arguments = [sys.executable, *program, *flags]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert "no production server" in process.stdout.readline()
+            ready = process.stdout.readline().split()
+            assert ready[:4] == ["ready:", "tiny", "version", "1"]
+            caller = Caller(ready[-1])
+
+            def spin():
+                # Where a look below has the only place, it is refused.
+                while refusal(caller.spin, 10**12, timeout=300)[0] is CODE.RESOURCE_EXHAUSTED:
+                    time.sleep(0.02)
+
+            def is_full():
+                try:
+                    caller.predict({"file": "tfbrats.json"}, "describe")
+                except grpc.RpcError as error:
+                    return error.code() is CODE.RESOURCE_EXHAUSTED
+                return False
+
+            call = threading.Thread(target=spin)
+            call.start()
+            wait_until(is_full)
+            assert caller.status()[1].state == STATE.AVAILABLE
+            yield process
+        finally:
+            process.kill()
+        call.join(20)
+
+
+def test_the_command_ends_well_on_sigterm_also_with_a_run_under_way(written):
+    soon = "import sys; from serving import server; server._GRACE_S = 1; server.main(sys.argv[1:])"
+    with command_at_work(written, ["-c", soon]) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_told_twice_the_command_ends_at_once(written):
+    with command_at_work(written, ["-m", "serving.server"]) as process:
+        process.send_signal(signal.SIGTERM)
+        assert "stopping" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM

@@ -1,0 +1,70 @@
+"""A SavedModel in a Session, as the server has it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_model
+
+from tfbrats import packing, phantom
+from tfbrats.labels import MODALITIES
+from tfbrats.saved_model import SavedModel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    image, _ = phantom.simulate((32, 32, 24), seed=0, number=0)
+    return {name: image[..., MODALITIES.index(name)].astype(np.int16) for name in MODALITIES}
+
+
+def test_what_is_asked_for_comes_by_name(folder, volumes):
+    model = SavedModel(folder)
+    alone = model("int16", volumes, ["segmentation"])
+    assert list(alone) == ["segmentation"]
+    assert set(model("int16", volumes)) == {"segmentation", "probabilities"}
+    expected = np.array([0, 1, 2, 4])[tiny_model.tissues_by_rule(volumes)]
+    assert np.array_equal(alone["segmentation"], expected)
+    packed = {name: packing.packed(volume) for name, volume in volumes.items()}
+    plane = np.array(volumes["t1"].shape[:2], np.int32)
+    as_gzip = model("gzip_int16", {"plane": plane, **packed}, ["segmentation"])
+    assert np.array_equal(as_gzip["segmentation"], expected)
+
+
+def test_a_run_ends_when_its_time_is_over(folder):
+    model = SavedModel(folder)
+    assert model("spin", {"rounds": np.int64(10)}, seconds=60)["done"] == 10
+    with pytest.raises(tf.errors.DeadlineExceededError):
+        model("spin", {"rounds": np.int64(10**12)}, seconds=0.2)
+
+
+def test_what_the_graph_refuses_is_an_error_and_the_model_goes_on(folder, volumes):
+    model = SavedModel(folder)
+    bright = {**volumes, "t2": np.full_like(volumes["t2"], tiny_model.TOO_BRIGHT)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="t2 is too bright"):
+        model("int16", bright)
+    assert model("int16", volumes)["segmentation"].shape == volumes["t1"].shape
+
+
+@pytest.mark.parametrize("lost", ["saved_model.pb", "variables/variables.index"])
+def test_a_folder_that_lacks_a_part_cannot_be_loaded(lost, tmp_path):
+    folder = tiny_model.write(tmp_path)
+    (folder / lost).unlink()
+    with pytest.raises((OSError, ValueError, tf.errors.OpError)):
+        SavedModel(folder)
+
+
+def test_closed_it_answers_no_more(folder, volumes):
+    model = SavedModel(folder)
+    model.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        model("int16", volumes)
+
+
+def test_loading_prints_nothing_about_deprecation(folder, caplog):
+    with caplog.at_level("WARNING", "tensorflow"):
+        SavedModel(folder)
+    assert not [record for record in caplog.records if "deprecated" in record.getMessage()]

@@ -1,0 +1,83 @@
+"""An exported model in a Session, as TensorFlow Serving runs it. Knows no network.
+
+`predict`, the check at export and the embedded server all run a SavedModel in this way, so that they answer
+alike.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def _without_deprecation_notes() -> Iterator[None]:
+    """Spares the person at the desk what TensorFlow says about a function that its own server rests on."""
+
+    class Kept:
+        def filter(self, record) -> bool:
+            return "is deprecated and will be removed" not in str(record.msg)
+
+    kept = Kept()
+    tf.get_logger().addFilter(kept)
+    try:
+        yield
+    finally:
+        tf.get_logger().removeFilter(kept)
+
+
+class SavedModel:
+    """One version, loaded.
+
+    Args:
+        folder: of the version, on the local disk.
+
+    Attributes:
+        signatures: name -> SignatureDef.
+
+    Raises:
+        OSError, ValueError, RuntimeError, tf.errors.OpError: what TensorFlow raises on what it cannot load.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        options = tf.compat.v1.ConfigProto()
+        options.gpu_options.allow_growth = True  # others work on the desk's GPU too
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
+        try:
+            # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
+            with self._session.graph.as_default(), _without_deprecation_notes():
+                meta_graph = tf.compat.v1.saved_model.load(
+                    self._session, [tf.saved_model.SERVING], os.fspath(folder)
+                )
+        except BaseException:
+            self._session.close()
+            raise
+        self.signatures = dict(meta_graph.signature_def)
+
+    def __call__(
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Sequence[str] | None = None,
+        seconds: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """What the named outputs of a signature are, None: all of them; within `seconds`, if a limit is given.
+
+        Raises:
+            KeyError: no such signature, input or output.
+            tf.errors.OpError: the graph refuses the inputs, or takes longer.
+            TypeError, ValueError: they cannot be fed.
+        """
+        definition = self.signatures[signature]
+        feeds = {definition.inputs[name].name: array for name, array in inputs.items()}
+        names = definition.outputs if outputs is None else outputs
+        fetches = {name: definition.outputs[name].name for name in names}
+        options = tf.compat.v1.RunOptions()
+        if seconds is not None:
+            options.timeout_in_ms = max(1, int(seconds * 1000))
+        return self._session.run(fetches, feeds, options=options)
+
+    def close(self) -> None:
+        self._session.close()
