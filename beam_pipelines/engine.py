@@ -25,14 +25,61 @@ LOCAL = "FnApiRunner"
 _PAYS_S = 60.0  # of work on one worker: less is done before a second one has started
 
 
+def add_arguments(parser: argparse.ArgumentParser, workers: str) -> None:
+    """The options that every job has beside Beam's; `workers` says how many there are by default."""
+    parser.add_argument(
+        "--max-bad-fraction", type=float, default=0.0, help="of cases that may be rejected (default 0)"
+    )
+    parser.add_argument(
+        "--max-workers",
+        type=int,
+        metavar="N",
+        help=f"processes on this machine at most (default: {workers})",
+    )
+    parser.allow_abbrev = False  # a Beam option may begin like one of these
+
+
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], paths: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, and what is left for Beam.
+
+    Args:
+        paths: the options that name files: made absolute, since a worker pool may run in another folder.
+
+    Raises:
+        InputError: a fraction or a number of workers that is none.
+    """
+    known, rest = parser.parse_known_args(arguments)
+    if not 0 <= known.max_bad_fraction <= 1:
+        raise InputError(f"--max-bad-fraction {known.max_bad_fraction:g}: a fraction is between 0 and 1.")
+    if known.max_workers is not None and known.max_workers < 1:
+        raise InputError(f"--max-workers {known.max_workers}: at least one worker is needed.")
+    for name in paths:
+        path = getattr(known, name)
+        setattr(known, name, path if "://" in path else os.path.abspath(path))
+    return known, rest
+
+
+def with_runner(beam_options: Sequence[str]) -> list[str]:
+    """The options, with the engine on this machine unless they name one."""
+    # Not DirectRunner: since 2.68 that first tries to download and start Prism.
+    named = any(text.startswith("--runner") for text in beam_options)
+    return [*beam_options, *([] if named else [f"--runner={LOCAL}"])]
+
+
 def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
     """What Beam itself does not check.
+
+    Args:
+        ours: the command's own options.
 
     Raises:
         InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), a
             value that does not fit, an engine that is not there, or a job server that does not answer (Beam
             would wait for minutes).
     """
+    nor = ", nor a section.key=value override" if "--config" in ours else ""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(parser)
@@ -45,7 +92,7 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
         # Engines on the far side of a job server have options of their own, which only they can check.
         if near or not text.startswith("-") or chosen.runner == LOCAL:
             raise InputError(
-                f"{text!r} is neither an option, nor one of Beam's, nor a section.key=value override."
+                f"{text!r} is neither an option, nor one of Beam's{nor}."
                 + (f" Did you mean {near[0]}?" if near else "")
             )
     if "Dask" in (chosen.runner or ""):
@@ -58,7 +105,10 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
     if faults:
         raise InputError("Beam's options do not fit:\n  " + "\n  ".join(faults))
     if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
-        raise InputError("--dry_run: only DataflowRunner has one. For what a run would cost, use --price.")
+        raise InputError(
+            "--dry_run: only DataflowRunner has one."
+            + (" For what a run would cost, use --price." if "--price" in ours else "")
+        )
     host, colon, port = (chosen.job_endpoint or "").rpartition(":")
     if colon and port.isdigit():
         try:
@@ -83,7 +133,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def explained(output: str) -> Iterator[None]:
+def explained(output: str, what: str = "shards") -> Iterator[None]:
     """Turns what stops the whole job (a full disk, a job server that is not there) into one message.
 
     Engines hand a worker's error on as a RuntimeError with its traceback as text. Errors that are ours keep
@@ -93,7 +143,7 @@ def explained(output: str) -> Iterator[None]:
     logger = logging.getLogger("apache_beam.runners.common")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    go_on = f"Finished shards are kept in {output}: mend that and run the same command again."
+    go_on = f"Finished {what} are kept in {output}: mend that and run the same command again."
     try:
         yield
     except Exception as error:
@@ -103,7 +153,8 @@ def explained(output: str) -> Iterator[None]:
         line, kind = found[-1]
         builtin = getattr(builtins, kind, None)
         theirs = isinstance(builtin, type) and issubclass(builtin, OSError)
-        if theirs or kind == "InputError" or type(error).__module__.startswith(("grpc", "google.")):
+        told = kind in {one.__name__ for one in (InputError, *InputError.__subclasses__())}
+        if theirs or told or type(error).__module__.startswith(("grpc", "google.")):
             raise InputError(f"the Beam job stopped: {line}\n{go_on}") from error
         error.add_note(go_on)
         raise
@@ -115,7 +166,12 @@ def explained(output: str) -> Iterator[None]:
 
 
 def worker_options(
-    beam_options: Sequence[str], max_workers: int | None, tasks: int, seconds: float, worker_bytes: int
+    beam_options: Sequence[str],
+    max_workers: int | None,
+    tasks: int,
+    seconds: float,
+    worker_bytes: int,
+    what: str = "shards to write",
 ) -> tuple[list[str], str]:
     """How many processes share the work on this machine, as Beam's options, and a line that says why.
 
@@ -127,6 +183,7 @@ def worker_options(
         tasks: pieces of work.
         seconds: of the whole work on one worker, roughly.
         worker_bytes: memory that one needs.
+        what: the tasks are.
 
     Raises:
         InputError: a limit for an engine that has its own.
@@ -143,7 +200,7 @@ def worker_options(
         return [], ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fitting = int(0.8 * memory.free_bytes() // worker_bytes)
-    limits = {"cores": cores, "free memory": fitting, "shards to write": tasks}
+    limits = {"cores": cores, "free memory": fitting, what: tasks}
     if max_workers is not None:
         limits = {"--max-workers": max_workers, **limits}
         limits.pop("cores")
@@ -158,7 +215,7 @@ def worker_options(
 
 
 @contextlib.contextmanager
-def ended_with_its_workers(output: str) -> Iterator[None]:
+def ended_with_its_workers(output: str, what: str = "shards") -> Iterator[None]:
     """Ends the command, and all its worker processes, when one of them dies or a person interrupts it.
 
     For Beam's local worker processes: Beam itself would wait for ever for one that died, and its threads keep
@@ -188,7 +245,7 @@ def ended_with_its_workers(output: str) -> Iterator[None]:
             leave("interrupted", 130)
         why = ": the system kills one when memory runs out" if code in (-signal.SIGKILL, 137) else ""
         leave(
-            f"error: a worker process died (exit code {code}){why}. Finished shards are kept in {output}: run "
+            f"error: a worker process died (exit code {code}){why}. Finished {what} are kept in {output}: run "
             "the same command again, with fewer workers (--max-workers).",
             1,
         )

@@ -11,17 +11,13 @@ more of them than --max-bad-fraction are. More, and how to run it on a cluster: 
 
 import argparse
 import contextlib
-import os
 import re
-import sys
-import threading
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TestOptions
-from tqdm import tqdm
+from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
-from beam_pipelines import engine, record_folder, transforms
+from beam_pipelines import engine, record_folder, running, transforms
 from tfbrats import command, files, layouts, records, shards
 from tfbrats import config as configs
 from tfbrats import splits as deal
@@ -29,35 +25,6 @@ from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.layouts import Dataset
 from tfbrats.records import Batch, Manifest
-
-
-class _Progress(threading.Thread):
-    """A bar over the bytes on disk: runners block until the end, so the disk is what tells."""
-
-    def __init__(self, output: str, expected_bytes: int):
-        super().__init__(daemon=True)
-        self._output, self._expected = output, expected_bytes
-        self._ended = threading.Event()
-
-    def run(self):
-        if not sys.stderr.isatty():
-            return
-        with tqdm(total=self._expected, unit="B", unit_scale=True, desc="records") as bar:
-            while not self._ended.wait(1.0):
-                try:
-                    written = sum(files.walk(self._output).values())
-                except (InputError, OSError):  # a file was renamed while it was looked at
-                    continue
-                bar.total = max(bar.total, written)
-                bar.update(written - bar.n)
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self.join()
 
 
 def _arguments(arguments: Sequence[str]):
@@ -70,38 +37,18 @@ def _arguments(arguments: Sequence[str]):
         "--splits", metavar="FILE", help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES)
     )
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
-    parser.add_argument(
-        "--max-bad-fraction", type=float, default=0.0, help="of cases that may be rejected (default 0)"
-    )
-    parser.add_argument(
-        "--max-workers",
-        type=int,
-        metavar="N",
-        help="processes on this machine at most (default: what cores, free memory and work allow)",
-    )
+    engine.add_arguments(parser, "what cores, free memory and work allow")
     parser.add_argument("--add", action="store_true", help="write new cases beside those that --output holds")
     parser.add_argument("--price", action="store_true", help="print what it would cost, and stop")
     parser.add_argument("--overwrite", action="store_true", help="delete what --output holds first")
-    parser.allow_abbrev = False  # a Beam option may begin like one of these
-    known, rest = parser.parse_known_args(arguments)
-    if not 0 <= known.max_bad_fraction <= 1:
-        raise InputError(f"--max-bad-fraction {known.max_bad_fraction:g}: a fraction is between 0 and 1.")
-    if known.max_workers is not None and known.max_workers < 1:
-        raise InputError(f"--max-workers {known.max_workers}: at least one worker is needed.")
+    known, rest = engine.parsed(parser, arguments, ("input", "output"))
     if known.add and known.overwrite:
         raise InputError("--add keeps what is there, --overwrite deletes it: choose one.")
-    # A worker pool may run in another folder.
-    known.input, known.output = (
-        path if "://" in path else os.path.abspath(path) for path in (known.input, known.output)
-    )
     # What reads section.key=value is an override; the rest is Beam's.
     overrides = [
         text for text in rest if re.match(rf"([a-z0-9_]+\.[a-z0-9_]+|{'|'.join(configs.ROOT_KEYS)})=", text)
     ]
-    beam_options = [text for text in rest if text not in overrides]
-    if not any(text.startswith("--runner") for text in beam_options):
-        # Not DirectRunner: since 2.68 that first tries to download and start Prism.
-        beam_options.append(f"--runner={engine.LOCAL}")
+    beam_options = engine.with_runner([text for text in rest if text not in overrides])
     engine.check_options(beam_options, [name for action in parser._actions for name in action.option_strings])
     return known, overrides, beam_options
 
@@ -230,16 +177,14 @@ def _written(
             print(f"workers          {line}", flush=True)
         kept = [finished[file] for task in tasks if task not in todo for file in task.files]
         record_folder.resume(output, kept, todo)
-        pipeline_options = PipelineOptions([*beam_options, *workers])
-        is_local = pipeline_options.view_as(StandardOptions).runner == engine.LOCAL
-        mode = pipeline_options.view_as(DirectOptions).direct_running_mode
-        with (
-            engine.explained(output),
-            engine.ended_with_its_workers(output) if mode == "multi_processing" else contextlib.nullcontext(),
-            _Progress(output, price.bytes),
-            beam.Pipeline(options=pipeline_options) as pipeline,
-        ):
-            transforms.write_shards(pipeline, todo, os.getpid() if is_local else None)
+
+        def written_bytes() -> int:
+            return sum(files.walk(output).values())
+
+        bar = {"unit": "B", "unit_scale": True, "desc": "records"}
+        beam_options = [*beam_options, *workers]
+        with running.job(beam_options, output, "shards", written_bytes, price.bytes, **bar) as (pipeline, pid):
+            transforms.write_shards(pipeline, todo, pid)
 
     manifest = record_folder.assemble(tasks, config, planned)
     record_folder.write_rejected(output, manifest)

@@ -1,12 +1,21 @@
 """Thin doors from Beam into tfbrats: each DoFn is a few lines round a function that tests call without Beam."""
 
+import itertools
+import logging
 import os
+import socket
+import threading
+from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.utils import shared
 
-from beam_pipelines import engine
-from tfbrats import records, shards
+from beam_pipelines import engine, result_folder
+from tfbrats import records, results, shards
+from tfbrats.layouts import CaseFiles
+
+# --- records --------------------------------------------------------------------------------------------
 
 
 class WriteShard(beam.DoFn):
@@ -46,4 +55,88 @@ def write_shards(
         | "tasks" >> beam.Create(tasks, reshuffle=False)
         | "spread" >> beam.Reshuffle()
         | "write shards" >> beam.ParDo(WriteShard(command_pid))
+    )
+
+
+# --- segmentations --------------------------------------------------------------------------------------
+
+_loads = itertools.count(1)  # of models, in this process
+
+
+class _Model:
+    """An exported model in a worker process, for one case at a time.
+
+    Attributes:
+        load: the how-manieth that this process has loaded.
+        alone: held while a case is worked on. The network uses all cores by itself, and memory is that of one.
+    """
+
+    def __init__(self, folder: str):
+        # Here and not above: the command, and the workers of the other job, need no TensorFlow.
+        from tfbrats import predict
+
+        self.segmenter = predict.SavedSegmenter(folder)
+        self.load = next(_loads)
+        self.alone = threading.Lock()
+        Metrics.counter("tfbrats", "model_loads").inc()
+
+
+class SegmentCase(beam.DoFn):
+    """CaseFiles -> the case's row, when its results are on disk: worker, load, seconds, rejected.
+
+    Args:
+        model: a version's folder.
+        output: where the results go, and the rows (`result_folder`).
+        with_provenance: also write <case_id>.json.
+        command_pid: as `WriteShard`'s.
+    """
+
+    def __init__(self, model: str, output: str, with_provenance: bool, command_pid: int | None = None):
+        self._folder, self._output, self._with_provenance = model, output, with_provenance
+        self._command_pid = command_pid
+        self._of_process = shared.Shared()
+
+    def setup(self):
+        if self._command_pid not in (None, os.getpid()):
+            engine.end_with(self._command_pid)
+
+    def process(self, entry: CaseFiles):
+        model = self._of_process.acquire(lambda: _Model(self._folder))
+        target = results.target(entry.case_id, self._output, with_provenance=self._with_provenance)
+        with model.alone:
+            segmenter = model.segmenter
+            done = results.attempt(segmenter.segment, entry, segmenter.card.modalities, target)
+        rejected = done.fault and records.Rejected(
+            case_id=entry.case_id, stage=done.fault.stage, reason=done.fault.reason, hint=done.fault.hint
+        )
+        if rejected and done.fault.traceback:
+            logging.getLogger(__name__).error(done.fault.traceback)
+        row = {
+            "case_id": entry.case_id,
+            "worker": f"{socket.gethostname()}:{os.getpid()}",
+            "load": model.load,
+            "seconds": done.seconds,
+            "rejected": rejected and rejected.model_dump(),
+        }
+        result_folder.write_row(self._output, entry.case_id, row)
+        Metrics.counter("tfbrats", "rejected" if rejected else "segmented").inc()
+        for stage, seconds in done.seconds.items():
+            Metrics.distribution("tfbrats", f"{stage}_ms").update(round(1000 * seconds))
+        yield row
+
+
+def segment_cases(
+    pipeline: beam.Pipeline,
+    entries: Sequence[CaseFiles],
+    model: str,
+    output: str,
+    with_provenance: bool,
+    command_pid: int | None = None,
+) -> beam.PCollection:
+    """As `write_shards`: only paths travel."""
+    return (
+        pipeline
+        | "cases" >> beam.Create(entries, reshuffle=False)
+        | "spread" >> beam.Reshuffle()
+        | "segment" >> beam.ParDo(SegmentCase(model, output, with_provenance, command_pid))
     )

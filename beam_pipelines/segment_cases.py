@@ -1,0 +1,184 @@
+"""NIfTI cases -> segmentations with an exported model, on a laptop or any Beam engine; scores on request.
+
+    python -m beam_pipelines.segment_cases --model models/cun/1 --input BraTS2020 --output predictions
+    python -m beam_pipelines.segment_cases ... --reference BraTS2020 --runner=FlinkRunner ...
+
+Writes what tfbrats.predict writes, to the byte, on this machine unless --runner says otherwise; every option
+that is not listed here goes to Beam. Each worker process loads the model once. Run it again after anything went
+wrong: finished cases are kept, the rest is done. A case that cannot be segmented goes to rejected.jsonl; the
+exit code is 1 when more of them than --max-bad-fraction are. Engines: beam_pipelines/README.md.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
+
+from beam_pipelines import engine, result_folder, running, transforms
+from tfbrats import command, evaluate, files, layouts, model_card, pairs, provenance, results, score_files
+from tfbrats.command import InputError
+from tfbrats.layouts import CaseFiles
+from tfbrats.records import Rejected
+
+SCORES = "scores"  # under --output
+_WORKER_BYTES = 4 * 2**30  # for a case of BraTS; networks of width 16, half of the shipped, took 2.1 GiB
+
+
+def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = command.parser("beam_pipelines.segment_cases", __doc__)
+    parser.add_argument("--model", required=True, help="a version's folder, e.g. models/cun/1; gs:// too")
+    parser.add_argument("--input", required=True, help="a data set, in any layout; gs:// too")
+    parser.add_argument("--output", required=True, help="folder for <case_id>.nii.gz; gs:// too")
+    parser.add_argument(
+        "--reference", metavar="DIR", help=f"a data set or masks: score against them, into OUTPUT/{SCORES}"
+    )
+    parser.add_argument("--edition", help="overrides the edition that the names tell")
+    parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
+    parser.add_argument(
+        "--provenance", action="store_true", help="write <case_id>.json beside each: model, hashes, versions"
+    )
+    engine.add_arguments(parser, "1, as the network uses all cores by itself")
+    parser.add_argument("--overwrite", action="store_true", help="delete the cases' results first")
+    known, rest = engine.parsed(parser, arguments, ("model", "input", "output"))
+    beam_options = engine.with_runner(rest)
+    engine.check_options(beam_options, [name for action in parser._actions for name in action.option_strings])
+    return known, beam_options
+
+
+def main(arguments: Sequence[str]) -> int:
+    options, beam_options = _arguments(arguments)
+    dataset = layouts.find(options.input, options.edition)
+    entries = {one.case_id: one for one in layouts.select(dataset, options.case)}
+    targets = [results.target(name, options.output, with_provenance=options.provenance) for name in entries]
+    layouts.check_outputs(dataset.cases, [path for one in targets for path in one.all_paths])
+    files.check_can_hold(options.output)
+    if options.provenance:
+        provenance.check([one.segmentation for one in targets])
+    card = model_card.read(options.model)
+    if options.reference:
+        pairs.check_reference(options.reference, options.edition, list(entries))
+    print(f"model            {card.name} version {card.version}")
+
+    if PipelineOptions(beam_options).view_as(TestOptions).dry_run:
+        with (
+            engine.explained(options.output, "cases"),
+            beam.Pipeline(options=PipelineOptions(beam_options)) as pipeline,
+        ):
+            transforms.segment_cases(
+                pipeline, list(entries.values()), options.model, options.output, options.provenance
+            )
+        print("dry run: the job was built and its options checked; nothing was sent or written")
+        return 0
+
+    with result_folder.alone(options.output):
+        results.prepare(card, options.output, options.overwrite, targets)
+        if options.overwrite:
+            _remove_scores(options.output)
+            for one in targets:
+                results.remove(one)
+        rejected = _segmented(options, beam_options, entries)
+        done = [name for name in entries if name not in rejected]
+        print(f"segmentations of {command.counted(len(done), 'case')} are in {options.output}")
+        if options.reference and done:
+            _score(options)
+    if len(rejected) > options.max_bad_fraction * len(entries):
+        raise InputError(
+            f"{len(rejected)} of {len(entries)} cases were rejected, more than --max-bad-fraction "
+            f"{options.max_bad_fraction:g} allows: {files.join(options.output, result_folder.REJECTED)}\n"
+            f"the first: {next(iter(rejected.values())).reason}\n"
+            "Mend them and run this again (finished cases are kept), or raise --max-bad-fraction."
+        )
+    return 0
+
+
+def _segmented(
+    options: argparse.Namespace, beam_options: Sequence[str], entries: Mapping[str, CaseFiles]
+) -> dict[str, Rejected]:
+    """Runs the job on the cases that have no result yet -> those that were rejected. The folder is held."""
+    output = options.output
+
+    def is_done(name: str) -> bool:
+        return results.target(name, output, with_provenance=options.provenance).is_done()
+
+    todo = [name for name in entries if not is_done(name)]
+    if len(todo) < len(entries):
+        print(f"{len(entries) - len(todo)} of {len(entries)} cases are done already and are kept")
+    result_folder.sweep(output, todo)
+    if todo:
+        # One worker unless more are asked for: the network uses all cores by itself.
+        workers, line = engine.worker_options(
+            beam_options, options.max_workers, len(todo), 0.0, _WORKER_BYTES, "cases to segment"
+        )
+        if line:
+            print(f"workers          {line}", flush=True)
+        beam_options = [*beam_options, *workers]
+        done = functools.partial(result_folder.row_count, output)
+        with running.job(beam_options, output, "cases", done, len(todo), unit="case") as (pipeline, pid):
+            transforms.segment_cases(
+                pipeline, [entries[name] for name in todo], options.model, output, options.provenance, pid
+            )
+    rows = result_folder.rows(output, todo)
+    if missing := [name for name in todo if name not in rows]:
+        raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
+    if rows:
+        print(_times(list(rows.values())))
+    rejected = {name: Rejected.model_validate(row["rejected"]) for name, row in rows.items() if row["rejected"]}
+    result_folder.write_rejected(output, list(rejected.values()), list(entries))
+    return rejected
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How long a case took, and how often a model was loaded."""
+    means = {stage: sum(row["seconds"].get(stage, 0.0) for row in rows) / len(rows) for stage in results.STAGES}
+    listed = ", ".join(f"{stage} {mean:.2f}" for stage, mean in means.items())
+    workers = {row["worker"] for row in rows}
+    loads = {(row["worker"], row["load"]) for row in rows}
+    return (
+        f"seconds a case   {sum(means.values()):.2f} ({listed})\n"
+        f"model loaded     {command.counted(len(loads), 'time')} by {command.counted(len(workers), 'worker')}"
+    )
+
+
+# --- scores ---------------------------------------------------------------------------------------------
+
+
+def _score(options: argparse.Namespace) -> None:
+    """Scores every finished case of the folder that the reference has, those of earlier jobs too."""
+    try:
+        finished = pairs.match(options.output, options.reference, options.edition).pairs
+        content = evaluate.evaluate(
+            options.output,
+            options.reference,
+            options.edition,
+            cases=[one.case_id for one in finished],
+            workers=evaluate.fitting_workers(options.max_workers),
+        )
+    except evaluate.WorkerDiedError as error:
+        raise InputError(
+            f"{error} The segmentations are kept: run this again with --max-workers 1, and without --runner."
+        ) from error
+    except InputError as error:
+        raise InputError(f"{error}\nThe segmentations are kept: mend that and run this again.") from error
+    folder = files.join(options.output, SCORES)
+    score_files.write(content, folder)
+    means = ", ".join(f"{region} {scores['dice']['mean']:.3f}" for region, scores in content["summary"].items())
+    print(f"mean Dice        {means}; all scores of {command.counted(content['cases'], 'case')}: {folder}")
+
+
+def _remove_scores(output: str) -> None:
+    """They are of segmentations that go."""
+    folder = files.join(output, SCORES)
+    for name in score_files.names({"lesions": True}):
+        files.remove(files.join(folder, name))
+    if files.is_local(folder):
+        with contextlib.suppress(OSError):  # not there, or it holds more
+            os.rmdir(folder)
+
+
+if __name__ == "__main__":
+    command.run(main)
