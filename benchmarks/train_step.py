@@ -58,17 +58,20 @@ class Failed(Exception):
 
 
 class Job:
-    """One process of `step_jobs.py`, which waits between rounds; a context manager.
+    """One process, which waits between rounds; a context manager.
+
+    Args:
+        script: `step_jobs.py`, or another of this folder that reads and answers as it does.
 
     Raises:
         Failed: it ended early, or an answer took longer than `limit_s`.
     """
 
-    def __init__(self, limit_s: float, **spec):
+    def __init__(self, limit_s: float, script: str = "step_jobs.py", **spec):
         self._limit_s, self._late = limit_s, False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, str(_HERE / "step_jobs.py"), json.dumps(spec)],
+            [sys.executable, str(_HERE / script), json.dumps(spec)],
             env=_ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
