@@ -71,7 +71,7 @@ def _numbers():
         yield pytest.param(number, marks=[pytest.mark.slow] * ("tfbrats.reproduce" in block))
 
 
-@pytest.mark.parametrize("number", _numbers())
+@pytest.mark.parametrize("number", list(_numbers()))
 def test_block_runs(workspace, number):
     folder, port = workspace
     script = _made_small(RUN[number], port)
@@ -104,6 +104,8 @@ def test_the_blocks_left_what_they_promise(workspace):
         "scores/metrics.csv",
         "scores/report.html",
         "seg.nii.gz",
+        "segmented/BraTS20_Training_001.json",
+        "segmented/scores/metrics.csv",
     ):
         assert (folder / name).exists(), name
 
