@@ -6,7 +6,8 @@
 Each way segments the case once in a traced graph, after one run that warms up, and is held against the way of
 `tfbrats.segment` or `tfbrats.cascade`: seconds, tumour voxels that differ, Dice of each region.
 
-crop     slices cut to the brain's box in the plane, with a margin, in place of the whole plane
+crop     slices cut to the brain's box in the plane, with a margin, in place of the whole plane; the cut lies on
+         the grid of the four poolings
 at_once  slices or tiles of a forward pass
 tiles    larger tiles than training's, with the same overlap
 bfloat16 the same weights in mixed_bfloat16
@@ -31,6 +32,7 @@ from tfbrats.config import PatchConfig
 from tfbrats.labels import EDITIONS, REGIONS, region_mask
 from tfbrats.segment import CaseSegmenter
 
+_POOLED = 16  # voxels of a canvas to one of the lowest level
 _MARGINS = (0, 16, 32)  # voxels round the brain
 _SLICES = (1, 2, 4, 16)  # of a forward pass, in place of 8
 _TILES = (1, 2, 8)
@@ -75,14 +77,24 @@ class Slices:
         box = preprocess.box_of(brain)
         for margin in _MARGINS:
             (i0, i1), (j0, j1) = (
-                (max(low - margin, 0), min(high + margin, side))
-                for (low, high), side in zip(box[:2], brain.shape[:2], strict=True)
+                self._on_the_grid(low - margin, high + margin, side, canvas)
+                for (low, high), side, canvas in zip(
+                    box[:2], brain.shape[:2], self._settings.records.slice_shape, strict=True
+                )
             )
             cut = {name: volume[i0:i1, j0:j1] for name, volume in self._volumes.items()}
             found = timed(self._segmenter((16, 16)), cut)
             tissues = np.zeros(brain.shape, np.uint8)
             tissues[i0:i1, j0:j1] = found.tissues
             yield f"cropped to the brain and {margin} voxels", Answer(tissues, found.seconds)
+
+    @staticmethod
+    def _on_the_grid(low: int, high: int, side: int, canvas: int) -> tuple[int, int]:
+        """The range, widened to the poolings' cells on the whole canvas, in whose middle the side lies."""
+        before = (max(canvas, -(-side // _POOLED) * _POOLED) - side) // 2
+        low = (low + before) // _POOLED * _POOLED - before
+        high = -(-(high + before) // _POOLED) * _POOLED - before
+        return max(low, 0), min(high, side)
 
     def at_once(self) -> Iterator[tuple[str, Answer]]:
         usual = segment._SLICES_AT_ONCE

@@ -12,6 +12,7 @@ import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 
 import grpc
@@ -487,7 +488,9 @@ def _inputs(card: ModelCard, case: Case, signature: str | None) -> tuple[dict[st
     if chosen == "int16":
         return arrays, chosen
     plane = np.array(case.image.shape[:2], np.int32)
-    return {"plane": plane, **{name: packing.packed(array) for name, array in arrays.items()}}, chosen
+    with futures.ThreadPoolExecutor(len(arrays)) as pool:
+        packed = dict(zip(arrays, pool.map(packing.packed, arrays.values()), strict=True))
+    return {"plane": plane, **packed}, chosen
 
 
 def _parted(address: str) -> tuple[str, str]:
