@@ -7,7 +7,7 @@ Each way segments the case once in a traced graph, after one run that warms up, 
 `tfbrats.segment` or `tfbrats.cascade`: seconds, tumour voxels that differ, Dice of each region.
 
 crop     slices cut to the brain's box in the plane, with a margin, in place of the whole plane; the cut lies on
-         the grid of the four poolings
+         the grid of the four poolings, for which planes must be as large as the canvas
 at_once  slices or tiles of a forward pass
 tiles    larger tiles than training's, with the same overlap
 bfloat16 the same weights in mixed_bfloat16
@@ -74,27 +74,23 @@ class Slices:
 
     def crop(self) -> Iterator[tuple[str, Answer]]:
         brain = np.any(list(self._volumes.values()), axis=0)
+        canvas = tuple(self._settings.records.slice_shape)
+        if brain.shape[:2] != canvas:
+            return
         box = preprocess.box_of(brain)
         for margin in _MARGINS:
             (i0, i1), (j0, j1) = (
-                self._on_the_grid(low - margin, high + margin, side, canvas)
-                for (low, high), side, canvas in zip(
-                    box[:2], brain.shape[:2], self._settings.records.slice_shape, strict=True
+                (
+                    max((low - margin) // _POOLED * _POOLED, 0),
+                    min(-(-(high + margin) // _POOLED) * _POOLED, side),
                 )
+                for (low, high), side in zip(box, canvas, strict=False)
             )
             cut = {name: volume[i0:i1, j0:j1] for name, volume in self._volumes.items()}
             found = timed(self._segmenter((16, 16)), cut)
             tissues = np.zeros(brain.shape, np.uint8)
             tissues[i0:i1, j0:j1] = found.tissues
             yield f"cropped to the brain and {margin} voxels", Answer(tissues, found.seconds)
-
-    @staticmethod
-    def _on_the_grid(low: int, high: int, side: int, canvas: int) -> tuple[int, int]:
-        """The range, widened to the poolings' cells on the whole canvas, in whose middle the side lies."""
-        before = (max(canvas, -(-side // _POOLED) * _POOLED) - side) // 2
-        low = (low + before) // _POOLED * _POOLED - before
-        high = -(-(high + before) // _POOLED) * _POOLED - before
-        return max(low, 0), min(high, side)
 
     def at_once(self) -> Iterator[tuple[str, Answer]]:
         usual = segment._SLICES_AT_ONCE

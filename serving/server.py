@@ -18,17 +18,11 @@ from concurrent import futures
 import grpc
 import tensorflow as tf
 from grpc_health.v1 import health, health_pb2_grpc
-from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving import model_config, services
 from serving.model_config import ModelConfig
-from serving.versions import (
-    Versions,
-    is_version,
-)
+from serving.versions import Versions, is_version
 from tfbrats import command, files
 from tfbrats.command import InputError
 

@@ -116,6 +116,14 @@ class Models:
 
 
 class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata.
+
+    Args:
+        max_workers: calls that run at once.
+        max_enqueued: calls that wait for their turn; more are refused with RESOURCE_EXHAUSTED.
+        as_content: answers hold bytes, not repeated values.
+    """
+
     def __init__(self, models: Models, max_workers: int, max_enqueued: int, as_content: bool):
         self._models = models
         self._turn = threading.BoundedSemaphore(max_workers)
@@ -174,6 +182,8 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class Status(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus: the versions of a model and how each is."""
+
     def __init__(self, models: Models):
         self._models = models
 

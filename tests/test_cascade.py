@@ -14,7 +14,7 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from keras import layers
 
-from tfbrats import boxes_graph, cascade, patches, phantom, preprocess
+from tfbrats import cascade, patches, phantom, preprocess
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Cascade
@@ -270,15 +270,6 @@ def test_an_empty_box_runs_no_tile():
     assert tiles == 0 and average.shape == (0, 0, 0)
     with pytest.raises(AssertionError, match="a tile was run"):
         cascade.stage(network, image, tf.constant([[0, 1]] * 3), SIZE, SETTINGS)
-
-
-@given(st.tuples(*[st.integers(0, 6)] * 3), st.integers(0, 3), st.floats(0, 0.1), st.integers(0, 99))
-@trials(max_examples=100, deadline=None)
-def test_the_box_is_the_smallest_that_holds_the_mask(shape, margin, share, seed):
-    mask = np.random.default_rng(seed).random(shape) < share
-    box = boxes_graph.grown(boxes_graph.box_of(tf.constant(mask)), margin, tf.constant(shape)).numpy()
-    assert np.array_equal(box, _slow_box(mask, margin))
-    assert bool(boxes_graph.is_empty(box)) == (not mask.any())
 
 
 # --- the whole cascade ----------------------------------------------------------------------------------

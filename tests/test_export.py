@@ -112,7 +112,7 @@ def test_warm_up_requests_are_small_and_name_real_signatures(exported):
     ]
     alone = ["segmentation"]
     of_client = [(name, alone) for name in ("serving_default", "int16", "gzip_int16")]
-    assert asked == [("serving_default", []), *of_client, ("slices", [])]
+    assert asked == [("serving_default", []), *of_client, ("describe", []), ("slices", [])]
 
 
 def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -417,7 +417,8 @@ def test_a_cascade_warms_up_the_whole_case_and_every_network(cascade_model):
         for log in logs
     }
     of_client = {(name, "segmentation", "tiles") for name in ("serving_default", "int16", "gzip_int16")}
-    assert asked == {("serving_default",), *of_client, ("patches_wt",), ("patches_tc",), ("patches_et",)}
+    of_networks = {("patches_wt",), ("patches_tc",), ("patches_et",)}
+    assert asked == {("serving_default",), *of_client, ("describe",), *of_networks}
 
 
 def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascade_model):

@@ -73,18 +73,36 @@ def test_files_of_the_input_are_neither_overwritten_nor_taken_for_results(
 @pytest.mark.parametrize(
     "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
 )
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "empty"])
 def test_a_damaged_model_is_named_with_the_cure(model, dataset, tmp_path, name, damage):
     shutil.copytree(model, tmp_path / "1")
     content = (tmp_path / "1" / name).read_bytes()
     (tmp_path / "1" / name).unlink()
-    if damage == "truncated":
-        (tmp_path / "1" / name).write_bytes(content[: len(content) // 2])
+    if damage != "missing":
+        (tmp_path / "1" / name).write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
     with pytest.raises(
         InputError, match=rf"{tmp_path / '1'}: the SavedModel cannot be loaded .*export it again"
     ):
         run(tmp_path / "1", dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_of_another_model_is_said_before_any_case(model, dataset, tmp_path):
+    shutil.copytree(model, tmp_path / "1")
+    signatures = {"int16": {"outputs": {"segmentation": "", "tiles": ""}}}
+    card = model_card.read(model).model_copy(update={"signatures": signatures})
+    (tmp_path / "1" / model_card.FILE).write_text(card.to_json())
+    with pytest.raises(InputError, match=r"1: signature int16 is not what tfbrats\.json says"):
+        run(tmp_path / "1", dataset, tmp_path / "out")
+
+
+def test_probabilities_come_when_they_are_asked_for(model, dataset):
+    loaded = case.load(layouts.find(dataset).cases[0])
+    segmenter = predict.SavedSegmenter(str(model))
+    alone, both = segmenter.segment(loaded), segmenter.segment(loaded, probabilities=True)
+    assert alone.probabilities is None
+    assert both.probabilities.shape == (*loaded.image.shape[:3], 3)
+    assert np.array_equal(alone.tissues, both.tissues)
 
 
 def test_a_case_that_the_graph_refuses_is_named_and_the_others_are_done(model, dataset, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
+from tensorflow.python.util import deprecation
 
 from tfbrats import packing, phantom
 from tfbrats.labels import MODALITIES
@@ -34,6 +35,23 @@ def test_what_is_asked_for_comes_by_name(folder, volumes):
     assert np.array_equal(as_gzip["segmentation"], expected)
 
 
+def test_names_that_it_does_not_know_are_errors_and_leave_no_trace(folder, volumes):
+    model = SavedModel(folder)
+    for ask in (
+        lambda: model("none", volumes),
+        lambda: model("int16", {**volumes, "dwi": volumes["t1"]}),
+        lambda: model("int16", volumes, ["certainty"]),
+    ):
+        with pytest.raises(KeyError):
+            ask()
+    assert set(model("int16", volumes)) == {"segmentation", "probabilities"}
+
+
+def test_fractions_are_not_cut_off(folder, volumes):
+    with pytest.raises(TypeError, match="t2: expected int16, found float32"):
+        SavedModel(folder)("int16", {**volumes, "t2": volumes["t2"].astype(np.float32)})
+
+
 def test_a_run_ends_when_its_time_is_over(folder):
     model = SavedModel(folder)
     assert model("spin", {"rounds": np.int64(10)}, seconds=60)["done"] == 10
@@ -49,11 +67,15 @@ def test_what_the_graph_refuses_is_an_error_and_the_model_goes_on(folder, volume
     assert model("int16", volumes)["segmentation"].shape == volumes["t1"].shape
 
 
-@pytest.mark.parametrize("lost", ["saved_model.pb", "variables/variables.index"])
-def test_a_folder_that_lacks_a_part_cannot_be_loaded(lost, tmp_path):
+@pytest.mark.parametrize("how", ["missing", "empty", "cut"])
+@pytest.mark.parametrize("what", ["saved_model.pb", "variables/variables.index"])
+def test_a_folder_that_lacks_a_part_cannot_be_loaded(what, how, tmp_path):
     folder = tiny_model.write(tmp_path)
-    (folder / lost).unlink()
-    with pytest.raises((OSError, ValueError, tf.errors.OpError)):
+    content = (folder / what).read_bytes()
+    (folder / what).unlink()
+    if how != "missing":
+        (folder / what).write_bytes(content[: 0 if how == "empty" else len(content) // 2])
+    with pytest.raises((OSError, ValueError, RuntimeError, tf.errors.OpError)):
         SavedModel(folder)
 
 
@@ -64,7 +86,8 @@ def test_closed_it_answers_no_more(folder, volumes):
         model("int16", volumes)
 
 
-def test_loading_prints_nothing_about_deprecation(folder, caplog):
+def test_loading_prints_nothing_about_deprecation(folder, caplog, monkeypatch):
+    monkeypatch.setattr(deprecation, "_PRINTED_WARNING", {})  # TensorFlow says it once
     with caplog.at_level("WARNING", "tensorflow"):
         SavedModel(folder)
     assert not [record for record in caplog.records if "deprecated" in record.getMessage()]

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from tfbrats import case, layouts, preprocess, segment
+from tfbrats import case, examples, layouts, preprocess, segment
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, Tissue
 from tfbrats.models import cun
@@ -152,20 +152,34 @@ def test_only_slices_with_brain_are_run_and_the_answer_is_that_of_all_of_them():
     assert np.allclose(answer["probabilities"], regions, atol=1e-6)
 
 
-def test_the_network_sees_the_whole_plane_on_its_canvas_wherever_the_brain_lies():
-    image = np.zeros((40, 36, 9, 4), np.float32)
-    image[3:15, 20:36, 2:7] = np.random.default_rng(0).uniform(100, 900, (12, 16, 5, 4))
+@pytest.mark.parametrize("plane", [(41, 35), (33, 50), (32, 32), (20, 64)])
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1), None])
+def test_the_network_sees_the_whole_plane_on_its_canvas_wherever_the_brain_lies(plane, corner):
+    image = np.zeros((*plane, 9, 4), np.float32)
+    # A brain of 12 x 16 in a corner of the plane, or all of it.
+    i, j = (slice(None),) * 2 if corner is None else (slice(-12, None), slice(-16, None))
+    if corner is not None:
+        i, j = (slice(None, 12) if corner[0] == 0 else i), (slice(None, 16) if corner[1] == 0 else j)
+    image[i, j, 2:7] = np.random.default_rng(0).uniform(100, 900, image[i, j, 2:7].shape)
     network = _trained_like()
-    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
+    answer = CaseSegmenter(network, MODALITIES, (32, 48), EDITIONS["2020"])(_volumes(image))
+
     normalised, brain = segment.normalise(tf.constant(image))
-    planes = tf.transpose(normalised, [2, 0, 1, 3])
-    logits = network(tf.pad(planes, [[0, 0], [4, 4], [6, 6], [0, 0]]))
-    one, two = (logits[name][:, 4:-4, 6:-6].numpy() for name in cun.BRANCHES)
-    whole = (one[..., 1] > one[..., 0]) & tf.transpose(brain, [2, 0, 1]).numpy()
-    tissues = np.where(whole, 1 + np.argmax(two[..., 1:], axis=-1), 0)
-    expected = np.array([0, 1, 2, 4])[tissues].transpose(1, 2, 0)
+    canvas = [max(least, -(-side // 16) * 16) for side, least in zip(plane, (32, 48), strict=True)]
+    top, left = examples.canvas_origin([(0, side) for side in plane], plane, canvas, "the test")
+    planes = np.zeros((9, *canvas, 4), np.float32)
+    planes[:, top : top + plane[0], left : left + plane[1]] = np.moveaxis(normalised.numpy(), 2, 0)
+    logits = network(planes)
+    one, two = (
+        np.moveaxis(logits[name][:, top : top + plane[0], left : left + plane[1]].numpy(), 0, 2)
+        for name in cun.BRANCHES
+    )
+    whole = (one[..., 1] > one[..., 0]) & brain.numpy()
+    expected = np.array([0, 1, 2, 4])[np.where(whole, 1 + np.argmax(two[..., 1:], axis=-1), 0)]
     assert len(np.unique(expected)) > 2
     assert np.array_equal(answer["segmentation"], expected)
+    regions = segment.region_probabilities(one, two, brain)
+    assert np.allclose(answer["probabilities"], regions, atol=1e-6)
 
 
 @pytest.mark.parametrize(("plane", "at_once"), [((32, 32), 8), ((32, 64), 4), ((64, 64), 2), ((160, 160), 1)])

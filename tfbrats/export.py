@@ -13,6 +13,7 @@ In mixed_bfloat16 the weights are the same and the network computes with 8 bits 
 it in hardware (AVX512_BF16, AMX), where it is faster; on others it is slower. Some labels change: compare.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -337,18 +338,19 @@ def _warm_up_requests(
     """Small requests that make the server build its kernels: a few slices of "brain", all one value.
 
     A Session prepares the graph anew for each signature and each choice of outputs, which takes a second or
-    two: here are those that our client asks for, and all of `serving_default`.
+    two: here are the label map alone, as our client asks for it, and all of `serving_default`.
     """
     shape = (*plane, 8)
     floats = dict.fromkeys(card.modalities, tf.make_tensor_proto(1.0, shape=shape))
     whole = dict.fromkeys(card.modalities, tf.make_tensor_proto(1, tf.int16, shape))
     slices = dict.fromkeys(card.modalities, tf.make_tensor_proto(packed(np.ones(shape, np.int16))))
-    sides = {"plane": tf.make_tensor_proto(plane, tf.int32)}
+    slices["plane"] = tf.make_tensor_proto(plane, tf.int32)
     inputs: list[tuple[str, Mapping, list[str]]] = [
         ("serving_default", floats, []),
         ("serving_default", floats, model_card.outputs(card, "serving_default")),
         ("int16", whole, model_card.outputs(card, "int16")),
-        ("gzip_int16", {**slices, **sides}, model_card.outputs(card, "gzip_int16")),
+        ("gzip_int16", slices, model_card.outputs(card, "gzip_int16")),
+        ("describe", {"file": tf.make_tensor_proto(model_card.FILE)}, []),
     ]
     for one in networks:
         inputs.append((one.name, {one.argument: tf.make_tensor_proto(0.0, shape=[1, *one.shape])}, []))
@@ -452,9 +454,9 @@ def export(
         requests = _warm_up_requests(card, networks, _plane(config))
         content = b"".join(records.frame(log.SerializeToString()) for log in requests)
         files.write_bytes(os.path.join(temporary, WARM_UP), content)
-        served = SavedModel(temporary)
-        _replay(served, os.path.join(temporary, WARM_UP))
-        _compare(segmenter, served, _plane(config), precision)
+        with contextlib.closing(SavedModel(temporary)) as served:
+            _replay(served, os.path.join(temporary, WARM_UP))
+            _compare(segmenter, served, _plane(config), precision)
         os.rename(temporary, final)
     finally:
         files.remove(temporary)

@@ -40,11 +40,19 @@ class SavedSegmenter:
         try:
             with files.on_disk(model_dir) as folder:
                 self._saved = SavedModel(folder)
-        except (OSError, ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
+        except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
                 f"{model_dir}: the SavedModel cannot be loaded ({first_line}). Copy or export it again."
             ) from error
+
+        for signature in ("serving_default", "int16"):
+            offered = self._saved.signatures.get(signature)
+            if offered is None or set(model_card.outputs(self.card, signature)) - set(offered.outputs):
+                raise InputError(
+                    f"{model_dir}: signature {signature} is not what {model_card.FILE} says: they belong to "
+                    "different models. Copy or export it again."
+                )
 
     def segment(self, loaded: Case, probabilities: bool = False) -> Segmentation:
         """What the model makes of one case.

@@ -5,6 +5,7 @@ alike.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,16 +17,14 @@ import tensorflow as tf
 def _without_deprecation_notes() -> Iterator[None]:
     """Spares the person at the desk what TensorFlow says about a function that its own server rests on."""
 
-    class Kept:
-        def filter(self, record) -> bool:
-            return "is deprecated and will be removed" not in str(record.msg)
+    def keep(record: logging.LogRecord) -> bool:
+        return "is deprecated and will be removed" not in str(record.msg)
 
-    kept = Kept()
-    tf.get_logger().addFilter(kept)
+    tf.get_logger().addFilter(keep)
     try:
         yield
     finally:
-        tf.get_logger().removeFilter(kept)
+        tf.get_logger().removeFilter(keep)
 
 
 class SavedModel:
@@ -55,6 +54,9 @@ class SavedModel:
             self._session.close()
             raise
         self.signatures = dict(meta_graph.signature_def)
+        # Plain ones: a protobuf map makes an entry for whatever it is asked for.
+        self._inputs = {name: dict(one.inputs) for name, one in self.signatures.items()}
+        self._outputs = {name: dict(one.outputs) for name, one in self.signatures.items()}
 
     def __call__(
         self,
@@ -68,12 +70,18 @@ class SavedModel:
         Raises:
             KeyError: no such signature, input or output.
             tf.errors.OpError: the graph refuses the inputs, or takes longer.
-            TypeError, ValueError: they cannot be fed.
+            TypeError, ValueError: they are of another type or shape.
+            RuntimeError: it is closed.
         """
-        definition = self.signatures[signature]
-        feeds = {definition.inputs[name].name: array for name, array in inputs.items()}
-        names = definition.outputs if outputs is None else outputs
-        fetches = {name: definition.outputs[name].name for name in names}
+        known = self._inputs[signature]
+        for name, array in inputs.items():
+            # A Session would cut fractions off without a word.
+            dtype = tf.as_dtype(known[name].dtype)
+            if dtype != tf.string and np.asarray(array).dtype != dtype.as_numpy_dtype:
+                raise TypeError(f"input {name}: expected {dtype.name}, found {np.asarray(array).dtype}")
+        feeds = {known[name].name: array for name, array in inputs.items()}
+        names = self._outputs[signature] if outputs is None else outputs
+        fetches = {name: self._outputs[signature][name].name for name in names}
         options = tf.compat.v1.RunOptions()
         if seconds is not None:
             options.timeout_in_ms = max(1, int(seconds * 1000))

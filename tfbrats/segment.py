@@ -36,7 +36,7 @@ def fuse(branch1, branch2, brain):
     Returns:
         tissues, uint8 [...].
     """
-    rest, tumour = tf.unstack(branch1, axis=-1)
+    rest, tumour = _channels(branch1)
     whole = tf.logical_and(tumour > rest, brain)
     return tf.where(whole, 1 + _likeliest(_channels(branch2)[1:]), tf.constant(0, tf.uint8))
 
@@ -53,7 +53,8 @@ def region_probabilities(branch1_logits, branch2_logits, brain):
     return _in_brain([whole, *regions], brain)
 
 
-# A plane a class: TensorFlow's own operations along a last axis of two to four take ten times as long.
+# A plane a class: along a last axis of three, TensorFlow's own softmax of 144 slices of 240 x 240 took .29 s on
+# two cores, these .05 s; argmax .17 s.
 
 
 def _channels(logits) -> list:
@@ -61,7 +62,7 @@ def _channels(logits) -> list:
 
 
 def _likeliest(classes: Sequence):
-    """Index of the largest at each voxel, the first of equal ones: uint8, as `argmax` over [..., C] has it."""
+    """Index of the largest finite number at each voxel, the first of equal ones, as `argmax` has it: uint8."""
     found, best = tf.zeros_like(classes[0], tf.uint8), classes[0]
     for index, one in enumerate(classes[1:], 1):
         found = tf.where(one > best, tf.constant(index, tf.uint8), found)
@@ -91,7 +92,7 @@ class BranchAnswer:
 
     def probabilities(self, logits: Mapping) -> dict:
         """Of each class, [N, H, W, C], by the names of `classes`."""
-        return {name: tf.nn.softmax(logits[f"{name}_logits"], axis=-1) for name in self.classes}
+        return {name: tf.stack(_softmax(_channels(logits[f"{name}_logits"])), axis=-1) for name in self.classes}
 
     def tissues(self, logits: Mapping, brain):
         """uint8 [N, H, W]; `brain` is bool [N, H, W]."""
@@ -109,7 +110,7 @@ class ClassAnswer:
 
     def probabilities(self, logits: Mapping) -> dict:
         """As `BranchAnswer`'s."""
-        return {"classes": tf.nn.softmax(logits["logits"], axis=-1)}
+        return {"classes": tf.stack(_softmax(_channels(logits["logits"])), axis=-1)}
 
     def tissues(self, logits: Mapping, brain):
         """As `BranchAnswer`'s."""
@@ -235,7 +236,7 @@ def normalise(image):
     brain = tf.reduce_any(image != 0, axis=-1)
     weight = tf.cast(brain, tf.float32)[..., None]
     count = tf.maximum(_sum(weight), 1.0)
-    mean = tf.cast(_sum(image) / count, tf.float32)  # 0 outside the brain
+    mean = tf.cast(_sum(image) / count, tf.float32)  # outside the brain the image is 0
     deviation = tf.cast(tf.sqrt(_sum(tf.square(image - mean) * weight) / count), tf.float32)
     # As in preprocess.statistics: rounding leaves a trace of deviation in what is constant.
     deviation = tf.where(deviation > 1e-6 * tf.abs(mean), deviation, 1.0)

@@ -18,7 +18,7 @@ import tensorflow as tf
 import tiny_model
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from serving import client, messages, server
+from serving import client, messages, server, services
 from tfbrats import case as cases
 from tfbrats import command, files, layouts, model_card, preprocess
 from tfbrats.command import InputError
@@ -208,13 +208,13 @@ def test_probabilities_are_written_as_4d_in_the_files_axes(served, tmp_path):
 def asked(monkeypatch):
     """Signature and outputs of every call that the embedded server runs."""
     calls = []
-    original = server.run
+    original = services.run
 
     def recording(servable, request, seconds):
         calls.append((request.model_spec.signature_name, list(request.output_filter)))
         return original(servable, request, seconds)
 
-    monkeypatch.setattr(server, "run", recording)
+    monkeypatch.setattr(services, "run", recording)
     return calls
 
 

@@ -30,7 +30,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import server
+from serving import server, services
 from tfbrats import packing
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
@@ -601,13 +601,13 @@ def test_a_base_path_and_a_config_file_are_not_given_together(base, tmp_path):
 def started(monkeypatch):
     """Signatures of the calls that the embedded server has begun to run."""
     started = []
-    run = server.run
+    run = services.run
 
     def counting(servable, request, seconds):
         started.append(request.model_spec.signature_name)
         return run(servable, request, seconds)
 
-    monkeypatch.setattr(server, "run", counting)
+    monkeypatch.setattr(services, "run", counting)
     return started
 
 
