@@ -64,14 +64,6 @@ def _that_hold(wanted, origins, size: int):
     return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
 
 
-def _added(total, part, origin):
-    """`total` [i, j, k] with `part` added to it from `origin` on; only the lines that it crosses are copied."""
-    extent, (i, j, k) = tf.shape(part), tf.unstack(origin)
-    lines = tf.meshgrid(i + tf.range(extent[0]), j + tf.range(extent[1]), indexing="ij")
-    whole = tf.pad(part, [[0, 0], [0, 0], [k, tf.shape(total)[2] - k - extent[2]]])
-    return tf.tensor_scatter_nd_add(total, tf.stack(lines, axis=-1), whole)
-
-
 def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade, wanted=None):
     """Slides a network over a box; where tiles overlap, the plain mean of their probabilities.
 
@@ -111,7 +103,8 @@ def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
             # Only what lies in the box counts.
             first, last = tf.maximum(low - start, 0), tf.minimum(high - start, patch_size)
             kept = inside(answer[n], tf.stack([first, last], axis=1))
-            return n + 1, _added(total, kept, start + first - low)
+            place = tf.stack([start + first - low, start + last - low], axis=1)
+            return n + 1, total + placed(kept, place, high - low)
 
         _, total = tf.while_loop(
             lambda n, _: n < tf.shape(chosen)[0],
