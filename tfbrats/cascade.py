@@ -16,7 +16,7 @@ from tfbrats.boxes_graph import box_of, grown, inside, is_empty, placed
 from tfbrats.command import InputError
 from tfbrats.config import Cascade
 from tfbrats.labels import REGIONS, LabelSchema
-from tfbrats.segment import bounded, finite, in_pieces, label_values, normalise
+from tfbrats.segment import in_pieces, label_values, prepared
 
 _SCALES = 3  # x1, x0.5, x2
 
@@ -265,13 +265,7 @@ class CascadeSegmenter(tf.Module):
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
             tiles: int32 [3], how many tiles each stage ran.
         """
-        volumes = bounded(volumes)
-        # image: 240 x 240 x 155 x 4
-        image = tf.stack([tf.cast(volumes[name], tf.float32) for name in self.modalities], axis=-1)
-        shape = tf.shape(image)[:3]
-        box = box_of(tf.reduce_any(image != 0, axis=-1))
-        # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
-        image, brain = normalise(finite(inside(image, box)))
+        image, brain, box, shape = prepared(volumes, self.modalities)
         found = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
 
         background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)

@@ -243,6 +243,29 @@ def normalise(image):
     return tf.where(brain[..., None], (image - mean) / deviation, 0.0), brain
 
 
+def prepared(volumes: Mapping, modalities: Sequence[str]) -> tuple:
+    """How every case begins: bounded, stacked, cut to the brain's box, checked for numbers and normalised.
+
+    Args:
+        volumes: modality -> [I, J, K] of any size, int16 or float32.
+        modalities: names and order of the image's channels.
+
+    Returns:
+        image float32 [i, j, k, M] and brain bool [i, j, k] as `normalise` gives them, their box int32 [3, 2], and
+        the whole shape, int32 [3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `bounded` and `finite`.
+    """
+    volumes = bounded(volumes)
+    # image: 240 x 240 x 155 x 4
+    image = tf.stack([tf.cast(volumes[name], tf.float32) for name in modalities], axis=-1)
+    shape = tf.shape(image)[:3]
+    box = box_of(tf.reduce_any(image != 0, axis=-1))
+    # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
+    return *normalise(finite(inside(image, box))), box, shape
+
+
 def label_values(schema: LabelSchema) -> list[int]:
     """The schema's values of background, NCR, ED and ET: at index `Tissue`, what to write for it.
 
@@ -313,13 +336,7 @@ class CaseSegmenter(tf.Module):
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
         """
-        volumes = bounded(volumes)
-        # image: 240 x 240 x 155 x 4
-        image = tf.stack([tf.cast(volumes[name], tf.float32) for name in self.modalities], axis=-1)
-        shape = tf.shape(image)[:3]
-        box = box_of(tf.reduce_any(image != 0, axis=-1))
-        # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
-        image, brain = normalise(finite(inside(image, box)))
+        image, brain, box, shape = prepared(volumes, self.modalities)
         # As slices: 140 x 140 x 170 x 4
         image, brain = tf.transpose(image, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
         # The network sees a whole plane of the volume, on its canvas.
