@@ -7,6 +7,7 @@ from scipy import ndimage, special
 
 from tfbrats import losses
 from tfbrats.examples import LwsRegion, region_map
+from tfbrats.labels import Tissue
 
 # An 8 x 8 slice, written out. "." is black background; letters are brain: "b" normal, "n" NCR, "e" ED, "t" ET.
 SLICE = """
@@ -262,3 +263,12 @@ def test_a_balanced_pixel_weighs_the_inverse_of_its_frequency():
         np.zeros((1, 4, 4), np.int32), np.float32(1), np.float32(0), np.float32(16)
     )
     assert set(np.array(without).ravel()) == {1}
+
+
+def test_a_cyst_is_learned_as_core_and_a_cavity_as_no_tumour():
+    tissues = np.array(
+        [[[Tissue.BACKGROUND, Tissue.NCR, Tissue.ED, Tissue.ET, Tissue.RC, Tissue.CC]]], np.uint8
+    )
+    whole, parts = losses.targets(tissues)
+    assert np.array(whole).tolist() == [[[0, 1, 1, 1, 0, 1]]]
+    assert np.array(parts).tolist() == [[[0, 1, 2, 3, 0, 1]]]

@@ -116,7 +116,7 @@ _TISSUE_OF_REGION = {"WT": Tissue.ED, "TC": Tissue.NCR, "ET": Tissue.ET}
 _SHOWN_FOR = {"WT": "flair", "TC": "t1ce", "ET": "t1ce"}  # the modality that a region is drawn on
 _LEGEND = (  # the colours are pictures.COLOURS
     "Left the prediction, right the reference, always of the same slice, one with much tumour: NCR orange, ED "
-    "blue, ET yellow, RC green. A network for one region is drawn in one of these colours."
+    "blue, ET yellow, RC green, CC dark blue. A network for one region is drawn in one of these colours."
 )
 
 

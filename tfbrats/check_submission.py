@@ -11,7 +11,7 @@ ends with this check.
 import json
 from collections.abc import Sequence
 
-from tfbrats import command, files, layouts, model_card, submission
+from tfbrats import command, files, layouts, model_card, naming, submission
 from tfbrats.command import InputError, counted
 from tfbrats.labels import EDITIONS
 from tfbrats.submission import RULES, SUFFIX, Member, Verdict
@@ -43,7 +43,7 @@ def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Me
             raise InputError(
                 f"{location}: no segmentation among {counted(len(found), 'file')}; expected CASE{SUFFIX}."
             )
-        told = (layouts.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
+        told = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
         editions = [schema.edition for schema in told if schema is not None]
     return found, submission.check(
         found, submission.rules_for(editions, location), case_ids, packed=not files.is_folder(location)

@@ -29,7 +29,7 @@ from tfbrats import __version__, case, command, files, model_card, phantom, reco
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, Run, overridden
-from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, LabelSchema
+from tfbrats.labels import EDITIONS, LEARNED_OF, MODALITIES, REGIONS, LabelSchema
 from tfbrats.model_card import ModelCard
 from tfbrats.models import scales
 from tfbrats.packing import packed
@@ -283,7 +283,7 @@ def card_of(
         precision=precision,
         spacing_mm=trained_on["spacing_mm"],
         label_schema=_schema(run_dir, edition).to_json(),
-        regions={region: tuple(tissue.name for tissue in tissues) for region, tissues in REGIONS.items()},
+        regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
         signatures={
             "serving_default": {"inputs": modalities, "outputs": outputs},
             "int16": {

@@ -174,7 +174,7 @@ def _print(report: Mapping) -> None:
                 for tissue in (Tissue.NCR, Tissue.ED, Tissue.ET)
                 if tissue.name not in one["tissue_voxels"]
             ]
-            extra = [f"no {name}" for name in absent] + ["RC"] * ("RC" in one["tissue_voxels"])
+            extra = [f"no {name}" for name in absent] + [n for n in ("RC", "CC") if n in one["tissue_voxels"]]
             line += f"  {', '.join(extra)}" if extra else ""
         print(line)
     for title in ("notes", "faults"):

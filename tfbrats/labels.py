@@ -40,14 +40,22 @@ class Tissue(enum.IntEnum):
     ED = 2  # oedema (SNFH in 2024)
     ET = 3  # enhancing tumour
     RC = 4  # resection cavity, in post-treatment data (2024 GLI) only; part of no region below
+    CC = 5  # cystic component, in paediatric data (PED) only: of the core, and learned as NCR
 
+
+LEARNED = (Tissue.NCR, Tissue.ED, Tissue.ET)  # the classes that a network tells apart beside the background
 
 REGIONS: Mapping[str, tuple[Tissue, ...]] = types.MappingProxyType(
     {
-        "WT": (Tissue.NCR, Tissue.ED, Tissue.ET),
-        "TC": (Tissue.NCR, Tissue.ET),
+        "WT": (Tissue.NCR, Tissue.ED, Tissue.ET, Tissue.CC),
+        "TC": (Tissue.NCR, Tissue.ET, Tissue.CC),
         "ET": (Tissue.ET,),
     }
+)
+
+# Of each region, the classes that a network has for it.
+LEARNED_OF: Mapping[str, tuple[Tissue, ...]] = types.MappingProxyType(
+    {region: tuple(tissue for tissue in tissues if tissue in LEARNED) for region, tissues in REGIONS.items()}
 )
 
 # Each region lies in the one before it; WT's own parent is the brain.

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files
+from tfbrats import files, naming
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named, schema_from_names
 
@@ -172,30 +172,6 @@ def nifti_stem(path: str) -> str | None:
     return match.group(1) if match else None
 
 
-def edition_of(case_id: str, folder: str) -> LabelSchema | None:
-    """What the names of a case and of its folder say; None if nothing."""
-    text = case_id.lower()
-    # The year of "BraTS 2024", "ASNR-MICCAI-BraTS2023-GLI-..."; of several in a path the innermost.
-    years = re.findall(r"brats\D{0,12}(20(?:1[789]|2[0134]))", folder, re.IGNORECASE)
-    for year in ("17", "18", "19", "20"):
-        if re.match(rf"brats{year}_", text):
-            return EDITIONS[f"20{year}"]
-    if text.startswith("brats2021"):
-        return EDITIONS["2021"]
-    challenge = re.match(r"brats-(gli|ssa)-(\d+)-(\d+)$", text)
-    if challenge:
-        # Post-treatment scans (2024) count their time points from 100; folders say so too.
-        later = years[-1:] == ["2024"] or int(challenge.group(3)) >= 100
-        return EDITIONS["2024" if later else "2023"]
-    return EDITIONS[years[-1]] if years else None
-
-
-def _patient_of(case_id: str) -> str:
-    """The part of a case id that is the patient: the last number of these editions is a time point."""
-    match = re.match(r"(brats-[a-z]+-\d+)-\d+$|(brats1[789]_.+)_\d+$", case_id, re.IGNORECASE)
-    return (match.group(1) or match.group(2)) if match else case_id
-
-
 def _folder_grade(one: CaseFiles) -> str | None:
     found = re.findall(rf"/({'|'.join(GRADES)})(?=/)", one.paths()[0])
     return found[-1] if found else None
@@ -281,13 +257,13 @@ def _brats_cases(
                 own_notes.append(f"its segmentation is misnamed {files.name(masks[0])}; taken as such")
             else:
                 masks = []
-        schema = EDITIONS[edition] if edition else edition_of(case_id, folder)
+        schema = EDITIONS[edition] if edition else naming.edition_of(case_id, folder)
         if schema is None:
             unrecognised.append(case_id)
             continue
         yield CaseFiles(
             case_id=case_id,
-            patient_id=_patient_of(case_id),
+            patient_id=naming.patient_of(case_id),
             layout=_BRATS_LAYOUT,
             schema=schema,
             images=tuple((m, found[m][0], None) for m in MODALITIES if m in found),
@@ -348,7 +324,7 @@ def _decathlon_cases(
         ]
         yield CaseFiles(
             case_id=case_id,
-            patient_id=_patient_of(case_id),
+            patient_id=naming.patient_of(case_id),
             layout=_MSD_LAYOUT if stacked else _NNUNET_LAYOUT,
             schema=own_schema,
             images=tuple(sorted(triples, key=lambda triple: MODALITIES.index(triple[0]))),

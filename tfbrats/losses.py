@@ -10,15 +10,17 @@ divides. A mean of each replica's ratio would not be the paper's loss.
 from keras import ops
 
 from tfbrats.examples import LwsRegion
-from tfbrats.labels import REGIONS, Tissue
+from tfbrats.labels import LEARNED_OF, Tissue
 
 
 def targets(tissues):
     """The two U-Nets' classes from tissues [N, H, W] (integers): WT 0/1, and 0..3 as `labels.Tissue`.
 
-    A resection cavity (2024) counts as non-tumour: the papers know no such class.
+    The papers know neither a resection cavity (2024), which counts as non-tumour, nor a cyst (PED), which
+    counts as NCR: it belongs to the core and does not enhance.
     """
     parts = ops.where(ops.equal(tissues, int(Tissue.RC)), 0, ops.cast(tissues, "int32"))
+    parts = ops.where(ops.equal(parts, int(Tissue.CC)), int(Tissue.NCR), parts)
     whole = ops.cast(ops.greater(parts, 0), "int32")
     return whole, parts
 
@@ -102,7 +104,10 @@ def outlines(tissues, width_px: int):
         width_px: 1, 3, 5 ...: of the line, with the outermost pixels in its middle.
     """
     _, parts = targets(tissues)
-    masks = [sum(ops.cast(ops.equal(parts, int(tissue)), "float32") for tissue in REGIONS[r]) for r in REGIONS]
+    masks = [
+        sum(ops.cast(ops.equal(parts, int(tissue)), "float32") for tissue in classes)
+        for classes in LEARNED_OF.values()
+    ]
     regions = ops.stack(masks, axis=-1)
     touches_outside = ops.max_pool(1.0 - regions, 3, strides=1, padding="same", data_format="channels_last")
     line = ops.max(regions * touches_outside, axis=-1, keepdims=True)

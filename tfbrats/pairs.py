@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, layouts
+from tfbrats import files, layouts, naming
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, modality_named
 
@@ -167,7 +167,7 @@ def _masks_alone(folder: str | os.PathLike, edition: str | None) -> dict[str, Pa
     masks: dict[str, Pair] = {}
     for name, path in niftis:
         case_id = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
-        schema = EDITIONS[edition] if edition else layouts.edition_of(case_id, files.parent(path))
+        schema = EDITIONS[edition] if edition else naming.edition_of(case_id, files.parent(path))
         if schema is None:
             raise InputError(
                 f"{path}: its name does not tell which edition's label values it holds. Pass --edition with "

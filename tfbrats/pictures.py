@@ -21,12 +21,19 @@ from tfbrats.labels import Tissue, region_mask
 from tfbrats.pairs import Pair
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
-COLOURS = {Tissue.NCR: "#D55E00", Tissue.ED: "#56B4E9", Tissue.ET: "#F0E442", Tissue.RC: "#009E73"}
+COLOURS = {
+    Tissue.NCR: "#D55E00",
+    Tissue.ED: "#56B4E9",
+    Tissue.ET: "#F0E442",
+    Tissue.RC: "#009E73",
+    Tissue.CC: "#0072B2",
+}
 NAMES = {
     Tissue.NCR: "NCR, necrotic and non-enhancing core",
     Tissue.ED: "ED, oedema",
     Tissue.ET: "ET, enhancing tumour",
     Tissue.RC: "RC, resection cavity",
+    Tissue.CC: "CC, cystic component",
 }
 SHOWN_MODALITIES = {"flair": "FLAIR", "t1ce": "T1ce"}
 _FILL = 0.5  # opacity inside an outline

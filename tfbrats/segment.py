@@ -12,14 +12,13 @@ import tensorflow as tf
 
 from tfbrats.boxes_graph import box_of, inside, placed
 from tfbrats.command import InputError
-from tfbrats.labels import REGIONS, LabelSchema, Tissue
+from tfbrats.labels import LEARNED, LEARNED_OF, REGIONS, LabelSchema, Tissue
 from tfbrats.models import cun, without_training_heads
 from tfbrats.packing import LONGEST_SIDE, MOST_VOXELS
 
 _MULTIPLE = 16  # four poolings
 _SLICES_AT_ONCE = 8  # bounds the memory of a forward pass
 MOST_CASES = 64  # of one call: little is sent to claim many, and each takes its time
-_TUMOUR = (Tissue.NCR, Tissue.ED, Tissue.ET)
 
 
 def fuse(branch1, branch2, brain):
@@ -49,7 +48,7 @@ def region_probabilities(branch1_logits, branch2_logits, brain):
     """
     _, whole = _softmax(_channels(branch1_logits))
     shares = _softmax(_channels(branch2_logits)[1:])
-    regions = [whole * tf.add_n([shares[tissue - 1] for tissue in REGIONS[name]]) for name in ("TC", "ET")]
+    regions = [whole * tf.add_n([shares[tissue - 1] for tissue in LEARNED_OF[name]]) for name in ("TC", "ET")]
     return _in_brain([whole, *regions], brain)
 
 
@@ -119,7 +118,7 @@ class ClassAnswer:
     def regions(self, logits: Mapping, brain):
         """As `BranchAnswer`'s; a region's is the sum of its tissues', so that ET <= TC <= WT."""
         each = _softmax(_channels(logits["logits"]))
-        sums = [tf.add_n([each[tissue] for tissue in tissues]) for tissues in REGIONS.values()]
+        sums = [tf.add_n([each[tissue] for tissue in tissues]) for tissues in LEARNED_OF.values()]
         return _in_brain(sums, brain)
 
 
@@ -251,8 +250,8 @@ def prepared(volumes: Mapping, modalities: Sequence[str]) -> tuple:
         modalities: names and order of the image's channels.
 
     Returns:
-        image float32 [i, j, k, M] and brain bool [i, j, k] as `normalise` gives them, their box int32 [3, 2], and
-        the whole shape, int32 [3].
+        image float32 [i, j, k, M] and brain bool [i, j, k] as `normalise` gives them, their box int32 [3, 2],
+        and the whole shape, int32 [3].
 
     Raises:
         tf.errors.InvalidArgumentError: as `bounded` and `finite`.
@@ -273,13 +272,13 @@ def label_values(schema: LabelSchema) -> list[int]:
         InputError: the schema lacks one of them.
     """
     known = schema.value_of_tissue
-    missing = [tissue.name for tissue in _TUMOUR if tissue not in known]
+    missing = [tissue.name for tissue in LEARNED if tissue not in known]
     if missing:
         raise InputError(
             f"the labels of {schema.edition} have no value for {', '.join(missing)}. Choose those of an "
             "edition with --edition."
         )
-    return [known[tissue] for tissue in (Tissue.BACKGROUND, *_TUMOUR)]
+    return [known[tissue] for tissue in (Tissue.BACKGROUND, *LEARNED)]
 
 
 def _canvas_padding(size, at_least: int):
