@@ -13,8 +13,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("command",),
     ("labels", "files", "locks", "memory", "stopping", "stopwatch"),
-    ("config", "naming", "layouts", "tables", "surfaces", "steps"),
-    ("case", "metrics", "lesions", "stages", "run"),
+    ("config", "naming", "layouts", "tables", "surfaces", "components", "partners", "steps"),
+    ("case", "metrics", "lesions", "matched_lesions", "lesion_rules", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "models"),

@@ -1,6 +1,7 @@
-"""Lesion-wise scores: masks worked out by hand, the borders of each rule, a blunt second reading of it."""
+"""Lesion-wise scores: masks worked out by hand, the borders of each rule, blunt second readings of it."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -149,12 +150,23 @@ def test_fragments_that_touch_by_a_corner_are_one_component():
     assert counts(row) == (1, 0, 1, 1)
 
 
-def test_fragments_join_along_a_diagonal_as_along_an_axis():
-    # The full 3 x 3 x 3 dilates as far along diagonals: 6 voxels between corners are bridged too, 7 are not.
-    diagonal, beyond = ((12, 16), (12, 16), (12, 16)), ((13, 17), (13, 17), (13, 17))
-    nothing = boxes()
-    assert scores(nothing, boxes(A, diagonal), "2023").missed == 1
-    assert scores(nothing, boxes(A, beyond), "2023").missed == 2
+def test_fragments_join_less_far_along_a_diagonal_of_space_as_in_the_published_scorers():
+    # Three steps to 18 neighbours reach 3 voxels along an axis and along a diagonal of a plane, but only 2
+    # (6 in all) along one of space. The challenge's text has the full 3 x 3 x 3, which reaches 3 everywhere.
+    def beside(*gaps):
+        return tuple((6 + gap, 10 + gap) if gap else (2, 6) for gap in gaps)
+
+    for rule, gaps, lesions_expected in (
+        ("2023", (6, 6, 0), 1),
+        ("2023", (7, 7, 0), 2),
+        ("2023", (4, 4, 4), 1),
+        ("2023", (5, 5, 5), 2),
+        ("2023_26_neighbours", (6, 6, 6), 1),
+        ("2023_26_neighbours", (7, 7, 7), 2),
+        ("2024", (5, 5, 5), 2),
+        ("2024_26_neighbours", (5, 5, 5), 1),
+    ):
+        assert scores(boxes(), boxes(A, beside(*gaps)), rule).missed == lesions_expected, (rule, gaps)
 
 
 # --- rules ----------------------------------------------------------------------------------------------
@@ -165,7 +177,7 @@ def test_without_any_lesion_every_score_is_perfect(rule):
     for row in lesions.score_case(boxes(), boxes(), MM, rule):
         surface_dice = (row.nsd_05mm, row.nsd_1mm)
         assert (row.dice, row.hd95_mm) == (1, 0)
-        assert all(map(math.isnan, surface_dice)) if rule == "2023" else surface_dice == (1, 1)
+        assert all(map(math.isnan, surface_dice)) if "2023" in rule else surface_dice == (1, 1)
         assert counts(row) == (0, 0, 0, 0)
 
 
@@ -220,8 +232,10 @@ def test_a_rule_says_what_it_means_with_its_own_values():
     meaning = lesions.RULES["2024"].meaning
     for value in ("2024", "3", "NETC 5", "RC 5", "20", "ET 10", "voxels", "either side", "337 mm"):
         assert value in meaning
-    for value in ("2023", "by 3 voxels", "50 mm3", "the reference;", "374 mm"):
+    for value in ("2023 GLI", "by 3 voxels (18 neighbours)", "50 mm3", "the reference;", "374 mm"):
         assert value in lesions.RULES["2023"].meaning
+    assert "2023 GLI" in lesions.RULES["2023_26_neighbours"].meaning
+    assert "by 3 voxels (26 neighbours)" in lesions.RULES["2023_26_neighbours"].meaning
 
 
 def test_the_columns_are_those_that_readers_expect_in_their_order():
@@ -234,7 +248,7 @@ def test_the_columns_are_those_that_readers_expect_in_their_order():
 
 
 def test_an_unknown_rule_names_the_known_ones_and_two_grids_are_refused():
-    with pytest.raises(InputError, match="2023, 2024"):
+    with pytest.raises(InputError, match="2023, 2023_26_neighbours, 2024"):
         lesions.score_case(boxes(), boxes(), MM, "2022")
     with pytest.raises(InputError, match=r"\(30, 30, 30\).*\(30, 30, 31\)"):
         lesions.score_case(boxes(), boxes(shape=(30, 30, 31)), MM, "2023")
@@ -246,9 +260,10 @@ def test_an_unknown_rule_names_the_known_ones_and_two_grids_are_refused():
 def plainly(prediction, reference, spacing_mm, rule, region):
     """The same sums over the whole image, one lesion after the other, with nothing cropped or shared."""
     full = np.ones((3, 3, 3))
+    step = ndimage.generate_binary_structure(3, {18: 2, 26: 3}[rule.dilation_neighbours])
 
     def dilated(mask):
-        return ndimage.binary_dilation(mask, full, iterations=rule.dilations[region])
+        return ndimage.binary_dilation(mask, step, iterations=rule.dilations[region])
 
     def joined(mask):
         groups, number = ndimage.label(dilated(mask), full)
@@ -292,3 +307,103 @@ def test_many_small_lesions_up_to_the_image_s_walls_score_as_a_plain_reading_say
     assert (row.dice, row.hd95_mm, row.false) == pytest.approx(
         plainly(prediction > 0, reference > 0, spacing_mm, lesions.RULES[rule], "ET")
     )
+
+
+# --- the published rule of 2023, written once more ------------------------------------------------------
+#
+# From its description: a mask is a set of voxels, each step is spelled out, nothing is shared with the package
+# but the distance of two surfaces (which is compared with surface-distance elsewhere).
+
+OFFSETS_26 = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
+OFFSETS_18 = [offset for offset in OFFSETS_26 if sum(map(abs, offset)) <= 2]
+
+
+def moved(voxel, offset):
+    return voxel[0] + offset[0], voxel[1] + offset[1], voxel[2] + offset[2]
+
+
+def grown(voxels, offsets):
+    """Three steps; beyond the image's walls too, which no lesion reaches here."""
+    edge = voxels
+    for _ in range(3):
+        edge = {moved(voxel, offset) for voxel in edge for offset in offsets} - voxels
+        voxels = voxels | edge
+    return voxels
+
+
+def pieces(voxels):
+    """26-connected components."""
+    left, parts = set(voxels), []
+    while left:
+        edge, part = {left.pop()}, set()
+        while edge:
+            part |= edge
+            edge = {moved(voxel, offset) for voxel in edge for offset in OFFSETS_26} & left
+            left -= edge
+        parts.append(part)
+    return parts
+
+
+def as_mask(voxels, shape):
+    mask = np.zeros(shape, bool)
+    mask[tuple(np.array(sorted(voxels)).T)] = True
+    return mask
+
+
+def published_2023(prediction, reference, offsets):
+    """Dice, HD95, missed and false of one region of 1 mm voxels, a lesion at a time."""
+    predicted = pieces(map(tuple, np.argwhere(prediction).tolist()))
+    tumour = set(map(tuple, np.argwhere(reference).tolist()))
+    hit, dice, hd95, missed = set(), [], [], 0
+    for area in pieces(grown(tumour, offsets)):
+        lesion = tumour & area  # whatever lies in one dilated piece is one lesion
+        within = grown(lesion, offsets)
+        here = [n for n, part in enumerate(predicted) if part & within]
+        hit.update(here)
+        if len(lesion) <= 50:
+            continue
+        if not here:
+            missed += 1
+            dice.append(0)
+            hd95.append(374)
+            continue
+        overlapping = set().union(*(predicted[n] for n in here))
+        dice.append(2 * len(overlapping & lesion) / (len(overlapping) + len(lesion)))
+        masks = (as_mask(voxels, reference.shape) for voxels in (overlapping, lesion))
+        hd95.append(metrics.hd95_mm(*masks, MM))
+    false = len(predicted) - len(hit)
+    judged = len(dice) + false
+    return (sum(dice) / judged, (sum(hd95) + 374 * false) / judged, missed, false) if judged else (1, 0, 0, 0)
+
+
+def crowded(seed):
+    """Prediction and reference of many close fragments, some of them in both and a voxel apart."""
+    random = np.random.default_rng(seed)
+
+    def fragments(number):
+        array = np.zeros((46, 44, 42), np.uint8)
+        for corner in random.integers(4, 34, (number, 3)):
+            sides = corner + random.integers(1, 7, 3)
+            array[tuple(slice(*side) for side in zip(corner, sides, strict=True))] = Tissue.ET
+        return array
+
+    common = fragments(4)
+    return np.roll(common, 1, random.integers(3)) | fragments(2), common | fragments(4)
+
+
+def test_sixty_crowded_scenes_score_as_an_independent_writing_of_the_published_rule():
+    differing = 0
+    for seed in range(60):
+        prediction, reference = crowded(seed)
+        row = scores(prediction, reference, "2023", "ET")
+        expected = published_2023(prediction, reference, OFFSETS_18)
+        assert (row.dice, row.hd95_mm, row.missed, row.false) == pytest.approx(expected, abs=1e-12), seed
+        differing += scores(prediction, reference, "2023_26_neighbours", "ET") != row
+    assert differing >= 5  # else these scenes could not tell 18 neighbours from 26
+
+
+def test_the_text_s_26_neighbours_are_its_independent_writing_too():
+    for seed in range(5):
+        row = scores(*crowded(seed), "2023_26_neighbours", "ET")
+        expected = published_2023(*crowded(seed), OFFSETS_26)
+        assert (row.dice, row.hd95_mm, row.missed, row.false) == pytest.approx(expected, abs=1e-12), seed

@@ -12,7 +12,8 @@ Beside a paper's table, the test cases of a run alone, and against another run's
         --splits runs/cun_lws/splits.json --table paper_a --compare REPORT_OF_CUN
 
 REPORT/metrics.csv holds a row per case and region, REPORT/cascade.csv what each stage of a cascade missed and
-what an earlier one had lost (tfbrats/stages.py), REPORT/lesions.csv the lesion-wise scores if asked for,
+what an earlier one had lost (tfbrats/stages.py), REPORT/lesions.csv the lesion-wise scores if asked for
+(and REPORT/lesion_list.csv every lesion, found, missed or false, under the rules of 2026),
 REPORT/challenge.csv and REPORT/summary.json the same in the challenge's and nnU-Net's form, REPORT/metrics.json
 all of it with summaries.
 """
@@ -38,7 +39,7 @@ from tfbrats import (
     command,
     compare,
     files,
-    lesions,
+    lesion_rules,
     memory,
     metrics,
     records,
@@ -107,13 +108,14 @@ def evaluate(
             imported (`if __name__ == "__main__":`), and folders that another process can open.
         splits: a run's splits.json; only the cases of its split `split` ("test") are scored.
         row: of a paper's table, `tables.ROWS`, where no model's card beside the predictions tells it.
-        lesion_rule: a key of `lesions.RULES`; None for no lesion-wise scores.
+        lesion_rule: a key of `lesion_rules.MEANINGS`; None for no lesion-wise scores.
 
     Returns:
         The content of metrics.json: `rows` with keys `score_files.COLUMNS`, `summary` by region and score,
         `cascade` with its `margin_voxels` (or None), `summary` and `rows`, `lesions` (or None) with its `rule`,
-        `summary` and `rows`, `counts` of voxels, `model` as `model_of`, `split` as `split_of` (or None), which
-        cases were `missing`, what was `compared` (nothing yet), and by which rule. Undefined scores are nan.
+        `summary`, `rows` and `list`, `counts` of voxels, `model` as `model_of`, `split` as `split_of` (or
+        None), which cases were `missing`, what was `compared` (nothing yet), and by which rule. Undefined
+        scores are nan.
 
     Raises:
         InputError: everything that is missing, extra, unreadable or misaligned, a line each; a rule that is
@@ -122,8 +124,8 @@ def evaluate(
     """
     if empty not in metrics.EMPTY_RULES:
         raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(metrics.EMPTY_RULES)}.")
-    if lesion_rule is not None and lesion_rule not in lesions.RULES:
-        raise InputError(f"lesion rule {lesion_rule!r} is unknown; choose from {', '.join(lesions.RULES)}.")
+    if lesion_rule is not None:
+        lesion_rules.check(lesion_rule)
     if row is not None and row not in tables.ROWS:
         raise InputError(f"row {row!r} is in no table; choose from {', '.join(tables.ROWS)}.")
     if cases is not None and splits is not None:
@@ -150,8 +152,9 @@ def evaluate(
     faults = [*found.faults, *(fault for one in each for fault in one.faults)]
     if faults:
         raise InputError(f"nothing was scored; faults: {len(faults)}\n  " + "\n  ".join(faults))
-    rows, losses, lesion_rows = (
-        [row for one in each for row in getattr(one, name)] for name in ("rows", "losses", "lesions")
+    rows, losses, lesion_rows, lesion_list = (
+        [row for one in each for row in getattr(one, name)]
+        for name in ("rows", "losses", "lesions", "lesion_list")
     )
     return {
         "prediction": os.fspath(prediction),
@@ -171,9 +174,10 @@ def evaluate(
         if lesion_rule is None
         else {
             "rule": lesion_rule,
-            "meaning": lesions.RULES[lesion_rule].meaning,
+            "meaning": lesion_rules.MEANINGS[lesion_rule],
             "summary": summarise_lesions(lesion_rows),
             "rows": lesion_rows,
+            "list": lesion_list,
         },
         "compared": [],
         "counts": [one.counts for one in each],
@@ -254,8 +258,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--lesions",
-        choices=tuple(lesions.RULES),
-        help="lesion-wise scores too, by that year's rules",
+        choices=tuple(lesion_rules.MEANINGS),
+        help="lesion-wise scores too, by that year's rules (2026: also those of 2025)",
     )
     parser.add_argument("--table", choices=tuple(tables.TABLES), help="print a paper's table, ours beside it")
     parser.add_argument("--row", choices=tables.ROWS, help="which row this is, where no model's card tells it")

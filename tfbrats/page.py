@@ -33,6 +33,14 @@ LESION_SCORES = (
     ("hd95_mm", "HD95, mm", 2),
     ("nsd_05mm", "NSD at 0.5 mm", 3),
     ("nsd_1mm", "NSD at 1 mm", 3),
+    # Of 2026, named as the challenge's program has them.
+    ("rq", "F1 of the lesions", 3),
+    ("sq_dsc", "Dice of matched lesions", 3),
+    ("sq_nsd", "… NSD", 3),
+    ("sq_hd95", "… HD95, mm", 2),
+    ("global_bin_dsc", "Dice of the region", 3),
+    ("global_bin_nsd", "… NSD", 3),
+    ("global_bin_hd95", "… HD95, voxels", 2),
 )
 LESION_COUNTS = (
     ("reference_lesions", "Lesions"),
@@ -41,6 +49,10 @@ LESION_COUNTS = (
     ("false", "false"),
     ("ignored_reference", "too small"),
     ("ignored_prediction", "too small, predicted"),
+    ("n_ref_instances", "Lesions"),
+    ("tp", "found"),
+    ("fn", "missed"),
+    ("fp", "false"),
 )
 _BOXED = ("dice", "sensitivity")  # paper A's Fig. 4
 _COMPARED = ("dice", "sensitivity", "hd95_mm")  # where no table says which
@@ -210,7 +222,7 @@ def render(
         draws=f"{compare.DRAWS:,}",
         charts=charts_of(runs),
         lesion_scores=[one for one in LESION_SCORES if _is_known(content["lesions"], one[0])],
-        lesion_counts=LESION_COUNTS,
+        lesion_counts=[one for one in LESION_COUNTS if _is_known(content["lesions"], one[0])],
         cascade=content["cascade"],
         losses=stages.ranked(content["cascade"]["rows"]) if content["cascade"] else (),
         share=stages.share,
@@ -229,5 +241,6 @@ def _by_region(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], comp
 
 
 def _is_known(lesions: Mapping[str, Any] | None, score: str) -> bool:
-    """Whether any region has this lesion-wise score: the rule of 2023 has no surface Dice."""
-    return bool(lesions) and any(found[score]["n"] for found in lesions["summary"].values())
+    """Whether any region has this lesion-wise score or count: the rule of 2023 has no surface Dice."""
+    values = [of_region.get(score) for of_region in lesions["summary"].values()] if lesions else []
+    return any(value["n"] if isinstance(value, Mapping) else value is not None for value in values)

@@ -25,6 +25,7 @@ from tfbrats.labels import REGIONS
 TABLE = "metrics.csv"
 CASCADE = "cascade.csv"
 LESIONS = "lesions.csv"
+LESION_LIST = "lesion_list.csv"
 NNUNET = "summary.json"
 CHALLENGE = "challenge.csv"
 REPORT = "metrics.json"
@@ -55,19 +56,28 @@ _SCORES_SINCE = ("nsd_1mm",)
 
 def names(content: Mapping[str, Any]) -> list[str]:
     """The files that `write` makes of this content."""
-    lesions = [LESIONS] if content["lesions"] else []
-    return [TABLE, CASCADE, *lesions, CHALLENGE, NNUNET, REPORT]
+    return [TABLE, CASCADE, *_lesion_tables(content), CHALLENGE, NNUNET, REPORT]
+
+
+def _lesion_tables(content: Mapping[str, Any]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """File -> its rows; none without lesion-wise scores, one without a list of lesions."""
+    lesions = content["lesions"]
+    if not lesions:
+        return {}
+    return {LESIONS: lesions["rows"], **({LESION_LIST: lesions["list"]} if lesions["list"] else {})}
 
 
 def write(content: Mapping[str, Any], output: str | os.PathLike) -> None:
     """Every file into the folder `output`, from `evaluate`'s result."""
     _write_csv(output, TABLE, COLUMNS, content["rows"])
     _write_csv(output, CASCADE, CASCADE_COLUMNS, content["cascade"]["rows"])
-    if content["lesions"]:
-        rows = content["lesions"]["rows"]
-        _write_csv(output, LESIONS, list(rows[0]) if rows else ["case_id", "region"], rows)
-    else:
-        files.remove(files.join(output, LESIONS))  # an earlier run's, of which metrics.json knows nothing
+    lesions = _lesion_tables(content)
+    for name, rows in lesions.items():
+        # Of cases of several editions some have columns that others lack.
+        columns = dict.fromkeys(["case_id", "region", *(column for row in rows for column in row)])
+        _write_csv(output, name, list(columns), rows)
+    for name in {LESIONS, LESION_LIST} - set(lesions):
+        files.remove(files.join(output, name))  # an earlier run's, of which metrics.json knows nothing
     columns, rows = challenge(content)
     _write_csv(output, CHALLENGE, columns, rows)
     files.write_json(files.join(output, NNUNET), without_nan(nnunet_summary(content)))
@@ -78,7 +88,7 @@ def _write_csv(
     output: str | os.PathLike, name: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval=math.nan, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     files.write_bytes(files.join(output, name), text.getvalue().encode())
@@ -197,7 +207,7 @@ def read(output: str | os.PathLike) -> dict[str, Any]:
                 _restore_nan(cascade["summary"][region]["mean_share"], stages.SHARES)
         lesions = content["lesions"]
         if lesions is not None:
-            for row in lesions["rows"]:
+            for row in (*lesions["rows"], *lesions.setdefault("list", [])):
                 _restore_nan(row, row)
             for scores in lesions["summary"].values():
                 _restore_all(scores)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tfbrats import compare, lesions, stages, tables
+from tfbrats import compare, stages, tables
 
 _PRINTED = {
     "dice": "Dice",
@@ -27,6 +27,18 @@ _LESIONS = {
     "false": "false",
     "ignored_reference": "ignored",
     "ignored_prediction": "ignored of ours",
+    # Of 2026, named as the challenge's program has them.
+    "rq": "F1",
+    "sq_dsc": "Dice",
+    "sq_nsd": "NSD",
+    "sq_hd95": "HD95",
+    "n_ref_instances": "lesions",
+    "tp": "found",
+    "fn": "missed",
+    "fp": "false",
+    "global_bin_dsc": "whole: Dice",
+    "global_bin_nsd": "NSD",
+    "global_bin_hd95": "HD95",
 }
 _COMPARED = {"dice": "Dice", "sensitivity": "sensitivity", "hd95_mm": "HD95 mm"}  # printed without a --table
 
@@ -87,7 +99,7 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def _number(score: str, mean: float) -> str:
-    return "-" if math.isnan(mean) else f"{mean:.2f}" if score.endswith("_mm") else f"{mean:.4f}"
+    return "-" if math.isnan(mean) else f"{mean:.2f}" if score.endswith(("_mm", "_hd95")) else f"{mean:.4f}"
 
 
 def of_comparisons(content: Mapping[str, Any], output: str, table_name: str | None) -> str:
@@ -117,13 +129,18 @@ def _lesion_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     shown = {
         name: max(len(title), 7) + 2
         for name, title in _LESIONS.items()
-        if name not in lesions.SCORES or not all(math.isnan(one[name]["mean"]) for one in summary.values())
+        if any(_is_known(of_region.get(name)) for of_region in summary.values())
     }
     lines = ["      " + "".join(f"{_LESIONS[name]:>{width}}" for name, width in shown.items())]
-    for region, found in summary.items():
-        texts = {
-            name: _number(name, found[name]["mean"]) if name in lesions.SCORES else found[name]
-            for name in shown
-        }
-        lines.append(f"{region:6}" + "".join(f"{texts[name]:>{width}}" for name, width in shown.items()))
+    for region, of_region in summary.items():
+        line = f"{region:6}"
+        for name, width in shown.items():
+            value = of_region[name]
+            line += f"{_number(name, value['mean']) if isinstance(value, Mapping) else value:>{width}}"
+        lines.append(line)
     return "\n".join(lines)
+
+
+def _is_known(value: Mapping[str, float] | int | None) -> bool:
+    """Whether a summary has this entry: statistics of some case, or a count."""
+    return value is not None and not (isinstance(value, Mapping) and math.isnan(value["mean"]))

@@ -1,13 +1,13 @@
 """One pair of files: loaded, checked against each other, scored in every way. What a worker process does."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tfbrats import case, lesions, metrics, stages
+from tfbrats import case, lesion_rules, metrics, stages
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.pairs import Pair
@@ -48,7 +48,8 @@ class Scored:
     Attributes:
         rows: keys as `score_files.COLUMNS`.
         losses: keys as `score_files.CASCADE_COLUMNS`.
-        lesions: fields of `lesions.LesionScores` with `case_id`; none unless asked for.
+        lesions: rows of `lesion_rules.score_case` with `case_id`; none unless asked for.
+        lesion_list: its lesions with `case_id`, where the rule tells them apart.
         counts: its files and, by region, label values and voxels: TP, FP, FN, TN; None if not scored.
         faults: why it could not be scored.
     """
@@ -56,6 +57,7 @@ class Scored:
     rows: Sequence[dict] = ()
     losses: Sequence[dict] = ()
     lesions: Sequence[dict] = ()
+    lesion_list: Sequence[dict] = ()
     counts: dict[str, Any] | None = None
     faults: Sequence[str] = ()
 
@@ -68,21 +70,18 @@ def score_pair(
     Args:
         empty: a key of `metrics.EMPTY_RULES`.
         margin: see `stages.score_case`.
-        lesion_rule: a key of `lesions.RULES`, or None for no lesion-wise scores. Regions of which the edition
-            has no tissue are left out.
+        lesion_rule: a key of `lesion_rules.MEANINGS`, or None for no lesion-wise scores.
     """
     prediction, reference, grid = load_pair(pair)
 
-    def named(rows: Sequence) -> list[dict]:
-        return [{"case_id": pair.case_id, **dataclasses.asdict(row)} for row in rows]
+    def named(rows: Iterable[dict]) -> list[dict]:
+        return [{"case_id": pair.case_id, **row} for row in rows]
 
-    found = []
+    by_region, each_lesion = [], []
     if lesion_rule is not None:
-        # Of a tissue that the edition's files cannot hold both sides are empty, which would be a perfect score.
-        known = {tissue for _, tissue in pair.schema.values}
-        tissues = lesions.RULES[lesion_rule].tissues
-        scores = lesions.score_case(prediction, reference, grid.spacing_mm, lesion_rule)
-        found = named([one for one in scores if known.intersection(tissues[one.region])])
+        by_region, each_lesion = lesion_rules.score_case(
+            prediction, reference, grid, pair.schema, lesion_rule, missing=pair.prediction is None
+        )
     counts = {
         "case_id": pair.case_id,
         "prediction": pair.prediction,
@@ -90,9 +89,10 @@ def score_pair(
         "regions": count_voxels(prediction, reference, pair.schema),
     }
     return Scored(
-        named(metrics.score_case(prediction, reference, grid.spacing_mm, empty)),
-        named(stages.score_case(prediction, reference, grid.spacing_mm, margin)),
-        found,
+        named(map(dataclasses.asdict, metrics.score_case(prediction, reference, grid.spacing_mm, empty))),
+        named(map(dataclasses.asdict, stages.score_case(prediction, reference, grid.spacing_mm, margin))),
+        named(by_region),
+        named(each_lesion),
         counts,
     )
 

@@ -1,13 +1,12 @@
 """From the rows of every case to means, spreads and quartiles by region. Pure numpy: no I/O."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfbrats import lesions, metrics
+from tfbrats import metrics
 from tfbrats.labels import REGIONS
 
 
@@ -49,15 +48,21 @@ def _statistics(numbers: Sequence[float]) -> dict[str, float]:
 
 
 def summarise_lesions(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Region -> score -> the statistics of `summarise`, and the sums of its numbers of lesions.
+    """Region -> score -> the statistics of `summarise`, and the sums of its numbers of lesions and voxels.
 
     Args:
-        rows: fields of `lesions.LesionScores`, of any number of cases.
+        rows: as `lesion_rules.score_case` returns them, of any number of cases; a whole number is a count.
     """
-    counted = [field.name for field in dataclasses.fields(lesions.LesionScores) if field.type is int]
     summary: dict[str, dict[str, Any]] = {}
     for region in dict.fromkeys(row["region"] for row in rows):
         of_region = [row for row in rows if row["region"] == region]
-        summary[region] = {score: _statistics([row[score] for row in of_region]) for score in lesions.SCORES}
-        summary[region] |= {name: sum(row[name] for row in of_region) for name in counted}
+        columns: dict[str, list] = {}
+        for row in of_region:
+            for name, value in row.items():
+                if not isinstance(value, str):
+                    columns.setdefault(name, []).append(value)
+        summary[region] = {
+            name: sum(values) if isinstance(values[0], int) else _statistics(values)
+            for name, values in columns.items()
+        }
     return summary
