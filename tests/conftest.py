@@ -188,6 +188,12 @@ def real_masks() -> pathlib.Path:
     return _real("masks")
 
 
+@pytest.fixture(scope="session")
+def real_masks_2026() -> pathlib.Path:
+    """Folder of two pairs of metastases, and what the challenge's program of 2025 and 2026 answers to them."""
+    return _real("masks_2026")
+
+
 def _real(name: str) -> pathlib.Path:
     root = os.environ.get("TFBRATS_REAL_DATA")
     if not root:
