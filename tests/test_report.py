@@ -286,6 +286,21 @@ def test_lesion_wise_scores_are_shown_with_their_rule(scored, tmp_path):
     assert "Lesion by lesion" not in page_of(evaluate.read(folder / "metrics"), tmp_path).text
 
 
+def test_lesions_matched_one_to_one_are_shown_each_with_its_scores(scored, tmp_path):
+    folder, root = scored
+    content = evaluate.evaluate(folder / "prediction", root, lesion_rule="2026")
+    evaluate.write(content, tmp_path / "lesion_wise")
+    page = page_of(evaluate.read(tmp_path / "lesion_wise"), tmp_path)
+    text = section(page, "Lesion by lesion")
+    assert "Rule 2026" in text and "too small" not in text
+    for region, summary in content["lesions"]["summary"].items():
+        assert f"{region} {summary['rq']['mean']:.3f}" in text
+    of_reference = [lesion for lesion in content["lesions"]["list"] if lesion["outcome"] != "false"]
+    assert f"{len(of_reference)} reference lesions" in text
+    matched = next(lesion for lesion in of_reference if lesion["outcome"] == "matched")
+    assert f"{matched['volume_mm3'] / 1000:.3f} {matched['dice']:.3f} {matched['nsd']:.3f}" in text
+
+
 # --- beside the paper, beside other runs ----------------------------------------------------------------
 
 

@@ -41,6 +41,9 @@ LESION_SCORES = (
     ("global_bin_dsc", "Dice of the region", 3),
     ("global_bin_nsd", "… NSD", 3),
     ("global_bin_hd95", "… HD95, voxels", 2),
+    ("large_instance_f1", "F1 of large lesions", 3),
+    ("lesionwise_dsc_mean", "Dice of large and false", 3),
+    ("small_instance_f1", "F1 of small lesions", 3),
 )
 LESION_COUNTS = (
     ("reference_lesions", "Lesions"),
@@ -54,6 +57,7 @@ LESION_COUNTS = (
     ("fn", "missed"),
     ("fp", "false"),
 )
+MOST_LESIONS = 500  # on the page; all of them are in the table
 _BOXED = ("dice", "sensitivity")  # paper A's Fig. 4
 _COMPARED = ("dice", "sensitivity", "hd95_mm")  # where no table says which
 
@@ -194,7 +198,9 @@ def render(
     seen = [tissue for tissue in pictures.COLOURS if any(tissue in one["tissues"] for one in pictured)]
     runs = [Scored(name or tables.row_of(content) or "this run", content), *others]
     shown = tables.TABLES[table].columns if table else [one for one in SCORES if one[0] in _COMPARED]
-    return environment.from_string(template).render(
+    return environment.from_string(
+        template
+    ).render(
         title=title,
         content=content,
         cases_of=tables.cases_of(content),
@@ -221,6 +227,8 @@ def render(
         confidence=f"{compare.CONFIDENCE:.0%}",
         draws=f"{compare.DRAWS:,}",
         charts=charts_of(runs),
+        lesions_shown=_of_reference(content["lesions"])[:MOST_LESIONS],
+        lesions_of_reference=len(_of_reference(content["lesions"])),
         lesion_scores=[one for one in LESION_SCORES if _is_known(content["lesions"], one[0])],
         lesion_counts=[one for one in LESION_COUNTS if _is_known(content["lesions"], one[0])],
         cascade=content["cascade"],
@@ -238,6 +246,11 @@ def render(
 
 def _by_region(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], compare.Difference]:
     return {(one["score"], one["region"]): compare.Difference(**one) for one in found}
+
+
+def _of_reference(lesions: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The lesions that are to be found, where the rule lists them: fields of `matched_lesions.Lesion`."""
+    return [lesion for lesion in lesions["list"] if lesion["outcome"] != "false"] if lesions else []
 
 
 def _is_known(lesions: Mapping[str, Any] | None, score: str) -> bool:

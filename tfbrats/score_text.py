@@ -39,6 +39,8 @@ _LESIONS = {
     "global_bin_dsc": "whole: Dice",
     "global_bin_nsd": "NSD",
     "global_bin_hd95": "HD95",
+    "large_instance_f1": "large: F1",
+    "small_instance_f1": "small: F1",
 }
 _COMPARED = {"dice": "Dice", "sensitivity": "sensitivity", "hd95_mm": "HD95 mm"}  # printed without a --table
 
@@ -135,7 +137,7 @@ def _lesion_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     for region, of_region in summary.items():
         line = f"{region:6}"
         for name, width in shown.items():
-            value = of_region[name]
+            value = of_region.get(name, "-")  # of cases of several editions some regions lack what others have
             line += f"{_number(name, value['mean']) if isinstance(value, Mapping) else value:>{width}}"
         lines.append(line)
     return "\n".join(lines)
