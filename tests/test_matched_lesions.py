@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import evaluate, labels, lesion_rules, matched_lesions, partners
+from tfbrats import case, evaluate, labels, lesion_rules, matched_lesions, partners
 from tfbrats.command import InputError
 from tfbrats.labels import Tissue
 
@@ -266,6 +266,7 @@ def test_lesions_are_told_by_the_voxels_of_their_file(tmp_path):
 
 # --- the challenge's own answers ------------------------------------------------------------------------
 
+SIDES = ("pred", "seg")
 # Of a lesion: ours -> the program's.
 OF_LESION = {
     "voxels": "voxel_count",
@@ -286,18 +287,17 @@ def test_two_real_cases_have_every_number_of_the_challenge_s_program(real_masks_
     compared = 0
     for answer in json.loads((real_masks_2026 / "answers.json").read_text()):
         case_id = answer.pop("subject_name").removesuffix("-seg.nii.gz")
-        images = [nibabel.load(real_masks_2026 / f"{case_id}_{side}.nii.gz") for side in ("pred", "seg")]
-        masks = [METASTASES.to_tissues(np.asarray(image.dataobj).astype(int), case_id) for image in images]
-        spacing_mm = tuple(map(float, images[1].header.get_zooms()))
-        rows, lesions = matched_lesions.score_case(*masks, spacing_mm, METASTASES)
-        assert {row.region.lower() for row in rows} == set(answer)
-        for row in map(dataclasses.asdict, rows):
+        loaded = [case.load_label(real_masks_2026 / f"{case_id}_{side}.nii.gz", METASTASES) for side in SIDES]
+        masks, grids = zip(*loaded, strict=True)
+        rows, lesions = lesion_rules.score_case(*masks, grids[1], METASTASES, "2026")
+        assert {row["region"].lower() for row in rows} == set(answer)
+        for row in rows:
             expected = answer[row["region"].lower()]
             of_reference = expected.pop("reference_instances")
             for name, number in expected.items():
                 expected_number = math.nan if number is None else number
                 assert row[name] == pytest.approx(expected_number, abs=1e-6, nan_ok=True), (case_id, name)
-            here = [dataclasses.asdict(lesion) for lesion in lesions if lesion.region == row["region"]]
+            here = [lesion for lesion in lesions if lesion["region"] == row["region"]]
             here = [lesion for lesion in here if lesion["outcome"] != "false"]
             assert len(here) == len(of_reference)
             assert ordered(here, OF_LESION) == pytest.approx(
