@@ -247,6 +247,11 @@ def test_evaluate_writes_regions_and_lesions_and_reads_them_back(tmp_path, capsy
         ("002-000", "missed", "64.0"),
     ]
     assert content["list"][0]["dice"] == pytest.approx(2 / 3) and math.isnan(content["list"][1]["dice"])
+    # What an older version wrote has no list.
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    del written["lesions"]["list"]
+    (tmp_path / "out" / "metrics.json").write_text(json.dumps(written))
+    assert evaluate.read(tmp_path / "out")["lesions"]["list"] == []
     # Another rule leaves no list of 2026 behind.
     evaluate.main([*arguments, "--edition", "2023", "--lesions", "2023"])
     assert not (tmp_path / "out" / "lesion_list.csv").exists()

@@ -28,9 +28,10 @@ RULE = "2026"
 MEANING = (
     "BraTS 2025 and 2026: every 26-connected component is a lesion, whatever its size; lesions are matched one "
     "to one for the largest sum of Dice; F1 = 2 tp / (2 tp + fp + fn); Dice, NSD and HD95 of the matched pairs "
-    "alone (NSD within the smallest voxel side), and of the whole region (NSD within half a voxel, HD95 in "
-    "voxels); HD95 is MedPy's; nothing matched, or one side empty: 0, 0 and 373; both empty: left out; a case "
-    "without a prediction: 0, 0 and 373 in every region"
+    "alone (NSD within the smallest voxel side; the sides of oblong voxels in reverse, as in the challenge's "
+    "program), and of the whole region (NSD within half a voxel, HD95 in voxels); HD95 is MedPy's; nothing "
+    "matched, or one side empty: 0, 0 and 373; both empty: left out; a case without a prediction: 0, 0 and 373 "
+    "in every region"
 )
 
 PENALTY = 373.0  # HD95 of what only one side has
