@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from tfbrats import case, config, labels, phantom, records
+from tfbrats import case, config, labels, nifti, phantom, records
 
 TINY_SHAPE = (32, 32, 20)
 
@@ -105,7 +105,7 @@ def patch_records(tmp_path_factory) -> PatchRecords:
     healthy = ids[4]
     path = root / "cases" / healthy / f"{healthy}_seg.nii.gz"
     _, grid = case.load_label(path, labels.EDITIONS["2020"])
-    path.write_bytes(case.to_nifti_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
+    path.write_bytes(nifti.to_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
     splits = root / "splits.json"
     splits.write_text(json.dumps({"train": [i for i in ids if i != ids[3]], "validation": [ids[3]]}))
     overrides = (

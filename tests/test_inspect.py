@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import case, files, inspect, layouts, phantom, split_files
+from tfbrats import files, inspect, layouts, nifti, phantom, split_files
 from tfbrats import splits as deal
 from tfbrats.command import InputError
 
@@ -137,8 +137,8 @@ def test_a_misnamed_mask_is_noted_and_no_fault(tmp_path, capsys):
 
 def test_each_file_is_read_once(folder, monkeypatch):
     read = []
-    true_read = case.read_nifti
-    monkeypatch.setattr(case, "read_nifti", lambda path: read.append(path) or true_read(path))
+    true_read = nifti.read
+    monkeypatch.setattr(nifti, "read", lambda path: read.append(path) or true_read(path))
     inspect.inspect(folder)
     assert len(read) == len(set(read)) == 15
 

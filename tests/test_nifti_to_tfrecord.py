@@ -18,7 +18,7 @@ import pytest
 
 from beam_pipelines import engine, record_folder
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import case, files, labels, phantom, records, shards
+from tfbrats import case, files, labels, nifti, phantom, records, shards
 from tfbrats.command import InputError
 
 ROOT = pathlib.Path(job.__file__).parents[1]
@@ -336,7 +336,7 @@ def test_a_case_without_tumour_is_written_and_a_rejected_one_is_counted_once(cas
     healthy = "BraTS20_Training_000"
     path = tmp_path / "in" / healthy / f"{healthy}_seg.nii.gz"
     _, grid = case.load_label(path, labels.EDITIONS["2020"])
-    path.write_bytes(case.to_nifti_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
+    path.write_bytes(nifti.to_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
     assert run_b(tmp_path / "in", tmp_path / "out", *PATCHES, "--max-bad-fraction=0.2") == 0
     manifest = records.read_manifest(tmp_path / "out")
     assert manifest.rejected == 1
@@ -870,7 +870,7 @@ def test_real_cases_become_records_that_hold_every_tumour_voxel(real_cases, tmp_
     for shard in records.read_manifest(tmp_path / "out").shards:
         (row,) = shard.cases
         (mask,) = real_cases.rglob(f"{row.case_id}*seg.nii*")
-        values = case.read_nifti(mask)[0]
+        values = nifti.read(mask).array
         found = sum(
             (records.decode(records.SLICES, content)["label"] > 0).sum()
             for content in records.read_records(tmp_path / "out" / shard.file)

@@ -11,7 +11,19 @@ import pytest
 import tiny_model
 
 from beam_pipelines import segment_cases as job
-from tfbrats import case, evaluate, files, layouts, locks, model_card, phantom, predict, results, score_files
+from tfbrats import (
+    case,
+    evaluate,
+    files,
+    layouts,
+    locks,
+    model_card,
+    nifti,
+    phantom,
+    predict,
+    results,
+    score_files,
+)
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.records import Rejected
@@ -83,7 +95,7 @@ def too_bright(source, case_id):
     bright = loaded.image[..., MODALITIES.index("t2")].copy()
     bright[16, 16, 10] = tiny_model.TOO_BRIGHT + 1
     path = source / case_id / f"{case_id}_t2.nii.gz"
-    path.write_bytes(case.to_nifti_bytes(loaded.grid.to_file(bright), loaded.grid, path.name))
+    path.write_bytes(nifti.to_bytes(loaded.grid.to_file(bright), loaded.grid, path.name))
 
 
 # --- a whole run ----------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, lesions, metrics, stages
+from tfbrats import case, lesions, metrics, nifti, stages
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.pairs import Pair
 
 
-def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
+def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
     """Prediction and reference as tissues, uint8 [I, J, K], and their common grid.
 
     Of a pair without a prediction: nothing but background on the reference's grid.
@@ -32,7 +32,7 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
     if not faults and pair.prediction is not None:
         faults = [
             f"{pair.prediction}: {difference} of the reference. Write it on the reference's grid."
-            for difference in case.grid_differences(loaded[1][1], loaded[0][1])
+            for difference in nifti.grid_differences(loaded[1][1], loaded[0][1])
         ]
     if faults:
         raise case.CaseError(pair.case_id, faults)

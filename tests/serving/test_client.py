@@ -20,7 +20,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving import client, messages, server, services
 from tfbrats import case as cases
-from tfbrats import command, files, layouts, model_card, preprocess
+from tfbrats import command, files, layouts, model_card, nifti, preprocess
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -45,15 +45,15 @@ def served(base):
         yield running
 
 
-def write_case(root, case_id="BraTS20_Training_001", edition="2020", axes=cases.AXES, seed=0, add=0.0, **more):
+def write_case(root, case_id="BraTS20_Training_001", edition="2020", axes=nifti.AXES, seed=0, add=0.0, **more):
     """A box of noise in a black volume, one bright enough for every rule; its folder."""
-    grid = cases.new_grid((9, 8, 7), (1, 1.5, 2), axes)
+    grid = nifti.new_grid((9, 8, 7), (1, 1.5, 2), axes)
     random = np.random.default_rng(seed)
     for name, ending in ENDINGS[edition].items():
         array = np.zeros((9, 8, 7), np.float32 if add else np.int16)
         array[1:-1, 1:-1, 1:-1] = random.integers(1, 1500, (7, 6, 5)) + add + more.get(name, 0)
         path = root / case_id / f"{case_id}{ending}.nii.gz"
-        files.write_bytes(path, cases.to_nifti_bytes(array, grid, path.name))
+        files.write_bytes(path, nifti.to_bytes(array, grid, path.name))
     return root / case_id
 
 
