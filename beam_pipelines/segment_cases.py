@@ -126,6 +126,8 @@ def _segmented(
     if missing := [name for name in todo if name not in rows]:
         raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
     if rows:
+        for line in results.notes_told({name: row["notes"] for name, row in rows.items()}):
+            print(line)
         print(_times(list(rows.values())))
     rejected = {name: Rejected.model_validate(row["rejected"]) for name, row in rows.items() if row["rejected"]}
     result_folder.write_rejected(output, list(rejected.values()), list(entries))

@@ -6,6 +6,7 @@ import os
 import numpy as np
 from isal import igzip, isal_zlib
 
+from tfbrats import files
 from tfbrats.command import InputError
 
 _PIECE_BYTES = 2**16  # of a .gz unpacked at a time
@@ -37,6 +38,16 @@ def unpacked(content: bytes, path: str | os.PathLike) -> bytes | memoryview:
     if bytes(plain[:2]) == _GZIP:
         raise InputError(f"{path}: gzipped twice. Unpack it once (gunzip), and keep the .gz in its name.")
     return plain
+
+
+def name_note(content: bytes, path: str | os.PathLike) -> tuple[str, ...]:
+    """What is to be told of a file whose name says otherwise than its bytes whether it is compressed."""
+    packed = content[:2] == _GZIP
+    if packed == files.name(path).lower().endswith(".gz"):
+        return ()
+    if packed:
+        return ("gzip data, though its name does not end in .gz: nibabel and others refuse it",)
+    return ("not compressed, though its name ends in .gz: nibabel and others refuse it",)
 
 
 def _gunzipped(content: bytes) -> bytes | memoryview:

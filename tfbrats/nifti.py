@@ -143,8 +143,10 @@ def read(path: str | os.PathLike) -> Volume:
     Raises:
         InputError: not a NIfTI file, truncated, damaged, or a header that does not tell where its voxels lie.
     """
-    parsed = _parse(gunzip.unpacked(files.read_bytes(path), path), path)
-    return Volume(parsed.array, _grid(parsed.raw, parsed.header, path, parsed.notes), parsed.scaling)
+    content = files.read_bytes(path)
+    parsed = _parse(gunzip.unpacked(content, path), path)
+    notes = (*gunzip.name_note(content, path), *parsed.notes)
+    return Volume(parsed.array, _grid(parsed.raw, parsed.header, path, notes), parsed.scaling)
 
 
 def read_stored(content: bytes, name: str) -> tuple[np.ndarray, Stored]:

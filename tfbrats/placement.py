@@ -35,8 +35,8 @@ class Header:
         shape: of the first three axes.
         pixdim: [4], the first is qfac.
         units: xyzt_units' bits for space.
-        qform: [4, 4] voxel -> units, as SimpleITK would have it: of the quaternion brought to length 1, sides of
-            1 where pixdim has none; NaN where the quaternion is no number.
+        qform: [4, 4] voxel -> units, as SimpleITK would have it: of the quaternion brought to length 1, sides
+            of 1 where pixdim has none; NaN where the quaternion is no number.
         quaternion: [3], b, c and d.
         sform: [4, 4] voxel -> units.
     """
