@@ -235,9 +235,12 @@ def test_a_splits_file_of_another_shape_is_refused(time_points, content):
         inspect.inspect(time_points, splits=splits(time_points, content))
 
 
-def test_real_cases_are_sound(real_cases):
-    report = inspect.inspect(real_cases)
-    assert report["sound"] and len(report["cases"]) == 6
+def test_real_cases_are_sound_and_nothing_is_noted_on_them(real_cases):
+    for root, count in ((real_cases.parent / "more_cases", 5), (real_cases, 6)):
+        if root.is_dir():
+            report = inspect.inspect(root)
+            assert report["sound"] and len(report["cases"]) == count
+            assert not [note for one in report["cases"] for note in one["notes"]]
     by_id = {one["case_id"]: one for one in report["cases"]}
     assert by_id["BraTS2021_01484"]["volume_ml"]["ET"] == 0
     assert by_id["BraTS2021_01478"]["tissue_voxels"]["ET"] == 1276

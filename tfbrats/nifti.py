@@ -161,7 +161,8 @@ def read_stored(content: bytes, name: str) -> tuple[np.ndarray, Stored]:
     content = gunzip.unpacked(content, name)
     parsed = _parse(content, name)
     try:
-        told = _placement(parsed.header)
+        with np.errstate(all="ignore"):
+            told = _placement(parsed.header)
     except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
         raise InputError(f"{name}: its qform is damaged ({error}). Repair the header.") from error
     dtype = parsed.header.get_data_dtype()
@@ -279,8 +280,18 @@ def _mended(header: nibabel.Nifti1Header, judged: placement.Judgement) -> nibabe
     sides = header["pixdim"][1:4].copy() if judged.sides is None else judged.sides / judged.unit_mm
     if judged.qform is not None:
         header.set_qform(judged.qform * rows, int(judged.codes[0]))
+    elif not _has_qform(header):  # it does not count, and would stop who asks for it all the same
+        header.set_qform(judged.affine * rows, int(judged.codes[0]))
     header["pixdim"][1:4] = sides  # which set_qform changes in their last digit
     return header
+
+
+def _has_qform(header: nibabel.Nifti1Header) -> bool:
+    """Whether the header's quaternion can be made a matrix, whatever qform_code says."""
+    try:
+        return bool(np.isfinite(header.get_qform()).all())
+    except (ValueError, nibabel.spatialimages.HeaderDataError):
+        return False
 
 
 def _grid(
@@ -293,13 +304,15 @@ def _grid(
     header.set_data_shape(header.get_data_shape()[:3])
     header["vox_offset"] = 0  # of the file that was read
     try:
-        judged = placement.judge(_about_space(raw, header))
+        with np.errstate(all="ignore"):  # NaN and infinity are among what is judged
+            judged = placement.judge(_about_space(raw, header))
+            mended = _mended(header, judged)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     to_axes = orientations.ornt_transform(
         orientations.io_orientation(judged.affine), orientations.axcodes2ornt(AXES)
     )
-    return Grid(_mended(header, judged), judged.affine, to_axes, (*notes, *judged.notes))
+    return Grid(mended, judged.affine, to_axes, (*notes, *judged.notes))
 
 
 def grid_differences(grid: Grid, reference: Grid) -> list[str]:
