@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -161,6 +162,19 @@ def cascade_model(cascade_run, tmp_path_factory) -> str:
     from tfbrats import export
 
     return export.export(cascade_run.folder, tmp_path_factory.mktemp("cascade_models") / "tiny_msm")
+
+
+@pytest.fixture(scope="session")
+def without_codes():
+    """`without_codes(folder)` sets qform_code and sform_code to 0: where left is, is then a guess."""
+
+    def take(folder: pathlib.Path) -> None:
+        for path in pathlib.Path(folder).rglob("*.nii.gz"):
+            content = bytearray(gzip.decompress(path.read_bytes()))
+            content[252:256] = bytes(4)
+            path.write_bytes(gzip.compress(bytes(content)))
+
+    return take
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -98,6 +98,23 @@ def test_dataset_json_counts_what_the_files_really_hold(cases, tmp_path, capsys)
     assert f"train {manifest.examples['train']}, " in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_guesses_in_reading_are_told_and_kept_and_change_no_byte_of_the_records(
+    cases, undisturbed, tmp_path, capsys, without_codes
+):
+    shutil.copytree(cases, tmp_path / "cases")
+    without_codes(tmp_path / "cases" / "BraTS20_Training_002")
+    run(tmp_path / "cases", tmp_path / "out")
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "(LPS)" in line]
+    assert told.startswith("note: BraTS20_Training_002: BraTS20_Training_002_flair.nii.gz, ")
+    rows = [row for shard in records.read_manifest(tmp_path / "out").shards for row in shard.cases]
+    assert {row.case_id: row.notes for row in rows if row.notes} == {
+        "BraTS20_Training_002": (told.removeprefix("note: BraTS20_Training_002: "),)
+    }
+    ours = contents(tmp_path / "out")
+    assert all(ours[name] == content for name, content in undisturbed.items() if name.endswith(".tfrecord"))
+    assert ours["dataset.json"].count(b'"notes"') == 1 and b'"notes"' not in undisturbed["dataset.json"]
+
+
 def test_the_command_works_from_a_shell(cases, tmp_path, undisturbed):
     started = process(cases, tmp_path / "out")
     out, err = started.communicate(timeout=120)

@@ -51,6 +51,27 @@ def test_what_is_kept_from_an_earlier_run_is_said(model, dataset, tmp_path, caps
     assert "done already" not in capsys.readouterr().out
 
 
+def test_guesses_and_another_spacing_are_told_before_a_case_is_segmented(
+    model, dataset, tmp_path, capsys, monkeypatch, without_codes
+):
+    without_codes(dataset / IDS[1])
+    coarse = tmp_path / "coarse"
+    shutil.copytree(model, coarse)
+    card = tiny_model.card().model_copy(update={"spacing_mm": (1.0, 1.0, 2.0)})
+    (coarse / model_card.FILE).write_text(card.to_json())
+    true = predict.SavedSegmenter.segment
+    monkeypatch.setattr(
+        predict.SavedSegmenter, "segment", lambda *arguments: print("segmented") or true(*arguments)
+    )
+    run(coarse, dataset, tmp_path / "out", "--provenance")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[:4] in ("note", "segm")]
+    spacing = "its voxels are 1 x 1 x 1 mm, and the model tiny was trained on 1 x 1 x 2 mm"
+    assert lines[0].startswith(f"note: {IDS[0]}: {spacing}") and lines[1] == "segmented"
+    assert lines[2].startswith(f"note: {IDS[1]}: {IDS[1]}_flair.nii.gz, {IDS[1]}_t1.nii.gz, ")
+    assert "(LPS)" in lines[2] and spacing in lines[3] and lines[4] == "segmented" and len(lines) == 6
+    assert len(json.loads((tmp_path / "out" / f"{IDS[1]}.json").read_text())["notes"]) == 2
+
+
 def test_probabilities_that_are_wanted_later_are_still_written(model, dataset, tmp_path):
     run(model, dataset, tmp_path / "out")
     assert len(contents(tmp_path / "out")) == 2

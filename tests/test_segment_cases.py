@@ -109,6 +109,15 @@ def test_it_writes_what_predict_writes_and_nothing_else(model, cases, expected, 
     assert said[-1] == f"segmentations of 5 cases are in {tmp_path / 'out put'}"
 
 
+def test_guesses_that_workers_made_are_told_when_they_have_ended(model, cases, tmp_path, capsys, without_codes):
+    shutil.copytree(cases, tmp_path / "cases")
+    without_codes(tmp_path / "cases" / IDS[2])
+    assert run(model, tmp_path / "cases", tmp_path / "out") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert len(notes) == 1 and notes[0].startswith(f"note: {IDS[2]}: {IDS[2]}_flair.nii.gz, ")
+    assert "(LPS)" in notes[0]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_however_many_threads_work_the_model_is_loaded_once(
     model, cases, expected, tmp_path, monkeypatch, capsys, workers

@@ -269,6 +269,21 @@ def test_n4_is_done_here_on_the_modalities_the_card_names(served, tmp_path, caps
     np.testing.assert_array_equal(written, expected)
 
 
+def test_guesses_and_another_spacing_than_the_models_are_told(served, tmp_path, capsys, without_codes):
+    case_folder = write_case(tmp_path)
+    run(served, case_folder, tmp_path / "seg.nii.gz")
+    first, *_ = capsys.readouterr().out.splitlines()
+    note = (
+        "note: BraTS20_Training_001: its voxels are 1 x 1.5 x 2 mm, and the model tiny was trained on 1 x 1 x 1"
+    )
+    assert first.startswith(note)
+    without_codes(case_folder)
+    run(served, case_folder, tmp_path / "again.nii.gz")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: BraTS20_Training_001: BraTS20_Training_001_flair.nii.gz, ")
+    assert "(LPS)" in first and second.startswith(note)
+
+
 def test_the_whole_way_imports_no_tensorflow(served, tmp_path):
     case = write_case(tmp_path)
     program = (
