@@ -345,7 +345,9 @@ def test_axes_of_length_one_are_no_axes(tmp_path, axes):
     assert grid.file_shape == (5, 6, 7) == tissues.shape
 
 
-@pytest.mark.parametrize("axes", [(3, -5, 6, 7), (3, 5, 0, 7), (9, 5, 6, 7), (-1, 5, 6, 7), (0, 5, 6, 7)])
+@pytest.mark.parametrize(
+    "axes", [(3, -5, 6, 7), (3, 5, 0, 7), (9, 5, 6, 7), (-1, 5, 6, 7), (0, 5, 6, 7), (2, 5, 6, 1)]
+)
 def test_axes_that_make_no_volume_are_refused(tmp_path, axes):
     content = header_bytes()
     struct.pack_into("<4h", content, 40, *axes)

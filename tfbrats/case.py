@@ -151,6 +151,9 @@ def _scans(
         except InputError as error:
             faults.append(str(error))
             continue
+        if min(array.shape) < 2:
+            faults.append(f"{path}: shape {array.shape}; expected a volume, not a single slice.")
+            continue
         if reference is None:
             reference = (path, grid)
         elif path != reference[0]:

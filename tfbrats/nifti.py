@@ -23,8 +23,7 @@ AXES = ("L", "P", "S")
 _AFFINE_TOLERANCE_MM = 1e-3
 _ERROR_LEVEL = 40  # nibabel's own, from which on it raises
 
-_silent = logging.Logger("nibabel's repairs")
-_silent.addHandler(logging.NullHandler())
+_silent = logging.Logger("nibabel's repairs", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class _Parsed:
 
 
 def read(path: str | os.PathLike) -> Volume:
-    """One file, .nii or .nii.gz, whatever it is called.
+    """One file, .nii or .nii.gz.
 
     Raises:
         InputError: not a NIfTI file, truncated, damaged, or a header that does not tell where its voxels lie.
@@ -193,7 +192,9 @@ def _parse(content: bytes | memoryview, path: str | os.PathLike) -> _Parsed:
                 f"{path}: truncated: {len(content)} bytes where its header needs {needed}. Copy it again."
             )
         notes = _mend_scaling(header)
-        return _Parsed(*_voxels(content, header, raw), needed, notes)
+        scaling = header.get_slope_inter()
+        scaling = None if scaling == (1, 0) else scaling
+        return _Parsed(_voxels(content, header, scaling is not None), raw, header, scaling, needed, notes)
     except InputError:
         raise
     except Exception as error:  # nibabel raises many kinds for what is not NIfTI
@@ -213,21 +214,15 @@ def _mend_scaling(header: nibabel.Nifti1Header) -> tuple[str, ...]:
     return ()
 
 
-def _voxels(
-    content: bytes | memoryview, header: nibabel.Nifti1Header, raw: nibabel.Nifti1Header
-) -> tuple[np.ndarray, nibabel.Nifti1Header, nibabel.Nifti1Header, tuple[float, float] | None]:
-    """The array, both headers, the scaling."""
-    slope, inter = header.get_slope_inter()
-    scaling = None if (slope, inter) == (1, 0) else (slope, inter)
-    if scaling is not None:
+def _voxels(content: bytes | memoryview, header: nibabel.Nifti1Header, is_scaled: bool) -> np.ndarray:
+    if is_scaled:
         with np.errstate(all="ignore"):  # what becomes infinite is found by who reads
-            array = np.asanyarray(arrayproxy.ArrayProxy(io.BytesIO(content), header))
-        return array, raw, header, scaling
+            return np.asanyarray(arrayproxy.ArrayProxy(io.BytesIO(content), header))
     # The bytes are in memory already: nibabel would copy them.
     shape = header.get_data_shape()
     flat = np.frombuffer(content, header.get_data_dtype(), int(np.prod(shape)), header.get_data_offset())
     flat.flags.writeable = False
-    return flat.reshape(shape, order="F"), raw, header, scaling
+    return flat.reshape(shape, order="F")
 
 
 # --- the grid -------------------------------------------------------------------------------------------
@@ -259,7 +254,7 @@ def _about_space(raw: nibabel.Nifti1Header, header: nibabel.Nifti1Header) -> pla
             readable["quatern_b"], readable["quatern_c"], readable["quatern_d"] = unit
         qform = np.asarray(readable.get_qform(), np.float64)
     return placement.Header(
-        shape=tuple(map(int, header.get_data_shape()[:3])),
+        shape=(*map(int, header.get_data_shape()), 1, 1, 1)[:3],
         pixdim=pixdim,
         units=int(raw["xyzt_units"]) & 7,
         qform=qform,
@@ -300,7 +295,7 @@ def _grid(
     path: str | os.PathLike,
     notes: Sequence[str] = (),
 ) -> Grid:
-    header = repaired.copy()
+    header = fixed.copy()
     header.set_data_shape(header.get_data_shape()[:3])
     header["vox_offset"] = 0  # of the file that was read
     try:
@@ -309,9 +304,8 @@ def _grid(
             mended = _mended(header, judged)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    to_axes = orientations.ornt_transform(
-        orientations.io_orientation(judged.affine), orientations.axcodes2ornt(AXES)
-    )
+    own_axes = orientations.io_orientation(judged.affine)
+    to_axes = orientations.ornt_transform(own_axes, orientations.axcodes2ornt(AXES))
     return Grid(mended, judged.affine, to_axes, (*notes, *judged.notes))
 
 
@@ -395,14 +389,14 @@ def write(path: str | os.PathLike, array: np.ndarray, grid: Grid) -> None:
     files.write_bytes(path, to_bytes(array, grid, files.name(path)), check=compare)
 
 
-_SPACE_FIELDS = ("qform_code", "sform_code", "xyzt_units")
-_SPACE_NUMBERS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
-_SPACE_ROWS = ("srow_x", "srow_y", "srow_z")
+_ABOUT_SPACE = (
+    *("qform_code", "sform_code", "xyzt_units", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def _same_header(header: nibabel.Nifti1Header, other: nibabel.Nifti1Header) -> bool:
     """Whether two headers say the same about space, word by word. NaN, where nothing counts, is itself."""
-    names = (*_SPACE_FIELDS, *_SPACE_NUMBERS, *_SPACE_ROWS)
-    return all(np.array_equal(header[name], other[name], equal_nan=True) for name in names) and np.array_equal(
-        header["pixdim"][:4], other["pixdim"][:4], equal_nan=True
-    )
+    pairs = [(header[name], other[name]) for name in _ABOUT_SPACE]
+    pairs.append((header["pixdim"][:4], other["pixdim"][:4]))
+    return all(np.array_equal(one, another, equal_nan=True) for one, another in pairs)
