@@ -290,10 +290,7 @@ def _has_qform(header: nibabel.Nifti1Header) -> bool:
 
 
 def _grid(
-    raw: nibabel.Nifti1Header,
-    repaired: nibabel.Nifti1Header,
-    path: str | os.PathLike,
-    notes: Sequence[str] = (),
+    raw: nibabel.Nifti1Header, fixed: nibabel.Nifti1Header, path: str | os.PathLike, notes: Sequence[str] = ()
 ) -> Grid:
     header = fixed.copy()
     header.set_data_shape(header.get_data_shape()[:3])
@@ -362,9 +359,8 @@ def to_bytes(array: np.ndarray, grid: Grid, name: str, level: int = 5) -> bytes:
     header.set_data_dtype(array.dtype)
     header["cal_min"] = header["cal_max"] = 0
     header.extensions.clear()
-    # No affine: nibabel then keeps the header's own qform, sform and codes.
     kind = nibabel.Nifti2Image if header["sizeof_hdr"] == 540 else nibabel.Nifti1Image
-    image = kind(array, None, header=header)
+    image = kind(array, None, header=header)  # no affine: the header's own qform, sform and codes are kept
     image.header.set_slope_inter(1, 0)
     content = image.to_bytes()
     # No time in the gzip header: the same segmentation is the same bytes.
