@@ -156,6 +156,24 @@ def test_a_header_is_read_as_simpleitk_reads_it_and_a_guess_is_noted(tmp_path, n
     assert (not grid.notes) if note is None else any(note in one for one in grid.notes), grid.notes
 
 
+@pytest.mark.parametrize("excess", [1e-9, 1e-7, 1e-5])
+@pytest.mark.parametrize("codes", [(1, 1), (1, 0)])
+def test_the_quaternion_of_a_nifti_2_file_may_be_rounded_too(tmp_path, excess, codes):
+    image = nibabel.Nifti2Image(np.arange(210, dtype=np.int16).reshape(5, 6, 7), None)
+    image.set_sform(np.vstack([SFORM, [0, 0, 0, 1]]), codes[1])
+    image.set_qform(image.get_sform(), codes[0])
+    content = bytearray(image.to_bytes())
+    place = nibabel.Nifti2Header.template_dtype.fields["quatern_d"][1]
+    struct.pack_into("<d", content, place, 1 + excess)
+    (tmp_path / "scan.nii").write_bytes(content)
+    grid = nifti.read(tmp_path / "scan.nii").grid
+    assert np.allclose(grid.affine[:3], SFORM, rtol=0, atol=1e-5)
+    assert bool(grid.notes) is (excess > 1e-6)
+    nifti.write(tmp_path / "seg.nii", np.zeros(grid.file_shape, np.uint8), grid)
+    again = nibabel.load(tmp_path / "seg.nii")
+    assert np.allclose(again.affine, grid.affine) and np.allclose(again.header.get_qform(), grid.affine)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_header_that_programs_read_differently_is_refused_by_name(tmp_path, name):
     fields, words = REFUSED[name]
@@ -311,6 +329,14 @@ def test_a_file_packed_twice_is_called_so(folder):
     path.write_bytes(gzip.compress(path.read_bytes()))
     (fault,) = case.check(layouts.find(folder).cases[0])
     assert f"{CASE}_flair.nii.gz: gzipped twice. Unpack it once" in fault
+
+
+def test_a_modality_that_is_there_as_a_pair_of_files_is_named(folder):
+    image = nibabel.load(folder / f"{CASE}_t1.nii.gz")
+    nibabel.save(nibabel.Nifti1Pair(np.asanyarray(image.dataobj), image.affine), folder / f"{CASE}_t1.img")
+    files.remove(folder / f"{CASE}_t1.nii.gz")
+    (fault,) = case.check(layouts.find(folder).cases[0])
+    assert "no t1; found" in fault and f"{CASE}_t1.hdr and .img are not read: convert them to .nii.gz" in fault
 
 
 def test_a_name_that_says_otherwise_than_the_bytes_is_noted(folder):

@@ -113,6 +113,13 @@ def load(
     )
 
 
+def _pairs(case: CaseFiles) -> str:
+    """A sentence on headers that lie beside a case's files with their voxels in a file of their own."""
+    beside = {path for file in case.paths() for path in files.walk(files.parent(file) or ".")}
+    headers = sorted(files.name(path) for path in beside if path.lower().endswith(".hdr"))
+    return f"{', '.join(headers[:_NAMED])} and .img are not read: convert them to .nii.gz. " if headers else ""
+
+
 def _opened(paths: Sequence[str], faults: list[str], notes: dict[str, list[str]]) -> dict[str, nifti.Volume]:
     """The files that can be read, by path; adds what is wrong and what is to be noted."""
     volumes = {}
@@ -177,7 +184,9 @@ def _missing(case: CaseFiles, modalities: Sequence[str], need_label: bool) -> li
     present = {modality for modality, _, _ in case.images}
     faults = []
     if absent := [modality for modality in modalities if modality not in present]:
-        faults.append(f"no {', no '.join(absent)}; found {there or 'nothing'}. Add or rename the file.")
+        faults.append(
+            f"no {', no '.join(absent)}; found {there or 'nothing'}. {_pairs(case)}Add or rename the file."
+        )
     if case.label is None and need_label:
         faults.append(f"no segmentation; found {there}. Add or rename the file.")
     return faults

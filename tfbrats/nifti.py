@@ -248,11 +248,12 @@ def _about_space(raw: nibabel.Nifti1Header, header: nibabel.Nifti1Header) -> pla
         # As the NIfTI library reads them.
         readable["pixdim"][0] = -1 if pixdim[0] < 0 else 1
         readable["pixdim"][1:4] = np.where(np.isfinite(pixdim[1:]), readable["pixdim"][1:4], 1)
-        if placement.excess_of(quaternion):
-            # As SimpleITK does, a hair shorter: in float32 it must not be longer than 1 again.
-            unit = quaternion / np.linalg.norm(quaternion) * (1 - np.finfo(np.float32).eps)
-            readable["quatern_b"], readable["quatern_c"], readable["quatern_d"] = unit
-        qform = np.asarray(readable.get_qform(), np.float64)
+        if placement.excess_of(quaternion) or not _has_qform(readable):  # NIfTI-2's is refused from 7e-16 on
+            qform = placement.qform_of_turn(
+                quaternion, readable["pixdim"][:4], [readable[f"qoffset_{axis}"] for axis in "xyz"]
+            )
+        else:
+            qform = np.asarray(readable.get_qform(), np.float64)
     return placement.Header(
         shape=(*map(int, header.get_data_shape()), 1, 1, 1)[:3],
         pixdim=pixdim,

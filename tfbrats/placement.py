@@ -269,6 +269,20 @@ def excess_of(quaternion: np.ndarray) -> float:
     return 0.0 if excess <= _EXACT else excess
 
 
+def qform_of_turn(quaternion: np.ndarray, pixdim: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """[4, 4] of a quaternion that leaves nothing to its first part, brought to length 1 as SimpleITK does.
+
+    Args:
+        quaternion: [3], b, c and d.
+        pixdim: [4], qfac first.
+    """
+    axis = quaternion / np.linalg.norm(quaternion)
+    qform = np.eye(4)
+    qform[:3, :3] = (2 * np.outer(axis, axis) - np.eye(3)) * (pixdim[1:] * np.array([1, 1, pixdim[0]]))
+    qform[:3, 3] = offset
+    return qform
+
+
 def _check_sides(affine: np.ndarray, units: int) -> None:
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     if not (np.isfinite(affine).all() and (sides >= _SIDES_MM[0]).all() and (sides <= _SIDES_MM[1]).all()):
