@@ -258,7 +258,7 @@ def test_a_mask_that_was_scaled_is_read_as_the_labels_it_was(folder, dtype, slop
         (lambda a: a, np.int16, 2.0, ["label values [8]", "scl_slope 2, scl_inter 0"]),
         (lambda a: np.where(a == 2, -1, a), np.int16, 1.0, ["label values [-1]"]),
         (lambda a: np.where(a == 2, 255, a), np.uint8, 1.0, ["label values [255]"]),
-        (lambda a: np.where(a == 2, np.nan, a), np.float32, 1.0, ["label values are NaN or infinite"]),
+        (lambda a: np.where(a == 2, np.nan, a), np.float32, 1.0, ["not whole numbers, e.g. nan"]),
     ],
 )
 def test_a_mask_that_is_none_is_refused_and_its_scaling_is_told(folder, change, dtype, slope, words):

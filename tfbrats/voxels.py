@@ -136,18 +136,15 @@ def _whole_numbers(
         raise InputError(f"{path}: voxels of type {array.dtype}; expected one label value each.")
     if array.dtype.kind != "f":
         return array, ()
-    finite = np.isfinite(array)
-    if not finite.all():
-        bad = array.size - np.count_nonzero(finite)
-        raise InputError(f"{path}: {bad} label values are NaN or infinite. Write it again.{by_header}")
-    rounded = np.round(array)
-    away = np.abs(array - rounded)
+    with np.errstate(invalid="ignore"):
+        rounded = np.round(array)
+        away = np.where(np.isfinite(array), np.abs(array - rounded), np.inf)
     largest = float(away.max()) if array.size else 0.0
     allowed = _WHOLE
     if scaling is not None:
         allowed = max(allowed, min(_SCALED_STEP * abs(scaling[0]), _LARGEST_STEP))
     if largest > allowed:
-        value = float(array.ravel(order="K")[int(np.argmax(away.ravel(order="K")))])
+        value = float(array[np.unravel_index(int(np.argmax(away)), array.shape)])
         raise InputError(
             f"{path}: label values are not whole numbers, e.g. {value:.7g}. Was the mask interpolated? "
             f"Resample it with nearest neighbours.{by_header}"
