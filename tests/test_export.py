@@ -185,7 +185,7 @@ def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_s
     for one in dataset.cases:
         tissues, grid = case.load_label(tmp_path / f"{one.case_id}.nii.gz", one.schema)
         loaded = case.load(one)
-        assert not nifti.grid_differences(grid, loaded.grid)
+        assert not case.grid_differences(grid, loaded.grid)
         assert tissues.shape == loaded.label.shape
         probabilities = nifti.read(tmp_path / f"{one.case_id}_probabilities.nii.gz").array
         assert probabilities.shape == (*grid.file_shape, 3)

@@ -18,6 +18,7 @@ from tfbrats.labels import MODALITIES, LabelSchema
 from tfbrats.layouts import CaseFiles
 from tfbrats.nifti import Grid
 
+_AFFINE_TOLERANCE_MM = 1e-3
 _NAMED = 3  # files that a note names before it counts the rest
 
 
@@ -204,8 +205,21 @@ def load_label(path: str | os.PathLike, schema: LabelSchema) -> tuple[np.ndarray
     return grid.from_file(tissues), grid
 
 
+def grid_differences(grid: Grid, reference: Grid) -> list[str]:
+    """What keeps two files from lying on one grid: ["shape (1, 1, 1) against (2, 2, 2)", ...]."""
+    differences = []
+    if grid.file_shape != reference.file_shape:
+        differences.append(f"shape {grid.file_shape} against {reference.file_shape}")
+    spacing, other = (np.linalg.norm(g.affine[:3, :3], axis=0) for g in (grid, reference))
+    if not np.allclose(spacing, other, atol=_AFFINE_TOLERANCE_MM):
+        differences.append(f"spacing {spacing.round(4)} mm against {other.round(4)} mm")
+    elif not np.allclose(grid.affine, reference.affine, atol=_AFFINE_TOLERANCE_MM):
+        differences.append(f"affine {grid.affine[:3].tolist()} against {reference.affine[:3].tolist()}")
+    return differences
+
+
 def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) -> list[str]:
-    differences = nifti.grid_differences(grid, reference)
+    differences = grid_differences(grid, reference)
     if not differences:
         return []
     return [

@@ -40,6 +40,23 @@ def unpacked(content: bytes, path: str | os.PathLike) -> bytes | memoryview:
     return plain
 
 
+def beginning(path: str | os.PathLike, size: int) -> bytes:
+    """So many bytes of a file, unpacked; what is damaged further on is not noticed.
+
+    Raises:
+        InputError: as `unpacked`.
+    """
+    first = next(iter(files.read_chunks(path, _PIECE_BYTES)), b"")
+    if first[:2] != _GZIP:
+        return bytes(unpacked(first, path)[:size])
+    try:
+        return isal_zlib.decompressobj(wbits=31).decompress(first, size)
+    except isal_zlib.error as error:
+        raise InputError(
+            f"{path}: truncated or damaged gzip data ({error}). Copy or download it again."
+        ) from error
+
+
 def name_note(content: bytes, path: str | os.PathLike) -> tuple[str, ...]:
     """What is to be told of a file whose name says otherwise than its bytes whether it is compressed."""
     packed = content[:2] == _GZIP

@@ -20,7 +20,6 @@ from tfbrats import files, gunzip, placement
 from tfbrats.command import InputError
 
 AXES = ("L", "P", "S")
-_AFFINE_TOLERANCE_MM = 1e-3
 _ERROR_LEVEL = 40  # nibabel's own, from which on it raises
 
 _silent = logging.Logger("nibabel's repairs", level=logging.CRITICAL + 1)
@@ -148,6 +147,16 @@ def read(path: str | os.PathLike) -> Volume:
     return Volume(parsed.array, _grid(parsed.raw, parsed.header, path, notes), parsed.scaling)
 
 
+def read_grid(path: str | os.PathLike) -> Grid:
+    """Where a file's voxels lie, by its first bytes alone; the voxels are not looked at. Errors as `read`."""
+    content = gunzip.beginning(path, nibabel.Nifti2Header.sizeof_hdr)
+    try:
+        headers = _headers(content)
+    except Exception as error:  # nibabel raises many kinds for what is not NIfTI
+        raise InputError(f"{path}: not a NIfTI file ({error}).") from error
+    return _grid(*headers, path)
+
+
 def read_stored(content: bytes, name: str) -> tuple[np.ndarray, Stored]:
     """A file's bytes, .nii or .nii.gz: its array as `read` gives it, and how it is stored. Space is not judged.
 
@@ -168,20 +177,25 @@ def read_stored(content: bytes, name: str) -> tuple[np.ndarray, Stored]:
     return parsed.array, Stored(told, dtype, parsed.scaling is not None, len(content) - parsed.voxels_end)
 
 
-def _parse(content: bytes | memoryview, path: str | os.PathLike) -> _Parsed:
+def _headers(content: bytes | memoryview) -> tuple[nibabel.Nifti1Header, nibabel.Nifti1Header]:
+    """As it stands, and as nibabel repairs it."""
     kind = nibabel.Nifti2Header if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Header
+    raw = kind(bytes(content[: kind.sizeof_hdr]), check=False)
+    fixed = raw.copy()
+    fixed.check_fix(_silent, _ERROR_LEVEL)
+    return raw, fixed
+
+
+def _parse(content: bytes | memoryview, path: str | os.PathLike) -> _Parsed:
     try:
-        raw = kind(bytes(content[: kind.sizeof_hdr]), check=False)
-        header = raw.copy()
-        header.check_fix(_silent, _ERROR_LEVEL)
-        shape = header.get_data_shape()
-        # A length of 0 behind the third axis means that there is no such axis.
+        raw, header = _headers(content)
+        shape = header.get_data_shape()  # a length of 0 behind the third axis: there is no such axis
         shape = (*shape[:3], *(length or 1 for length in shape[3:]))
         if any(length < 1 for length in shape):
             raise InputError(f"{path}: its header says a shape of {shape}. Copy it again, or repair it.")
         header.set_data_shape(shape)
         offset, dtype = header.get_data_offset(), header.get_data_dtype()
-        if offset < kind.sizeof_hdr:
+        if offset < header.sizeof_hdr:
             raise InputError(
                 f"{path}: vox_offset {offset} puts its voxels into its header. A .hdr with an .img beside it? "
                 "Convert it to .nii.gz."
@@ -218,8 +232,7 @@ def _voxels(content: bytes | memoryview, header: nibabel.Nifti1Header, is_scaled
     if is_scaled:
         with np.errstate(all="ignore"):  # what becomes infinite is found by who reads
             return np.asanyarray(arrayproxy.ArrayProxy(io.BytesIO(content), header))
-    # The bytes are in memory already: nibabel would copy them.
-    shape = header.get_data_shape()
+    shape = header.get_data_shape()  # the bytes are in memory already: nibabel would copy them
     flat = np.frombuffer(content, header.get_data_dtype(), int(np.prod(shape)), header.get_data_offset())
     flat.flags.writeable = False
     return flat.reshape(shape, order="F")
@@ -305,19 +318,6 @@ def _grid(
     own_axes = orientations.io_orientation(judged.affine)
     to_axes = orientations.ornt_transform(own_axes, orientations.axcodes2ornt(AXES))
     return Grid(mended, judged.affine, to_axes, (*notes, *judged.notes))
-
-
-def grid_differences(grid: Grid, reference: Grid) -> list[str]:
-    """What keeps two files from lying on one grid: ["shape (1, 1, 1) against (2, 2, 2)", ...]."""
-    differences = []
-    if grid.file_shape != reference.file_shape:
-        differences.append(f"shape {grid.file_shape} against {reference.file_shape}")
-    spacing, other = (np.linalg.norm(g.affine[:3, :3], axis=0) for g in (grid, reference))
-    if not np.allclose(spacing, other, atol=_AFFINE_TOLERANCE_MM):
-        differences.append(f"spacing {spacing.round(4)} mm against {other.round(4)} mm")
-    elif not np.allclose(grid.affine, reference.affine, atol=_AFFINE_TOLERANCE_MM):
-        differences.append(f"affine {grid.affine[:3].tolist()} against {reference.affine[:3].tolist()}")
-    return differences
 
 
 def new_grid(shape: Sequence[int], spacing_mm: Sequence[float] = (1, 1, 1), axes: Sequence[str] = AXES) -> Grid:

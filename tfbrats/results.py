@@ -4,6 +4,7 @@
 of one that fails, and whose results may lie in a folder is the same for all and stands here.
 """
 
+import concurrent.futures
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats import case, files, layouts, model_card, provenance
+from tfbrats import case, files, layouts, model_card, nifti, provenance
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
@@ -19,6 +20,7 @@ from tfbrats.model_card import ModelCard
 from tfbrats.stopwatch import Stopwatch
 
 STAGES = ("read", "segment", "write")  # of the work on a case
+_HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
 _LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
 
@@ -192,7 +194,7 @@ def attempt(
         segment: what a model makes of a case that was loaded with the modalities of its card.
         card: of that model.
         concerns_all: which of its errors are no fault of the case, so that they are raised.
-        tell: is called with each of the case's notes, before it is segmented.
+        tell: is called with each of the case's notes, before it is segmented, or where it cannot be read.
 
     Raises:
         OtherModelError: another model's results lie in the folder.
@@ -223,6 +225,8 @@ def attempt(
         text = str(error)
         if isinstance(error, case.CaseError):
             notes = error.notes
+            for note in notes:
+                tell(note)
         fault = Fault(stage, text if entry.case_id in text else f"{entry.case_id}: {text}", _HINTS[stage])
     except Exception as error:  # one bad case must not cost the others
         if concerns_all(error):
@@ -232,6 +236,24 @@ def attempt(
         fault = Fault(stage, reason, hint, "".join(traceback.format_exception(error)))
     seconds = {part: round(taken, 4) for part, taken in watch.taken().items()}
     return Attempt(seconds, fault, loaded, found, notes)
+
+
+def spacing_notes(card: ModelCard, entries: Sequence[CaseFiles]) -> dict[str, str]:
+    """By case id, before any work, what is to be told of scans of other voxels than the model's.
+
+    Reads headers alone. What cannot be read is told when its turn comes.
+    """
+
+    def of(entry: CaseFiles) -> str | None:
+        paths = [path for modality, path, _ in entry.images if modality in card.modalities]
+        try:
+            return model_card.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
+        except InputError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        notes = dict(zip((entry.case_id for entry in entries), pool.map(of, entries), strict=True))
+    return {case_id: note for case_id, note in notes.items() if note}
 
 
 def notes_told(notes: Mapping[str, Sequence[str]]) -> list[str]:

@@ -32,7 +32,7 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
     if not faults and pair.prediction is not None:
         faults = [
             f"{pair.prediction}: {difference} of the reference. Write it on the reference's grid."
-            for difference in nifti.grid_differences(loaded[1][1], loaded[0][1])
+            for difference in case.grid_differences(loaded[1][1], loaded[0][1])
         ]
     if faults:
         raise case.CaseError(pair.case_id, faults)
