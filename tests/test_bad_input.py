@@ -169,7 +169,7 @@ SCANS = {
     ),
     "an absurd voxel": (
         lambda path: rewrite(path, with_an_absurd_one),
-        (f"{CASE}_t2.nii.gz: voxel (3, 4, 5) of t2 is -3e+38: no scan is so bright", "Set it to 0"),
+        (f"{CASE}_t2.nii.gz: voxel (3, 4, 5) of t2 is -3e+38: no scanner measures that", "Set it to 0"),
     ),
     "packed twice": (
         lambda path: path.write_bytes(gzip.compress(path.read_bytes())),

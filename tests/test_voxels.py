@@ -77,7 +77,7 @@ def test_several_are_counted_and_the_furthest_is_named(folder):
 def test_a_filler_in_half_of_the_volume_is_named_too(folder):
     rewrite(file_of(folder, "flair"), lambda a: np.where(a == 0, -3.4028235e38, a), np.float32)
     (fault,) = inspect.inspect(folder)["faults"]
-    assert "flair stand out, the furthest with -3.402823e+38" in fault and "no scan is so bright" in fault
+    assert "flair stand out, the furthest with -3.402823e+38" in fault and "no scanner measures that" in fault
 
 
 def test_what_would_ruin_the_z_score_is_a_fault_and_what_would_not_is_a_note(tmp_path):

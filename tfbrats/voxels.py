@@ -9,7 +9,7 @@ import numpy as np
 from tfbrats.command import InputError
 from tfbrats.labels import LabelSchema, UnknownLabelError
 
-# No scan is so bright: the least that a 32-bit filler (2147483647) and every larger one (1e20, -3.4e38) reach.
+# No scanner measures that: the least that a 32-bit filler (2147483647) and every larger one (1e20, -3.4e38) reach.
 _NO_INTENSITY = 2.0**31 - 1
 # How much brighter than 99 of 100 voxels a single one may be. In eleven real scans of BraTS, two of them with
 # bright vessels and one saturated, it is up to 30 times.
@@ -74,7 +74,7 @@ def _outstanding(path: str, modality: str, array: np.ndarray, largest: float) ->
         f"({', '.join(map(str, map(int, place)))})"
     )
     if largest >= _NO_INTENSITY:
-        return [f"{path}: {which}: no scan is so bright. Set it to 0, or write the scan again."], []
+        return [f"{path}: {which}: no scanner measures that. Set it to 0, or write the scan again."], []
     which += f", and 99 % of its brain is below {usual:.4g}"
     sound = array[(absolute > 0) & ~outstanding].astype(np.float64)
     deviation = float(array[absolute > 0].astype(np.float64).std())
