@@ -82,7 +82,7 @@ class _Model:
 
 
 class SegmentCase(beam.DoFn):
-    """CaseFiles -> the case's row, when its results are on disk: worker, load, seconds, rejected.
+    """CaseFiles -> the case's row, when its results are on disk: worker, load, seconds, rejected, notes.
 
     Args:
         model: a version's folder.
