@@ -18,7 +18,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
 from beam_pipelines import engine, record_folder, running, transforms
-from tfbrats import command, files, layouts, records, shards
+from tfbrats import command, files, layouts, records, results, shards
 from tfbrats import config as configs
 from tfbrats import splits as deal
 from tfbrats.command import InputError
@@ -113,6 +113,9 @@ def main(arguments: Sequence[str]) -> int:
                 f"{options.output}: another job wrote here while this one was looking. Run it again."
             )
         manifest = _written(options, config, beam_options, splits, planned, tasks, price, freed)
+    notes = {row.case_id: row.notes for shard in manifest.shards for row in shard.cases if row.notes}
+    for line in results.notes_told(notes):
+        print(line)
     seconds = manifest.seconds_per_case
     print(
         f"seconds a case: {sum(seconds.values()):.2f} ("

@@ -23,6 +23,7 @@ from beam_pipelines import engine, result_folder, running, transforms
 from tfbrats import command, evaluate, files, layouts, model_card, pairs, provenance, results, score_files
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
+from tfbrats.model_card import ModelCard
 from tfbrats.records import Rejected
 
 SCORES = "scores"  # under --output
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             _remove_scores(options.output)
             for one in targets:
                 results.remove(one)
-        rejected = _segmented(options, beam_options, entries)
+        rejected = _segmented(options, beam_options, entries, card)
         done = [name for name in entries if name not in rejected]
         print(f"segmentations of {command.counted(len(done), 'case')} are in {options.output}")
         if options.reference and done:
@@ -97,7 +98,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _segmented(
-    options: argparse.Namespace, beam_options: Sequence[str], entries: Mapping[str, CaseFiles]
+    options: argparse.Namespace,
+    beam_options: Sequence[str],
+    entries: Mapping[str, CaseFiles],
+    card: ModelCard,
 ) -> dict[str, Rejected]:
     """Runs the job on the cases that have no result yet -> those that were rejected. The folder is held."""
     output = options.output
@@ -109,6 +113,9 @@ def _segmented(
     if len(todo) < len(entries):
         print(f"{len(entries) - len(todo)} of {len(entries)} cases are done already and are kept")
     result_folder.sweep(output, todo)
+    told = results.spacing_notes(card, [entries[name] for name in todo])
+    for line in results.notes_told({name: [note] for name, note in told.items()}):
+        print(line, flush=True)
     if todo:
         # One worker unless more are asked for: the network uses all cores by itself.
         workers, line = engine.worker_options(
@@ -126,6 +133,9 @@ def _segmented(
     if missing := [name for name in todo if name not in rows]:
         raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
     if rows:
+        later = {name: [note for note in row["notes"] if note != told.get(name)] for name, row in rows.items()}
+        for line in results.notes_told(later):
+            print(line)
         print(_times(list(rows.values())))
     rejected = {name: Rejected.model_validate(row["rejected"]) for name, row in rows.items() if row["rejected"]}
     result_folder.write_rejected(output, list(rejected.values()), list(entries))

@@ -82,7 +82,7 @@ class _Model:
 
 
 class SegmentCase(beam.DoFn):
-    """CaseFiles -> the case's row, when its results are on disk: worker, load, seconds, rejected.
+    """CaseFiles -> the case's row, when its results are on disk: worker, load, seconds, rejected, notes.
 
     Args:
         model: a version's folder.
@@ -105,7 +105,7 @@ class SegmentCase(beam.DoFn):
         target = results.target(entry.case_id, self._output, with_provenance=self._with_provenance)
         with model.alone:
             segmenter = model.segmenter
-            done = results.attempt(segmenter.segment, entry, segmenter.card.modalities, target)
+            done = results.attempt(segmenter.segment, entry, segmenter.card, target)
         rejected = done.fault and records.Rejected(
             case_id=entry.case_id, stage=done.fault.stage, reason=done.fault.reason, hint=done.fault.hint
         )
@@ -117,6 +117,7 @@ class SegmentCase(beam.DoFn):
             "load": model.load,
             "seconds": done.seconds,
             "rejected": rejected and rejected.model_dump(),
+            "notes": list(done.notes),
         }
         result_folder.write_row(self._output, entry.case_id, row)
         Metrics.counter("tfbrats", "rejected" if rejected else "segmented").inc()

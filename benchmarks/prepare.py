@@ -44,7 +44,7 @@ import numpy as np
 import SimpleITK as sitk
 from metrics import measure  # benchmarks/metrics.py
 
-from tfbrats import case, config, examples, layouts, patches, phantom, preprocess, records, shards
+from tfbrats import case, config, examples, layouts, nifti, patches, phantom, preprocess, records, shards
 from tfbrats.layouts import CaseFiles
 
 SHRINK = 4  # of the shipped configs
@@ -84,7 +84,7 @@ def reading(setting: Setting) -> dict:
     """All files of a case, held together, as who stacks them must; `case.load` also checks and stacks."""
     folders = [one.paths() for one in setting.cases]
     for path in itertools.chain(*folders):
-        if not np.array_equal(case.read_nifti(path)[0].T, sitk.GetArrayFromImage(sitk.ReadImage(path))):
+        if not np.array_equal(nifti.read(path).array.T, sitk.GetArrayFromImage(sitk.ReadImage(path))):
             raise ValueError(f"{path}: the readers do not agree")
 
     def each(read: Callable[[str], object]) -> Callable[[], None]:
@@ -96,14 +96,14 @@ def reading(setting: Setting) -> dict:
         return run
 
     jobs = {
-        "tfbrats read_nifti": each(case.read_nifti),
+        "tfbrats nifti.read": each(nifti.read),
         "SimpleITK ReadImage": each(sitk.ReadImage),
         "SimpleITK, as array": each(lambda path: sitk.GetArrayFromImage(sitk.ReadImage(path))),
         "nibabel load, as array": each(lambda path: np.asanyarray(nibabel.load(path).dataobj)),
         "tfbrats case.load": lambda: [case.load(one) and None for one in setting.cases],
     }
     taken = measure(jobs, setting.repeats)
-    ours, count = taken["tfbrats read_nifti"][0], len(setting.cases)
+    ours, count = taken["tfbrats nifti.read"][0], len(setting.cases)
     _table(
         (f"{count} cases, {sum(map(len, folders))} files", "s a case", "CPU s", "/ ours"),
         *(

@@ -17,7 +17,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from unittest import mock
 
 import numpy as np
@@ -27,6 +27,7 @@ from tfbrats import files, layouts, results, run
 from tfbrats.config import Config, PatchConfig, overridden
 from tfbrats.labels import REGIONS
 from tfbrats.memory import peak_resident_bytes
+from tfbrats.model_card import ModelCard
 
 
 class Clock:
@@ -148,12 +149,12 @@ def export_all(spec: Mapping) -> dict:
 # --- ours ------------------------------------------------------------------------------------------------
 
 
-def _one_case(spec: Mapping, segment: Callable, modalities: Sequence[str]) -> Callable:
+def _one_case(spec: Mapping, segment: Callable, card: ModelCard) -> Callable:
     """Files to file with either of the two below -> seconds by part."""
     entry = layouts.find(spec["case"]).cases[0]
 
     def once():
-        done = results.attempt(segment, entry, modalities, results.target(entry.case_id, spec["output"]))
+        done = results.attempt(segment, entry, card, results.target(entry.case_id, spec["output"]))
         if done.fault is not None:
             raise SystemExit(done.fault.reason)
         return done.seconds
@@ -166,7 +167,7 @@ def predict(spec: Mapping) -> Callable:
     from tfbrats import predict as predicting
 
     segmenter = predicting.SavedSegmenter(spec["model"])
-    return _one_case(spec, segmenter.segment, segmenter.card.modalities)
+    return _one_case(spec, segmenter.segment, segmenter.card)
 
 
 def client(spec: Mapping) -> Callable:
@@ -174,7 +175,7 @@ def client(spec: Mapping) -> Callable:
     from serving.client import Client
 
     asked = Client(spec["server"], spec["model_name"])
-    return _one_case(spec, asked.segment, asked.card().modalities)
+    return _one_case(spec, asked.segment, asked.card())
 
 
 # --- the process -----------------------------------------------------------------------------------------

@@ -167,7 +167,10 @@ def _segment_one(
             one_version.check(found)
         return found
 
-    done = results.attempt(segment, entry, begun_with.modalities, target, _concerns_all)
+    def tell(note: str) -> None:
+        tqdm.tqdm.write(f"note: {entry.case_id}: {note}")
+
+    done = results.attempt(segment, entry, begun_with, target, _concerns_all, tell)
     if done.fault:
         return done.fault.reason, False
     voxel_ml = float(np.prod(done.case.spacing_mm)) / 1000

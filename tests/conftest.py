@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from tfbrats import case, config, labels, phantom, records
+from tfbrats import case, config, labels, nifti, phantom, records
 
 TINY_SHAPE = (32, 32, 20)
 
@@ -105,7 +106,7 @@ def patch_records(tmp_path_factory) -> PatchRecords:
     healthy = ids[4]
     path = root / "cases" / healthy / f"{healthy}_seg.nii.gz"
     _, grid = case.load_label(path, labels.EDITIONS["2020"])
-    path.write_bytes(case.to_nifti_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
+    path.write_bytes(nifti.to_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
     splits = root / "splits.json"
     splits.write_text(json.dumps({"train": [i for i in ids if i != ids[3]], "validation": [ids[3]]}))
     overrides = (
@@ -161,6 +162,19 @@ def cascade_model(cascade_run, tmp_path_factory) -> str:
     from tfbrats import export
 
     return export.export(cascade_run.folder, tmp_path_factory.mktemp("cascade_models") / "tiny_msm")
+
+
+@pytest.fixture(scope="session")
+def without_codes():
+    """`without_codes(folder)` sets qform_code and sform_code to 0: where left is, is then a guess."""
+
+    def take(folder: pathlib.Path) -> None:
+        for path in pathlib.Path(folder).rglob("*.nii.gz"):
+            content = bytearray(gzip.decompress(path.read_bytes()))
+            content[252:256] = bytes(4)
+            path.write_bytes(gzip.compress(bytes(content)))
+
+    return take
 
 
 @pytest.fixture(params=["local", "memory"])

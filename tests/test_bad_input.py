@@ -141,6 +141,12 @@ def with_nan(array):
     return array
 
 
+def with_an_absurd_one(array):
+    array = array.astype(np.float32)
+    array[3, 4, 5] = -3e38
+    return array
+
+
 def truncated(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -160,6 +166,14 @@ SCANS = {
     "NaN": (
         lambda path: rewrite(path, with_nan),
         (f"{CASE}_t2.nii.gz: 1 voxels of t2 are NaN", "Write it again without"),
+    ),
+    "an absurd voxel": (
+        lambda path: rewrite(path, with_an_absurd_one),
+        (f"{CASE}_t2.nii.gz: voxel (3, 4, 5) of t2 is -3e+38: no scanner measures that", "Set it to 0"),
+    ),
+    "packed twice": (
+        lambda path: path.write_bytes(gzip.compress(path.read_bytes())),
+        (f"{CASE}_t2.nii.gz: gzipped twice", "Unpack it once"),
     ),
 }
 
@@ -198,6 +212,18 @@ def test_labels_outside_the_editions_table(module, cases, model, served, refused
     said = refused(module, *reading(module, cases, model, served))
     assert f"{CASE}_seg.nii.gz: label values [7] are not in edition 2020" in said
     assert "1 NCR, 2 ED, 4 ET" in said and "Pass --edition if it was recognised wrongly" in said
+
+
+@pytest.mark.parametrize("module", [INSPECT, BEAM])
+def test_a_tumour_outside_the_brain(module, cases, model, served, refused):
+    def in_a_corner(array):
+        moved = np.zeros_like(array)
+        moved[:2, :2, :2] = 4
+        return moved
+
+    rewrite(path_of(cases, "seg"), in_a_corner)
+    said = refused(module, *reading(module, cases, model, served))
+    assert f"{CASE}: the segmentation lies wholly outside the brain. Is it another case's, or flipped?" in said
 
 
 @pytest.mark.parametrize("module", [PREDICT, BATCH, CLIENT])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfbrats import case, files, layouts, phantom
+from tfbrats import case, files, layouts, nifti, phantom
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -136,7 +136,7 @@ def test_a_file_tells_how_it_is_stored(compress, slope, scaled):
     image.set_sform(np.diag([5.0, 6, 7, 1]), 2)
     content = bytearray(image.to_bytes())
     content[112:120] = np.array(slope, "<f4").tobytes()
-    array, stored = case.read_stored(compress(bytes(content) + b"more"), "x.nii")
+    array, stored = nifti.read_stored(compress(bytes(content) + b"more"), "x.nii")
     assert stored.dtype == np.int16 and stored.scaled is scaled and stored.unused_bytes == 4
     assert array.min() == array.max() == ({(2, 0): 2, (1, 3): 4}.get(slope, 1))
     placement = stored.placement
@@ -147,8 +147,8 @@ def test_a_file_tells_how_it_is_stored(compress, slope, scaled):
 
 def test_what_is_written_on_a_grid_lies_where_the_grid_says(folder):
     loaded = case.load(layouts.find(folder).cases[0])
-    content = case.to_nifti_bytes(loaded.grid.to_file(loaded.label), loaded.grid, "x.nii.gz")
-    written, told = case.read_stored(content, "x.nii.gz")[1].placement, loaded.grid.placement
+    content = nifti.to_bytes(loaded.grid.to_file(loaded.label), loaded.grid, "x.nii.gz")
+    written, told = nifti.read_stored(content, "x.nii.gz")[1].placement, loaded.grid.placement
     assert written.shape == told.shape and np.array_equal(written.qform, told.qform)
     assert (written.qform_code, written.sform_code) == (told.qform_code, told.sform_code)
 
@@ -182,10 +182,10 @@ def test_a_damaged_gzip_is_refused_where_the_standard_library_refuses_it(tmp_pat
         expected = gzip.decompress(cut)
     except (EOFError, OSError, zlib.error):
         with pytest.raises(InputError, match=r"scan\.nii\.gz: truncated or damaged gzip data"):
-            case.read_nifti(tmp_path / "scan.nii.gz")
+            nifti.read(tmp_path / "scan.nii.gz")
     else:
         assert expected == whole
-        assert np.array_equal(case.read_nifti(tmp_path / "scan.nii.gz")[0].ravel("F")[:2], [0, 30])
+        assert np.array_equal(nifti.read(tmp_path / "scan.nii.gz").array.ravel("F")[:2], [0, 30])
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,7 +201,7 @@ def test_voxels_are_what_nibabel_reads_whatever_their_type_order_shape_and_place
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"a long note" * 9))
     name = tmp_path / data.draw(st.sampled_from(["scan.nii", "scan.nii.gz"]))
     nibabel.save(image, name)
-    read, _ = case.read_nifti(name)
+    read = nifti.read(name).array
     assert read.shape == shape and read.dtype.newbyteorder("=") == np.dtype(kind)
     assert np.array_equal(read, array)
 
@@ -212,7 +212,7 @@ def test_voxels_that_would_lie_outside_the_file_are_never_read(tmp_path, offset)
     content[108:112] = np.array(offset, "<f4").tobytes()
     files.write_bytes(tmp_path / "scan.nii", bytes(content))
     try:
-        array, _ = case.read_nifti(tmp_path / "scan.nii")
+        array = nifti.read(tmp_path / "scan.nii").array
     except InputError as error:
         assert "scan.nii" in str(error)
     else:
@@ -236,13 +236,13 @@ def test_a_flipped_byte_is_noticed_or_changes_nothing(tiny_dataset, tmp_path, da
     files.write_bytes(path, bytes(damaged))
     whole = gzip.decompress(content)
     try:
-        array, image = case.read_nifti(path)
+        volume = nifti.read(path)
     except InputError as error:
         assert "damaged_seg.nii.gz" in str(error)
         return
     reference = nibabel.Nifti1Image.from_bytes(whole)
-    assert np.array_equal(array, np.asanyarray(reference.dataobj))
-    assert np.array_equal(image.affine, reference.affine)
+    assert np.array_equal(volume.array, np.asanyarray(reference.dataobj))
+    assert np.array_equal(volume.grid.affine, reference.affine)
 
 
 def test_a_flipped_byte_in_the_voxels_fails_the_checksum(folder):
@@ -492,7 +492,7 @@ def test_nifti_1_and_2_of_either_byte_order_are_read_and_written_alike(tmp_path,
 
 
 def test_the_grid_of_a_phantom_is_that_of_the_challenge():
-    grid = case.new_grid((240, 240, 155))
+    grid = nifti.new_grid((240, 240, 155))
     expected = [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
     assert np.array_equal(grid.affine, expected)
     assert np.array_equal(grid.header.get_qform(), expected)
@@ -506,10 +506,11 @@ def test_probabilities_are_written_with_regions_last(folder):
     probabilities = np.random.default_rng(0).random((*SHAPE, 3))
     path = files.join(folder, "probabilities.nii.gz")
     case.save_probabilities(path, probabilities, loaded.grid)
-    array, image = case.read_nifti(path)
+    volume = nifti.read(path)
+    array = volume.array
     assert array.dtype == np.float32
     assert np.array_equal(array, loaded.grid.to_file(probabilities.astype(np.float32)))
-    assert np.array_equal(image.affine, loaded.grid.affine)
+    assert np.array_equal(volume.grid.affine, loaded.grid.affine)
 
 
 def test_the_same_segmentation_is_the_same_bytes(folder):
@@ -538,8 +539,8 @@ def test_a_tissue_that_the_edition_lacks_is_refused_and_nothing_is_written(folde
 
 def test_what_cannot_be_read_back_leaves_nothing_behind(folder, monkeypatch):
     loaded = case.load(layouts.find(folder).cases[0])
-    true_bytes = case.to_nifti_bytes
-    monkeypatch.setattr(case, "to_nifti_bytes", lambda array, *rest: true_bytes(array[::-1], *rest))
+    true_bytes = nifti.to_bytes
+    monkeypatch.setattr(nifti, "to_bytes", lambda array, *rest: true_bytes(array[::-1], *rest))
     before = list(files.walk(folder))
     with pytest.raises(OSError, match="nothing was kept"):
         case.save_segmentation(files.join(folder, "x.nii.gz"), loaded.label, loaded.grid, loaded.schema)

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, files, layouts, metrics, model_card, origin, score_files, scoring
+from tfbrats import case, evaluate, files, layouts, metrics, model_card, nifti, origin, score_files, scoring
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -29,7 +29,7 @@ def tissues(moved=0, enhancing=True):
 
 def save(folder, name, array, edition="2020", grid=None):
     path = pathlib.Path(folder, name)
-    case.save_segmentation(path, array, grid or case.new_grid(array.shape), EDITIONS[edition])
+    case.save_segmentation(path, array, grid or nifti.new_grid(array.shape), EDITIONS[edition])
     return path
 
 
@@ -87,7 +87,7 @@ def test_every_fault_of_every_case_is_listed_and_nothing_is_written(folders, tmp
     prediction, reference = folders
     (prediction / "BraTS20_Training_001.nii.gz").rename(prediction / "BraTS20_Training_009.nii.gz")
     for number, array, grid in (
-        (3, tissues(), case.new_grid(SHAPE, (1, 1, 2))),
+        (3, tissues(), nifti.new_grid(SHAPE, (1, 1, 2))),
         (4, tissues()[:-1], None),
         (5, tissues(), None),
     ):
@@ -209,7 +209,7 @@ def test_probabilities_beside_the_predictions_are_no_cases(folders):
     prediction, reference = folders
     chances = np.zeros((*SHAPE, 3), np.float32)
     path = prediction / "BraTS20_Training_001_probabilities.nii.gz"
-    case.save_probabilities(path, chances, case.new_grid(SHAPE))
+    case.save_probabilities(path, chances, nifti.new_grid(SHAPE))
     assert evaluate.evaluate(prediction, reference)["cases"] == 2
 
 
@@ -233,7 +233,7 @@ def test_a_data_set_without_segmentations_cannot_be_scored_against(tiny_dataset,
 def test_rows_are_the_scores_of_the_arrays_with_the_files_spacing(tmp_path):
     # Files whose axes run up, forward and right; spacing_mm is along i, j, k (left, back, up).
     spacing_mm = (3.0, 2.0, 1.0)
-    grid = case.new_grid((8, 12, 12), spacing_mm, axes=("S", "A", "R"))
+    grid = nifti.new_grid((8, 12, 12), spacing_mm, axes=("S", "A", "R"))
     save(tmp_path / "p", "BraTS20_Training_001.nii.gz", tissues(1), grid=grid)
     save(tmp_path / "r", "BraTS20_Training_001.nii.gz", tissues(0), grid=grid)
     rows = evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]

@@ -10,7 +10,20 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import case, config, export, layouts, model_card, packing, phantom, predict, records, run, train
+from tfbrats import (
+    case,
+    config,
+    export,
+    layouts,
+    model_card,
+    nifti,
+    packing,
+    phantom,
+    predict,
+    records,
+    run,
+    train,
+)
 from tfbrats import trained as best
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
@@ -174,7 +187,7 @@ def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_s
         loaded = case.load(one)
         assert not case.grid_differences(grid, loaded.grid)
         assert tissues.shape == loaded.label.shape
-        probabilities, _ = case.read_nifti(tmp_path / f"{one.case_id}_probabilities.nii.gz")
+        probabilities = nifti.read(tmp_path / f"{one.case_id}_probabilities.nii.gz").array
         assert probabilities.shape == (*grid.file_shape, 3)
     first = tmp_path / f"{dataset.cases[0].case_id}.nii.gz"
     second = tmp_path / f"{dataset.cases[1].case_id}.nii.gz"

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import case, files, inspect, layouts, phantom, split_files
+from tfbrats import files, inspect, layouts, nifti, phantom, split_files
 from tfbrats import splits as deal
 from tfbrats.command import InputError
 
@@ -137,8 +137,8 @@ def test_a_misnamed_mask_is_noted_and_no_fault(tmp_path, capsys):
 
 def test_each_file_is_read_once(folder, monkeypatch):
     read = []
-    true_read = case.read_nifti
-    monkeypatch.setattr(case, "read_nifti", lambda path: read.append(path) or true_read(path))
+    true_read = nifti.read
+    monkeypatch.setattr(nifti, "read", lambda path: read.append(path) or true_read(path))
     inspect.inspect(folder)
     assert len(read) == len(set(read)) == 15
 
@@ -235,9 +235,12 @@ def test_a_splits_file_of_another_shape_is_refused(time_points, content):
         inspect.inspect(time_points, splits=splits(time_points, content))
 
 
-def test_real_cases_are_sound(real_cases):
-    report = inspect.inspect(real_cases)
-    assert report["sound"] and len(report["cases"]) == 6
+def test_real_cases_are_sound_and_nothing_is_noted_on_them(real_cases):
+    for root, count in ((real_cases.parent / "more_cases", 5), (real_cases, 6)):
+        if root.is_dir():
+            report = inspect.inspect(root)
+            assert report["sound"] and len(report["cases"]) == count
+            assert not [note for one in report["cases"] for note in one["notes"]]
     by_id = {one["case_id"]: one for one in report["cases"]}
     assert by_id["BraTS2021_01484"]["volume_ml"]["ET"] == 0
     assert by_id["BraTS2021_01478"]["tissue_voxels"]["ET"] == 1276

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tfbrats import case, labels, model_card, phantom, preprocess
+from tfbrats import case, labels, model_card, nifti, phantom, preprocess
 from tfbrats.command import InputError
 
 SHAPE = (24, 24, 16)
@@ -46,7 +46,7 @@ def a_case(modalities=labels.MODALITIES):
         label=tissues,
         spacing_mm=(1.0, 1.0, 1.0),
         schema=labels.EDITIONS["2020"],
-        grid=case.new_grid(SHAPE),
+        grid=nifti.new_grid(SHAPE),
     )
 
 

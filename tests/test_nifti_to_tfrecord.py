@@ -18,7 +18,7 @@ import pytest
 
 from beam_pipelines import engine, record_folder
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import case, files, labels, phantom, records, shards
+from tfbrats import case, files, labels, nifti, phantom, records, shards
 from tfbrats.command import InputError
 
 ROOT = pathlib.Path(job.__file__).parents[1]
@@ -96,6 +96,23 @@ def test_dataset_json_counts_what_the_files_really_hold(cases, tmp_path, capsys)
     # Nothing else lies there, and the last line says what does.
     assert set(contents(tmp_path / "out put")) == {"dataset.json", *(shard.file for shard in manifest.shards)}
     assert f"train {manifest.examples['train']}, " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_guesses_in_reading_are_told_and_kept_and_change_no_byte_of_the_records(
+    cases, undisturbed, tmp_path, capsys, without_codes
+):
+    shutil.copytree(cases, tmp_path / "cases")
+    without_codes(tmp_path / "cases" / "BraTS20_Training_002")
+    run(tmp_path / "cases", tmp_path / "out")
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "(LPS)" in line]
+    assert told.startswith("note: BraTS20_Training_002: BraTS20_Training_002_flair.nii.gz, ")
+    rows = [row for shard in records.read_manifest(tmp_path / "out").shards for row in shard.cases]
+    assert {row.case_id: row.notes for row in rows if row.notes} == {
+        "BraTS20_Training_002": (told.removeprefix("note: BraTS20_Training_002: "),)
+    }
+    ours = contents(tmp_path / "out")
+    assert all(ours[name] == content for name, content in undisturbed.items() if name.endswith(".tfrecord"))
+    assert ours["dataset.json"].count(b'"notes"') == 1 and b'"notes"' not in undisturbed["dataset.json"]
 
 
 def test_the_command_works_from_a_shell(cases, tmp_path, undisturbed):
@@ -336,7 +353,7 @@ def test_a_case_without_tumour_is_written_and_a_rejected_one_is_counted_once(cas
     healthy = "BraTS20_Training_000"
     path = tmp_path / "in" / healthy / f"{healthy}_seg.nii.gz"
     _, grid = case.load_label(path, labels.EDITIONS["2020"])
-    path.write_bytes(case.to_nifti_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
+    path.write_bytes(nifti.to_bytes(np.zeros(grid.file_shape, np.uint8), grid, path.name))
     assert run_b(tmp_path / "in", tmp_path / "out", *PATCHES, "--max-bad-fraction=0.2") == 0
     manifest = records.read_manifest(tmp_path / "out")
     assert manifest.rejected == 1
@@ -870,7 +887,7 @@ def test_real_cases_become_records_that_hold_every_tumour_voxel(real_cases, tmp_
     for shard in records.read_manifest(tmp_path / "out").shards:
         (row,) = shard.cases
         (mask,) = real_cases.rglob(f"{row.case_id}*seg.nii*")
-        values = case.read_nifti(mask)[0]
+        values = nifti.read(mask).array
         found = sum(
             (records.decode(records.SLICES, content)["label"] > 0).sum()
             for content in records.read_records(tmp_path / "out" / shard.file)

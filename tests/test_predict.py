@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import case, files, layouts, model_card, predict
+from tfbrats import case, files, layouts, model_card, nifti, predict
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
 
@@ -49,6 +49,27 @@ def test_what_is_kept_from_an_earlier_run_is_said(model, dataset, tmp_path, caps
     assert "1 of 2 cases are done already and are kept (--overwrite redoes them)" in capsys.readouterr().out
     run(model, dataset, tmp_path / "out", "--overwrite")
     assert "done already" not in capsys.readouterr().out
+
+
+def test_guesses_and_another_spacing_are_told_before_a_case_is_segmented(
+    model, dataset, tmp_path, capsys, monkeypatch, without_codes
+):
+    without_codes(dataset / IDS[1])
+    coarse = tmp_path / "coarse"
+    shutil.copytree(model, coarse)
+    card = tiny_model.card().model_copy(update={"spacing_mm": (1.0, 1.0, 2.0)})
+    (coarse / model_card.FILE).write_text(card.to_json())
+    true = predict.SavedSegmenter.segment
+    monkeypatch.setattr(
+        predict.SavedSegmenter, "segment", lambda *arguments: print("segmented") or true(*arguments)
+    )
+    run(coarse, dataset, tmp_path / "out", "--provenance")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[:4] in ("note", "segm")]
+    spacing = "its voxels are 1 x 1 x 1 mm, and the model tiny was trained on 1 x 1 x 2 mm"
+    assert lines[0].startswith(f"note: {IDS[0]}: {spacing}") and lines[1] == "segmented"
+    assert lines[2].startswith(f"note: {IDS[1]}: {IDS[1]}_flair.nii.gz, {IDS[1]}_t1.nii.gz, ")
+    assert "(LPS)" in lines[2] and spacing in lines[3] and lines[4] == "segmented" and len(lines) == 6
+    assert len(json.loads((tmp_path / "out" / f"{IDS[1]}.json").read_text())["notes"]) == 2
 
 
 def test_probabilities_that_are_wanted_later_are_still_written(model, dataset, tmp_path):
@@ -111,7 +132,7 @@ def test_a_case_that_the_graph_refuses_is_named_and_the_others_are_done(model, d
     loaded = case.load(first)
     bright = loaded.image[..., MODALITIES.index("t2")].copy()
     bright[16, 16, 10] = tiny_model.TOO_BRIGHT + 1
-    content = case.to_nifti_bytes(loaded.grid.to_file(bright), loaded.grid, path)
+    content = nifti.to_bytes(loaded.grid.to_file(bright), loaded.grid, path)
     (dataset / first.case_id / f"{first.case_id}_t2.nii.gz").write_bytes(content)
     with pytest.raises(InputError, match=rf"{first.case_id}: the model refuses it: .*t2 is too bright"):
         run(model, dataset, tmp_path / "out")
@@ -251,14 +272,14 @@ FULL = (240, 240, 155)
 
 def write_case(folder, case_id, ending, shape=FULL):
     """A block of brain with some voxels that the rules of tiny_model mark, on BraTS' own grid."""
-    grid = case.new_grid(shape)
+    grid = nifti.new_grid(shape)
     for suffix in ending:
         image = np.zeros(shape, np.int16)
         image[10:20, 10:20, 5:10] = 300
         image[12:15, 12:15, 6:8] = 900
         path = folder / case_id / f"{case_id}{suffix}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(case.to_nifti_bytes(image, grid, path.name, level=1))
+        path.write_bytes(nifti.to_bytes(image, grid, path.name, level=1))
 
 
 UNTIL_2021 = [f"_{modality}" for modality in MODALITIES]
@@ -283,7 +304,7 @@ def test_what_is_packed_for_upload_is_what_the_challenge_takes(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cases", "out", "up.zip"]
     with zipfile.ZipFile(archive) as packed:
         assert packed.namelist() == [f"{name}.nii.gz" for name in names]  # no card, no probabilities
-        array, stored = case.read_stored(packed.read(f"{names[0]}.nii.gz"), names[0])
+        array, stored = nifti.read_stored(packed.read(f"{names[0]}.nii.gz"), names[0])
     assert stored.dtype == np.uint8 and stored.placement.shape == FULL
     assert stored.placement.qform.tolist() == [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
     assert set(np.unique(array)) == {0, enhancing} <= set(EDITIONS[edition].tissue_of_value)

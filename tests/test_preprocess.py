@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfbrats import case, labels, phantom, preprocess
+from tfbrats import case, labels, nifti, phantom, preprocess
 from tfbrats.command import InputError
 
 SHAPE = (40, 40, 28)
@@ -36,7 +36,7 @@ def a_case(image, label=None, modalities=labels.MODALITIES):
         label=label,
         spacing_mm=(1.0, 1.0, 1.0),
         schema=labels.EDITIONS["2020"],
-        grid=case.new_grid(image.shape[:3]),
+        grid=nifti.new_grid(image.shape[:3]),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord
-from tfbrats import case, example_pictures, files, layouts, phantom, pictures, preprocess, records
+from tfbrats import case, example_pictures, files, layouts, nifti, phantom, pictures, preprocess, records
 from tfbrats.command import InputError
 from tfbrats.labels import Tissue
 from tfbrats.records import __main__ as tool
@@ -606,7 +606,7 @@ def test_cases_go_elsewhere_than_to_the_disk_too(patch_records, record_set, plac
     case_id = patch_records.without_tumour
     arguments = ("to-nifti", patch_records.folders["volumes"], "--output", place, "--case", case_id)
     run(*arguments)
-    array, _ = case.read_nifti(files.join(place, case_id, f"{case_id}_seg.nii.gz"))
+    array = nifti.read(files.join(place, case_id, f"{case_id}_seg.nii.gz")).array
     assert array.shape == (24, 28, 16) and not array.any()
     _, text = said(capsys, *arguments)
     assert "1 of 1 cases were written already" in text

@@ -11,7 +11,6 @@ import tiny_model
 
 from tfbrats import case, layouts, model_card, results
 from tfbrats.command import InputError
-from tfbrats.labels import MODALITIES
 
 CASE = "BraTS20_Training_001"
 CARD = tiny_model.card()
@@ -29,7 +28,7 @@ def segment(loaded, card=CARD) -> results.Segmentation:
 
 
 def attempt(entry, folder, *, by=segment, **how) -> results.Attempt:
-    return results.attempt(by, entry, MODALITIES, results.target(CASE, folder, **how))
+    return results.attempt(by, entry, CARD, results.target(CASE, folder, **how))
 
 
 def names(folder) -> list[str]:
@@ -59,7 +58,7 @@ def test_a_result_is_the_files_that_its_target_names_and_the_model_s_card(entry,
 
 def test_files_that_the_person_named_get_no_card_beside_them(entry, tmp_path):
     target = results.Target(str(tmp_path / "seg.nii"), str(tmp_path / "p.nii.gz"), with_provenance=True)
-    assert results.attempt(segment, entry, MODALITIES, target).fault is None
+    assert results.attempt(segment, entry, CARD, target).fault is None
     assert names(tmp_path) == ["p.nii.gz", "seg.json", "seg.nii"]
     assert json.loads((tmp_path / "seg.json").read_text())["segmentation"]["file"] == "seg.nii"
 
@@ -173,7 +172,7 @@ def test_so_is_what_concerns_all_cases(entry, tmp_path, monkeypatch, error):
     target = results.target(CASE, tmp_path)
     by = fails(monkeypatch, "segment", error)
     with pytest.raises(type(error)):
-        results.attempt(by, entry, MODALITIES, target, concerns_all=lambda found: found is error)
+        results.attempt(by, entry, CARD, target, concerns_all=lambda found: found is error)
 
 
 def test_a_place_that_takes_no_file_is_no_fault_of_the_case(entry, tmp_path):

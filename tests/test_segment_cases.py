@@ -11,7 +11,19 @@ import pytest
 import tiny_model
 
 from beam_pipelines import segment_cases as job
-from tfbrats import case, evaluate, files, layouts, locks, model_card, phantom, predict, results, score_files
+from tfbrats import (
+    case,
+    evaluate,
+    files,
+    layouts,
+    locks,
+    model_card,
+    nifti,
+    phantom,
+    predict,
+    results,
+    score_files,
+)
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.records import Rejected
@@ -83,7 +95,7 @@ def too_bright(source, case_id):
     bright = loaded.image[..., MODALITIES.index("t2")].copy()
     bright[16, 16, 10] = tiny_model.TOO_BRIGHT + 1
     path = source / case_id / f"{case_id}_t2.nii.gz"
-    path.write_bytes(case.to_nifti_bytes(loaded.grid.to_file(bright), loaded.grid, path.name))
+    path.write_bytes(nifti.to_bytes(loaded.grid.to_file(bright), loaded.grid, path.name))
 
 
 # --- a whole run ----------------------------------------------------------------------------------------
@@ -95,6 +107,24 @@ def test_it_writes_what_predict_writes_and_nothing_else(model, cases, expected, 
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "model            tiny version 1"
     assert said[-1] == f"segmentations of 5 cases are in {tmp_path / 'out put'}"
+
+
+def test_another_spacing_is_told_before_the_job_and_guesses_in_reading_when_workers_have_ended(
+    cases, tmp_path, capsys, without_codes, monkeypatch
+):
+    coarse = written_model(tmp_path / "models" / "tiny")
+    card = tiny_model.card().model_copy(update={"spacing_mm": (1.0, 1.0, 2.0)})
+    (coarse / model_card.FILE).write_text(card.to_json())
+    shutil.copytree(cases, tmp_path / "cases")
+    without_codes(tmp_path / "cases" / IDS[2])
+    true_job = job.running.job
+    monkeypatch.setattr(job.running, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
+    assert run(coarse, tmp_path / "cases", tmp_path / "out") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "the job"))]
+    expected = [*(f"note: {case_id}:" for case_id in IDS), "the job begins", f"note: {IDS[2]}:"]
+    assert [line[:27] for line in lines] == expected
+    assert all("its voxels are 1 x 1 x 1 mm, and the model tiny" in line for line in lines[:5])
+    assert f"{IDS[2]}_flair.nii.gz, " in lines[6] and "(LPS)" in lines[6]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

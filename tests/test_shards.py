@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from tfbrats import case, config, examples, files, labels, layouts, phantom, records, shards
+from tfbrats import case, config, examples, files, labels, layouts, nifti, phantom, records, shards
 from tfbrats.command import InputError
 from tfbrats.splits import split_cases
 
@@ -176,9 +176,9 @@ def test_a_case_that_cannot_be_prepared_is_rejected_at_that_stage(cases_folder, 
 def test_nan_voxels_reject_their_case_alone(cases_folder, tmp_path):
     shutil.copytree(cases_folder, tmp_path / "in")
     (path,) = (tmp_path / "in").rglob("*004_t1.nii.gz")
-    array = case.read_nifti(path)[0].astype(np.float32)
+    array = nifti.read(path).array.astype(np.float32)
     array[16, 16, 10] = np.nan
-    path.write_bytes(case.to_nifti_bytes(array, case.new_grid(array.shape), path.name))
+    path.write_bytes(nifti.to_bytes(array, nifti.new_grid(array.shape), path.name))
     shard = write(planned(tmp_path / "in", tmp_path / "out")[0])
     (row,) = shard.rejected
     assert row.case_id.endswith("004") and "1 voxels of t1 are NaN" in row.reason

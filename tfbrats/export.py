@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfbrats import __version__, case, command, files, model_card, phantom, records, run, trained, unpacking
+from tfbrats import __version__, command, files, model_card, nifti, phantom, records, run, trained, unpacking
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, Run, overridden
@@ -255,7 +255,7 @@ def card_of(
         each = cases * config.sampling.patches_per_case if of_patches else trained_on["examples"]["validation"]
         unit = "patches_each" if of_patches else "slices"
         scores = {"split": "validation", "cases": cases, unit: each, **scores}
-    volume = f"[I, J, K], axes {''.join(case.AXES)}, one grid for all"
+    volume = f"[I, J, K], axes {''.join(nifti.AXES)}, one grid for all"
     modalities = {name: f"float32 {volume}" for name in config.data.modalities}
     outputs = {
         "segmentation": "uint8 [I, J, K], values as label_schema",
@@ -276,7 +276,7 @@ def card_of(
         description=f"{config.model.name}, width {config.model.width}: brain tumour segmentation in MRI",
         tfbrats_version=__version__,
         modalities=config.data.modalities,
-        axes="".join(case.AXES),
+        axes="".join(nifti.AXES),
         n4_modalities=config.preprocess.n4_modalities,
         n4_shrink=config.preprocess.n4_shrink,
         normalisation="in the graph: z-score over the brain (any modality not 0), background 0",

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, layouts, split_files
+from tfbrats import case, command, files, layouts, packing, preprocess, split_files
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
+_MOSTLY = 0.5  # of a tumour outside the brain
 _READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
 
 
@@ -51,10 +52,17 @@ def describe(found: layouts.CaseFiles) -> dict:
         loaded = case.load(found, need_label=found.label_expected)
     except case.CaseError as error:
         content["faults"] = list(error.faults)
+        content["notes"] += error.notes
         return content
     content["shape"] = list(loaded.image.shape[:3])
     content["spacing_mm"] = list(loaded.spacing_mm)
-    content["notes"] += _saturation(loaded)
+    content["notes"] += [*loaded.notes, *_saturation(loaded)]
+    content["notes"] += _too_large(loaded)
+    brain = preprocess.brain_mask(loaded.image)
+    try:
+        preprocess.check(loaded.label, brain)
+    except InputError as error:
+        content["faults"].append(str(error))
     if loaded.label is not None:
         voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
         counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
@@ -64,7 +72,22 @@ def describe(found: layouts.CaseFiles) -> dict:
         }
         if not content["tissue_voxels"]:
             content["notes"].append("its segmentation is empty")
+        if 1 > (outside := preprocess.tumour_outside(loaded.label, brain)) > _MOSTLY:
+            content["notes"].append(
+                f"{100 * outside:.0f} % of its segmentation lies outside the brain: another case's, or flipped?"
+            )
     return content
+
+
+def _too_large(loaded: case.Case) -> list[str]:
+    """What an exported model would refuse, though records can be made of it."""
+    shape = loaded.image.shape[:3]
+    if max(shape) <= packing.LONGEST_SIDE and np.prod(shape) <= packing.MOST_VOXELS:
+        return []
+    return [
+        f"{' x '.join(map(str, shape))} voxels: an exported model takes up to {packing.LONGEST_SIDE} a side, "
+        f"{packing.MOST_VOXELS} in all. Crop or resample it for tfbrats.predict and the server"
+    ]
 
 
 def _saturation(loaded: case.Case) -> Iterator[str]:

@@ -6,7 +6,7 @@ client needs no access to the disk of the server. Names follow MONAI's metadata.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tfbrats.labels import REGIONS, LabelSchema
 
 FILE = "tfbrats.json"
 FORMAT = 1
+_SAME_SPACING = 0.05  # relative
 TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
 
 
@@ -127,6 +128,18 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
             f"{output}: another command has begun to write results of {theirs.name} version {theirs.version} "
             f"here (these are of {card.name} version {card.version}). Choose another --output."
         )
+
+
+def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
+    """What is to be told of a scan of other voxels than those that the model was trained on; else None."""
+    ratios = [side / trained for side, trained in zip(spacing_mm, card.spacing_mm, strict=True)]
+    if all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios):
+        return None
+    scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
+    return (
+        f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
+        "worse, or resample the scans first"
+    )
 
 
 def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, labels
+from tfbrats import command, files, labels, nifti
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -368,8 +368,8 @@ def _grade(seed: int, number: int) -> str:
     return "LGG" if low else "HGG"
 
 
-def _write(path: str, array: np.ndarray, grid: case.Grid) -> None:
-    files.write_bytes(path, case.to_nifti_bytes(grid.to_file(array), grid, files.name(path), level=1))
+def _write(path: str, array: np.ndarray, grid: nifti.Grid) -> None:
+    files.write_bytes(path, nifti.to_bytes(grid.to_file(array), grid, files.name(path), level=1))
 
 
 def write_dataset(
@@ -380,7 +380,7 @@ def write_dataset(
     shape: Sequence[int] = FULL_SHAPE,
     first: int = 0,
     spacing_mm: Sequence[float] = (1, 1, 1),
-    axes: Sequence[str] = case.AXES,
+    axes: Sequence[str] = nifti.AXES,
 ) -> list[str]:
     """Writes cases number `first` to `first + cases - 1` in an edition's layout.
 
@@ -405,7 +405,7 @@ def _write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(_CASE_ID)}.")
     schema = labels.schema_from_names(_NNUNET_LABELS, "nnU-Net") if edition == "nnunet" else EDITIONS[edition]
     file_shape = [shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes]
-    grid = case.new_grid(file_shape, spacing_mm, axes)
+    grid = nifti.new_grid(file_shape, spacing_mm, axes)
     rows = {}
     for number in range(first, first + cases):
         resected = edition == "2024" and is_resected(seed, number)
@@ -494,7 +494,7 @@ def main(arguments: Sequence[str]) -> None:
     if given.cases < 1 or given.first < 0 or given.seed < 0:
         raise InputError("--cases must be at least 1, --first and --seed at least 0.")
     written = _write_cases(
-        given.output, given.cases, given.edition, given.seed, given.shape, given.first, (1, 1, 1), case.AXES
+        given.output, given.cases, given.edition, given.seed, given.shape, given.first, (1, 1, 1), nifti.AXES
     )
     names = list(tqdm(written, total=given.cases, unit="case", disable=not sys.stderr.isatty()))
     print(f"{len(names)} simulated cases, {names[0]} to {names[-1]}, are in {given.output}")

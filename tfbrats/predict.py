@@ -131,7 +131,11 @@ def predict(
         if not overwrite and target.is_done():
             kept += 1
             continue
-        done = results.attempt(segment, one, segmenter.card.modalities, target)
+
+        def tell(note: str, case_id: str = one.case_id) -> None:
+            tqdm.write(f"note: {case_id}: {note}")
+
+        done = results.attempt(segment, one, segmenter.card, target, tell=tell)
         if done.fault is not None:
             faults.append(done.fault.reason)
             if done.fault.traceback:

@@ -20,6 +20,8 @@ from tfbrats.command import InputError
 # keeps to its core. ITK looks at the global default alone: a filter's own setting changes no digit.
 _N4_THREADS = 1
 
+_NO_BRAIN = "no voxel differs from 0: there is no brain to crop to."
+
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # half-open ranges along i, j, k
 
 
@@ -120,7 +122,7 @@ def brain_box_ijk(brain: np.ndarray) -> Box:
         InputError: there is no brain.
     """
     if not brain.any():
-        raise InputError("no voxel differs from 0: there is no brain to crop to.")
+        raise InputError(_NO_BRAIN)
     return box_of(brain)
 
 
@@ -162,6 +164,28 @@ def correct_bias(
     return np.stack(channels, axis=-1, dtype=np.float32)
 
 
+def tumour_outside(label: np.ndarray, brain: np.ndarray) -> float:
+    """The share of a tumour, tissues [I, J, K], that lies outside of the brain; 0 where there is none."""
+    tumour = np.count_nonzero(label)
+    return 1 - np.count_nonzero(label[brain]) / tumour if tumour else 0.0
+
+
+def check(label: np.ndarray | None, brain: np.ndarray) -> None:
+    """Whether a case that could be read can be prepared; the one place that says so, for every command.
+
+    Args:
+        label: tissues [I, J, K], or None.
+        brain: of `brain_mask`.
+
+    Raises:
+        InputError: there is no brain, or the tumour lies wholly outside it. Without the case's name.
+    """
+    if not brain.any():
+        raise InputError(_NO_BRAIN)
+    if label is not None and tumour_outside(label, brain) == 1:
+        raise InputError("the segmentation lies wholly outside the brain. Is it another case's, or flipped?")
+
+
 def cropped(case: Case, image: np.ndarray) -> Prepared:
     """z-score and crop, once `correct_bias` is done.
 
@@ -173,13 +197,10 @@ def cropped(case: Case, image: np.ndarray) -> Prepared:
     """
     brain = brain_mask(image)
     try:
-        box = brain_box_ijk(brain)
+        check(case.label, brain)
     except InputError as error:
         raise InputError(f"{case.case_id}: {error}") from error
-    if case.label is not None and case.label.any() and not case.label[brain].any():
-        raise InputError(
-            f"{case.case_id}: the segmentation lies wholly outside the brain. Is it another case's, or flipped?"
-        )
+    box = box_of(brain)
     # cropped: ~140 x 170 x 140 x 4
     brain = crop(brain, box)
     return Prepared(

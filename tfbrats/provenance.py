@@ -8,7 +8,7 @@ that name that is not ours is refused before work begins, and never touched.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfbrats import __version__, files, model_card
@@ -42,13 +42,16 @@ def _of_config(card: ModelCard) -> str | None:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def describe(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike) -> dict[str, Any]:
+def describe(
+    card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """What is known of a segmentation that has been written.
 
     Args:
         card: of the model that made it.
         entry: the case's files, as they were read.
         segmentation: the file.
+        notes: guesses that were made in reading the case, and what the model was not trained on.
 
     Raises:
         InputError: one of these files cannot be read.
@@ -73,6 +76,7 @@ def describe(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike)
             | ({} if channel is None else {"channel": channel})
             for modality, path, channel in images
         ],
+        **({"notes": list(notes)} if notes else {}),
         "written_by": f"tfbrats {__version__}",
         "intended_use": card.intended_use,
     }
@@ -107,11 +111,11 @@ def _is_ours(path: str) -> bool:
     return isinstance(model, dict) and "tfbrats_json_sha256" in model
 
 
-def write(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike) -> str:
+def write(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, notes: Sequence[str] = ()) -> str:
     """Writes the file beside a segmentation; returns its path. Errors as `check` and `describe`."""
     check([segmentation])
     path = path_of(segmentation)
-    files.write_json(path, describe(card, entry, segmentation))
+    files.write_json(path, describe(card, entry, segmentation, notes))
     return path
 
 

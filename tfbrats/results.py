@@ -4,14 +4,15 @@
 of one that fails, and whose results may lie in a folder is the same for all and stands here.
 """
 
+import concurrent.futures
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats import case, files, layouts, model_card, provenance
+from tfbrats import case, files, layouts, model_card, nifti, provenance
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
@@ -19,6 +20,8 @@ from tfbrats.model_card import ModelCard
 from tfbrats.stopwatch import Stopwatch
 
 STAGES = ("read", "segment", "write")  # of the work on a case
+_HEADERS_AT_ONCE = 8  # from a store, each takes a while
+_NOTES_TOLD = 20  # of a whole data set
 _LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
 
 # --- where it goes --------------------------------------------------------------------------------------
@@ -160,12 +163,14 @@ class Attempt:
         fault: why there is no result; None where there is one.
         case: as it was read, or None.
         found: what `segment` made of it, or None.
+        notes: guesses in reading it, and that the model was trained on other voxels.
     """
 
     seconds: dict[str, float]
     fault: Fault | None
     case: Case | None
     found: Segmentation | None
+    notes: tuple[str, ...] = ()
 
 
 _HINTS = {
@@ -178,15 +183,18 @@ _HINTS = {
 def attempt(
     segment: Callable[[Case], Segmentation],
     entry: CaseFiles,
-    modalities: Sequence[str],
+    card: ModelCard,
     target: Target,
     concerns_all: Callable[[Exception], bool] = lambda error: False,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> Attempt:
     """Reads, segments and writes one case. What is wrong with the case is told and not raised.
 
     Args:
-        segment: what a model makes of a case that was loaded with `modalities`.
+        segment: what a model makes of a case that was loaded with the modalities of its card.
+        card: of that model.
         concerns_all: which of its errors are no fault of the case, so that they are raised.
+        tell: is called with each of the case's notes, before it is segmented, or where it cannot be read.
 
     Raises:
         OtherModelError: another model's results lie in the folder.
@@ -194,15 +202,20 @@ def attempt(
     """
     stage, watch = "read", Stopwatch()
     loaded = found = fault = None
+    notes: tuple[str, ...] = ()
     try:
         with watch.part(stage):
-            loaded = case.load(entry, modalities, read_label=False)
+            loaded = case.load(entry, card.modalities, read_label=False)
+        spacing = model_card.spacing_note(card, loaded.spacing_mm)
+        notes = (*loaded.notes, *([spacing] if spacing else []))
+        for note in notes:
+            tell(note)
         stage = "segment"
         with watch.part(stage):
             found = segment(loaded)
         stage = "write"
         with watch.part(stage):
-            write(entry, loaded, found, target)
+            write(entry, loaded, found, target, notes)
     except (model_card.OtherModelError, MemoryError, OSError):  # no fault of the case
         raise
     except InputError as error:
@@ -210,6 +223,10 @@ def attempt(
         if no_place or concerns_all(error):
             raise
         text = str(error)
+        if isinstance(error, case.CaseError):
+            notes = error.notes
+            for note in notes:
+                tell(note)
         fault = Fault(stage, text if entry.case_id in text else f"{entry.case_id}: {text}", _HINTS[stage])
     except Exception as error:  # one bad case must not cost the others
         if concerns_all(error):
@@ -218,14 +235,44 @@ def attempt(
         hint = "this is not expected; please report it with the case's header"
         fault = Fault(stage, reason, hint, "".join(traceback.format_exception(error)))
     seconds = {part: round(taken, 4) for part, taken in watch.taken().items()}
-    return Attempt(seconds, fault, loaded, found)
+    return Attempt(seconds, fault, loaded, found, notes)
 
 
-def write(entry: CaseFiles, loaded: Case, found: Segmentation, target: Target) -> None:
+def spacing_notes(card: ModelCard, entries: Sequence[CaseFiles]) -> dict[str, str]:
+    """By case id, before any work, what is to be told of scans of other voxels than the model's.
+
+    Reads headers alone. What cannot be read is told when its turn comes.
+    """
+
+    def of(entry: CaseFiles) -> str | None:
+        paths = [path for modality, path, _ in entry.images if modality in card.modalities]
+        try:
+            return model_card.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
+        except InputError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        notes = dict(zip((entry.case_id for entry in entries), pool.map(of, entries), strict=True))
+    return {case_id: note for case_id, note in notes.items() if note}
+
+
+def notes_told(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines for a screen, of the notes by case id; of very many the first, and how many there are."""
+    lines = [f"note: {case_id}: {note}" for case_id, of_case in notes.items() for note in of_case]
+    more = len(lines) - _NOTES_TOLD
+    if more <= 0:
+        return lines
+    return [*lines[:_NOTES_TOLD], f"note: and {more} more of this kind; python -m tfbrats.inspect lists all"]
+
+
+def write(
+    entry: CaseFiles, loaded: Case, found: Segmentation, target: Target, notes: Sequence[str] = ()
+) -> None:
     """Writes what `target` names, the model's card beside it in a folder of results.
 
     Args:
         entry: the case's files, as `loaded` was read from them.
+        notes: on the case, kept where the segmentation comes from is.
 
     Raises:
         InputError: the output cannot be written, or the case's labels have no value for a tissue.
@@ -239,4 +286,4 @@ def write(entry: CaseFiles, loaded: Case, found: Segmentation, target: Target) -
     provenance.drop(target.segmentation)
     case.save_segmentation(target.segmentation, found.tissues, loaded.grid, loaded.schema)
     if target.with_provenance:
-        provenance.write(found.card, entry, target.segmentation)
+        provenance.write(found.card, entry, target.segmentation, notes)

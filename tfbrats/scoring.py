@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, lesion_rules, metrics, stages
+from tfbrats import case, lesion_rules, metrics, nifti, stages
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.pairs import Pair
 
 
-def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, case.Grid]:
+def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
     """Prediction and reference as tissues, uint8 [I, J, K], and their common grid.
 
     Of a pair without a prediction: nothing but background on the reference's grid.

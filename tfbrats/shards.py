@@ -338,6 +338,7 @@ class _Writer:
                 examples=count,
                 spacing_mm=loaded.spacing_mm,
                 source=source if is_first else None,
+                notes=loaded.notes if is_first else (),
                 seconds={stage: round(seconds, 4) for stage, seconds in watch.taken().items()},
             )
         )

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, files, layouts, model_card
-from tfbrats.case import Placement
+from tfbrats import files, layouts, model_card, nifti
 from tfbrats.command import InputError, counted
 from tfbrats.labels import EDITIONS
+from tfbrats.nifti import Placement
 
 SUFFIX = ".nii.gz"
 ARCHIVE_SUFFIX = ".zip"
@@ -314,7 +314,7 @@ def _look(one: Member, rules: SubmissionRules) -> tuple[list[str], list[str]]:
     """Faults and warnings of one file, without its name."""
     try:
         content = one.read()
-        array, stored = case.read_stored(content, one.name)
+        array, stored = nifti.read_stored(content, one.name)
     except InputError as error:
         return [str(error).removeprefix(f"{one.name}: ")], []
     faults, warnings = placement_faults(stored.placement, rules), []

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving import client, messages, server, services
 from tfbrats import case as cases
-from tfbrats import command, files, layouts, model_card, preprocess
+from tfbrats import command, files, layouts, model_card, nifti, preprocess
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -45,15 +45,15 @@ def served(base):
         yield running
 
 
-def write_case(root, case_id="BraTS20_Training_001", edition="2020", axes=cases.AXES, seed=0, add=0.0, **more):
+def write_case(root, case_id="BraTS20_Training_001", edition="2020", axes=nifti.AXES, seed=0, add=0.0, **more):
     """A box of noise in a black volume, one bright enough for every rule; its folder."""
-    grid = cases.new_grid((9, 8, 7), (1, 1.5, 2), axes)
+    grid = nifti.new_grid((9, 8, 7), (1, 1.5, 2), axes)
     random = np.random.default_rng(seed)
     for name, ending in ENDINGS[edition].items():
         array = np.zeros((9, 8, 7), np.float32 if add else np.int16)
         array[1:-1, 1:-1, 1:-1] = random.integers(1, 1500, (7, 6, 5)) + add + more.get(name, 0)
         path = root / case_id / f"{case_id}{ending}.nii.gz"
-        files.write_bytes(path, cases.to_nifti_bytes(array, grid, path.name))
+        files.write_bytes(path, nifti.to_bytes(array, grid, path.name))
     return root / case_id
 
 
@@ -267,6 +267,21 @@ def test_n4_is_done_here_on_the_modalities_the_card_names(served, tmp_path, caps
     expected = tiny_model.tissues_by_rule({m: corrected[..., i] for i, m in enumerate(MODALITIES)})
     written, _ = cases.load_label(tmp_path / "seg.nii.gz", EDITIONS["2020"])
     np.testing.assert_array_equal(written, expected)
+
+
+def test_guesses_and_another_spacing_than_the_models_are_told(served, tmp_path, capsys, without_codes):
+    case_folder = write_case(tmp_path)
+    run(served, case_folder, tmp_path / "seg.nii.gz")
+    first, *_ = capsys.readouterr().out.splitlines()
+    note = (
+        "note: BraTS20_Training_001: its voxels are 1 x 1.5 x 2 mm, and the model tiny was trained on 1 x 1 x 1"
+    )
+    assert first.startswith(note)
+    without_codes(case_folder)
+    run(served, case_folder, tmp_path / "again.nii.gz")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: BraTS20_Training_001: BraTS20_Training_001_flair.nii.gz, ")
+    assert "(LPS)" in first and second.startswith(note)
 
 
 def test_the_whole_way_imports_no_tensorflow(served, tmp_path):

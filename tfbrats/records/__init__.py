@@ -296,6 +296,7 @@ class CaseRow(_Part):
 
     Attributes:
         source: None in all but the first of a case's parts.
+        notes: guesses that were made in reading it; where there are none the row holds no such entry.
         seconds: spent on this part, by `STAGES`.
     """
 
@@ -303,7 +304,13 @@ class CaseRow(_Part):
     examples: int
     spacing_mm: tuple[float, float, float]
     source: Source | None = None
+    notes: tuple[str, ...] = ()
     seconds: dict[str, float] = {}
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_empty_notes(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = serialize(self)
+        return content if self.notes else {key: value for key, value in content.items() if key != "notes"}
 
 
 class Rejected(_Part):

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, files, preprocess, records
-from tfbrats.case import Grid
+from tfbrats import case, files, nifti, preprocess, records
 from tfbrats.command import InputError
 from tfbrats.labels import LabelSchema
+from tfbrats.nifti import Grid
 from tfbrats.records import CaseRow, Manifest, Shard
 from tfbrats.records.reading import check_case, example_of, placed
 from tfbrats.records.written import Written
@@ -36,7 +36,7 @@ def grid_and_schema(example: dict[str, Any], row: CaseRow) -> tuple[Grid, LabelS
     """
     if row.source is None:
         raise InputError("dataset.json does not tell the grid of its files")
-    grid = case.grid_of(row.source.shape, np.array(row.source.affine))
+    grid = nifti.grid_of(row.source.shape, np.array(row.source.affine))
     shape = tuple(example["shape_ijk"].tolist())
     if grid.file_shape != grid.to_file(np.empty(shape, np.bool_)).shape:
         raise InputError(f"cut from {shape}; dataset.json says that the files are {grid.file_shape}")
@@ -81,7 +81,7 @@ def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, moda
     """Writes one case's files, the segmentation last: its presence says that the case is done."""
     images, tissues, grid, schema = whole(example, row, modalities)
     for path, image in zip(paths[:-1], images.values(), strict=True):
-        files.write_bytes(path, case.to_nifti_bytes(grid.to_file(image), grid, files.name(path), level=1))
+        files.write_bytes(path, nifti.to_bytes(grid.to_file(image), grid, files.name(path), level=1))
     case.save_segmentation(paths[-1], tissues, grid, schema)
 
 

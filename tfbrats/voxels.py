@@ -1,0 +1,157 @@
+"""What the voxels of one file may be: the intensities of a scan, the values of a mask. Pure numpy.
+
+Refuses what no scanner measures and what would make a z-score useless, by file, voxel and value; takes a mask
+that was scaled on its way to the disk for the labels that it was.
+"""
+
+import numpy as np
+
+from tfbrats.command import InputError
+from tfbrats.labels import LabelSchema, UnknownLabelError
+
+# No scanner measures that: a filler of 32 bits (2147483647) or a larger one (1e20, -3.4e38).
+_NO_INTENSITY = 2.0**31 - 1
+# How much brighter than 99 of 100 voxels of the brain a single one may be before one looks closer: up to 2.8
+# times in eleven real cases of BraTS, bright vessels and a saturated one among them.
+_OUTSTANDING = 50.0
+_RUINED = 2.0  # times the deviation that the scan has without such voxels: its z-scores are then useless
+_SAMPLED = 100_000  # voxels that tell whether one has to look closer
+
+_WHOLE = 1e-3  # how far a label may be from a whole number, in a file of fractions
+_SCALED_STEP = 0.51  # ... of scl_slope, in a file that scales: half a step is lost by rounding
+_LARGEST_STEP = 0.1
+
+
+# --- scans ----------------------------------------------------------------------------------------------
+
+
+def intensity_faults(path: str, modality: str, array: np.ndarray) -> tuple[list[str], list[str]]:
+    """What is wrong with a scan's voxels, each with the file's name; and what is odd, without it.
+
+    Args:
+        array: [file axes], real numbers of any type.
+    """
+    if array.dtype.kind not in "iufb":
+        return [f"{path}: voxels of type {array.dtype}; expected one real number each."], []
+    if array.dtype.kind == "f":
+        # Beyond float32, which everything here computes in, is as good as infinite.
+        bad = int(array.size - np.count_nonzero(np.abs(array) <= np.finfo(np.float32).max))
+        if bad:
+            return [f"{path}: {bad} voxels of {modality} are NaN or infinite. Write it again without them."], []
+    least, most = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if least == most:
+        value = array.flat[0] if array.size else "nothing"
+        return [f"{path}: {modality} is {value} everywhere. Write it again from the scan."], []
+    largest = max(-least, most)
+    if largest < _NO_INTENSITY and largest <= _OUTSTANDING * _usual(array):
+        return [], []
+    return _outstanding(path, modality, array, largest)
+
+
+def _usual(array: np.ndarray) -> float:
+    """What 99 of 100 voxels of the brain do not exceed, about: of some that lie evenly in the file."""
+    flat = array.ravel(order="K")
+    some = flat[:: max(1, flat.size // _SAMPLED)]
+    some = some[some != 0]
+    return float(np.percentile(np.abs(some.astype(np.float64)), 99, method="lower")) if some.size else 0.0
+
+
+def _outstanding(path: str, modality: str, array: np.ndarray, largest: float) -> tuple[list[str], list[str]]:
+    """A closer look at a scan some voxels of which stand out: faults, notes."""
+    absolute = np.abs(array.astype(np.float64))
+    inside = absolute[absolute > 0]
+    usual = float(np.percentile(inside, 99, method="lower"))
+    limit = min(_OUTSTANDING * usual, _NO_INTENSITY)
+    if largest < limit:
+        return [], []
+    outstanding = absolute >= limit
+    count = int(np.count_nonzero(outstanding))
+    place = np.unravel_index(int(np.argmax(absolute)), array.shape)
+    which = (
+        f"voxel ({', '.join(map(str, map(int, place)))}) of {modality} is {array[place]:.7g}"
+        if count == 1
+        else f"{count} voxels of {modality} stand out, the furthest with {array[place]:.7g} at "
+        f"({', '.join(map(str, map(int, place)))})"
+    )
+    if largest >= _NO_INTENSITY:
+        return [f"{path}: {which}: no scanner measures that. Set it to 0, or write the scan again."], []
+    which += f", and 99 % of its brain is below {usual:.4g}"
+    sound = array[(absolute > 0) & ~outstanding].astype(np.float64)
+    deviation = float(array[absolute > 0].astype(np.float64).std())
+    if deviation <= _RUINED * float(sound.std()):
+        return [], [f"{which}: an artefact?"]
+    return [
+        f"{path}: {which}: it alone decides mean and deviation of the scan, and so what a network sees. Set it "
+        "to 0, or write the scan again."
+    ], []
+
+
+def compact(array: np.ndarray) -> np.ndarray:
+    """int16 where that loses nothing, else float32."""
+    if array.dtype == np.int16:
+        return array
+    if array.dtype.kind in "iub":
+        fits = array.size == 0 or (array.min() >= -32768 and array.max() <= 32767)
+        return array.astype(np.int16 if fits else np.float32)
+    return array.astype(np.float32)
+
+
+def has_skull(array: np.ndarray) -> bool:
+    """Whether corners of [file axes] are not 0."""
+    return np.count_nonzero(array[np.ix_(*((0, -1),) * 3)]) >= 4
+
+
+# --- masks ----------------------------------------------------------------------------------------------
+
+
+def tissues(
+    array: np.ndarray, scaling: tuple[float, float] | None, schema: LabelSchema, path: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A mask as tissues (`labels.Tissue`), uint8 of the same shape; and notes without the file's name.
+
+    Args:
+        array: as the file gives it, scaled.
+        scaling: scl_slope and scl_inter of its header, or None.
+
+    Raises:
+        InputError: values between labels, or outside the schema.
+    """
+    by_header = ""
+    if scaling is not None:
+        slope, inter = scaling
+        by_header = f" Its header scales what is stored: scl_slope {slope:.7g}, scl_inter {inter:.7g}."
+    values, notes = _whole_numbers(array, scaling, path, by_header)
+    try:
+        return schema.to_tissues(values, path), notes
+    except UnknownLabelError as error:
+        if not by_header:
+            raise
+        raise UnknownLabelError(f"{error}{by_header}") from error
+
+
+def _whole_numbers(
+    array: np.ndarray, scaling: tuple[float, float] | None, path: str, by_header: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{path}: voxels of type {array.dtype}; expected one label value each.")
+    if array.dtype.kind != "f":
+        return array, ()
+    with np.errstate(invalid="ignore"):
+        rounded = np.round(array)
+        away = np.where(np.isfinite(array), np.abs(array - rounded), np.inf)
+    largest = float(away.max()) if array.size else 0.0
+    allowed = _WHOLE
+    if scaling is not None:
+        allowed = max(allowed, min(_SCALED_STEP * abs(scaling[0]), _LARGEST_STEP))
+    if largest > allowed:
+        value = float(array[np.unravel_index(int(np.argmax(away)), array.shape)])
+        raise InputError(
+            f"{path}: label values are not whole numbers, e.g. {value:.7g}. Was the mask interpolated? "
+            f"Resample it with nearest neighbours.{by_header}"
+        )
+    notes = ()
+    if largest:
+        notes = (
+            f"its labels are up to {largest:.2g} away from whole numbers: rounded.{by_header}".rstrip("."),
+        )
+    return rounded.astype(np.int64), notes
