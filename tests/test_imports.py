@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("command",),
     ("labels", "files", "locks", "memory", "stopping", "stopwatch"),
-    ("config", "naming", "layouts", "tables", "surfaces", "steps"),
+    ("label_names", "naming", "references", "groups", "grades", "brats_folders", "bids", "decathlon"),
+    ("config", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),

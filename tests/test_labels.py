@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfbrats import labels
+from tfbrats import label_names, labels
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
 
@@ -21,12 +21,17 @@ def test_file_values_come_back_after_a_round_trip_through_tissues(edition, data)
 @pytest.mark.parametrize("edition", ["2017", "2018", "2019", "2020", "2021"])
 def test_until_2021_enhancing_tumour_is_4_and_3_does_not_exist(edition):
     assert EDITIONS[edition].to_tissues(np.array([4]), "x") == [Tissue.ET]
-    with pytest.raises(labels.UnknownLabelError, match=r"case_7.*\[3\].*--edition 2023"):
+    with pytest.raises(
+        labels.UnknownLabelError,
+        match=r"case_7.*\[3\].* of 2023, .*msd \(3 ET\); of ped \(3 CC\)\. .*--edition",
+    ):
         EDITIONS[edition].to_tissues(np.array([0, 3]), "case_7")
 
 
 def test_4_is_no_label_in_2023_and_a_resection_cavity_in_2024():
-    with pytest.raises(labels.UnknownLabelError, match=r"\[4\].*--edition 2024.*until 2021"):
+    with pytest.raises(
+        labels.UnknownLabelError, match=r"\[4\].* of 2024, 2025, 2026 \(3 ET, 4 RC\); of ped \(3 CC, 4 ED\)"
+    ):
         EDITIONS["2023"].to_tissues(np.array([3, 4]), "x")
     assert EDITIONS["2024"].to_tissues(np.array([3, 4]), "x").tolist() == [Tissue.ET, Tissue.RC]
 
@@ -102,7 +107,7 @@ NNUNET_REGIONS = {
     ],
 )
 def test_the_label_names_of_a_dataset_json_are_understood(names, expected):
-    schema = labels.schema_from_names(names, "dataset.json")
+    schema = label_names.schema_from_names(names, "dataset.json")
     assert {v: t.name for v, t in schema.values} == {0: "BACKGROUND", **expected}
 
 
@@ -117,7 +122,7 @@ def test_the_label_names_of_a_dataset_json_are_understood(names, expected):
 )
 def test_label_names_that_are_no_tumour_are_refused_by_name(names, said):
     with pytest.raises(InputError, match=rf"dataset\.json.*{said}"):
-        labels.schema_from_names(names, "dataset.json")
+        label_names.schema_from_names(names, "dataset.json")
 
 
 @pytest.mark.parametrize("edition", sorted(EDITIONS))

@@ -132,11 +132,11 @@ def test_a_folder_named_2024_tells_the_edition_of_early_time_points(place):
     [
         ("BraTS2023/2024-11-03", "2023"),  # a date is no edition
         ("trials2024/BraTS-GLI", "2023"),
-        ("BraTS2024/copy of BraTS2023", "2023"),  # the innermost says it
-        ("ASNR-MICCAI-BraTS2023-GLI/BraTS 2024", "2024"),
+        ("BraTS2024/copy of BraTS2023", "2024"),  # a copy is no published name
+        ("ASNR-MICCAI-BraTS2023-GLI/BraTS 2024", "2024"),  # the innermost says it
     ],
 )
-def test_only_a_year_after_the_name_of_the_challenge_tells_the_edition(place, folder, edition):
+def test_only_the_name_of_a_published_data_set_tells_the_edition(place, folder, edition):
     touch(place, f"{folder}/BraTS-GLI-00005-000/BraTS-GLI-00005-000-t1n.nii.gz")
     assert layouts.find(place).editions == [edition]
 
@@ -260,7 +260,7 @@ def test_the_misnamed_mask_of_case_355_is_recognised_and_noted(tmp_path):
     assert case.load(misnamed).label.any()
 
 
-@pytest.mark.parametrize("mask", ["W39_1998.09.19_Segm.nii", "another_seg.nii.gz", "Z_seg.nii", "AAA_seg.nii"])
+@pytest.mark.parametrize("mask", ["W39_1998.09.19_Segm.nii", "P17_2001_seg.nii.gz", "Z_seg.nii", "AAA_seg.nii"])
 def test_a_lone_mask_of_another_name_is_taken_and_noted(place, mask):
     touch(place, *brats_names("BraTS20_Training_355", seg=False), f"BraTS20_Training_355/{mask}")
     (found,) = layouts.find(place).cases
@@ -268,12 +268,12 @@ def test_a_lone_mask_of_another_name_is_taken_and_noted(place, mask):
     assert mask in found.notes[0]
 
 
-def test_of_two_masks_of_other_names_neither_is_taken(place):
+def test_two_masks_of_other_names_are_a_problem_that_names_both(place):
     touch(place, *brats_names("BraTS20_Training_001", seg=False))
     touch(place, "BraTS20_Training_001/a_Segm.nii", "BraTS20_Training_001/b_Segm.nii")
-    dataset = layouts.find(place)
-    assert dataset.cases[0].label is None
-    assert len(dataset.notes) == 2
+    (found,) = layouts.find(place).cases
+    (problem,) = found.problems
+    assert "a_Segm.nii" in problem and "b_Segm.nii" in problem and not found.notes
 
 
 def test_a_mask_is_not_lent_to_the_neighbour_in_one_folder(place):

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, labels
+from tfbrats import case, command, files, label_names
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -403,7 +403,7 @@ def write_dataset(
 def _write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -> Iterator[str]:
     if edition not in _CASE_ID:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(_CASE_ID)}.")
-    schema = labels.schema_from_names(_NNUNET_LABELS, "nnU-Net") if edition == "nnunet" else EDITIONS[edition]
+    schema = EDITIONS.get(edition) or label_names.schema_from_names(_NNUNET_LABELS, "nnU-Net")
     file_shape = [shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes]
     grid = case.new_grid(file_shape, spacing_mm, axes)
     rows = {}
