@@ -17,7 +17,7 @@ ORDER = (
     ("config", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
-    ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
+    ("phantom_files", "phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "models"),
     (
         "peak",

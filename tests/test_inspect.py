@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import case, files, inspect, layouts, phantom, split_files
+from tfbrats import case, files, inspect, layouts, phantom, phantom_files, split_files
 from tfbrats import splits as deal
 from tfbrats.command import InputError
 
@@ -71,7 +71,7 @@ def test_json_is_one_object_and_nothing_else_whatever_happens(tmp_path):
 
 
 def test_every_layout_is_named_with_its_edition(tiny_dataset, capsys):
-    for edition in phantom.LAYOUT_EDITIONS:
+    for edition in phantom_files.EDITIONS:
         assert inspect.main([str(tiny_dataset(edition))]) == 0
         said = capsys.readouterr().out
         dataset = layouts.find(tiny_dataset(edition))
