@@ -15,7 +15,7 @@ from tfbrats.labels import modality_named
 LAYOUT = "BIDS: sub-LABEL/[ses-LABEL/]anat/*_{T1w,ce-*_T1w,T2w,FLAIR}.nii[.gz], masks under derivatives/"
 _NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[A-Za-z0-9]+-[A-Za-z0-9+]+)*)_([A-Za-z0-9]+)")
 _DERIVATIVES = "derivatives"
-_SAYING = ("label", "desc", "seg", "atlas", "acq", "rec")  # entities that may say what a mask is of
+_SAYING = ("label", "desc", "seg", "atlas")  # entities that may say what a mask is of
 
 
 @dataclass(frozen=True)

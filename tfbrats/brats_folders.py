@@ -13,7 +13,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tfbrats import files, naming, references
-from tfbrats.groups import UNSTRIPPED, Group, Leftovers, ScanName, case_folder_name, nifti_stem, scan_name
+from tfbrats.groups import (
+    UNSTRIPPED,
+    WITH_SKULL,
+    Group,
+    Leftovers,
+    ScanName,
+    case_folder_name,
+    choose_copies,
+    nifti_stem,
+    scan_name,
+)
 
 LAYOUT = "BraTS folders: CASE/CASE_{t1,t1ce,t2,flair,seg}.nii[.gz], or -t1n, -t1c, -t2w, -t2f, -seg"
 UPENN = "UPenn-GBM: images_structural/CASE/CASE_{T1,T1GD,T2,FLAIR}.nii.gz, images_segm/CASE_segm.nii.gz"
@@ -48,14 +58,17 @@ def read(niftis: Sequence[str], leftovers: Leftovers) -> list[Group]:
         if name is None:
             folders[_folder_of_mask(path, folder, by_folder)].rest.append(path)
         elif set(name.treatment) & set(UNSTRIPPED):
-            leftovers.add(path, "the skull is in it, left out (the stripped scan is read)")
+            leftovers.add(path, WITH_SKULL)
         else:
             _add(folders[folder], folder, name, path, None)
     cases = {group.case_id.lower(): group for folder in folders.values() for group in folder.groups.values()}
     for place, folder in folders.items():
         for path in folder.rest:
             _deal(path, place, folder, cases, leftovers)
-    return [group for folder in folders.values() for group in folder.groups.values()]
+    groups = [group for folder in folders.values() for group in folder.groups.values()]
+    for group in groups:
+        choose_copies(group, leftovers)
+    return groups
 
 
 def _add(folder: _Folder, place: str, name: ScanName, path: str, layout: str | None) -> None:

@@ -16,12 +16,19 @@ from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 MSD = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
 NNUNET = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
 TABLE = "dataset.json"
+_CHANNEL = re.compile(r"(.+)_(\d{4})")  # of nnU-Net's files
 
 
 def tables(listing: Sequence[str], niftis: Sequence[str]) -> list[str]:
     """The folders that are such a data set."""
     with_table = {files.parent(path) for path in listing if files.name(path) == TABLE}
     return sorted(t for t in with_table if any(path.startswith(f"{t}/imagesTr/") for path in niftis))
+
+
+def is_scan(path: str) -> bool:
+    """Whether a file's name is that of one channel of a case: imagesTr/CASE_0000.nii.gz."""
+    folder = files.name(files.parent(path))
+    return folder in ("imagesTr", "imagesTs") and bool(_CHANNEL.fullmatch(nifti_stem(path)))
 
 
 def _contents(table: str, edition: str | None) -> tuple[dict[int, str], LabelSchema | None]:
@@ -72,7 +79,7 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
         if not path.startswith((f"{table}/imagesTr/", f"{table}/imagesTs/")):
             leftovers.add(path, "not in imagesTr, imagesTs or labelsTr, left out")
             continue
-        split_files = re.match(r"(.+)_(\d{4})$", nifti_stem(path))
+        split_files = _CHANNEL.fullmatch(nifti_stem(path))
         if split_files:
             scans[split_files.group(1)][int(split_files.group(2))] = path
         else:

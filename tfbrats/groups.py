@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tfbrats import files
@@ -12,6 +12,7 @@ from tfbrats.labels import LabelSchema, modality_named
 STRIPPED = ("bet", "hdbet", "brain", "stripped", "skullstripped")
 CORRECTED = ("bias", "n4")
 UNSTRIPPED = ("unstripped",)
+WITH_SKULL = "the skull is in it, left out (the stripped scan is read)"
 
 
 def nifti_stem(path: str) -> str | None:
@@ -93,35 +94,34 @@ class Group:
     mask_published: bool = False
 
     def settle(self) -> tuple[dict[str, tuple[str, int | None]], str | None]:
-        """One file for each modality, and one mask.
-
-        Adds a problem where names do not tell which, and a note where one of two copies was chosen.
-        """
+        """One file for each modality, and one mask; adds a problem where names do not tell which."""
         images = {}
         for modality, scans in self.scans.items():
-            chosen = self._chosen(modality, scans)
-            if len(chosen) > 1:
+            if len(scans) > 1:
                 self.problems.append(
-                    f"{_and(path for path, *_ in chosen)} are both {modality}. Keep one of them."
+                    f"{_and(path for path, *_ in scans)} are both {modality}. Keep one of them."
                 )
-            if chosen:
-                images[modality] = chosen[0][:2]
+            images[modality] = scans[0][:2]
         if len(self.masks) > 1:
             self.problems.append(f"{_and(self.masks)} are both seg. Keep one of them.")
         elif self.misnamed and self.masks == self.misnamed:
             self.notes.append(f"its segmentation is misnamed {files.name(self.masks[0])}; taken as such")
         return images, self.masks[0] if self.masks else None
 
-    def _chosen(self, modality: str, scans: Sequence[tuple]) -> list[tuple]:
-        for words, wanted in ((STRIPPED, True), (CORRECTED, False)):
-            alike = [scan for scan in scans if bool(set(scan[2]) & set(words)) is wanted]
-            if alike and len(alike) < len(scans):
-                left = [files.name(path) for path, *_ in scans if path not in {scan[0] for scan in alike}]
-                self.notes.append(
-                    f"{modality} is read from {files.name(alike[0][0])}, not from {', '.join(left)}"
-                )
+
+def choose_copies(group: Group, leftovers: "Leftovers") -> None:
+    """Keeps of each scan the copy to read: stripped before that with the skull, plain before bias-corrected."""
+    for modality, scans in group.scans.items():
+        for words, kept, reason in (
+            (STRIPPED, True, WITH_SKULL),
+            (CORRECTED, False, "a bias-corrected copy, left out (the scan itself is read)"),
+        ):
+            alike = [scan for scan in scans if bool(set(scan[2]) & set(words)) is kept]
+            if alike:
+                for path, *_ in [scan for scan in scans if scan not in alike]:
+                    leftovers.add(path, reason)
                 scans = alike
-        return list(scans)
+        group.scans[modality] = scans
 
 
 def _and(paths: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, layouts, split_files
+from tfbrats import case, command, files, labels, layouts, split_files
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 
@@ -129,6 +129,9 @@ def inspect(
         )
     faults = [f"{one['case_id']}: {fault}" for one in described for fault in one["faults"]]
     notes = [*dataset.notes, *(f"{one['case_id']}: {note}" for one in described for note in one["notes"])]
+    if edition is not None:
+        tissues = {Tissue[name] for one in described for name in one["tissue_voxels"] or ()}
+        notes += labels.doubts(EDITIONS[edition], tissues)
     if not any(one["segmentation"] for one in described):
         notes.append("no segmentations: usable for prediction only")
     if divided is not None:

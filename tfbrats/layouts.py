@@ -7,6 +7,7 @@ understood is listed, and finding nothing is an error that says what was looked 
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,12 +56,14 @@ class Dataset:
     Attributes:
         table_grades: case id -> grade by name_mapping.csv. Not on the cases themselves, whose fields a shard's
             hash covers: a grade changes no byte of a record.
+        guesses: of the notes, those that tell whose labels these are where names leave it open.
     """
 
     root: str
     cases: tuple[CaseFiles, ...]
     notes: tuple[str, ...]
     table_grades: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    guesses: tuple[str, ...] = ()
 
     @property
     def layouts(self) -> list[str]:
@@ -97,7 +100,9 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
             + "\n  ".join(LAYOUTS)
             + _nearest(listing)
         )
-    cases = _with_editions(str(root), groups, edition, notes)
+    tellings = _tellings(str(root), groups, edition)
+    cases = _cases(groups, tellings, edition, notes)
+    guesses = _guesses(tellings, cases, edition)
     doubled = _doubled([case.case_id for case in cases])
     if doubled:
         first = [case.paths()[:1] for case in cases if case.case_id == doubled[0]]
@@ -106,7 +111,13 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
             f"{' and in '.join(files.parent(path) for paths in first for path in paths)}."
         )
     of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
-    return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes), of_tables)
+    return Dataset(
+        str(root),
+        tuple(sorted(cases, key=lambda case: case.case_id)),
+        (*notes, *guesses),
+        of_tables,
+        guesses=tuple(guesses),
+    )
 
 
 def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[str]) -> list[Group]:
@@ -137,7 +148,7 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
 
 
 def _top(root: str) -> str:
-    return os.path.abspath(root) if files.is_local(root) else root
+    return os.path.abspath(root) if files.is_local(root) else files.canonical(root)
 
 
 def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
@@ -148,43 +159,43 @@ def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
     niftis = [path for path in listing if nifti_stem(path) is not None]
     for folder in sorted({files.parent(path) for path in listing if files.name(path) == _CARD}):
         inside = [path for path in niftis if files.parent(path) == folder]
-        scans = [path for path in inside if scan_name(nifti_stem(path)) is not None]
-        results = [path for path in inside if path not in scans and not (scans and _is_named_mask(path))]
+        scans = {path for path in inside if _is_scan(path)}
+        masks = {path for path in inside if scans and _is_named_mask(path)}
+        results = [path for path in inside if path not in scans | masks]
         if results:
             notes.append(f"{folder}: {len(results)} segmentations by tfbrats ({_CARD} lies there), left out")
             niftis = [path for path in niftis if path not in set(results)]
     return niftis
 
 
+def _is_scan(path: str) -> bool:
+    return scan_name(nifti_stem(path)) is not None or decathlon.is_scan(path)
+
+
 def _is_named_mask(path: str) -> bool:
     return references.is_mask_like(references.words_of(nifti_stem(path))[-1:])
 
 
-def _with_editions(
-    root: str, groups: Sequence[Group], edition: str | None, notes: list[str]
-) -> list[CaseFiles]:
-    """The groups as cases, each with the table of its labels.
+def _tellings(root: str, groups: Sequence[Group], edition: str | None) -> list[Telling | None]:
+    """Of each group, what its data set's own table, its id or its folders tell of its labels.
 
     Raises:
-        InputError: a case has a mask, and nothing tells its edition.
+        InputError: a case has a mask, and nothing tells its edition; or it is of a challenge without regions.
     """
     tellings = [Telling(g.schema) if g.schema else naming.tell(g.case_id, g.folder) for g in groups]
-    settled = [group.settle() for group in groups]
-    unknown = [group for group, telling in zip(groups, tellings, strict=True) if telling is None]
-    with_mask = [group for group in unknown if group.masks]
-    if with_mask and edition is None:
+    untold = [g for g, telling in zip(groups, tellings, strict=True) if telling is None and g.masks]
+    if untold and edition is None:
         raise InputError(
-            f"{root}: the edition of {with_mask[0].case_id} ({len(with_mask)} such cases) is not told by its "
-            f"name. Pass --edition with one of {', '.join(EDITIONS)}."
+            f"{root}: the edition of {untold[0].case_id} ({len(untold)} such cases) is not told by its name. "
+            f"Pass --edition with one of {', '.join(EDITIONS)}."
         )
-    if edition is None:
-        notes += naming.told_by_folders(telling for telling in tellings if telling is not None)
-        if unknown:
-            notes.append(
-                f"{unknown[0].case_id}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}: nothing tells "
-                f"the edition, and there is no mask; segmentations are written in the values of {_UNTOLD} "
-                f"({EDITIONS[_UNTOLD].describe()}). --edition chooses others"
-            )
+    return tellings
+
+
+def _cases(
+    groups: Sequence[Group], tellings: Sequence[Telling | None], edition: str | None, notes: list[str]
+) -> list[CaseFiles]:
+    """The groups as cases, each with the table of its labels."""
     labelled = any(group.masks for group in groups)
     undrawn = sum(group.mask_published and not group.masks for group in groups)
     if labelled and undrawn:
@@ -192,17 +203,14 @@ def _with_editions(
             f"{undrawn} of {len(groups)} cases have no expert's mask: their publisher gives some alone"
         )
     cases = []
-    overruled: dict[str, int] = {}
-    for group, telling, (images, label) in zip(groups, tellings, settled, strict=True):
-        schema = _schema(edition, telling)
-        if schema.by_names is not None:
-            overruled[schema.by_names.edition] = overruled.get(schema.by_names.edition, 0) + 1
+    for group, telling in zip(groups, tellings, strict=True):
+        images, label = group.settle()
         cases.append(
             CaseFiles(
                 case_id=group.case_id,
                 patient_id=naming.patient_of(group.case_id),
                 layout=group.layout,
-                schema=schema,
+                schema=_schema(edition, telling),
                 images=tuple((m, *images[m]) for m in MODALITIES if m in images),
                 label=label,
                 label_expected=labelled and not group.is_test and not (group.mask_published and not label),
@@ -210,10 +218,6 @@ def _with_editions(
                 problems=tuple(group.problems),
             )
         )
-    notes += [
-        f"--edition {edition} is taken for {count} cases whose names tell {own}"
-        for own, count in overruled.items()
-    ]
     return cases
 
 
@@ -223,6 +227,24 @@ def _schema(edition: str | None, telling: Telling | None) -> LabelSchema:
         return telling.schema if telling else EDITIONS[_UNTOLD]
     certain = telling.schema if telling and telling.folder is None else None
     return EDITIONS[edition].overruling(certain)
+
+
+def _guesses(tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edition: str | None) -> list[str]:
+    """Notes on whose labels these are: what was guessed, and what --edition overrules."""
+    overruled = Counter(case.schema.by_names.edition for case in cases if case.schema.by_names is not None)
+    notes = [
+        f"--edition {edition} is taken for {n} cases whose names tell {own}" for own, n in overruled.items()
+    ]
+    if edition is None:
+        notes += naming.told_by_folders(telling for telling in tellings if telling is not None)
+        untold = [case.case_id for case, telling in zip(cases, tellings, strict=True) if telling is None]
+        if untold:
+            more = f" and {len(untold) - 1} more" if untold[1:] else ""
+            notes.append(
+                f"{untold[0]}{more}: nothing tells the edition, and there is no mask; segmentations are "
+                f"written in the values of {_UNTOLD} ({EDITIONS[_UNTOLD].describe()}). --edition chooses others"
+            )
+    return notes
 
 
 def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles, ...]:
