@@ -23,14 +23,14 @@ def test_until_2021_enhancing_tumour_is_4_and_3_does_not_exist(edition):
     assert EDITIONS[edition].to_tissues(np.array([4]), "x") == [Tissue.ET]
     with pytest.raises(
         labels.UnknownLabelError,
-        match=r"case_7.*\[3\].* of 2023, .*msd \(3 ET\); of ped \(3 CC\)\. .*--edition",
+        match=r"case_7.*\[3\].* --edition 2023 \(3 ET; .*, --edition ped \(3 CC\)",
     ):
         EDITIONS[edition].to_tissues(np.array([0, 3]), "case_7")
 
 
 def test_4_is_no_label_in_2023_and_a_resection_cavity_in_2024():
     with pytest.raises(
-        labels.UnknownLabelError, match=r"\[4\].* of 2024, 2025, 2026 \(3 ET, 4 RC\); of ped \(3 CC, 4 ED\)"
+        labels.UnknownLabelError, match=r"\[4\].* --edition 2024 \(3 ET, 4 RC; .*, --edition ped \(3 CC, 4 ED\)"
     ):
         EDITIONS["2023"].to_tissues(np.array([3, 4]), "x")
     assert EDITIONS["2024"].to_tissues(np.array([3, 4]), "x").tolist() == [Tissue.ET, Tissue.RC]
@@ -195,10 +195,25 @@ def test_a_table_that_was_given_is_taken_where_the_names_do_not_speak_against_it
 @pytest.mark.parametrize(
     ("schema", "values", "advised", "never"),
     [
-        ("2021", (0, 1, 2, 3), ["2023", "msd (1 ED, 2 NCR, 3 ET)", "--edition"], ["pass --edition 2023"]),
-        ("2023", (0, 1, 2, 4), ["2021", "(1 NCR, 2 ED, 4 ET)", "ped", "4 RC"], ["pass --edition 2024"]),
-        ("2023", (3, 4), ["2024, 2025, 2026 (3 ET, 4 RC)", "ped (3 CC, 4 ED)"], ["2021"]),
-        ("2020", (0, 7), ["No edition has all of its values, [0, 7]"], ["pass"]),
+        (
+            "2021",
+            (0, 1, 2, 3),
+            ["--edition 2023 (1 NCR, 2 ED, 3 ET; ", "--edition msd (1 ED, 2 NCR, 3 ET)"],
+            ["pass --edition"],
+        ),
+        (
+            "2023",
+            (0, 1, 2, 4),
+            ["--edition 2017 (1 NCR, 2 ED, 4 ET; so do 2018, ", "--edition ped", "4 RC"],
+            ["pass --edition"],
+        ),
+        (
+            "2023",
+            (3, 4),
+            ["--edition 2024 (3 ET, 4 RC; so do 2025, 2026)", "--edition ped (3 CC, 4 ED)"],
+            ["2021"],
+        ),
+        ("2020", (0, 7), ["No edition has all of its values, [0, 7]"], ["2023"]),
     ],
 )
 def test_advice_names_every_table_that_has_the_values_and_what_they_mean_there(schema, values, advised, never):

@@ -1,8 +1,10 @@
 """Layouts as others publish them, read by names alone: TCIA, BIDS, BraTS-Toolkit, Kaggle, nnU-Net."""
 
+import time
+
 import pytest
 
-from tfbrats import case, files, layouts, phantom
+from tfbrats import brats_folders, case, files, groups, layouts, phantom
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -311,3 +313,22 @@ def test_a_dataset_json_is_believed_before_ids_and_overruled_with_a_note(place):
     assert layouts.find(place, "2023").guesses == (
         "--edition 2023 is taken for 1 cases whose names tell nnunet",
     )
+
+
+def test_a_word_for_the_stripped_scan_may_stand_before_the_modality(place):
+    names = [f"brain_{kind}" for kind in ("t1n", "t1c", "t2w", "t2f")]
+    touch(place, *(f"Patient_3/Time_1/Patient_3_Time_1_{name}.nii.gz" for name in (*names, "tumorMask")))
+    dataset = layouts.find(place, "2024")
+    (found,) = dataset.cases
+    assert found.case_id == "Patient_3_Time_1" and len(found.images) == 4 and not dataset.notes
+    assert files.name(found.label) == "Patient_3_Time_1_tumorMask.nii.gz"
+
+
+def test_a_large_set_in_one_folder_is_sorted_in_seconds():
+    kinds = ("t1", "t1ce", "t2", "flair", "seg")
+    paths = [f"/data/BraTS2021_{n:05d}_{kind}.nii.gz" for n in range(1251) for kind in kinds]
+    leftovers = groups.Leftovers()
+    start = time.process_time()
+    cases = brats_folders.read(paths, leftovers)
+    assert len(cases) == 1251 and all(len(found.masks) == 1 for found in cases) and not leftovers.notes()
+    assert time.process_time() - start < 5

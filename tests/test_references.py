@@ -201,3 +201,14 @@ def test_results_in_labelstr_are_no_references(place):
 )
 def test_names_are_parted_into_words(text, words):
     assert references.words_of(text) == words
+
+
+def test_words_in_any_script_are_words(tmp_path):
+    write_case(tmp_path, "мозг_seg.nii.gz")
+    (found,) = layouts.find(tmp_path).cases
+    assert found.label is None and "мозг" in found.notes[0]
+
+
+def test_a_file_beside_a_mask_that_is_no_json_changes_nothing(place):
+    write_case(place, f"{CASE}_seg.nii.gz", f"{CASE}_seg.json")
+    assert layouts.find(place).cases[0].label

@@ -39,7 +39,7 @@ _OTHER_SCANS = re.compile(
 
 
 class _Folder:
-    """What lies in one folder: the groups of its scans, and the rest."""
+    """What lies in one folder: the groups of its scans by id in lower case, and the rest."""
 
     def __init__(self):
         self.groups: dict[str, Group] = {}
@@ -50,13 +50,16 @@ def read(niftis: Sequence[str], leftovers: Leftovers) -> list[Group]:
     """The cases among these files; what is in none of them goes to `leftovers`."""
     folders: dict[str, _Folder] = defaultdict(_Folder)
     by_folder, others = _in_modality_folders(niftis)
+    placed = {folder for folder, _ in by_folder.values()}
     for path, (folder, name) in by_folder.items():
         _add(folders[folder], folder, name, path, FOLDERS)
     for path in others:
         folder = files.parent(path)
         name = scan_name(nifti_stem(path))
         if name is None:
-            folders[_folder_of_mask(path, folder, by_folder)].rest.append(path)
+            # CASE/seg/NAME.nii.gz beside CASE/t1/NAME.nii.gz is dealt with in CASE
+            above = files.parent(folder)
+            folders[above if above in placed else folder].rest.append(path)
         elif set(name.treatment) & set(UNSTRIPPED):
             leftovers.add(path, WITH_SKULL)
         else:
@@ -73,10 +76,11 @@ def read(niftis: Sequence[str], leftovers: Leftovers) -> list[Group]:
 
 def _add(folder: _Folder, place: str, name: ScanName, path: str, layout: str | None) -> None:
     case_id = name.prefix or case_folder_name(place)
-    if case_id not in folder.groups:
-        folder.groups[case_id] = Group(case_id, layout or _layout_of(place), place)
-        folder.groups[case_id].mask_published = folder.groups[case_id].layout == UPENN
-    folder.groups[case_id].scans[name.modality].append((path, None, name.treatment))
+    key = case_id.lower()
+    if key not in folder.groups:
+        folder.groups[key] = Group(case_id, layout or _layout_of(place), place)
+        folder.groups[key].mask_published = folder.groups[key].layout == UPENN
+    folder.groups[key].scans[name.modality].append((path, None, name.treatment))
 
 
 def _layout_of(place: str) -> str:
@@ -125,12 +129,6 @@ def _of_file(path: str, folder: ScanName) -> ScanName:
     stem = nifti_stem(path)
     own = scan_name(stem)
     return ScanName((own.prefix if own else stem) or stem, folder.modality, own.treatment if own else ())
-
-
-def _folder_of_mask(path: str, folder: str, by_folder: Mapping[str, tuple]) -> str:
-    """The case's folder, where a mask lies in a folder of its own beside those of the modalities."""
-    above = files.parent(folder)
-    return above if any(place == above for place, _ in by_folder.values()) else folder
 
 
 # --- which file is the mask -----------------------------------------------------------------------------
@@ -192,14 +190,14 @@ def _deal_by_folder(path: str, stem: str, folder: _Folder, leftovers: Leftovers)
 
 
 def _case_named(stem: str, groups: Mapping[str, Group]) -> Group | None:
-    """The case with the longest id that a name begins with, whatever its letters' case."""
+    """The case with the longest id that a name begins with, whatever its letters' case.
+
+    Args:
+        groups: by id in lower case.
+    """
     text = stem.lower()
-    fitting = [
-        group
-        for case_id, group in groups.items()
-        if text == case_id.lower() or re.match(re.escape(case_id.lower()) + r"[_\-. ]", text)
-    ]
-    return max(fitting, key=lambda group: len(group.case_id), default=None)
+    ends = [len(text), *(match.start() for match in re.finditer(r"[_\-. ]", text))]
+    return next((groups[text[:end]] for end in sorted(ends, reverse=True) if text[:end] in groups), None)
 
 
 def _judge(path: str, group: Group, words: Sequence[str], reason: str | None, leftovers: Leftovers) -> None:

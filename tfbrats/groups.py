@@ -47,16 +47,21 @@ def scan_name(stem: str) -> ScanName | None:
     modality = "flair" if flair else match and modality_named(match.group(2))
     if not modality:
         return None
-    return ScanName(_without_process((flair or match).group(1)), modality, tuple(treatment))
+    prefix, before = _without_process((flair or match).group(1))
+    return ScanName(prefix, modality, (*before, *treatment))
 
 
 # BraTS-Toolkit: CASE_hdbet_brats_fla.nii.gz, or hdbet_brats_fla.nii.gz in a folder of the case.
-_PROCESS = re.compile(r"(?:^|[_\-.])(?:hdbet|bet|n4)(?:[_\-.](?:brats|bet|n4|space|native))*$", re.IGNORECASE)
+_PROCESS = re.compile(
+    rf"(?:^|[_\-.])({'|'.join((*STRIPPED, 'n4'))})((?:[_\-.](?:brats|bet|n4|space|native))*)$", re.IGNORECASE
+)
 _PROCESS_FOLDER = re.compile(r"(?:hd-?bet|bet|n4)?[_\-.]?(?:brats|native)?[_\-.]?space", re.IGNORECASE)
 
 
-def _without_process(prefix: str | None) -> str | None:
-    return (_PROCESS.sub("", prefix) or None) if prefix else prefix
+def _without_process(prefix: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """What stands before a modality without the words of what was done to the scan, and the first of these."""
+    match = _PROCESS.search(prefix or "")
+    return (prefix[: match.start()] or None, (match.group(1).lower(),)) if match else (prefix, ())
 
 
 def case_folder_name(folder: str) -> str:

@@ -264,17 +264,18 @@ def advice(schema: LabelSchema, present: Collection[int], option: str = "--editi
     if own is not None and own.has(present):
         return f"Its names tell edition {own.edition}, which has all of its values: leave {option} out."
     tables = [
-        f"{', '.join(keys)} ({table._words(value for value in sorted(present) if value)})"
+        f"{option} {keys[0]} ({table._words(value for value in sorted(present) if value)}"
+        + (f"; so do {', '.join(keys[1:])})" if keys[1:] else ")")
         for keys, table in fitting(present)
     ]
     if not tables:
         return (
-            f"No edition has all of its values, {_listed(sorted(present))}. Give a mask of tumour tissues in "
-            "the values of one edition."
+            f"No edition has all of its values, {_listed(sorted(present))}: give a mask of tumour tissues in "
+            f"the values of one. Pass {option} if it was recognised wrongly."
         )
     return (
-        f"Its values are in the tables of {'; of '.join(tables)}. Values alone do not tell which it is: pass "
-        f"{option} with the one that this file was written in."
+        f"These tables have its values: {', '.join(tables)}. Pass the one that this file was written in; the "
+        "values alone do not tell which."
     )
 
 

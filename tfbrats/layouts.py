@@ -136,7 +136,7 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     for group in groups:
         for path in group.masks[:]:
             beside = f"{path[: -len(files.name(path))]}{nifti_stem(path)}.json"
-            if beside in present and references.is_own_record(files.read_json(beside)):
+            if beside in present and _is_own_record(beside):
                 group.masks.remove(path)
                 group.notes.append(
                     f"{files.name(path)} was predicted by tfbrats, as {files.name(beside)} beside it says: not "
@@ -145,6 +145,13 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     leftovers.close()
     notes += leftovers.notes()
     return groups
+
+
+def _is_own_record(path: str) -> bool:
+    try:
+        return references.is_own_record(files.read_json(path))
+    except InputError:  # no JSON: somebody else's
+        return False
 
 
 def _top(root: str) -> str:

@@ -72,7 +72,7 @@ _TOGETHER = {"glistrboost": ["glistr", "boost"], "manuallycorrected": ["manually
 def words_of(text: str) -> list[str]:
     """Lower-case words of a name: parted at marks, and where small letters turn to capital ones."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", parted) if word]
+    return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
 
 
 def _stems(word: str) -> list[str]:
