@@ -157,8 +157,7 @@ def _deal(path: str, place: str, folder: _Folder, cases: Mapping[str, Group], le
         return
     other = _case_named(stem, cases)
     if len(folder.groups) != 1:
-        own = references.words_of(stem[len(other.case_id) :]) if other else words
-        reason = references.objection(own) or "it does not lie with the scans of one case"
+        reason = references.tells_other(words) or "it does not lie with the scans of one case"
         leftovers.add(path, f"not taken as an expert's mask, left out: {reason}")
         return
     group = next(iter(folder.groups.values()))

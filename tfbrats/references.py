@@ -105,6 +105,18 @@ def tells_tumour(word: str) -> bool:
     return any(part in _TUMOUR for part in _stems(word))
 
 
+def tells_other(words: Sequence[str]) -> str | None:
+    """What a word says against an expert's tumour mask: that a program drew it, or something else is on it."""
+    parts = [part for word in words for part in _stems(word)]
+    for part in parts:
+        if part in _PROGRAM:
+            return f"{part!r} in its name says that a program drew it"
+    for part in parts:
+        if part in _ELSE:
+            return f"{part!r} in its name says that it is no mask of the tumour"
+    return None
+
+
 def objection(words: Sequence[str]) -> str | None:
     """Why these words are not those of an expert's tumour mask; None if they are.
 
@@ -117,12 +129,9 @@ def objection(words: Sequence[str]) -> str | None:
         parts = [*(part for part in parts if part not in _DRAFT), "seg"]
     elif drafted:
         return f"{' '.join(drafted)!r} in its name says that a program drew it"
-    for part in parts:
-        if part in _PROGRAM:
-            return f"{part!r} in its name says that a program drew it"
-    for part in parts:
-        if part in _ELSE:
-            return f"{part!r} in its name says that it is no mask of the tumour"
+    other = tells_other(parts)
+    if other is not None:
+        return other
     for part in parts:
         if part not in _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | {"whole"}:
             return f"its name does not say that {part!r} is the whole tumour"
