@@ -332,3 +332,12 @@ def test_a_large_set_in_one_folder_is_sorted_in_seconds():
     cases = brats_folders.read(paths, leftovers)
     assert len(cases) == 1251 and all(len(found.masks) == 1 for found in cases) and not leftovers.notes()
     assert time.process_time() - start < 5
+
+
+def test_bids_names_in_one_folder_are_one_case(place):
+    touch(
+        place,
+        *(f"sub-001_{end}.nii.gz" for end in ("T1w", "ce-gadolinium_T1w", "T2w", "FLAIR", "label-tumor_mask")),
+    )
+    (found,) = layouts.find(place, "2021").cases
+    assert found.case_id == "sub-001" and len(found.images) == 4 and found.label

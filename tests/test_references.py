@@ -3,6 +3,7 @@
 import pytest
 
 from tfbrats import files, layouts, references
+from tfbrats.command import InputError
 
 CASE = "BraTS2021_00001"
 SCANS = ("t1", "t1ce", "t2", "flair")
@@ -212,3 +213,12 @@ def test_words_in_any_script_are_words(tmp_path):
 def test_a_file_beside_a_mask_that_is_no_json_changes_nothing(place):
     write_case(place, f"{CASE}_seg.nii.gz", f"{CASE}_seg.json")
     assert layouts.find(place).cases[0].label
+
+
+@pytest.mark.parametrize("name", [f"{CASE}_seg.nii.gz", "seg.nii.gz", f"{CASE}_tumor_segmentation.nii"])
+def test_a_prediction_is_not_written_where_it_would_be_read_as_an_experts(place, name):
+    write_case(place)
+    cases = layouts.find(place).cases
+    with pytest.raises(InputError, match=f"{name}: would be read as the expert's mask of {CASE}"):
+        layouts.check_outputs(cases, [files.join(place, CASE, name)])
+    layouts.check_outputs(cases, [files.join(place, CASE, f"{CASE}.nii.gz"), files.join(place, "out", name)])

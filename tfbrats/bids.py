@@ -36,30 +36,33 @@ class _Name:
 
 
 def _name(path: str, root: str) -> _Name | None:
-    """None for a name that is not of BIDS, or that a case of other layouts may have (sub-007_ses-01_flair)."""
+    """None for a name that is not of BIDS."""
     match = _NAME.fullmatch(nifti_stem(path))
     if match is None:
         return None
     below = path.removeprefix(root).strip("/").split("/")[:-1]
-    entities = dict(part.split("-", 1) for part in match.group(2).split("_") if part)
     derived = below.index(_DERIVATIVES) if _DERIVATIVES in below else None
-    in_anat = files.name(files.parent(path)) == "anat"
-    if derived is None and not in_anat and not set(entities) - {"ses"}:
-        return None
-    start = (
-        derived
-        if derived is not None
-        else next((n for n, part in enumerate(below) if part == match.group(1)), len(below))
-    )
-    pipeline = below[derived + 1] if derived is not None and derived + 1 < len(below) else None
-    if derived is not None and pipeline is None:
-        pipeline = _DERIVATIVES
+    if derived is None:
+        start = below.index(match.group(1)) if match.group(1) in below else len(below)
+        pipeline = None
+    else:
+        start = derived
+        pipeline = below[derived + 1] if derived + 1 < len(below) else _DERIVATIVES
+    entities = dict(part.split("-", 1) for part in match.group(2).split("_") if part)
     return _Name(path, "/".join(below[:start]), match.group(1), entities, match.group(3), pipeline)
 
 
+def _is_certain(name: _Name) -> bool:
+    """Whether no case of other layouts would be named and placed so, as sub-007_ses-01_flair might be."""
+    in_anat = files.name(files.parent(name.path)) == "anat"
+    return in_anat or name.pipeline is not None or bool(set(name.entities) - {"ses"})
+
+
 def split(niftis: Sequence[str], root: str) -> tuple[list[_Name], list[str]]:
-    """Names of BIDS, and the other files."""
+    """Names of BIDS, if the folder has any that is certainly so, and the other files."""
     names = {path: _name(path, root) for path in niftis}
+    if not any(name is not None and _is_certain(name) for name in names.values()):
+        return [], list(niftis)
     return [name for name in names.values() if name], [path for path, name in names.items() if name is None]
 
 

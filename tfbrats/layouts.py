@@ -273,13 +273,30 @@ def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles,
 
 
 def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLike]) -> None:
-    """Raises InputError where a file to be written is one of the cases' own: data is never overwritten."""
+    """Raises InputError where a file to be written is one of the cases' own, or would be read as one.
+
+    Data is never overwritten, and what a model predicted never taken for an expert's mask.
+    """
     inputs = {files.canonical(path): path for one in cases for path in one.paths()}
+    case_of_folder: dict[str, set[str]] = {}
+    for one in cases:
+        for _, path, _ in one.images:
+            case_of_folder.setdefault(files.canonical(files.parent(path)), set()).add(one.case_id)
     for output in outputs:
         if files.canonical(output) in inputs:
             raise InputError(
                 f"{output}: belongs to the input, which is never overwritten. Choose another --output."
             )
+        stem = nifti_stem(output) or ""
+        beside = case_of_folder.get(files.canonical(files.parent(output) or "."), ())
+        for case_id in beside:
+            words = references.words_of(stem.removeprefix(case_id))
+            is_its = stem.startswith(case_id) or len(beside) == 1
+            if is_its and words and references.objection(words) is None:
+                raise InputError(
+                    f"{output}: would be read as the expert's mask of {case_id} from now on, as it lies beside "
+                    "that case's scans. Choose another name or folder as --output."
+                )
 
 
 def _doubled(items: Sequence[str]) -> list[str]:
