@@ -163,5 +163,5 @@ def test_names_without_a_mask_are_read_and_the_values_written_are_told(place):
 def test_an_edition_that_overrules_ids_is_told_where_its_table_is_another(place):
     for kind in ("t1", "seg"):
         files.write_bytes(files.join(place, "BraTS2021_00001", f"BraTS2021_00001_{kind}.nii.gz"), b"")
-    assert layouts.find(place, "2024").guesses == ("--edition 2024 is taken for 1 cases whose names tell 2021",)
+    assert layouts.find(place, "2024").guesses == ("--edition 2024 is taken for 1 case whose names tell 2021",)
     assert not layouts.find(place, "2020").guesses  # the same table

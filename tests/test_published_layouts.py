@@ -299,7 +299,7 @@ def test_results_beside_nnunets_scans_are_left_out(place):
     dataset = layouts.find(place)
     assert len(dataset.cases) == 1 and len(dataset.cases[0].images) == 4
     assert all(channel is None for _, _, channel in dataset.cases[0].images)
-    assert "1 segmentations by tfbrats" in dataset.notes[0]
+    assert "1 segmentation by tfbrats" in dataset.notes[0]
 
 
 def test_a_dataset_json_is_believed_before_ids_and_overruled_with_a_note(place):
@@ -311,7 +311,7 @@ def test_a_dataset_json_is_believed_before_ids_and_overruled_with_a_note(place):
     (found,) = layouts.find(place).cases
     assert dict(found.schema.values) == {0: Tissue.BACKGROUND, 1: Tissue.ED, 2: Tissue.NCR, 3: Tissue.ET}
     assert layouts.find(place, "2023").guesses == (
-        "--edition 2023 is taken for 1 cases whose names tell nnunet",
+        "--edition 2023 is taken for 1 case whose names tell nnunet",
     )
 
 

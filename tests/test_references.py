@@ -182,7 +182,7 @@ def test_an_experts_mask_beside_a_card_and_its_scans_stays(place):
     write(place, *names, "tfbrats.json", f"{CASE}.nii.gz")
     dataset = layouts.find(place)
     assert files.name(dataset.cases[0].label) == f"{CASE}_seg.nii.gz"
-    assert "1 segmentations by tfbrats" in dataset.notes[0]
+    assert "1 segmentation by tfbrats" in dataset.notes[0]
 
 
 def test_results_in_labelstr_are_no_references(place):
@@ -193,7 +193,7 @@ def test_results_in_labelstr_are_no_references(place):
     assert layouts.find(place).cases[0].label
     write(place, "labelsTr/tfbrats.json")
     dataset = layouts.find(place)
-    assert dataset.cases[0].label is None and "/labelsTr: 1 segmentations by tfbrats" in dataset.notes[0]
+    assert dataset.cases[0].label is None and "/labelsTr: 1 segmentation by tfbrats" in dataset.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats import bids, brats_folders, decathlon, files, grades, naming, references
-from tfbrats.command import InputError
+from tfbrats.command import InputError, counted
 from tfbrats.groups import Group, Leftovers, nifti_stem, scan_name
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.naming import Telling
@@ -170,9 +170,20 @@ def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
         masks = {path for path in inside if scans and _is_named_mask(path)}
         results = [path for path in inside if path not in scans | masks]
         if results:
-            notes.append(f"{folder}: {len(results)} segmentations by tfbrats ({_CARD} lies there), left out")
+            notes.append(
+                f"{folder}: {counted(len(results), 'segmentation')} by tfbrats ({_CARD} lies there), left out"
+            )
             niftis = [path for path in niftis if path not in set(results)]
     return niftis
+
+
+def check_experts(folder: str | os.PathLike) -> None:
+    """Raises InputError where masks without scans are what tfbrats predicted: none is scored against those."""
+    listing = list(files.walk(folder))
+    results: list[str] = []
+    kept = _without_results(listing, results)
+    if results and not any(_is_scan(path) for path in kept):
+        raise InputError(f"{'; '.join(results)}: a prediction is no reference. Give the experts' masks.")
 
 
 def _is_scan(path: str) -> bool:
@@ -240,7 +251,8 @@ def _guesses(tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edi
     """Notes on whose labels these are: what was guessed, and what --edition overrules."""
     overruled = Counter(case.schema.by_names.edition for case in cases if case.schema.by_names is not None)
     notes = [
-        f"--edition {edition} is taken for {n} cases whose names tell {own}" for own, n in overruled.items()
+        f"--edition {edition} is taken for {counted(n, 'case')} whose names tell {own}"
+        for own, n in overruled.items()
     ]
     if edition is None:
         notes += naming.told_by_folders(telling for telling in tellings if telling is not None)
