@@ -54,6 +54,8 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 def main(arguments: Sequence[str]) -> int:
     options, beam_options = _arguments(arguments)
     dataset = layouts.find(options.input, options.edition)
+    for note in dataset.guesses:
+        print(f"note: {note}")
     entries = {one.case_id: one for one in layouts.select(dataset, options.case)}
     targets = [results.target(name, options.output, with_provenance=options.provenance) for name in entries]
     layouts.check_outputs(dataset.cases, [path for one in targets for path in one.all_paths])

@@ -86,6 +86,8 @@ def _to_folder(given: argparse.Namespace) -> bool:
 def _targets(given: argparse.Namespace) -> list[tuple[Target, CaseFiles]]:
     """Where the result of each case goes; refuses what cannot be meant."""
     dataset = layouts.find(given.input, given.edition)
+    for note in dataset.guesses:
+        print(f"note: {note}", flush=True)
     found = {entry.case_id: entry for entry in layouts.select(dataset, given.case)}
     targets = _in_folder(given, found) if _to_folder(given) else [_in_file(given, found)]
     layouts.check_outputs(tuple(found.values()), [path for target, _ in targets for path in target.paths])

@@ -7,6 +7,7 @@ files as they are). What it answers must stand in each set's own label values, a
 import csv
 import gzip
 import json
+import pathlib
 import re
 
 import nibabel
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import evaluate, inspect, model_card, phantom, predict
+from tfbrats import evaluate, inspect, labels, layouts, model_card, phantom, predict, records
 from tfbrats.labels import Tissue
+from tfbrats.records import reading
 
 # By hand, from the challenges' own papers and dataset.json: the value of each tissue in the files.
 _UNTIL_2021 = {Tissue.NCR: 1, Tissue.ED: 2, Tissue.ET: 4}
@@ -26,7 +28,10 @@ VALUES = {
     **dict.fromkeys(("2023", "2024"), _SINCE_2023),
     "msd": {Tissue.ED: 1, Tissue.NCR: 2, Tissue.ET: 3},
     "nnunet": _NNUNET,
+    "ped": {Tissue.ET: 1, Tissue.NCR: 2, Tissue.ED: 4},
+    "ucsf": _UNTIL_2021,
 }
+_CYST = {"ped": 3}  # of the core in references; no model answers it
 REGIONS = {
     "WT": (Tissue.NCR, Tissue.ED, Tissue.ET),
     "TC": (Tissue.NCR, Tissue.ET),
@@ -87,8 +92,9 @@ def scans_of(edition, cases, case_id):
         channels = json.loads((cases / "dataset.json").read_text())["channel_names"]
         paths = {channels[str(n)].lower(): cases / "imagesTr" / f"{case_id}_{n:04d}.nii.gz" for n in range(4)}
     else:
-        newer = edition in ("2023", "2024")
+        newer = edition in ("2023", "2024", "ped")
         endings = ("-t2f", "-t1n", "-t1c", "-t2w") if newer else ("_flair", "_t1", "_t1ce", "_t2")
+        endings = ("_FLAIR", "_T1", "_T1c", "_T2") if edition == "ucsf" else endings
         paths = {
             name: next(cases.rglob(f"{case_id}{ending}.nii*"))
             for name, ending in zip(("flair", "t1", "t1ce", "t2"), endings, strict=True)
@@ -99,7 +105,13 @@ def scans_of(edition, cases, case_id):
 def mask_of(edition, cases, case_id):
     if edition in ("msd", "nnunet"):
         return raw(cases / "labelsTr" / f"{case_id}.nii.gz")
-    return raw(next(path for path in cases.rglob(f"{case_id}*") if re.search("[-_]seg.nii", path.name)))
+    return raw(
+        next(
+            path
+            for path in cases.rglob(f"{case_id}*")
+            if re.search("[-_](seg|tumor_segmentation).nii", path.name)
+        )
+    )
 
 
 def check_segmentation(path, source, scans, values):
@@ -147,6 +159,7 @@ def test_one_model_answers_in_the_values_of_every_edition_and_is_scored_there(
     for row in rows:
         wanted = [values[tissue] for tissue in REGIONS[row["region"]]]
         prediction = np.isin(raw(tmp_path / "out" / f"{row['case_id']}.nii.gz"), wanted)
+        wanted += [_CYST[edition]] if edition in _CYST and row["region"] != "ET" else []
         reference = np.isin(mask_of(edition, cases, row["case_id"]), wanted)
         assert float(row["dice"]) == pytest.approx(dice(prediction, reference))
         assert float(row["specificity"]) == pytest.approx((~prediction & ~reference).sum() / (~reference).sum())
@@ -245,3 +258,95 @@ def test_uncompressed_sets_give_the_same_segmentations(model, data_set, tmp_path
     assert len(contents[0]) == 2 and contents[0] == contents[1]
     rows = run_evaluate(tmp_path / "out", tmp_path / "cases", tmp_path / "scores")
     assert rows == run_evaluate(tmp_path / "out_gz", data_set(edition), tmp_path / "scores_gz")
+
+
+# --- one phantom in every table -------------------------------------------------------------------------
+
+NUMBER, SHAPE = 6, (32, 32, 20)  # not resected, so that every table can hold it
+TABLES = {  # edition -> value of NCR, ED, ET; by hand
+    **{key: (1, 2, 4) for key in ("2017", "2018", "2019", "2020", "2021", "upenn", "ucsf")},
+    **{key: (1, 2, 3) for key in ("2023", "2024", "2025", "2026", "ssa", "met", "men")},
+    "ped": (2, 4, 1),
+    **{key: (2, 1, 3) for key in ("msd", "nnunet")},
+}
+
+
+@pytest.fixture(scope="module")
+def one_tumour(tmp_path_factory):
+    """Folders that together hold the one phantom in every table, as each edition names it. Read only."""
+    root = tmp_path_factory.mktemp("one_tumour")
+    for edition in TABLES:
+        # What is called alike from 2024 on lies apart.
+        folder = root / (edition if edition in ("2025", "2026") else "others") / edition
+        phantom.write_dataset(folder, 1, edition, seed=1, shape=SHAPE, first=NUMBER)
+    return root
+
+
+def volumes_ml():
+    """Of WT, TC and ET, counted on the phantom itself."""
+    _, tissues = phantom.simulate(SHAPE, 1, NUMBER)
+    return {region: np.isin(tissues, parts).sum() / 1000 for region, parts in REGIONS.items()}
+
+
+def test_one_phantom_is_written_in_every_tables_own_values(one_tumour):
+    _, tissues = phantom.simulate(SHAPE, 1, NUMBER)
+    for edition, (ncr, ed, et) in TABLES.items():
+        (path,) = [
+            path
+            for path in one_tumour.glob(f"*/{edition}/**/*.nii.gz")
+            if re.search("seg", path.name) or path.parent.name == "labelsTr"
+        ]
+        mask = raw(path)
+        assert np.array_equal(mask == et, tissues == Tissue.ET), edition
+        assert np.array_equal(mask == ed, tissues == Tissue.ED), edition
+        necrosis = np.isin(mask, (ncr, 3)) if edition == "ped" else mask == ncr
+        assert np.array_equal(necrosis, tissues == Tissue.NCR), edition
+    assert (mask == ncr).any()
+
+
+def test_one_phantom_has_one_volume_in_every_table_by_inspect(one_tumour):
+    described = [
+        one for name in ("others", "2025", "2026") for one in inspect.inspect(one_tumour / name)["cases"]
+    ]
+    assert {one["edition"] for one in described} == set(TABLES)
+    for one in described:
+        assert not one["faults"]
+        assert one["volume_ml"] == volumes_ml(), one["edition"]
+    (ped,) = [one for one in described if one["edition"] == "ped"]
+    assert ped["tissue_voxels"]["CC"] > 0
+
+
+def test_one_phantom_has_one_volume_in_every_table_in_records(one_tumour, tmp_path):
+    from beam_pipelines import nifti_to_tfrecord
+
+    for name in ("others", "2025", "2026"):
+        folder = tmp_path / name
+        nifti_to_tfrecord.main(
+            [
+                *("--config", "smoke_3d.yaml", "--input", str(one_tumour / name), "--output", str(folder)),
+                *("records.kind=volumes", "records.split=[1,0,0]"),
+                *("sampling.patch_size=16", "cascade.stride=8"),
+            ]
+        )
+        manifest = records.read_manifest(folder)
+        volumes = [one for shard in manifest.shards for one in reading.stored(manifest, str(folder), shard)]
+        assert len(volumes) == (len(TABLES) - 2 if name == "others" else 1)
+        for stored in volumes:
+            label = stored.example["label"]
+            assert {
+                region: labels.region_mask(label, region).sum() / 1000 for region in REGIONS
+            } == volumes_ml()
+
+
+def test_one_phantom_has_one_volume_in_every_table_by_evaluate(one_tumour, tmp_path):
+    for name in ("others", "2025", "2026"):
+        predicted = tmp_path / f"{name}_predicted"
+        predicted.mkdir()
+        for found in layouts.find(one_tumour / name).cases:
+            (predicted / f"{found.case_id}.nii.gz").write_bytes(pathlib.Path(found.label).read_bytes())
+        rows = run_evaluate(predicted, one_tumour / name, tmp_path / f"{name}_scores")
+        assert len(rows) == 3 * (len(TABLES) - 2 if name == "others" else 1)
+        for row in rows:
+            assert float(row["dice"]) == 1
+            assert float(row["volume_ml"]) == pytest.approx(volumes_ml()[row["region"]], abs=1e-12)
+            assert float(row["reference_volume_ml"]) == pytest.approx(volumes_ml()[row["region"]], abs=1e-12)

@@ -13,11 +13,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("command",),
     ("labels", "files", "locks", "memory", "stopping", "stopwatch"),
-    ("config", "naming", "layouts", "tables", "surfaces", "components", "partners", "steps"),
+    ("label_names", "naming", "references", "groups", "grades", "brats_folders", "bids", "decathlon"),
+    ("config", "layouts", "tables", "surfaces", "components", "partners", "steps"),
     ("gunzip", "placement", "nifti", "voxels"),
     ("case", "metrics", "lesions", "matched_lesions", "lesion_rules", "stages", "run"),
     ("preprocess", "examples", "patches"),
-    ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
+    ("phantom_files", "phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
     ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "models"),
     (
         "peak",

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import files, inspect, layouts, nifti, phantom, split_files
+from tfbrats import files, inspect, layouts, nifti, phantom, phantom_files, split_files
 from tfbrats import splits as deal
 from tfbrats.command import InputError
 
@@ -71,7 +71,7 @@ def test_json_is_one_object_and_nothing_else_whatever_happens(tmp_path):
 
 
 def test_every_layout_is_named_with_its_edition(tiny_dataset, capsys):
-    for edition in phantom.LAYOUT_EDITIONS:
+    for edition in phantom_files.EDITIONS:
         assert inspect.main([str(tiny_dataset(edition))]) == 0
         said = capsys.readouterr().out
         dataset = layouts.find(tiny_dataset(edition))
@@ -244,3 +244,35 @@ def test_real_cases_are_sound_and_nothing_is_noted_on_them(real_cases):
     by_id = {one["case_id"]: one for one in report["cases"]}
     assert by_id["BraTS2021_01484"]["volume_ml"]["ET"] == 0
     assert by_id["BraTS2021_01478"]["tissue_voxels"]["ET"] == 1276
+
+
+def _unnamed(place, cases):
+    """Phantoms of 2021 (values 1, 2, 4) whose names tell no edition."""
+    phantom.write_dataset(place / "in", cases, "2021", 2, SHAPE, first=1)
+    for path in sorted((place / "in").rglob("*.nii.gz")):
+        target = place / "out" / path.parent.name.replace("BraTS2021_", "p")
+        target.mkdir(parents=True, exist_ok=True)
+        path.rename(target / path.name.replace("BraTS2021_", "p"))
+    return place / "out"
+
+
+@pytest.mark.parametrize(("cases", "kind"), [(1, "notes"), (3, "faults")])
+def test_an_edition_that_makes_cavities_of_all_enhancing_tumour_is_doubted(tmp_path, cases, kind):
+    folder = _unnamed(tmp_path, cases)
+    report = inspect.inspect(folder, "2024")
+    assert any("value 4 as resection cavity, and no mask has enhancing tumour" in text for text in report[kind])
+    assert report["sound"] is (kind == "notes")
+    right = inspect.inspect(folder, "2021")
+    assert right["sound"] and not right["notes"]
+    assert all(one["volume_ml"]["ET"] > 0 for one in right["cases"])
+
+
+def test_an_edition_against_the_ids_own_table_is_a_fault_where_it_would_change_a_tissue(tiny_dataset):
+    report = inspect.inspect(tiny_dataset("2021"), "2024")
+    with_et = [
+        one["case_id"] for one in inspect.inspect(tiny_dataset("2021"))["cases"] if one["volume_ml"]["ET"]
+    ]
+    assert [one["case_id"] for one in report["cases"] if one["faults"]] == with_et and with_et
+    assert all(
+        "tell edition 2021, which has all of its values and reads 4 ET" in text for text in report["faults"]
+    )

@@ -65,3 +65,15 @@ def test_whether_all_can_be_scored_is_known_before_there_are_predictions(folders
     (root / TWO / f"{TWO}_seg.nii.gz").unlink()
     with pytest.raises(InputError, match=rf"{TWO}: no segmentation in .*Add or rename its file"):
         pairs.check_reference(root, None, [ONE, TWO])
+
+
+@pytest.mark.parametrize("folder", ["out", ""])
+def test_what_tfbrats_predicted_is_no_reference(tmp_path, folder):
+    for name in ("out/BraTS2021_00001.nii.gz", "out/tfbrats.json", "mine/BraTS2021_00001.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"1 segmentation by tfbrats.*a prediction is no reference"):
+        pairs.match(tmp_path / "mine", tmp_path / folder)
+    (tmp_path / "out" / "tfbrats.json").unlink()
+    (pair,) = pairs.match(tmp_path / "mine", tmp_path / "out").pairs
+    assert pair.reference.endswith("out/BraTS2021_00001.nii.gz")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tfbrats import files, layouts, phantom
+from tfbrats import files, layouts, phantom, phantom_files
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES, Tissue, region_mask
 
@@ -177,7 +177,7 @@ def test_a_case_is_the_same_file_however_many_are_written(tmp_path):
 
 
 def test_the_ids_returned_are_those_found(tiny_dataset, tmp_path):
-    for edition in phantom.LAYOUT_EDITIONS:
+    for edition in phantom_files.EDITIONS:
         ids = phantom.write_dataset(tmp_path / edition, 2, edition, 0, phantom.LEAST_SHAPE, first=9)
         assert ids == [phantom.case_id(edition, number) for number in (9, 10)]
         assert ids == [found.case_id for found in layouts.find(tmp_path / edition).cases]

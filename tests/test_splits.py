@@ -9,7 +9,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tfbrats import files, labels, layouts, phantom, records, split_files, splits
+from tfbrats import files, grades, labels, layouts, phantom, records, split_files, splits
 from tfbrats.command import InputError
 from tfbrats.splits import split_cases
 
@@ -181,7 +181,7 @@ def test_every_patient_is_in_the_validation_split_of_one_fold_and_in_training_in
         assert len(one["train"]) + len(one["validation"]) == len(dataset.cases)
     assert max(map(len, held_out)) - min(map(len, held_out)) <= 1
     by_grade = [strata_of(dataset, one["validation"]) for one in found]
-    for grade in (*layouts.GRADES, None):
+    for grade in (*grades.GRADES, None):
         counts = [one[grade] for one in by_grade]
         assert max(counts) - min(counts) <= 1
 

@@ -29,7 +29,7 @@ from tfbrats import __version__, command, files, model_card, nifti, phantom, rec
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, Run, overridden
-from tfbrats.labels import EDITIONS, LEARNED_OF, MODALITIES, REGIONS, LabelSchema
+from tfbrats.labels import EDITIONS, LEARNED_OF, MODALITIES, REGIONS, LabelSchema, Tissue
 from tfbrats.model_card import ModelCard
 from tfbrats.models import scales
 from tfbrats.packing import packed
@@ -213,6 +213,12 @@ def segmenter_of(
     return CaseSegmenter(network, config.data.modalities, canvas, _schema(run_dir, edition))
 
 
+def _unlearned(schema: LabelSchema) -> str:
+    if Tissue.CC not in schema.value_of_tissue:
+        return ""
+    return "; cystic component (CC) is predicted as NCR, never as a class of its own"
+
+
 def _schema(run_dir: str | os.PathLike, edition: str | None) -> LabelSchema:
     if edition is None:
         return LabelSchema.from_json(files.read_json(files.join(run_dir, "records.json"))["label_schemas"][0])
@@ -245,7 +251,7 @@ def card_of(
     precision: str = "float32",
 ) -> ModelCard:
     """What the exported model will say of itself."""
-    config = _read_config(run_dir, overrides)
+    config, schema = _read_config(run_dir, overrides), _schema(run_dir, edition)
     trained_on = files.read_json(files.join(run_dir, "records.json"))
     splits = files.read_json(files.join(run_dir, "splits.json"))
     scores = _scores(config)
@@ -273,7 +279,8 @@ def card_of(
     return ModelCard(
         name=name,
         version=version,
-        description=f"{config.model.name}, width {config.model.width}: brain tumour segmentation in MRI",
+        description=f"{config.model.name}, width {config.model.width}: brain tumour segmentation in MRI"
+        + _unlearned(schema),
         tfbrats_version=__version__,
         modalities=config.data.modalities,
         axes="".join(nifti.AXES),
@@ -282,7 +289,7 @@ def card_of(
         normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
         precision=precision,
         spacing_mm=trained_on["spacing_mm"],
-        label_schema=_schema(run_dir, edition).to_json(),
+        label_schema=schema.to_json(),
         regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
         signatures={
             "serving_default": {"inputs": modalities, "outputs": outputs},

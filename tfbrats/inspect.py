@@ -11,17 +11,19 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, layouts, packing, preprocess, split_files
+from tfbrats import case, command, files, labels, layouts, naming, packing, preprocess, split_files
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
 _MOSTLY = 0.5  # of a tumour outside the brain
+_MASKS_THAT_TELL = 3  # so many without any enhancing tumour are no chance
 _READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
 
 
@@ -152,6 +154,10 @@ def inspect(
         )
     faults = [f"{one['case_id']}: {fault}" for one in described for fault in one["faults"]]
     notes = [*dataset.notes, *(f"{one['case_id']}: {note}" for one in described for note in one["notes"])]
+    if edition is not None:
+        doubts = _doubts(EDITIONS[edition], described)
+        faults += doubts.faults
+        notes += doubts.notes
     if not any(one["segmentation"] for one in described):
         notes.append("no segmentations: usable for prediction only")
     if divided is not None:
@@ -169,6 +175,25 @@ def inspect(
         "faults": faults,
         "sound": not faults,
     }
+
+
+class _Doubts(NamedTuple):
+    faults: list[str]
+    notes: list[str]
+
+
+def _doubts(schema: labels.LabelSchema, described: Sequence[Mapping]) -> _Doubts:
+    """What speaks against the table that was given by hand, in all masks of which no id tells the edition.
+
+    Of a mask or two it is a note, as they may be so; of more it is a fault.
+    """
+    masks = [
+        {Tissue[name] for name in one["tissue_voxels"]}
+        for one in described
+        if one["tissue_voxels"] and naming.edition_by_id(one["case_id"]) is None
+    ]
+    remarks = labels.doubts(schema, set().union(*masks))
+    return _Doubts(remarks, []) if len(masks) >= _MASKS_THAT_TELL else _Doubts([], remarks)
 
 
 def _print(report: Mapping) -> None:

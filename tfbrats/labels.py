@@ -6,8 +6,8 @@ modalities go by four canonical names. Values and synonyms are translated at the
 
 import enum
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def region_mask(tissues: np.ndarray, region: str) -> np.ndarray:
 
 
 class UnknownLabelError(InputError):
-    """A label map holds values that its edition does not have."""
+    """The values of a label map do not go with its edition."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,17 @@ class LabelSchema:
     """Which value stands for which tissue in the files of one edition.
 
     Attributes:
-        edition: name of the edition, e.g. "2020".
+        edition: key of the table, e.g. "2020", "ped"; "nnunet" for a data set with a table of its own.
         values: (value in the file, tissue) pairs; 0 is always background.
+        ignored: the value of voxels that nobody labelled (nnU-Net's "ignore"); None where there is no such.
+        by_names: what the names tell where --edition says otherwise: values that fit it are not read by
+            another table in silence. No part of what a schema is equal by.
     """
 
     edition: str
     values: tuple[tuple[int, Tissue], ...]
+    ignored: int | None = None
+    by_names: "LabelSchema | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         if len({value for value, _ in self.values}) != len(self.values):
@@ -93,7 +98,8 @@ class LabelSchema:
 
     @property
     def value_of_tissue(self) -> dict[Tissue, int]:
-        return {tissue: value for value, tissue in self.values}
+        """The value that is written for a tissue: the first, where a table has several."""
+        return {tissue: value for value, tissue in reversed(self.values)}
 
     def to_tissues(self, values: np.ndarray, where: str) -> np.ndarray:
         """File values (integers, any shape) to tissues (uint8, same shape).
@@ -103,34 +109,45 @@ class LabelSchema:
             where: the file or case, named in the error.
 
         Raises:
-            UnknownLabelError: a value is not in this edition's table.
+            UnknownLabelError: a value is not in this edition's table, or the values are those of the edition
+                that the names tell and mean other tissues here.
         """
-        found = np.unique(values)
+        present = [int(value) for value in np.unique(values)]
         known = self.tissue_of_value
-        unknown = [int(v) for v in found if int(v) not in known]
+        unknown = [value for value in present if value not in known]
         if unknown:
-            hint = ""
-            if unknown == [4] and self.edition == "2023":
-                hint = (
-                    " Value 4 is the resection cavity of 2024 GLI (pass --edition 2024), or enhancing tumour "
-                    "until 2021 (pass that year)."
-                )
-            elif unknown == [3] and Tissue.ET in self.value_of_tissue:
-                hint = " Value 3 is enhancing tumour since 2023: pass --edition 2023."
             raise UnknownLabelError(
-                f"{where}: label values {unknown} are not in edition {self.edition}, "
-                f"which has {self.describe()}.{hint or ' Pass --edition if it was recognised wrongly.'}"
+                f"{where}: label values {_listed(unknown)} are not in edition {self.edition}, "
+                f"which has {self.describe()}. {advice(self, present)}"
             )
+        misread = self._misread(present)
+        if misread:
+            raise UnknownLabelError(f"{where}: {misread}")
         table = np.zeros(max(known) + 1, np.uint8)
         for value, tissue in known.items():
             table[value] = tissue
         return table[values.astype(np.int64)]
 
+    def _misread(self, present: Collection[int]) -> str | None:
+        """What speaks against reading these values by this table, which has all of them; None if nothing."""
+        own = self.by_names
+        if own is None or self.edition in REWRITTEN or not own.has(present):
+            return None
+        here, there = self.tissue_of_value, own.tissue_of_value
+        differing = [value for value in present if here[value] != there[value]]
+        if not differing:
+            return None
+        return (
+            f"edition {self.edition} reads {self._words(differing)}, but its names tell edition {own.edition}, "
+            f"which has all of its values and reads {own._words(differing)}. Leave {self.edition} out "
+            "(--edition); if the file was rewritten in that table, rename it so that its name tells no edition."
+        )
+
     def to_values(self, tissues: np.ndarray, where: str) -> np.ndarray:
         """Tissues (uint8, any shape) to this edition's file values (uint8, same shape).
 
         Raises:
-            UnknownLabelError: a tissue has no value in this edition (RC outside 2024 GLI).
+            UnknownLabelError: a tissue has no value in this edition (RC before 2024, CC outside PED).
         """
         known = self.value_of_tissue
         missing = [Tissue(int(t)).name for t in np.unique(tissues) if int(t) not in known]
@@ -144,84 +161,148 @@ class LabelSchema:
             table[tissue] = value
         return table[tissues]
 
+    def has(self, present: Iterable[int]) -> bool:
+        """Whether all these values are in the table."""
+        return set(present) <= set(self.tissue_of_value)
+
     def describe(self) -> str:
-        return ", ".join(f"{value} {tissue.name}" for value, tissue in self.values)
+        """The table in words; the challenge's own word stands behind ours where it has another."""
+        words = self._words(value for value, _ in self.values)
+        return words if self.ignored is None else f"{words}, {self.ignored} ignore"
+
+    def _words(self, values: Iterable[int]) -> str:
+        own = _OWN_WORDS.get(self.edition, {})
+        tissues = self.tissue_of_value
+        return ", ".join(
+            f"{value} {tissues[value].name}" + (f" ({own[tissues[value]]})" if tissues[value] in own else "")
+            for value in values
+        )
+
+    def overruling(self, own: "LabelSchema | None") -> "LabelSchema":
+        """The same table as given by hand where the names tell `own`: remembers it if it is another."""
+        return self if own is None or own.values == self.values else replace(self, by_names=own)
 
     def to_json(self) -> dict:
-        return {"edition": self.edition, "values": {str(v): t.name for v, t in self.values}}
+        content = {"edition": self.edition, "values": {str(v): t.name for v, t in self.values}}
+        return content if self.ignored is None else {**content, "ignored": self.ignored}
 
     @classmethod
     def from_json(cls, content: Mapping) -> "LabelSchema":
         pairs = sorted((int(value), Tissue[name]) for value, name in content["values"].items())
-        return cls(str(content["edition"]), tuple(pairs))
+        return cls(str(content["edition"]), tuple(pairs), content.get("ignored"))
 
 
 _UNTIL_2021 = ((0, Tissue.BACKGROUND), (1, Tissue.NCR), (2, Tissue.ED), (4, Tissue.ET))
 _SINCE_2023 = ((0, Tissue.BACKGROUND), (1, Tissue.NCR), (2, Tissue.ED), (3, Tissue.ET))
+_WITH_CAVITY = (*_SINCE_2023, (4, Tissue.RC))
+_PED = ((0, Tissue.BACKGROUND), (1, Tissue.ET), (2, Tissue.NCR), (3, Tissue.CC), (4, Tissue.ED))
+# Medical Segmentation Decathlon, Task01: 1 and 2 are swapped against BraTS.
+_MSD = ((0, Tissue.BACKGROUND), (1, Tissue.ED), (2, Tissue.NCR), (3, Tissue.ET))
 
-# nnU-Net data sets bring their own table in dataset.json: `schema_from_names` below.
+# A year alone is the challenge of gliomas (GLI). nnU-Net data sets bring their own table: `label_names`.
 EDITIONS: Mapping[str, LabelSchema] = types.MappingProxyType(
     {
-        **{year: LabelSchema(year, _UNTIL_2021) for year in ("2017", "2018", "2019", "2020", "2021")},
-        "2023": LabelSchema("2023", _SINCE_2023),
-        "2024": LabelSchema("2024", (*_SINCE_2023, (4, Tissue.RC))),
-        # Medical Segmentation Decathlon, Task01: 1 and 2 are swapped against BraTS.
-        "msd": LabelSchema("msd", ((0, Tissue.BACKGROUND), (1, Tissue.ED), (2, Tissue.NCR), (3, Tissue.ET))),
+        key: LabelSchema(key, values)
+        for keys, values in (
+            (("2017", "2018", "2019", "2020", "2021"), _UNTIL_2021),
+            (("2023",), _SINCE_2023),
+            (("2024", "2025", "2026"), _WITH_CAVITY),
+            (("ped",), _PED),
+            (("ssa", "met", "men"), _SINCE_2023),
+            (("upenn", "ucsf"), _UNTIL_2021),  # UPenn-GBM and UCSF-PDGM, as TCIA has them
+            (("msd",), _MSD),
+        )
+        for key in keys
     }
 )
 
-_TISSUE_WORDS = {
-    # The first tissue one of whose words occurs in the lower-case name; order matters:
-    # "non-enhancing" holds "enhancing", and "background" must not be looked at further.
-    Tissue.BACKGROUND: ("background",),
-    Tissue.RC: ("cavity", "resection", "rc"),
-    Tissue.NCR: ("non-enhancing", "non_enhancing", "nonenhancing", "necro", "ncr", "net", "netc"),
-    Tissue.ED: ("edema", "oedema", "flair", "snfh", "ed"),
-    Tissue.ET: ("enhancing", "et", "at"),
-}
-_REGION_WORDS = {"WT": ("whole", "wt"), "TC": ("core", "tc"), "ET": ("enhancing", "et")}
+# Tables that masks of any challenge are rewritten in on purpose (nnU-Net's preparation of BraTS does), so that
+# it is no mistake when the names tell another edition.
+REWRITTEN = ("msd", "nnunet")
+
+_NETC = {Tissue.NCR: "NETC"}
+_NETC_SNFH = {Tissue.NCR: "NETC", Tissue.ED: "SNFH"}
+_OWN_WORDS: Mapping[str, Mapping[Tissue, str]] = types.MappingProxyType(
+    {**dict.fromkeys(("2024", "2025", "2026", "met", "men"), _NETC_SNFH), "ped": _NETC}
+)
 
 
-def schema_from_names(names: Mapping[str, int | Sequence[int]], where: str) -> LabelSchema:
-    """The label schema that a dataset.json of nnU-Net states.
+def _listed(values: Collection[int]) -> str:
+    return str(values) if len(values) <= 10 else f"[{', '.join(map(str, list(values)[:10]))}, ...]"
+
+
+def fitting(present: Collection[int]) -> list[tuple[list[str], LabelSchema]]:
+    """The editions that have all these values, those together that mean the same by them.
+
+    Tables that leave a mask with a resection cavity and no enhancing tumour come last: a mask can be so, but
+    4 was enhancing tumour until 2021.
+    """
+    by_meaning: dict[tuple, list[str]] = {}
+    for key, schema in EDITIONS.items():
+        if schema.has(present):
+            by_meaning.setdefault(tuple(schema.tissue_of_value[v] for v in sorted(present)), []).append(key)
+    ordered = sorted(by_meaning.items(), key=lambda item: Tissue.RC in item[0] and Tissue.ET not in item[0])
+    return [(keys, EDITIONS[keys[0]]) for _, keys in ordered]
+
+
+def advice(schema: LabelSchema, present: Collection[int], option: str = "--edition") -> str:
+    """What to do about a label map whose values `schema` does not have.
+
+    Names every table that has them and what they mean in it, as values alone seldom tell which it is.
 
     Args:
-        names: label name -> value ({"edema": 1, ...}), or region name -> values as nnU-Net's
-            region-based training has it ({"whole tumor": [1, 2, 3], "tumor core": [2, 3], ...}).
-        where: the file, named in errors.
-
-    Raises:
-        InputError: a name that is no tissue or region of a brain tumour.
+        schema: the table that was tried.
+        present: all values of the file.
+        option: the command's option that chooses the table of this file.
     """
+    if schema.ignored in present:
+        return (
+            f"Value {schema.ignored} is what its dataset.json calls ignore: voxels that nobody labelled, which "
+            "can be neither learned nor scored here. Complete the mask, or leave the case out."
+        )
+    own = schema.by_names
+    if own is not None and own.has(present):
+        return f"Its names tell edition {own.edition}, which has all of its values: leave {option} out."
+    tables = [
+        f"{option} {keys[0]} ({table._words(value for value in sorted(present) if value)}"
+        + (f"; so do {', '.join(keys[1:])})" if keys[1:] else ")")
+        for keys, table in fitting(present)
+    ]
+    if not tables:
+        return (
+            f"No edition has all of its values, {_listed(sorted(present))}: give a mask of tumour tissues in "
+            f"the values of one. Pass {option} if it was recognised wrongly."
+        )
+    return (
+        f"These tables have its values: {', '.join(tables)}. Pass the one that this file was written in; the "
+        "values alone do not tell which."
+    )
 
-    def find(name: str, words_by_meaning: Mapping):
-        text = name.lower()
-        tokens = set(text.replace("-", " ").replace("_", " ").replace("/", " ").split())
-        for meaning, words in words_by_meaning.items():
-            if any(word in tokens or (len(word) > 3 and word in text) for word in words):
-                return meaning
-        return None
 
-    regions: dict[str, set[int]] = {}
-    pairs: dict[int, Tissue] = {0: Tissue.BACKGROUND}
-    for name, value in names.items():
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            region = find(name, _REGION_WORDS)
-            if region is None:
-                raise InputError(f"{where}: region {name!r} is none of whole tumour, core, enhancing.")
-            regions[region] = {int(v) for v in value}
-            continue
-        tissue = find(name, _TISSUE_WORDS)
-        if tissue is None or (tissue is Tissue.BACKGROUND) != (int(value) == 0):
-            raise InputError(
-                f"{where}: label {name!r} = {value} is not understood. Expected background = 0 and "
-                "names for necrosis, edema, enhancing (and resection cavity)."
+def doubts(schema: LabelSchema, present: Collection[Tissue]) -> list[str]:
+    """What is strange about a whole data set whose masks hold these tissues, all taken together.
+
+    Args:
+        present: tissues, background left out, that occur in any mask.
+    """
+    remarks = []
+    values = schema.value_of_tissue
+    if Tissue.RC in present and Tissue.ET not in present:
+        cavity = values[Tissue.RC]
+        others = [
+            key
+            for key, table in EDITIONS.items()
+            if table.has(values[tissue] for tissue in present) and table.tissue_of_value[cavity] is Tissue.ET
+        ]
+        if others:
+            remarks.append(
+                f"edition {schema.edition} reads value {cavity} as resection cavity, and no mask has enhancing "
+                f"tumour; in edition {', '.join(others)} value {cavity} is enhancing tumour. Pass --edition if "
+                "it is one of those"
             )
-        pairs[int(value)] = tissue
-    if regions:
-        if set(regions) != set(REGIONS):
-            raise InputError(f"{where}: regions {sorted(regions)}; expected {sorted(REGIONS)}.")
-        for value in regions["WT"]:
-            in_core, enhancing = value in regions["TC"], value in regions["ET"]
-            pairs[value] = Tissue.ET if enhancing else Tissue.NCR if in_core else Tissue.ED
-    return LabelSchema("nnunet", tuple(sorted(pairs.items())))
+    if present and {values[tissue] for tissue in present} == {1}:
+        remarks.append(
+            f"all masks hold value 1 alone, read as {schema._words([1])}: a mask of the whole tumour, without "
+            "its parts, would be read wrongly"
+        )
+    return remarks

@@ -1,30 +1,25 @@
 """Recognise the layouts that BraTS data comes in, by folder and file names alone. Opens no image.
 
-Of tables it reads dataset.json, and name_mapping.csv for the grades that no folder tells. Refuses to guess
-silently: what was unusual is noted on the case, what was not understood is listed, and finding nothing is an
-error that says what was looked for.
+Of tables it reads dataset.json, and name_mapping.csv for the grades that no folder tells; of a JSON file beside
+a mask, whether tfbrats wrote it. Refuses to guess silently: what was unusual is noted on the case, what was not
+understood is listed, and finding nothing is an error that says what was looked for.
 """
 
-import csv
 import dataclasses
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, naming
-from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named, schema_from_names
+from tfbrats import bids, brats_folders, decathlon, files, grades, naming, references
+from tfbrats.command import InputError, counted
+from tfbrats.groups import Group, Leftovers, nifti_stem, scan_name
+from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
+from tfbrats.naming import Telling
 
-_MASK = "seg"
-# 2017 ships some masks under the name of the tool that drew them.
-_MASK_SUFFIXES = re.compile(r"_GlistrBoost(_ManuallyCorrected)?$", re.IGNORECASE)
-_BRATS_LAYOUT = "BraTS folders: CASE/CASE_{t1,t1ce,t2,flair,seg}.nii[.gz], or -t1n, -t1c, -t2w, -t2f, -seg"
-_MSD_LAYOUT = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
-_NNUNET_LAYOUT = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
-LAYOUTS = (_BRATS_LAYOUT, _MSD_LAYOUT, _NNUNET_LAYOUT)
-GRADES = ("HGG", "LGG")  # high and low: folders of 2017-2019, a column of name_mapping.csv in 2019 and 2020
+LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
+_CARD = "tfbrats.json"  # lies where tfbrats has put segmentations
+_UNTOLD = "2023"  # whose values are written where neither names nor masks tell any
 
 
 @dataclass(frozen=True)
@@ -61,12 +56,14 @@ class Dataset:
     Attributes:
         table_grades: case id -> grade by name_mapping.csv. Not on the cases themselves, whose fields a shard's
             hash covers: a grade changes no byte of a record.
+        guesses: of the notes, those that tell whose labels these are where names leave it open.
     """
 
     root: str
     cases: tuple[CaseFiles, ...]
     notes: tuple[str, ...]
     table_grades: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    guesses: tuple[str, ...] = ()
 
     @property
     def layouts(self) -> list[str]:
@@ -77,8 +74,8 @@ class Dataset:
         return sorted({case.schema.edition for case in self.cases})
 
     def grade_of(self, one: CaseFiles) -> str | None:
-        """One of `GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
-        return _folder_grade(one) or self.table_grades.get(one.case_id)
+        """One of `grades.GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
+        return grades.by_folder(one.paths()[0]) or self.table_grades.get(one.case_id)
 
 
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
@@ -89,27 +86,23 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         edition: overrides what the names say, e.g. "2024".
 
     Raises:
-        InputError: no case is found (lists what was looked for), or an edition is not recognised.
+        InputError: no case is found (lists what was looked for), an edition is not recognised, or a case is of
+            a challenge without WT, TC and ET.
     """
     if edition is not None and edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
     listing = [path for path in files.walk(root) if not files.name(path).startswith(".")]
-    niftis = [path for path in listing if nifti_stem(path) is not None]
-    tables = {files.parent(path) for path in listing if files.name(path) == "dataset.json"}
-    decathlons = sorted(t for t in tables if any(p.startswith(f"{t}/imagesTr/") for p in niftis))
-    cases: list[CaseFiles] = []
     notes: list[str] = []
-    for table in decathlons:
-        inside = [path for path in niftis if path.startswith(f"{table}/")]
-        niftis = [path for path in niftis if not path.startswith(f"{table}/")]
-        cases += _decathlon_cases(table, inside, edition, notes)
-    cases += _brats_cases(str(root), niftis, edition, notes)
-    if not cases:
+    groups = _groups(str(root), listing, edition, notes)
+    if not groups:
         raise InputError(
             f"{root}: no case found among {len(listing)} files. Looked for\n  "
             + "\n  ".join(LAYOUTS)
             + _nearest(listing)
         )
+    tellings = _tellings(str(root), groups, edition)
+    cases = _cases(groups, tellings, edition, notes)
+    guesses = _guesses(tellings, cases, edition)
     doubled = _doubled([case.case_id for case in cases])
     if doubled:
         first = [case.paths()[:1] for case in cases if case.case_id == doubled[0]]
@@ -117,10 +110,160 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
             f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each; {doubled[0]} lies in "
             f"{' and in '.join(files.parent(path) for paths in first for path in paths)}."
         )
-    labelled = any(case.label for case in cases)
-    cases = [dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases]
-    grades = _table_grades([path for path in listing if _NAME_TABLE.match(files.name(path))], cases, notes)
-    return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes), grades)
+    of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
+    return Dataset(
+        str(root),
+        tuple(sorted(cases, key=lambda case: case.case_id)),
+        (*notes, *guesses),
+        of_tables,
+        guesses=tuple(guesses),
+    )
+
+
+def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[str]) -> list[Group]:
+    """The cases by names, of all layouts; what belongs to none is noted."""
+    leftovers = Leftovers()
+    niftis = _without_results(listing, notes)
+    groups: list[Group] = []
+    for table in decathlon.tables(listing, niftis):
+        inside = [path for path in niftis if path.startswith(f"{table}/")]
+        niftis = [path for path in niftis if not path.startswith(f"{table}/")]
+        groups += decathlon.read(table, inside, edition, leftovers)
+    names, others = bids.split(niftis, _top(root))
+    groups += bids.read(names, leftovers)
+    groups += brats_folders.read(others, leftovers)
+    present = set(listing)
+    for group in groups:
+        for path in group.masks[:]:
+            beside = f"{path[: -len(files.name(path))]}{nifti_stem(path)}.json"
+            if beside in present and _is_own_record(beside):
+                group.masks.remove(path)
+                group.notes.append(
+                    f"{files.name(path)} was predicted by tfbrats, as {files.name(beside)} beside it says: not "
+                    "taken as an expert's mask"
+                )
+    leftovers.close()
+    notes += leftovers.notes()
+    return groups
+
+
+def _is_own_record(path: str) -> bool:
+    try:
+        return references.is_own_record(files.read_json(path))
+    except InputError:  # no JSON: somebody else's
+        return False
+
+
+def _top(root: str) -> str:
+    return os.path.abspath(root) if files.is_local(root) else files.canonical(root)
+
+
+def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
+    """The NIfTI files without those that tfbrats has written as results: they lie beside a model's card.
+
+    Scans that lie there too stay, and masks named so: results are named as their case alone.
+    """
+    niftis = [path for path in listing if nifti_stem(path) is not None]
+    for folder in sorted({files.parent(path) for path in listing if files.name(path) == _CARD}):
+        inside = [path for path in niftis if files.parent(path) == folder]
+        scans = {path for path in inside if _is_scan(path)}
+        masks = {path for path in inside if scans and _is_named_mask(path)}
+        results = [path for path in inside if path not in scans | masks]
+        if results:
+            notes.append(
+                f"{folder}: {counted(len(results), 'segmentation')} by tfbrats ({_CARD} lies there), left out"
+            )
+            niftis = [path for path in niftis if path not in set(results)]
+    return niftis
+
+
+def check_experts(folder: str | os.PathLike) -> None:
+    """Raises InputError where masks without scans are what tfbrats predicted: none is scored against those."""
+    listing = list(files.walk(folder))
+    results: list[str] = []
+    kept = _without_results(listing, results)
+    if results and not any(_is_scan(path) for path in kept):
+        raise InputError(f"{'; '.join(results)}: a prediction is no reference. Give the experts' masks.")
+
+
+def _is_scan(path: str) -> bool:
+    return scan_name(nifti_stem(path)) is not None or decathlon.is_scan(path)
+
+
+def _is_named_mask(path: str) -> bool:
+    return references.is_mask_like(references.words_of(nifti_stem(path))[-1:])
+
+
+def _tellings(root: str, groups: Sequence[Group], edition: str | None) -> list[Telling | None]:
+    """Of each group, what its data set's own table, its id or its folders tell of its labels.
+
+    Raises:
+        InputError: a case has a mask, and nothing tells its edition; or it is of a challenge without regions.
+    """
+    tellings = [Telling(g.schema) if g.schema else naming.tell(g.case_id, g.folder) for g in groups]
+    untold = [g for g, telling in zip(groups, tellings, strict=True) if telling is None and g.masks]
+    if untold and edition is None:
+        raise InputError(
+            f"{root}: the edition of {untold[0].case_id} ({len(untold)} such cases) is not told by its name. "
+            f"Pass --edition with one of {', '.join(EDITIONS)}."
+        )
+    return tellings
+
+
+def _cases(
+    groups: Sequence[Group], tellings: Sequence[Telling | None], edition: str | None, notes: list[str]
+) -> list[CaseFiles]:
+    """The groups as cases, each with the table of its labels."""
+    labelled = any(group.masks for group in groups)
+    undrawn = sum(group.mask_published and not group.masks for group in groups)
+    if labelled and undrawn:
+        notes.append(
+            f"{undrawn} of {len(groups)} cases have no expert's mask: their publisher gives some alone"
+        )
+    cases = []
+    for group, telling in zip(groups, tellings, strict=True):
+        images, label = group.settle()
+        cases.append(
+            CaseFiles(
+                case_id=group.case_id,
+                patient_id=naming.patient_of(group.case_id),
+                layout=group.layout,
+                schema=_schema(edition, telling),
+                images=tuple((m, *images[m]) for m in MODALITIES if m in images),
+                label=label,
+                label_expected=labelled and not group.is_test and not (group.mask_published and not label),
+                notes=tuple(group.notes),
+                problems=tuple(group.problems),
+            )
+        )
+    return cases
+
+
+def _schema(edition: str | None, telling: Telling | None) -> LabelSchema:
+    """The table of a case; one that is given by hand remembers what an id or a table of the data set tells."""
+    if edition is None:
+        return telling.schema if telling else EDITIONS[_UNTOLD]
+    certain = telling.schema if telling and telling.folder is None else None
+    return EDITIONS[edition].overruling(certain)
+
+
+def _guesses(tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edition: str | None) -> list[str]:
+    """Notes on whose labels these are: what was guessed, and what --edition overrules."""
+    overruled = Counter(case.schema.by_names.edition for case in cases if case.schema.by_names is not None)
+    notes = [
+        f"--edition {edition} is taken for {counted(n, 'case')} whose names tell {own}"
+        for own, n in overruled.items()
+    ]
+    if edition is None:
+        notes += naming.told_by_folders(telling for telling in tellings if telling is not None)
+        untold = [case.case_id for case, telling in zip(cases, tellings, strict=True) if telling is None]
+        if untold:
+            more = f" and {len(untold) - 1} more" if untold[1:] else ""
+            notes.append(
+                f"{untold[0]}{more}: nothing tells the edition, and there is no mask; segmentations are "
+                f"written in the values of {_UNTOLD} ({EDITIONS[_UNTOLD].describe()}). --edition chooses others"
+            )
+    return notes
 
 
 def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles, ...]:
@@ -142,17 +285,30 @@ def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles,
 
 
 def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLike]) -> None:
-    """Raises InputError where a file to be written is one of the cases' own: data is never overwritten."""
+    """Raises InputError where a file to be written is one of the cases' own, or would be read as one.
+
+    Data is never overwritten, and what a model predicted never taken for an expert's mask.
+    """
     inputs = {files.canonical(path): path for one in cases for path in one.paths()}
+    case_of_folder: dict[str, set[str]] = {}
+    for one in cases:
+        for _, path, _ in one.images:
+            case_of_folder.setdefault(files.canonical(files.parent(path)), set()).add(one.case_id)
     for output in outputs:
         if files.canonical(output) in inputs:
             raise InputError(
                 f"{output}: belongs to the input, which is never overwritten. Choose another --output."
             )
-
-
-def _is_test_image(case: CaseFiles) -> bool:
-    return any("/imagesTs/" in path for _, path, _ in case.images)
+        stem = nifti_stem(output) or ""
+        beside = case_of_folder.get(files.canonical(files.parent(output) or "."), ())
+        for case_id in beside:
+            words = references.words_of(stem.removeprefix(case_id))
+            is_its = stem.startswith(case_id) or len(beside) == 1
+            if is_its and words and references.objection(words) is None:
+                raise InputError(
+                    f"{output}: would be read as the expert's mask of {case_id} from now on, as it lies beside "
+                    "that case's scans. Choose another name or folder as --output."
+                )
 
 
 def _doubled(items: Sequence[str]) -> list[str]:
@@ -164,169 +320,3 @@ def _nearest(listing: Sequence[str]) -> str:
         return "\nThe folder holds no file. Point to the one that holds the cases."
     shown = ", ".join(files.name(path) for path in listing[:5])
     return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."
-
-
-def nifti_stem(path: str) -> str | None:
-    """The name without .nii or .nii.gz, or None for other files."""
-    match = re.match(r"(.+)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
-    return match.group(1) if match else None
-
-
-def _folder_grade(one: CaseFiles) -> str | None:
-    found = re.findall(rf"/({'|'.join(GRADES)})(?=/)", one.paths()[0])
-    return found[-1] if found else None
-
-
-# Also name_mapping_validation_data.csv, and copies of it.
-_NAME_TABLE = re.compile(r"name_mapping.*\.csv$", re.IGNORECASE)
-
-
-def _table_grades(tables: Sequence[str], cases: Sequence[CaseFiles], notes: list[str]) -> dict[str, str]:
-    """Case id -> grade by tables that have a column Grade and the ids of one patient in several editions.
-
-    Which column names the case does not matter, as ids of different editions differ.
-    """
-    known = {one.case_id.lower(): one.case_id for one in cases}
-    told: dict[str, set[str]] = defaultdict(set)
-    for path in tables:
-        lines = files.read_bytes(path).decode(errors="replace").splitlines()
-        delimiter = max(",;\t", key=lines[0].count) if lines else ","
-        try:
-            header, *rows = csv.reader(lines or [""], delimiter=delimiter)
-        except csv.Error as error:
-            notes.append(f"{path}: cannot be read as a table ({error}); no grade is taken from it")
-            continue
-        column = next((n for n, name in enumerate(header) if "grade" in name.lower()), None)
-        if column is None:
-            notes.append(f"{path}: has no column Grade, but {delimiter.join(header)[:80]!r}; not used")
-            continue
-        for row in rows:
-            grade = row[column].strip().upper() if column < len(row) else ""
-            for cell in row if grade not in ("", "NA") else ():
-                if cell.strip().lower() in known:
-                    told[known[cell.strip().lower()]].add(grade)
-    grades = {}
-    strange = defaultdict(list)
-    for one in cases:
-        by_folder, by_table = _folder_grade(one), sorted(told[one.case_id])
-        if len(by_table) == 1 and by_table[0] in GRADES:
-            grades[one.case_id] = by_table[0]
-        taken = by_folder or grades.get(one.case_id)
-        if by_table and by_table != [taken]:
-            by = f"{taken}, as its folder says" if by_folder else "unknown"
-            strange[f"grade {' and '.join(by_table)} in name_mapping.csv; taken as {by}"].append(one.case_id)
-    for what, ids in strange.items():
-        notes.append(f"{ids[0]}{f' and {len(ids) - 1} more' if ids[1:] else ''}: {what}")
-    return grades
-
-
-def _brats_cases(
-    root: str, niftis: Sequence[str], edition: str | None, notes: list[str]
-) -> Iterator[CaseFiles]:
-    groups: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    strangers: dict[str, list[str]] = defaultdict(list)
-    for path in niftis:
-        folder = files.parent(path)
-        stem = _MASK_SUFFIXES.sub("", nifti_stem(path))
-        match = re.match(r"(?:(.+)([_\-.]))?([A-Za-z0-9]+)$", stem)
-        kind = match and (modality_named(match.group(3)) or (match.group(3).lower() == _MASK and _MASK))
-        if not kind:
-            strangers[folder].append(path)
-            continue
-        key = (folder, match.group(1) or files.name(folder))
-        groups[key][kind].append(path)
-    for (folder, case_id), found in list(groups.items()):
-        if set(found) == {_MASK}:
-            strangers[folder] += found[_MASK]
-            del groups[folder, case_id]
-    cases_in = Counter(folder for folder, _ in groups)
-    unrecognised = []
-    for (folder, case_id), found in groups.items():
-        own_notes = []
-        problems = [
-            f"{' and '.join(map(files.name, paths))} are both {kind}. Keep one of them."
-            for kind, paths in found.items()
-            if len(paths) > 1
-        ]
-        masks = found.get(_MASK, [])
-        if not masks and cases_in[folder] == 1:  # where several lie side by side, whose would it be?
-            # BraTS20_Training_355 came with its mask named W39_1998.09.19_Segm.nii.
-            masks = [p for p in strangers[folder] if re.search(r"seg[a-z]*$", nifti_stem(p).lower())]
-            if len(masks) == 1:
-                strangers[folder].remove(masks[0])
-                own_notes.append(f"its segmentation is misnamed {files.name(masks[0])}; taken as such")
-            else:
-                masks = []
-        schema = EDITIONS[edition] if edition else naming.edition_of(case_id, folder)
-        if schema is None:
-            unrecognised.append(case_id)
-            continue
-        yield CaseFiles(
-            case_id=case_id,
-            patient_id=naming.patient_of(case_id),
-            layout=_BRATS_LAYOUT,
-            schema=schema,
-            images=tuple((m, found[m][0], None) for m in MODALITIES if m in found),
-            label=masks[0] if masks else None,
-            notes=tuple(own_notes),
-            problems=tuple(problems),
-        )
-    notes += [f"{path}: name not understood, left out" for paths in strangers.values() for path in paths]
-    if unrecognised:
-        raise InputError(
-            f"{root}: the edition of {unrecognised[0]} ({len(unrecognised)} such cases) is not told by its "
-            f"name. Pass --edition with one of {', '.join(EDITIONS)}."
-        )
-
-
-def _decathlon_cases(
-    table: str, niftis: Sequence[str], edition: str | None, notes: list[str]
-) -> Iterator[CaseFiles]:
-    where = files.join(table, "dataset.json")
-    content = files.read_json(where)
-    content = content if isinstance(content, dict) else {}
-    channels = content.get("channel_names") or content.get("modality")
-    labels = content.get("labels")
-    if not isinstance(channels, dict) or not isinstance(labels, dict):
-        raise InputError(f"{where}: expected the entries channel_names (or modality) and labels.")
-    modalities = {}
-    for number, text in channels.items():
-        if not str(number).isdigit():
-            raise InputError(f"{where}: channel {number!r}; expected a whole number, with its modality's name.")
-        if modality_named(str(text)) is None:
-            raise InputError(f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}.")
-        modalities[int(number)] = modality_named(str(text))
-    if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
-        labels = {name: int(value) for value, name in labels.items()}
-    schema = EDITIONS[edition] if edition else schema_from_names(labels, where)
-    masks = {nifti_stem(path): path for path in niftis if f"{table}/labelsTr/" in path}
-    images: dict[str, dict[int | None, str]] = defaultdict(dict)
-    for path in niftis:
-        if path in masks.values():
-            continue
-        if not path.startswith((f"{table}/imagesTr/", f"{table}/imagesTs/")):
-            notes.append(f"{path}: not in imagesTr, imagesTs or labelsTr, left out")
-            continue
-        split_files = re.match(r"(.+)_(\d{4})$", nifti_stem(path))
-        if split_files:
-            images[split_files.group(1)][int(split_files.group(2))] = path
-        else:
-            images[nifti_stem(path)][None] = path
-    for case_id, by_channel in sorted(images.items()):
-        stacked = None in by_channel  # one 4-D file: the Decathlon
-        own_schema = schema
-        if stacked and not edition and schema.values == EDITIONS["msd"].values:
-            own_schema = EDITIONS["msd"]
-        triples = [
-            (modality, by_channel[None if stacked else number], number if stacked else None)
-            for number, modality in modalities.items()
-            if stacked or number in by_channel
-        ]
-        yield CaseFiles(
-            case_id=case_id,
-            patient_id=naming.patient_of(case_id),
-            layout=_MSD_LAYOUT if stacked else _NNUNET_LAYOUT,
-            schema=own_schema,
-            images=tuple(sorted(triples, key=lambda triple: MODALITIES.index(triple[0]))),
-            label=masks.get(case_id),
-        )

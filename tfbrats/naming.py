@@ -1,26 +1,209 @@
-"""What a case's id says: of which edition it is, and whose it is. By names alone; opens nothing."""
+"""What a case's id says: of which edition it is, and whose it is. By names alone; opens nothing.
+
+A date or a year in a path tells nothing of labels: only an id does, or a folder whose own name is that of a
+published data set. What has no WT, TC and ET is refused by name.
+"""
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
+
+# The challenges of BraTS beside the gliomas' (GLI), by the word in an id or a folder's name.
+_CHALLENGES = {
+    **{word: "ped" for word in ("ped", "peds", "pediatric", "pediatrics")},
+    **{word: "ssa" for word in ("ssa", "africa")},
+    **{word: "met" for word in ("met", "mets", "metastasis", "metastases")},
+    **{word: "men" for word in ("men", "meningioma")},
+}
+_GLIOMA = ("gli", "glioma", "gliomas")
+_REFUSED = {
+    "men-rt": "has the scan t1c alone and one label, the target volume",
+    "path": "has pictures of tissue sections, and no MRI",
+    "pathology": "has pictures of tissue sections, and no MRI",
+    "synthesis": "is about scans to fill in or to make, and has no masks of tumour tissues",
+    "inpainting": "is about scans to fill in, and has no masks of tumour tissues",
+}
+_POST_TREATMENT = 100  # the first time point after treatment in ids of the gliomas' challenge
+
+# Of ids whose edition is the whole of what they tell.
+_IDS = (
+    (re.compile(r"brats17_", re.I), "2017"),
+    (re.compile(r"brats18_", re.I), "2018"),
+    (re.compile(r"brats19_", re.I), "2019"),
+    (re.compile(r"brats20_", re.I), "2020"),
+    (re.compile(r"brats2021[-_]?(?:[a-z]+[-_])?\d{5}(?!\d)", re.I), "2021"),
+    (re.compile(r"upenn[-_]gbm[-_]\d+", re.I), "upenn"),
+    (re.compile(r"ucsf[-_]pdgm[-_]\d+", re.I), "ucsf"),
+)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What names tell of an edition.
+
+    Attributes:
+        folder: the name of the folder that told it: a guess; None where the case's own id does.
+    """
+
+    schema: LabelSchema
+    folder: str | None = None
+
+
+def tell(case_id: str, folder: str) -> Telling | None:
+    """What the names of a case and of the folders that it lies in say; None if nothing.
+
+    Args:
+        folder: whole path; the innermost folder with the name of a published data set counts.
+
+    Raises:
+        InputError: the case is of a challenge that does not have WT, TC and ET.
+    """
+    for pattern, edition in _IDS:
+        if pattern.match(case_id):
+            return Telling(EDITIONS[edition])
+    in_id = re.match(r"brats[-_]([a-z]+)(?:[-_](rt)(?![a-z0-9]))?(?:[-_]|$)", case_id, re.I)
+    published = _published(folder)
+    if in_id is None:
+        if published is None:
+            return None
+        name, challenge, edition = published
+        _refuse(case_id, challenge, f" (its folder's name is {name})")
+        return Telling(EDITIONS[edition], name) if edition else None
+    challenge = "-".join(word.lower() for word in in_id.groups() if word)
+    _refuse(case_id, challenge)
+    if challenge in _CHALLENGES:
+        return Telling(EDITIONS[_CHALLENGES[challenge]])
+    if challenge not in _GLIOMA:
+        return None  # of a challenge that is not known here: its folder cannot tell more
+    point = re.match(r"brats[-_][a-z]+[-_]\d+[-_](\d+)", case_id, re.I)
+    edition = "2024" if point and int(point.group(1)) >= _POST_TREATMENT else "2023"
+    if published is not None and published[1] in (None, *_GLIOMA):
+        # Both tables agree where both have a value; the folder tells whether there may be cavities.
+        year = published[2] or _glioma_edition(published[0])
+        if year and year > edition:
+            return Telling(EDITIONS[year], published[0])
+    return Telling(EDITIONS[edition])
 
 
 def edition_of(case_id: str, folder: str) -> LabelSchema | None:
-    """What the names of a case and of its folder say; None if nothing."""
-    text = case_id.lower()
-    # The year of "BraTS 2024", "ASNR-MICCAI-BraTS2023-GLI-..."; of several in a path the innermost.
-    years = re.findall(r"brats\D{0,12}(20(?:1[789]|2[0134]))", folder, re.IGNORECASE)
-    for year in ("17", "18", "19", "20"):
-        if re.match(rf"brats{year}_", text):
-            return EDITIONS[f"20{year}"]
-    if text.startswith("brats2021"):
-        return EDITIONS["2021"]
-    challenge = re.match(r"brats-(gli|ssa)-(\d+)-(\d+)$", text)
-    if challenge:
-        # Post-treatment scans (2024) count their time points from 100; folders say so too.
-        later = years[-1:] == ["2024"] or int(challenge.group(3)) >= 100
-        return EDITIONS["2024" if later else "2023"]
-    return EDITIONS[years[-1]] if years else None
+    """What the names of a case and of its folders say; None if nothing. Raises as `tell`."""
+    telling = tell(case_id, folder)
+    return telling and telling.schema
+
+
+def edition_by_id(case_id: str) -> LabelSchema | None:
+    """What an id tells without any folder, also one that is longer than the case's; None if nothing.
+
+    Of a challenge that is refused: None too.
+    """
+    try:
+        return edition_of(case_id, "")
+    except InputError:
+        return None
+
+
+def _refuse(case_id: str, challenge: str | None, why: str = "") -> None:
+    if challenge in _REFUSED:
+        raise InputError(
+            f"{case_id}{why}: the challenge BraTS-{challenge.upper()} {_REFUSED[challenge]}: there is no WT, "
+            "TC and ET to learn or to score. Leave its cases out."
+        )
+
+
+# --- folders --------------------------------------------------------------------------------------------
+
+_SPONSORS = r"(?:(?:asnr|rsna|miccai|lh|sno)-)*"
+_YEAR = r"(?:20)?(17|18|19|20|21|23|24|25|26)"
+_PUBLISHED = re.compile(rf"{_SPONSORS}brats-?{_YEAR}(?:-?([a-z].*))?")
+_WITHOUT_YEAR = re.compile(rf"{_SPONSORS}brats-([a-z].*)")
+_PARTS = {
+    *(
+        "data",
+        "dataset",
+        "set",
+        "challenge",
+        "challengedata",
+        "brats",
+        "training",
+        "trainingdata",
+        "trainingset",
+    ),
+    *("train", "validation", "validationdata", "validationset", "val", "testing", "testingdata", "testingset"),
+    *("test", "testdata", "testset", "additional", "additionaltraining", "additionaltrainingdata", "task1"),
+    *("pre", "post", "local", "segmentation"),
+}
+_LAST = re.compile(r"v\d+(?:\.\d+)*|[1-9]|\d{1,2}[a-z]+20\d\d|(?:data)?[1-9]")
+
+
+def _published(folder: str) -> tuple[str, str | None, str | None] | None:
+    """Name, challenge and edition of the innermost folder that is named like a published data set.
+
+    The challenge is None for a year alone, the edition where the name does not tell it.
+    """
+    for name in reversed(re.split(r"[/\\]", folder)):
+        read = _read_folder(name)
+        if read is not None:
+            return name, *read
+    return None
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[-_ ]+", "-", name.strip().lower())
+
+
+def _read_folder(name: str) -> tuple[str | None, str | None] | None:
+    """Challenge and edition by one folder's name; None for a name that no published data set has."""
+    text = _words(name)
+    dated = _PUBLISHED.fullmatch(text)
+    undated = None if dated else _WITHOUT_YEAR.fullmatch(text)
+    if not dated and not undated:
+        return None
+    challenge = _challenge_in((dated.group(2) if dated else undated.group(1)) or "")
+    if challenge is None:
+        return None
+    if not challenge:  # a year alone: until 2021 there was one challenge
+        return (None, f"20{dated.group(1)}" if int(dated.group(1)) <= 21 else None) if dated else None
+    if challenge in _GLIOMA:
+        return (challenge, _glioma_edition(name)) if dated else None
+    return challenge, _CHALLENGES.get(challenge)
+
+
+def _glioma_edition(name: str) -> str | None:
+    year = _PUBLISHED.fullmatch(_words(name))
+    return f"20{year.group(1)}" if year and int(year.group(1)) >= 23 else None
+
+
+def _challenge_in(rest: str) -> str | None:
+    """The challenge among the words behind the year; "" for none, None where a word is not a data set's."""
+    words = [word for word in rest.split("-") if word]
+    challenge = ""
+    for place, word in enumerate(words):
+        if word == "rt" and challenge in ("men", "meningioma"):
+            challenge = "men-rt"
+        elif word in _CHALLENGES or word in _GLIOMA or word in _REFUSED or word == "goat":
+            challenge = word
+        elif word not in _PARTS and not (place == len(words) - 1 and _LAST.fullmatch(word)):
+            return None
+    return challenge
+
+
+def told_by_folders(tellings: Iterable[Telling]) -> list[str]:
+    """Notes: what was guessed from a folder's name, once each, with the count of cases."""
+    counts: dict[tuple[str, str], int] = {}
+    for telling in tellings:
+        if telling.folder is not None:
+            key = (telling.schema.edition, telling.folder)
+            counts[key] = counts.get(key, 0) + 1
+    return [
+        f"edition {edition} is taken from the folder's name {name} (cases: {count}); --edition overrides it"
+        for (edition, name), count in counts.items()
+    ]
+
+
+# --- patients -------------------------------------------------------------------------------------------
 
 
 def patient_of(case_id: str) -> str:

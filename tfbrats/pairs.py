@@ -138,6 +138,7 @@ def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
 
 def _references(folder: str | os.PathLike, edition: str | None) -> tuple[dict[str, Pair], dict[str, list[str]]]:
     """References by case id (their `prediction` still None), and faults by case id."""
+    layouts.check_experts(folder)
     try:
         dataset = layouts.find(folder, edition)
     except InputError:

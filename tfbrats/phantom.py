@@ -3,7 +3,8 @@
     python -m tfbrats.phantom --output data/phantoms --cases 20 --edition 2020 --seed 1
 
 A case depends on (seed, case number, shape) alone: neither on how many are written nor on the edition,
-which changes only names and label values (2024 adds resection cavities to every other case).
+which changes only names and label values (from 2024 every other case has a resection cavity; in ped half of the
+necrosis is a cyst).
 
 Geometry is relative to the brain, which fills about two thirds of the volume whatever its shape: -1..1
 along each axis, so that 0.04 stands for a cortex of 3 mm in a full-size brain. The tumour alone is round
@@ -18,9 +19,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import command, files, labels, nifti
+from tfbrats import command, files, nifti, phantom_files
 from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, MODALITIES, Tissue
+from tfbrats.labels import MODALITIES, Tissue
+from tfbrats.phantom_files import case_id
 
 FULL_SHAPE = (240, 240, 155)  # voxels, as in every BraTS edition
 LEAST_SHAPE = (24, 24, 16)
@@ -28,8 +30,7 @@ LEAST_SHAPE = (24, 24, 16)
 _SEMI_AXES = (0.31, 0.38, 0.44)  # of the brain, as a fraction of the volume's sides
 _NO_ENHANCEMENT_EVERY = 8  # cases; BraTS: few among high-grade, many among low-grade
 _NO_OEDEMA_EVERY = 24
-_RESECTED_EVERY = 2  # in the 2024 edition
-_MISNAMED = ("2020", 355, "W39_1998.09.19_Segm.nii.gz")  # as in the real set
+_RESECTED_EVERY = 2  # in the editions after treatment
 
 # Relative signal of grey matter, white matter and fluid, and of what a tumour adds, in the order of MRI
 # textbooks (T1: white > grey > fluid; T2 the reverse; FLAIR: fluid suppressed). Arbitrary units.
@@ -39,29 +40,6 @@ _SIGNAL = {
     "t1": (0.74, 1.00, 0.30, 0.70, 0.52, 0.72),
     "t1ce": (0.74, 0.98, 0.30, 0.70, 0.50, 1.36),
     "t2": (0.78, 0.58, 1.36, 1.06, 1.18, 0.90),
-}
-
-_UNTIL_2021 = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "_seg"}
-_SINCE_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
-_CASE_ID = {
-    "2017": "Brats17_TCIA_{:03d}_1",
-    "2018": "Brats18_TCIA01_{:03d}_1",
-    "2019": "BraTS19_TCIA01_{:03d}_1",
-    "2020": "BraTS20_Training_{:03d}",
-    "2021": "BraTS2021_{:05d}",
-    "2023": "BraTS-GLI-{:05d}-000",
-    "2024": "BraTS-GLI-{:05d}-100",
-    "msd": "BRATS_{:03d}",
-    "nnunet": "GLIOMA_{:03d}",
-}
-LAYOUT_EDITIONS = tuple(_CASE_ID)
-_MSD_CHANNELS = {"FLAIR": "flair", "T1w": "t1", "T1gd": "t1ce", "T2w": "t2"}
-_NNUNET_CHANNELS = {"T1": "t1", "T1ce": "t1ce", "T2": "t2", "FLAIR": "flair"}
-_NNUNET_LABELS = {
-    "background": 0,
-    "whole tumor": [1, 2, 3],
-    "tumor core": [2, 3],
-    "enhancing tumor": [3],
 }
 
 
@@ -358,11 +336,6 @@ def _with_tumour(seed, number, random, modality, signal, shares) -> np.ndarray:
 # --- a data set -----------------------------------------------------------------------------------------
 
 
-def case_id(edition: str, number: int) -> str:
-    """The name that `write_dataset` gives to case `number`."""
-    return _CASE_ID[edition].format(number)
-
-
 def _grade(seed: int, number: int) -> str:
     low = not is_enhancing(seed, number) or _every(seed, number, 7, "low grade")
     return "LGG" if low else "HGG"
@@ -386,7 +359,7 @@ def write_dataset(
 
     Args:
         output: folder, made if need be; cases of other numbers in it are left alone.
-        edition: one of `LAYOUT_EDITIONS`.
+        edition: one of `phantom_files.EDITIONS`.
         shape: (I, J, K) towards left, back and head, whatever `axes` says.
         spacing_mm: along i, j, k.
         axes: of the files, e.g. ("R", "A", "S").
@@ -401,92 +374,52 @@ def write_dataset(
 
 
 def _write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -> Iterator[str]:
-    if edition not in _CASE_ID:
-        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(_CASE_ID)}.")
-    schema = labels.schema_from_names(_NNUNET_LABELS, "nnU-Net") if edition == "nnunet" else EDITIONS[edition]
+    if edition not in phantom_files.EDITIONS:
+        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(phantom_files.EDITIONS)}.")
+    schema = phantom_files.schema(edition)
     file_shape = [shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes]
     grid = nifti.new_grid(file_shape, spacing_mm, axes)
+    has_cavities, has_cysts = (tissue in schema.value_of_tissue for tissue in (Tissue.RC, Tissue.CC))
     rows = {}
     for number in range(first, first + cases):
-        resected = edition == "2024" and is_resected(seed, number)
+        resected = has_cavities and is_resected(seed, number)
         image, tissues = simulate(shape, seed, number, spacing_mm, resected)
-        name = case_id(edition, number)
+        if has_cysts:
+            tissues = with_cyst(tissues)
+        name, grade = case_id(edition, number), _grade(seed, number)
+        paths = phantom_files.paths(output, edition, number, grade)
         by_modality = {m: image[..., channel] for channel, m in enumerate(MODALITIES)}
         if edition == "msd":
-            stacked = np.stack([by_modality[m] for m in _MSD_CHANNELS.values()], axis=-1)
-            _write(files.join(output, "imagesTr", f"{name}.nii.gz"), stacked, grid)
-            mask = files.join(output, "labelsTr", f"{name}.nii.gz")
-        elif edition == "nnunet":
-            for channel, modality in enumerate(_NNUNET_CHANNELS.values()):
-                path = files.join(output, "imagesTr", f"{name}_{channel:04d}.nii.gz")
-                _write(path, by_modality[modality], grid)
-            mask = files.join(output, "labelsTr", f"{name}.nii.gz")
+            stacked = np.stack([by_modality[m] for m in phantom_files.MSD_CHANNELS.values()], axis=-1)
+            _write(paths["flair"], stacked, grid)
         else:
-            grade = _grade(seed, number)
-            folder = files.join(output, *([grade] if edition in ("2017", "2018", "2019") else []), name)
-            endings = _SINCE_2023 if edition in ("2023", "2024") else _UNTIL_2021
             for modality, array in by_modality.items():
-                _write(files.join(folder, f"{name}{endings[modality]}.nii.gz"), array, grid)
-            misnamed = (edition, number) == _MISNAMED[:2]
-            mask = files.join(folder, _MISNAMED[2] if misnamed else f"{name}{endings['seg']}.nii.gz")
-            rows[name] = grade
-        _write(mask, schema.to_values(tissues, name), grid)
+                _write(paths[modality], array, grid)
+        rows[name] = grade
+        _write(paths["seg"], schema.to_values(tissues, name), grid)
         yield name
-    _write_tables(output, edition, rows)
+    phantom_files.write_tables(output, edition, rows)
 
 
-def _write_tables(output: str, edition: str, rows: dict[str, str]) -> None:
-    """dataset.json or name_mapping.csv, where the edition has one, over all cases that lie there."""
-    if edition in ("2019", "2020"):
-        path = files.join(output, "name_mapping.csv")
-        header = f"Grade,BraTS_{edition}_subject_ID"
-        if files.exists(path):
-            lines = files.read_bytes(path).decode().splitlines()[1:]
-            rows = {name: grade for grade, name in (line.split(",") for line in lines)} | rows
-        lines = [header, *(f"{rows[name]},{name}" for name in sorted(rows))]
-        files.write_bytes(path, ("\n".join(lines) + "\n").encode())
-    if edition not in ("msd", "nnunet"):
-        return
-    names = [
-        files.name(path).removesuffix(".nii.gz")
-        for path in files.walk(files.join(output, "labelsTr"))
-        if not files.name(path).startswith(".")
-    ]
-    if edition == "msd":
-        content = {
-            "name": "BRATS",
-            "description": "Simulated gliomas in the layout of the Medical Segmentation Decathlon, Task01",
-            "tensorImageSize": "4D",
-            "modality": {str(channel): text for channel, text in enumerate(_MSD_CHANNELS)},
-            "labels": {
-                "0": "background",
-                "1": "edema",
-                "2": "non-enhancing tumor",
-                "3": "enhancing tumour",
-            },
-            "numTraining": len(names),
-            "numTest": 0,
-            "training": [
-                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names
-            ],
-            "test": [],
-        }
-    else:
-        content = {
-            "channel_names": {str(channel): text for channel, text in enumerate(_NNUNET_CHANNELS)},
-            "labels": _NNUNET_LABELS,
-            "regions_class_order": [1, 2, 3],
-            "numTraining": len(names),
-            "file_ending": ".nii.gz",
-        }
-    files.write_json(files.join(output, "dataset.json"), content)
+def with_cyst(tissues: np.ndarray) -> np.ndarray:
+    """The same tumour with a cyst: of its necrosis, what lies above the middle of it is Tissue.CC.
+
+    Args:
+        tissues: `labels.Tissue`, uint8 [I, J, K].
+    """
+    dead = tissues == Tissue.NCR
+    heights = np.nonzero(dead)[2]
+    if not heights.size:
+        return tissues
+    above = np.arange(tissues.shape[2]) > np.median(heights)
+    return np.where(dead & above, np.uint8(Tissue.CC), tissues)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.phantom", __doc__)
     parser.add_argument("--output", required=True, help="folder to write to; made if need be")
     parser.add_argument("--cases", type=int, default=8, help="how many (8)")
-    parser.add_argument("--edition", choices=LAYOUT_EDITIONS, default="2020", help="layout (2020)")
+    parser.add_argument("--edition", choices=phantom_files.EDITIONS, default="2020", help="layout (2020)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (0)")
     parser.add_argument("--shape", type=int, nargs=3, default=FULL_SHAPE, metavar=("I", "J", "K"))
     parser.add_argument("--first", type=int, default=0, help="number of the first case (0)")

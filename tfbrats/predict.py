@@ -196,6 +196,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--submission", metavar="FILE.zip", help="check and pack them for the challenge")
     options = parser.parse_args(arguments)
     dataset = layouts.find(options.input, options.edition)
+    for note in dataset.guesses:
+        print(f"note: {note}")
     rules = _rules(dataset, options.case, options.submission) if options.submission else None
     faults = predict(
         options.model,

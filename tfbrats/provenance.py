@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tfbrats import __version__, files, model_card
+from tfbrats import __version__, files, model_card, references
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
 from tfbrats.model_card import ModelCard
@@ -107,8 +107,7 @@ def _is_ours(path: str) -> bool:
         content = files.read_json(path)
     except InputError:  # not JSON, or gone meanwhile
         return False
-    model = content.get("model") if isinstance(content, dict) else None
-    return isinstance(model, dict) and "tfbrats_json_sha256" in model
+    return references.is_own_record(content)
 
 
 def write(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, notes: Sequence[str] = ()) -> str:

@@ -21,8 +21,9 @@ import numpy as np
 from tfbrats import command, examples, files, layouts, records, split_files
 from tfbrats import config as configs
 from tfbrats.command import InputError
+from tfbrats.grades import GRADES
 from tfbrats.labels import EDITIONS
-from tfbrats.layouts import GRADES, Dataset
+from tfbrats.layouts import Dataset
 from tfbrats.split_files import Splits
 
 _Strata = Mapping[str, Mapping[str, list[str]]]  # grade or "" -> patient -> case ids

@@ -70,6 +70,7 @@ class SubmissionRules:
 # brats-dream-challenge-infra, Docker/validate.py; brats2023, evaluation/lesionwise/validate.py and
 # validate2024.py). They know a case by the digits that end its name, whatever stands before. They refuse only
 # where shape and qform are both wrong, though their message says "or"; here each has to be right [ours].
+# PED, SSA and MEN of 2023 go through the same script; MET lies in native space since 2025: no rule here.
 # Label values, data type and sform they leave to the scorer; here they are looked at before [ours].
 RULES: Mapping[str, SubmissionRules] = types.MappingProxyType(
     {
@@ -82,6 +83,9 @@ RULES: Mapping[str, SubmissionRules] = types.MappingProxyType(
             SubmissionRules("2021", *_SRI24, r"(?:.*\D)?(\d{5})", "BraTS2021_00001"),
             SubmissionRules("2023", *_SRI24, r"(?:.*\D)?(\d{5}-\d{3})", "BraTS-GLI-00001-000"),
             SubmissionRules("2024", *_MNI152, r"(?:.*\D)?(\d{5}-\d{3})", "BraTS-GLI-00001-100"),
+            SubmissionRules("ped", *_SRI24, r"(?:.*\D)?(\d{5}-\d{3})", "BraTS-PED-00001-000"),
+            SubmissionRules("ssa", *_SRI24, r"(?:.*\D)?(\d{5}-\d{3})", "BraTS-SSA-00001-000"),
+            SubmissionRules("men", *_SRI24, r"(?:.*\D)?(\d{5}-\d{3})", "BraTS-MEN-00001-000"),
         )
     }
 )

@@ -215,11 +215,16 @@ def cases_text(number: int) -> str:
     return counted(number, "case")
 
 
+def title_of(edition: str) -> str:
+    """What people call the data of an edition: "BraTS 2020", "BraTS-PED", "UPenn-GBM"."""
+    titles = {"msd": "MSD Task01", "nnunet": "nnU-Net data set", "upenn": "UPenn-GBM", "ucsf": "UCSF-PDGM"}
+    return titles.get(edition, f"BraTS {edition}" if edition.isdigit() else f"BraTS-{edition.upper()}")
+
+
 def cases_of(content: Mapping[str, Any]) -> str:
     """Which cases `evaluate`'s content is of: "test split, 12 cases (1 scored as empty), BraTS 2020"."""
     split = content.get("split")
-    names = {"msd": "MSD Task01", "nnunet": "nnU-Net data set"}
-    data = ", ".join(names.get(edition, f"BraTS {edition}") for edition in content["editions"])
+    data = ", ".join(map(title_of, content["editions"]))
     which = f"{split['name']} split" if split else "all cases given"
     missing = f" ({len(content['missing'])} scored as empty)" if content.get("missing") else ""
     return f"{which}, {cases_text(content['cases'])}{missing}, {data}"

@@ -1,0 +1,107 @@
+"""Cases under a dataset.json: the Medical Segmentation Decathlon's Task01, and nnU-Net's raw data sets.
+
+Channels and labels are read by their names in it, not by their places. Opens no image.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from tfbrats import files
+from tfbrats.command import InputError
+from tfbrats.groups import Group, Leftovers, nifti_stem
+from tfbrats.label_names import schema_from_names
+from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
+
+MSD = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
+NNUNET = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
+TABLE = "dataset.json"
+_CHANNEL = re.compile(r"(.+)_(\d{4})")  # of nnU-Net's files
+
+
+def tables(listing: Sequence[str], niftis: Sequence[str]) -> list[str]:
+    """The folders that are such a data set."""
+    with_table = {files.parent(path) for path in listing if files.name(path) == TABLE}
+    return sorted(t for t in with_table if any(path.startswith(f"{t}/imagesTr/") for path in niftis))
+
+
+def is_scan(path: str) -> bool:
+    """Whether a file's name is that of one channel of a case: imagesTr/CASE_0000.nii.gz."""
+    folder = files.name(files.parent(path))
+    return folder in ("imagesTr", "imagesTs") and bool(_CHANNEL.fullmatch(nifti_stem(path)))
+
+
+def _contents(table: str, edition: str | None) -> tuple[dict[int, str], LabelSchema | None]:
+    """Channel -> modality, and what the label names state.
+
+    That is None where they are not understood, but an edition is given.
+    """
+    where = files.join(table, TABLE)
+    content = files.read_json(where)
+    content = content if isinstance(content, dict) else {}
+    channels = content.get("channel_names") or content.get("modality")
+    labels = content.get("labels")
+    if not isinstance(channels, dict) or not isinstance(labels, dict):
+        raise InputError(f"{where}: expected the entries channel_names (or modality) and labels.")
+    modalities = {}
+    for number, text in channels.items():
+        if not str(number).isdigit():
+            raise InputError(f"{where}: channel {number!r}; expected a whole number, with its modality's name.")
+        if modality_named(str(text)) is None:
+            raise InputError(f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}.")
+        modalities[int(number)] = modality_named(str(text))
+    if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
+        labels = {name: int(value) for value, name in labels.items()}
+    try:
+        return modalities, schema_from_names(labels, where)
+    except InputError:
+        if edition is None:
+            raise
+        return modalities, None
+
+
+def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Leftovers) -> list[Group]:
+    """The cases of one such data set.
+
+    Args:
+        niftis: the files under it.
+        edition: given by hand; then label names need not be understood.
+
+    Raises:
+        InputError: the table does not say what a channel or a label is.
+    """
+    modalities, schema = _contents(table, edition)
+    masks = {nifti_stem(path): path for path in niftis if f"{table}/labelsTr/" in path}
+    scans: dict[str, dict[int | None, str]] = defaultdict(dict)
+    for path in niftis:
+        if path in masks.values():
+            continue
+        if not path.startswith((f"{table}/imagesTr/", f"{table}/imagesTs/")):
+            leftovers.add(path, "not in imagesTr, imagesTs or labelsTr, left out")
+            continue
+        split_files = _CHANNEL.fullmatch(nifti_stem(path))
+        if split_files:
+            scans[split_files.group(1)][int(split_files.group(2))] = path
+        else:
+            scans[nifti_stem(path)][None] = path
+    groups = []
+    for case_id, by_channel in sorted(scans.items()):
+        stacked = None in by_channel  # one 4-D file: the Decathlon
+        own_schema = schema
+        if stacked and schema is not None and schema.values == EDITIONS["msd"].values:
+            own_schema = EDITIONS["msd"]
+        group = Group(case_id, MSD if stacked else NNUNET, table, own_schema)
+        group.is_test = any("/imagesTs/" in path for path in by_channel.values())
+        for number, modality in modalities.items():
+            if stacked or number in by_channel:
+                channel = number if stacked else None
+                group.scans[modality].append((by_channel[None if stacked else number], channel, ()))
+        if case_id in masks:
+            group.masks.append(masks[case_id])
+        if own_schema is not None and own_schema.ignored is not None:
+            leftovers.add(
+                files.join(table, TABLE),
+                f"value {own_schema.ignored} is called ignore: a mask that holds it is refused",
+            )
+        groups.append(group)
+    return groups

@@ -1,0 +1,157 @@
+"""Which file is the expert's mask of the tumour: by the words in its name, and never because it is alone.
+
+Refuses masks of other things (brain, tissues, structures), what a program drew, and names that leave open what
+was drawn: a mask that is not taken is told, a wrong one that is taken is not seen.
+"""
+
+import re
+from collections.abc import Sequence
+
+_SEGMENTATION = {"seg", "segm", "segmentation", "segmentations", "segs"}
+_TUMOUR = {"tumor", "tumour", "tumors", "tumours", "lesion", "lesions", "glioma", "glioblastoma"}
+_MASK = {"mask", "masks", "label", "labels", "dseg", "roi", "labelmap", "annotation", "annotations"}
+_EXPERT = {
+    *("manual", "manually", "corrected", "expert", "final", "reference"),
+    *("gt", "groundtruth", "ground", "truth", "revised", "approved"),
+}
+_PROGRAM = {
+    *("auto", "autoseg", "automated", "automatic", "approx", "approximate", "pred", "preds", "predicted"),
+    *("prediction", "predictions", "output", "outputs", "out", "result", "results", "inference", "inferred"),
+    *(
+        "probability",
+        "probabilities",
+        "prob",
+        "probseg",
+        "model",
+        "ai",
+        "cnn",
+        "dl",
+        "ensemble",
+        "staple",
+        "fused",
+    ),
+    *("fusion", "majority", "simple", "nnunet", "unet", "deepmedic", "monai", "swinunetr", "tfbrats", "hdglio"),
+    *("brainles", "synthseg", "fastsurfer", "freesurfer", "samseg", "fmriprep", "smriprep", "derived"),
+}
+_ELSE = {
+    *(
+        "brain",
+        "brainmask",
+        "bet",
+        "hdbet",
+        "skull",
+        "head",
+        "parenchyma",
+        "tissue",
+        "tissues",
+        "aseg",
+        "aparc",
+    ),
+    *(
+        "wmparc",
+        "parc",
+        "parcellation",
+        "ventricle",
+        "ventricles",
+        "csf",
+        "wm",
+        "gm",
+        "wmh",
+        "cortex",
+        "cortical",
+    ),
+    *("subcortical", "hippocampus", "cerebellum", "brainstem", "lobe", "lobes", "vessel", "vessels", "atlas"),
+    *("structure", "structures", "anat", "healthy", "unhealthy", "bone", "eye", "eyes", "optic", "background"),
+}
+
+
+_DRAFT = {"glistr", "boost"}  # a program whose masks experts corrected: BraTS 2017, and TCGA's sets at TCIA
+_TOGETHER = {"glistrboost": ["glistr", "boost"], "manuallycorrected": ["manually", "corrected"]}
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of a name: parted at marks, and where small letters turn to capital ones."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
+
+
+def _stems(word: str) -> list[str]:
+    """Parts of words that are written together: tumorseg -> tumor, seg."""
+    if word in _TOGETHER:
+        return _TOGETHER[word]
+    for start in _TUMOUR | _ELSE | {"whole"}:
+        rest = word.removeprefix(start)
+        if rest != word and rest in _SEGMENTATION | _MASK | _TUMOUR:
+            return [start, rest]
+    return [word]
+
+
+def is_mask_like(words: Sequence[str]) -> bool:
+    """Whether a name speaks of a mask of anything."""
+    return any(
+        word in _SEGMENTATION | _MASK | _TUMOUR | _DRAFT or word.endswith(("seg", "segm", "mask"))
+        for given in words
+        for word in _stems(given)
+    )
+
+
+def tells_program(word: str) -> bool:
+    """Whether a word says that a program drew a mask."""
+    return word in _PROGRAM
+
+
+def tells_tumour(word: str) -> bool:
+    """Whether a word says that a mask is of a tumour."""
+    return any(part in _TUMOUR for part in _stems(word))
+
+
+def tells_other(words: Sequence[str]) -> str | None:
+    """What a word says against an expert's tumour mask: that a program drew it, or something else is on it."""
+    parts = [part for word in words for part in _stems(word)]
+    for part in parts:
+        if part in _PROGRAM:
+            return f"{part!r} in its name says that a program drew it"
+    for part in parts:
+        if part in _ELSE:
+            return f"{part!r} in its name says that it is no mask of the tumour"
+    return None
+
+
+def objection(words: Sequence[str]) -> str | None:
+    """Why these words are not those of an expert's tumour mask; None if they are.
+
+    Args:
+        words: of the name, lower case, without the case's id.
+    """
+    parts = [part for word in words for part in _stems(word)]
+    drafted = [part for part in parts if part in _DRAFT]
+    if drafted and "corrected" in parts:
+        parts = [*(part for part in parts if part not in _DRAFT), "seg"]
+    elif drafted:
+        return f"{' '.join(drafted)!r} in its name says that a program drew it"
+    other = tells_other(parts)
+    if other is not None:
+        return other
+    for part in parts:
+        if part not in _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | {"whole"}:
+            return f"its name does not say that {part!r} is the whole tumour"
+    if not _TUMOUR.union(_SEGMENTATION).intersection(parts):
+        return "its name does not say what it is a mask of"
+    return None
+
+
+def foreign_objection(words: Sequence[str]) -> str | None:
+    """As `objection`, for a name that does not begin with the case's id: what may be another id is passed over.
+
+    BraTS20_Training_355 came with its mask named W39_1998.09.19_Segm.nii.
+    """
+    known = _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | _PROGRAM | _ELSE | _DRAFT | set(_TOGETHER)
+    return objection(
+        [word for word in words if word in known or not (re.search(r"\d", word) or len(word) <= 3)]
+    )
+
+
+def is_own_record(content: object) -> bool:
+    """Whether a JSON file beside a segmentation is what tfbrats writes there (`provenance`)."""
+    model = content.get("model") if isinstance(content, dict) else None
+    return isinstance(model, dict) and "tfbrats_json_sha256" in model
