@@ -9,6 +9,9 @@ are written beside them with --add. A case that cannot be used goes to rejected.
 more of them than --max-bad-fraction are. More, and how to run it on a cluster: beam_pipelines/README.md.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m beam_pipelines.nifti_to_tfrecord from the folder above.")
+
 import argparse
 import contextlib
 import re

@@ -7,6 +7,9 @@ What it writes is what tfbrats.predict writes, to the byte. Run again, it goes o
 result yet. `Client` is for programs (`connection`). Not for clinical use.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m serving.client from the folder above.")
+
 import argparse
 import contextlib
 import os

@@ -5,10 +5,18 @@
 Reads every image once. Exits with 1 when anything is wrong or nothing is found; repairs nothing.
 """
 
+import sys
+
+if __name__ == "inspect":  # not tfbrats.inspect: somebody asked for Python's own module, and found this one
+    raise SystemExit(
+        f"error: {sys.argv[0]}: the folder of the package tfbrats stands first where Python looks for modules, "
+        "so that it takes inspect.py for its own. Run a command as a module, from another folder: cd .. and "
+        "python -m tfbrats.train, not python tfbrats/train.py."
+    )
+
 import concurrent.futures
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
