@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("surroundings", "command"),
     ("labels", "files", "locks", "memory", "stopping", "stopwatch"),
-    ("config", "naming", "layouts", "tables", "surfaces", "steps"),
+    ("config", "naming", "patients", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, naming
+from tfbrats import files, naming, patients
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named, schema_from_names
 
@@ -61,12 +61,16 @@ class Dataset:
     Attributes:
         table_grades: case id -> grade by name_mapping.csv. Not on the cases themselves, whose fields a shard's
             hash covers: a grade changes no byte of a record.
+        patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
+        has_patient_table: whether a table of the challenge says which ids of several editions are one patient.
     """
 
     root: str
     cases: tuple[CaseFiles, ...]
     notes: tuple[str, ...]
     table_grades: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    has_patient_table: bool = False
 
     @property
     def layouts(self) -> list[str]:
@@ -75,6 +79,21 @@ class Dataset:
     @property
     def editions(self) -> list[str]:
         return sorted({case.schema.edition for case in self.cases})
+
+    @property
+    def patient_of(self) -> dict[str, str]:
+        """Case id -> patient. No patient may be in two splits."""
+        return {case.case_id: self.patients.get(case.case_id, case.patient_id) for case in self.cases}
+
+    def with_patients(self, path: str | os.PathLike | None) -> "Dataset":
+        """The same cases, with the patients that a file names (`patients.read`); itself for None."""
+        if path is None:
+            return self
+        named = patients.read(path, [case.case_id for case in self.cases])
+        left = sorted(self.patient_of.keys() - named.keys())
+        note = f"{path}: does not name {', '.join(left[:3])}{' and more' * (len(left) > 3)}; their names decide"
+        notes = (*self.notes, note) if left else self.notes
+        return dataclasses.replace(self, patients={**self.patients, **named}, notes=notes)
 
     def grade_of(self, one: CaseFiles) -> str | None:
         """One of `GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
@@ -120,7 +139,15 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     labelled = any(case.label for case in cases)
     cases = [dataclasses.replace(case, label_expected=labelled and not _is_test_image(case)) for case in cases]
     grades = _table_grades([path for path in listing if _NAME_TABLE.match(files.name(path))], cases, notes)
-    return Dataset(str(root), tuple(sorted(cases, key=lambda case: case.case_id)), tuple(notes), grades)
+    patient_tables = [path for path in listing if patients.TABLE.search(files.name(path))]
+    return Dataset(
+        str(root),
+        tuple(sorted(cases, key=lambda case: case.case_id)),
+        tuple(notes),
+        grades,
+        patients.united({case.case_id: case.patient_id for case in cases}, patient_tables),
+        bool(patient_tables),
+    )
 
 
 def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles, ...]:
