@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 import tqdm
 
+from serving import addresses
 from serving.connection import Client, Segmentation, ServerError
 from tfbrats import command, files, labels, layouts, model_card, provenance, results
 from tfbrats.case import Case
@@ -238,6 +239,7 @@ def _known(client: Client, targets: Sequence[Target], todo: Sequence, given: arg
 
 def main(arguments: Sequence[str]) -> int | None:
     given = _parser().parse_args(arguments)
+    addresses.checked(given.server)
     pairs = _targets(given)
     if given.concurrency < 1:
         raise InputError(f"--concurrency {given.concurrency}: at least one case is needed.")
