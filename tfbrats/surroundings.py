@@ -1,8 +1,8 @@
 """What a command takes from its surroundings, and what not. The first thing of the package that runs.
 
 A process that runs `python -m` of a module of ours is ours from here on: settings of Keras that another project
-left are not read, Ctrl-C ends it with one line while modules are being imported, and a working folder in which
-it cannot run is told. In anybody else's process (a notebook, pytest, a worker of Beam) nothing is changed.
+left are not read, Ctrl-C ends it with one line while modules are being imported, names are UTF-8
+whatever the locale, and a working folder in which it cannot run is told. In anybody else's process (a notebook, pytest, a worker of Beam) nothing is changed.
 Only the standard library, and of it only what is there at the start of Python anyway.
 """
 
@@ -23,6 +23,7 @@ def prepare() -> None:
     """
     if (module := _module_that_runs()) is None:
         return
+    _read_names_as_utf8()
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores it
@@ -50,6 +51,19 @@ def _module_that_runs() -> str | None:
         return None
     name = sys.orig_argv[-len(arguments)].rpartition("-m")[2]  # also -mNAME in one word
     return name if name.partition(".")[0] in _PACKAGES else None
+
+
+def _read_names_as_utf8() -> None:
+    """Starts Python again where its locale reads file names as something else: TensorFlow takes UTF-8 alone.
+
+    Else "Größe" would be one folder for us and another for TensorFlow, and escapes in every file we write.
+    """
+    if sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    if sys.stdout is not None:  # the terminal stays what it is
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _leave(*_) -> None:
