@@ -50,7 +50,8 @@ def _address(process: subprocess.Popen, log: pathlib.Path) -> str:
             print(f"    ready on {ready.group(1)}", flush=True)
             return ready.group(1)
         time.sleep(0.2)
-    raise InputError(f"the server did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+    said = log.read_text("utf-8", "replace")[-2000:]
+    raise InputError(f"the server did not start:\n{said}")
 
 
 def _check_stamp(output: pathlib.Path, name: str) -> None:

@@ -1,9 +1,9 @@
 """What a command takes from its surroundings, and what not. The first thing of the package that runs.
 
 A process that runs `python -m` of a module of ours is ours from here on: settings of Keras that another project
-left are not read, Ctrl-C ends it with one line while modules are being imported, names are UTF-8
-whatever the locale, and a working folder in which it cannot run is told. In anybody else's process (a notebook, pytest, a worker of Beam) nothing is changed.
-Only the standard library, and of it only what is there at the start of Python anyway.
+left are not read, names are UTF-8 whatever the locale, Ctrl-C ends it with one line while modules are being
+imported, and a working folder in which it cannot run is told. In anybody else's process (a notebook, pytest, a
+worker of Beam) nothing is changed. Only the standard library, and of it only what Python itself has loaded.
 """
 
 import os
