@@ -29,7 +29,7 @@ COMMANDS = [
 
 
 def started(*arguments: str, where=None, **environment: str | None) -> subprocess.CompletedProcess:
-    """`python ARGUMENTS` with the package on its path and these variables, None for those that are not there."""
+    """`python ARGUMENTS` with the package on its path and these variables; None takes one away."""
     given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -42,7 +42,10 @@ def started(*arguments: str, where=None, **environment: str | None) -> subproces
 
 # --- Keras' settings -------------------------------------------------------------------------------------
 
-SHORT = ("train.epochs=1", "train.steps_per_epoch=2", "model.width=2")
+SHORT = (
+    *("model.name=unet2d", "model.width=2", "train.epochs=1", "train.steps_per_epoch=2"),
+    *("lws.enabled=false", "train.omega=0", "train.omega_floor=0"),
+)
 TIMES = ("seconds", "slices_per_second")
 
 
@@ -76,7 +79,10 @@ def keras_set_to(floatx: str, data_format: str, policy: str):
         keras.config.set_image_data_format(before[2])
 
 
-@pytest.mark.parametrize("name", ["cun", "unet2d", "bfcn", "drn", "msm", "unet3d"])
+@pytest.mark.parametrize(
+    "name",
+    [*("bfcn", "msm"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("cun", "drn", "unet3d"))],
+)
 def test_a_network_is_the_same_whatever_a_notebook_has_set(name):
     region = "ET" if name in ("msm", "unet3d") else ""
     settings = config.load(f"{name}.yaml", ["model.width=4"])
@@ -107,9 +113,7 @@ def test_training_in_a_notebook_of_other_settings_gives_the_same_numbers(plain_r
 
 def test_another_engine_in_a_notebook_is_told(monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    with pytest.raises(
-        InputError, match=r"Keras runs on jax .* KERAS_BACKEND=tensorflow before Keras is first"
-    ):
+    with pytest.raises(InputError, match=r"Keras runs on jax .* KERAS_BACKEND=tensorflow before Keras is"):
         keras_settings.check_backend()
 
 
@@ -118,7 +122,7 @@ def test_settings_of_keras_and_a_tf_config_of_nothing_change_no_number(plain_run
     (tmp_path / "home" / ".keras").mkdir(parents=True)
     strange = {"floatx": "float16", "epsilon": 0.1, "backend": "torch", "image_data_format": "channels_first"}
     (tmp_path / "home" / ".keras" / "keras.json").write_text(json.dumps(strange))
-    (tmp_path / "keras.json").write_text("{no json")
+    (tmp_path / "keras.json").write_text('{"floatx": "float8"}')  # Keras would end there
     # The command takes the fixture's settings as a file of its own.
     (tmp_path / "plain.yaml").write_text(record_set.config(*SHORT).to_yaml())
     ended = started(
@@ -135,19 +139,6 @@ def test_settings_of_keras_and_a_tf_config_of_nothing_change_no_number(plain_run
     )
     assert ended.returncode == 0, ended.stderr.decode()[-2000:]
     assert rows_of(tmp_path / "run") == rows_of(plain_run)
-
-
-@pytest.mark.parametrize("content", ["{no json", "[]", '{"floatx": "float8"}', '{"image_data_format": "NCHW"}'])
-def test_keras_json_is_not_read_by_a_command(tmp_path, content):
-    (tmp_path / ".keras").mkdir()
-    (tmp_path / ".keras" / "keras.json").write_text(content)
-    code = (
-        "import sys; sys.argv = ['-m']; sys.orig_argv = ['python', '-m', 'tfbrats.train'];"
-        "import tfbrats; import keras; print(keras.config.backend(), keras.config.floatx())"
-    )
-    ended = started("-c", code, HOME=str(tmp_path), KERAS_HOME=None, KERAS_BACKEND="torch")
-    assert ended.stdout.decode().split() == ["tensorflow", "float32"], ended.stderr.decode()
-    assert (tmp_path / ".keras" / "keras.json").read_text() == content
 
 
 # --- whose process ---------------------------------------------------------------------------------------
@@ -254,9 +245,7 @@ def named(tmp_path_factory, tiny_dataset) -> pathlib.Path:
     ],
     ids=["ascii", "cp1252", "latin-1", "locale C", "utf-8"],
 )
-def test_a_report_is_shown_with_escapes_where_the_terminal_has_no_such_letter(
-    named, environment, encoding, shown
-):
+def test_what_the_terminal_cannot_show_is_escaped(named, environment, encoding, shown):
     ended = started("-m", "tfbrats.inspect", str(named), **environment)
     lines = ended.stdout.decode(encoding).splitlines()
     assert ended.returncode == 0 and ended.stderr == b""
@@ -306,13 +295,6 @@ def interrupted(module: str, seconds: float) -> tuple[int, str]:
     return process.returncode, "".join(line for line in lines if "import time:" not in line)
 
 
-def check_interrupted(module: str, seconds: float) -> None:
-    code, said = interrupted(module, seconds)
-    assert "Traceback" not in said, (module, seconds, said)
-    if "error: " not in said:  # else too late: it had said what is wrong with its arguments
-        assert (code, said.splitlines()[-1]) == (130, "interrupted"), (module, seconds)
-
-
 @pytest.mark.parametrize(
     ("module", "seconds"),
     [("tfbrats.train", 0.3), ("beam_pipelines.nifti_to_tfrecord", 0.2), ("tfbrats.splits", 0)],
@@ -326,8 +308,11 @@ def test_ctrl_c_during_imports_is_interrupted_and_130(module, seconds):
 @pytest.mark.slow
 @pytest.mark.parametrize("module", COMMANDS)
 def test_ctrl_c_at_any_moment_of_the_start_leaves_no_traceback(module):
-    for seconds in (random.Random(module).uniform(0, 4) for _ in range(8)):
-        check_interrupted(module, seconds)
+    for seconds in (random.Random(module).uniform(0, 4) for _ in range(4)):
+        code, said = interrupted(module, seconds)
+        assert "Traceback" not in said, (seconds, said)
+        if "error: " not in said:  # else too late: it had said what is wrong with its arguments
+            assert (code, said.splitlines()[-1]) == (130, "interrupted"), seconds
 
 
 def test_a_job_in_the_background_of_a_shell_goes_on_ignoring_it():

@@ -299,6 +299,9 @@ def take_memory_as_needed() -> None:
 
 def _multi_worker(known: Cluster, check: Callable[[], None]) -> tf.distribute.Strategy:
     """Returns when all workers are there. Nothing may have used TensorFlow's devices before."""
+    # Else gRPC goes through the proxy that http_proxy names, also to a machine that stands beside this one.
+    options = (os.environ.get("TF_GRPC_DEFAULT_OPTIONS"), "grpc.enable_http_proxy=0")
+    os.environ["TF_GRPC_DEFAULT_OPTIONS"] = ",".join(filter(None, options))
     # TensorFlow's first worker would wait for ever, deaf to Ctrl-C and to SIGTERM; so we meet before.
     meeting.meet(known.addresses, known.own, _MEETING_SECONDS, check)
     if len(known.addresses) > 1:
