@@ -9,6 +9,9 @@ are written beside them with --add. A case that cannot be used goes to rejected.
 more of them than --max-bad-fraction are. More, and how to run it on a cluster: beam_pipelines/README.md.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m beam_pipelines.nifti_to_tfrecord from the folder above.")
+
 import argparse
 import contextlib
 import re
@@ -36,6 +39,7 @@ def _arguments(arguments: Sequence[str]):
     parser.add_argument(
         "--splits", metavar="FILE", help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES)
     )
+    parser.add_argument("--patients", metavar="FILE", help="CSV of case,patient, where names do not tell")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     engine.add_arguments(parser, "what cores, free memory and work allow")
     parser.add_argument("--add", action="store_true", help="write new cases beside those that --output holds")
@@ -65,7 +69,7 @@ def _dealt(options: argparse.Namespace, config: Config, dataset: Dataset, known:
 def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
     config = configs.load(options.config, overrides)
-    dataset = layouts.find(options.input, options.edition)
+    dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
     known = [] if options.overwrite else record_folder.batches(options.output)
     dealt, dealt_notes = _dealt(options, config, dataset, known)
     priced = dealt if any(dealt.values()) else record_folder.cases_of(known)

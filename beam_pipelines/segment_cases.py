@@ -9,6 +9,9 @@ wrong: finished cases are kept, the rest is done. A case that cannot be segmente
 exit code is 1 when more of them than --max-bad-fraction are. Engines: beam_pipelines/README.md.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m beam_pipelines.segment_cases from the folder above.")
+
 import argparse
 import contextlib
 import functools

@@ -7,6 +7,9 @@ What it writes is what tfbrats.predict writes, to the byte. Run again, it goes o
 result yet. `Client` is for programs (`connection`). Not for clinical use.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m serving.client from the folder above.")
+
 import argparse
 import contextlib
 import os
@@ -18,6 +21,7 @@ import grpc
 import numpy as np
 import tqdm
 
+from serving import addresses
 from serving.connection import Client, Segmentation, ServerError
 from tfbrats import command, files, labels, layouts, model_card, provenance, results
 from tfbrats.case import Case
@@ -240,6 +244,7 @@ def _known(client: Client, targets: Sequence[Target], todo: Sequence, given: arg
 
 def main(arguments: Sequence[str]) -> int | None:
     given = _parser().parse_args(arguments)
+    addresses.checked(given.server)
     pairs = _targets(given)
     if given.concurrency < 1:
         raise InputError(f"--concurrency {given.concurrency}: at least one case is needed.")

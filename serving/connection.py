@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 import tenacity
 
-from serving import messages
+from serving import addresses, messages
 from tfbrats import case as cases
 from tfbrats import layouts, model_card, packing, results
 from tfbrats.case import Case
@@ -90,16 +90,20 @@ class _Prepared:
 
 
 def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    options = _OPTIONS
+    if addresses.is_of_this_machine(address):
+        options += (("grpc.enable_http_proxy", 0),)  # http_proxy is for what is outside
     if credentials is None:
-        return grpc.insecure_channel(address, options=_OPTIONS)
-    return grpc.secure_channel(address, credentials, options=_OPTIONS)
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 class Client:
     """A connection to one model on one server. Threads may share it. Use it as a context manager.
 
     Args:
-        address: host:port of the gRPC service, or host:port/MODEL.
+        address: host:port of the gRPC service, or host:port/MODEL. A server of this machine is asked
+            directly, whatever http_proxy says.
         model: name the server knows it by, where the address does not say.
         version: None for the one the server thinks latest.
         label: in its place, a version's name in the server's models.config, e.g. "canary".
@@ -122,7 +126,7 @@ class Client:
     ):
         if model is None:
             address, model = _parted(address)
-        self.address = address
+        self.address = addresses.checked(address)
         self.model = model
         if version is not None and label is not None:
             raise InputError(f"version {version} or label {label!r}: a model is asked for by one of the two.")
@@ -408,6 +412,8 @@ class Client:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 return  # no health service, but somebody who says so
             tls = "" if self._encrypted else " If it wants TLS, give --tls_root_certificates."
+            if proxy := addresses.proxy_to(self.address):
+                tls += f" It was asked through a proxy ({proxy}): to ask it directly, add its host to no_proxy."
             raise ServerError(
                 f"{self.address}: no gRPC server answers there (waited {seconds:.3g} s). Check host and port "
                 "(gRPC's, mostly 8500; not REST's 8501), or start one: `python -m serving.server "
@@ -498,6 +504,8 @@ def _parted(address: str) -> tuple[str, str]:
     """host:port/MODEL -> host:port and MODEL; an address may have slashes of its own, as dns:///host:port."""
     host, _, model = address.rpartition("/")
     if not host or not model or ":" in model:
+        if "://" in address:
+            addresses.checked(address.rstrip("/"))
         raise InputError(f"{address}: which model? Give it, or write {address}/MODEL.")
     return host, model
 

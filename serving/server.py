@@ -7,6 +7,9 @@ and swaps without failing a request. Flags are named as tensorflow_model_server'
 move there. It has no REST, batching, metrics or TLS: see serving/README.md.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m serving.server from the folder above.")
+
 import argparse
 import logging
 import os

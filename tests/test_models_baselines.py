@@ -195,12 +195,9 @@ def test_what_only_training_needs_is_dropped_and_the_answer_stays(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_heads_stay_in_float32_under_mixed_precision(name):
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        small = models.build(config.load("smoke_2d.yaml", [*overrides_of(name), "model.width=2"]))
-        outputs = small(np.zeros((1, 16, 16, 4), np.float32))
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    mixed = ["model.width=2", "train.precision=mixed_bfloat16"]
+    small = models.build(config.load("smoke_2d.yaml", [*overrides_of(name), *mixed]))
+    outputs = small(np.zeros((1, 16, 16, 4), np.float32))
     assert {str(keras.backend.standardize_dtype(value.dtype)) for value in outputs.values()} == {"float32"}
 
 

@@ -227,12 +227,8 @@ def test_loss_weights_and_scores_are_the_same_on_two_replicas_as_on_one(patch_re
 
 
 def built(precision, settings, region):
-    keras.mixed_precision.set_global_policy(precision)
-    try:
-        keras.utils.set_random_seed(0)
-        return models.build(settings, region=region)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    keras.utils.set_random_seed(0)
+    return models.build(settings, region=region, precision=precision)
 
 
 QUICK = {("msm", "WT", "mixed_bfloat16"), ("msm", "ET", "mixed_float16")}

@@ -3,4 +3,8 @@
 Importing this package imports no TensorFlow; the modules that need it do so themselves.
 """
 
+from tfbrats import surroundings
+
 __version__ = "0.1.0"
+
+surroundings.prepare()  # before any other import: it is about what these would read and where they would look

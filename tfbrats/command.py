@@ -5,9 +5,12 @@ Holds no knowledge of any command. Errors that are ours, not the person's, keep 
 
 import argparse
 import errno
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
+
+from tfbrats import surroundings
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, over quota, read-only
 
@@ -31,10 +34,17 @@ def counted(number: int, noun: str) -> str:
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError or a full disk, 130 on Ctrl-C."""
+    """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError or a full disk, 130 on Ctrl-C.
+
+    Letters that the terminal or file behind stdout and stderr cannot encode are shown as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Beam configures the root logger on import when it can; `force` takes it back.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     try:
+        surroundings.begin_work()
         code = main(sys.argv[1:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

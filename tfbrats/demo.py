@@ -45,12 +45,13 @@ class _Steps(Steps):
 def _address(process: subprocess.Popen, log: pathlib.Path) -> str:
     limit = time.monotonic() + SERVER_START_S
     while time.monotonic() < limit and process.poll() is None:
-        ready = re.search(r"^ready: .* on (\S+:\d+)", log.read_text(), re.MULTILINE)
+        ready = re.search(r"^ready: .* on (\S+:\d+)", log.read_text("utf-8", "replace"), re.MULTILINE)
         if ready:
             print(f"    ready on {ready.group(1)}", flush=True)
             return ready.group(1)
         time.sleep(0.2)
-    raise InputError(f"the server did not start:\n{log.read_text()[-2000:]}")
+    said = log.read_text("utf-8", "replace")[-2000:]
+    raise InputError(f"the server did not start:\n{said}")
 
 
 def _check_stamp(output: pathlib.Path, name: str) -> None:

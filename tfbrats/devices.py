@@ -49,22 +49,27 @@ class Cluster:
 
 
 def cluster() -> Cluster | None:
-    """The machines that TF_CONFIG names; None where it is not set.
+    """The machines that TF_CONFIG names; None where it is not set, or names none, as some schedulers leave it.
 
     Raises:
         InputError: it is not what TensorFlow reads from it.
     """
-    text = os.environ.get("TF_CONFIG")
+    text = os.environ.get("TF_CONFIG", "").strip()
     if not text:
         return None
 
     def wrong(what: str) -> InputError:
-        return InputError(f"TF_CONFIG: {what}. Set it on every worker to the like of\n  {_EXAMPLE}")
+        return InputError(
+            f"TF_CONFIG: {what}. Unset it to train on this machine alone; else set it on every worker to the "
+            f"like of\n  {_EXAMPLE}"
+        )
 
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise wrong(f"not JSON ({error}); found {text[:80]!r}") from error
+    if isinstance(content, dict) and not content.get("cluster"):
+        return None
     parts = [content.get(key) if isinstance(content, dict) else None for key in ("cluster", "task")]
     for key, part in zip(("cluster", "task"), parts, strict=True):
         if not isinstance(part, dict) or not part:
@@ -237,8 +242,8 @@ def strategy_for(
 ) -> tf.distribute.Strategy:
     """The tf.distribute strategy that `train.strategy` names; it takes the devices, so call it first of all.
 
-    "auto" is multi-worker when TF_CONFIG is set, mirrored when there is more than one device, else one
-    device. A GPU's memory is taken as it is needed, not all at once.
+    "auto" is multi-worker when TF_CONFIG names several machines, mirrored when there is more than one device,
+    else one device. A GPU's memory is taken as it is needed, not all at once.
 
     Args:
         jit_compile: `train.jit_compile`.
@@ -255,14 +260,14 @@ def strategy_for(
             f"  {_EXAMPLE}\nor train on this machine alone with train.strategy=auto."
         )
     take_memory_as_needed()
-    if name == "multi_worker" or (name == "auto" and known):
+    if name == "multi_worker" or several_workers(name):
         strategy = _multi_worker(known, check)
     elif name == "tpu":
         strategy = _tpu()
     else:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if name == "mirrored" or (name == "auto" and len(devices) > 1):
-            strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+            strategy = _mirrored(tuple(device.name for device in devices))
         else:
             strategy = tf.distribute.OneDeviceStrategy(devices[0].name)
     replicas = strategy.num_replicas_in_sync
@@ -272,6 +277,16 @@ def strategy_for(
             "it to false, or take train.strategy=one_device."
         )
     return strategy
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """One for each set of devices, kept as long as the process runs.
+
+    A second one would number its collective operations from the start again, and fail: "collective_params
+    ... mismatch", or devices that wait for each other for ever.
+    """
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def take_memory_as_needed() -> None:
@@ -284,6 +299,9 @@ def take_memory_as_needed() -> None:
 
 def _multi_worker(known: Cluster, check: Callable[[], None]) -> tf.distribute.Strategy:
     """Returns when all workers are there. Nothing may have used TensorFlow's devices before."""
+    # Else gRPC goes through the proxy that http_proxy names, also to a machine that stands beside this one.
+    options = (os.environ.get("TF_GRPC_DEFAULT_OPTIONS"), "grpc.enable_http_proxy=0")
+    os.environ["TF_GRPC_DEFAULT_OPTIONS"] = ",".join(filter(None, options))
     # TensorFlow's first worker would wait for ever, deaf to Ctrl-C and to SIGTERM; so we meet before.
     meeting.meet(known.addresses, known.own, _MEETING_SECONDS, check)
     if len(known.addresses) > 1:

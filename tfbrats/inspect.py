@@ -5,18 +5,25 @@
 Reads every image once. Exits with 1 when anything is wrong or nothing is found; repairs nothing.
 """
 
+import sys
+
+if __name__ == "inspect":  # not tfbrats.inspect: somebody asked for Python's own module, and found this one
+    raise SystemExit(
+        f"error: {sys.argv[0]}: the folder of the package tfbrats stands first where Python looks for modules, "
+        "so that it takes inspect.py for its own. Run a command as a module, from another folder: cd .. and "
+        "python -m tfbrats.train, not python tfbrats/train.py."
+    )
+
 import concurrent.futures
 import json
 import os
-import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, labels, layouts, naming, packing, preprocess, split_files
+from tfbrats import case, command, files, labels, layouts, naming, packing, patients, preprocess, split_files
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 
@@ -101,39 +108,17 @@ def _saturation(loaded: case.Case) -> Iterator[str]:
             yield f"{modality} is saturated: {count} voxels at {int(top)}"
 
 
-def split_faults(splits: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> list[str]:
-    """What is wrong with a division of cases into splits, as sentences.
-
-    Args:
-        splits: case ids by name of the split.
-        patients: patient id by case id, of the cases there are.
-    """
-    faults = []
-    places: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for split, ids in splits.items():
-        unknown = [name for name in ids if name not in patients]
-        if unknown:
-            faults.append(
-                f"split {split} names {len(unknown)} cases that are not here: {_some(unknown)}. Correct the "
-                "file, or point to the folder it was made for."
-            )
-        for name in ids:
-            places[patients.get(name, name)][split].append(name)
-    for patient, by_split in sorted(places.items()):
-        if len(by_split) > 1:
-            where = "; ".join(f"{split}: {_some(sorted(set(ids)))}" for split, ids in by_split.items())
-            faults.append(f"patient {patient} is in {len(by_split)} splits ({where}). Keep one.")
-    return faults
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def inspect(
-    root: str | os.PathLike, edition: str | None = None, splits: str | None = None, fold: int | None = None
+    root: str | os.PathLike,
+    edition: str | None = None,
+    splits: str | None = None,
+    fold: int | None = None,
+    patients_file: str | None = None,
 ) -> dict:
     """Everything `main` says, as one mapping ready for JSON; "faults" holds all, "sound" whether none.
+
+    Args:
+        patients_file: a CSV of case,patient, where names do not tell.
 
     Raises:
         InputError: no case is found, or its edition is not told by its name; no such splits file.
@@ -141,7 +126,8 @@ def inspect(
     if fold is not None and not splits:
         raise InputError(f"--fold {fold} needs --splits: the file that holds the folds.")
     divided = split_files.read(splits, fold) if splits else None
-    dataset = layouts.find(root, edition)
+    dataset = layouts.find(root, edition).with_patients(patients_file)
+    patient_of = dataset.patient_of
     # Decompression releases the interpreter's lock; only descriptions are kept.
     with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
         described = list(
@@ -152,8 +138,12 @@ def inspect(
                 disable=not sys.stderr.isatty(),
             )
         )
+    for one in described:
+        one["patient_id"] = patient_of[one["case_id"]]
     faults = [f"{one['case_id']}: {fault}" for one in described for fault in one["faults"]]
-    notes = [*dataset.notes, *(f"{one['case_id']}: {note}" for one in described for note in one["notes"])]
+    untold = patients.notes(patient_of, dataset.has_patient_table)
+    of_cases = (f"{one['case_id']}: {note}" for one in described for note in one["notes"])
+    notes = [*dataset.notes, *untold, *of_cases]
     if edition is not None:
         doubts = _doubts(EDITIONS[edition], described)
         faults += doubts.faults
@@ -161,11 +151,11 @@ def inspect(
     if not any(one["segmentation"] for one in described):
         notes.append("no segmentations: usable for prediction only")
     if divided is not None:
-        patients = {found.case_id: found.patient_id for found in dataset.cases}
-        faults += [f"{splits}: {fault}" for fault in split_faults(divided, patients)]
-        left = sorted(set(patients) - {name for ids in divided.values() for name in ids})
+        faults += [f"{splits}: {fault}" for fault in split_files.faults(divided, patient_of, dataset.root)]
+        left = sorted(set(patient_of) - {name for ids in divided.values() for name in ids})
         if left:
-            notes.append(f"{splits}: {len(left)} cases are in no split: {_some(left)}")
+            shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+            notes.append(f"{splits}: {len(left)} cases are in no split: {shown}")
     return {
         "root": dataset.root,
         "layouts": dataset.layouts,
@@ -243,14 +233,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--splits", metavar="FILE", help="case ids by split: no patient may be in two")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
+    parser.add_argument("--patients", metavar="FILE", help="CSV of case,patient, where names do not tell")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args(arguments)
+    options = (given.folder, given.edition, given.splits, given.fold, given.patients)
     if not given.json:
-        report = inspect(given.folder, given.edition, given.splits, given.fold)
+        report = inspect(*options)
         _print(report)
         return 0 if report["sound"] else 1
     try:
-        report = inspect(given.folder, given.edition, given.splits, given.fold)
+        report = inspect(*options)
     except InputError as error:
         report = {"root": given.folder, "cases": [], "notes": [], "faults": [str(error)], "sound": False}
     print(json.dumps(report, indent=2))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import bids, brats_folders, decathlon, files, grades, naming, references
+from tfbrats import bids, brats_folders, decathlon, files, grades, naming, patients, references
 from tfbrats.command import InputError, counted
 from tfbrats.groups import Group, Leftovers, nifti_stem, scan_name
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
@@ -57,6 +57,8 @@ class Dataset:
         table_grades: case id -> grade by name_mapping.csv. Not on the cases themselves, whose fields a shard's
             hash covers: a grade changes no byte of a record.
         guesses: of the notes, those that tell whose labels these are where names leave it open.
+        patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
+        has_patient_table: whether a table of the challenge says which ids of several editions are one patient.
     """
 
     root: str
@@ -64,6 +66,8 @@ class Dataset:
     notes: tuple[str, ...]
     table_grades: Mapping[str, str] = dataclasses.field(default_factory=dict)
     guesses: tuple[str, ...] = ()
+    patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    has_patient_table: bool = False
 
     @property
     def layouts(self) -> list[str]:
@@ -72,6 +76,21 @@ class Dataset:
     @property
     def editions(self) -> list[str]:
         return sorted({case.schema.edition for case in self.cases})
+
+    @property
+    def patient_of(self) -> dict[str, str]:
+        """Case id -> patient. No patient may be in two splits."""
+        return {case.case_id: self.patients.get(case.case_id, case.patient_id) for case in self.cases}
+
+    def with_patients(self, path: str | os.PathLike | None) -> "Dataset":
+        """The same cases, with the patients that a file names (`patients.read`); itself for None."""
+        if path is None:
+            return self
+        named = patients.read(path, [case.case_id for case in self.cases])
+        left = sorted(self.patient_of.keys() - named.keys())
+        note = f"{path}: does not name {', '.join(left[:3])}{' and more' * (len(left) > 3)}; their names decide"
+        notes = (*self.notes, note) if left else self.notes
+        return dataclasses.replace(self, patients={**self.patients, **named}, notes=notes)
 
     def grade_of(self, one: CaseFiles) -> str | None:
         """One of `grades.GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
@@ -111,12 +130,15 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
             f"{' and in '.join(files.parent(path) for paths in first for path in paths)}."
         )
     of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
+    patient_tables = [path for path in listing if patients.TABLE.search(files.name(path))]
     return Dataset(
         str(root),
         tuple(sorted(cases, key=lambda case: case.case_id)),
         (*notes, *guesses),
         of_tables,
         guesses=tuple(guesses),
+        patients=patients.united({case.case_id: case.patient_id for case in cases}, patient_tables),
+        has_patient_table=bool(patient_tables),
     )
 
 

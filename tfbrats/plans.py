@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats import config as configs
-from tfbrats import files, layouts, splits, tables
+from tfbrats import files, layouts, naming, splits, tables
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.layouts import Dataset
@@ -173,8 +173,9 @@ def _unseen(
     if faults:
         raise InputError(f"--test {test_data}: cases that cannot be segmented:\n  " + "\n  ".join(faults))
     used = {case_id for name in ("train", "validation") for case_id in dealt[name]}
-    patients = {one.patient_id for one in dataset.cases if one.case_id in used}
-    seen = [one.case_id for one in cases if one.patient_id in patients]
+    # By person: the two data sets may be of two editions.
+    persons = {naming.person_of(patient) for case_id, patient in dataset.patient_of.items() if case_id in used}
+    seen = [one.case_id for one in cases if naming.person_of(one.patient_id) in persons]
     if seen:
         raise InputError(
             f"--test {test_data}: {tables.cases_text(len(seen))} of patients who are trained or validated on, "

@@ -78,7 +78,7 @@ def _trial(config: Config, region: str, batch_size: int, count: int) -> Trial | 
     arguments += ["--memory", str(int(_CPU_SHARE * memory.free_bytes()))]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "config.yaml"
-        path.write_text(config.model_copy(update=changes).to_yaml())
+        path.write_text(config.model_copy(update=changes).to_yaml(), "utf-8")
         process = ended(*arguments, "--config", str(path))
     if process.returncode in (128 + signal.SIGINT, -signal.SIGINT):
         raise KeyboardInterrupt  # Ctrl-C reaches it too, and may reach it alone where we only take note of it

@@ -4,7 +4,7 @@
     {"folds": [one such for each fold], "sha256": "..."}
 
 Reads such files without a hash too, "val" for "validation", and nnU-Net's splits_final.json. Refuses a file
-whose hash is not that of its cases. Knows no data set: whether the cases are there `splits` checks.
+whose hash is not that of its cases. Knows no data set, but checks a split against its cases and patients.
 """
 
 import hashlib
@@ -99,6 +99,36 @@ def named(given: Any) -> Splits:
     if unknown:
         raise InputError(f"splits: unknown splits {unknown}; {_EXPECTED}. Correct the file.")
     return {name: splits.get(name, []) for name in records.SPLITS}
+
+
+def faults(splits: Mapping[str, Sequence[str]], patient_of: Mapping[str, str], root: str) -> list[str]:
+    """What is wrong with a division of these cases into splits, as sentences.
+
+    Args:
+        splits: case ids by name of the split.
+        patient_of: case id -> patient, of the cases there are.
+        root: where they lie.
+    """
+    sentences = []
+    places: dict[str, dict[str, list[str]]] = {}
+    for split, ids in splits.items():
+        if strange := sorted({name for name in ids if name not in patient_of}):
+            sentences.append(f"split {split}: case ids that are not in {root}: {_some(strange)}")
+        if doubled := sorted({name for name in ids if ids.count(name) > 1}):
+            sentences.append(f"split {split}: case ids listed twice: {_some(doubled)}")
+        for name in ids:
+            places.setdefault(patient_of.get(name, name), {}).setdefault(split, []).append(name)
+    for patient, by_split in sorted(places.items()):
+        if len(by_split) > 1:
+            where = "; ".join(f"{split}: {_some(sorted(set(ids)))}" for split, ids in by_split.items())
+            sentences.append(f"patient {patient} is in more than one split ({where}); keep all scans in one")
+    if "train" in splits and not splits["train"]:
+        sentences.append("no training case")
+    return sentences
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _unedited(content: Any) -> Splits:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfbrats import command, examples, files, layouts, records, split_files
+from tfbrats import command, examples, files, layouts, patients, records, split_files
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.grades import GRADES
@@ -71,7 +71,7 @@ def deal(
                 "with --splits."
             )
         found, notes = (None, ()) if given is None else RECIPES[given](dataset)
-        return Dealt(whole_or_new(found), notes)
+        return Dealt(whole_or_new(found), (*notes, *_notes(dataset)))
     if not files.exists(given):
         raise InputError(f"{given}: no such file, nor a recipe; the recipes are {', '.join(RECIPES)}.")
     found = split_files.read(given, fold)
@@ -79,6 +79,10 @@ def deal(
         return Dealt(whole_or_new(found))
     except InputError as error:
         raise InputError(f"{given}: {error}") from error
+
+
+def _notes(dataset: Dataset) -> list[str]:
+    return patients.notes(dataset.patient_of, dataset.has_patient_table)
 
 
 def split_cases(
@@ -103,8 +107,8 @@ def split_cases(
     """
     if given is None:
         return _by_ratio(_labelled(dataset), ratio, seed)
-    splits = _checked(given, [one.case_id for one in dataset.cases], dataset.root)
-    _check_apart(splits, dataset)
+    splits = split_files.named(given)
+    _check(splits, dataset)
     return splits
 
 
@@ -139,14 +143,15 @@ def extended(
         together = {name: {*old.get(name, ()), *ids} for name, ids in split_files.named(given).items()}
         wanted = split_cases(dataset, ratio, seed, {name: sorted(ids) for name, ids in together.items()})
         return {name: [i for i in ids if i not in home] for name, ids in wanted.items()}
-    _check_apart(old, dataset)
-    patients = {one.patient_id: home[one.case_id] for one in dataset.cases if one.case_id in home}
+    _check({name: ids for name, ids in old.items() if ids}, dataset)  # there need not be a training case
+    patient_of = dataset.patient_of
+    homes = {patient_of[one.case_id]: home[one.case_id] for one in dataset.cases if one.case_id in home}
     joining = {name: [] for name in records.SPLITS}
     strata = collections.defaultdict(dict)
     for stratum, by_patient in _labelled(dataset).items():
         for patient, ids in by_patient.items():
-            if patient in patients:
-                joining[patients[patient]] += [i for i in ids if i not in home]
+            if patient in homes:
+                joining[homes[patient]] += [i for i in ids if i not in home]
             else:
                 strata[stratum][patient] = ids
     dealt = _by_ratio(strata, ratio, seed)
@@ -181,10 +186,10 @@ def _labelled(dataset: Dataset) -> _Strata:
     Raises:
         InputError: there is none.
     """
-    of_patient = collections.defaultdict(list)
+    of_patient, patient_of = collections.defaultdict(list), dataset.patient_of
     for one in dataset.cases:
         if one.label or one.label_expected:
-            of_patient[one.patient_id].append(one)
+            of_patient[patient_of[one.case_id]].append(one)
     if not of_patient:
         raise InputError(f"{dataset.root}: no case has a segmentation, and training needs them.")
     strata = collections.defaultdict(dict)
@@ -214,31 +219,10 @@ def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-def _check_apart(splits: Mapping[str, Sequence[str]], dataset: Dataset) -> None:
-    """Raises InputError where one patient is in two splits."""
-    patient_of = {one.case_id: one.patient_id for one in dataset.cases}
-    homes = collections.defaultdict(set)
-    for name, ids in splits.items():
-        for case_id in ids:
-            homes[patient_of[case_id]].add(name)
-    shared = {patient: sorted(names) for patient, names in homes.items() if len(names) > 1}
-    if shared:
-        raise InputError(f"splits: these patients are in more than one split: {shared}. Keep each in one.")
-
-
-def _checked(given: Any, known: Iterable[str], root: str) -> Splits:
-    """A person's splits of these cases under our names, or InputError."""
-    splits = split_files.named(given)
-    missing = sorted({i for ids in splits.values() for i in ids} - set(known))
-    doubled = sorted({i for ids in splits.values() for i in ids if ids.count(i) > 1})
-    faults = [
-        *([f"case ids that are not in {root}: {missing}"] if missing else []),
-        *([f"case ids listed twice: {doubled}"] if doubled else []),
-        *([] if splits["train"] else ["no training case"]),
-    ]
-    if faults:
+def _check(splits: Mapping[str, Sequence[str]], dataset: Dataset) -> None:
+    """Raises InputError where these are no splits of this data set, or one patient is in two."""
+    if faults := split_files.faults(splits, dataset.patient_of, dataset.root):
         raise InputError("splits: " + "; ".join(faults) + ". Correct the file.")
-    return splits
 
 
 # --- recipes --------------------------------------------------------------------------------------------
@@ -285,11 +269,11 @@ def table(dataset: Dataset, splits: Splits | Sequence[Splits]) -> list[dict[str,
         named = {f"fold {n} {name}": ids for n, one in enumerate(splits) for name, ids in one.items() if ids}
     used = {case_id for ids in named.values() for case_id in ids}
     left = [one.case_id for one in dataset.cases if one.case_id not in used]
-    by_id = {one.case_id: one for one in dataset.cases}
+    by_id, patient_of = {one.case_id: one for one in dataset.cases}, dataset.patient_of
     rows = []
     for name, ids in [*named.items(), *([("none", left)] if left else [])]:
         grades = collections.Counter(dataset.grade_of(by_id[case_id]) or "unknown" for case_id in ids)
-        row = {"split": name, "patients": len({by_id[i].patient_id for i in ids}), "cases": len(ids)}
+        row = {"split": name, "patients": len({patient_of[i] for i in ids}), "cases": len(ids)}
         rows.append(row | {grade: grades[grade] for grade in (*GRADES, "unknown")})
     return rows
 
@@ -316,7 +300,7 @@ def _wanted(options: argparse.Namespace, dataset: Dataset) -> tuple[Splits | lis
     if seed < 0:
         raise InputError(f"--seed {seed}: expected 0 or more.")
     if options.folds is not None:
-        return folds(dataset, options.folds, seed), ()
+        return folds(dataset, options.folds, seed), tuple(_notes(dataset))
     ratio = _ratio(options.ratio) if options.ratio else config.split if config else (3, 1, 1)
     return deal(dataset, ratio, seed, options.recipe)
 
@@ -343,12 +327,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--folds", type=int, metavar="K", help="K folds, in one file")
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="a paper's own numbers")
     parser.add_argument("--config", help="take ratio and seed of a YAML file, or of a shipped one by name")
+    parser.add_argument("--patients", metavar="FILE", help="CSV of case,patient, where names do not tell")
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--overwrite", action="store_true", help="replace another split in --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     options = parser.parse_args(arguments)
     try:
-        dataset = layouts.find(options.input, options.edition)
+        dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
         splits, notes = _wanted(options, dataset)
         report = {
             "input": options.input,

@@ -100,13 +100,18 @@ class Steps:
             print("    done already", flush=True)
             return
         started = time.monotonic()
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{line}\n")
             file.flush()
             command = [sys.executable, "-m", *arguments, *(f"--note={note}" for note in notes)]
             with _ended_with_us(
                 subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=file, text=True, pass_fds=self._handed_on
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=file,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                    pass_fds=self._handed_on,
                 )
             ) as process:
                 for text in process.stdout:
@@ -116,7 +121,7 @@ class Steps:
                         print(f"    {text.rstrip()}", flush=True)
                 code = process.wait()
         if code:
-            tail = "".join(log.read_text().splitlines(keepends=True)[-15:])
+            tail = "".join(log.read_text("utf-8", "replace").splitlines(keepends=True)[-15:])
             raise InputError(f"this step failed (exit code {code}):\n    {line}\n{tail}\nAll of it: {log}")
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
 
@@ -124,7 +129,7 @@ class Steps:
     def background(self, title: str, *arguments: str) -> Iterator[tuple[subprocess.Popen, pathlib.Path]]:
         """`python -m ARGUMENTS` until the block ends: the process, and the file of all it prints."""
         _, log = self._begin(title, arguments)
-        with log.open("w") as file:
+        with log.open("wb") as file:
             command = [sys.executable, "-m", *arguments]
             with _ended_with_us(
                 subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=self._handed_on)
@@ -147,9 +152,10 @@ def ended(*arguments: str, lock: int | None = None) -> subprocess.CompletedProce
         lock: as `alone` yields it.
     """
     command = [sys.executable, "-m", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    text = {"encoding": "utf-8", "errors": "backslashreplace"}
     handed_on = () if lock is None else (lock,)
-    with _ended_with_us(subprocess.Popen(command, pass_fds=handed_on, **pipes)) as process:
+    with _ended_with_us(subprocess.Popen(command, pass_fds=handed_on, **pipes, **text)) as process:
         printed, complained = process.communicate()
     return subprocess.CompletedProcess(arguments, process.returncode, printed, complained)
 

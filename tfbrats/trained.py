@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats import checkpoints, models, run
+from tfbrats import checkpoints, keras_settings, models, run
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.run import home_of
@@ -38,12 +38,8 @@ def best_network(config: Config, region: str = "", precision: str = "float32") -
 
 
 def _network(config: Config, region: str, checkpoint: str, precision: str) -> keras.Model:
-    policy = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy(precision)
-    try:
-        network = models.build(config, region=region)
-    finally:
-        keras.mixed_precision.set_global_policy(policy)
+    keras_settings.check_backend()
+    network = models.build(config, region=region, precision=precision)
     restored = tf.train.Checkpoint(network=network).restore(checkpoint)
     restored.assert_existing_objects_matched().expect_partial()
     return network

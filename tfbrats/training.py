@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import board, checkpoints, command, devices, run
+from tfbrats import board, checkpoints, command, devices, keras_settings, run
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.labels import REGIONS
@@ -93,14 +93,14 @@ class Training:
     ):
         self.config, self.recipe, self.manifest, self.strategy = config, recipe, manifest, strategy
         self._stop, self._pace = stop or Stop(), _Pace()
+        keras_settings.check_backend()
         number = list(REGIONS).index(recipe.region) if recipe.region else 0
         keras.utils.set_random_seed(config.train.seed + number)
-        keras.mixed_precision.set_global_policy(config.train.precision)
         self.replicas = self.strategy.num_replicas_in_sync
         self.global_batch = config.train.batch_size * self.replicas
         self.chief = devices.is_chief(self.strategy)
         self.workers = devices.workers(self.strategy)
-        with self.strategy.scope():
+        with self.strategy.scope(), keras_settings.ours(config.train.precision):
             self.network = recipe.network(self.replicas)
             self.optimizer = recipe.optimizer()
             self.optimizer.build(self.network.trainable_variables)

@@ -15,12 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import keras
 import numpy as np
 import psutil
 import tensorflow as tf
 
-from tfbrats import command, devices, models, peak
+from tfbrats import command, devices, keras_settings, models, peak
 from tfbrats import config as configs
 from tfbrats.config import Config, PatchConfig
 from tfbrats.examples import LwsRegion
@@ -110,22 +109,19 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
         region: whose network; "" where there is but one.
         start_bytes: what this process held when it started.
     """
-    policy = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy(config.train.precision)
-    try:
-        if isinstance(config, PatchConfig):
-            recipe, batch = PatchRecipe(config, None, region), _patches(config, batch_size)
-        else:
-            recipe, batch = SliceRecipe(config, None), _slices(config, batch_size)
+    keras_settings.check_backend()
+    if isinstance(config, PatchConfig):
+        recipe, batch = PatchRecipe(config, None, region), _patches(config, batch_size)
+    else:
+        recipe, batch = SliceRecipe(config, None), _slices(config, batch_size)
+    with keras_settings.ours(config.train.precision):
         network, optimizer = recipe.network(1), recipe.optimizer()
         optimizer.build(network.trainable_variables)
-        train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
-        forward = tf.function(lambda image: network(image, training=False))
-        schedule, image = recipe.schedule(0), batch["image" if "image" in batch else "patch"]
-        trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
-        passed = _seconds(lambda: [one.numpy() for one in tf.nest.flatten(forward(image))], min(steps, 3))
-    finally:
-        keras.mixed_precision.set_global_policy(policy)
+    train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
+    forward = tf.function(lambda image: network(image, training=False))
+    schedule, image = recipe.schedule(0), batch["image" if "image" in batch else "patch"]
+    trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
+    passed = _seconds(lambda: [one.numpy() for one in tf.nest.flatten(forward(image))], min(steps, 3))
     (place, peak_bytes), *_ = peak.peak_bytes().items()  # of several GPUs it runs on the first
     on_gpu = place.startswith("GPU")
     numbers = sum(int(np.prod(v.shape)) for v in optimizer.variables)

@@ -2,6 +2,7 @@
 
 import keras
 
+from tfbrats import keras_settings
 from tfbrats.config import Config, PatchConfig
 from tfbrats.models import bfcn, cun, drn, msm, unet2d, unet3d
 
@@ -13,13 +14,19 @@ def scales(name: str) -> int:
     return 1 if name == "unet3d" else 3
 
 
-def build(config: Config, replicas: int = 1, region: str = "") -> keras.Model:
-    """The network that a config names, for training.
+def build(config: Config, replicas: int = 1, region: str = "", precision: str = "") -> keras.Model:
+    """The network that a config names, for training; the same whatever Keras is set to in this process.
 
     Args:
         replicas: over how many the global batch is split; alone, a replica has nothing to synchronise.
         region: "WT", "TC" or "ET": whose network, where each region has its own.
+        precision: Keras' policy in which it computes; that of the config if empty.
     """
+    with keras_settings.ours(precision or config.train.precision):
+        return _built(config, replicas, region)
+
+
+def _built(config: Config, replicas: int, region: str) -> keras.Model:
     synchronised = replicas > 1 and config.model.batch_norm == "synchronised"
     modalities = len(config.data.modalities)
     if not isinstance(config, PatchConfig):

@@ -38,7 +38,13 @@ class Norm:
 def conv(x, filters: int, size: int, name: str, rate: int = 1):
     """Convolution of a square, its taps `rate` pixels apart."""
     return layers.Conv2D(
-        filters, size, padding="same", dilation_rate=rate, kernel_initializer=_GLOROT, name=name
+        filters,
+        size,
+        padding="same",
+        data_format="channels_last",
+        dilation_rate=rate,
+        kernel_initializer=_GLOROT,
+        name=name,
     )(x)
 
 
@@ -77,11 +83,12 @@ def _squares(x, kernel):
 
 def deconv(x, filters: int, stride: int, name: str):
     """Transposed convolution whose kernel is its stride: each input pixel becomes a square of its own."""
-    return Deconv(filters, stride, strides=stride, kernel_initializer=_GLOROT, name=name)(x)
+    options = {"data_format": "channels_last", "kernel_initializer": _GLOROT}
+    return Deconv(filters, stride, strides=stride, name=name, **options)(x)
 
 
 def pool(x, name: str):
-    return layers.MaxPooling2D(2, name=name)(x)
+    return layers.MaxPooling2D(2, data_format="channels_last", name=name)(x)
 
 
 def concat(tensors, name: str):
@@ -105,7 +112,8 @@ def residual(x, filters: int, norm: Norm, name: str, leading_norm: bool = True):
 
 def head(x, classes: int, name: str):
     """1x1 convolution to class logits, in float32 whatever the precision of the rest."""
-    x = layers.Conv2D(classes, 1, kernel_initializer=_GLOROT, dtype="float32", name=f"{name}_conv")(x)
+    options = {"data_format": "channels_last", "kernel_initializer": _GLOROT, "dtype": "float32"}
+    x = layers.Conv2D(classes, 1, name=f"{name}_conv", **options)(x)
     return layers.Activation("linear", dtype="float32", name=name)(x)
 
 
@@ -123,7 +131,7 @@ class AuxiliaryHead(layers.Layer):
 
     def __init__(self, stride: int, classes: int, name: str):
         super().__init__(dtype="float32", name=name)
-        options = {"kernel_initializer": _GLOROT, "dtype": "float32"}
+        options = {"data_format": "channels_last", "kernel_initializer": _GLOROT, "dtype": "float32"}
         self.deconv = Deconv(_AUXILIARY_CHANNELS, stride, strides=stride, name=f"{name}_deconv", **options)
         self.conv = layers.Conv2D(classes, 1, name=f"{name}_conv", **options)
 

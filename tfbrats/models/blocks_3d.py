@@ -14,7 +14,13 @@ _GLOROT = "glorot_uniform"  # paper B: "Xavier initialization"; [ours]: its unif
 def conv(x, filters: int, size: int, name: str, rate: int = 1):
     """Convolution of a cube, its taps `rate` voxels apart."""
     return layers.Conv3D(
-        filters, size, padding="same", dilation_rate=rate, kernel_initializer=_GLOROT, name=name
+        filters,
+        size,
+        padding="same",
+        data_format="channels_last",
+        dilation_rate=rate,
+        kernel_initializer=_GLOROT,
+        name=name,
     )(x)
 
 
@@ -33,7 +39,7 @@ def pool(x, name: str):
     """Max-pooling of 2 x 2 x 2; under mixed_float16 it runs in float32, which leaves the values as they are."""
     # TensorFlow 2.21 has no float16 MaxPool3D on a CPU, and the convolution that follows casts back.
     half = keras.config.dtype_policy().compute_dtype == "float16"
-    return layers.MaxPooling3D(2, dtype="float32" if half else None, name=name)(x)
+    return layers.MaxPooling3D(2, data_format="channels_last", dtype="float32" if half else None, name=name)(x)
 
 
 class Deconv(layers.Conv3DTranspose):
@@ -56,10 +62,12 @@ class Deconv(layers.Conv3DTranspose):
 
 def deconv(x, filters: int, name: str):
     """Transposed convolution, kernel and stride 2: each voxel becomes eight of its own."""
-    return Deconv(filters, 2, strides=2, kernel_initializer=_GLOROT, name=name)(x)
+    options = {"data_format": "channels_last", "kernel_initializer": _GLOROT}
+    return Deconv(filters, 2, strides=2, name=name, **options)(x)
 
 
 def head(x, name: str):
     """1x1x1 convolution to one logit, in float32 whatever the precision of the rest."""
-    x = layers.Conv3D(1, 1, kernel_initializer=_GLOROT, dtype="float32", name=f"{name}_conv")(x)
+    options = {"data_format": "channels_last", "kernel_initializer": _GLOROT, "dtype": "float32"}
+    x = layers.Conv3D(1, 1, name=f"{name}_conv", **options)(x)
     return layers.Activation("linear", dtype="float32", name=name)(x)

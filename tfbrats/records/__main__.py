@@ -10,6 +10,9 @@ of each example is tumour. `to-nifti` gives volumes back as NIfTI on the cases' 
 for bit; slices and patches as pictures. Nothing here writes into a record set; no TensorFlow is loaded.
 """
 
+if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
+    raise SystemExit("error: run it as python -m tfbrats.records from the folder above.")
+
 import argparse
 import json
 import textwrap
