@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each line may import those above it, and its neighbours to the left.
 ORDER = (
     ("command",),
-    ("labels", "paths", "yaml_text", "stores", "files", "locks", "memory", "stopping", "stopwatch"),
+    ("labels", "paths", "yaml_text", "stores", "files", "literal", "locks", "memory", "stopping", "stopwatch"),
     ("config", "naming", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),

@@ -461,7 +461,9 @@ def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config` and its overrides, the same for every command."""
-    parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped one")
+    parser.add_argument(
+        "--config", type=paths.argument, required=True, help="a YAML file, or the name of a shipped one"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",

@@ -79,7 +79,7 @@ def _from_home(text: str) -> str:
             f"{text}: a folder {first} lies here, and {first} is a home folder too. Write ./{text} or "
             f"{expanded}."
         )
-    return os.path.abspath(expanded)
+    return os.path.join(os.getcwd(), expanded)
 
 
 def argument(text: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, labels
+from tfbrats import case, command, files, labels, paths
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -484,7 +484,9 @@ def _write_tables(output: str, edition: str, rows: dict[str, str]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.phantom", __doc__)
-    parser.add_argument("--output", required=True, help="folder to write to; made if need be")
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, help="folder to write to; made if need be"
+    )
     parser.add_argument("--cases", type=int, default=8, help="how many (8)")
     parser.add_argument("--edition", choices=LAYOUT_EDITIONS, default="2020", help="layout (2020)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (0)")

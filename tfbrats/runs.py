@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from tfbrats import command, files, run, stores
+from tfbrats import command, files, paths, run, stores
 from tfbrats import config as configs
 from tfbrats.command import InputError, counted
 from tfbrats.config import Config, SliceConfig
@@ -345,7 +345,13 @@ def as_json(runs: Sequence[Run], others: Mapping[str, str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.runs", __doc__)
-    parser.add_argument("folder", nargs="?", default="runs", help="where the runs lie (default: %(default)s)")
+    parser.add_argument(
+        "folder",
+        type=paths.argument,
+        nargs="?",
+        default="runs",
+        help="where the runs lie (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
     found, others = find(given.folder)

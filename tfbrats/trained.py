@@ -44,7 +44,7 @@ def _network(config: Config, region: str, checkpoint: str, precision: str) -> ke
         network = models.build(config, region=region)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    restored = tf.train.Checkpoint(network=network).restore(checkpoint)
+    restored = checkpoints.restore(tf.train.Checkpoint(network=network), checkpoint)
     restored.assert_existing_objects_matched().expect_partial()
     return network
 
