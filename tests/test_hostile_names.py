@@ -2,7 +2,7 @@
 
 Each command writes to a name, or reads what lies there, and what comes out is compared with what a plain name
 gives. Beside each lie the files that a second reading of it would take; they are as they were, and nothing is
-anywhere else. The last line says how many commands were run over how many names.
+anywhere else. The end of the test run says how many commands were run over how many names.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from tfbrats import (
     files,
     inspect,
     model_card,
+    paths,
     phantom,
     predict,
     records,
@@ -141,23 +142,8 @@ def plain(name: str) -> str:
     return os.path.normpath(name)
 
 
-_tried = pytest.StashKey[dict[str, int]]()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def count(request):
-    tried = request.config.stash.setdefault(_tried, {})
-    yield tried
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and tried:
-        reporter.write_line(
-            f"\nhostile names: {len(tried)} commands over up to {max(tried.values())} names each, "
-            f"{sum(tried.values())} runs, each written and read back"
-        )
-
-
 @pytest.fixture
-def over(tmp_path, monkeypatch, count, capsys):
+def over(tmp_path, monkeypatch, names_tried, capsys):
     """`over(command, names, work)` calls `work(name)` in a fresh folder for each name; all faults at once.
 
     `work` returns the names at the top of the working folder that it and the command have made.
@@ -169,7 +155,7 @@ def over(tmp_path, monkeypatch, count, capsys):
     def try_all(command: str, names, work) -> None:
         faults = {}
         for number, name in enumerate(names):
-            here = tmp_path / f"{len(count)}-{number}"
+            here = tmp_path / f"{len(names_tried)}-{number}"
             here.mkdir()
             monkeypatch.chdir(here)
             for beside in BESIDE:
@@ -188,7 +174,7 @@ def over(tmp_path, monkeypatch, count, capsys):
                 shutil.rmtree(here, ignore_errors=True)
         shown = "\n".join(f"{name!r}: {fault}" for name, fault in list(faults.items())[:5])
         assert not faults, f"{command}: {len(faults)} of {len(names)} names\n{shown}"
-        count[command] = len(names)
+        names_tried[command] = len(names)
 
     return try_all
 
@@ -578,16 +564,21 @@ def _whole_way(cases, record_folder):
         export.main([f"--run={name}.run", f"--output={name}.m"])
         assert os.listdir(f"./{plain(name)}.m") == ["1"]
         predict.main([f"--model={name}.m/1", f"--input={name}", f"--output={name}.out"])
-        assert len(masks(tree(f"{plain(name)}.out"))) == len(ids_of(cases))
-        return [name, *(f"{name}.{ending}" for ending in ("rec", "run", "m", "out"))]
+        written = masks(tree(f"{plain(name)}.out"))
+        assert len(written) == len(ids_of(cases))
+        with server.start(paths.given(f"{name}.m")) as served:  # by the folder's own name, warmed up
+            asked = ("--server", served.address, f"--model={os.path.basename(name)}.m")
+            client.main([*asked, f"--input={name}", f"--output={name}.served/"])
+        assert masks(tree(f"{plain(name)}.served")) == written
+        return [name, *(f"{name}.{ending}" for ending in ("rec", "run", "m", "out", "served"))]
 
     return work
 
 
-def test_a_run_of_the_worst_name_goes_on_and_is_exported_and_predicts(over, cases, record_folder):
-    over("train, resume, export, predict", [WORST], _whole_way(cases, record_folder))
+def test_a_run_of_the_worst_name_goes_on_and_is_exported_predicts_and_is_served(over, cases, record_folder):
+    over("train, resume, export, predict, serve", [WORST], _whole_way(cases, record_folder))
 
 
 @pytest.mark.slow
-def test_a_run_of_any_name_goes_on_and_is_exported_and_predicts(over, cases, record_folder):
-    over("train, resume, export, predict", (*SINGLE, *NESTED), _whole_way(cases, record_folder))
+def test_a_run_of_every_name_goes_on_and_is_exported_predicts_and_is_served(over, cases, record_folder):
+    over("train, resume, export, predict, serve", (*SINGLE, *NESTED), _whole_way(cases, record_folder))

@@ -147,6 +147,13 @@ def test_what_yaml_makes_no_text_of_asks_for_quotes(written, home):
         assert os.path.normpath(config.load(_with_folder(f"'{written}'")).run.dir) == written
 
 
+def test_a_name_that_yaml_would_cut_at_a_comment_is_refused(home):
+    with pytest.raises(InputError, match=r"exp #2: what stands behind # is a comment .*between quotes"):
+        config.load(_with_folder("exp #2"))
+    assert config.load(_with_folder("'exp #2'  #2")).run.dir == "exp #2"
+    assert config.load(_with_folder("exp#2 # the second")).run.dir == "exp#2"
+
+
 def test_numbers_of_a_yaml_stay_numbers(home):
     loaded = config.load(_with_folder("007"))
     assert (loaded.train.epochs, loaded.train.learning_rate) == (6, 0.01)

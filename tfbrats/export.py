@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,6 +52,7 @@ from tfbrats.saved_model import SavedModel
 from tfbrats.segment import CaseSegmenter, bounded, each_of
 
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
+_LEFT = re.compile(rf"\.\d+{re.escape(files.PARTIAL)}-\w+")  # a version in the making
 FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_batch")
 # Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
 # labels may differ: a Session fuses other operations, and in bfloat16 what is fused is rounded elsewhere.
@@ -420,7 +422,7 @@ def _compare(segmenter: Segmenter, served: SavedModel, plane: Sequence[int], pre
 def _sweep(output: str) -> None:
     """Removes what exports that were killed have left: half versions, untouched for an hour."""
     for entry in os.scandir(output):
-        if files.PARTIAL in entry.name and time.time() - entry.stat().st_mtime > 3600:
+        if _LEFT.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
             files.remove(entry.path)
 
 

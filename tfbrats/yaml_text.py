@@ -3,6 +3,7 @@
 YAML makes a date of 2024-05-01, a number of 007 and a truth of `on`: none of them is the folder that is meant.
 """
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -43,10 +44,26 @@ def parsed(content: bytes, text_keys: Collection[str]) -> Any:
         for section, node in _entries(root):
             for key, value in _entries(node):
                 if f"{section}.{key}" in text_keys and _is_scalar(value) and value.tag != _NULL:
+                    _check_end(value, content)
                     value.tag = _TEXT
         return loader.construct_document(root)
     finally:
         loader.dispose()
+
+
+def _check_end(value: yaml.ScalarNode, content: bytes) -> None:
+    """Refuses `exp #2`, of which YAML would leave `exp`: nobody can tell whether a comment was meant."""
+    end = value.end_mark
+    lines = content.decode(errors="replace").splitlines()
+    behind = lines[end.line][end.column :] if value.style is None and end.line < len(lines) else ""
+    if re.match(r"\s+#\S", behind):
+        raise yaml.constructor.ConstructorError(
+            None,
+            None,
+            f"{value.value}{behind}: what stands behind # is a comment for YAML. Put the name between quotes, "
+            "or a space behind the #",
+            value.start_mark,
+        )
 
 
 def _is_scalar(node: yaml.Node) -> bool:
