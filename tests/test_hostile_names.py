@@ -23,6 +23,7 @@ from tfbrats import (
     check_submission,
     checkpoints,
     config,
+    demo,
     evaluate,
     export,
     files,
@@ -30,6 +31,7 @@ from tfbrats import (
     model_card,
     paths,
     phantom,
+    plans,
     predict,
     records,
     report,
@@ -582,3 +584,43 @@ def test_a_run_of_the_worst_name_goes_on_and_is_exported_predicts_and_is_served(
 @pytest.mark.slow
 def test_a_run_of_every_name_goes_on_and_is_exported_predicts_and_is_served(over, cases, record_folder):
     over("train, resume, export, predict, serve", (*SINGLE, *NESTED), _whole_way(cases, record_folder))
+
+
+# --- chains of commands ---------------------------------------------------------------------------------
+
+
+def _checked_chain(folder: str, name: str, names: list[str]) -> None:
+    """Whatever the next command of a chain reads is the same file."""
+    for path in [folder, *(os.path.join(folder, one) for one in names)]:
+        assert paths.given(path) == path
+        assert os.path.relpath(path) == os.path.join(plain(name), os.path.relpath(path, folder)).removesuffix(
+            "/."
+        )
+
+
+def test_a_demo_hands_the_same_folder_on(over, monkeypatch):
+    begun = []
+    monkeypatch.setattr(demo, "demo", lambda output, _: begun.append(output))
+
+    def work(name):
+        demo.main([f"--output={name}"])
+        _checked_chain(str(begun.pop()), name, ["cases", "models/smoke_2d"])
+        return []
+
+    over("demo", (*SINGLE, *NESTED), work)
+
+
+def test_a_reproduction_hands_the_same_folder_on(over, cases):
+    def work(name):
+        wanted = plans.plan(
+            *("paper_a", str(cases), paths.given(name), ["cun"]),
+            settings="smoke_2d.yaml",
+            overrides=["records.split=[1,1,0]"],
+            scored=False,
+        )
+        _checked_chain(wanted.path(), name, ["runs/cun", "records"])
+        assert wanted.configs["cun"].run.dir == wanted.path("runs", "cun")
+        assert wanted.configs["cun"].data.records == wanted.path("records")
+        return []
+
+    over("reproduce", SINGLE, work)
