@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
 
-from tfbrats import memory
+from tfbrats import memory, paths
 from tfbrats.command import InputError
 
 LOCAL = "FnApiRunner"
@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser, workers: str) -> None:
 
 
 def parsed(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], paths: Sequence[str]
+    parser: argparse.ArgumentParser, arguments: Sequence[str], places: Sequence[str]
 ) -> tuple[argparse.Namespace, list[str]]:
     """Our options, and what is left for Beam.
 
     Args:
-        paths: the options that name files: made absolute, since a worker pool may run in another folder.
+        places: the options that name files: made absolute, since a worker pool may run in another folder.
 
     Raises:
         InputError: a fraction or a number of workers that is none.
@@ -55,9 +55,8 @@ def parsed(
         raise InputError(f"--max-bad-fraction {known.max_bad_fraction:g}: a fraction is between 0 and 1.")
     if known.max_workers is not None and known.max_workers < 1:
         raise InputError(f"--max-workers {known.max_workers}: at least one worker is needed.")
-    for name in paths:
-        path = getattr(known, name)
-        setattr(known, name, path if "://" in path else os.path.abspath(path))
+    for name in places:
+        setattr(known, name, paths.absolute(getattr(known, name)))
     return known, rest
 
 

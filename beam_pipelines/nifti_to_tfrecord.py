@@ -21,7 +21,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
 from beam_pipelines import engine, record_folder, running, transforms
-from tfbrats import command, files, layouts, records, results, shards
+from tfbrats import command, files, layouts, paths, records, results, shards
 from tfbrats import config as configs
 from tfbrats import splits as deal
 from tfbrats.command import InputError
@@ -32,14 +32,25 @@ from tfbrats.records import Batch, Manifest
 
 def _arguments(arguments: Sequence[str]):
     parser = command.parser("beam_pipelines.nifti_to_tfrecord", __doc__)
-    parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped one")
-    parser.add_argument("--input", required=True, help="folder of a data set, in any layout; gs:// too")
-    parser.add_argument("--output", required=True, help="folder of the record set; gs:// too")
+    parser.add_argument(
+        "--config", type=paths.argument, required=True, help="a YAML file, or the name of a shipped one"
+    )
+    parser.add_argument(
+        "--input", type=paths.argument, required=True, help="folder of a data set, in any layout; gs:// too"
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, help="folder of the record set; gs:// too"
+    )
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument(
-        "--splits", metavar="FILE", help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES)
+        "--splits",
+        type=paths.argument,
+        metavar="FILE",
+        help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES),
     )
-    parser.add_argument("--patients", metavar="FILE", help="CSV of case,patient, where names do not tell")
+    parser.add_argument(
+        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
+    )
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     engine.add_arguments(parser, "what cores, free memory and work allow")
     parser.add_argument("--add", action="store_true", help="write new cases beside those that --output holds")

@@ -23,7 +23,18 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
 from beam_pipelines import engine, result_folder, running, transforms
-from tfbrats import command, evaluate, files, layouts, model_card, pairs, provenance, results, score_files
+from tfbrats import (
+    command,
+    evaluate,
+    files,
+    layouts,
+    model_card,
+    pairs,
+    paths,
+    provenance,
+    results,
+    score_files,
+)
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
 from tfbrats.model_card import ModelCard
@@ -35,11 +46,20 @@ _WORKER_BYTES = 4 * 2**30  # for a case of BraTS; networks of width 16, half of 
 
 def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = command.parser("beam_pipelines.segment_cases", __doc__)
-    parser.add_argument("--model", required=True, help="a version's folder, e.g. models/cun/1; gs:// too")
-    parser.add_argument("--input", required=True, help="a data set, in any layout; gs:// too")
-    parser.add_argument("--output", required=True, help="folder for <case_id>.nii.gz; gs:// too")
     parser.add_argument(
-        "--reference", metavar="DIR", help=f"a data set or masks: score against them, into OUTPUT/{SCORES}"
+        "--model", type=paths.argument, required=True, help="a version's folder, e.g. models/cun/1; gs:// too"
+    )
+    parser.add_argument(
+        "--input", type=paths.argument, required=True, help="a data set, in any layout; gs:// too"
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, help="folder for <case_id>.nii.gz; gs:// too"
+    )
+    parser.add_argument(
+        "--reference",
+        type=paths.argument,
+        metavar="DIR",
+        help=f"a data set or masks: score against them, into OUTPUT/{SCORES}",
     )
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")

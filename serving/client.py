@@ -23,7 +23,7 @@ import tqdm
 
 from serving import addresses
 from serving.connection import Client, Segmentation, ServerError
-from tfbrats import command, files, labels, layouts, model_card, provenance, results
+from tfbrats import command, files, labels, layouts, model_card, paths, provenance, results
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
@@ -47,15 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="the name it is served by, e.g. cun")
     parser.add_argument("--version", type=int, help="default: the latest")
     parser.add_argument("--version_label", help="in its place: a version's name at the server, e.g. canary")
-    parser.add_argument("--input", required=True, help="a case's folder, or one with many cases")
+    parser.add_argument(
+        "--input", type=paths.argument, required=True, help="a case's folder, or one with many cases"
+    )
     parser.add_argument(
         "--output",
+        type=paths.argument,
         required=True,
         help="seg.nii.gz; or a folder (existing, or ending in /) for CASE_ID.nii.gz of every case",
     )
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument("--edition", help="of the input's labels, if its names do not say")
-    parser.add_argument("--card", help="tfbrats.json of the model, if the server cannot hand it out")
+    parser.add_argument(
+        "--card", type=paths.argument, help="tfbrats.json of the model, if the server cannot hand it out"
+    )
     parser.add_argument(
         "--signature",
         help="serving_default (float32), int16 or gzip_int16 (default: the shortest that loses nothing)",
@@ -66,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--provenance", action="store_true", help="write CASE.json beside each: model, hashes, versions"
     )
-    parser.add_argument("--probabilities", metavar="FILE", help="write WT, TC, ET as 4-D FILE.nii.gz too")
+    parser.add_argument(
+        "--probabilities", type=paths.argument, metavar="FILE", help="write WT, TC, ET as 4-D FILE.nii.gz too"
+    )
     parser.add_argument("--timeout", type=float, default=600, help="seconds a case (default: %(default)s)")
     parser.add_argument(
         "--connect_timeout",
@@ -74,11 +81,16 @@ def _parser() -> argparse.ArgumentParser:
         default=10,
         help="seconds to wait for a server that is not there (default: %(default)s)",
     )
-    parser.add_argument("--tls_root_certificates", metavar="FILE", help="PEM; speak TLS, trust these")
     parser.add_argument(
-        "--tls_certificate", metavar="FILE", help="PEM; this client's own, where the server asks for one"
+        "--tls_root_certificates", type=paths.argument, metavar="FILE", help="PEM; speak TLS, trust these"
     )
-    parser.add_argument("--tls_key", metavar="FILE", help="PEM; its key")
+    parser.add_argument(
+        "--tls_certificate",
+        type=paths.argument,
+        metavar="FILE",
+        help="PEM; this client's own, where the server asks for one",
+    )
+    parser.add_argument("--tls_key", type=paths.argument, metavar="FILE", help="PEM; its key")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return parser
 

@@ -26,7 +26,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from serving import model_config, services
 from serving.model_config import ModelConfig
 from serving.versions import Versions, is_version
-from tfbrats import command, files
+from tfbrats import command, files, paths
 from tfbrats.command import InputError
 
 log = logging.getLogger(__name__)
@@ -232,9 +232,11 @@ def _flag(text: str) -> bool:
 
 def main(arguments: Sequence[str]) -> int | None:
     parser = command.parser("serving.server", __doc__)
-    parser.add_argument("--model_base_path", help="folder of versions, e.g. models/cun")
+    parser.add_argument("--model_base_path", type=paths.argument, help="folder of versions, e.g. models/cun")
     parser.add_argument(
-        "--model_config_file", help="in its place: models.config, several models, versions and their labels"
+        "--model_config_file",
+        type=paths.argument,
+        help="in its place: models.config, several models, versions and their labels",
     )
     parser.add_argument("--port", type=int, default=8500, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--model_name", help="default: the last part of --model_base_path")

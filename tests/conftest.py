@@ -218,6 +218,15 @@ def _real(name: str) -> pathlib.Path:
     return folder
 
 
+_NAMES = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.fixture(scope="session")
+def names_tried(request) -> dict[str, int]:
+    """Command -> over how many hostile names it was run: a line at the end of the test run."""
+    return request.config.stash.setdefault(_NAMES, {})
+
+
 _FAULTS = pytest.StashKey[list[tuple[str, int, int]]]()
 
 
@@ -232,6 +241,11 @@ def tally(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if tried := config.stash.get(_NAMES, {}):
+        terminalreporter.section("hostile names")
+        for command, names in tried.items():
+            terminalreporter.write_line(f"{command:40}{names:>5} names")
+        terminalreporter.write_line(f"{len(tried)} commands, {sum(tried.values())} times written and read back")
     rows = config.stash.get(_FAULTS, [])
     if not rows:
         return

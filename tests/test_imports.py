@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each line may import those above it, and its neighbours to the left.
 ORDER = (
     ("surroundings", "command"),
-    ("labels", "files", "locks", "memory", "stopping", "stopwatch"),
+    ("labels", "paths", "yaml_text", "stores", "files", "literal", "locks", "memory", "stopping", "stopwatch"),
     ("label_names", "naming", "patients", "references", "groups", "grades"),
     ("brats_folders", "bids", "decathlon"),
     ("config", "layouts", "tables", "surfaces", "components", "partners", "steps"),

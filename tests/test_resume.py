@@ -272,7 +272,7 @@ def test_the_best_weights_of_an_epoch_that_is_trained_again_are_forgotten(record
     real, calls = checkpoints.save, []
 
     def dying(manager, **options):
-        calls.append(manager.directory)
+        calls.append(manager.folder)
         if len(calls) == 4:  # best and last of the first epoch, best of the second
             raise KeyboardInterrupt
         real(manager, **options)
@@ -307,7 +307,7 @@ def empty(path):
 @pytest.fixture
 def two_checkpoints(tmp_path):
     variable = tf.Variable(tf.random.stateless_uniform([1000], (1, 2)))
-    manager = checkpoints.manager(tf.train.Checkpoint(variable=variable), str(tmp_path), 2)
+    manager = checkpoints.Manager(tf.train.Checkpoint(variable=variable), str(tmp_path), 2)
     for _ in range(2):
         checkpoints.save(manager)
     return tmp_path
@@ -353,7 +353,7 @@ def test_a_damaged_checkpoint_is_none_of_those_that_are_kept(two_checkpoints):
     newest = checkpoints.newest_whole(two_checkpoints)
     checkpoints.tidy(str(two_checkpoints), newest)
     variable = tf.Variable(tf.zeros([1000]))
-    manager = checkpoints.manager(tf.train.Checkpoint(variable=variable), str(two_checkpoints), 2)
+    manager = checkpoints.Manager(tf.train.Checkpoint(variable=variable), str(two_checkpoints), 2)
     checkpoints.save(manager, checkpoint_number=3)
     assert [path.name for path in map(pathlib.Path, manager.checkpoints)] == ["ckpt-1", "ckpt-3"]
     assert checkpoints.found(two_checkpoints)[-1].endswith("ckpt-1")

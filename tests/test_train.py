@@ -361,7 +361,7 @@ def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_pat
 def test_missing_records_are_answered_with_the_command_that_makes_them(tmp_path):
     settings = config.load("cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"])
     with pytest.raises(InputError, match=r"python -m beam_pipelines\.nifti_to_tfrecord --config cun\.yaml"):
-        train.train(settings, config_said="cun.yaml")
+        train.train(settings, config_said=["cun.yaml"])
     assert not (tmp_path / "run").exists()
 
 

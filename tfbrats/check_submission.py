@@ -11,7 +11,7 @@ ends with this check.
 import json
 from collections.abc import Sequence
 
-from tfbrats import command, files, layouts, model_card, naming, submission
+from tfbrats import command, files, layouts, model_card, naming, paths, submission
 from tfbrats.command import InputError, counted
 from tfbrats.labels import EDITIONS
 from tfbrats.submission import RULES, SUFFIX, Member, Verdict
@@ -84,11 +84,19 @@ def _to_json(location: str, verdict: Verdict) -> dict:
 
 def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.check_submission", __doc__)
-    parser.add_argument("submission", help="a folder of <case_id>.nii.gz, or a .zip of them; gs:// too")
-    parser.add_argument("--cases", metavar="DATASET|FILE", help="all cases wanted: a data set, or ids a line")
+    parser.add_argument(
+        "submission", type=paths.argument, help="a folder of <case_id>.nii.gz, or a .zip of them; gs:// too"
+    )
+    parser.add_argument(
+        "--cases",
+        type=paths.argument,
+        metavar="DATASET|FILE",
+        help="all cases wanted: a data set, or ids a line",
+    )
     parser.add_argument("--edition", choices=tuple(RULES), help="overrides what the names say")
     parser.add_argument(
         "--pack",
+        type=paths.argument,
         metavar="FILE.zip",
         help="if accepted, write the archive to upload; one that exists is replaced",
     )

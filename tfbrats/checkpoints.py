@@ -10,11 +10,13 @@ import re
 import sys
 
 import tensorflow as tf
+from google.protobuf import text_format
 
-from tfbrats import files
+from tfbrats import files, literal
 from tfbrats.command import InputError
 
 PREFIX = "ckpt"
+_LIST = "checkpoint"
 _NUMBERED = re.compile(rf"{PREFIX}-(\d+)\.index")
 # What TensorFlow calls what it has not finished: a folder, and files with a longer ending.
 _LEFT_FOLDER = re.compile(rf"{PREFIX}-\d+_temp")
@@ -46,8 +48,9 @@ def damage(path: str) -> str:
     Raises:
         InputError: it cannot be read now, which says nothing about it.
     """
+    readable = literal.file(path)
     try:
-        reader = tf.train.load_checkpoint(path)
+        reader = tf.train.load_checkpoint(readable)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except MemoryError as error:
@@ -55,8 +58,13 @@ def damage(path: str) -> str:
     # The reader raises errors of its own kind, of tensors as of files: none of them is about our code.
     except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:
         _check_readable(path)
-        return str(error).partition("\n")[0] or type(error).__name__
+        return str(error).partition("\n")[0].replace(readable, path) or type(error).__name__
     return ""
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str):
+    """`checkpoint.restore(path)`, whatever the folder's name."""
+    return checkpoint.restore(literal.file(path))
 
 
 def _check_readable(path: str) -> None:
@@ -115,9 +123,18 @@ def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | N
     return None
 
 
-def manager(checkpoint: tf.train.Checkpoint, folder: str, keep: int) -> tf.train.CheckpointManager:
-    """Saves `checkpoint` into `folder` and keeps the newest `keep`, those that lie there already included."""
-    return tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name=PREFIX)
+class Manager(tf.train.CheckpointManager):
+    """Saves `checkpoint` into `folder` and keeps the newest `keep`, those that lie there already included.
+
+    Attributes:
+        folder: as it was given; TensorFlow may know it by another name.
+    """
+
+    def __init__(self, checkpoint: tf.train.Checkpoint, folder: str, keep: int):
+        self.folder = folder
+        if (directory := literal.folder(folder)) != folder:
+            os.makedirs(folder, exist_ok=True)  # a link is no folder before
+        super().__init__(checkpoint, directory, max_to_keep=keep, checkpoint_name=PREFIX)
 
 
 def tidy(folder: str, newest: str | None) -> None:
@@ -132,17 +149,23 @@ def tidy(folder: str, newest: str | None) -> None:
     listed = tf.train.get_checkpoint_state(folder)
     if (list(listed.all_model_checkpoint_paths) if listed else []) != paths:
         if paths:
-            # A manager keeps no account of paths without a time.
-            times = [float(number(path)) for path in paths]
-            tf.compat.v1.train.update_checkpoint_state(
-                folder, newest, paths, all_model_checkpoint_timestamps=times, last_preserved_timestamp=0.0
-            )
+            _write_list(folder, [files.name(path) for path in paths])
         else:
-            files.remove(files.join(folder, "checkpoint"))
+            files.remove(files.join(folder, _LIST))
     for path in files.walk(folder) if files.is_folder(folder) else ():
         name, inside = files.name(path), files.name(files.parent(path))
         if (_LEFT_FOLDER.fullmatch(inside) and name.startswith("part-")) or _LEFT_FILE.fullmatch(name):
             files.remove(path)
+
+
+def _write_list(folder: str, names: list[str]) -> None:
+    """TensorFlow's list, by names alone: so it is true in whatever folder it lies later."""
+    # A manager keeps no account of paths without a time.
+    times = [float(number(name)) for name in names]
+    state = tf.compat.v1.train.generate_checkpoint_state_proto(
+        ".", names[-1], names, all_model_checkpoint_timestamps=times, last_preserved_timestamp=0.0
+    )
+    files.write_bytes(files.join(folder, _LIST), text_format.MessageToString(state).encode())
 
 
 def forget_after(folder: str, last: int) -> None:
@@ -153,13 +176,13 @@ def forget_after(folder: str, last: int) -> None:
             files.remove(path)
 
 
-def save(manager: tf.train.CheckpointManager, **options) -> None:
+def save(manager: Manager, **options) -> None:
     """Raises InputError where the disk refuses."""
     try:
         manager.save(**options)
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
         reason = error.message.splitlines()[0]
         raise InputError(
-            f"{manager.directory}: the checkpoint cannot be written ({reason}). Make room and run the same "
+            f"{manager.folder}: the checkpoint cannot be written ({reason}). Make room and run the same "
             "command again: it goes on from the checkpoint before."
         ) from error

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from tfbrats import files
+from tfbrats import files, paths, yaml_text
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES, REGIONS
 
@@ -24,6 +24,15 @@ SHIPPED = next((p for p in (_HERE / "configs", _HERE.parent / "configs") if p.is
 
 Modality = Literal["flair", "t1", "t1ce", "t2"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+def _place(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not the name of a folder as YAML reads it. Put the name between quotes: 'NAME'")
+    return paths.given(value)
+
+
+Place = Annotated[str, pydantic.BeforeValidator(_place)]  # a folder
 
 
 class _Section(pydantic.BaseModel):
@@ -41,7 +50,7 @@ class _Model(_Section):
 
 
 class _Data(_Section):
-    records: str  # folder that holds dataset.json and its shards
+    records: Place  # folder that holds dataset.json and its shards
     modalities: tuple[Modality, ...]  # the channel order inside the network
     shuffle_buffer: pydantic.PositiveInt  # examples
 
@@ -83,7 +92,7 @@ class _Train(_Section):
 
 
 class Run(_Section):
-    dir: str
+    dir: Place
 
 
 class _Config(_Section):
@@ -309,6 +318,14 @@ class PatchConfig(_Config):
 
 Config = SliceConfig | PatchConfig
 ROOT_KEYS = ("region",)  # those that stand in no section
+# Those of texts, in which nothing is to be read: folders.
+_TEXT_KEYS = {
+    f"{section}.{key}"
+    for kind in (SliceConfig, PatchConfig)
+    for section, content in kind.model_fields.items()
+    for key, field in getattr(content.annotation, "model_fields", {}).items()
+    if field.annotation is str
+}
 _BY_NETWORK: Mapping[str, type[_Config]] = {
     name: kind
     for kind, model in ((SliceConfig, SliceModel), (PatchConfig, PatchModel))
@@ -396,37 +413,31 @@ def from_mapping(content: Mapping, where: str) -> Config:
         raise InputError(f"{where}:\n  {_explain(error, kind)}") from error
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, as its standard has it; PyYAML takes the last."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value} stands twice. Keep one", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
     """Reads a config: a path if one exists, else a shipped one of that name, then `section.key=value`s.
+
+    What stands for a folder is taken as it is written, in the file as in an override.
 
     Raises:
         InputError: not found, not YAML, or a key or value that does not fit.
     """
     found = _find(path)
     try:
-        content = yaml.load(files.read_bytes(found), _EachKeyOnce)
+        content = yaml_text.parsed(files.read_bytes(found), _TEXT_KEYS)
     except yaml.YAMLError as error:
         raise InputError(f"{found}: not valid YAML ({error}).") from error
     return _overridden(content, overrides, str(found))
 
 
-def overridden(config: Config, overrides: Sequence[str]) -> Config:
-    """A config with `section.key=value`s put over it. Errors as `load`."""
-    return _overridden(config.model_dump(mode="json"), overrides, "the config")
+def overridden(
+    config: Config, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> Config:
+    """A config with `values` by section.key, then `section.key=value`s, put over it. Errors as `load`."""
+    content = config.model_dump(mode="json")
+    for key, value in (values or {}).items():
+        section, _, name = key.rpartition(".")
+        content.setdefault(section, {})[name] = value
+    return _overridden(content, overrides, "the config")
 
 
 def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
@@ -436,7 +447,7 @@ def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
         if not (equals and name and bool(dot) == bool(section)):
             raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
         try:
-            value = yaml.safe_load(text)
+            value = text if key in _TEXT_KEYS else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"{override!r}: {text!r} is not a YAML value.") from error
         place = content.setdefault(section, {}) if dot and isinstance(content, dict) else content
@@ -450,7 +461,9 @@ def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config` and its overrides, the same for every command."""
-    parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped one")
+    parser.add_argument(
+        "--config", type=paths.argument, required=True, help="a YAML file, or the name of a shipped one"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",

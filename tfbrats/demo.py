@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from tfbrats import __version__, command, config, files, records
+from tfbrats import __version__, command, config, files, paths, records
 from tfbrats.command import InputError
 from tfbrats.run import check_finished
 from tfbrats.steps import Steps, exported_since
@@ -149,11 +149,15 @@ def demo(output: pathlib.Path, method: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.demo", __doc__)
     parser.add_argument("--method", choices=tuple(METHODS), default="cun", help="(default: %(default)s)")
-    parser.add_argument("--output", help="folder for everything (default: demo, or demo_METHOD)")
+    parser.add_argument(
+        "--output", type=paths.argument, help="folder for everything (default: demo, or demo_METHOD)"
+    )
     options = parser.parse_args(arguments)
     default = "demo" if options.method == "cun" else f"demo_{options.method}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    demo(pathlib.Path(options.output or default), options.method)
+    output = options.output or default
+    # A path object forgets the ./ before a name that reads as an option or a home folder without it.
+    demo(pathlib.Path(paths.absolute(output) if output.startswith("./") else output), options.method)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ all of it with summaries.
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -42,6 +43,7 @@ from tfbrats import (
     lesion_rules,
     memory,
     metrics,
+    paths,
     records,
     score_text,
     scoring,
@@ -235,8 +237,10 @@ def compared_with(
 
 def _names(text: str) -> list[str]:
     """--cases: a file with a case id a line, or ids between commas."""
-    if files.exists(text) and not files.is_folder(text):
-        text = files.read_bytes(text).decode()
+    with contextlib.suppress(InputError):  # ids may stand on lines of their own, which is no path
+        path = paths.given(text)
+        if files.exists(path) and not files.is_folder(path):
+            text = files.read_bytes(path).decode()
     names = [name for name in re.split(r"[,\s]+", text) if name]
     if not names:
         raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
@@ -245,13 +249,21 @@ def _names(text: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.evaluate", __doc__)
-    parser.add_argument("--prediction", required=True, metavar="DIR", help="folder of CASE.nii.gz")
-    parser.add_argument("--reference", required=True, metavar="DIR", help="data set, or folder of masks")
-    parser.add_argument("--output", required=True, metavar="REPORT", help="folder for the tables")
+    parser.add_argument(
+        "--prediction", type=paths.argument, required=True, metavar="DIR", help="folder of CASE.nii.gz"
+    )
+    parser.add_argument(
+        "--reference", type=paths.argument, required=True, metavar="DIR", help="data set, or folder of masks"
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, metavar="REPORT", help="folder for the tables"
+    )
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--empty", choices=tuple(metrics.EMPTY_RULES), default="brats", help="empty masks")
     parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
-    parser.add_argument("--splits", metavar="FILE", help="only one split's cases: splits.json of the run")
+    parser.add_argument(
+        "--splits", type=paths.argument, metavar="FILE", help="only one split's cases: splits.json of the run"
+    )
     parser.add_argument("--split", choices=records.SPLITS, help="which, of --splits (test)")
     parser.add_argument(
         "--allow-missing", action="store_true", help="score what has no prediction as an empty one"
@@ -265,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--row", choices=tables.ROWS, help="which row this is, where no model's card tells it")
     parser.add_argument(
         "--compare",
+        type=paths.argument,
         action="append",
         default=[],
         metavar="REPORT",

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,20 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfbrats import __version__, command, files, model_card, nifti, phantom, records, run, trained, unpacking
+from tfbrats import (
+    __version__,
+    command,
+    files,
+    literal,
+    model_card,
+    nifti,
+    paths,
+    phantom,
+    records,
+    run,
+    trained,
+    unpacking,
+)
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, Run, overridden
@@ -38,6 +52,7 @@ from tfbrats.saved_model import SavedModel
 from tfbrats.segment import CaseSegmenter, bounded, each_of
 
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
+_LEFT = re.compile(rf"\.\d+{re.escape(files.PARTIAL)}-\w+")  # a version in the making
 FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_batch")
 # Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
 # labels may differ: a Session fuses other operations, and in bfloat16 what is fused is rounded elsewhere.
@@ -414,7 +429,7 @@ def _compare(segmenter: Segmenter, served: SavedModel, plane: Sequence[int], pre
 def _sweep(output: str) -> None:
     """Removes what exports that were killed have left: half versions, untouched for an hour."""
     for entry in os.scandir(output):
-        if files.PARTIAL in entry.name and time.time() - entry.stat().st_mtime > 3600:
+        if _LEFT.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
             files.remove(entry.path)
 
 
@@ -437,7 +452,7 @@ def export(
     """
     if not files.is_local(output):
         raise InputError(f"{output}: export to a local folder, then copy the version's folder as a whole.")
-    output = os.path.abspath(output)
+    output = paths.absolute(output)
     config = _read_config(run_dir, overrides)
     segmenter = segmenter_of(run_dir, edition, overrides, precision)
     os.makedirs(output, exist_ok=True)
@@ -451,7 +466,8 @@ def export(
     temporary = files.temporary_name(final)
     try:
         try:
-            tf.saved_model.save(_Weights(segmenter), temporary, signatures=signatures.by_name())
+            place = files.join(literal.folder(output), files.name(temporary))
+            tf.saved_model.save(_Weights(segmenter), place, signatures=signatures.by_name())
         except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
             reason = error.message.splitlines()[0]
             raise InputError(
@@ -472,8 +488,12 @@ def export(
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.export", __doc__)
-    parser.add_argument("--run", required=True, help="run folder of python -m tfbrats.train")
-    parser.add_argument("--output", required=True, help="folder of the model; its name is the model's")
+    parser.add_argument(
+        "--run", type=paths.argument, required=True, help="run folder of python -m tfbrats.train"
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, help="folder of the model; its name is the model's"
+    )
     parser.add_argument("--edition", help="whose label values come out (default: the training data's)")
     parser.add_argument(
         "--precision",
@@ -489,10 +509,9 @@ def main(arguments: Sequence[str]) -> None:
     config = _read_config(options.run)
     for region, epochs in run.unfinished(config).items():
         print(f"note: {region or 'the network'} has had {epochs} of {config.train.epochs} epochs")
-    print(
-        f"exported {final}\nnext: python -m tfbrats.predict --model {options.output}/{os.path.basename(final)}"
-        " --input FOLDER --output predictions"
-    )
+    version = files.join(options.output, files.name(final))
+    following = ("--model", version, "--input", "FOLDER", "--output", "predictions")
+    print(f"exported {final}\nnext: {paths.command_line('tfbrats.predict', *following)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import fsspec
 
+from tfbrats import paths, stores
 from tfbrats.command import InputError
 
 PARTIAL = ".partial"  # part of every temporary name
@@ -36,16 +37,6 @@ _REFUSED = (
 )
 
 
-def _split(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        # No cached listings: on gs:// they would hide what Beam's workers wrote since.
-        return fsspec.core.url_to_fs(os.fspath(path), use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be opened ({error}). Install tfbrats[gcp] for gs:// paths."
-        ) from error
-
-
 def join(*parts: str | os.PathLike) -> str:
     return posixpath.join(*(os.fspath(part) for part in parts))
 
@@ -59,32 +50,27 @@ def parent(path: str | os.PathLike) -> str:
 
 
 def exists(path: str | os.PathLike) -> bool:
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     return fs.exists(inner)
 
 
 def is_folder(path: str | os.PathLike) -> bool:
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     return fs.isdir(inner)
 
 
 def is_local(path: str | os.PathLike) -> bool:
-    fs, _ = _split(path)
-    return _is_disk(fs)
-
-
-def _is_disk(fs: fsspec.AbstractFileSystem) -> bool:
-    return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+    return not paths.scheme(path)
 
 
 def canonical(path: str | os.PathLike) -> str:
     """One spelling for each place: absolute, and on the disk without links."""
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     return os.path.realpath(inner) if is_local(path) else fs.unstrip_protocol(inner)
 
 
 def size(path: str | os.PathLike) -> int:
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     return int(fs.size(inner))
 
 
@@ -96,14 +82,14 @@ def walk(folder: str | os.PathLike) -> dict[str, int]:
     Raises:
         InputError: the folder does not exist, or one inside cannot be read, or a store does not answer.
     """
-    fs, inner = _split(folder)
+    fs, inner = stores.located(folder)
     with _reached(folder):
         if not fs.isdir(inner):
             if fs.exists(inner):
                 raise InputError(f"{folder}: a file; expected a folder. Give the one that it lies in.")
             raise InputError(f"{folder}: no such folder.")
-        found = {} if _is_disk(fs) else fs.find(inner, detail=True)
-    if _is_disk(fs):
+        found = {} if fs is stores.DISK else fs.find(inner, detail=True)
+    if fs is stores.DISK:
         return dict(sorted(_walk_local(inner)))
     return {fs.unstrip_protocol(path): int(info["size"] or 0) for path, info in sorted(found.items())}
 
@@ -146,7 +132,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     Raises:
         InputError: it is not there or cannot be read.
     """
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     try:
         return fs.cat_file(inner)
     except FileNotFoundError as error:
@@ -157,7 +143,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 def read_chunks(path: str | os.PathLike, size: int = 2**24) -> Iterator[bytes]:
     """The file piece by piece, `size` bytes at a time. Errors as `read_bytes`."""
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     try:
         with fs.open(inner, "rb") as file:
             while piece := file.read(size):
@@ -175,13 +161,13 @@ def on_disk(folder: str | os.PathLike) -> Iterator[str]:
     Raises:
         InputError: the store does not answer, or has no such folder.
     """
-    fs, inner = _split(folder)
-    if _is_disk(fs):
+    fs, inner = stores.located(folder)
+    if fs is stores.DISK:
         yield inner
         return
     with tempfile.TemporaryDirectory(prefix="tfbrats-") as copy:
         with _reached(folder):
-            fs.get(f"{inner.rstrip('/')}/", f"{copy}/", recursive=True)
+            stores.copy_down(fs, inner, copy)
         yield copy
 
 
@@ -219,7 +205,7 @@ def check_can_hold(folder: str | os.PathLike) -> None:
     """
     if not is_local(folder):
         return
-    path = os.path.abspath(_split(folder)[1])
+    path = os.path.abspath(stores.located(folder)[1])
     with explained(folder):
         while not os.path.lexists(path):
             path = os.path.dirname(path)
@@ -239,7 +225,7 @@ def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None)
     Raises:
         InputError: a file stands where a folder is wanted, or the place may not be written to.
     """
-    fs, inner = _split(path)
+    fs, inner = stores.located(path)
     temporary = temporary_name(inner)
     with explained(path):
         fs.makedirs(fs._parent(inner), exist_ok=True)
@@ -248,7 +234,7 @@ def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None)
         with opened as file:
             yield file
         if check is not None:
-            check(fs.unstrip_protocol(temporary))
+            check(temporary if fs is stores.DISK else fs.unstrip_protocol(temporary))
         with explained(path):
             rename(temporary, inner, fs)
     except BaseException:
@@ -261,12 +247,9 @@ def writing(path: str | os.PathLike, check: Callable[[str], None] | None = None)
 def rename(source: str, target: str, fs: fsspec.AbstractFileSystem | None = None) -> None:
     """Moves a file or a local folder, replacing a file of that name: in one step where the disk can."""
     if fs is None:
-        fs, source = _split(source)
-        _, target = _split(target)
-    if _is_disk(fs):
-        os.replace(source, target)
-    else:
-        fs.mv(source, target)
+        fs, source = stores.located(source)
+        _, target = stores.located(target)
+    stores.move(fs, source, target)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes, check: Callable[[str], None] | None = None) -> None:
@@ -288,8 +271,8 @@ def create(path: str | os.PathLike, content: bytes) -> bool:
     Raises:
         InputError: the place may not be written to.
     """
-    fs, inner = _split(path)
-    if not _is_disk(fs):
+    fs, inner = stores.located(path)
+    if fs is not stores.DISK:
         if fs.exists(inner):
             return False
         write_bytes(path, content)
@@ -327,10 +310,8 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 def remove(path: str | os.PathLike) -> None:
     """Deletes a file or a folder with all it holds; nothing happens if it is not there."""
-    fs, inner = _split(path)
-    if fs.exists(inner):
-        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
-            fs.rm(inner, recursive=fs.isdir(inner))
+    fs, inner = stores.located(path)
+    stores.remove(fs, inner)
 
 
 def sweep(paths: Iterable[str | os.PathLike], older_than_s: float) -> None:
@@ -343,7 +324,7 @@ def sweep(paths: Iterable[str | os.PathLike], older_than_s: float) -> None:
     for path in paths:
         names_in.setdefault(parent(path) or ".", set()).add(name(path))
     for folder, names in names_in.items():
-        fs, inner = _split(folder)
+        fs, inner = stores.located(folder)
         for found in fs.ls(inner, detail=False) if fs.isdir(inner) else ():
             meant, partial, _ = name(found).removeprefix(".").partition(PARTIAL)  # .NAME.partial-12345678
             with contextlib.suppress(FileNotFoundError):  # finished meanwhile
@@ -376,7 +357,7 @@ def free_bytes(folder: str | os.PathLike) -> int | None:
     """Free space on the disk that `folder` is or will be on; None where that has no meaning (gs://)."""
     if not is_local(folder):
         return None
-    path = os.path.abspath(_split(folder)[1])
+    path = os.path.abspath(stores.located(folder)[1])
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free

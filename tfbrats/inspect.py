@@ -23,7 +23,19 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import case, command, files, labels, layouts, naming, packing, patients, preprocess, split_files
+from tfbrats import (
+    case,
+    command,
+    files,
+    labels,
+    layouts,
+    naming,
+    packing,
+    paths,
+    patients,
+    preprocess,
+    split_files,
+)
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 
@@ -229,11 +241,15 @@ def _print(report: Mapping) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.inspect", __doc__)
-    parser.add_argument("folder", help="a data set, or one case's folder; gs:// too")
+    parser.add_argument("folder", type=paths.argument, help="a data set, or one case's folder; gs:// too")
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
-    parser.add_argument("--splits", metavar="FILE", help="case ids by split: no patient may be in two")
+    parser.add_argument(
+        "--splits", type=paths.argument, metavar="FILE", help="case ids by split: no patient may be in two"
+    )
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
-    parser.add_argument("--patients", metavar="FILE", help="CSV of case,patient, where names do not tell")
+    parser.add_argument(
+        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args(arguments)
     options = (given.folder, given.edition, given.splits, given.fold, given.patients)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import command, files, nifti, phantom_files
+from tfbrats import command, files, nifti, paths, phantom_files
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES, Tissue
 from tfbrats.phantom_files import case_id
@@ -417,7 +417,9 @@ def with_cyst(tissues: np.ndarray) -> np.ndarray:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.phantom", __doc__)
-    parser.add_argument("--output", required=True, help="folder to write to; made if need be")
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, help="folder to write to; made if need be"
+    )
     parser.add_argument("--cases", type=int, default=8, help="how many (8)")
     parser.add_argument("--edition", choices=phantom_files.EDITIONS, default="2020", help="layout (2020)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (0)")

@@ -5,7 +5,6 @@ come from elsewhere, what makes the row may not.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -50,8 +49,7 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
             raise InputError(f"{override}: {key} is settled by the table's row.")
     if "model.width" in identity:
         identity["model.width"] = max(2, identity["model.width"] * wanted.model.width // method.model.width)
-    put_over = [f"{key}={json.dumps(value)}" for key, value in identity.items()]
-    found = configs.overridden(wanted, [*put_over, *overrides])
+    found = configs.overridden(wanted, overrides, identity)
     if found.train.batch_size == "auto":
         raise InputError(
             "train.batch_size=auto: each row would take another, and the rows of a table differ in nothing but "
@@ -136,9 +134,8 @@ def plan(
     home = pathlib.Path(os.path.abspath(output))
     all_configs = {}
     for row in chosen:
-        places = {"data.records": home / "records", "run.dir": home / "runs" / row}
-        own = [f"{key}={json.dumps(str(place))}" for key, place in places.items()]
-        all_configs[row] = configs.overridden(row_config(table, row, settings, overrides), own)
+        places = {"data.records": str(home / "records"), "run.dir": str(home / "runs" / row)}
+        all_configs[row] = configs.overridden(row_config(table, row, settings, overrides), values=places)
     first = all_configs[chosen[-1]]
     differing = [row for row, one in all_configs.items() if one.records_identity() != first.records_identity()]
     if differing:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import command, files, layouts, model_card, provenance, results, submission
+from tfbrats import command, files, layouts, model_card, paths, provenance, results, submission
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.model_card import ModelCard
@@ -183,9 +183,13 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.predict", __doc__)
-    parser.add_argument("--model", required=True, help="a version's folder, e.g. models/cun/1; gs:// too")
-    parser.add_argument("--input", required=True, help="a data set or one case's folder; gs:// too")
-    parser.add_argument("--output", required=True, help="folder for <case_id>.nii.gz")
+    parser.add_argument(
+        "--model", type=paths.argument, required=True, help="a version's folder, e.g. models/cun/1; gs:// too"
+    )
+    parser.add_argument(
+        "--input", type=paths.argument, required=True, help="a data set or one case's folder; gs:// too"
+    )
+    parser.add_argument("--output", type=paths.argument, required=True, help="folder for <case_id>.nii.gz")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument("--probabilities", action="store_true", help="write them too")
@@ -193,7 +197,9 @@ def main(arguments: Sequence[str]) -> None:
         "--provenance", action="store_true", help="write <case_id>.json beside each: model, hashes, versions"
     )
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a result")
-    parser.add_argument("--submission", metavar="FILE.zip", help="check and pack them for the challenge")
+    parser.add_argument(
+        "--submission", type=paths.argument, metavar="FILE.zip", help="check and pack them for the challenge"
+    )
     options = parser.parse_args(arguments)
     dataset = layouts.find(options.input, options.edition)
     for note in dataset.guesses:

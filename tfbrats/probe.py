@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
-from tfbrats import command, memory, records
+from tfbrats import command, memory, paths, records
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig
@@ -277,7 +277,9 @@ def _lines(config: Config, found: Trial) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.probe", __doc__)
     configs.add_arguments(parser)
-    parser.add_argument("--data", help="record set whose examples count (default: data.records)")
+    parser.add_argument(
+        "--data", type=paths.argument, help="record set whose examples count (default: data.records)"
+    )
     parser.add_argument("--steps", type=int, default=20, help="how many are timed (default: 20)")
     parser.add_argument("--json", action="store_true", help="print it as JSON; what it tries goes to stderr")
     options = parser.parse_intermixed_args(arguments)

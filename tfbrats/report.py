@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import charts, command, evaluate, files, page, pictures, run, scoring, tables
+from tfbrats import charts, command, evaluate, files, page, paths, pictures, run, scoring, tables
 from tfbrats.command import InputError
 from tfbrats.compare import name_of
 from tfbrats.config import Config, SliceConfig, differences, from_mapping
@@ -289,17 +289,28 @@ def write(
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.report", __doc__)
-    parser.add_argument("--metrics", required=True, metavar="REPORT", help="what tfbrats.evaluate wrote")
-    parser.add_argument("--prediction", required=True, metavar="DIR", help="folder of CASE.nii.gz")
-    parser.add_argument("--reference", required=True, metavar="DIR", help="data set, or folder of masks")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the page, e.g. report.html")
+    parser.add_argument(
+        "--metrics", type=paths.argument, required=True, metavar="REPORT", help="what tfbrats.evaluate wrote"
+    )
+    parser.add_argument(
+        "--prediction", type=paths.argument, required=True, metavar="DIR", help="folder of CASE.nii.gz"
+    )
+    parser.add_argument(
+        "--reference", type=paths.argument, required=True, metavar="DIR", help="data set, or folder of masks"
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, metavar="FILE", help="the page, e.g. report.html"
+    )
     parser.add_argument("--title", default="Segmentation report")
     parser.add_argument("--cases", type=int, default=3, help="how many to picture (%(default)s)")
-    parser.add_argument("--run", metavar="RUN", help="run folder: training curves, config, environment")
+    parser.add_argument(
+        "--run", type=paths.argument, metavar="RUN", help="run folder: training curves, config, environment"
+    )
     parser.add_argument("--note", action="append", default=[], help="a line to show; may be repeated")
     parser.add_argument("--table", choices=tuple(tables.TABLES), help="the paper's table to stand beside")
     parser.add_argument(
         "--compare",
+        type=paths.argument,
         action="append",
         default=[],
         metavar="REPORT",

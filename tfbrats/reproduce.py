@@ -20,7 +20,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from tfbrats import __version__, command, costs, files, model_card, run, tables
+from tfbrats import __version__, command, costs, files, model_card, paths, run, tables
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.config import Config
@@ -166,11 +166,17 @@ def _evaluation(wanted: Plan, row: str) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.reproduce", __doc__)
     parser.add_argument("--table", required=True, choices=tuple(tables.TABLES))
-    parser.add_argument("--data", required=True, metavar="DIR", help="data set to train on, and to test on")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything")
+    parser.add_argument(
+        "--data", type=paths.argument, required=True, metavar="DIR", help="data set to train on, and to test on"
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, required=True, metavar="DIR", help="folder for everything"
+    )
     parser.add_argument("--rows", metavar="ROW,ROW", help="only these (default: all of the table)")
-    parser.add_argument("--settings", metavar="CONFIG", help="sizes and recipe, e.g. smoke_2d.yaml")
-    parser.add_argument("--test", metavar="DIR", help="another data set to test on")
+    parser.add_argument(
+        "--settings", type=paths.argument, metavar="CONFIG", help="sizes and recipe, e.g. smoke_2d.yaml"
+    )
+    parser.add_argument("--test", type=paths.argument, metavar="DIR", help="another data set to test on")
     parser.add_argument("--price", action="store_true", help="say what it would cost, and stop")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of every row alike")
     options = parser.parse_intermixed_args(arguments)

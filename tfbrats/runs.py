@@ -19,10 +19,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import fsspec
 import yaml
 
-from tfbrats import command, files, run
+from tfbrats import command, files, paths, run, stores
 from tfbrats import config as configs
 from tfbrats.command import InputError, counted
 from tfbrats.config import Config, SliceConfig
@@ -202,7 +201,7 @@ def _pace(home: str, history: Sequence[Mapping[str, str]]) -> dict[str, float | 
 def _latest(paths: Sequence[str]) -> datetime.datetime | None:
     found = []
     for path in paths:
-        fs, inner = fsspec.core.url_to_fs(path, use_listings_cache=False)
+        fs, inner = stores.located(path)
         if fs.exists(inner):
             at = fs.modified(inner)
             found.append(at if at.tzinfo else at.replace(tzinfo=datetime.UTC))
@@ -214,7 +213,7 @@ def _latest(paths: Sequence[str]) -> datetime.datetime | None:
 
 def _run_folders(folder: str) -> tuple[set[str], set[str]]:
     """Names, relative to a folder, of the runs under it, and of its subfolders that hold none."""
-    fs, top = fsspec.core.url_to_fs(folder, use_listings_cache=False)
+    fs, top = stores.located(folder)
     of_runs, others = set(), set()
     # Below a run nothing is looked at: its checkpoints may be many. What cannot be read is no run.
     for here, subfolders, names in fs.walk(top, _DEPTH + 1, on_error="omit", detail=True):
@@ -346,7 +345,13 @@ def as_json(runs: Sequence[Run], others: Mapping[str, str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.runs", __doc__)
-    parser.add_argument("folder", nargs="?", default="runs", help="where the runs lie (default: %(default)s)")
+    parser.add_argument(
+        "folder",
+        type=paths.argument,
+        nargs="?",
+        default="runs",
+        help="where the runs lie (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args(arguments)
     found, others = find(given.folder)

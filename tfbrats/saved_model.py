@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfbrats import literal
+
 
 @contextlib.contextmanager
 def _without_deprecation_notes() -> Iterator[None]:
@@ -48,7 +50,7 @@ class SavedModel:
             # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
             with self._session.graph.as_default(), _without_deprecation_notes():
                 meta_graph = tf.compat.v1.saved_model.load(
-                    self._session, [tf.saved_model.SERVING], os.fspath(folder)
+                    self._session, [tf.saved_model.SERVING], literal.folder(folder)
                 )
         except BaseException:
             self._session.close()

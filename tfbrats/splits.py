@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfbrats import command, examples, files, layouts, patients, records, split_files
+from tfbrats import command, examples, files, layouts, paths, patients, records, split_files
 from tfbrats import config as configs
 from tfbrats.command import InputError
 from tfbrats.grades import GRADES
@@ -320,14 +320,26 @@ def _print(report: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.splits", __doc__)
-    parser.add_argument("--input", required=True, metavar="DIR", help="a data set, in any layout; gs:// too")
-    parser.add_argument("--output", default="splits.json", metavar="FILE", help="to write (splits.json)")
+    parser.add_argument(
+        "--input",
+        type=paths.argument,
+        required=True,
+        metavar="DIR",
+        help="a data set, in any layout; gs:// too",
+    )
+    parser.add_argument(
+        "--output", type=paths.argument, default="splits.json", metavar="FILE", help="to write (splits.json)"
+    )
     parser.add_argument("--ratio", metavar="N,N,N", help="train,validation,test (that of --config, else 3,1,1)")
     parser.add_argument("--seed", type=int, help="of the order of dealing (that of --config, else 0)")
     parser.add_argument("--folds", type=int, metavar="K", help="K folds, in one file")
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="a paper's own numbers")
-    parser.add_argument("--config", help="take ratio and seed of a YAML file, or of a shipped one by name")
-    parser.add_argument("--patients", metavar="FILE", help="CSV of case,patient, where names do not tell")
+    parser.add_argument(
+        "--config", type=paths.argument, help="take ratio and seed of a YAML file, or of a shipped one by name"
+    )
+    parser.add_argument(
+        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
+    )
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--overwrite", action="store_true", help="replace another split in --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")

@@ -23,7 +23,9 @@ from tfbrats import (
     data,
     devices,
     files,
+    literal,
     locks,
+    paths,
     predicted_boxes,
     probe,
     records,
@@ -67,7 +69,10 @@ def _announce(training: Training) -> None:
 
 
 def train(
-    config: Config, overwrite: bool = False, config_said: str = "CONFIG.yaml", stop: Stop | None = None
+    config: Config,
+    overwrite: bool = False,
+    config_said: Sequence[str] = ("CONFIG.yaml",),
+    stop: Stop | None = None,
 ) -> list[dict]:
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
@@ -91,17 +96,20 @@ def train(
         return []
 
 
-def _train(config: Config, overwrite: bool, config_said: str, stop: Stop) -> list[dict]:
+def _train(config: Config, overwrite: bool, config_said: Sequence[str], stop: Stop) -> list[dict]:
     """Checks all that can be wrong, takes the devices, then trains; the history."""
     folder = config.data.records
     for path in (folder, config.run.dir):
         _check_scheme(path)
+    literal.check(config.run.dir)
     if overwrite and devices.several_workers(config.train.strategy):
         raise InputError("--overwrite: not with several workers; delete the run folder first.")
     manifest = records.read_manifest(
         folder,
-        f"python -m beam_pipelines.nifti_to_tfrecord --config {config_said} "
-        f"--input FOLDER_OF_CASES --output {folder}",
+        paths.command_line(
+            "beam_pipelines.nifti_to_tfrecord",
+            *("--config", *config_said, "--input", "FOLDER_OF_CASES", "--output", folder),
+        ),
     )
     records.check_identity(manifest, config, folder)
     if not overwrite:
@@ -161,7 +169,8 @@ def _say_how_to_go_on(config: Config, stop: Stop) -> None:
     elif unfinished:
         print(f"next: train {' and '.join(unfinished)} to the end too, with region={unfinished[0].lower()}")
     else:
-        print(f"next: python -m tfbrats.export --run {config.run.dir} --output models/{config.model.name}")
+        exporting = ("--run", config.run.dir, "--output", f"models/{config.model.name}")
+        print(f"next: {paths.command_line('tfbrats.export', *exporting)}")
 
 
 def _epoch_line(row: dict) -> str:
@@ -269,9 +278,9 @@ def _check_shards(config: Config, manifest: Manifest, stop: Stop) -> None:
 
 def _check_scheme(path: str) -> None:
     """TensorFlow itself reads records and writes checkpoints, and knows fewer places than the rest here."""
-    scheme, separator, _ = path.partition("://")
+    scheme = paths.scheme(path)
     known = sorted({name for name in tf.io.gfile.get_registered_schemes() if name})
-    if separator and scheme not in known:
+    if scheme and scheme not in known:
         raise InputError(
             f"{path}: TensorFlow cannot write there; it knows local folders and {', '.join(known)}."
         )
@@ -327,8 +336,8 @@ def _describe_data(folder: str, manifest: Manifest) -> None:
 def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.train", __doc__)
     configs.add_arguments(parser)
-    parser.add_argument("--data", help="record set (default: data.records of the config)")
-    parser.add_argument("--run", help="run folder (default: run.dir of the config)")
+    parser.add_argument("--data", type=paths.argument, help="record set (default: data.records of the config)")
+    parser.add_argument("--run", type=paths.argument, help="run folder (default: run.dir of the config)")
     parser.add_argument("--overwrite", action="store_true", help="delete what the run folder holds first")
     options = parser.parse_intermixed_args(arguments)
     overrides = list(options.overrides)
@@ -337,7 +346,7 @@ def main(arguments: Sequence[str]) -> int:
     # What a record set depends on must go into the command that makes it.
     of_records = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=", "sampling.")
     of_records += ("cascade.mask=", "cascade.margin=", "region=")
-    said = " ".join([options.config, *(o for o in options.overrides if o.startswith(of_records))])
+    said = [options.config, *(one for one in options.overrides if one.startswith(of_records))]
     with stopping.on_signals("stopping after this step: what is done will be saved") as stop:
         train(configs.load(options.config, overrides), options.overwrite, said, stop)
     return stop.exit_code

@@ -40,7 +40,7 @@ def best_network(config: Config, region: str = "", precision: str = "float32") -
 def _network(config: Config, region: str, checkpoint: str, precision: str) -> keras.Model:
     keras_settings.check_backend()
     network = models.build(config, region=region, precision=precision)
-    restored = tf.train.Checkpoint(network=network).restore(checkpoint)
+    restored = checkpoints.restore(tf.train.Checkpoint(network=network), checkpoint)
     restored.assert_existing_objects_matched().expect_partial()
     return network
 

@@ -112,7 +112,7 @@ class Training:
         home = self._scratch.name if self._scratch else recipe.home
         # Two of each: one that is damaged later has one before it.
         self.last, self.best = (
-            checkpoints.manager(checkpoint, run.checkpoints(home, which), 2) for which in ("last", "best")
+            checkpoints.Manager(checkpoint, run.checkpoints(home, which), 2) for which in ("last", "best")
         )
         self._board = board.Board(run.board(recipe.home)) if self.chief else None
         self._train_step = recipe.train_step(self.strategy, self.network, self.optimizer)
@@ -125,7 +125,7 @@ class Training:
         newest = checkpoints.newest_whole(folder)
         progress = self.progress
         if newest:
-            checkpoint.restore(newest).assert_consumed()
+            checkpoints.restore(checkpoint, newest).assert_consumed()
             if not self.is_over:
                 self._explain_changes(folder)
         elif rows := run.read_history(self.recipe.home):

@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tfbrats import command, files, records
+from tfbrats import command, files, paths, records
 from tfbrats.command import InputError, counted
 from tfbrats.records import Manifest, show, stats, to_nifti, verify
 from tfbrats.shards import in_units
@@ -289,7 +289,7 @@ def _to_nifti(options: argparse.Namespace) -> int:
         raise InputError(
             "these cases could not be given back:\n"
             + "\n".join(outcome.faults)
-            + f"\nWhat else is wrong: python -m tfbrats.records verify {options.folder}"
+            + f"\nWhat else is wrong: {paths.command_line('tfbrats.records', 'verify', options.folder)}"
         )
     print(f"cases are in {options.output}: z-scored images (float32) and segmentations, on their own grids")
     return 0
@@ -320,7 +320,9 @@ def main(arguments: Sequence[str]) -> int:
 
     def added(name: str, does, text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
-        one.add_argument("folder", help="a record set, as the Beam job wrote it; gs:// too")
+        one.add_argument(
+            "folder", type=paths.argument, help="a record set, as the Beam job wrote it; gs:// too"
+        )
         one.set_defaults(does=does)
         return one
 
@@ -332,10 +334,10 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--quick", action="store_true", help="names and sizes alone")
     one.add_argument("--json", action="store_true", help="print one JSON object instead")
     one = added("stats", _stats, "label shares and intensities, by split and region")
-    one.add_argument("--csv", metavar="FILE", help="write a row for each example")
+    one.add_argument("--csv", type=paths.argument, metavar="FILE", help="write a row for each example")
     one.add_argument("--json", action="store_true", help="print one JSON object instead")
     one = added("to-nifti", _to_nifti, "volumes back to NIfTI; slices and patches to pictures")
-    one.add_argument("--output", required=True, help="a folder of its own")
+    one.add_argument("--output", type=paths.argument, required=True, help="a folder of its own")
     one.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     one.add_argument("--examples", type=int, metavar="N", help="slices or patches in a picture (default 8)")
     one.add_argument("--overwrite", action="store_true", help="write again what is there")

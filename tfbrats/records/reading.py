@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import files, records
+from tfbrats import files, paths, records
 from tfbrats.command import InputError
 from tfbrats.examples import LwsRegion
 from tfbrats.labels import Tissue
@@ -121,7 +121,7 @@ def stored(
             except InputError as error:
                 raise InputError(
                     f"{path}: record {number}{belonging(shard, number)}: {error} "
-                    f"What else is wrong: python -m tfbrats.records verify {folder}"
+                    f"What else is wrong: {paths.command_line('tfbrats.records', 'verify', folder)}"
                 ) from error
             yield Stored(shard, number, example)
         seen(len(content) + records.FRAME_BYTES)
