@@ -71,7 +71,9 @@ def test_predictions_hold_the_values_of_the_references_edition(tmp_path):
     save(tmp_path / "p", "BraTS-GLI-00001-000.nii.gz", tissues(), "2023")
     save(tmp_path / "r", "BraTS-GLI-00001-000-seg.nii", tissues(), "2023")
     assert {row["dice"] for row in evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]} == {1.0}
-    with pytest.raises(InputError, match=r"label values \[3\] are not in edition 2020"):
+    with pytest.raises(
+        InputError, match=r"--edition 2020 has no value 3, but the names say 2023.*--edition out"
+    ):
         evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")
 
 

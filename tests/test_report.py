@@ -412,7 +412,7 @@ def test_two_runs_of_one_row_have_names_of_their_own():
 
 def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
     good = evaluate.read(runs / "good")
-    compared = evaluate.compared_with(good, good, runs / "good")
+    compared = compare.compared_with(good, good, runs / "good")
     found = page_of(good, tmp_path, others=[page.Scored("again", good)], compared=[compared])
     text = section(found, "Against the other runs")
     assert "0.000 0.000 to 0.000" in text and "−0.0" not in text and "+0.0" not in text

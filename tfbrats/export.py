@@ -25,7 +25,19 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfbrats import __version__, case, command, files, model_card, phantom, records, run, trained, unpacking
+from tfbrats import (
+    __version__,
+    case,
+    command,
+    files,
+    model_card,
+    phantom,
+    records,
+    run,
+    seen,
+    trained,
+    unpacking,
+)
 from tfbrats.cascade import CascadeSegmenter
 from tfbrats.command import InputError
 from tfbrats.config import Config, PatchConfig, Run, overridden
@@ -314,6 +326,7 @@ def card_of(
             "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
             "examples": trained_on["examples"],
             "split_sha256": splits["sha256"],
+            **seen.hashes_of(splits),
             "records_sha256": trained_on["manifest_sha256"],
             "config": config.model_dump(mode="json"),
             "unfinished": run.unfinished(config),  # networks -> epochs so far
