@@ -28,18 +28,16 @@ _LOOKED_AT = 5  # pairs that say how well each of several possible tables agrees
 
 @dataclass(frozen=True)
 class Settled:
-    """Pairs with both tables, and what is to be said of them.
+    """Pairs with both tables, and what stands against them.
 
     Attributes:
         pairs: those that can be read, `prediction_schema` set.
         found_by: of each of these pairs, what told the prediction's table.
-        notes: which tables were found, where the reference's did not do.
         faults: values that no table explains, or that contradict the table given.
     """
 
     pairs: tuple[Pair, ...]
     found_by: Mapping[str, str]
-    notes: tuple[str, ...]
     faults: tuple[str, ...]
 
 
@@ -89,7 +87,6 @@ def settle(
     stated = _stated(checked, prediction)
     settled: list[Pair] = []
     found_by: dict[str, str] = {}
-    notes: list[str] = []
     groups: dict[tuple, list[Pair]] = {}
     for pair in checked:
         own = stated.get(pair.case_id, (None, ""))
@@ -104,11 +101,10 @@ def settle(
             side.found(card)
         settled += side.pairs
         found_by |= dict.fromkeys((pair.case_id for pair in side.pairs), side.found_by)
-        notes += side.notes
         faults += side.faults
     order = {pair.case_id: place for place, pair in enumerate(pairs)}
     settled.sort(key=lambda pair: order[pair.case_id])
-    return Settled(tuple(settled), found_by, tuple(notes), tuple(faults))
+    return Settled(tuple(settled), found_by, tuple(faults))
 
 
 def as_json(pairs: Iterable[Pair], found_by: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -183,7 +179,7 @@ def _references(
 
 
 class _Predictions:
-    """Predictions of one table, to be found: `pairs` with it, `found_by`, `notes` and `faults` come of it."""
+    """Predictions of one table, to be found: `pairs` with it, `found_by` and `faults` come of it."""
 
     def __init__(
         self,
@@ -197,7 +193,6 @@ class _Predictions:
         self._present = union(self._values.values())
         self.pairs: list[Pair] = []
         self.found_by = ""
-        self.notes: list[str] = []
         self.faults: list[str] = []
 
     def fit(self, schema: LabelSchema) -> bool:
@@ -206,11 +201,6 @@ class _Predictions:
     def take(self, schema: LabelSchema, found_by: str) -> None:
         """Reads them by this table; a file whose values it lacks is a fault."""
         self.found_by = found_by
-        if found_by and schema.values != self._schema.values:
-            self.notes.append(
-                f"{self._folder}: predictions are read by the table of {schema.edition} ({schema.describe()}), "
-                f"as {found_by}; the reference is of {self._schema.edition} ({self._schema.describe()})"
-            )
         for pair in self._members:
             strange = outside(self._values[pair.case_id], schema)
             if strange:

@@ -55,7 +55,7 @@ def what_was_seen(content: Mapping[str, Any]) -> tuple[str, bool]:
 def of_scores(content: Mapping[str, Any]) -> str:
     """The scores for a person to read."""
     parts = [tables.wrapped(f"WARNING: {warning}", 9) for warning in warnings(content)]
-    parts += [f"note: {note}" for note in content["notes"]]
+    parts += [f"note: {note}" for note in (*content["notes"], *tables_apart(content))]
     if content["missing"]:
         number = tables.cases_text(len(content["missing"]))
         parts.append(
@@ -67,7 +67,6 @@ def of_scores(content: Mapping[str, Any]) -> str:
         f"{tables.cases_text(content['cases'])}, edition {', '.join(content['editions'])}{split}. "
         f"Empty masks: rule {rule['name']}",
         tables.wrapped(f"({rule['meaning']})."),
-        *(tables.wrapped(text) for text in tables_apart(content)),
         *([tables.wrapped(seen_text)] if seen_text and not is_warning else []),
         "Means; in brackets how many cases that rule touched.\n",
         table(content["summary"]),
@@ -102,8 +101,8 @@ def tables_apart(content: Mapping[str, Any]) -> list[str]:
         return f"{table['edition']} ({LabelSchema.from_json(table).describe()})"
 
     return [
-        f"Label values: reference {told(one['reference'])}; prediction {told(one['prediction'])}, as "
-        f"{one['prediction_told_by']}; {tables.cases_text(len(one['cases']))}."
+        f"label values: reference {told(one['reference'])}; prediction {told(one['prediction'])}, as "
+        f"{one['prediction_told_by']}; {tables.cases_text(len(one['cases']))}"
         for one in content["tables"]
         if one["prediction"]["values"] != one["reference"]["values"]
     ]
