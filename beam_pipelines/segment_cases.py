@@ -27,6 +27,7 @@ from tfbrats import (
     compare,
     evaluate,
     files,
+    label_tables,
     layouts,
     model_card,
     origin,
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str]) -> int:
     card = model_card.read(options.model)
     split = _split(options, card)
     if options.reference:
-        pairs.check_reference(options.reference, options.edition, list(entries))
+        there = pairs.references_of(options.reference, options.edition, list(entries))
+        label_tables.check_references(there, options.reference, options.edition)
     print(f"model            {card.name} version {card.version}")
 
     if PipelineOptions(beam_options).view_as(TestOptions).dry_run:

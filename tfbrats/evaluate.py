@@ -299,8 +299,9 @@ def main(arguments: Sequence[str]) -> None:
         except InputError as error:
             raise InputError(f"{error} The scores of this run are in {given.output}, uncompared.") from error
         write(content, given.output)
-    for warning in score_text.warnings(content, *others):
-        print(f"WARNING: {warning}", file=sys.stderr)
+    if given.json or not (sys.stdout.isatty() and sys.stderr.isatty()):  # who sees both reads it below
+        for warning in score_text.warnings(content, *others):
+            print(f"WARNING: {warning}", file=sys.stderr)
     if given.json:
         print(json.dumps(without_nan(content), indent=2))
         return

@@ -80,9 +80,7 @@ def settle(
         raise InputError(
             f"prediction edition {prediction_edition!r} is unknown; choose from {', '.join(EDITIONS)}."
         )
-    paths = [path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None]
-    with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
-        values = dict(zip(paths, pool.map(values_of, paths), strict=True))
+    values = _values([path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None])
     checked, faults = _references(pairs, values, reference, edition)
     stated = _stated(checked, prediction)
     settled: list[Pair] = []
@@ -105,6 +103,18 @@ def settle(
     order = {pair.case_id: place for place, pair in enumerate(pairs)}
     settled.sort(key=lambda pair: order[pair.case_id])
     return Settled(tuple(settled), found_by, tuple(faults))
+
+
+def check_references(pairs: Sequence[Pair], reference: str | os.PathLike, edition: str | None = None) -> None:
+    """Raises InputError, before there are predictions, where the values of references contradict their table."""
+    _, faults = _references(pairs, _values([pair.reference for pair in pairs]), reference, edition)
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def _values(paths: Sequence[str]) -> dict[str, frozenset[int] | None]:
+    with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+        return dict(zip(paths, pool.map(values_of, paths), strict=True))
 
 
 def as_json(pairs: Iterable[Pair], found_by: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -118,8 +118,12 @@ def match(
     return Matched(tuple(pairs), tuple(faults), tuple(notes))
 
 
-def check_reference(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> None:
-    """Raises InputError, before there are predictions, if one of the cases could not be scored later."""
+def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> list[Pair]:
+    """The references of cases before there are predictions.
+
+    Raises:
+        InputError: one of the cases could not be scored later.
+    """
     references, faults, _ = _references(reference, edition)
     found = [text for name in cases for text in faults.get(name, [])]
     found += [f"{name}: not in {reference}." for name in cases if name not in references and name not in faults]
@@ -127,6 +131,7 @@ def check_reference(reference: str | os.PathLike, edition: str | None, cases: Se
         raise InputError(
             f"{reference}: no reference for {len(found)} of {len(cases)} cases\n  " + "\n  ".join(found)
         )
+    return [references[name] for name in cases]
 
 
 def _by_letters(names: Sequence[str]) -> dict[str, str]:

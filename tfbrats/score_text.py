@@ -42,7 +42,7 @@ def warnings(content: Mapping[str, Any], *others: Mapping[str, Any]) -> list[str
     for number, one in enumerate((content, *others)):
         sentence, loud = what_was_seen(one)
         if loud:
-            texts.append(f"{compare.name_of(one, one['prediction'])}: {sentence}" if number else sentence)
+            texts.append(f"{one['prediction']}: {sentence}" if number else sentence)
     return texts
 
 

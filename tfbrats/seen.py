@@ -125,11 +125,11 @@ def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> 
 
 
 def briefly(by_split: Mapping[str, Any] | None) -> str:
-    """For a line that names scored cases: ", 5 of them NOT unseen by the model"; "" where nothing is amiss."""
+    """For a line that names scored cases: ", 5 of them seen by the model"; "" where nothing is amiss."""
     if not by_split or not by_split["known"]:
         return ""
     number = number_seen(by_split["cases"])
-    return f", {number} of them NOT unseen by the model" if number else ""
+    return f", {number} of them seen by the model" if number else ""
 
 
 def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool) -> tuple[str, bool]:
@@ -152,12 +152,14 @@ def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool)
     cases = by_split["cases"]
     total, number = sum(map(len, cases.values())), number_seen(cases)
     if not number:
-        text = (
-            f"None of the {counted(total, 'case')} trained the model or chose its checkpoint: {listed(cases)}."
-        )
-        return text, False
+        which = f"None of the {total} cases" if total > 1 else "The case scored neither"
+        verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
+        return f"{which} {verbs} its checkpoint: {listed(cases)}.", False
     known = listed(cases, KNOWN_TO_THE_MODEL)
     text = f"{number} of these {counted(total, 'case')} {'is' if number == 1 else 'are'} not unseen: {known}."
+    if number == total:
+        text = f"{f'None of these {total} cases' if total > 1 else 'The case scored'} is "
+        text += f"{'unseen' if total > 1 else 'not unseen'}: {known}."
     if number < total:
         dice = by_split["others_dice"]
         means = ", ".join(
