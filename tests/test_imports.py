@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("command",),
     ("labels", "files", "locks", "memory", "stopping", "stopwatch"),
-    ("config", "naming", "seen", "layouts", "tables", "surfaces", "steps"),
+    ("config", "label_candidates", "naming", "seen", "layouts", "tables", "surfaces", "steps"),
     ("case", "metrics", "lesions", "stages", "run"),
     ("preprocess", "examples", "patches"),
     ("phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
@@ -30,7 +30,7 @@ ORDER = (
         "patch_data",
     ),
     ("saved_model", "unpacking", "segment", "cascade"),
-    ("charts", "masks_alone", "pairs", "label_candidates", "label_tables", "pictures"),
+    ("charts", "masks_alone", "pairs", "label_tables", "pictures"),
     ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),
     ("trial", "probe", "train", "export", "check_submission", "predict"),
     ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),

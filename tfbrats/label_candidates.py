@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, Tissue
-from tfbrats.pairs import Pair
 
 # A reading that fits so well where the chosen one does not is worth a warning; chance alone does not make it.
 _LEAST_DICE, _LEAST_GAIN = 0.6, 0.15
@@ -91,18 +90,21 @@ def contradiction(given: LabelSchema, names_say: LabelSchema, present: Collectio
 # --- after scoring: another table that fits better ------------------------------------------------------
 
 
-def doubts(pairs: Sequence[Pair], voxels: Sequence[np.ndarray], prediction: str | os.PathLike) -> list[str]:
+def doubts(
+    written_in: Sequence[LabelSchema], voxels: Sequence[np.ndarray], prediction: str | os.PathLike
+) -> list[str]:
     """Warnings where another table of the prediction would explain the reference far better.
 
     Two tables may share their values and not their meaning (1 and 2 are swapped between BraTS and the
     Decathlon): such files fit, and whole tumour is right.
 
     Args:
+        written_in: by which table each prediction was read.
         voxels: of each pair, `scoring.tissue_pairs`.
     """
     groups: dict[LabelSchema, np.ndarray] = {}
-    for pair, counts in zip(pairs, voxels, strict=True):
-        groups[pair.written_in] = groups.get(pair.written_in, 0) + counts
+    for schema, counts in zip(written_in, voxels, strict=True):
+        groups[schema] = groups.get(schema, 0) + counts
     warnings = []
     for schema, counts in groups.items():
         there = [tissue for tissue in schema.value_of_tissue if tissue and counts[:, tissue].any()]

@@ -106,7 +106,7 @@ def settle(
 
 
 def check_references(pairs: Sequence[Pair], reference: str | os.PathLike, edition: str | None = None) -> None:
-    """Raises InputError, before there are predictions, where the values of references contradict their table."""
+    """Raises InputError, before there are predictions, where values of references contradict their table."""
     _, faults = _references(pairs, _values([pair.reference for pair in pairs]), reference, edition)
     if faults:
         raise InputError("\n".join(faults))

@@ -86,14 +86,16 @@ def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
     by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for stem, path in named:
         by_folder[files.parent(path)].append((stem, path))
-    notes: list[str] = []
+    left_out: list[str] = []
     references: dict[str, Mask] = {}
     for parent, members in by_folder.items():
-        for case_id, path in _cases(parent, members, notes):
+        for case_id, path in _cases(parent, members, left_out):
             if case_id in references:
                 raise InputError(f"{case_id}: two references, {references[case_id].path} and {path}. Keep one.")
             references[case_id] = _mask(case_id, path, edition)
-    return Masks(tuple(references.values()), False, tuple(notes))
+    more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
+    notes = (f"{left_out[0]}{more}: not taken for a tumour's mask, left out",) if left_out else ()
+    return Masks(tuple(references.values()), False, notes)
 
 
 def beside(folder: str | os.PathLike, edition: str | None, used: Collection[str]) -> list[Mask]:
@@ -118,7 +120,7 @@ def _case_of(stem: str) -> str | None:
     return match["case"] if match else None
 
 
-def _cases(parent: str, members: list[tuple[str, str]], notes: list[str]) -> Iterator[tuple[str, str]]:
+def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> Iterator[tuple[str, str]]:
     """(case id, path) of the masks in one folder."""
     named = {case_id for stem, _ in members if (case_id := _case_of(stem)) and not _NO_TUMOUR.search(case_id)}
     for stem, path in members:
@@ -129,7 +131,7 @@ def _cases(parent: str, members: list[tuple[str, str]], notes: list[str]) -> Ite
         elif _GENERIC.match(stem) and files.name(parent) not in named:
             yield files.name(parent), path
         elif _NO_TUMOUR.search(bare) or _is_of(bare, named):
-            notes.append(f"{path}: not taken for a tumour's mask, left out")
+            left_out.append(path)
         else:
             yield stem, path
 

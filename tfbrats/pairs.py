@@ -108,6 +108,12 @@ def match(
         for name, path in predicted.items()
         if name not in references and name not in more
     ]
+    faults += [
+        f"{name}: {path} is its own reference: prediction and reference are one file. Give the folder of what "
+        "a model predicted."
+        for name, path in predicted.items()
+        if name in references and files.canonical(path) == files.canonical(references[name].reference)
+    ]
     pairs = [
         dataclasses.replace(pair, prediction=predicted.get(name))
         for name, pair in references.items()
