@@ -357,9 +357,8 @@ def _look(one: Member, rules: SubmissionRules) -> tuple[list[str], list[str]]:
 def _written_anew(one: Member, rules: SubmissionRules, others: Sequence[str]) -> str:
     """The cure of values that other editions have; another edition's check is one only if it knows the name."""
     which = f"They are those of {' or '.join(others)}: write" if others else "Write"
-    named = [name for name in others if name in RULES and RULES[name].key(one.stem) is not None]
-    instead = f", or pass --edition {' or '.join(named)}" if named else ""
-    return f"{which} the file anew in the values of {rules.edition}{instead}."
+    named = [f", or pass --edition {name}" for name in others if name in RULES and RULES[name].key(one.stem)]
+    return f"{which} the file anew in the values of {rules.edition}{''.join(named)}."
 
 
 def _fraction(values: np.ndarray) -> float:
