@@ -72,6 +72,17 @@ def test_a_table_that_contradicts_names_and_values_is_refused_for_the_reference(
         evaluate.evaluate(*sides, edition=edition)
 
 
+def test_masks_rewritten_in_the_decathlons_table_are_read_as_said_with_a_note(tmp_path):
+    sides = folders(tmp_path, "2023", "msd")
+    save(tmp_path / "r", "BraTS-GLI-00001-000_seg.nii.gz", "msd")
+    content = evaluate.evaluate(*sides, edition="msd")
+    assert dice(content) == [1, 1, 1]
+    # TC is 600 voxels, of which the names' own table would make the rest of 2048.
+    assert content["rows"][1]["reference_volume_ml"] == pytest.approx(0.6)
+    (note,) = content["notes"]
+    assert "--edition msd reads 1 as ED, but the names say 2023" in note and note.endswith("read as given")
+
+
 def test_a_table_that_only_the_values_tell_is_believed(tmp_path):
     # Named as of 2021, written as of 2023: both sides, as nnU-Net's users have them.
     sides = folders(tmp_path, "2021", "2023")

@@ -170,7 +170,7 @@ def evaluate(
         "tables": label_tables.as_json(pairs, settled.found_by),
         "cases": len(pairs),
         "missing": list(matched.missing),
-        "notes": [*matched.notes, *card_notes],
+        "notes": [*matched.notes, *settled.notes, *card_notes],
         "warnings": label_candidates.doubts(
             [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
         ),

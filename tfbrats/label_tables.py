@@ -23,6 +23,8 @@ from tfbrats.pairs import Pair
 
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
 _MOST_VALUES = 20  # more are no labels: reading the pair tells what is wrong with such a file
+# nnU-Net's preparation of BraTS rewrites masks of any edition in the Decathlon's table: no contradiction.
+_REWRITTEN = ("msd", "nnunet")
 _LOOKED_AT = 5  # pairs that say how well each of several possible tables agrees
 
 
@@ -33,11 +35,13 @@ class Settled:
     Attributes:
         pairs: those that can be read, `prediction_schema` set.
         found_by: of each of these pairs, what told the prediction's table.
+        notes: references that are read otherwise than their names tell.
         faults: values that no table explains, or that contradict the table given.
     """
 
     pairs: tuple[Pair, ...]
     found_by: Mapping[str, str]
+    notes: tuple[str, ...]
     faults: tuple[str, ...]
 
 
@@ -81,7 +85,7 @@ def settle(
             f"prediction edition {prediction_edition!r} is unknown; choose from {', '.join(EDITIONS)}."
         )
     values = _values([path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None])
-    checked, faults = _references(pairs, values, reference, edition)
+    checked, notes, faults = _references(pairs, values, reference, edition)
     stated = _stated(checked, prediction)
     settled: list[Pair] = []
     found_by: dict[str, str] = {}
@@ -102,12 +106,12 @@ def settle(
         faults += side.faults
     order = {pair.case_id: place for place, pair in enumerate(pairs)}
     settled.sort(key=lambda pair: order[pair.case_id])
-    return Settled(tuple(settled), found_by, tuple(faults))
+    return Settled(tuple(settled), found_by, tuple(notes), tuple(faults))
 
 
 def check_references(pairs: Sequence[Pair], reference: str | os.PathLike, edition: str | None = None) -> None:
     """Raises InputError, before there are predictions, where values of references contradict their table."""
-    _, faults = _references(pairs, _values([pair.reference for pair in pairs]), reference, edition)
+    _, _, faults = _references(pairs, _values([pair.reference for pair in pairs]), reference, edition)
     if faults:
         raise InputError("\n".join(faults))
 
@@ -155,23 +159,25 @@ def _references(
     values: Mapping[str, frozenset[int] | None],
     reference: str | os.PathLike,
     edition: str | None,
-) -> tuple[list[Pair], list[str]]:
-    """Pairs whose references can be read, and faults; a table that the files contradict gives way to theirs."""
+) -> tuple[list[Pair], list[str], list[str]]:
+    """Pairs whose references can be read, notes, and faults; a contradicted table gives way to the names'."""
     checked: list[Pair] = []
+    notes: list[str] = []
     faults: list[str] = []
     groups: dict[tuple, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.schema, pair.names_say), []).append(pair)
     for (schema, names_say), members in groups.items():
         present = union(values[pair.reference] for pair in members)
-        if edition is not None and names_say is not None and contradiction(schema, names_say, present):
-            faults.append(
-                f"{reference}: --edition {edition} {contradiction(schema, names_say, present)}, but the names "
-                f"say {names_say.edition}, and the values found ({listed(present)}) fit its table: "
-                f"{names_say.describe()}. Leave --edition out."
-            )
-            checked += [dataclasses.replace(pair, schema=names_say) for pair in members]
-            continue
+        differs = contradiction(schema, names_say, present) if edition and names_say else ""
+        if differs:
+            what = f"{reference}: --edition {edition} {differs}, but the names say {names_say.edition}"
+            fits = f"and the values found ({listed(present)}) fit its table: {names_say.describe()}"
+            if edition not in _REWRITTEN:
+                faults.append(f"{what}, {fits}. Leave --edition out.")
+                checked += [dataclasses.replace(pair, schema=names_say) for pair in members]
+                continue
+            notes.append(f"{what}, {fits}; read as given")
         cure = advice(candidates(present, schema), "--edition", present)
         for pair in members:
             strange = outside(values[pair.reference], schema)
@@ -182,7 +188,7 @@ def _references(
                 f"{pair.case_id}: {pair.reference}: label values {strange} are not in edition "
                 f"{schema.edition}, which has {schema.describe()}. {cure}"
             )
-    return checked, faults
+    return checked, notes, faults
 
 
 # --- the prediction -------------------------------------------------------------------------------------

@@ -347,18 +347,17 @@ def _look(one: Member, rules: SubmissionRules) -> tuple[list[str], list[str]]:
     if strange := outside(present, schema):
         faults.append(
             f"label values {strange} are not in edition {schema.edition}, which has {schema.describe()}. "
-            + _written_anew(one, rules, [other.edition for other in candidates(present, schema)])
+            + _written_anew(schema.edition, [other.edition for other in candidates(present, schema)])
         )
     if not values.any():
         warnings.append("empty: no voxel is tumour. Taken, and scored as such.")
     return faults, warnings
 
 
-def _written_anew(one: Member, rules: SubmissionRules, others: Sequence[str]) -> str:
-    """The cure of values that other editions have; another edition's check is one only if it knows the name."""
+def _written_anew(edition: str, others: Sequence[str]) -> str:
+    """The cure of values that other editions have: their own checks do not know cases of this name."""
     which = f"They are those of {' or '.join(others)}: write" if others else "Write"
-    named = [f", or pass --edition {name}" for name in others if name in RULES and RULES[name].key(one.stem)]
-    return f"{which} the file anew in the values of {rules.edition}{''.join(named)}."
+    return f"{which} the file anew in the values of {edition}."
 
 
 def _fraction(values: np.ndarray) -> float:
