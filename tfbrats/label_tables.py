@@ -51,14 +51,15 @@ def values_of(path: str) -> frozenset[int] | None:
         array, _ = case.read_nifti(path)
     except InputError:
         return None
-    if array.dtype == np.uint8:  # ten times as fast as sorting nine million voxels
-        return frozenset(np.flatnonzero(np.bincount(array.ravel(order="K"), minlength=1)).tolist())
     if array.dtype.kind not in "iufb":
         return None
-    values = np.unique(array)
+    flat = array.ravel(order="K")
+    tumour = flat[flat != 0]  # a hundredth of the voxels: what is left to sort
+    values = np.unique(tumour)
     if values.size > _MOST_VALUES or not np.isfinite(values).all():
         return None
-    return frozenset(np.round(values.astype(np.float64)).astype(np.int64).tolist())
+    background = {0} if tumour.size < flat.size else set()
+    return frozenset(np.round(values.astype(np.float64)).astype(np.int64).tolist()) | background
 
 
 def settle(
