@@ -87,9 +87,9 @@ def test_a_table_that_only_the_values_tell_is_believed(tmp_path):
     # Named as of 2021, written as of 2023: both sides, as nnU-Net's users have them.
     sides = folders(tmp_path, "2021", "2023")
     save(tmp_path / "r", "BraTS2021_00001_seg.nii.gz", "2023")
-    with pytest.raises(
-        InputError, match=r"label values \[3\] are not in edition 2021.*--edition 2023 .* or --edition"
-    ):
+    with pytest.raises(InputError, match=r"label values \[3\] are not in edition 2021.*--edition"):
+        evaluate.evaluate(*sides)
+    with pytest.raises(InputError, match="faults: 1\n"):  # the prediction's table may be the reference's
         evaluate.evaluate(*sides)
     content = evaluate.evaluate(*sides, edition="2023")
     assert dice(content) == [1, 1, 1] and content["editions"] == ["2023"]

@@ -41,10 +41,11 @@ def _distinct(schemas: Sequence[LabelSchema], present: Collection[int]) -> list[
     return list(by_meaning.values())
 
 
-def advice(possible: Sequence[LabelSchema], option: str, present: Collection[int]) -> str:
+def advice(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
+    """What to do about predictions with these values, which the table tried does not have."""
     if not possible:
         return f"No edition has all of {listed(present)}. Write the files in the table of one."
-    each = [f"{option} {schema.edition} ({meaning(schema, present)})" for schema in possible]
+    each = [f"--prediction-edition {schema.edition} ({meaning(schema, present)})" for schema in possible]
     if len(each) == 1:
         return f"If they are written so, pass {each[0]}."
     return f"Several tables have these values: pass {' or '.join(each)}, whichever they were written in."

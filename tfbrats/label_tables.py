@@ -179,16 +179,7 @@ def _references(
                 checked += [dataclasses.replace(pair, schema=names_say) for pair in members]
                 continue
             notes.append(f"{what}, {fits}; read as given")
-        cure = advice(candidates(present, schema), "--edition", present)
-        for pair in members:
-            strange = outside(values[pair.reference], schema)
-            if not strange:
-                checked.append(pair)
-                continue
-            faults.append(
-                f"{pair.case_id}: {pair.reference}: label values {strange} are not in edition "
-                f"{schema.edition}, which has {schema.describe()}. {cure}"
-            )
+        checked += members  # reading them tells of values that their table lacks
     return checked, notes, faults
 
 
@@ -208,6 +199,7 @@ class _Predictions:
         self._folder, self._schema, self._members = folder, schema, pairs
         self._values = {pair.case_id: values.get(pair.prediction) for pair in pairs}
         self._present = union(self._values.values())
+        self._reference_fits = not any(outside(values[pair.reference], schema) for pair in pairs)
         self.pairs: list[Pair] = []
         self.found_by = ""
         self.faults: list[str] = []
@@ -236,7 +228,7 @@ class _Predictions:
                 f"Others fit it: write this one in that table, or score it apart, with --cases {pair.case_id} "
                 "and --prediction-edition."
             )
-        return advice(candidates(self._present, self._schema), "--prediction-edition", self._present)
+        return advice(candidates(self._present, self._schema), self._present)
 
     def given(self, edition: str) -> None:
         schema = EDITIONS[edition]
@@ -273,14 +265,16 @@ class _Predictions:
         elif not possible:
             self.take(self._schema, "")
         else:
+            # For all other faults of these files, which are listed together.
+            self.pairs = [dataclasses.replace(pair, prediction_schema=possible[0]) for pair in self._members]
+            if not self._reference_fits:  # its table has to be told first, and may be the prediction's
+                return
             self.faults.append(
                 f"{self._folder}: the predictions hold the values {listed(self._present)}, which edition "
                 f"{self._schema.edition} of the reference does not: {self._schema.describe()}. "
-                + advice(possible, "--prediction-edition", self._present)
+                + advice(possible, self._present)
                 + self._agreement(possible)
             )
-            # For all other faults of these files, which are listed together.
-            self.pairs = [dataclasses.replace(pair, prediction_schema=possible[0]) for pair in self._members]
 
     def _agreement(self, possible: Sequence[LabelSchema]) -> str:
         """How often both sides call a voxel the same tissue, by each table: who asks may not know either."""
