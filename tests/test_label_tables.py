@@ -143,6 +143,22 @@ def test_a_poor_prediction_is_not_taken_for_an_exchanged_one():
     assert label_candidates.doubts([EDITIONS["2023"]], [counts], "p") == []
 
 
+def test_a_mask_of_one_region_is_not_scored_as_a_tissue_in_silence(tmp_path):
+    sides = folders(tmp_path, "2021", "2021")
+    save(sides[0], "BraTS2021_00001.nii.gz", "2021", (tissues() > 0).astype(np.uint8))
+    (warning,) = evaluate.evaluate(*sides)["warnings"]
+    assert "all predictions hold the value 1 alone, read as NCR" in warning
+
+
+def test_the_file_of_provenance_beside_a_prediction_tells_its_table(tmp_path):
+    sides = folders(tmp_path, "2023", "msd")
+    told = {"case_id": NAMES["2023"], "labels": EDITIONS["msd"].to_json(), "model": {}}
+    (sides[0] / f"{NAMES['2023']}.json").write_text(json.dumps(told))
+    content = evaluate.evaluate(*sides)
+    assert dice(content) == [1, 1, 1] and content["warnings"] == []
+    assert content["tables"][0]["prediction_told_by"] == "the files of --provenance beside them say"
+
+
 def test_nnunets_own_file_beside_its_predictions_tells_their_table(tmp_path):
     sides = folders(tmp_path, "2023", "msd")
     labels = {"background": 0, "edema": 1, "non-enhancing": 2, "enhancing": 3}

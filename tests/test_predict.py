@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import case, files, layouts, model_card, predict
+from tfbrats import case, files, layouts, model_card, predict, seen
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
 
@@ -49,6 +49,18 @@ def test_what_is_kept_from_an_earlier_run_is_said(model, dataset, tmp_path, caps
     assert "1 of 2 cases are done already and are kept (--overwrite redoes them)" in capsys.readouterr().out
     run(model, dataset, tmp_path / "out", "--overwrite")
     assert "done already" not in capsys.readouterr().out
+
+
+def test_training_cases_are_told_at_the_end(model, dataset, tmp_path, capsys):
+    run(model, dataset, tmp_path / "silent")
+    assert "trained the model" not in capsys.readouterr().out
+    known = shutil.copytree(model, tmp_path / "models" / "tiny" / "1")
+    carried = {"training_data": seen.hashes_of({"train": IDS[:1], "validation": [], "test": IDS[1:]})}
+    (known / model_card.FILE).write_text(tiny_model.card().model_copy(update=carried).to_json())
+    run(known, dataset, tmp_path / "out")
+    assert "note: of 2 cases 1 trained the model, 1 is of its test split; scores" in capsys.readouterr().out
+    run(known, dataset, tmp_path / "test", "--case", IDS[1])
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_probabilities_that_are_wanted_later_are_still_written(model, dataset, tmp_path):

@@ -94,7 +94,7 @@ def contradiction(given: LabelSchema, names_say: LabelSchema, present: Collectio
 def doubts(
     written_in: Sequence[LabelSchema], voxels: Sequence[np.ndarray], prediction: str | os.PathLike
 ) -> list[str]:
-    """Warnings where another table of the prediction would explain the reference far better.
+    """Warnings where predictions hold one value alone, or where another table would explain the reference.
 
     Two tables may share their values and not their meaning (1 and 2 are swapped between BraTS and the
     Decathlon): such files fit, and whole tumour is right.
@@ -108,26 +108,42 @@ def doubts(
         groups[schema] = groups.get(schema, 0) + counts
     warnings = []
     for schema, counts in groups.items():
+        drawn = [tissue for tissue in Tissue if tissue and counts[tissue].any()]
         there = [tissue for tissue in schema.value_of_tissue if tissue and counts[:, tissue].any()]
-        if len(there) < 3:  # of one or two tissues any exchange may look better
-            continue
-        values = {0, *(schema.value_of_tissue[tissue] for tissue in there)}
-        now = _dice(counts)
-        for other in _distinct([s for s in EDITIONS.values() if values <= set(s.tissue_of_value)], values):
-            read = np.zeros_like(counts)
-            for value in values:
-                read[:, other.tissue_of_value[value]] += counts[:, schema.tissue_of_value[value]]
-            then = _dice(read)
-            gain = np.mean(list(then.values())) - np.mean(list(now.values()))
-            if min(then.values()) >= _LEAST_DICE and gain >= _LEAST_GAIN:
-                texts = ("Dice " + ", ".join(f"{k} {v:.3f}" for k, v in each.items()) for each in (now, then))
-                read_now, read_then = texts
-                warnings.append(
-                    f"{prediction}: read by the table of {other.edition} ({meaning(other, values)}) the "
-                    f"predictions would fit the reference far better: over all voxels {read_then}, and now, by "
-                    f"{schema.edition} ({meaning(schema, values)}), {read_now}. If they were written so, pass "
-                    f"--prediction-edition {other.edition}."
-                )
+        if len(there) == 1 < len(drawn):
+            value = schema.value_of_tissue[there[0]]
+            warnings.append(
+                f"{prediction}: all predictions hold the value {value} alone, read as {there[0].name} by the "
+                f"table of {schema.edition}; the reference has {', '.join(tissue.name for tissue in drawn)}. A "
+                "mask of one region would be read wrongly."
+            )
+        elif len(there) > 2:  # of one or two tissues any exchange may look better
+            warnings += _better_tables(
+                schema, counts, {0, *(schema.value_of_tissue[t] for t in there)}, prediction
+            )
+    return warnings
+
+
+def _better_tables(
+    schema: LabelSchema, counts: np.ndarray, values: Collection[int], prediction: str | os.PathLike
+) -> list[str]:
+    """A warning for each other meaning of these values by which all regions agree well, and far better."""
+    warnings = []
+    now = _dice(counts)
+    for other in _distinct([one for one in EDITIONS.values() if values <= set(one.tissue_of_value)], values):
+        read = np.zeros_like(counts)
+        for value in values:
+            read[:, other.tissue_of_value[value]] += counts[:, schema.tissue_of_value[value]]
+        then = _dice(read)
+        gain = np.mean(list(then.values())) - np.mean(list(now.values()))
+        if min(then.values()) >= _LEAST_DICE and gain >= _LEAST_GAIN:
+            texts = [", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (then, now)]
+            warnings.append(
+                f"{prediction}: read by the table of {other.edition} ({meaning(other, values)}) the "
+                f"predictions would fit the reference far better: over all voxels Dice {texts[0]}, and now, by "
+                f"{schema.edition} ({meaning(schema, values)}), Dice {texts[1]}. If they were written so, pass "
+                f"--prediction-edition {other.edition}."
+            )
     return warnings
 
 

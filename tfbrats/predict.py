@@ -142,7 +142,8 @@ def predict(
         print(f"{kept} of {len(wanted)} cases are done already and are kept (--overwrite redoes them)")
     kinds = seen.kinds_of(segmenter.card.training_data, target_of)
     if kinds and seen.number_seen(cases := seen.by_kind(kinds)):
-        print(f"of these {len(kinds)} cases {seen.listed(cases)}: scores of all are no result on unseen cases")
+        number = command.counted(len(kinds), "case")
+        print(f"note: of {number} {seen.listed(cases)}; scores of all are not those of unseen cases")
     return faults
 
 
