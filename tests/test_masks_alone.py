@@ -63,16 +63,6 @@ def test_two_masks_of_one_case_are_refused(tmp_path):
         masks_alone.find(tmp_path)
 
 
-def test_a_models_own_output_is_no_experts_reference_in_silence(tmp_path):
-    made(tmp_path / "r", f"{ONE}.nii.gz", "tfbrats.json")
-    made(tmp_path / "p", f"{ONE}.nii.gz", "tfbrats.json")
-    matched = pairs.match(tmp_path / "p", tmp_path / "r")
-    (warning,) = matched.warnings
-    assert warning.startswith(f"{tmp_path / 'r'}: these references are a model's own output")
-    (tmp_path / "r" / "tfbrats.json").unlink()
-    assert pairs.match(tmp_path / "p", tmp_path / "r").warnings == ()
-
-
 def test_a_folder_with_images_is_no_folder_of_masks_alone(tmp_path):
     assert masks_alone.find(made(tmp_path, f"{ONE}/{ONE}_seg.nii.gz", f"{ONE}/{ONE}_t1.nii.gz")).has_images
 

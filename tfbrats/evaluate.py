@@ -171,12 +171,9 @@ def evaluate(
         "cases": len(pairs),
         "missing": list(matched.missing),
         "notes": [*matched.notes, *settled.notes, *card_notes],
-        "warnings": [
-            *matched.warnings,
-            *label_candidates.doubts(
-                [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
-            ),
-        ],
+        "warnings": label_candidates.doubts(
+            [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
+        ),
         "model": model,
         "split": chosen_by,
         "by_split": by_split_of(card, rows, splits),

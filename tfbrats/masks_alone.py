@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from tfbrats import files, layouts, model_card, naming
+from tfbrats import files, layouts, naming
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, modality_named, schema_from_names
 
@@ -54,13 +54,11 @@ class Masks:
     Attributes:
         has_images: there are modalities too, so that it is a data set.
         notes: which files were left out, and why.
-        warnings: folders whose masks a model wrote.
     """
 
     references: tuple[Mask, ...]
     has_images: bool
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
 
 def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
@@ -84,7 +82,7 @@ def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
     """
     named = list(niftis(folder))
     if any(modality_named(re.split(r"[_\-.]", stem)[-1]) for stem, _ in named):
-        return Masks((), True)
+        return Masks((), True, ())
     by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for stem, path in named:
         by_folder[files.parent(path)].append((stem, path))
@@ -97,12 +95,7 @@ def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
             references[case_id] = _mask(case_id, path, edition)
     more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
     notes = (f"{left_out[0]}{more}: not taken for a tumour's mask, left out",) if left_out else ()
-    cards = {files.parent(path) for path in files.walk(folder) if files.name(path) == model_card.FILE}
-    warnings = tuple(
-        f"{parent}: these references are a model's own output ({model_card.FILE} lies there), no expert's masks"
-        for parent in sorted(cards.intersection(by_folder))
-    )
-    return Masks(tuple(references.values()), False, notes, warnings)
+    return Masks(tuple(references.values()), False, notes)
 
 
 def beside(folder: str | os.PathLike, edition: str | None, used: Collection[str]) -> list[Mask]:

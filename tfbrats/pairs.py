@@ -44,12 +44,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matched:
-    """What `match` found: cases to score, all that stands in the way, and what was unusual or must be told."""
+    """What `match` found: cases to score, all that stands in the way, and what was unusual."""
 
     pairs: tuple[Pair, ...]
     faults: tuple[str, ...]
     notes: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ def match(
         InputError: a folder is not there or holds nothing that could be meant.
     """
     predicted, faults = _predictions(prediction)
-    references, more, notes, warnings = _references(reference, edition)
+    references, more, notes = _references(reference, edition)
     of_case = _by_letters([*references, *more])
     predicted, renamed = _renamed(predicted, of_case)
     notes += renamed
@@ -122,7 +121,7 @@ def match(
     ]
     if not pairs and not faults:
         raise InputError(f"{prediction}: none of its cases is wanted; nothing to score.")
-    return Matched(tuple(pairs), tuple(faults), tuple(notes), tuple(warnings))
+    return Matched(tuple(pairs), tuple(faults), tuple(notes))
 
 
 def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> list[Pair]:
@@ -131,7 +130,7 @@ def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequ
     Raises:
         InputError: one of the cases could not be scored later.
     """
-    references, faults, _, _ = _references(reference, edition)
+    references, faults, _ = _references(reference, edition)
     found = [text for name in cases for text in faults.get(name, [])]
     found += [f"{name}: not in {reference}." for name in cases if name not in references and name not in faults]
     if found:
@@ -179,20 +178,15 @@ def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
 
 def _references(
     folder: str | os.PathLike, edition: str | None
-) -> tuple[dict[str, Pair], dict[str, list[str]], list[str], Sequence[str]]:
-    """References by case id (their `prediction` still None), faults by case id, notes, and warnings."""
+) -> tuple[dict[str, Pair], dict[str, list[str]], list[str]]:
+    """References by case id (their `prediction` still None), faults by case id, and notes."""
     try:
         dataset = layouts.find(folder, edition)
     except InputError:
         masks = masks_alone.find(folder, edition) if edition in (None, *EDITIONS) else None
         if masks is None or masks.has_images or not masks.references:
             raise
-        return (
-            {mask.case_id: _of_mask(mask) for mask in masks.references},
-            {},
-            list(masks.notes),
-            masks.warnings,
-        )
+        return {mask.case_id: _of_mask(mask) for mask in masks.references}, {}, list(masks.notes)
     references: dict[str, Pair] = {}
     faults: dict[str, list[str]] = {}
     names_say = _names_say(folder, edition)
@@ -213,7 +207,7 @@ def _references(
             references[mask.case_id] = _of_mask(mask)
     if not references:
         raise InputError(f"{folder}: no segmentation to score against; cases found: {len(dataset.cases)}.")
-    return references, faults, notes, ()
+    return references, faults, notes
 
 
 def _of_mask(mask: masks_alone.Mask) -> Pair:
