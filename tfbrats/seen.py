@@ -53,6 +53,11 @@ def _hash(name: str) -> str:
     return hashlib.sha256(name.casefold().encode()).hexdigest()[:_DIGITS]
 
 
+def _patient_of(case_id: str) -> str:
+    """Whose scan it is: what all time points of a patient share."""
+    return naming.patient_of(case_id)
+
+
 def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """What a card's `training_data` carries of splits: `case_hashes` and `patient_hashes` by split.
 
@@ -63,9 +68,7 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
         of each split the hashes with blanks between them. Patients who are called as their case are left out.
     """
     lists = {split: ids for split, ids in splits.items() if not isinstance(ids, str)}
-    patients = {
-        split: {naming.patient_of(case_id) for case_id in ids} - set(ids) for split, ids in lists.items()
-    }
+    patients = {split: {_patient_of(case_id) for case_id in ids} - set(ids) for split, ids in lists.items()}
     return {
         _CASES: {split: " ".join(map(_hash, ids)) for split, ids in lists.items()},
         _PATIENTS: {split: " ".join(sorted(map(_hash, names))) for split, names in patients.items()},
@@ -89,7 +92,7 @@ def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[
 
 
 def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, set[str]]) -> str:
-    own, patient = _hash(case_id), _hash(naming.patient_of(case_id))
+    own, patient = _hash(case_id), _hash(_patient_of(case_id))
     for split in ("train", "validation"):
         if own in cases.get(split, ()):
             return split
