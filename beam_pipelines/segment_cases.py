@@ -1,7 +1,8 @@
 """NIfTI cases -> segmentations with an exported model, on a laptop or any Beam engine; scores on request.
 
     python -m beam_pipelines.segment_cases --model models/cun/1 --input BraTS2020 --output predictions
-    python -m beam_pipelines.segment_cases ... --reference BraTS2020 --runner=FlinkRunner ...
+    python -m beam_pipelines.segment_cases ... --reference BraTS2020 --splits runs/cun/splits.json
+    python -m beam_pipelines.segment_cases ... --runner=FlinkRunner ...
 
 Writes what tfbrats.predict writes, to the byte, on this machine unless --runner says otherwise; every option
 that is not listed here goes to Beam. Each worker process loads the model once. Run it again after anything went
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,15 +27,21 @@ from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 from beam_pipelines import engine, result_folder, running, transforms
 from tfbrats import (
     command,
+    compare,
     evaluate,
     files,
+    label_tables,
     layouts,
     model_card,
+    origin,
     pairs,
     paths,
     provenance,
+    records,
     results,
     score_files,
+    score_text,
+    seen,
 )
 from tfbrats.command import InputError
 from tfbrats.layouts import CaseFiles
@@ -61,6 +69,13 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         metavar="DIR",
         help=f"a data set or masks: score against them, into OUTPUT/{SCORES}",
     )
+    parser.add_argument(
+        "--splits",
+        type=paths.argument,
+        metavar="FILE",
+        help="score only one split's cases: splits.json of the model's run",
+    )
+    parser.add_argument("--split", choices=records.SPLITS, help="which, of --splits (test)")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument(
@@ -86,8 +101,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.provenance:
         provenance.check([one.segmentation for one in targets])
     card = model_card.read(options.model)
+    split = _split(options, card)
     if options.reference:
-        pairs.check_reference(options.reference, options.edition, list(entries))
+        there = pairs.references_of(options.reference, options.edition, list(entries))
+        label_tables.check_references(there, options.reference, options.edition)
     print(f"model            {card.name} version {card.version}")
 
     if PipelineOptions(beam_options).view_as(TestOptions).dry_run:
@@ -111,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
         done = [name for name in entries if name not in rejected]
         print(f"segmentations of {command.counted(len(done), 'case')} are in {options.output}")
         if options.reference and done:
-            _score(options)
+            _score(options, split)
     if len(rejected) > options.max_bad_fraction * len(entries):
         raise InputError(
             f"{len(rejected)} of {len(entries)} cases were rejected, more than --max-bad-fraction "
@@ -182,17 +199,55 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- scores ---------------------------------------------------------------------------------------------
 
 
-def _score(options: argparse.Namespace) -> None:
-    """Scores every finished case of the folder that the reference has, those of earlier jobs too."""
+def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], dict[str, Any]] | None:
+    """The cases to score and which split they are; None for all. Said before the work what would not do after.
+
+    Raises:
+        InputError: options that do not go together, no such split, or one that the model was not trained on.
+    """
+    if options.splits is None:
+        if options.split is not None:
+            raise InputError(f"--split {options.split} needs --splits: the file that says which cases it has.")
+        return None
+    if not options.reference:
+        raise InputError("--splits says which cases to score, and needs --reference: what to score against.")
+    case_ids, chosen = origin.split_of(options.splits, options.split or "test")
+    model = origin.model_of(card, options.output)
+    origin.check_split(chosen, model, options.model)
+    return case_ids, chosen
+
+
+def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] | None) -> None:
+    """Scores every finished case of the folder that the reference has, those of earlier jobs too.
+
+    Args:
+        split: as `_split`; its cases alone.
+    """
     try:
-        finished = pairs.match(options.output, options.reference, options.edition).pairs
+        finished = [
+            one.case_id for one in pairs.match(options.output, options.reference, options.edition).pairs
+        ]
+        case_ids, chosen = split or (finished, None)
+        left_out = [case_id for case_id in case_ids if case_id not in finished]
+        if len(left_out) == len(case_ids):
+            print(f"nothing is scored: no case of split {chosen['name']} of {options.splits} is segmented here")
+            return
         content = evaluate.evaluate(
             options.output,
             options.reference,
             options.edition,
-            cases=[one.case_id for one in finished],
+            cases=[case_id for case_id in case_ids if case_id in finished],
             workers=evaluate.fitting_workers(options.max_workers),
         )
+        content["split"] = chosen
+        card = model_card.read(options.model)
+        content["by_split"] = origin.by_split_of(card, content["rows"], options.splits)
+        if left_out:
+            of_all = command.counted(len(case_ids), "case")
+            content["notes"].append(
+                f"{len(left_out)} of {of_all} of split {chosen['name']} are not segmented here, and so not "
+                f"scored: {compare.first(left_out)}"
+            )
     except evaluate.WorkerDiedError as error:
         raise InputError(
             f"{error} The segmentations are kept: run this again with --max-workers 1, and without --runner."
@@ -202,7 +257,15 @@ def _score(options: argparse.Namespace) -> None:
     folder = files.join(options.output, SCORES)
     score_files.write(content, folder)
     means = ", ".join(f"{region} {scores['dice']['mean']:.3f}" for region, scores in content["summary"].items())
-    print(f"mean Dice        {means}; all scores of {command.counted(content['cases'], 'case')}: {folder}")
+    number = command.counted(content["cases"], "case") + seen.briefly(content["by_split"])
+    print(f"mean Dice        {means}; all scores of {number}: {folder}")
+    for note in content["notes"]:
+        print(f"note: {note}")
+    text, is_warning = score_text.what_was_seen(content)
+    if text and not is_warning:
+        print(text)
+    for warning in score_text.warnings(content):
+        print(f"WARNING: {warning}", file=sys.stderr)
 
 
 def _remove_scores(output: str) -> None:

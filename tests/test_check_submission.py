@@ -110,7 +110,10 @@ REFUSED = {
     "no whole numbers": (dict(dtype=np.float32, values=[1, 0.5]), r"not whole numbers, e\.g\. 0\.5"),
     "not a number": (dict(dtype=np.float32, values=[1, np.nan]), r"not whole numbers, e\.g\. nan"),
     "fractions by scaling": (dict(values=[1], slope=(0.5, 0)), r"not whole numbers, e\.g\. 0\.5"),
-    "labels of 2023": (dict(values=[1, 2, 3]), r"label values \[3\] .*edition 2021.*--edition 2023"),
+    "labels of 2023": (
+        dict(values=[1, 2, 3]),
+        r"label values \[3\] .*edition 2021.*those of 2023 or msd: write",
+    ),
     "negative labels": (dict(dtype=np.int16, values=[-1]), r"label values \[-1\]"),
     "training ids": (dict(dtype=np.int16, values=range(40)), "40 different values: an image"),
     "complex": (dict(dtype=np.complex64, values=[1]), "voxels of type complex64"),

@@ -11,7 +11,20 @@ import shutil
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, files, layouts, metrics, model_card, nifti, origin, score_files, scoring
+from tfbrats import (
+    case,
+    evaluate,
+    files,
+    layouts,
+    metrics,
+    model_card,
+    nifti,
+    origin,
+    score_files,
+    score_text,
+    scoring,
+    seen,
+)
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -71,7 +84,9 @@ def test_predictions_hold_the_values_of_the_references_edition(tmp_path):
     save(tmp_path / "p", "BraTS-GLI-00001-000.nii.gz", tissues(), "2023")
     save(tmp_path / "r", "BraTS-GLI-00001-000-seg.nii", tissues(), "2023")
     assert {row["dice"] for row in evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]} == {1.0}
-    with pytest.raises(InputError, match=r"label values \[3\] are not in edition 2020"):
+    with pytest.raises(
+        InputError, match=r"--edition 2020 has no value 3, but the names say 2023.*--edition out"
+    ):
         evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")
 
 
@@ -360,6 +375,92 @@ SPLITS = {"train": ["BraTS20_Training_001"], "validation": [], "test": ["BraTS20
 SPLITS_SHA256 = hashlib.sha256(json.dumps(SPLITS, sort_keys=True).encode()).hexdigest()
 
 
+# --- what the model has seen ------------------------------------------------------------------------------
+
+
+def seen_by(prediction, **splits):
+    """Puts a card beside predictions, of a model of these splits."""
+    carried = seen.hashes_of({"train": [], "validation": [], "test": []} | splits)
+    config = CUN | {"run": {"dir": "runs/x"}}
+    (prediction / "tfbrats.json").write_text(card({}, training_data={"config": config, **carried}))
+
+
+def test_training_cases_are_counted_told_and_scored_apart(folders, tmp_path, capsys):
+    seen_by(folders[0], train=["BraTS20_Training_001"], test=["BraTS20_Training_002"])
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1,
+        "--table", "paper_a")  # fmt: skip
+    printed = capsys.readouterr()
+    # Both are moved by one of six voxels; ET is 2 of 4 there in the first, on neither side in the second.
+    warning = (
+        "WARNING: 1 of these 2 cases is not unseen: 1 trained the model. Mean Dice of the 1 other: WT 0.8333, "
+        "TC 0.7500, ET 1.0000. Pass --splits runs/x/splits.json for the test cases alone."
+    )
+    assert printed.err == warning + "\n"
+    assert warning in " ".join(printed.out.split())
+    lines = {line.split()[0]: line.split()[1:5] for line in printed.out.splitlines() if line}
+    assert lines["train"] == ["1", "0.8333", "0.7500", "0.5000"] and lines["test"][3] == "1.0000"
+    assert "means of all cases given, 2 cases, 1 of them seen by the model, BraTS 2020" in " ".join(
+        printed.out.split()
+    )
+    by_split = evaluate.read(tmp_path / "out")["by_split"]
+    assert by_split["cases"] == {"train": ["BraTS20_Training_001"], "test": ["BraTS20_Training_002"]}
+    assert by_split["summary"]["train"]["ET"]["dice"]["mean"] == 0.5
+
+
+def test_the_test_cases_alone_are_no_warning(folders, tmp_path, capsys):
+    seen_by(folders[0], train=["BraTS20_Training_001"], test=["BraTS20_Training_002"])
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1,
+        "--cases", "BraTS20_Training_002")  # fmt: skip
+    printed = capsys.readouterr()
+    assert printed.err == "" and "1 is of its test split." in printed.out and "WARNING" not in printed.out
+
+
+def test_json_is_json_and_the_warning_is_beside_it(folders, tmp_path, capsys):
+    seen_by(folders[0], train=["BraTS20_Training_001", "BraTS20_Training_002"])
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--json",
+        "--workers", 1)  # fmt: skip
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["by_split"]["cases"]["train"] == [f"BraTS20_Training_00{n}" for n in (1, 2)]
+    assert (
+        "WARNING: None of these 2 cases is unseen" in printed.err
+        and "Its split has no test cases" in printed.err
+    )
+
+
+def test_a_card_of_before_is_said_to_tell_nothing_unless_the_right_splits_do(folders, splits, tmp_path):
+    text = card({}, training_data={"split_sha256": SPLITS_SHA256, "config": CUN})
+    (folders[0] / "tfbrats.json").write_text(text)
+    content = evaluate.evaluate(*folders)
+    assert content["by_split"] == {"known": False}
+    (warning,) = score_text.warnings(content)
+    assert warning.startswith("the card does not tell which cases the model x was trained on")
+    content = evaluate.evaluate(*folders, splits=splits)
+    assert content["by_split"]["cases"] == {"test": ["BraTS20_Training_002"]}
+    assert score_text.warnings(content) == []
+    # Of predictions without a card nothing can be said.
+    (folders[0] / "tfbrats.json").unlink()
+    content = evaluate.evaluate(*folders)
+    assert content["by_split"] is None and score_text.warnings(content) == []
+
+
+def test_what_another_run_has_seen_is_told_where_it_is_compared_with(two_runs, folders, tmp_path, capsys):
+    arguments, other = two_runs
+    seen_by(tmp_path / "other", train=["BraTS20_Training_001", "BraTS20_Training_002"])
+    run("--prediction", tmp_path / "other", "--reference", folders[1], "--output", other, "--workers", 1)
+    capsys.readouterr()
+    run(*arguments, "--compare", other)
+    assert f"WARNING: {tmp_path / 'other'}: None of these 2 cases is unseen" in capsys.readouterr().err
+
+
+def test_a_prediction_whose_name_differs_in_letter_case_is_its_cases_with_a_note(folders):
+    (folders[0] / "BraTS20_Training_001.nii.gz").rename(folders[0] / "brats20_training_001.nii.gz")
+    content = evaluate.evaluate(*folders, allow_missing=True)
+    assert content["missing"] == []
+    assert content["notes"] == [
+        "BraTS20_Training_001: its prediction is called brats20_training_001.nii.gz; letter case alone differs"
+    ]
+
+
 @pytest.fixture
 def splits(tmp_path):
     path = tmp_path / "splits.json"
@@ -467,7 +568,7 @@ def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_pa
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     back = evaluate.read(tmp_path)
     assert back["cascade"] is None and back["cases"] == 2
-    for key in ("model", "split", "lesions", "missing", "counts", "compared"):
+    for key in ("model", "split", "lesions", "missing", "counts", "compared", "tables", "warnings", "by_split"):
         del content[key]
     for row in content["rows"]:
         del row["nsd_1mm"]

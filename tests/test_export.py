@@ -22,6 +22,7 @@ from tfbrats import (
     predict,
     records,
     run,
+    seen,
     train,
 )
 from tfbrats import trained as best
@@ -103,6 +104,10 @@ def test_it_describes_itself_on_disk_and_over_the_wire(exported, record_set):
     assert card.schema_of_labels.edition == "2020"
     assert card.training_data["split_sha256"] == record_set.manifest.split_sha256
     assert card.training_data["cases"] == {"train": 3, "validation": 1, "test": 0}
+    of_splits = {case_id: split for split, ids in record_set.manifest.cases.items() for case_id in ids}
+    assert len(of_splits) == 4
+    assert seen.kinds_of(card.training_data, [*of_splits, "x"]) == of_splits | {"x": "unseen"}
+    assert "BraTS20_Training" not in card.to_json()
     assert card.scores["split"] == "validation"
     assert card.scores["epoch"] == 1 and 0 <= card.scores["dice_wt"] <= 1
     assert "not for diagnostic use" in card.intended_use

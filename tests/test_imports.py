@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("surroundings", "command"),
     ("labels", "paths", "yaml_text", "stores", "files", "literal", "locks", "memory", "stopping", "stopwatch"),
-    ("label_names", "naming", "patients", "references", "groups", "grades"),
+    ("label_names", "label_candidates", "naming", "seen", "patients", "references", "groups", "grades"),
     ("brats_folders", "bids", "decathlon"),
     ("config", "layouts", "tables", "surfaces", "components", "partners", "steps"),
     ("gunzip", "placement", "nifti", "voxels"),
@@ -33,7 +33,7 @@ ORDER = (
         "patch_data",
     ),
     ("saved_model", "unpacking", "segment", "cascade"),
-    ("charts", "pairs", "pictures"),
+    ("charts", "masks_alone", "pairs", "label_tables", "pictures"),
     ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),
     ("trial", "probe", "train", "export", "check_submission", "predict"),
     ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),

@@ -30,17 +30,15 @@ def test_an_edited_split_does_not_pass_for_the_one_that_was_trained_on(tmp_path)
         origin.split_of(path, "test")
 
 
-def test_a_row_is_believed_only_where_the_card_tells_no_other(tmp_path, monkeypatch):
-    (tmp_path / "tfbrats.json").write_text("{}")
+def test_a_row_is_believed_only_where_the_card_tells_no_other(tmp_path):
     training_data = {"config": {"model": {"name": "cun"}}}
     card = types.SimpleNamespace(name="tumours", version=4, training_data=training_data)
-    monkeypatch.setattr(origin.model_card, "parse", lambda *_: card)
     for row in (None, "cun"):
-        assert origin.model_of(tmp_path, row)[0]["row"] == "cun"
+        assert origin.model_of(card, tmp_path, row)["row"] == "cun"
     with pytest.raises(InputError, match=r"--row drn: the card beside the predictions says cun .*--row out"):
-        origin.model_of(tmp_path, "drn")
+        origin.model_of(card, tmp_path, "drn")
     training_data["config"] = {"model": {"name": "of one's own"}}
-    assert origin.model_of(tmp_path, "drn")[0]["row"] == "drn"
+    assert origin.model_of(card, tmp_path, "drn")["row"] == "drn"
 
 
 def test_only_a_model_of_another_split_is_refused():

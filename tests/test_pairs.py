@@ -58,13 +58,13 @@ def test_a_missing_case_whose_reference_is_missing_too_cannot_be_scored_as_empty
 
 
 def test_whether_all_can_be_scored_is_known_before_there_are_predictions(folders, tiny_dataset, tmp_path):
-    pairs.check_reference(folders[1], None, [ONE, TWO])
+    assert [pair.case_id for pair in pairs.references_of(folders[1], None, [TWO, ONE])] == [TWO, ONE]
     with pytest.raises(InputError, match=rf"no reference for 1 of 2 cases\n  {THREE}: not in {folders[1]}\.$"):
-        pairs.check_reference(folders[1], None, [ONE, THREE])
+        pairs.references_of(folders[1], None, [ONE, THREE])
     root = shutil.copytree(tiny_dataset("2020"), tmp_path / "data")
     (root / TWO / f"{TWO}_seg.nii.gz").unlink()
     with pytest.raises(InputError, match=rf"{TWO}: no segmentation in .*Add or rename its file"):
-        pairs.check_reference(root, None, [ONE, TWO])
+        pairs.references_of(root, None, [ONE, TWO])
 
 
 @pytest.mark.parametrize("folder", ["out", ""])

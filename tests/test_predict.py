@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import case, files, layouts, model_card, nifti, predict
+from tfbrats import case, files, layouts, model_card, nifti, predict, seen
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
 
@@ -70,6 +70,18 @@ def test_guesses_and_another_spacing_are_told_before_a_case_is_segmented(
     assert lines[2].startswith(f"note: {IDS[1]}: {IDS[1]}_flair.nii.gz, {IDS[1]}_t1.nii.gz, ")
     assert "(LPS)" in lines[2] and spacing in lines[3] and lines[4] == "segmented" and len(lines) == 6
     assert len(json.loads((tmp_path / "out" / f"{IDS[1]}.json").read_text())["notes"]) == 2
+
+
+def test_training_cases_are_told_at_the_end(model, dataset, tmp_path, capsys):
+    run(model, dataset, tmp_path / "silent")
+    assert "trained the model" not in capsys.readouterr().out
+    known = shutil.copytree(model, tmp_path / "models" / "tiny" / "1")
+    carried = {"training_data": seen.hashes_of({"train": IDS[:1], "validation": [], "test": IDS[1:]})}
+    (known / model_card.FILE).write_text(tiny_model.card().model_copy(update=carried).to_json())
+    run(known, dataset, tmp_path / "out")
+    assert "note: of 2 cases 1 trained the model, 1 is of its test split; scores" in capsys.readouterr().out
+    run(known, dataset, tmp_path / "test", "--case", IDS[1])
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_probabilities_that_are_wanted_later_are_still_written(model, dataset, tmp_path):

@@ -4,6 +4,7 @@ The blocks run as written, on simulated cases under the names that the README us
 hours is made small: training and record settings are appended as overrides, and the port is a free one.
 """
 
+import json
 import pathlib
 import re
 import socket
@@ -108,6 +109,14 @@ def test_the_blocks_left_what_they_promise(workspace):
         "segmented/scores/metrics.csv",
     ):
         assert (folder / name).exists(), name
+
+
+def test_its_own_scores_are_those_of_the_test_cases_alone(workspace):
+    folder, _ = workspace
+    test = json.loads((folder / "runs/cun_lws/splits.json").read_text())["test"]
+    for scores in ("scores", "segmented/scores"):
+        content = json.loads((folder / scores / "metrics.json").read_text())
+        assert content["split"]["name"] == "test" and content["by_split"]["cases"] == {"test": test}
 
 
 def test_links_and_files_that_it_names_exist():

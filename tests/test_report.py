@@ -5,10 +5,12 @@ import json
 import pathlib
 import re
 import shutil
+import types
 import unittest.mock
 
 import numpy as np
 import pytest
+import tiny_model
 
 from tfbrats import (
     case,
@@ -19,9 +21,11 @@ from tfbrats import (
     files,
     layouts,
     metrics,
+    origin,
     page,
     report,
     run,
+    seen,
     stages,
     tables,
 )
@@ -427,7 +431,7 @@ def test_two_runs_of_one_row_have_names_of_their_own():
 
 def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
     good = evaluate.read(runs / "good")
-    compared = evaluate.compared_with(good, good, runs / "good")
+    compared = compare.compared_with(good, good, runs / "good")
     found = page_of(good, tmp_path, others=[page.Scored("again", good)], compared=[compared])
     text = section(found, "Against the other runs")
     assert "0.000 0.000 to 0.000" in text and "−0.0" not in text and "+0.0" not in text
@@ -556,6 +560,41 @@ def page_of(content, folder, **more):
     assert found.open == [] and found.outside == []
     assert all(picture["alt"] for picture in found.pictures)
     return found
+
+
+def test_cases_that_the_model_has_seen_stand_in_a_banner_and_apart(scored, tmp_path):
+    content = evaluate.read(scored[0] / "metrics")
+    one, two = dict.fromkeys(row["case_id"] for row in content["rows"])
+    kinds = seen.hashes_of({"train": [one], "validation": [], "test": [two]})
+    card = types.SimpleNamespace(training_data={"config": {"run": {"dir": "runs/x"}}, **kinds})
+    content["by_split"] = origin.by_split_of(card, content["rows"])
+    found = page_of(content, tmp_path)
+    (banner,) = re.findall(r'<p class="warning loud" role="alert">(.*?)</p>', found.source)
+    assert banner.startswith("1 of these 2 cases is not unseen: 1 trained the model.")
+    assert found.source.index(banner) < found.source.index('class="tile"')
+    apart = section(found, "What the model has seen of these cases")
+    by_case = stages.by_case(content["rows"])
+    for kind, case_id in (("train", one), ("test", two)):
+        numbers = " ".join(f"{by_case[case_id][region]['dice']:.3f}" for region in REGIONS)
+        assert f"{kind} 1 {numbers}" in apart
+    assert f"unseen cases alone: {by_case[two]['WT']['dice']:.3f}" in found.text
+
+
+def test_old_scores_are_held_against_the_card_beside_the_predictions(scored, tmp_path, monkeypatch):
+    folder, root = scored
+    prediction, metrics_folder = tmp_path / "p", tmp_path / "m"
+    shutil.copytree(folder / "prediction", prediction)
+    shutil.copytree(folder / "metrics", metrics_folder)
+    written = json.loads((metrics_folder / "metrics.json").read_text())
+    for key in ("by_split", "tables", "warnings"):
+        del written[key]
+    (metrics_folder / "metrics.json").write_text(json.dumps(written))
+    ids = list(dict.fromkeys(row["case_id"] for row in written["rows"]))
+    carried = {"training_data": seen.hashes_of({"train": ids[:1], "test": ids[1:]})}
+    (prediction / "tfbrats.json").write_text(tiny_model.card().model_copy(update=carried).to_json())
+    remarks = report.write(metrics_folder, prediction, root, tmp_path / "r.html", cases=1)
+    assert [text[:50] for text in remarks] == ["WARNING: 1 of these 2 cases is not unseen: 1 train"]
+    assert "1 of these 2 cases is not unseen" in (tmp_path / "r.html").read_text()
 
 
 # --- files that are there or not ------------------------------------------------------------------------

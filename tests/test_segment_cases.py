@@ -23,6 +23,8 @@ from tfbrats import (
     predict,
     results,
     score_files,
+    seen,
+    split_files,
 )
 from tfbrats.command import InputError
 from tfbrats.labels import MODALITIES
@@ -373,6 +375,61 @@ def test_a_worker_that_dies_while_scoring_is_told_with_this_job_s_option(model, 
     with pytest.raises(InputError, match=r"died\. The segmentations are kept: .*--max-workers 1") as refused:
         run(model, cases, tmp_path, f"--reference={cases}")
     assert "--workers" not in str(refused.value)
+
+
+@pytest.fixture
+def of_a_split(model, tmp_path):
+    """The model, of whose training the first three of the five cases were, and the splits.json of its run."""
+    splits = {"train": IDS[:2], "validation": IDS[2:3], "test": IDS[3:]}
+    path = tmp_path / "runs" / "splits.json"
+    files.write_json(path, split_files.as_json(splits))
+    folder = shutil.copytree(model, tmp_path / "models" / "tiny" / "1")
+    trained_on = {"split_sha256": split_files.as_json(splits)["sha256"], **seen.hashes_of(splits)}
+    card = tiny_model.card().model_copy(update={"training_data": trained_on})
+    (folder / model_card.FILE).write_text(card.to_json())
+    return folder, path
+
+
+def test_training_cases_are_told_and_splits_leave_them_out(of_a_split, cases, tmp_path, capsys):
+    model, splits = of_a_split
+    run(model, cases, tmp_path / "out", f"--reference={cases}")
+    printed = capsys.readouterr()
+    assert "all scores of 5 cases, 3 of them seen by the model: " in printed.out
+    assert (
+        "WARNING: 3 of these 5 cases are not unseen: 2 trained the model, 1 chose its checkpoint."
+        in printed.err
+    )
+    run(model, cases, tmp_path / "out", f"--reference={cases}", f"--splits={splits}")
+    printed = capsys.readouterr()
+    assert "all scores of 2 cases: " in printed.out and printed.err == ""
+    assert scored(tmp_path / "out") == IDS[3:]
+    content = score_files.read(tmp_path / "out" / "scores")
+    assert (content["split"]["name"], content["by_split"]["cases"]) == ("test", {"test": IDS[3:]})
+
+
+def test_test_cases_that_are_not_segmented_are_counted(of_a_split, cases, tmp_path, capsys):
+    model, splits = of_a_split
+    run(model, cases, tmp_path / "out", f"--case={IDS[3]}", f"--reference={cases}", f"--splits={splits}")
+    assert f"note: 1 of 2 cases of split test are not segmented here, and so not scored: {IDS[4]}" in (
+        capsys.readouterr().out
+    )
+    assert scored(tmp_path / "out") == [IDS[3]]
+
+
+def test_splits_that_cannot_be_scored_are_told_before_the_work(model, of_a_split, cases, tmp_path):
+    _, splits = of_a_split
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="--splits says which cases to score, and needs --reference"):
+        run(model, cases, out, f"--splits={splits}")
+    with pytest.raises(InputError, match="--split train needs --splits"):
+        run(model, cases, out, f"--reference={cases}", "--split=train")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"train": IDS[:1], "test": IDS[1:]}))
+    with pytest.raises(InputError, match="was trained on another split"):
+        run(of_a_split[0], cases, out, f"--reference={cases}", f"--splits={other}")
+    with pytest.raises(InputError, match=r"--edition 2024 reads 4 as RC, but the names say 2020"):
+        run(model, cases, out, f"--reference={cases}", "--edition=2024")
+    assert not out.exists()
 
 
 def test_a_reference_that_lacks_a_case_is_said_before_the_work(model, cases, tmp_path):

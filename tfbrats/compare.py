@@ -1,10 +1,11 @@
-"""Is one run better than another? Paired bootstrap intervals over the cases that both were scored on. No I/O.
+"""Is one run better than another? Paired bootstrap intervals over the cases that both were scored on.
 
 Two means of a dozen cases differ by chance alone. Pairing takes out what makes a case hard for both; the
 interval says how far the mean difference would move with other cases of the same kind. It knows nothing of
 other seeds: a network trained again is another network.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import files, tables
+from tfbrats import files, metrics, tables
 from tfbrats.command import InputError
 from tfbrats.labels import REGIONS
 
@@ -23,6 +24,7 @@ _NAMED = 3  # cases that a line names; of the rest it says how many
 _DIGITS = {"specificity": 5, "specificity_tumour_slices": 5}  # of a whole volume hardly anything is tumour
 # Five cases fall to one side by chance in 6 of 100 times (2 x 0.5^5), six in 3; the interval then excludes 0.
 _LEAST_CASES = 6
+_VOLUMES = ("volume_ml", "reference_volume_ml")  # no scores: of two runs neither is better for them
 _AT_A_TIME = 1000  # draws: 1000 x the cases x 8 bytes, a few MB
 
 
@@ -163,6 +165,44 @@ def _interval(each: np.ndarray, confidence: float, draws: int, seed: int) -> tup
 def name_of(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     """What to call a run on screen: its row of a table, else the folder's name."""
     return tables.row_of(content) or files.name(folder)
+
+
+def check_once(folders: Sequence[str | os.PathLike]) -> None:
+    """Raises InputError where one folder is to be compared with twice: most likely another was meant."""
+    places = [files.canonical(folder) for folder in folders]
+    twice = [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise InputError(f"--compare {twice[0]}: given twice. Leave one out, or name another run's scores.")
+
+
+def compared_with(
+    content: Mapping[str, Any], other: Mapping[str, Any], folder: str | os.PathLike
+) -> dict[str, Any]:
+    """`with`, `folder` and `differences` (fields of `Difference`) of one run against another's scores.
+
+    Args:
+        content: of `evaluate.evaluate`.
+        other: the other run's, as `evaluate.read` returns it.
+        folder: which they were read from.
+
+    Raises:
+        InputError: other cases, another reference or another empty-mask rule.
+    """
+    rules = [one["empty_rule"]["name"] for one in (content, other)]
+    if rules[0] != rules[1]:
+        raise InputError(
+            f"{folder}: scored with --empty {rules[1]}, this run with {rules[0]}. Score both by one rule."
+        )
+    scores = [score for score in metrics.SCORES if score not in _VOLUMES]
+    try:
+        between = differences(content["rows"], other["rows"], scores)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    return {
+        "with": name_of(other, folder),
+        "folder": os.fspath(folder),
+        "differences": [dataclasses.asdict(one) for one in between],
+    }
 
 
 def text(name: str, other: str, found: Sequence[Difference], titles: Mapping[str, str]) -> str:

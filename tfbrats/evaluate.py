@@ -2,9 +2,11 @@ r"""Score predictions against references; two folders are enough.
 
     python -m tfbrats.evaluate --prediction OUT --reference data/MICCAI_BraTS2020_TrainingData --output REPORT
 
---prediction holds CASE.nii.gz (or .nii) in the label values of the reference's edition. --reference is a
-data set that tfbrats.inspect recognises, or a folder of CASE.nii.gz or CASE_seg.nii.gz. Every missing,
-extra, unreadable or misaligned case is listed, all of them together, and then nothing is written.
+--prediction holds CASE.nii.gz (or .nii) in the label values of the reference's edition, or in others that a
+file beside them, the values or --prediction-edition tell. --reference is a data set that tfbrats.inspect
+recognises, or masks alone: CASE.nii.gz, CASE_seg.nii.gz, CASE/CASE_seg.nii.gz. Every missing, extra, unreadable
+or misaligned case is listed, all of them together, and then nothing is written. Which of the cases trained the
+model or chose its checkpoint is said, and their scores stand apart.
 
 Beside a paper's table, the test cases of a run alone, and against another run's scores:
 
@@ -21,7 +23,6 @@ all of it with summaries.
 import argparse
 import concurrent.futures
 import contextlib
-import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -30,7 +31,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -40,6 +41,8 @@ from tfbrats import (
     command,
     compare,
     files,
+    label_candidates,
+    label_tables,
     lesion_rules,
     memory,
     metrics,
@@ -52,13 +55,12 @@ from tfbrats import (
 )
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.origin import check_split, margin_of, model_of, split_of
+from tfbrats.origin import by_split_of, card_beside, check_split, margin_of, model_of, split_of
 from tfbrats.pairs import match
 from tfbrats.score_files import names, read, without_nan, write
 from tfbrats.summaries import summarise, summarise_lesions
 
 _WORKER_BYTES = 300 * 2**20  # of a process that scores cases of BraTS
-_VOLUMES = ("volume_ml", "reference_volume_ml")  # no scores: of two runs neither is better for them
 
 
 class WorkerDiedError(InputError):
@@ -99,6 +101,7 @@ def evaluate(
     split: str | None = None,
     row: str | None = None,
     lesion_rule: str | None = None,
+    prediction_edition: str | None = None,
 ) -> dict[str, Any]:
     """Scores every case; writes nothing.
 
@@ -111,17 +114,19 @@ def evaluate(
         splits: a run's splits.json; only the cases of its split `split` ("test") are scored.
         row: of a paper's table, `tables.ROWS`, where no model's card beside the predictions tells it.
         lesion_rule: a key of `lesion_rules.MEANINGS`; None for no lesion-wise scores.
+        prediction_edition: as for `label_tables.settle`.
 
     Returns:
         The content of metrics.json: `rows` with keys `score_files.COLUMNS`, `summary` by region and score,
         `cascade` with its `margin_voxels` (or None), `summary` and `rows`, `lesions` (or None) with its `rule`,
         `summary`, `rows` and `list`, `counts` of voxels, `model` as `model_of`, `split` as `split_of` (or
-        None), which cases were `missing`, what was `compared` (nothing yet), and by which rule. Undefined
-        scores are nan.
+        None), `by_split` as `by_split_of`, `tables` as `label_tables.as_json`, which cases were `missing`, what
+        was `compared` (nothing yet), and by which rule. Undefined scores are nan.
 
     Raises:
-        InputError: everything that is missing, extra, unreadable or misaligned, a line each; a rule that is
-            unknown; splits on which the model was not trained; a row that is not the model's.
+        InputError: everything that is missing, extra, unreadable, misaligned or written in another table than
+            it is read by, a line each; a rule that is unknown; splits on which the model was not trained; a row
+            that is not the model's.
         WorkerDiedError: one of several `workers`.
     """
     if empty not in metrics.EMPTY_RULES:
@@ -135,23 +140,26 @@ def evaluate(
     if split is not None and splits is None:
         raise InputError(f"--split {split} needs --splits: the file that says which cases it has.")
     split = split or "test"
-    model, model_notes = model_of(prediction, row)
+    card, card_notes = card_beside(prediction)
+    model = model_of(card, prediction, row)
     chosen_by = None
     if splits is not None:
         cases, chosen_by = split_of(splits, split)
         check_split(chosen_by, model, prediction)
     named_by = "--cases" if splits is None else f"{split} in {splits}"
-    found = match(prediction, reference, edition, cases, allow_missing, named_by)
+    matched = match(prediction, reference, edition, cases, allow_missing, named_by)
+    settled = label_tables.settle(matched.pairs, prediction, reference, edition, prediction_edition, card)
     # With a fault in hand there will be no scores: the rest is only looked through for more.
     task = functools.partial(
         scoring.attempt,
         empty=empty,
         margin=margin_of(model),
         lesion_rule=lesion_rule,
-        only_check=bool(found.faults),
+        only_check=bool(matched.faults or settled.faults),
     )
-    each = list(_in_parallel(task, found.pairs, max(1, min(workers, len(found.pairs)))))
-    faults = [*found.faults, *(fault for one in each for fault in one.faults)]
+    pairs = settled.pairs
+    each = list(_in_parallel(task, pairs, max(1, min(workers, len(pairs)))))
+    faults = [*matched.faults, *settled.faults, *(fault for one in each for fault in one.faults)]
     if faults:
         raise InputError(f"nothing was scored; faults: {len(faults)}\n  " + "\n  ".join(faults))
     rows, losses, lesion_rows, lesion_list = (
@@ -162,12 +170,17 @@ def evaluate(
         "prediction": os.fspath(prediction),
         "reference": os.fspath(reference),
         "edition_given": edition,
-        "editions": sorted({pair.schema.edition for pair in found.pairs}),
-        "cases": len(found.pairs),
-        "missing": list(found.missing),
-        "notes": [*found.notes, *model_notes],
+        "editions": sorted({pair.schema.edition for pair in pairs}),
+        "tables": label_tables.as_json(pairs, settled.found_by),
+        "cases": len(pairs),
+        "missing": list(matched.missing),
+        "notes": [*matched.notes, *settled.notes, *card_notes],
+        "warnings": label_candidates.doubts(
+            [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
+        ),
         "model": model,
         "split": chosen_by,
+        "by_split": by_split_of(card, rows, splits),
         "empty_rule": {"name": empty, "meaning": metrics.EMPTY_RULES[empty]},
         "summary": summarise(rows),
         "rows": rows,
@@ -188,47 +201,6 @@ def evaluate(
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("numpy", "scipy", "nibabel")},
         },
-    }
-
-
-# --- against other runs ---------------------------------------------------------------------------------
-
-
-def check_once(folders: Sequence[str | os.PathLike]) -> None:
-    """Raises InputError where one folder is to be compared with twice: most likely another was meant."""
-    places = [files.canonical(folder) for folder in folders]
-    twice = [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
-    if twice:
-        raise InputError(f"--compare {twice[0]}: given twice. Leave one out, or name another run's scores.")
-
-
-def compared_with(
-    content: Mapping[str, Any], other: Mapping[str, Any], folder: str | os.PathLike
-) -> dict[str, Any]:
-    """`with`, `folder` and `differences` (fields of `compare.Difference`) of one run against another's scores.
-
-    Args:
-        content: of `evaluate`.
-        other: the other run's, as `read` returns it.
-        folder: which they were read from.
-
-    Raises:
-        InputError: other cases, another reference or another empty-mask rule.
-    """
-    rules = [one["empty_rule"]["name"] for one in (content, other)]
-    if rules[0] != rules[1]:
-        raise InputError(
-            f"{folder}: scored with --empty {rules[1]}, this run with {rules[0]}. Score both by one rule."
-        )
-    scores = [score for score in metrics.SCORES if score not in _VOLUMES]
-    try:
-        found = compare.differences(content["rows"], other["rows"], scores)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    return {
-        "with": compare.name_of(other, folder),
-        "folder": os.fspath(folder),
-        "differences": [dataclasses.asdict(one) for one in found],
     }
 
 
@@ -258,7 +230,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=paths.argument, required=True, metavar="REPORT", help="folder for the tables"
     )
-    parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
+    parser.add_argument(
+        "--edition", choices=tuple(EDITIONS), help="of the reference; overrides what the names say"
+    )
+    parser.add_argument(
+        "--prediction-edition", choices=tuple(EDITIONS), help="of the predictions, where it is another"
+    )
     parser.add_argument("--empty", choices=tuple(metrics.EMPTY_RULES), default="brats", help="empty masks")
     parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
     parser.add_argument(
@@ -288,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_output(output: str, prediction: str, reference: str, compare: Sequence[str]) -> None:
+def _check_output(output: str, prediction: str, reference: str, others: Sequence[str]) -> None:
     """Raises InputError where the tables cannot be written, or should not."""
     files.check_can_hold(output)
     place = files.canonical(output)
@@ -298,7 +275,7 @@ def _check_output(output: str, prediction: str, reference: str, compare: Sequenc
                 f"--output {output}: is the --{name} folder; the tables would lie among the images. Choose a "
                 "folder of their own."
             )
-    if place in map(files.canonical, compare):
+    if place in map(files.canonical, others):
         raise InputError(
             f"--compare {output}: its scores would be replaced by this run's. Choose another --output."
         )
@@ -311,7 +288,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.error(f"argument --workers: expected 1 or more processes, not {given.workers}")
     # Before minutes of scoring:
     _check_output(given.output, given.prediction, given.reference, given.compare)
-    check_once(given.compare)
+    compare.check_once(given.compare)
     others = [read(folder) for folder in given.compare]
     try:
         content = evaluate(
@@ -326,6 +303,7 @@ def main(arguments: Sequence[str]) -> None:
             given.split,
             given.row,
             given.lesions,
+            given.prediction_edition,
         )
     except WorkerDiedError as error:
         raise InputError(f"{error} Pass --workers 1.") from error
@@ -333,12 +311,15 @@ def main(arguments: Sequence[str]) -> None:
     if others:
         try:
             content["compared"] = [
-                compared_with(content, other, folder)
+                compare.compared_with(content, other, folder)
                 for other, folder in zip(others, given.compare, strict=True)
             ]
         except InputError as error:
             raise InputError(f"{error} The scores of this run are in {given.output}, uncompared.") from error
         write(content, given.output)
+    if given.json or not (sys.stdout.isatty() and sys.stderr.isatty()):  # who sees both reads it below
+        for warning in score_text.warnings(content, *others):
+            print(f"WARNING: {warning}", file=sys.stderr)
     if given.json:
         print(json.dumps(without_nan(content), indent=2))
         return

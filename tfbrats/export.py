@@ -37,6 +37,7 @@ from tfbrats import (
     phantom,
     records,
     run,
+    seen,
     trained,
     unpacking,
 )
@@ -336,6 +337,7 @@ def card_of(
             "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
             "examples": trained_on["examples"],
             "split_sha256": splits["sha256"],
+            **seen.hashes_of(splits),
             "records_sha256": trained_on["manifest_sha256"],
             "config": config.model_dump(mode="json"),
             "unfinished": run.unfinished(config),  # networks -> epochs so far

@@ -1,23 +1,41 @@
-"""Where a folder of predictions comes from: which model wrote it, and which split its cases are.
+"""Where a folder of predictions comes from: which model wrote it, which split its cases are, what it has seen.
 
 Refuses to call cases a test that the model may have been trained on.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfbrats import files, model_card, records, split_files, tables
+from tfbrats import files, model_card, records, seen, split_files, tables
 from tfbrats.command import InputError
+from tfbrats.model_card import ModelCard
+from tfbrats.summaries import summarise
 
 
-def model_of(prediction: str | os.PathLike, row: str | None = None) -> tuple[dict[str, Any] | None, list[str]]:
-    """What wrote a folder of predictions, and what is to be noted.
+def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[str]]:
+    """The card of the model that wrote a folder of predictions, or None, and what is to be noted.
 
-    Its card lies beside what the model predicted. No score depends on it, so a card that cannot be read is a
-    note and no fault.
+    No score depends on it, so a card that cannot be read is a note and no fault.
+    """
+    path = files.join(prediction, model_card.FILE)
+    if not files.exists(path):
+        return None, []
+    try:
+        return model_card.parse(files.read_bytes(path), path), []
+    except InputError as error:
+        return None, [
+            f"its model is unknown, so that a cascade's margin is unknown, and which cases trained it: {error}"
+        ]
+
+
+def model_of(
+    card: ModelCard | None, prediction: str | os.PathLike, row: str | None = None
+) -> dict[str, Any] | None:
+    """What wrote a folder of predictions.
 
     Args:
+        card: as `card_beside` finds it.
         row: which row of a table it is, where no card tells it.
 
     Returns:
@@ -27,31 +45,69 @@ def model_of(prediction: str | os.PathLike, row: str | None = None) -> tuple[dic
     Raises:
         InputError: the card tells another row than `row`.
     """
-    path = files.join(prediction, model_card.FILE)
-    found: dict[str, Any] = dict.fromkeys(("name", "version", "row", "split_sha256", "config"))
-    notes = []
-    if files.exists(path):
-        try:
-            card = model_card.parse(files.read_bytes(path), path)
-            config = card.training_data.get("config")
-            found |= {
-                "name": card.name,
-                "version": card.version,
-                "row": _row_of_config(config),
-                "split_sha256": card.training_data.get("split_sha256"),
-                "config": config,
-            }
-        except InputError as error:
-            notes = [f"its model is unknown, and so a cascade's margin is unknown: {error}"]
+    model: dict[str, Any] = dict.fromkeys(("name", "version", "row", "split_sha256", "config"))
+    if card is not None:
+        config = card.training_data.get("config")
+        model |= {
+            "name": card.name,
+            "version": card.version,
+            "row": _row_of_config(config),
+            "split_sha256": card.training_data.get("split_sha256"),
+            "config": config,
+        }
     if row is not None:
         # The numbers of one model in the row of another would look like a result.
-        if found["row"] not in (None, row):
+        if model["row"] not in (None, row):
+            path = files.join(prediction, model_card.FILE)
             raise InputError(
-                f"--row {row}: the card beside the predictions says {found['row']} ({path}). Leave --row out, "
+                f"--row {row}: the card beside the predictions says {model['row']} ({path}). Leave --row out, "
                 "or score another folder."
             )
-        found["row"] = row
-    return (found if any(value is not None for value in found.values()) else None), notes
+        model["row"] = row
+    return model if any(value is not None for value in model.values()) else None
+
+
+def by_split_of(
+    card: ModelCard | None,
+    rows: Sequence[Mapping[str, Any]],
+    splits: str | os.PathLike | None = None,
+) -> dict[str, Any] | None:
+    """Which of the scored cases the model has seen, and their scores apart.
+
+    Args:
+        card: of the model that predicted them.
+        rows: of `evaluate`'s content.
+        splits: the splits.json of the model's own run, for a card that does not carry its cases.
+
+    Returns:
+        None without a card; else `known`, and where it is: `cases` as `seen.by_kind`, `summary` of each kind as
+        `summaries.summarise`, `others_dice`: mean Dice by region over the cases that the model has not seen,
+        `run`: its folder if known, and `has_test`: whether its own split kept cases apart.
+    """
+    if card is None:
+        return None
+    carried = card.training_data
+    kinds = seen.kinds_of(carried, case_ids := list(dict.fromkeys(row["case_id"] for row in rows)))
+    if (
+        kinds is None and splits is not None and carried.get("split_sha256") is not None
+    ):  # `check_split` compared
+        carried = seen.hashes_of(split_files.read(splits))
+        kinds = seen.kinds_of(carried, case_ids)
+    if kinds is None:
+        return {"known": False}
+    cases = seen.by_kind(kinds)
+    rest = set(seen.others(cases))
+    return {
+        "known": True,
+        "cases": cases,
+        "summary": {kind: summarise([row for row in rows if kinds[row["case_id"]] == kind]) for kind in cases},
+        "others_dice": {
+            region: scores["dice"]["mean"]
+            for region, scores in summarise([row for row in rows if row["case_id"] in rest]).items()
+        },
+        "run": _in_config(card.training_data.get("config"), "run", "dir"),
+        "has_test": seen.has_test(carried),
+    }
 
 
 def _in_config(config: Any, *keys: str) -> Any:

@@ -14,7 +14,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from tfbrats import __version__, charts, compare, pictures, stages, tables
+from tfbrats import __version__, charts, compare, pictures, score_text, seen, stages, tables
 from tfbrats.labels import REGIONS
 
 # (score, heading, digits after the point); a heading that opens with … goes on from the one before it.
@@ -183,7 +183,7 @@ def render(
         sampling: as `report.sampling_of` returns it; None for a network trained without loss weighted sampling.
         table: a key of `tables.TABLES`.
         others: runs to show beside this one.
-        compared: `evaluate.compared_with` of each of them.
+        compared: `compare.compared_with` of each of them.
         name: of this run; its row, or what it is called otherwise.
     """
     by_case = stages.by_case(content["rows"])
@@ -204,6 +204,10 @@ def render(
         title=title,
         content=content,
         cases_of=tables.cases_of(content),
+        warnings=score_text.warnings(content, *(one.content for one in others)),
+        seen=score_text.what_was_seen(content)[0],
+        kinds=_kinds(content["by_split"]),
+        tables_apart=score_text.tables_apart(content),
         regions=list(REGIONS),
         # An older version's scores lack what was added since.
         scores=[one for one in SCORES if any(content["summary"][region][one[0]]["n"] for region in REGIONS)],
@@ -242,6 +246,21 @@ def render(
         notes=notes,
         version=__version__,
     )
+
+
+def _kinds(by_split: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """For the table of what the model has seen: `title`, `summary`, `cases` and whether it is `new` to it."""
+    if not by_split or not by_split["known"]:
+        return []
+    return [
+        {
+            "title": seen.TITLES[kind],
+            "summary": by_split["summary"][kind],
+            "cases": ids,
+            "new": kind not in seen.KNOWN_TO_THE_MODEL,
+        }
+        for kind, ids in by_split["cases"].items()
+    ]
 
 
 def _by_region(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], compare.Difference]:

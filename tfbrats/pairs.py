@@ -1,17 +1,18 @@
 """Which prediction belongs to which reference, by names alone. Opens no image.
 
 Refuses to score less than was asked for in silence: what is missing, extra or doubled is listed, all of it.
+References that are masks alone, without images, `masks_alone` finds.
 """
 
 import dataclasses
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, layouts, naming
+from tfbrats import files, layouts, masks_alone
 from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, LabelSchema, modality_named
+from tfbrats.labels import EDITIONS, LabelSchema
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class Pair:
     Attributes:
         prediction: path of the segmentation to score; None where there is none and an empty one stands for it.
         reference: path of the expert's.
-        schema: how both files write tissues.
+        schema: how the reference writes tissues, and the prediction where nothing else is said.
         source: the reference's own case with its images, or None where the reference is masks alone.
+        names_say: what the reference's names tell, where `schema` was given instead; None if nothing.
+        prediction_schema: how the prediction writes tissues; None for as the reference.
     """
 
     case_id: str
@@ -30,6 +33,13 @@ class Pair:
     reference: str
     schema: LabelSchema
     source: layouts.CaseFiles | None = None
+    names_say: LabelSchema | None = None
+    prediction_schema: LabelSchema | None = None
+
+    @property
+    def written_in(self) -> LabelSchema:
+        """How the prediction writes tissues."""
+        return self.prediction_schema or self.schema
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def match(
 
     Args:
         prediction: folder of CASE.nii.gz or CASE.nii.
-        reference: a data set, or a folder of CASE[_seg].nii[.gz].
+        reference: a data set, or masks alone: CASE[_seg].nii[.gz] in one folder or in folders of their own.
         edition: overrides what the reference's names say.
         cases: only these case ids.
         allow_missing: a reference without a prediction is paired with None instead of being a fault.
@@ -68,17 +78,22 @@ def match(
         InputError: a folder is not there or holds nothing that could be meant.
     """
     predicted, faults = _predictions(prediction)
-    references, more = _references(reference, edition)
-    notes = [f"{r.case_id}: {note}" for r in references.values() if r.source for note in r.source.notes]
+    references, more, notes = _references(reference, edition)
+    of_case = _by_letters([*references, *more])
+    predicted, renamed = _renamed(predicted, of_case)
+    notes += renamed
     if cases is not None:
+        cases = [of_case.get(name.casefold(), name) for name in cases]
         faults += [
             f"{name}: named by {named_by}, but not in {reference}."
             for name in cases
             if name not in references and name not in more
         ]
-        references = {name: found for name, found in references.items() if name in cases}
-        predicted = {name: path for name, path in predicted.items() if name in cases}
-        more = {name: texts for name, texts in more.items() if name in cases}
+        wanted = set(cases)
+        references, predicted, more = (
+            {name: value for name, value in entries.items() if name in wanted}
+            for entries in (references, predicted, more)
+        )
     faults += [text for texts in more.values() for text in texts]
     if not allow_missing:
         faults += [
@@ -93,9 +108,15 @@ def match(
         for name, path in predicted.items()
         if name not in references and name not in more
     ]
+    faults += [
+        f"{name}: {path} is its own reference: prediction and reference are one file. Give the folder of what "
+        "a model predicted."
+        for name, path in predicted.items()
+        if name in references and files.canonical(path) == files.canonical(references[name].reference)
+    ]
     pairs = [
-        dataclasses.replace(found, prediction=predicted.get(name))
-        for name, found in references.items()
+        dataclasses.replace(pair, prediction=predicted.get(name))
+        for name, pair in references.items()
         if name in predicted or allow_missing
     ]
     if not pairs and not faults:
@@ -103,78 +124,102 @@ def match(
     return Matched(tuple(pairs), tuple(faults), tuple(notes))
 
 
-def check_reference(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> None:
-    """Raises InputError, before there are predictions, if one of the cases could not be scored later."""
-    references, faults = _references(reference, edition)
+def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> list[Pair]:
+    """The references of cases before there are predictions.
+
+    Raises:
+        InputError: one of the cases could not be scored later.
+    """
+    references, faults, _ = _references(reference, edition)
     found = [text for name in cases for text in faults.get(name, [])]
     found += [f"{name}: not in {reference}." for name in cases if name not in references and name not in faults]
     if found:
         raise InputError(
             f"{reference}: no reference for {len(found)} of {len(cases)} cases\n  " + "\n  ".join(found)
         )
+    return [references[name] for name in cases]
 
 
-def _niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
-    """(name without .nii[.gz], path) of every image, hidden files left out."""
-    for path in files.walk(folder):
-        stem = layouts.nifti_stem(path)
-        if stem is not None and not stem.startswith("."):
-            yield stem, path
+def _by_letters(names: Sequence[str]) -> dict[str, str]:
+    """Case id in small letters -> case id; those that only letter case tells apart are left out."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    return {letters: same[0] for letters, same in alike.items() if len(same) == 1}
+
+
+def _renamed(predicted: Mapping[str, str], of_case: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Predictions by the reference's case ids where only letter case differs, and a note of each."""
+    renamed: dict[str, str] = {}
+    notes = []
+    for name, path in predicted.items():
+        case_id = of_case.get(name.casefold(), name)
+        if case_id != name and case_id not in predicted and case_id not in renamed:
+            notes.append(f"{case_id}: its prediction is called {files.name(path)}; letter case alone differs")
+            renamed[case_id] = path
+        else:
+            renamed[name] = path
+    return renamed, notes
 
 
 def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
-    found: dict[str, str] = {}
+    predicted: dict[str, str] = {}
     faults = []
-    for name, path in _niftis(folder):
+    for name, path in masks_alone.niftis(folder):
         if name.endswith("_probabilities"):  # tfbrats.predict writes them beside, when asked
             continue
-        if name in found:
-            faults.append(f"{name}: predicted twice, {found[name]} and {path}. Keep one.")
-        found.setdefault(name, path)
-    if not found:
+        if name in predicted:
+            faults.append(f"{name}: predicted twice, {predicted[name]} and {path}. Keep one.")
+        predicted.setdefault(name, path)
+    if not predicted:
         raise InputError(f"{folder}: no predictions; expected files CASE.nii.gz or CASE.nii.")
-    return found, faults
+    return predicted, faults
 
 
-def _references(folder: str | os.PathLike, edition: str | None) -> tuple[dict[str, Pair], dict[str, list[str]]]:
-    """References by case id (their `prediction` still None), and faults by case id."""
+def _references(
+    folder: str | os.PathLike, edition: str | None
+) -> tuple[dict[str, Pair], dict[str, list[str]], list[str]]:
+    """References by case id (their `prediction` still None), faults by case id, and notes."""
     layouts.check_experts(folder)
     try:
         dataset = layouts.find(folder, edition)
     except InputError:
-        masks = _masks_alone(folder, edition) if edition in (None, *EDITIONS) else {}
-        if not masks:
+        masks = masks_alone.find(folder, edition) if edition in (None, *EDITIONS) else None
+        if masks is None or masks.has_images or not masks.references:
             raise
-        return masks, {}
-    found, faults = {}, {}
-    for one in dataset.cases:
-        if one.problems:
-            faults[one.case_id] = [f"{one.case_id}: {problem}" for problem in one.problems]
-        elif one.label:
-            found[one.case_id] = Pair(one.case_id, None, one.label, one.schema, one)
-        elif one.label_expected:
-            faults[one.case_id] = [f"{one.case_id}: no segmentation in {folder}. Add or rename its file."]
-    if not found:
+        return {mask.case_id: _of_mask(mask) for mask in masks.references}, {}, list(masks.notes)
+    references: dict[str, Pair] = {}
+    faults: dict[str, list[str]] = {}
+    names_say = _names_say(folder, edition)
+    for entry in dataset.cases:
+        case_id = entry.case_id
+        if entry.problems:
+            faults[case_id] = [f"{case_id}: {problem}" for problem in entry.problems]
+        elif entry.label:
+            say = names_say.get(case_id)
+            references[case_id] = Pair(case_id, None, entry.label, entry.schema, entry, names_say=say)
+        elif entry.label_expected:
+            faults[case_id] = [f"{case_id}: no segmentation in {folder}. Add or rename its file."]
+    notes = [f"{entry.case_id}: {note}" for entry in dataset.cases if entry.label for note in entry.notes]
+    # Of some cases the images may be elsewhere.
+    used = {path for entry in dataset.cases for path in entry.paths()}
+    for mask in masks_alone.beside(folder, edition, used):
+        if mask.case_id not in references and mask.case_id not in faults:
+            references[mask.case_id] = _of_mask(mask)
+    if not references:
         raise InputError(f"{folder}: no segmentation to score against; cases found: {len(dataset.cases)}.")
-    return found, faults
+    return references, faults, notes
 
 
-def _masks_alone(folder: str | os.PathLike, edition: str | None) -> dict[str, Pair]:
-    """CASE[_seg].nii[.gz] files that lie side by side; none where the folder holds anything else."""
-    niftis = list(_niftis(folder))
-    kinds = [modality_named(re.split(r"[_\-.]", name)[-1]) for name, _ in niftis]
-    if any(kinds) or len({files.parent(path) for _, path in niftis}) > 1:
+def _of_mask(mask: masks_alone.Mask) -> Pair:
+    return Pair(mask.case_id, None, mask.path, mask.schema, names_say=mask.names_say)
+
+
+def _names_say(folder: str | os.PathLike, edition: str | None) -> dict[str, LabelSchema]:
+    """Case id -> the table that a data set tells by itself, where another was given; {} if it tells none."""
+    if edition is None:
         return {}
-    masks: dict[str, Pair] = {}
-    for name, path in niftis:
-        case_id = re.sub(r"[_-]seg$", "", name, flags=re.IGNORECASE)
-        schema = EDITIONS[edition] if edition else naming.edition_of(case_id, files.parent(path))
-        if schema is None:
-            raise InputError(
-                f"{path}: its name does not tell which edition's label values it holds. Pass --edition with "
-                f"one of {', '.join(EDITIONS)}."
-            )
-        if case_id in masks:
-            raise InputError(f"{case_id}: two references, {masks[case_id].reference} and {path}. Keep one.")
-        masks[case_id] = Pair(case_id, None, path, schema)
-    return masks
+    try:
+        return {entry.case_id: entry.schema for entry in layouts.find(folder).cases}
+    except InputError:
+        return {}

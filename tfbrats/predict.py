@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import command, files, layouts, model_card, paths, provenance, results, submission
+from tfbrats import command, files, layouts, model_card, paths, provenance, results, seen, submission
 from tfbrats.case import Case
 from tfbrats.command import InputError
 from tfbrats.model_card import ModelCard
@@ -144,6 +144,10 @@ def predict(
             tqdm.write(f"{one.case_id}: {model_card.tiles_line(done.found.tiles)}")
     if kept:
         print(f"{kept} of {len(wanted)} cases are done already and are kept (--overwrite redoes them)")
+    kinds = seen.kinds_of(segmenter.card.training_data, target_of)
+    if kinds and seen.number_seen(cases := seen.by_kind(kinds)):
+        number = command.counted(len(kinds), "case")
+        print(f"note: of {number} {seen.listed(cases)}; scores of all are not those of unseen cases")
     return faults
 
 

@@ -20,12 +20,27 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import charts, command, evaluate, files, page, paths, pictures, run, scoring, tables
+from tfbrats import (
+    charts,
+    command,
+    evaluate,
+    files,
+    label_tables,
+    page,
+    paths,
+    pictures,
+    run,
+    score_text,
+    scoring,
+    tables,
+)
+from tfbrats import compare as comparison
 from tfbrats.command import InputError
 from tfbrats.compare import name_of
 from tfbrats.config import Config, SliceConfig, differences, from_mapping
 from tfbrats.labels import REGIONS, region_mask
 from tfbrats.metrics import dice
+from tfbrats.origin import by_split_of, card_beside
 from tfbrats.page import Scored
 from tfbrats.pairs import Pair, match
 
@@ -187,7 +202,7 @@ def _pairs_of(
     matched = match(
         prediction, reference, content["edition_given"], scored, allow_missing=True, named_by=os.fspath(where)
     )
-    pairs = {pair.case_id: pair for pair in matched.pairs}
+    pairs = {pair.case_id: pair for pair in label_tables.with_tables(matched.pairs, content["tables"])}
     faults = list(matched.faults) + [
         f"{case_id}: no prediction in {prediction}, but it was scored with one. Give the folder that was "
         "scored."
@@ -250,7 +265,7 @@ def write(
         compare: folders that `evaluate.write` wrote, of other runs on the same cases.
 
     Returns:
-        What the page says of the run being another than the model's; nothing where it is the same.
+        What must not be overlooked: warnings of `score_text.warnings`, and that the run is not the model's.
 
     Raises:
         InputError: a folder or a chosen case's file is not there, cannot be read, or is not what was scored;
@@ -262,14 +277,17 @@ def write(
     if files.is_folder(output):
         raise InputError(f"{output}: is a folder; name a file in it, e.g. {files.join(output, 'report.html')}.")
     files.check_can_hold(files.parent(output) or ".")
-    evaluate.check_once(compare)
+    comparison.check_once(compare)
     content = evaluate.read(metrics)
+    if content["by_split"] is None:  # scored by an older version
+        content["by_split"] = by_split_of(card_beside(prediction)[0], content["rows"])
     if table is not None:
         tables.table_named(table)
     of_others = [evaluate.read(folder) for folder in compare]
     own, *others = named([metrics, *compare], [content, *of_others])
     compared = [
-        evaluate.compared_with(content, other, folder) for other, folder in zip(of_others, compare, strict=True)
+        comparison.compared_with(content, other, folder)
+        for other, folder in zip(of_others, compare, strict=True)
     ]
     training = training_of(run_folder, content["model"])
     chosen = pictures.choose(content["rows"], cases)
@@ -284,7 +302,10 @@ def write(
     sampling = sampling_of(training["settings"], pairs, pictured)
     html = page.render(content, pictured, title, training, notes, sampling, table, others, compared, own.name)
     files.write_bytes(output, html.encode())
-    return training["contradictions"]
+    return [
+        *(f"WARNING: {warning}" for warning in score_text.warnings(content, *of_others)),
+        *(f"note: {text}" for text in training["contradictions"]),
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -317,7 +338,7 @@ def main(arguments: Sequence[str]) -> None:
         help="what tfbrats.evaluate wrote of another run on the same cases; may be repeated",
     )
     given = parser.parse_args(arguments)
-    contradictions = write(
+    remarks = write(
         given.metrics,
         given.prediction,
         given.reference,
@@ -329,8 +350,8 @@ def main(arguments: Sequence[str]) -> None:
         given.table,
         given.compare,
     )
-    for text in contradictions:
-        print(f"note: {text}", file=sys.stderr)
+    for text in remarks:
+        print(text, file=sys.stderr)
     print(given.output)
 
 

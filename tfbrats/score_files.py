@@ -50,6 +50,9 @@ _KEYS_SINCE: Mapping[str, Any] = {
     "missing": (),
     "counts": (),
     "compared": (),
+    "tables": (),
+    "warnings": (),
+    "by_split": None,
 }
 _SCORES_SINCE = ("nsd_1mm",)
 
@@ -124,13 +127,15 @@ def challenge(content: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
 def nnunet_summary(content: Mapping[str, Any]) -> dict[str, Any]:
     """summary.json: `foreground_mean`, `mean` by region and `metric_per_case`, as nnU-Net v2 has them.
 
-    A case that was scored without a prediction has null as its `prediction_file`.
+    A case that was scored without a prediction has null as its `prediction_file`. Regions are keyed by the
+    reference's values; a prediction written in another table has `prediction_values` too, by key.
     """
     per_case = [
         {
             "metrics": {_key(found["values"]): _nnunet_metrics(found) for found in one["regions"].values()},
             "prediction_file": one["prediction"],
             "reference_file": one["reference"],
+            **_other_values(one["regions"].values()),
         }
         for one in content["counts"]
     ]
@@ -139,6 +144,12 @@ def nnunet_summary(content: Mapping[str, Any]) -> dict[str, Any]:
     mean = {key: _means([one["metrics"][key] for one in per_case if key in one["metrics"]]) for key in keys}
     foreground = _means(list(mean.values()), whole=True)
     return {"foreground_mean": foreground, "mean": mean, "metric_per_case": per_case}
+
+
+def _other_values(regions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where the prediction's file has a table of its own: the values that stand in it for each key's."""
+    own = {_key(counts["values"]): counts.get("prediction_values") for counts in regions}
+    return {"prediction_values": own} if any(own.values()) else {}
 
 
 def _key(values: Sequence[int]) -> str:
@@ -205,6 +216,11 @@ def read(output: str | os.PathLike) -> dict[str, Any]:
             for region in REGIONS:
                 _restore_nan(cascade["summary"][region]["sum_ml"], stages.VOLUMES)
                 _restore_nan(cascade["summary"][region]["mean_share"], stages.SHARES)
+        if content["by_split"] is not None and content["by_split"]["known"]:
+            for of_kind in content["by_split"]["summary"].values():
+                for scores in of_kind.values():
+                    _restore_all(scores)
+            _restore_nan(content["by_split"]["others_dice"], REGIONS)
         lesions = content["lesions"]
         if lesions is not None:
             for row in (*lesions["rows"], *lesions.setdefault("list", [])):

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tfbrats import compare, stages, tables
+from tfbrats import compare, seen, stages, tables
+from tfbrats.labels import REGIONS, LabelSchema
 
 _PRINTED = {
     "dice": "Dice",
@@ -45,22 +46,45 @@ _LESIONS = {
 _COMPARED = {"dice": "Dice", "sensitivity": "sensitivity", "hd95_mm": "HD95 mm"}  # printed without a --table
 
 
+def warnings(content: Mapping[str, Any], *others: Mapping[str, Any]) -> list[str]:
+    """What must not be overlooked: cases that the model has seen, labels that may be another table's.
+
+    Args:
+        others: runs that it is compared with.
+    """
+    texts = list(content["warnings"])
+    for number, one in enumerate((content, *others)):
+        sentence, loud = what_was_seen(one)
+        if loud:
+            texts.append(f"{one['prediction']}: {sentence}" if number else sentence)
+    return texts
+
+
+def what_was_seen(content: Mapping[str, Any]) -> tuple[str, bool]:
+    """What is said of which cases the model has seen, and whether it is a warning."""
+    name = (content["model"] or {}).get("name")
+    return seen.sentence(content["by_split"], name, content["split"] is not None)
+
+
 def of_scores(content: Mapping[str, Any]) -> str:
     """The scores for a person to read."""
-    parts = [f"note: {note}" for note in content["notes"]]
+    parts = [tables.wrapped(f"WARNING: {warning}", 9) for warning in warnings(content)]
+    parts += [f"note: {note}" for note in (*content["notes"], *tables_apart(content))]
     if content["missing"]:
         number = tables.cases_text(len(content["missing"]))
         parts.append(
             f"missing: {number} without a prediction, scored as empty: {compare.first(content['missing'])}"
         )
-    rule = content["empty_rule"]
+    rule, (seen_text, is_warning) = content["empty_rule"], what_was_seen(content)
     split = f", split {content['split']['name']} of {content['split']['of']}" if content["split"] else ""
     parts += [
         f"{tables.cases_text(content['cases'])}, edition {', '.join(content['editions'])}{split}. "
         f"Empty masks: rule {rule['name']}",
         tables.wrapped(f"({rule['meaning']})."),
+        *([tables.wrapped(seen_text)] if seen_text and not is_warning else []),
         "Means; in brackets how many cases that rule touched.\n",
         table(content["summary"]),
+        *_by_split(content["by_split"]),
         "\nShare of the reference's volume that was missed, mean over the cases that have the region.",
     ]
     if content["cascade"]["margin_voxels"] is None:
@@ -82,6 +106,35 @@ def of_scores(content: Mapping[str, Any]) -> str:
         )
         parts.append(_lesion_table(content["lesions"]["summary"]))
     return "\n".join(parts)
+
+
+def tables_apart(content: Mapping[str, Any]) -> list[str]:
+    """Where the two sides are written in different tables, in which."""
+
+    def told(table: Mapping[str, Any]) -> str:
+        return f"{table['edition']} ({LabelSchema.from_json(table).describe()})"
+
+    return [
+        f"label values: reference {told(one['reference'])}; prediction {told(one['prediction'])}, as "
+        f"{one['prediction_told_by']}; {tables.cases_text(len(one['cases']))}"
+        for one in content["tables"]
+        if one["prediction"]["values"] != one["reference"]["values"]
+    ]
+
+
+def _by_split(by_split: Mapping[str, Any] | None) -> list[str]:
+    """Means of what the model has seen and what not, apart; nothing where all cases are of one kind."""
+    if not by_split or not by_split["known"] or len(by_split["cases"]) < 2:
+        return []
+    width = max(len(seen.TITLES[kind]) for kind in by_split["cases"])
+    columns = [(score, region) for score in ("dice", "hd95_mm") for region in REGIONS]
+    heads = "".join(f"{_PRINTED[score] + ' ' + region:>12}" for score, region in columns)
+    lines = ["\nMeans by split of the model:\n", f"{'':{width}}  cases{heads}"]
+    for kind, ids in by_split["cases"].items():
+        means = (by_split["summary"][kind][region][score]["mean"] for score, region in columns)
+        cells = "".join(f"{_number(column[0], mean):>12}" for column, mean in zip(columns, means, strict=True))
+        lines.append(f"{seen.TITLES[kind]:{width}}{len(ids):>7}{cells}")
+    return lines
 
 
 def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

@@ -22,11 +22,11 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
         case.CaseError: unreadable, label values outside the schema, or two grids; every reason.
     """
     loaded, faults = [], []
-    for path in (pair.reference, pair.prediction):
+    for path, schema in ((pair.reference, pair.schema), (pair.prediction, pair.written_in)):
         if path is None:
             continue
         try:
-            loaded.append(case.load_label(path, pair.schema))
+            loaded.append(case.load_label(path, schema))
         except InputError as error:
             faults.append(str(error))
     if not faults and pair.prediction is not None:
@@ -51,6 +51,7 @@ class Scored:
         lesions: rows of `lesion_rules.score_case` with `case_id`; none unless asked for.
         lesion_list: its lesions with `case_id`, where the rule tells them apart.
         counts: its files and, by region, label values and voxels: TP, FP, FN, TN; None if not scored.
+        voxels: as `tissue_pairs`; None if not scored.
         faults: why it could not be scored.
     """
 
@@ -59,6 +60,7 @@ class Scored:
     lesions: Sequence[dict] = ()
     lesion_list: Sequence[dict] = ()
     counts: dict[str, Any] | None = None
+    voxels: np.ndarray | None = None
     faults: Sequence[str] = ()
 
 
@@ -86,7 +88,7 @@ def score_pair(
         "case_id": pair.case_id,
         "prediction": pair.prediction,
         "reference": pair.reference,
-        "regions": count_voxels(prediction, reference, pair.schema),
+        "regions": count_voxels(prediction, reference, pair.schema, pair.written_in),
     }
     return Scored(
         named(map(dataclasses.asdict, metrics.score_case(prediction, reference, grid.spacing_mm, empty))),
@@ -94,22 +96,35 @@ def score_pair(
         named(by_region),
         named(each_lesion),
         counts,
+        tissue_pairs(prediction, reference),
     )
 
 
+def tissue_pairs(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """How many voxels are which tissue in the reference (rows) and in the prediction (columns): [T, T].
+
+    What is background on both sides is not counted.
+    """
+    either = (prediction != 0) | (reference != 0)
+    both = reference[either].astype(np.intp) * len(Tissue) + prediction[either]
+    return np.bincount(both, minlength=len(Tissue) ** 2).reshape(len(Tissue), len(Tissue))
+
+
 def count_voxels(
-    prediction: np.ndarray, reference: np.ndarray, schema: LabelSchema
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    schema: LabelSchema,
+    prediction_schema: LabelSchema | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Region -> `values`, its label values in the files, and how many voxels are TP, FP, FN and TN.
 
     Args:
         prediction: tissues [I, J, K].
         reference: tissues of the same shape.
-        schema: how the files write them.
+        schema: how the reference's file writes them.
+        prediction_schema: how the prediction's does, where that is another table: `prediction_values`.
     """
-    either = (prediction != 0) | (reference != 0)
-    both = reference[either].astype(np.intp) * len(Tissue) + prediction[either]
-    voxels = np.bincount(both, minlength=len(Tissue) ** 2).reshape(len(Tissue), len(Tissue))
+    voxels = tissue_pairs(prediction, reference)
     found = {}
     for region, tissues in REGIONS.items():
         inside = np.isin(np.arange(len(Tissue)), tissues)
@@ -119,6 +134,10 @@ def count_voxels(
         values = sorted(value for value, tissue in schema.values if tissue in tissues)
         rest = reference.size - true - false - missed
         found[region] = {"values": values, "TP": true, "FP": false, "FN": missed, "TN": rest}
+        if prediction_schema is not None and prediction_schema.values != schema.values:
+            found[region]["prediction_values"] = sorted(
+                value for value, tissue in prediction_schema.values if tissue in tissues
+            )
     return found
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from tfbrats import files, layouts, model_card, nifti
 from tfbrats.command import InputError, counted
+from tfbrats.label_candidates import candidates, outside
 from tfbrats.labels import EDITIONS
 from tfbrats.nifti import Placement
 
@@ -346,13 +347,21 @@ def _look(one: Member, rules: SubmissionRules) -> tuple[list[str], list[str]]:
         warnings.append("its header scales the values (scl_slope): readers that ignore it see other labels.")
     if values.size > _MOST_VALUES:
         return [*faults, f"{values.size} different values: an image, no segmentation. Leave it out."], warnings
-    try:
-        EDITIONS[rules.edition].to_tissues(values.astype(np.int64), one.name)
-    except InputError as error:
-        faults.append(str(error).removeprefix(f"{one.name}: "))
+    schema, present = EDITIONS[rules.edition], [int(value) for value in values]
+    if strange := outside(present, schema):
+        faults.append(
+            f"label values {strange} are not in edition {schema.edition}, which has {schema.describe()}. "
+            + _written_anew(schema.edition, [other.edition for other in candidates(present, schema)])
+        )
     if not values.any():
         warnings.append("empty: no voxel is tumour. Taken, and scored as such.")
     return faults, warnings
+
+
+def _written_anew(edition: str, others: Sequence[str]) -> str:
+    """The cure of values that other editions have: their own checks do not know cases of this name."""
+    which = f"They are those of {' or '.join(others)}: write" if others else "Write"
+    return f"{which} the file anew in the values of {edition}."
 
 
 def _fraction(values: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfbrats import files
+from tfbrats import files, seen
 from tfbrats.command import InputError, counted
 from tfbrats.labels import REGIONS
 
@@ -227,7 +227,8 @@ def cases_of(content: Mapping[str, Any]) -> str:
     data = ", ".join(map(title_of, content["editions"]))
     which = f"{split['name']} split" if split else "all cases given"
     missing = f" ({len(content['missing'])} scored as empty)" if content.get("missing") else ""
-    return f"{which}, {cases_text(content['cases'])}{missing}, {data}"
+    known = seen.briefly(content.get("by_split"))
+    return f"{which}, {cases_text(content['cases'])}{missing}{known}, {data}"
 
 
 def table_named(name: str) -> PaperTable:

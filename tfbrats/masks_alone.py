@@ -1,0 +1,178 @@
+"""References that are masks without images: which file is which case's, by names alone. Opens no image.
+
+    CASE.nii.gz, CASE_seg.nii.gz, CASE-seg.nii.gz    side by side, or deeper (labelsTr/CASE.nii.gz)
+    CASE/CASE_seg.nii.gz, CASE/seg.nii.gz            each in a folder of its own
+
+Their table is told by the case id, or by nnU-Net's dataset.json beside or above them. Hidden files are passed
+over; a file beside a case's mask that is another thing of that case (CASE_brain_mask) is left out, with a note.
+"""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from tfbrats import files, layouts, naming
+from tfbrats.command import InputError
+from tfbrats.labels import EDITIONS, LabelSchema, modality_named, schema_from_names
+
+_ENDING = re.compile(
+    r"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:seg|segm|dseg|segmentation)"
+    r"(?:_GlistrBoost(?:_ManuallyCorrected)?)?$",  # the tool that drew some masks of 2017
+    re.IGNORECASE,
+)
+# Of a mask that is called by what it is, the folder tells the case.
+_GENERIC = re.compile(
+    r"^(?:tumou?r[_-])?(?:seg|segm|segmentation|mask|label|labels|gt|ground[_-]?truth)$", re.IGNORECASE
+)
+# What ends like a tumour's mask and is none, or is nobody's reference.
+_NO_TUMOUR = re.compile(
+    r"(?:^|[_\-.])(?:brain|tissue|aseg|aparc|auto|pred|prediction|skull|head)(?:[_\-.]?mask)?$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One reference.
+
+    Attributes:
+        schema: how it writes tissues: the edition given, else what its names tell.
+        names_say: what its names tell where an edition was given; None if nothing.
+    """
+
+    case_id: str
+    path: str
+    schema: LabelSchema
+    names_say: LabelSchema | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What a folder holds.
+
+    Attributes:
+        has_images: there are modalities too, so that it is a data set.
+        notes: which files were left out, and why.
+    """
+
+    references: tuple[Mask, ...]
+    has_images: bool
+    notes: tuple[str, ...]
+
+
+def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """(name without .nii[.gz], path) of every image, hidden files and what lies in hidden folders left out."""
+    root = os.path.abspath(folder) if files.is_local(folder) else files.canonical(folder)
+    for path in files.walk(folder):
+        stem = layouts.nifti_stem(path)
+        below = path.removeprefix(root) if path.startswith(root) else files.name(path)
+        if stem is not None and not any(part.startswith(".") for part in below.split("/")):
+            yield stem, path
+
+
+def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
+    """Every mask under a folder that holds nothing else.
+
+    Args:
+        edition: overrides what the names tell.
+
+    Raises:
+        InputError: two masks of one case, or names that do not tell the edition.
+    """
+    named = list(niftis(folder))
+    if any(modality_named(re.split(r"[_\-.]", stem)[-1]) for stem, _ in named):
+        return Masks((), True, ())
+    by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for stem, path in named:
+        by_folder[files.parent(path)].append((stem, path))
+    left_out: list[str] = []
+    references: dict[str, Mask] = {}
+    for parent, members in by_folder.items():
+        for case_id, path in _cases(parent, members, left_out):
+            if case_id in references:
+                raise InputError(f"{case_id}: two references, {references[case_id].path} and {path}. Keep one.")
+            references[case_id] = _mask(case_id, path, edition)
+    more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
+    notes = (f"{left_out[0]}{more}: not taken for a tumour's mask, left out",) if left_out else ()
+    return Masks(tuple(references.values()), False, notes)
+
+
+def beside(folder: str | os.PathLike, edition: str | None, used: Collection[str]) -> list[Mask]:
+    """Masks named CASE_seg in a data set whose own cases use other files: those without images.
+
+    Raises:
+        InputError: names that do not tell the edition.
+    """
+    found: dict[str, Mask] = {}
+    for stem, path in niftis(folder):
+        case_id = _case_of(stem)
+        if path not in used and case_id is not None and not _NO_TUMOUR.search(case_id) and case_id not in found:
+            schema, names_say = _tables(case_id, path, edition)
+            if schema is not None:  # of a data set's odd files not every name has to be understood
+                found[case_id] = Mask(case_id, path, schema, names_say)
+    return list(found.values())
+
+
+def _case_of(stem: str) -> str | None:
+    """The case of a file that is named as a mask; None of others."""
+    match = _ENDING.match(stem)
+    return match["case"] if match else None
+
+
+def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> Iterator[tuple[str, str]]:
+    """(case id, path) of the masks in one folder."""
+    named = {case_id for stem, _ in members if (case_id := _case_of(stem)) and not _NO_TUMOUR.search(case_id)}
+    for stem, path in members:
+        case_id = _case_of(stem)
+        bare = case_id or stem
+        if case_id in named:
+            yield case_id, path
+        elif _GENERIC.match(stem) and files.name(parent) not in named:
+            yield files.name(parent), path
+        elif _NO_TUMOUR.search(bare) or _is_of(bare, named):
+            left_out.append(path)
+        else:
+            yield stem, path
+
+
+def _is_of(stem: str, case_ids: Collection[str]) -> bool:
+    """Whether a name is that of one of these cases with something behind it."""
+    return any(stem.startswith(case_id) and stem[len(case_id) :][:1] in ("_", "-", ".") for case_id in case_ids)
+
+
+def _mask(case_id: str, path: str, edition: str | None) -> Mask:
+    schema, names_say = _tables(case_id, path, edition)
+    if schema is None:
+        raise InputError(
+            f"{path}: its name does not tell which edition's label values it holds. Pass --edition with "
+            f"one of {', '.join(EDITIONS)}."
+        )
+    return Mask(case_id, path, schema, names_say)
+
+
+def _tables(case_id: str, path: str, edition: str | None) -> tuple[LabelSchema | None, LabelSchema | None]:
+    """By which table to read a mask, and what its names tell where that is another's word."""
+    names_say = _of_names(case_id, path)
+    return (EDITIONS[edition], names_say) if edition else (names_say, None)
+
+
+def _of_names(case_id: str, path: str) -> LabelSchema | None:
+    parent = files.parent(path)
+    for folder in (parent, files.parent(parent)):  # labelsTr has it above, a folder of results beside
+        schema = of_dataset_json(files.join(folder, "dataset.json"))
+        if schema is not None:
+            return schema
+    return naming.edition_of(case_id, parent)
+
+
+def of_dataset_json(path: str) -> LabelSchema | None:
+    """The table that a dataset.json of nnU-Net or the Decathlon states; None where it states no tumour's."""
+    try:
+        content = files.read_json(path)
+        labels = content["labels"]
+        if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
+            labels = {name: int(value) for value, name in labels.items()}
+        return schema_from_names(labels, path)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        return None

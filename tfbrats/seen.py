@@ -1,0 +1,188 @@
+"""Which cases a model has seen: those that trained it, those that chose its checkpoint, and their patients.
+
+A model's card carries hashes of the case ids of each split and of their patients, so that a served card tells
+nobody's name and yet every scored case can be held against it. Pure: opens no file.
+
+    kind                 the case
+    train                trained the model
+    validation           chose its checkpoint
+    train_patient        shows a patient of whom another scan trained the model
+    validation_patient   shows a patient of whom another scan chose its checkpoint
+    test                 was kept apart in the model's own split
+    unseen               is in none of its splits
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tfbrats import naming
+from tfbrats.command import counted
+
+KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
+KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
+_CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
+_DIGITS = 16  # of 64: one false match in 10^13 for a thousand cases against a thousand
+TITLES = {  # of a table's rows
+    "train": "train",
+    "validation": "validation",
+    "train_patient": "train, another scan of the patient",
+    "validation_patient": "validation, another scan of the patient",
+    "test": "test",
+    "unseen": "in no split of the model",
+}
+_SAID = {
+    "train": ("trained the model",) * 2,
+    "validation": ("chose its checkpoint",) * 2,
+    "train_patient": (
+        "shows a patient of whom another scan trained it",
+        "show patients of whom other scans trained it",
+    ),
+    "validation_patient": (
+        "shows a patient of whom another scan chose its checkpoint",
+        "show patients of whom other scans chose its checkpoint",
+    ),
+    "test": ("is of its test split", "are of its test split"),
+    "unseen": ("is in none of its splits", "are in none of its splits"),
+}
+
+
+def _hash(name: str) -> str:
+    """Of a case id or a patient; letter case makes no other patient."""
+    return hashlib.sha256(name.casefold().encode()).hexdigest()[:_DIGITS]
+
+
+def _patient_of(case_id: str) -> str:
+    """Whose scan it is: what all time points of a patient share."""
+    return naming.patient_of(case_id)
+
+
+def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What a card's `training_data` carries of splits: `case_hashes` and `patient_hashes` by split.
+
+    Args:
+        splits: split -> case ids; whatever is no list (a file's sha256) is left out.
+
+    Returns:
+        of each split the hashes with blanks between them. Patients who are called as their case are left out.
+    """
+    lists = {split: ids for split, ids in splits.items() if not isinstance(ids, str)}
+    patients = {split: {_patient_of(case_id) for case_id in ids} - set(ids) for split, ids in lists.items()}
+    return {
+        _CASES: {split: " ".join(map(_hash, ids)) for split, ids in lists.items()},
+        _PATIENTS: {split: " ".join(sorted(map(_hash, names))) for split, names in patients.items()},
+    }
+
+
+def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, str] | None:
+    """Case id -> one of `KINDS`; None where the card does not carry its cases.
+
+    Args:
+        training_data: of a model's card, or `hashes_of` of its splits.
+    """
+    try:
+        cases, patients = (
+            {split: set(text.split()) for split, text in training_data[name].items()}
+            for name in (_CASES, _PATIENTS)
+        )
+    except (KeyError, AttributeError, TypeError):  # an older version's, or another program's
+        return None
+    return {case_id: _kind(case_id, cases, patients) for case_id in case_ids}
+
+
+def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, set[str]]) -> str:
+    own, patient = _hash(case_id), _hash(_patient_of(case_id))
+    for split in ("train", "validation"):
+        if own in cases.get(split, ()):
+            return split
+    for split in ("train", "validation"):
+        if patient in patients.get(split, ()) or patient in cases.get(split, ()):
+            return f"{split}_patient"
+    return "test" if own in cases.get("test", ()) else "unseen"
+
+
+def by_kind(kinds: Mapping[str, str]) -> dict[str, list[str]]:
+    """Kind -> its case ids, in the order of `KINDS`; kinds without a case are left out."""
+    lists = {kind: [case_id for case_id, its in kinds.items() if its == kind] for kind in KINDS}
+    return {kind: ids for kind, ids in lists.items() if ids}
+
+
+# --- in words -------------------------------------------------------------------------------------------
+
+
+def number_seen(cases: Mapping[str, Sequence[str]]) -> int:
+    """How many of `by_kind`'s cases the model knows."""
+    return sum(len(ids) for kind, ids in cases.items() if kind in KNOWN_TO_THE_MODEL)
+
+
+def others(cases: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those that the model does not know."""
+    return [case_id for kind, ids in cases.items() if kind not in KNOWN_TO_THE_MODEL for case_id in ids]
+
+
+def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> str:
+    """E.g. "3 trained the model, 2 chose its checkpoint, 1 is of its test split"."""
+    counts = {kind: len(cases[kind]) for kind in kinds if kind in cases}
+    return ", ".join(f"{count} {_SAID[kind][count > 1]}" for kind, count in counts.items())
+
+
+def briefly(by_split: Mapping[str, Any] | None) -> str:
+    """For a line that names scored cases: ", 5 of them seen by the model"; "" where nothing is amiss."""
+    if not by_split or not by_split["known"]:
+        return ""
+    number = number_seen(by_split["cases"])
+    return f", {number} of them seen by the model" if number else ""
+
+
+def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool) -> tuple[str, bool]:
+    """What is to be said of scored cases, and whether it is a warning; "" of predictions without a card.
+
+    Args:
+        by_split: as `evaluate`'s content holds it.
+        name: the model's.
+        chosen: the person has already named the split to score.
+    """
+    if by_split is None:
+        return "", False
+    if not by_split["known"]:
+        cure = "Export it again" + ("." if chosen else ", or pass --splits with the splits.json of its run.")
+        return (
+            f"the card does not tell which cases the model {name} was trained on: an older version exported "
+            f"it. Some of the cases scored may be training cases. {cure}",
+            True,
+        )
+    cases = by_split["cases"]
+    total, number = sum(map(len, cases.values())), number_seen(cases)
+    if not number:
+        which = f"None of the {total} cases" if total > 1 else "The case scored neither"
+        verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
+        return f"{which} {verbs} its checkpoint: {listed(cases)}.", False
+    known = listed(cases, KNOWN_TO_THE_MODEL)
+    text = f"{number} of these {counted(total, 'case')} {'is' if number == 1 else 'are'} not unseen: {known}."
+    if number == total:
+        text = f"{f'None of these {total} cases' if total > 1 else 'The case scored'} is "
+        text += f"{'unseen' if total > 1 else 'not unseen'}: {known}."
+    if number < total:
+        dice = by_split["others_dice"]
+        means = ", ".join(
+            f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}" for region, mean in dice.items()
+        )
+        text += f" Mean Dice of the {counted(total - number, 'other')}: {means}."
+    else:
+        text += " Nothing here says how it does on cases that it has not seen."
+    if not chosen:
+        text += _cure(by_split)
+    return text, True
+
+
+def _cure(by_split: Mapping[str, Any]) -> str:
+    if not by_split["has_test"]:
+        return " Its split has no test cases: score cases that it was not trained on."
+    path = f"{by_split['run']}/splits.json" if by_split["run"] else "the splits.json of its run"
+    return f" Pass --splits {path} for the test cases alone."
+
+
+def has_test(training_data: Mapping[str, Any]) -> bool:
+    """Whether the model's own split kept cases apart."""
+    return bool((training_data.get(_CASES) or {}).get("test"))
