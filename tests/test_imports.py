@@ -43,7 +43,7 @@ ORDER = (
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, what Beam's workers and the client load, and what looks at records.
-LIGHT = [name for line in ORDER[:6] for name in line] + ["records", "split_files", "splits", "shards"]
+LIGHT = [name for line in ORDER[:9] for name in line] + ["records", "split_files", "splits", "shards"]
 LIGHT += ["inspect", "records.__main__", "example_pictures"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 

@@ -15,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, files, masks_alone, model_card, provenance
+from tfbrats import case, files, masks_alone, model_card, nifti, provenance
 from tfbrats.command import InputError
 from tfbrats.label_candidates import advice, candidates, contradiction, listed, outside, tissues_of, union
-from tfbrats.labels import EDITIONS, LabelSchema
+from tfbrats.labels import EDITIONS, REWRITTEN, LabelSchema
 from tfbrats.pairs import Pair
 
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
 _MOST_VALUES = 20  # more are no labels: reading the pair tells what is wrong with such a file
-# nnU-Net's preparation of BraTS rewrites masks of any edition in the Decathlon's table: no contradiction.
-_REWRITTEN = ("msd", "nnunet")
 _LOOKED_AT = 5  # pairs that say how well each of several possible tables agrees
 
 
@@ -48,7 +46,7 @@ class Settled:
 def values_of(path: str) -> frozenset[int] | None:
     """Which whole numbers a file holds; None of one that cannot be read or holds no labels."""
     try:
-        array, _ = case.read_nifti(path)
+        array = nifti.read(path).array
     except InputError:
         return None
     if array.dtype.kind not in "iufb":
@@ -174,7 +172,7 @@ def _references(
         if differs:
             what = f"{reference}: --edition {edition} {differs}, but the names say {names_say.edition}"
             fits = f"and the values found ({listed(present)}) fit its table: {names_say.describe()}"
-            if edition not in _REWRITTEN:
+            if edition not in REWRITTEN:
                 faults.append(f"{what}, {fits}. Leave --edition out.")
                 checked += [dataclasses.replace(pair, schema=names_say) for pair in members]
                 continue

@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from tfbrats import files, layouts, naming
+from tfbrats import files, naming, references
 from tfbrats.command import InputError
-from tfbrats.labels import EDITIONS, LabelSchema, modality_named, schema_from_names
+from tfbrats.groups import nifti_stem
+from tfbrats.label_names import schema_from_names
+from tfbrats.labels import EDITIONS, LabelSchema, modality_named
 
 _ENDING = re.compile(
     r"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:seg|segm|dseg|segmentation)"
@@ -25,10 +27,6 @@ _ENDING = re.compile(
 # Of a mask that is called by what it is, the folder tells the case.
 _GENERIC = re.compile(
     r"^(?:tumou?r[_-])?(?:seg|segm|segmentation|mask|label|labels|gt|ground[_-]?truth)$", re.IGNORECASE
-)
-# What ends like a tumour's mask and is none, or is nobody's reference.
-_NO_TUMOUR = re.compile(
-    r"(?:^|[_\-.])(?:brain|tissue|aseg|aparc|auto|pred|prediction|skull|head)(?:[_\-.]?mask)?$", re.IGNORECASE
 )
 
 
@@ -65,7 +63,7 @@ def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """(name without .nii[.gz], path) of every image, hidden files and what lies in hidden folders left out."""
     root = os.path.abspath(folder) if files.is_local(folder) else files.canonical(folder)
     for path in files.walk(folder):
-        stem = layouts.nifti_stem(path)
+        stem = nifti_stem(path)
         below = path.removeprefix(root) if path.startswith(root) else files.name(path)
         if stem is not None and not any(part.startswith(".") for part in below.split("/")):
             yield stem, path
@@ -107,11 +105,19 @@ def beside(folder: str | os.PathLike, edition: str | None, used: Collection[str]
     found: dict[str, Mask] = {}
     for stem, path in niftis(folder):
         case_id = _case_of(stem)
-        if path not in used and case_id is not None and not _NO_TUMOUR.search(case_id) and case_id not in found:
+        if path not in used and case_id is not None and not _is_other(case_id) and case_id not in found:
             schema, names_say = _tables(case_id, path, edition)
             if schema is not None:  # of a data set's odd files not every name has to be understood
                 found[case_id] = Mask(case_id, path, schema, names_say)
     return list(found.values())
+
+
+def _is_other(text: str) -> bool:
+    """Whether a name ends like a mask that is no tumour's (CASE_brain), or that a program drew (CASE_auto)."""
+    words = references.words_of(text)
+    while words and references.is_mask_like(words[-1:]) and references.tells_other(words[-1:]) is None:
+        words.pop()
+    return references.tells_other(words[-1:]) is not None
 
 
 def _case_of(stem: str) -> str | None:
@@ -122,7 +128,7 @@ def _case_of(stem: str) -> str | None:
 
 def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> Iterator[tuple[str, str]]:
     """(case id, path) of the masks in one folder."""
-    named = {case_id for stem, _ in members if (case_id := _case_of(stem)) and not _NO_TUMOUR.search(case_id)}
+    named = {case_id for stem, _ in members if (case_id := _case_of(stem)) and not _is_other(case_id)}
     for stem, path in members:
         case_id = _case_of(stem)
         bare = case_id or stem
@@ -130,7 +136,7 @@ def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> 
             yield case_id, path
         elif _GENERIC.match(stem) and files.name(parent) not in named:
             yield files.name(parent), path
-        elif _NO_TUMOUR.search(bare) or _is_of(bare, named):
+        elif _is_other(bare) or _is_of(bare, named):
             left_out.append(path)
         else:
             yield stem, path
