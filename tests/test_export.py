@@ -27,7 +27,7 @@ from tfbrats import (
 )
 from tfbrats import trained as best
 from tfbrats.command import InputError
-from tfbrats.labels import MODALITIES
+from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.saved_model import SavedModel
 from tfbrats.segment import MOST_CASES
 
@@ -521,3 +521,8 @@ def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(
         assert answer["tiles"][0] >= 1 and np.isfinite(answer["probabilities"]).all()
     nothing = served("serving_default", {name: np.zeros((9, 8, 7), np.float32) for name in MODALITIES})
     assert not nothing["segmentation"].any() and nothing["tiles"].tolist() == [0, 0, 0]
+
+
+def test_a_model_of_the_paediatric_table_says_that_it_predicts_no_cyst():
+    assert "CC" in export._unlearned(EDITIONS["ped"]) and "NCR" in export._unlearned(EDITIONS["ped"])
+    assert not any(export._unlearned(schema) for key, schema in EDITIONS.items() if key != "ped")

@@ -540,6 +540,18 @@ def test_a_case_comes_back_as_it_was_in_every_edition_and_axis_order(tmp_path, e
         assert np.array_equal(case.load(one).label, case.load(first).label)
 
 
+def test_a_case_of_nnunets_layout_comes_back_in_the_table_of_its_own_id(tmp_path):
+    (case_id,) = phantom.write_dataset(tmp_path / "cases", 1, "nnunet", seed=3, shape=(32, 36, 20), first=1)
+    for path in (tmp_path / "cases").rglob("*.nii.gz"):
+        path.rename(path.with_name(path.name.replace(case_id, "BraTS-GLI-00001-000")))
+    folder = make_volumes(tmp_path / "cases", tmp_path / "records")
+    run("to-nifti", folder, "--output", tmp_path / "out")
+    (first,), (again,) = (layouts.find(tmp_path / name).cases for name in ("cases", "out"))
+    assert (first.schema.edition, again.schema.edition) == ("nnunet", "2023")
+    label = case.load(first).label
+    assert np.array_equal(case.load(again).label, label) and (label == 1).sum() != (label == 2).sum()
+
+
 @pytest.mark.parametrize("form", ["sform", "qform"])
 def test_an_oblique_case_comes_back_on_its_own_grid(tmp_path, form):
     phantom.write_dataset(tmp_path / "cases", 1, "2020", seed=3, shape=(32, 36, 20))

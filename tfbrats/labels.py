@@ -165,6 +165,10 @@ class LabelSchema:
         """Whether all these values are in the table."""
         return set(present) <= set(self.tissue_of_value)
 
+    def holds(self, tissues: np.ndarray) -> bool:
+        """Whether every tissue of a label map (any shape) has a value."""
+        return {int(tissue) for tissue in np.unique(tissues)} <= set(self.value_of_tissue)
+
     def describe(self) -> str:
         """The table in words; the challenge's own word stands behind ours where it has another."""
         words = self._words(value for value, _ in self.values)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, files, nifti, preprocess, records
+from tfbrats import case, files, naming, nifti, preprocess, records
 from tfbrats.command import InputError
 from tfbrats.labels import LabelSchema
 from tfbrats.nifti import Grid
@@ -82,7 +82,13 @@ def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, moda
     images, tissues, grid, schema = whole(example, row, modalities)
     for path, image in zip(paths[:-1], images.values(), strict=True):
         files.write_bytes(path, nifti.to_bytes(grid.to_file(image), grid, files.name(path), level=1))
-    case.save_segmentation(paths[-1], tissues, grid, schema)
+    case.save_segmentation(paths[-1], tissues, grid, _read_by(row.case_id, tissues, schema))
+
+
+def _read_by(case_id: str, tissues: np.ndarray, schema: LabelSchema) -> LabelSchema:
+    """The table by which a folder of this name will be read: in nnU-Net's layout the case had another."""
+    own = naming.edition_by_id(case_id)
+    return own if own is not None and own.holds(tissues) else schema
 
 
 @dataclass
