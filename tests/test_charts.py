@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tfbrats import charts
+from tfbrats import charts, pictures
 from tfbrats.labels import REGIONS
 
 NAN = float("nan")
@@ -157,3 +157,12 @@ def test_the_same_numbers_give_the_same_bytes():
     runs = {"ours": rows_of((0.3, 0.6, 0.9))}
     assert charts.box_plot(runs, "dice") == charts.box_plot(runs, "dice")
     assert charts.volume_plots(runs) == charts.volume_plots(runs)
+
+
+def test_a_style_of_another_project_changes_no_byte(monkeypatch):
+    rows = {"one": rows_of([0.1, 0.5, 0.9])}
+    plain = charts.volume_plots(rows), pictures._png(np.eye(3)[:, :2, None] * np.ones(3))
+    strange = {"image.origin": "lower", "axes.edgecolor": "red", "font.size": 30, "savefig.bbox": "tight"}
+    with matplotlib.rc_context(strange):
+        assert (charts.volume_plots(rows), pictures._png(np.eye(3)[:, :2, None] * np.ones(3))) == plain
+        assert matplotlib.rcParams["image.origin"] == "lower"

@@ -5,11 +5,13 @@ the page sets them side by side. The same numbers give the same bytes.
 """
 
 import base64
+import contextlib
 import io
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +30,14 @@ _DPI = 160
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # a run's name -> its rows, keys as `score_files.COLUMNS`
 
 
+@contextlib.contextmanager
+def own_style() -> Iterator[None]:
+    """In the block matplotlib draws by its own defaults: no matplotlibrc of another project moves or flips."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
 def data_uri(png: bytes) -> str:
     """A PNG file's bytes as an address that a page can hold."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
@@ -38,6 +48,7 @@ def colours(dark: bool) -> tuple[str, ...]:
     return RUN_COLOURS_DARK if dark else RUN_COLOURS
 
 
+@own_style()
 def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[str, str]:
     """Data URIs "light" and "dark" of what `draw(axes, dark)` draws."""
     found = {}

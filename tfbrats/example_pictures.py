@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tfbrats import files, pictures
+from tfbrats import charts, files, pictures
 from tfbrats.examples import LwsRegion
 from tfbrats.records import Manifest, Shard
 from tfbrats.records.reading import check_case, spacings_mm, stored
@@ -73,6 +73,7 @@ def _name(example: Mapping[str, Any]) -> str:
     return f"{example['case_id']}\ncentre {' '.join(map(str, example['centre_ijk'].tolist()))}"
 
 
+@charts.own_style()
 def sheet(
     title: str,
     examples: Sequence[Mapping[str, Any]],

@@ -158,6 +158,7 @@ def enlarged(picture: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
     return np.round(picture[rows, columns] * 255).astype(np.uint8)
 
 
+@charts.own_style()
 def _png(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
     # PNG's metadata names the library's version: left out, the same scores give the same page.

@@ -4,8 +4,9 @@
     python -m tfbrats.splits --input BraTS2020 --folds 5 --output folds.json
     python -m tfbrats.splits --input BraTS2017 --recipe paper_a --output paper_a.json
 
-The same cases, ratio and seed give the same split. A patient with several time points stays in one, and high
-and low grade are dealt out apart where grades are known. Of K folds each patient is in the validation split of
+The same cases, ratio and seed give the same split. A patient with several time points stays in one: names tell
+which those are, and where they do not, a note says so and --patients FILE tells. High and low grade are dealt
+out apart where grades are known. Of K folds each patient is in the validation split of
 exactly one and in the training split of all others, as nnU-Net does it; no fold has a test split. Images
 without a segmentation are in no split.
 """
@@ -143,7 +144,8 @@ def extended(
         together = {name: {*old.get(name, ()), *ids} for name, ids in split_files.named(given).items()}
         wanted = split_cases(dataset, ratio, seed, {name: sorted(ids) for name, ids in together.items()})
         return {name: [i for i in ids if i not in home] for name, ids in wanted.items()}
-    _check({name: ids for name, ids in old.items() if ids}, dataset)  # there need not be a training case
+    filled = {name: ids for name, ids in old.items() if ids}  # there need not be a training case
+    _check(filled, dataset, "They were written so: write all anew, with --overwrite.")
     patient_of = dataset.patient_of
     homes = {patient_of[one.case_id]: home[one.case_id] for one in dataset.cases if one.case_id in home}
     joining = {name: [] for name in records.SPLITS}
@@ -219,10 +221,10 @@ def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-def _check(splits: Mapping[str, Sequence[str]], dataset: Dataset) -> None:
+def _check(splits: Mapping[str, Sequence[str]], dataset: Dataset, cure: str = "Correct the file.") -> None:
     """Raises InputError where these are no splits of this data set, or one patient is in two."""
     if faults := split_files.faults(splits, dataset.patient_of, dataset.root):
-        raise InputError("splits: " + "; ".join(faults) + ". Correct the file.")
+        raise InputError("splits: " + "; ".join(faults) + f". {cure}")
 
 
 # --- recipes --------------------------------------------------------------------------------------------
