@@ -16,6 +16,7 @@ import shutil
 import pytest
 import tensorflow as tf
 import tiny_model
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from beam_pipelines import nifti_to_tfrecord, segment_cases
 from serving import client, server
@@ -403,7 +404,9 @@ def test_a_board_is_written_under_any_name(over):
         board = Board(files.join(config.load("smoke_2d.yaml", [f"run.dir={name}"]).run.dir, "tb"))
         for epoch in (1, 2, 1):  # trained again from the first
             board.write_epoch({"epoch": epoch, "loss": 0.5})
-        assert len(os.listdir(f"./{plain(name)}/tb")) == 1
+        events = EventAccumulator(f"./{plain(name)}/tb").Reload()  # what TensorBoard reads with
+        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/training")]
+        assert read == [(1, 0.5)]
         return [name]
 
     over("TensorBoard", SINGLE, work)
@@ -583,7 +586,7 @@ def test_a_run_of_the_worst_name_goes_on_and_is_exported_predicts_and_is_served(
 
 @pytest.mark.slow
 def test_a_run_of_every_name_goes_on_and_is_exported_predicts_and_is_served(over, cases, record_folder):
-    over("train, resume, export, predict, serve", (*SINGLE, *NESTED), _whole_way(cases, record_folder))
+    over("train, resume, export, predict, serve", (*SINGLE, WORST), _whole_way(cases, record_folder))
 
 
 # --- chains of commands ---------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def test_a_folder_that_is_called_like_a_home_folder_is_itself(home):
     ("text", "reason"),
     [
         ("", "an empty path"),
+        ("file://", "an empty path"),
         ("a\nb", r"holds '\\n', a line break"),
         ("a\x00b", r"holds '\\x00'"),
         ("a\udcffb", "not UTF-8"),

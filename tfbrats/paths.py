@@ -46,7 +46,7 @@ def given(text: str) -> str:
     Raises:
         InputError: nothing can have this name, or two places could be meant.
     """
-    if not text:
+    if not local(text):
         raise InputError("an empty path. Name a folder or a file; the working folder is `.`.")
     try:
         text.encode()
