@@ -452,6 +452,16 @@ def test_what_another_run_has_seen_is_told_where_it_is_compared_with(two_runs, f
     assert f"WARNING: {tmp_path / 'other'}: None of these 2 cases is unseen" in capsys.readouterr().err
 
 
+def test_what_was_guessed_in_reading_either_side_is_noted_with_the_files(folders, without_codes):
+    for folder in folders:
+        without_codes(folder)
+    (note,) = evaluate.evaluate(*folders, workers=2)["notes"]
+    assert note.startswith(
+        "BraTS20_Training_001_seg.nii.gz, BraTS20_Training_001.nii.gz, BraTS20_Training_002_seg"
+    )
+    assert "LPS" in note
+
+
 def test_a_prediction_whose_name_differs_in_letter_case_is_its_cases_with_a_note(folders):
     (folders[0] / "BraTS20_Training_001.nii.gz").rename(folders[0] / "brats20_training_001.nii.gz")
     content = evaluate.evaluate(*folders, allow_missing=True)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, label_candidates, label_tables, report
+from tfbrats import case, evaluate, label_candidates, label_tables, nifti, report
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
 from tfbrats.pairs import Pair
@@ -25,7 +25,7 @@ def tissues():
 def save(folder, name, edition, array=None):
     path = folder / name
     array = tissues() if array is None else array
-    case.save_segmentation(path, array, case.new_grid(SHAPE), EDITIONS[edition])
+    case.save_segmentation(path, array, nifti.new_grid(SHAPE), EDITIONS[edition])
     return path
 
 
@@ -228,17 +228,17 @@ def test_a_paediatric_table_explains_no_adults_labels(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_the_values_of_a_file_are_read_whatever_it_is_stored_as(tmp_path, dtype):
-    grid = case.new_grid(SHAPE)
+    grid = nifti.new_grid(SHAPE)
     path = tmp_path / "x.nii.gz"
-    path.write_bytes(case.to_nifti_bytes(grid.to_file(tissues()).astype(dtype), grid, path.name))
+    path.write_bytes(nifti.to_bytes(grid.to_file(tissues()).astype(dtype), grid, path.name))
     assert label_tables.values_of(str(path)) == {0, 1, 2, 3}
 
 
 def test_an_image_or_a_damaged_file_has_no_label_values(tmp_path):
-    grid = case.new_grid(SHAPE)
+    grid = nifti.new_grid(SHAPE)
     path = tmp_path / "x.nii.gz"
     image = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(grid.file_shape)
-    path.write_bytes(case.to_nifti_bytes(image, grid, path.name))
+    path.write_bytes(nifti.to_bytes(image, grid, path.name))
     assert label_tables.values_of(str(path)) is None
     path.write_bytes(b"<html>")
     assert label_tables.values_of(str(path)) is None

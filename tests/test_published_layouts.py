@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tfbrats import brats_folders, case, files, groups, layouts, phantom
+from tfbrats import brats_folders, case, files, groups, layouts, nifti, phantom
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 
@@ -284,7 +284,7 @@ def test_a_mask_that_holds_nnunets_ignore_is_refused_and_others_are_read(tmp_pat
     assert (loaded.label == tissues).all()
     labelled = loaded.grid.to_file(found.schema.to_values(loaded.label, "x"))
     labelled[0, 0, 0] = 4
-    files.write_bytes(found.label, case.to_nifti_bytes(labelled, loaded.grid, "x.nii.gz"))
+    files.write_bytes(found.label, nifti.to_bytes(labelled, loaded.grid, "x.nii.gz"))
     with pytest.raises(case.CaseError, match=r"label values \[4\].*calls ignore.*nobody labelled"):
         case.load(found, need_label=True)
 

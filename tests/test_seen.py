@@ -18,10 +18,11 @@ SPLITS = {
 def test_a_card_names_no_case_and_no_patient():
     carried = seen.hashes_of(SPLITS)
     assert carried["case_hashes"]["validation"] == hashlib.sha256(b"brats-gli-00003-000").hexdigest()[:16]
-    assert carried["patient_hashes"]["validation"] == hashlib.sha256(b"brats-gli-00003").hexdigest()[:16]
+    assert carried["patient_hashes"]["validation"] == hashlib.sha256(b"brats gli 3").hexdigest()[:16]
     assert len(carried["case_hashes"]["train"].split()) == 3
+    assert len(carried["patient_hashes"]["train"].split()) == 3
     # A patient who is called as the case stands there once.
-    assert len(carried["patient_hashes"]["train"].split()) == 2
+    assert seen.hashes_of({"train": ["BraTS20_Training_001"]})["patient_hashes"] == {"train": ""}
     assert "sha256" not in carried["case_hashes"] and "BraTS" not in json.dumps(carried)
 
 
@@ -39,6 +40,8 @@ def test_a_thousand_cases_take_a_few_dozen_kilobytes():
         ("BraTS-GLI-00003-000", "validation"),
         ("BraTS-GLI-00002-001", "train_patient"),
         ("BraTS-GLI-00003-101", "validation_patient"),
+        ("BraTS2021_00001", "train_patient"),  # 2023 kept the numbers of 2021
+        ("BraTS-GLI-00007-000", "train_patient"),
         ("BraTS-GLI-00004-000", "test"),
         ("BraTS-GLI-00004-001", "unseen"),
         ("BraTS2021_00008", "unseen"),

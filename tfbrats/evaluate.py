@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from tfbrats import (
     __version__,
+    case,
     command,
     compare,
     files,
@@ -174,7 +175,10 @@ def evaluate(
         "tables": label_tables.as_json(pairs, settled.found_by),
         "cases": len(pairs),
         "missing": list(matched.missing),
-        "notes": [*matched.notes, *settled.notes, *card_notes],
+        "notes": [
+            *(*matched.notes, *settled.notes, *card_notes),
+            *case.noted({path: notes for one in each for path, notes in one.notes.items()}),
+        ],
         "warnings": label_candidates.doubts(
             [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
         ),

@@ -1,7 +1,7 @@
 """One pair of files: loaded, checked against each other, scored in every way. What a worker process does."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,12 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
     Raises:
         case.CaseError: unreadable, label values outside the schema, or two grids; every reason.
     """
+    prediction, reference, grid, _ = _sides(pair)
+    return prediction, reference, grid
+
+
+def _sides(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid, dict[str, tuple[str, ...]]]:
+    """As `load_pair`, and by path what was guessed in reading."""
     loaded, faults = [], []
     for path, schema in ((pair.reference, pair.schema), (pair.prediction, pair.written_in)):
         if path is None:
@@ -38,7 +44,9 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
         raise case.CaseError(pair.case_id, faults)
     reference, grid = loaded[0]
     prediction = loaded[1][0] if pair.prediction is not None else np.zeros_like(reference)
-    return prediction, reference, grid
+    paths = [path for path in (pair.reference, pair.prediction) if path is not None]
+    notes = {path: own.notes for path, (_, own) in zip(paths, loaded, strict=True) if own.notes}
+    return prediction, reference, grid, notes
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Scored:
         lesion_list: its lesions with `case_id`, where the rule tells them apart.
         counts: its files and, by region, label values and voxels: TP, FP, FN, TN; None if not scored.
         voxels: as `tissue_pairs`; None if not scored.
+        notes: by path, what was guessed in reading.
         faults: why it could not be scored.
     """
 
@@ -61,6 +70,7 @@ class Scored:
     lesion_list: Sequence[dict] = ()
     counts: dict[str, Any] | None = None
     voxels: np.ndarray | None = None
+    notes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     faults: Sequence[str] = ()
 
 
@@ -74,7 +84,7 @@ def score_pair(
         margin: see `stages.score_case`.
         lesion_rule: a key of `lesion_rules.MEANINGS`, or None for no lesion-wise scores.
     """
-    prediction, reference, grid = load_pair(pair)
+    prediction, reference, grid, notes = _sides(pair)
 
     def named(rows: Iterable[dict]) -> list[dict]:
         return [{"case_id": pair.case_id, **row} for row in rows]
@@ -97,6 +107,7 @@ def score_pair(
         named(each_lesion),
         counts,
         tissue_pairs(prediction, reference),
+        notes,
     )
 
 

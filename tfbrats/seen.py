@@ -54,8 +54,8 @@ def _hash(name: str) -> str:
 
 
 def _patient_of(case_id: str) -> str:
-    """Whose scan it is: what all time points of a patient share."""
-    return naming.patient_of(case_id)
+    """Whose scan it is: what all time points of a patient share, under the names of any edition."""
+    return naming.person_of(naming.patient_of(case_id))
 
 
 def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
@@ -68,7 +68,10 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
         of each split the hashes with blanks between them. Patients who are called as their case are left out.
     """
     lists = {split: ids for split, ids in splits.items() if not isinstance(ids, str)}
-    patients = {split: {_patient_of(case_id) for case_id in ids} - set(ids) for split, ids in lists.items()}
+    patients = {
+        split: {_patient_of(case_id) for case_id in ids} - {case_id.casefold() for case_id in ids}
+        for split, ids in lists.items()
+    }
     return {
         _CASES: {split: " ".join(map(_hash, ids)) for split, ids in lists.items()},
         _PATIENTS: {split: " ".join(sorted(map(_hash, names))) for split, names in patients.items()},
