@@ -212,7 +212,9 @@ EDITIONS: Mapping[str, LabelSchema] = types.MappingProxyType(
             (("2023",), _SINCE_2023),
             (("2024", "2025", "2026"), _WITH_CAVITY),
             (("ped",), _PED),
-            (("ssa", "met", "men"), _SINCE_2023),
+            (("ssa",), _SINCE_2023),
+            (("met",), _WITH_CAVITY),  # as the scorer of 2025 has it; masks of 2023 have no cavity
+            (("men",), _SINCE_2023),
             (("upenn", "ucsf"), _UNTIL_2021),  # UPenn-GBM and UCSF-PDGM, as TCIA has them
             (("msd",), _MSD),
         )

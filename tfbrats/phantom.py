@@ -26,6 +26,7 @@ from tfbrats.phantom_files import case_id
 
 FULL_SHAPE = (240, 240, 155)  # voxels, as in every BraTS edition
 LEAST_SHAPE = (24, 24, 16)
+_TREATED = ("2024", "2025", "2026")  # editions of gliomas after surgery
 
 _SEMI_AXES = (0.31, 0.38, 0.44)  # of the brain, as a fraction of the volume's sides
 _NO_ENHANCEMENT_EVERY = 8  # cases; BraTS: few among high-grade, many among low-grade
@@ -379,7 +380,7 @@ def _write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -
     schema = phantom_files.schema(edition)
     file_shape = [shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes]
     grid = nifti.new_grid(file_shape, spacing_mm, axes)
-    has_cavities, has_cysts = (tissue in schema.value_of_tissue for tissue in (Tissue.RC, Tissue.CC))
+    has_cavities, has_cysts = edition in _TREATED, Tissue.CC in schema.value_of_tissue
     rows = {}
     for number in range(first, first + cases):
         resected = has_cavities and is_resected(seed, number)
