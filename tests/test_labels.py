@@ -210,7 +210,7 @@ def test_a_table_that_was_given_is_taken_where_the_names_do_not_speak_against_it
         (
             "2023",
             (3, 4),
-            ["--edition 2024 (3 ET, 4 RC; so do 2025, 2026)", "--edition ped (3 CC, 4 ED)"],
+            ["--edition 2024 (3 ET, 4 RC; so do 2025, 2026, met)", "--edition ped (3 CC, 4 ED)"],
             ["2021"],
         ),
         ("2020", (0, 7), ["No edition has all of its values, [0, 7]"], ["2023"]),
