@@ -91,11 +91,8 @@ def load(
             notes[case.label] += own_notes
         except InputError as error:
             faults.append(str(error))
-    if not faults and all(voxels.has_skull(array) for array in arrays.values()):
-        faults.append(
-            "the corners of the volume are not 0: skull or air is still there. Strip it first "
-            "(HD-BET, SynthStrip) and set the background to 0."
-        )
+    if not faults:
+        faults += voxels.background_faults(arrays)
     if faults or reference is None:
         raise CaseError(case.case_id, faults or ["nothing to read."], noted(notes))
     grid = reference[1]

@@ -4,6 +4,8 @@ Refuses what no scanner measures and what would make a z-score useless, by file,
 that was scaled on its way to the disk for the labels that it was.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from tfbrats.command import InputError
@@ -14,8 +16,15 @@ _NO_INTENSITY = 2.0**31 - 1
 # How much brighter than 99 of 100 voxels of the brain a single one may be before one looks closer: up to 2.8
 # times in eleven real cases of BraTS, bright vessels and a saturated one among them.
 _OUTSTANDING = 50.0
+# How much brighter than half of the brain 99 of 100 voxels are at the most: 1.2 to 3.9 times in those cases.
+# Beyond that the 99th percentile is itself one of the voxels in question: a whole slice of them is over 1 %.
+_BRIGHTEST = 8.0
+_BRIGHT = 4.0  # what then stands for that percentile, times the level of half of the brain
 _RUINED = 2.0  # times the deviation that the scan has without such voxels: its z-scores are then useless
 _SAMPLED = 100_000  # voxels that tell whether one has to look closer
+
+_CORNERS = 4  # of eight that are not 0, where the head does not end in one
+_PADDING = 0.2  # of a volume that has the corners' value: a filled background, no noise of air
 
 _WHOLE = 1e-3  # how far a label may be from a whole number, in a file of fractions
 _SCALED_STEP = 0.51  # ... of scl_slope, in a file that scales: half a step is lost by rounding
@@ -53,14 +62,22 @@ def _usual(array: np.ndarray) -> float:
     flat = array.ravel(order="K")
     some = flat[:: max(1, flat.size // _SAMPLED)]
     some = some[some != 0]
-    return float(np.percentile(np.abs(some.astype(np.float64)), 99, method="lower")) if some.size else 0.0
+    return _level(np.abs(some.astype(np.float64)))[0] if some.size else 0.0
+
+
+def _level(inside: np.ndarray) -> tuple[float, str]:
+    """What voxels of the brain usually do not exceed, by their absolute values [V]; and that in words."""
+    half, most = np.percentile(inside, (50, 99), method="lower")
+    if most <= _BRIGHTEST * half:
+        return float(most), f"99 % of its brain is below {most:.4g}"
+    return _BRIGHT * float(half), f"half of its brain is below {half:.4g}"
 
 
 def _outstanding(path: str, modality: str, array: np.ndarray, largest: float) -> tuple[list[str], list[str]]:
     """A closer look at a scan some voxels of which stand out: faults, notes."""
     absolute = np.abs(array.astype(np.float64))
     inside = absolute[absolute > 0]
-    usual = float(np.percentile(inside, 99, method="lower"))
+    usual, in_words = _level(inside)
     limit = min(_OUTSTANDING * usual, _NO_INTENSITY)
     if largest < limit:
         return [], []
@@ -73,16 +90,17 @@ def _outstanding(path: str, modality: str, array: np.ndarray, largest: float) ->
         else f"{count} voxels of {modality} stand out, the furthest with {array[place]:.7g} at "
         f"({', '.join(map(str, map(int, place)))})"
     )
+    they, them = ("it alone decides", "it") if count == 1 else ("they alone decide", "them")
     if largest >= _NO_INTENSITY:
-        return [f"{path}: {which}: no scanner measures that. Set it to 0, or write the scan again."], []
-    which += f", and 99 % of its brain is below {usual:.4g}"
+        return [f"{path}: {which}: no scanner measures that. Set {them} to 0, or write the scan again."], []
+    which += f", and {in_words}"
     sound = array[(absolute > 0) & ~outstanding].astype(np.float64)
     deviation = float(array[absolute > 0].astype(np.float64).std())
     if deviation <= _RUINED * float(sound.std()):
         return [], [f"{which}: an artefact?"]
     return [
-        f"{path}: {which}: it alone decides mean and deviation of the scan, and so what a network sees. Set it "
-        "to 0, or write the scan again."
+        f"{path}: {which}: {they} mean and deviation of the scan, and so what a network sees. Set {them} to 0, "
+        "or write the scan again."
     ], []
 
 
@@ -96,9 +114,33 @@ def compact(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def has_skull(array: np.ndarray) -> bool:
-    """Whether corners of [file axes] are not 0."""
-    return np.count_nonzero(array[np.ix_(*((0, -1),) * 3)]) >= 4
+def background_faults(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """What stands round the head, where nothing should: the brain is where any modality is not 0.
+
+    Args:
+        arrays: modality -> [file axes].
+    """
+    padded: dict[float, list[str]] = {}
+    unstripped = []
+    for modality, array in arrays.items():
+        corners = array[np.ix_(*((0, -1),) * 3)]
+        if np.count_nonzero(corners) < _CORNERS:
+            continue
+        value = corners.flat[0]
+        if (corners == value).all() and np.count_nonzero(array == value) > _PADDING * array.size:
+            padded.setdefault(float(value), []).append(modality)
+        else:
+            unstripped.append(modality)
+    faults = [
+        f"{', '.join(names)}: the background is {value:g}; expected 0. Set it to 0 in the file."
+        for value, names in padded.items()
+    ]
+    if unstripped:
+        faults.append(
+            f"{', '.join(unstripped)}: the corners of the volume are not 0: skull or air is still there. Strip "
+            "it first (HD-BET, SynthStrip) and set the background to 0."
+        )
+    return faults
 
 
 # --- masks ----------------------------------------------------------------------------------------------
