@@ -52,8 +52,8 @@ def intensity_faults(path: str, modality: str, array: np.ndarray) -> tuple[list[
         value = array.flat[0] if array.size else "nothing"
         return [f"{path}: {modality} is {value} everywhere. Write it again from the scan."], []
     largest = max(-least, most)
-    if largest < _NO_INTENSITY and largest <= _OUTSTANDING * _usual(array):
-        return [], []
+    if largest < _NO_INTENSITY and (largest <= _OUTSTANDING * _usual(array) or _has_background(array)):
+        return [], []  # air that was not cut away would stand for the brain; `background_faults` tells of it
     return _outstanding(path, modality, array, largest)
 
 
@@ -114,6 +114,14 @@ def compact(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def _corners(array: np.ndarray) -> np.ndarray:
+    return array[np.ix_(*((0, -1),) * 3)]
+
+
+def _has_background(array: np.ndarray) -> bool:
+    return np.count_nonzero(_corners(array)) >= _CORNERS
+
+
 def background_faults(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """What stands round the head, where nothing should: the brain is where any modality is not 0.
 
@@ -123,9 +131,9 @@ def background_faults(arrays: Mapping[str, np.ndarray]) -> list[str]:
     padded: dict[float, list[str]] = {}
     unstripped = []
     for modality, array in arrays.items():
-        corners = array[np.ix_(*((0, -1),) * 3)]
-        if np.count_nonzero(corners) < _CORNERS:
+        if not _has_background(array):
             continue
+        corners = _corners(array)
         value = corners.flat[0]
         if (corners == value).all() and np.count_nonzero(array == value) > _PADDING * array.size:
             padded.setdefault(float(value), []).append(modality)
