@@ -273,6 +273,8 @@ def test_a_prediction_that_cannot_be_scored(fault, cases, here, refused):
     shutil.copy(path_of(cases, "seg"), path)
     spoil, words = MASKS[fault]
     spoil(path)
+    if fault == "labels":  # the prediction's table may be another than the reference's
+        words = ("predictions hold the values 0, 1, 2, 3", "--prediction-edition 2023 (1 NCR, 2 ED, 3 ET)")
     arguments = ("--prediction", "predictions", "--reference", cases, "--output", "scores", "--workers", 1)
     said = refused(EVALUATE, *arguments)
     assert all(word in said for word in words), said
