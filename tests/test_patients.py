@@ -62,6 +62,13 @@ def test_scans_of_a_patient_have_one_patient(patient, case_ids):
     assert {naming.patient_of(name) for name in case_ids} == {patient}
 
 
+def test_a_name_that_is_nothing_but_a_time_point_is_told_from_a_patients():
+    points = "2019-01-01 20190101 week-000-1 baseline baseline1 followup2 ses-01 visit2 scan1 preop MR2 sess1"
+    others = "P1 001 2019 Pat1_visit2 HGG BraTS2021_00000 sub-01 preop_P1 case_1 site1"
+    assert all(map(naming.is_time_point, [*points.split(), "visit 2", "t0"]))
+    assert not any(map(naming.is_time_point, others.split()))
+
+
 @pytest.mark.parametrize(
     "case_ids",
     [

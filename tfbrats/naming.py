@@ -224,16 +224,18 @@ _DATE = (
 )
 _STAGE = (
     r"baseline|bl|initial|follow[-_]?up|fu|repeat|rescan|retest|progression|recurrence|relapse"
+    r"|first|second|third"
     r"|(?:pre|post|intra)(?:[-_]?(?:op|operative|operation|surgery|rt|radiation|treatment|tx|chemo))?"
 )
 _COUNTED = (
-    r"(?:ses|session)-[0-9a-z]+"
-    r"|(?:ses|session|visit|time|time[-_]?point|tp|scan|exam|study|mri|run|week|month|day|year|follow[-_]?up|fu)"
-    r"[-_]?\d+(?:[-_]\d+)?[dwmy]?"
+    r"(?:ses|sess|session)-[0-9a-z]+"
+    r"|(?:ses|sess|session|visit|time|time[-_]?point|tp|scan|exam|study|mri|run|week|month|day|year|wk|mr|follow[-_]?up|fu)"
+    r"[-_ ]?\d+(?:[-_]\d+)?[dwmy]?"
     r"|[tvdwmy]\d{1,4}|\d+(?:d|days?|w|weeks?|mo?|months?|y|years?)"
 )
+_TIME_POINT = rf"(?:{_DATE}|(?:{_STAGE})\d*|{_COUNTED})"
 # The shortest beginning behind which nothing but a time point stands.
-_SCAN = re.compile(rf"(.+?)[-_./ ]+(?:{_DATE}|(?:{_STAGE})\d*|{_COUNTED})", re.IGNORECASE)
+_SCAN = re.compile(rf"(.+?)[-_./ ]+{_TIME_POINT}", re.IGNORECASE)
 # Beginnings that name a place or a collection, no patient, whatever number they have.
 _GROUP = re.compile(
     r"(?:.*[-_. ])?(?:brats|msd|task|site|cent(?:er|re)|cohort|hospital|group|fold|batch|part|release|version|"
@@ -255,6 +257,14 @@ def patient_of(case_id: str) -> str:
     while (match := _SCAN.fullmatch(patient)) and is_id(match.group(1)):
         patient = match.group(1)
     return patient
+
+
+def is_time_point(text: str) -> bool:
+    """Whether a name is nothing but a date, a stage or a counted visit, e.g. of a folder within a patient's.
+
+    2019-01-01, baseline1, ses-01, week-000-1; T1 too, which may as well be a scan's name: its place tells.
+    """
+    return re.fullmatch(_TIME_POINT, text.strip(), re.IGNORECASE) is not None
 
 
 def is_id(text: str) -> bool:
