@@ -226,7 +226,7 @@ def test_editions_that_share_patients_under_other_names_are_told_unless_a_table_
     assert re.search(r"Save .*BraTS21-17_Mapping\.xlsx as CSV beside it", note)
     newer.write_text(NEWER, "utf-16")
     dataset = a_dataset(names, [str(table), str(newer), str(workbook)])
-    assert notes_of(dataset) == [] and dataset.links.notes == ()
+    assert notes_of(dataset) == []
     assert dataset.patient_of["BraTS20_Training_001"] == dataset.patient_of["BraTS2021_00000"]
     assert len(set(dataset.patient_of.values())) == 2
 
@@ -234,7 +234,7 @@ def test_editions_that_share_patients_under_other_names_are_told_unless_a_table_
 def test_a_table_that_tells_no_ids_is_told(tmp_path):
     for name, content in (("a_mapping.csv", b"x,y\n1,2\n"), ("b_mapping.csv", b"\x00\x01\x02" * 9)):
         (tmp_path / name).write_bytes(content)
-        (note,) = a_dataset(["BraTS2021_00000"], [str(tmp_path / name)]).links.notes
+        (note,) = notes_of(a_dataset(["BraTS2021_00000"], [str(tmp_path / name)]))
         assert name in note and "no case id is read from it" in note
 
 
@@ -256,6 +256,7 @@ def test_patients_whom_a_file_names_in_both_editions_need_no_other_table(tmp_pat
 )
 def test_collections_that_hold_the_same_people_are_told(case_ids, named):
     (note,) = notes_of(a_dataset(case_ids))
+    assert ("name_mapping.csv" in note) == ("TCGA" in named)  # whose column it has
     assert note.startswith(f"cases of {named}: these collections hold some of the same people")
 
 

@@ -138,7 +138,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     return Dataset(
         str(root),
         tuple(sorted(cases, key=lambda case: case.case_id)),
-        (*notes, *guesses, *links.notes),
+        (*notes, *guesses),
         of_tables,
         guesses=tuple(guesses),
         patients=of_others,

@@ -39,6 +39,7 @@ _SOURCES = {  # collections that the challenge took people from
     "TCGA-GBM/LGG": re.compile(r"tcga-", re.IGNORECASE),
     "CPTAC-GBM": re.compile(r"c3[ln]-\d{5}", re.IGNORECASE),
 }
+_IN_TABLES = {*_EDITIONS, "TCGA-GBM/LGG"}  # name_mapping.csv and its like have columns for these
 _TOLD_BY_NAMES = frozenset(("2018", "2019"))  # hospital and number stayed
 
 
@@ -171,6 +172,7 @@ def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
         *_of_doubtful({*doubted, *map(frozenset, few)}),
         *_of_scans(scans.values()),
         *_of_collections(patient_of, links),
+        *links.notes,
     ]
 
 
@@ -209,7 +211,9 @@ def _of_collections(case_ids: Iterable[str], links: Links) -> Iterator[str]:
         why = "later editions hold patients of earlier ones under other names"
     else:
         why = "these collections hold some of the same people under other names"
-    if workbooks := ", ".join(links.workbooks):
+    if not any(pair <= _IN_TABLES for pair in unlinked):
+        cure = "No table of the challenge tells who they are"
+    elif workbooks := ", ".join(links.workbooks):
         cure = f"Save {workbooks} as CSV beside it, as a workbook is not read"
     else:
         cure = "Put the challenge's name_mapping.csv (or its newer mapping, saved as CSV) beside them"
