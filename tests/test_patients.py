@@ -263,6 +263,15 @@ def test_collections_that_hold_the_same_people_are_told(case_ids, named):
 def test_collections_of_other_people_and_names_that_tell_are_not():
     assert notes_of(a_dataset(["UPENN-GBM-00001_11", "UCSF-PDGM-0004"])) == []
     assert notes_of(a_dataset(["BraTS-PED-00001-000", "BraTS2021_00000"])) == []
+    goats = [
+        "BraTS-GoAT-00001",
+        "BraTS-GoAT-00002",
+        "PatientID_0003",
+        "PatientID_0004",
+        "C3L-00016",
+        "C3L-00017",
+    ]
+    assert notes_of(a_dataset(goats[:4])) == [] and len(notes_of(a_dataset(goats))) == 1
     assert notes_of(a_dataset(["Brats18_CBICA_AAB_1", "BraTS19_CBICA_AAB_1"])) == []
     assert patients.notes(a_dataset(["BraTS2021_00000", "BraTS-GLI-00001-000"]).patient_of, NO_LINKS) == []
 

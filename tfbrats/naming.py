@@ -216,6 +216,7 @@ _OF_A_DATA_SET = [
         r"((?:upenn-gbm|ucsd-ptgbm|rhuh|rhuh-gbm)-\d+)_\d+",
         r"(ucsf-pdgm-\d+)(?:_fu\d+d)?(?:_nifti)?",
         r"(tcga-[0-9a-z]{2}-[0-9a-z]{4})(?:[-_. ].*)?",
+        r"(c3[ln]-\d{5})(?:[-_. ].*)?",  # CPTAC-GBM
         r"(sub-[0-9a-z]+)(?:[_/][a-z]+-[0-9a-z]+)*",  # BIDS: sub-007_ses-01_run-2
     )
 ]
@@ -248,8 +249,8 @@ _GROUP = re.compile(
 )
 # Beginnings that say of what kind a thing is, and are no name of a person.
 _KIND = re.compile(
-    r"(?:.*[-_. ])?(?:case|subject|subj?|patient|pat|pt|id|mri?|scan|image|img|brain|vol|volume|"
-    r"tumou?r|glioma|gbm|hgg|lgg)",
+    r"(?:.*[-_. ])?(?:brats(?:-[a-z]+)*|case|subject|subj?|patient(?:[-_ ]?id)?|pat|pt|id|"
+    r"mri?|scan|image|img|brain|vol|volume|tumou?r|glioma|gbm|hgg|lgg)",
     re.IGNORECASE,
 )
 

@@ -50,7 +50,7 @@ class Links:
     Attributes:
         collections: pairs of collections for which some row names ids of both.
         notes: tables from which nothing could be read.
-        workbooks: tables that are not read as they are, as BraTS21-17_Mapping.xlsx.
+        workbooks: tables that are not read and are not there as CSV too, e.g. BraTS21-17_Mapping.xlsx.
     """
 
     collections: frozenset[frozenset[str]] = frozenset()
@@ -89,7 +89,7 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
         same.unite([patient, f"person {naming.person_of(patient)}"])
     names = {name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)}
     links, workbooks = Links(), [path for path in tables if id_tables.is_workbook(path)]
-    unread = []
+    unread, stems = [], {os.path.splitext(path)[0] for path in tables if path not in workbooks}
     for path in tables:
         rows = [] if path in workbooks else _ids_in(path)
         ids = {name for row in rows for cell in row for name in (cell.lower(), naming.patient_of(cell).lower())}
@@ -112,7 +112,8 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
         first.setdefault(same.of(patient), patient)
     of_case = {case_id: first[same.of(patient)] for case_id, patient in patient_ids.items()}
     others = {case_id: patient for case_id, patient in of_case.items() if patient != patient_ids[case_id]}
-    return others, Links(links.collections, tuple(unread), tuple(workbooks))
+    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in stems]
+    return others, Links(links.collections, tuple(unread), tuple(unsaved))
 
 
 class _Same:
