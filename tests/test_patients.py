@@ -232,6 +232,8 @@ def test_editions_that_share_patients_under_other_names_are_told_unless_a_table_
 
 
 def test_a_table_that_tells_no_ids_is_told(tmp_path):
+    (tmp_path / "mapping.csv").write_text("ID,Other ID\nBRATS_001,p7\n")
+    assert notes_of(a_dataset(["BraTS2021_00000"], [str(tmp_path / "mapping.csv")])) == []
     for name, content in (("a_mapping.csv", b"x,y\n1,2\n"), ("b_mapping.csv", b"\x00\x01\x02" * 9)):
         (tmp_path / name).write_bytes(content)
         (note,) = notes_of(a_dataset(["BraTS2021_00000"], [str(tmp_path / name)]))

@@ -92,8 +92,8 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     unread, stems = [], {os.path.splitext(path)[0] for path in tables if path not in workbooks}
     for path in tables:
         rows = [] if path in workbooks else _ids_in(path)
-        ids = {name for row in rows for cell in row for name in (cell.lower(), naming.patient_of(cell).lower())}
-        if path not in workbooks and not collections_of(ids) and not ids & names.keys():
+        ids = {name for row in rows for cell in row for name in (cell, naming.patient_of(cell))}
+        if path not in workbooks and not collections_of(ids) and not any(name.lower() in names for name in ids):
             unread.append(
                 f"{path}: no case id is read from it, so it tells nobody's names. If it is to, save it as CSV "
                 "(UTF-8) with a row for each patient and a column of ids for each edition."
