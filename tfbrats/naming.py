@@ -237,7 +237,7 @@ _COUNTED = (
     rf"(?:ses|sess|session)-[0-9a-z]+|{_VISIT}|[tvdwmy]\d{{1,4}}|\d+(?:d|days?|w|weeks?|mo?|months?|y|years?)"
 )
 _TIME_POINT = rf"(?:{_DATE}|{_STAGE}|{_COUNTED})"
-_YEAR_ALONE = r"(?:19[89]|20[0-3])\d"
+_YEAR_ALONE = r"(?:19[89]|20[0-3])\d(?:[-._](?:0[1-9]|1[0-2]))?"  # or with its month
 # The shortest beginning behind which nothing but a time point stands; a word of one needs no separator behind
 # a number (P02preop, Patient03Scan1), and a year alone counts behind an id alone.
 _SCAN = re.compile(rf"(.+?)[-_./ ]+(?:{_TIME_POINT}|{_YEAR_ALONE})|(.*?\d)(?:{_STAGE}|{_VISIT})", re.IGNORECASE)
@@ -311,9 +311,9 @@ def scan_of(case_id: str) -> str | None:
 def beginnings_of(case_id: str) -> list[str]:
     """What is left of an id without a short tail: the names that a few scans of one patient may share.
 
-    E.g. JohnDoe of JohnDoe_1, P7 of P7x2, X7_pre and X7 of X7_pre_lo; none where a rule or `scan_of` tells.
+    E.g. JohnDoe of JohnDoe_1, P7 of P7x2, X7_pre and X7 of X7_pre_lo; none where a rule tells.
     """
-    if is_published(case_id) or patient_of(case_id) != case_id or scan_of(case_id):
+    if is_published(case_id) or patient_of(case_id) != case_id:
         return []
     tails = (r"[-_. ]+[0-9a-z]{1,8}", r"(?<=\d)[a-z]+\d{0,3}", r"(?<=[a-z]{3})\d{1,3}")
     beginnings = [re.fullmatch(rf"(.+?){tail}", case_id, re.IGNORECASE) for tail in tails]

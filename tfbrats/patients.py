@@ -160,13 +160,12 @@ def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
     for case_id, patient in patient_of.items():
         if patient != naming.patient_of(case_id):
             continue  # a table or a person named the patient
+        if patient != case_id and not naming.is_published(case_id):
+            scans[patient] |= {case_id} | ({patient} & patient_of.keys())
         if beginning := naming.scan_of(case_id):
             doubtful[beginning] |= {case_id} | ({beginning} & patient_of.keys())
-        elif patient != case_id and not naming.is_published(case_id):
-            scans[patient] |= {case_id} | ({patient} & patient_of.keys())
-        else:
-            for beginning in naming.beginnings_of(case_id):
-                alike[beginning.lower()] |= {case_id} | ({beginning} & patient_of.keys())
+        for beginning in naming.beginnings_of(case_id):
+            alike[beginning.lower()] |= {case_id} | ({beginning} & patient_of.keys())
     few = [ids for ids in alike.values() if len(ids) in _FEW and len(ids) < len(patient_of)]
     doubted = [frozenset(ids) for ids in doubtful.values() if 2 <= len(ids) <= _MOST_SCANS]
     return [
