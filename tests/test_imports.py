@@ -13,7 +13,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     ("surroundings", "command"),
     ("labels", "paths", "yaml_text", "stores", "files", "literal", "locks", "memory", "stopping", "stopwatch"),
-    ("label_names", "label_candidates", "naming", "seen", "patients", "references", "groups", "grades"),
+    ("label_names", "label_candidates", "id_tables"),
+    ("naming", "seen", "patients", "references", "groups", "grades"),
     ("brats_folders", "bids", "decathlon"),
     ("config", "layouts", "tables", "surfaces", "components", "partners", "steps"),
     ("gunzip", "placement", "nifti", "voxels"),
@@ -43,7 +44,7 @@ ORDER = (
 )
 RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
 # Everything up to the phantoms, what Beam's workers and the client load, and what looks at records.
-LIGHT = [name for line in ORDER[:9] for name in line] + ["records", "split_files", "splits", "shards"]
+LIGHT = [name for line in ORDER[:10] for name in line] + ["records", "split_files", "splits", "shards"]
 LIGHT += ["inspect", "records.__main__", "example_pictures"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 

@@ -153,7 +153,7 @@ def inspect(
     for one in described:
         one["patient_id"] = patient_of[one["case_id"]]
     faults = [f"{one['case_id']}: {fault}" for one in described for fault in one["faults"]]
-    untold = patients.notes(patient_of, dataset.has_patient_table)
+    untold = patients.notes(patient_of, dataset.links)
     of_cases = (f"{one['case_id']}: {note}" for one in described for note in one["notes"])
     notes = [*dataset.notes, *untold, *of_cases]
     if edition is not None:

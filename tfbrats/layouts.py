@@ -16,6 +16,7 @@ from tfbrats.command import InputError, counted
 from tfbrats.groups import Group, Leftovers, nifti_stem, scan_name
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.naming import Telling
+from tfbrats.patients import Links
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
 _CARD = "tfbrats.json"  # lies where tfbrats has put segmentations
@@ -58,7 +59,7 @@ class Dataset:
             hash covers: a grade changes no byte of a record.
         guesses: of the notes, those that tell whose labels these are where names leave it open.
         patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
-        has_patient_table: whether a table of the challenge says which ids of several editions are one patient.
+        links: what tables of ids tell of collections that hold the same people.
     """
 
     root: str
@@ -67,7 +68,7 @@ class Dataset:
     table_grades: Mapping[str, str] = dataclasses.field(default_factory=dict)
     guesses: tuple[str, ...] = ()
     patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    has_patient_table: bool = False
+    links: Links = dataclasses.field(default_factory=Links)
 
     @property
     def layouts(self) -> list[str]:
@@ -83,14 +84,16 @@ class Dataset:
         return {case.case_id: self.patients.get(case.case_id, case.patient_id) for case in self.cases}
 
     def with_patients(self, path: str | os.PathLike | None) -> "Dataset":
-        """The same cases, with the patients that a file names (`patients.read`); itself for None."""
+        """The same cases, with the patients that a file names (`patients.named`); itself for None."""
         if path is None:
             return self
-        named = patients.read(path, [case.case_id for case in self.cases])
-        left = sorted(self.patient_of.keys() - named.keys())
-        note = f"{path}: does not name {', '.join(left[:3])}{' and more' * (len(left) > 3)}; their names decide"
-        notes = (*self.notes, note) if left else self.notes
-        return dataclasses.replace(self, patients={**self.patients, **named}, notes=notes)
+        decided, members, notes = patients.named(path, self.patient_of)
+        return dataclasses.replace(
+            self,
+            patients={**self.patients, **decided},
+            links=self.links.with_rows(members),
+            notes=(*self.notes, *notes),
+        )
 
     def grade_of(self, one: CaseFiles) -> str | None:
         """One of `grades.GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
@@ -131,14 +134,15 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         )
     of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
     patient_tables = [path for path in listing if patients.TABLE.search(files.name(path))]
+    of_others, links = patients.united({case.case_id: case.patient_id for case in cases}, patient_tables)
     return Dataset(
         str(root),
         tuple(sorted(cases, key=lambda case: case.case_id)),
         (*notes, *guesses),
         of_tables,
         guesses=tuple(guesses),
-        patients=patients.united({case.case_id: case.patient_id for case in cases}, patient_tables),
-        has_patient_table=bool(patient_tables),
+        patients=of_others,
+        links=links,
     )
 
 

@@ -212,9 +212,11 @@ _OF_A_DATA_SET = [
     for pattern in (
         r"(brats(?:-[a-z]+)+-\d+)-\d+",  # of GLI, SSA, MET, MEN, PED
         r"(brats1[789]_.+)_\d+",
+        r"(bratsreg_\d+)_\d\d_\d{4}",  # before and after surgery, with the days between
         r"((?:upenn-gbm|ucsd-ptgbm|rhuh|rhuh-gbm)-\d+)_\d+",
         r"(ucsf-pdgm-\d+)(?:_fu\d+d)?(?:_nifti)?",
         r"(tcga-[0-9a-z]{2}-[0-9a-z]{4})(?:[-_. ].*)?",
+        r"(c3[ln]-\d{5})(?:[-_. ].*)?",  # CPTAC-GBM
         r"(sub-[0-9a-z]+)(?:[_/][a-z]+-[0-9a-z]+)*",  # BIDS: sub-007_ses-01_run-2
     )
 ]
@@ -223,21 +225,32 @@ _DATE = (
     r"|(?:0[1-9]|[12]\d|3[01])[-._](?:0[1-9]|[12]\d|3[01])[-._](?:19|20)\d\d"
 )
 _STAGE = (
-    r"baseline|bl|initial|follow[-_]?up|fu|repeat|rescan|retest|progression|recurrence|relapse"
-    r"|(?:pre|post|intra)(?:[-_]?(?:op|operative|operation|surgery|rt|radiation|treatment|tx|chemo))?"
+    r"(?:baseline|bl|initial|follow[-_]?up|fu|repeat|rescan|retest|progression|recurrence|relapse"
+    r"|first|second|third"
+    r"|(?:pre|post|intra)(?:[-_]?(?:op|operative|operation|surgery|rt|radiation|treatment|tx|chemo))?)\d*"
+)
+_VISIT = (
+    r"(?:ses|sess|session|visit|time|time[-_]?point|tp|scan|exam|study|mri|run|week|month|day|year|wk|mr"
+    r"|follow[-_]?up|fu)[-_ ]?\d+(?:[-_]\d+)?[dwmy]?"
 )
 _COUNTED = (
-    r"(?:ses|session)-[0-9a-z]+"
-    r"|(?:ses|session|visit|time|time[-_]?point|tp|scan|exam|study|mri|run|week|month|day|year|follow[-_]?up|fu)"
-    r"[-_]?\d+(?:[-_]\d+)?[dwmy]?"
-    r"|[tvdwmy]\d{1,4}|\d+(?:d|days?|w|weeks?|mo?|months?|y|years?)"
+    rf"(?:ses|sess|session)-[0-9a-z]+|{_VISIT}|[tvdwmy]\d{{1,4}}|\d+(?:d|days?|w|weeks?|mo?|months?|y|years?)"
 )
-# The shortest beginning behind which nothing but a time point stands.
-_SCAN = re.compile(rf"(.+?)[-_./ ]+(?:{_DATE}|(?:{_STAGE})\d*|{_COUNTED})", re.IGNORECASE)
+_TIME_POINT = rf"(?:{_DATE}|{_STAGE}|{_COUNTED})"
+_YEAR_ALONE = r"(?:19[89]|20[0-3])\d(?:[-._](?:0[1-9]|1[0-2]))?"  # or with its month
+# The shortest beginning behind which nothing but a time point stands; a word of one needs no separator behind
+# a number (P02preop, Patient03Scan1), and a year alone counts behind an id alone.
+_SCAN = re.compile(rf"(.+?)[-_./ ]+(?:{_TIME_POINT}|{_YEAR_ALONE})|(.*?\d)(?:{_STAGE}|{_VISIT})", re.IGNORECASE)
 # Beginnings that name a place or a collection, no patient, whatever number they have.
 _GROUP = re.compile(
-    r"(?:.*[-_. ])?(?:brats|msd|task|site|cent(?:er|re)|cohort|hospital|group|fold|batch|part|release|version|"
-    r"project|dataset|data|train|training|test|validation|val)[-_ ]?\d*",
+    r"(?:.*[-_. ])?(?:brats|fets|msd|task|site|cent(?:er|re)|cohort|hospital|group|fold|batch|part|release|"
+    r"version|project|dataset|data|train|training|test|validation|val)[-_ ]?\d*",
+    re.IGNORECASE,
+)
+# Beginnings that say of what kind a thing is, and are no name of a person.
+_KIND = re.compile(
+    r"(?:.*[-_. ])?(?:brats(?:-[a-z]+)*|case|subject|subj?|patient(?:[-_ ]?id)?|pat|pt|id|"
+    r"mri?|scan|image|img|brain|vol|volume|tumou?r|glioma|gbm|hgg|lgg)",
     re.IGNORECASE,
 )
 
@@ -252,9 +265,22 @@ def patient_of(case_id: str) -> str:
         if match := pattern.fullmatch(case_id):
             return match.group(1)
     patient = case_id
-    while (match := _SCAN.fullmatch(patient)) and is_id(match.group(1)):
-        patient = match.group(1)
+    while (beginning := _before_time_point(patient)) and is_id(beginning):
+        patient = beginning
     return patient
+
+
+def _before_time_point(text: str) -> str | None:
+    match = _SCAN.fullmatch(text)
+    return match and (match.group(1) or match.group(2))
+
+
+def is_time_point(text: str) -> bool:
+    """Whether a name is nothing but a date, a stage or a counted visit, e.g. of a folder within a patient's.
+
+    2019-01-01, baseline1, ses-01, week-000-1; T1 too, which may as well be a scan's name: its place tells.
+    """
+    return re.fullmatch(_TIME_POINT, text.strip(), re.IGNORECASE) is not None
 
 
 def is_id(text: str) -> bool:
@@ -275,11 +301,31 @@ def scan_of(case_id: str) -> str | None:
     """
     if is_published(case_id) or patient_of(case_id) != case_id:
         return None
-    if match := _SCAN.fullmatch(case_id):  # behind a beginning without a number
-        return None if _GROUP.fullmatch(match.group(1)) else match.group(1)
+    if beginning := _before_time_point(case_id):  # behind a beginning without a number
+        return None if _GROUP.fullmatch(beginning) else beginning
     match = re.fullmatch(r"(.*\d.*?)[-_. ](?:\d{1,3}|[a-z])|(.*\d)[a-d]", case_id, re.IGNORECASE)
     beginning = match and (match.group(1) or match.group(2))
     return beginning if beginning and is_id(beginning) else None
+
+
+def beginnings_of(case_id: str) -> list[str]:
+    """What is left of an id without a short tail: the names that a few scans of one patient may share.
+
+    E.g. JohnDoe of JohnDoe_1, P7 of P7x2, X7_pre and X7 of X7_pre_lo; none where a rule tells.
+    """
+    if is_published(case_id) or patient_of(case_id) != case_id:
+        return []
+    tails = (r"[-_. ]+[0-9a-z]{1,8}", r"(?<=\d)[a-z]+\d{0,3}", r"(?<=[a-z]{3})\d{1,3}")
+    beginnings = [re.fullmatch(rf"(.+?){tail}", case_id, re.IGNORECASE) for tail in tails]
+    shared = [match.group(1) for match in beginnings if match]
+    if match := re.fullmatch(r"(.+?)(?:[-_. ]+[0-9a-z]{1,8}){2}", case_id, re.IGNORECASE):
+        shared += [match.group(1)] * is_id(match.group(1))
+    return [text for text in shared if _may_be_a_person(text)]
+
+
+def _may_be_a_person(text: str) -> bool:
+    is_name = re.search(r"[a-z]{3}", text, re.IGNORECASE) and not _KIND.fullmatch(text)
+    return not _GROUP.fullmatch(text) and bool(is_name or is_id(text))
 
 
 def person_of(patient_id: str) -> str:

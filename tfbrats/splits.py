@@ -83,7 +83,7 @@ def deal(
 
 
 def _notes(dataset: Dataset) -> list[str]:
-    return patients.notes(dataset.patient_of, dataset.has_patient_table)
+    return patients.notes(dataset.patient_of, dataset.links)
 
 
 def split_cases(
