@@ -268,7 +268,7 @@ def test_the_misnamed_mask_of_case_355_is_recognised_and_noted(tmp_path):
     assert case.load(misnamed).label.any()
 
 
-@pytest.mark.parametrize("mask", ["W39_1998.09.19_Segm.nii", "P17_2001_seg.nii.gz", "Z_seg.nii", "AAA_seg.nii"])
+@pytest.mark.parametrize("mask", ["W39_1998.09.19_Segm.nii", "P17_2001_seg.nii.gz", "Z01_seg.nii", "AAA12_seg.nii"])
 def test_a_lone_mask_of_another_name_is_taken_and_noted(place, mask):
     touch(place, *brats_names("BraTS20_Training_355", seg=False), f"BraTS20_Training_355/{mask}")
     (found,) = layouts.find(place).cases
@@ -278,10 +278,10 @@ def test_a_lone_mask_of_another_name_is_taken_and_noted(place, mask):
 
 def test_two_masks_of_other_names_are_a_problem_that_names_both(place):
     touch(place, *brats_names("BraTS20_Training_001", seg=False))
-    touch(place, "BraTS20_Training_001/a_Segm.nii", "BraTS20_Training_001/b_Segm.nii")
+    touch(place, "BraTS20_Training_001/A12_Segm.nii", "BraTS20_Training_001/B34_Segm.nii")
     (found,) = layouts.find(place).cases
     (problem,) = found.problems
-    assert "a_Segm.nii" in problem and "b_Segm.nii" in problem and not found.notes
+    assert "A12_Segm.nii" in problem and "B34_Segm.nii" in problem and not found.notes
 
 
 def test_a_mask_is_not_lent_to_the_neighbour_in_one_folder(place):

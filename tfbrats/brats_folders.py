@@ -179,6 +179,8 @@ def _deal_by_folder(path: str, stem: str, folder: _Folder, leftovers: Leftovers)
         leftovers.add(path)
         return
     own = [word for word in references.words_of(stem.removeprefix(group.case_id)) if word not in words]
+    if any(nifti_stem(scan) == stem for scans in group.scans.values() for scan, *_ in scans):
+        own = []  # all files of the case are named alike
     _judge(
         path,
         group,
