@@ -125,8 +125,11 @@ def test_another_id_or_a_date_before_the_words_is_told_and_passed_over(tmp_path,
     assert files.name(found.label) == name and f"misnamed {name}" in found.notes[0]
 
 
-OTHERS_SEGS = ("T1_seg unet3d_seg sam_seg ms_lesion_seg tumor_bed_mask gtv_seg et_seg seg_ET wt_seg seg_wt").split()
-OTHERS_SEGS += "seg_old seg_v2 seg_v02 seg_t1space sim_seg my_seg sam22_seg GTV01_seg wm01_seg t1_01_seg".split()
+OTHERS_SEGS = [
+    *("T1_seg", "unet3d_seg", "sam_seg", "ms_lesion_seg", "tumor_bed_mask", "gtv_seg", "et_seg"),
+    *("seg_ET", "wt_seg", "seg_wt", "seg_old", "seg_v2", "seg_v02", "seg_t1space"),
+    *("sim_seg", "my_seg", "sam22_seg", "GTV01_seg", "wm01_seg", "t1_01_seg"),
+]
 
 
 @pytest.mark.parametrize("stem", OTHERS_SEGS)

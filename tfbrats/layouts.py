@@ -18,6 +18,7 @@ from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.naming import Telling
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
+_FEW = 4  # of many alike, that are shown
 _CARD = "tfbrats.json"  # lies where tfbrats has put segmentations
 _UNTOLD = "2023"  # whose values are written where neither names nor masks tell any
 
@@ -122,13 +123,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     tellings = _tellings(str(root), groups, edition)
     cases = _cases(groups, tellings, edition, notes)
     guesses = _guesses(tellings, cases, edition)
-    doubled = _doubled([case.case_id for case in cases])
-    if doubled:
-        first = [case.paths()[:1] for case in cases if case.case_id == doubled[0]]
-        raise InputError(
-            f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each; {doubled[0]} lies in "
-            f"{' and in '.join(files.parent(path) for paths in first for path in paths)}."
-        )
+    _check_doubled(str(root), cases)
     of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
     patient_tables = [path for path in listing if patients.TABLE.search(files.name(path))]
     return Dataset(
@@ -153,7 +148,7 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
         groups += decathlon.read(table, inside, edition, leftovers)
     names, others = bids.split(niftis, _top(root))
     groups += bids.read(names, leftovers)
-    groups += brats_folders.read(others, leftovers)
+    groups += brats_folders.read(others, leftovers, _top(root))
     present = set(listing)
     for group in groups:
         for path in group.masks[:]:
@@ -242,8 +237,15 @@ def _cases(
         notes.append(
             f"{undrawn} of {len(groups)} cases have no expert's mask: their publisher gives some alone"
         )
+    withheld = {g.case_id for g in groups if not g.masks and naming.is_withheld(g.case_id, g.folder)}
+    if labelled and withheld:
+        notes.append(
+            f"{counted(len(withheld), 'case')} of a challenge's validation or testing data, published without "
+            "masks: in no split"
+        )
     cases = []
     for group, telling in zip(groups, tellings, strict=True):
+        group.is_test |= group.case_id in withheld
         images, label = group.settle()
         cases.append(
             CaseFiles(
@@ -333,8 +335,18 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
                 )
 
 
-def _doubled(items: Sequence[str]) -> list[str]:
-    return sorted({item for item in items if items.count(item) > 1}) if len(set(items)) < len(items) else []
+def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
+    """Raises InputError where two cases have one id: no split, record or score could tell them apart."""
+    counts = Counter(case.case_id for case in cases)
+    doubled = sorted(case_id for case_id, count in counts.items() if count > 1)
+    if not doubled:
+        return
+    folders = [files.parent(one.images[0][1]) for one in cases if one.case_id == doubled[0]]
+    shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
+    raise InputError(
+        f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "
+        "they are copies; if they are of two patients or visits, put the patient's name in the files' names."
+    )
 
 
 def _nearest(listing: Sequence[str]) -> str:

@@ -32,8 +32,9 @@ _PROGRAM = {
         "staple",
         "fused",
     ),
-    *("fusion", "majority", "simple", "nnunet", "unet", "sam", "medsam", "deepmedic", "monai", "swinunetr", "tfbrats", "hdglio"),
+    *("fusion", "majority", "simple", "nnunet", "unet", "deepmedic", "monai", "swinunetr", "tfbrats", "hdglio"),
     *("brainles", "synthseg", "fastsurfer", "freesurfer", "samseg", "fmriprep", "smriprep", "derived"),
+    *("sam", "medsam"),
 }
 _ELSE = {
     *(
