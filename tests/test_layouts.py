@@ -515,3 +515,28 @@ def test_a_training_case_without_its_mask_is_missed(tmp_path):
     for case_id, seg in (("BraTS20_Training_001", True), ("BraTS20_Training_002", False)):
         touch(tmp_path, *(f"BraTS2020_TrainingData/{name}" for name in brats_names(case_id, seg=seg)))
     assert [one.label_expected for one in layouts.find(tmp_path).cases] == [True, True]
+
+
+def test_where_no_case_is_found_the_reasons_are_told(place):
+    touch(place, "sub-01/anat/sub-01_label-tumor_dseg.nii.gz", "derivatives/n4/sub-01/anat/sub-01_T1w.nii.gz")
+    with pytest.raises(
+        InputError, match=r"no case found among 2 files(.|\n)*T1w.nii.gz: a scan under derivatives"
+    ):
+        layouts.find(place)
+
+
+@pytest.mark.parametrize(
+    ("folder", "files_id", "is_told"),
+    [
+        ("BraTS2021_00001", "BraTS2021_00002", True),
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", True),
+        ("BraTS-GLI-00001", "BraTS-GLI-00001-001", False),
+        ("train", "BraTS2021_00002", False),
+        ("001", "0001", False),
+    ],
+)
+def test_a_folder_with_another_cases_name_than_its_files_is_told(tmp_path, folder, files_id, is_told):
+    touch(tmp_path, *(f"{folder}/{files_id}_{kind}.nii.gz" for kind in (*MODALITIES, "seg")))
+    (found,) = layouts.find(tmp_path, "2021").cases
+    assert found.case_id == files_id and found.label
+    assert found.notes == (f"its folder is named {folder}: its files' names are taken",) * is_told

@@ -86,7 +86,16 @@ def _add(folder: _Folder, place: str, name: ScanName, path: str, layout: str | N
         case_id = _with_patient(file_id, case_folder(place), root)
         group = folder.groups[key] = Group(case_id, layout or _layout_of(place), place, file_id=file_id)
         group.mask_published = group.layout == UPENN
+        if _is_anothers(files.name(place), file_id):
+            group.notes.append(f"its folder is named {files.name(place)}: its files' names are taken")
     folder.groups[key].scans[name.modality].append((path, None, name.treatment))
+
+
+def _is_anothers(folder: str, file_id: str) -> bool:
+    """Whether a folder's name is an id as its files have, with other numbers: BraTS2021_00001 and _00002."""
+    shapes = [re.sub(r"\d+", "#", name.lower()) for name in (folder, file_id)]
+    numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in (folder, file_id)]
+    return shapes[0] == shapes[1] and numbers[0] != numbers[1]
 
 
 def _with_patient(file_id: str, place: str, root: str) -> str:

@@ -119,6 +119,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
             f"{root}: no case found among {len(listing)} files. Looked for\n  "
             + "\n  ".join(LAYOUTS)
             + _nearest(listing)
+            + _reasons(notes)
         )
     tellings = _tellings(str(root), groups, edition)
     cases = _cases(groups, tellings, edition, notes)
@@ -347,6 +348,12 @@ def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
         f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "
         "they are copies; if they are of two patients or visits, put the patient's name in the files' names."
     )
+
+
+def _reasons(notes: Sequence[str]) -> str:
+    """Why files were left out, below the error that no case is found."""
+    more = [f"... and {len(notes) - _FEW} more"] * (len(notes) > _FEW)
+    return "".join(f"\n  {note}" for note in (*notes[:_FEW], *more))
 
 
 def _nearest(listing: Sequence[str]) -> str:
