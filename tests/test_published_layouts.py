@@ -132,7 +132,7 @@ def test_a_bids_mask_whose_subject_is_in_two_places_says_so(tmp_path):
     *scans, mask = bids("sub-001")
     touch(tmp_path, mask, *(path.replace("sub-001", "sub-003") for path in scans))
     touch(tmp_path, *(f"{site}/{path}" for path in scans for site in ("a", "b")))
-    with pytest.raises(InputError, match="sub-001 stands in .*/a/sub-001/anat and in .*/b/sub-001/anat"):
+    with pytest.raises(InputError, match=r"sub-001 stands in .*/a/sub-001/anat and in .*/b/sub-001/anat"):
         layouts.find(tmp_path, "2021")
 
 
@@ -403,3 +403,59 @@ def test_masks_of_the_test_images_are_read(tmp_path):
     assert [files.name(one.label) for one in dataset.cases] == ["c1.nii.gz", "c2.nii.gz", "c3.nii.gz"]
     (note,) = dataset.notes
     assert "labelsTs: masks of 1 case in imagesTs, read as those in labelsTr" in note
+
+
+# --- outputs that would be read as references -----------------------------------------------------------
+
+
+def check_output(place, output, *scans, edition="2021"):
+    touch(place, *scans)
+    layouts.check_outputs(layouts.find(place, edition).cases, [files.join(place, *output.split("/"))])
+
+
+UPENN_CASE = "UPENN-GBM-00001_11"
+PLACES = {  # scans, an output that the reader would take, one that it would not
+    "upenn": (
+        [
+            f"images_structural/{UPENN_CASE}/{UPENN_CASE}_{kind}.nii.gz"
+            for kind in ("T1", "T1GD", "T2", "FLAIR")
+        ],
+        f"images_segm/{UPENN_CASE}_segm.nii.gz",
+        f"automated_segm/{UPENN_CASE}_segm.nii.gz",
+    ),
+    "bids": (bids("sub-001")[:4], bids("sub-001")[4], "derivatives/tfbrats/sub-001/anat/sub-001_dseg.nii.gz"),
+    "folders": ([f"c1/{kind}/x.nii.gz" for kind in MODALITIES], "c1/seg/c1.nii.gz", "c1/out/c1.nii.gz"),
+    "visits": ([f"P1/2019-01-01/{kind}.nii" for kind in MODALITIES], "P1/2019-01-01/seg.nii", "P1/seg.nii"),
+}
+
+
+@pytest.mark.parametrize("layout", PLACES)
+def test_a_prediction_is_not_written_where_any_reader_would_take_it_for_an_experts(place, layout):
+    scans, taken, left = PLACES[layout]
+    with pytest.raises(InputError, match="would be read as the expert's mask of"):
+        check_output(place, taken, *scans)
+    check_output(place, left, *scans)
+
+
+def test_nor_into_nnunets_masks(place):
+    cases = nnunet(place, "labelsTr/c1.nii.gz").cases
+    for name in ("labelsTr/c2.nii.gz", "labelsTs/c3.nii.gz"):
+        with pytest.raises(InputError, match=r"would be read as the expert's mask of c[23]"):
+            layouts.check_outputs(cases, [files.join(place, *name.split("/"))])
+    layouts.check_outputs(cases, [files.join(place, "predictions", "c2.nii.gz")])
+
+
+# --- spaces ---------------------------------------------------------------------------------------------
+
+
+def test_names_may_have_spaces(tmp_path):
+    touch(
+        tmp_path, *(f"my data/Patient 01/Patient 01 {kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "t2 flair"))
+    )
+    touch(tmp_path, "my data/Patient 01/Patient 01 tumor seg.nii.gz")
+    touch(tmp_path, *(f"my data/Patient 02/{kind} brain.nii.gz" for kind in MODALITIES))
+    first, second = layouts.find(tmp_path, "2020").cases
+    assert (first.case_id, second.case_id) == ("Patient 01", "Patient 02")
+    assert images_of(first)["flair"] == "Patient 01 t2 flair.nii.gz" and len(first.images) == 4
+    assert files.name(first.label) == "Patient 01 tumor seg.nii.gz" and not first.notes
+    assert images_of(second) == {kind: f"{kind} brain.nii.gz" for kind in MODALITIES}

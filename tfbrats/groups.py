@@ -35,8 +35,8 @@ def scan_name(stem: str) -> ScanName | None:
     treatment: list[str] = []
     rest = stem
     while True:
-        flair = re.match(r"(?:(.+)[_\-.])?t2w?[_\-]flair$", rest, re.IGNORECASE)
-        match = re.match(r"(?:(.+)[_\-.])?([A-Za-z0-9]+)$", rest)
+        flair = re.match(r"(?:(.+)[_\-. ])?t2w?[_\- ]flair$", rest, re.IGNORECASE)
+        match = re.match(r"(?:(.+)[_\-. ])?([A-Za-z0-9]+)$", rest)
         if flair or match is None:
             break
         word = match.group(2).lower()
@@ -53,7 +53,7 @@ def scan_name(stem: str) -> ScanName | None:
 
 # BraTS-Toolkit: CASE_hdbet_brats_fla.nii.gz, or hdbet_brats_fla.nii.gz in a folder of the case.
 _PROCESS = re.compile(
-    rf"(?:^|[_\-.])({'|'.join((*STRIPPED, 'n4'))})((?:[_\-.](?:brats|bet|n4|space|native))*)$", re.IGNORECASE
+    rf"(?:^|[_\-. ])({'|'.join((*STRIPPED, 'n4'))})((?:[_\-.](?:brats|bet|n4|space|native))*)$", re.IGNORECASE
 )
 _PROCESS_FOLDER = re.compile(r"(?:hd-?bet|bet|n4)?[_\-.]?(?:brats|native)?[_\-.]?space", re.IGNORECASE)
 

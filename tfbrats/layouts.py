@@ -7,6 +7,7 @@ understood is listed, and finding nothing is an error that says what was looked 
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -314,26 +315,42 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
 
     Data is never overwritten, and what a model predicted never taken for an expert's mask.
     """
-    inputs = {files.canonical(path): path for one in cases for path in one.paths()}
-    case_of_folder: dict[str, set[str]] = {}
-    for one in cases:
-        for _, path, _ in one.images:
-            case_of_folder.setdefault(files.canonical(files.parent(path)), set()).add(one.case_id)
-    for output in outputs:
-        if files.canonical(output) in inputs:
+    case_of_scan = {files.canonical(path): one.case_id for one in cases for _, path, _ in one.images}
+    inputs = {*case_of_scan, *(files.canonical(one.label) for one in cases if one.label)}
+    written = {files.canonical(output): output for output in outputs}
+    for path, output in written.items():
+        if path in inputs:
             raise InputError(
                 f"{output}: belongs to the input, which is never overwritten. Choose another --output."
             )
-        stem = nifti_stem(output) or ""
-        beside = case_of_folder.get(files.canonical(files.parent(output) or "."), ())
-        for case_id in beside:
-            words = references.words_of(stem.removeprefix(case_id))
-            is_its = stem.startswith(case_id) or len(beside) == 1
-            if is_its and words and references.objection(words) is None:
-                raise InputError(
-                    f"{output}: would be read as the expert's mask of {case_id} from now on, as it lies beside "
-                    "that case's scans. Choose another name or folder as --output."
-                )
+    new = {path for path in written if nifti_stem(path) is not None}
+    listing = [*sorted(inputs), *_tables_of(cases), *sorted(new)]
+    # Label names were understood, or overruled, when the cases were found: no edition is asked for again.
+    for group in _groups(_common_folder(listing), listing, _UNTOLD, []):
+        for path in new.intersection(group.masks):
+            scan = next(path for scans in group.scans.values() for path, *_ in scans)
+            raise InputError(
+                f"{written[path]}: would be read as the expert's mask of "
+                f"{case_of_scan.get(scan, group.case_id)} from now on, by its name and folder. Choose another "
+                "name or folder as --output."
+            )
+
+
+def _tables_of(cases: Sequence[CaseFiles]) -> set[str]:
+    """The dataset.json that each case's layout was read from, if any."""
+    folders = {
+        re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
+        for one in cases
+        if one.layout in (decathlon.MSD, decathlon.NNUNET)
+        for _, path, _ in one.images
+    }
+    return {files.join(folder, decathlon.TABLE) for folder in folders}
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return "/".join(first[: min(same, len(first) - 1)])
 
 
 def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
