@@ -398,6 +398,15 @@ def test_a_mask_that_no_scan_has_the_name_of_is_told(place):
     ]
 
 
+def test_two_files_of_one_name_are_a_problem_that_names_both(tmp_path):
+    dataset = nnunet(tmp_path, "labelsTr/c1.nii.gz", "labelsTr/c1.nii", "imagesTr/c2_0003.nii")
+    assert [one.problems for one in dataset.cases] == [
+        ("c1.nii and c1.nii.gz are both seg. Keep one of them.",),
+        ("c2_0003.nii and c2_0003.nii.gz are both flair. Keep one of them.",),
+        (),
+    ]
+
+
 def test_masks_of_the_test_images_are_read(tmp_path):
     dataset = nnunet(tmp_path, "labelsTr/c1.nii.gz", "labelsTr/c2.nii.gz", "labelsTs/c3.nii.gz")
     assert [files.name(one.label) for one in dataset.cases] == ["c1.nii.gz", "c2.nii.gz", "c3.nii.gz"]

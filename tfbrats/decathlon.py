@@ -3,6 +3,7 @@
 Channels and labels are read by their names in it, not by their places. Opens no image.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -74,22 +75,21 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
         InputError: the table does not say what a channel or a label is.
     """
     modalities, schema = _contents(table, edition)
-    masks: dict[str, dict[str, str]] = {part: {} for part in _PARTS.values()}  # folder -> case id -> path
-    scans: dict[tuple[str, str], dict[int | None, str]] = defaultdict(
-        dict
-    )  # (folder, case id) -> channel -> path
+    # Folder -> case id -> its masks, and (folder, case id) -> channel -> its scans: more than one is a problem.
+    masks: dict[str, dict[str, list[str]]] = {part: {} for part in _PARTS.values()}
+    scans: dict[tuple[str, str], dict[int | None, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in niftis:
         part = path.removeprefix(f"{table}/").split("/")[0]
         stem = nifti_stem(path)
         split_files = _CHANNEL.fullmatch(stem)
         if part in masks:
-            masks[part][stem] = path
+            masks[part].setdefault(stem, []).append(path)
         elif part not in _PARTS:
             leftovers.add(path, "not in imagesTr, imagesTs, labelsTr or labelsTs, left out")
         elif split_files:
-            scans[part, split_files.group(1)][int(split_files.group(2))] = path
+            scans[part, split_files.group(1)][int(split_files.group(2))].append(path)
         else:
-            scans[part, stem][None] = path
+            scans[part, stem][None].append(path)
     groups = []
     for (part, case_id), by_channel in sorted(scans.items()):
         stacked = None in by_channel  # one 4-D file: the Decathlon
@@ -101,7 +101,8 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
         for number, modality in modalities.items():
             if stacked or number in by_channel:
                 channel = number if stacked else None
-                group.scans[modality].append((by_channel[None if stacked else number], channel, ()))
+                paths = by_channel[None if stacked else number]
+                group.scans[modality] += [(path, channel, ()) for path in paths]
         _give_mask(group, masks[_PARTS[part]])
         if own_schema is not None and own_schema.ignored is not None:
             leftovers.add(
@@ -110,7 +111,7 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
             )
         groups.append(group)
     for part, unused in masks.items():
-        for path in unused.values():
+        for path in itertools.chain.from_iterable(unused.values()):
             leftovers.add(path, f"no scan in {part.replace('labels', 'images')} has its name, left out")
     drawn = sum(group.is_test and bool(group.masks) for group in groups)
     if drawn:
@@ -118,11 +119,12 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
     return groups
 
 
-def _give_mask(group: Group, masks: dict[str, str]) -> None:
+def _give_mask(group: Group, masks: dict[str, list[str]]) -> None:
     """Moves a case's mask out of `masks` (by id) to the case; one in other letter case is told."""
-    alike = [stem for stem in masks if stem.lower() == group.case_id.lower()]
     if group.case_id in masks:
-        group.masks.append(masks.pop(group.case_id))
-    elif len(alike) == 1:
-        group.misnamed.append(masks.pop(alike[0]))
+        group.masks += masks.pop(group.case_id)
+        return
+    alike = [stem for stem in masks if stem.lower() == group.case_id.lower()]
+    if len(alike) == 1:
+        group.misnamed += masks.pop(alike[0])
         group.masks += group.misnamed
