@@ -477,6 +477,13 @@ def test_one_patients_name_in_several_folders_of_visits(place):
     assert all(one.label and one.case_id[:4] in one.label for one in dataset.cases)
 
 
+def test_a_visit_has_one_id_whichever_folder_is_given(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"P1/2019-01-01/{kind}.nii.gz" for kind in MODALITIES))
+    monkeypatch.chdir(tmp_path / "P1")
+    for root in (tmp_path, tmp_path / "P1" / "2019-01-01", "2019-01-01", ".."):
+        assert [one.case_id for one in layouts.find(root, "2020").cases] == ["P1_2019-01-01"]
+
+
 @pytest.mark.parametrize("folder", ["images/D01", "train/M3", "scan_001", "sets/study5", "2019-01-01"])
 def test_a_case_below_no_patients_folder_keeps_its_name(tmp_path, folder):
     touch(tmp_path, *(f"{folder}/{kind}.nii.gz" for kind in MODALITIES))

@@ -103,7 +103,7 @@ def _with_patient(file_id: str, place: str, root: str) -> str:
     if not naming.is_time_point(file_id):
         return file_id
     above = files.parent(place) if files.name(place).lower() == file_id.lower() else place
-    if not above or len(above.rstrip("/")) <= len(root.rstrip("/")):
+    if not above or above.rstrip("/") == root.rstrip("/"):
         return file_id
     return naming.id_of_visit(file_id, _with_patient(files.name(above), above, root))
 
