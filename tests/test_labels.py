@@ -307,3 +307,51 @@ def test_of_two_values_for_one_tissue_the_first_is_written():
     tissues = schema.to_tissues(np.array([0, 1, 2, 3, 4]), "x")
     assert tissues.tolist() == [0, Tissue.ET, Tissue.NCR, Tissue.NCR, Tissue.ED]
     assert schema.to_values(tissues, "x").tolist() == [0, 1, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "tissue"),
+    [
+        ("non-contrast-enhancing tumor", "NCR"),
+        ("non-gadolinium-enhancing", "NCR"),
+        ("non_enhancing", "NCR"),
+        ("not enhancing tumor", "NCR"),
+        ("unenhancing", "NCR"),
+        ("non-enhanced", "NCR"),
+        ("necrotic/non-enhancing", "NCR"),
+        ("necrosis in resection margin", "NCR"),
+        ("contrast-enhancing tumor", "ET"),
+        ("GD-enhancing tumor", "ET"),
+        ("surrounding non-enhancing FLAIR hyperintensity", "ED"),
+        ("FLAIR hyperintensity without enhancing tumor", "ED"),
+        ("peritumoral edematous/invaded tissue", "ED"),
+        ("surgical cavity", "RC"),
+        ("resection cavity", "RC"),
+        ("non-enhancing cystic component", "CC"),
+    ],
+)
+def test_a_name_of_a_dataset_json_means_its_tissue(name, tissue):
+    schema = label_names.schema_from_names({"background": 0, name: 1}, "dataset.json")
+    assert schema.tissue_of_value[1].name == tissue
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"cystic or necrotic core": 1}, "'cystic or necrotic core' may mean CC or NCR"),
+        ({"enhancing and non-enhancing tumor": 1}, "may mean NCR or ET"),
+        ({"edema and non-enhancing tumor": 1}, "may mean NCR or ED"),
+        ({"enhancing": 1, "residual enhancing": 4}, "values 1 and 4 .* both mean ET"),
+        ({"edema": 1, "SNFH": 2}, "values 1 and 2 .* both mean ED"),
+        ({"resection cavity": 1, "RC": 2}, "values 1 and 2 .* both mean RC"),
+    ],
+)
+def test_a_name_that_may_be_two_tissues_and_two_values_of_one_are_refused(names, words):
+    with pytest.raises(InputError, match=words):
+        label_names.schema_from_names({"background": 0, **names}, "dataset.json")
+
+
+def test_necrosis_and_non_enhancing_tumour_may_have_a_value_each():
+    names = {"background": 0, "necrosis": 1, "non-enhancing tumor": 2, "edema": 3, "enhancing": 4}
+    tissues = label_names.schema_from_names(names, "dataset.json").tissue_of_value
+    assert [tissues[value].name for value in range(5)] == ["BACKGROUND", "NCR", "NCR", "ED", "ET"]

@@ -2,7 +2,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import case, files, layouts, phantom
+from tfbrats import case, files, layouts, phantom, splits
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
 
@@ -268,7 +268,7 @@ def test_the_misnamed_mask_of_case_355_is_recognised_and_noted(tmp_path):
     assert case.load(misnamed).label.any()
 
 
-@pytest.mark.parametrize("mask", ["W39_1998.09.19_Segm.nii", "P17_2001_seg.nii.gz", "Z_seg.nii", "AAA_seg.nii"])
+@pytest.mark.parametrize("mask", ["W39_1998.09.19_Segm.nii", "P17_2001_seg.nii.gz", "AAA12_seg.nii"])
 def test_a_lone_mask_of_another_name_is_taken_and_noted(place, mask):
     touch(place, *brats_names("BraTS20_Training_355", seg=False), f"BraTS20_Training_355/{mask}")
     (found,) = layouts.find(place).cases
@@ -278,10 +278,10 @@ def test_a_lone_mask_of_another_name_is_taken_and_noted(place, mask):
 
 def test_two_masks_of_other_names_are_a_problem_that_names_both(place):
     touch(place, *brats_names("BraTS20_Training_001", seg=False))
-    touch(place, "BraTS20_Training_001/a_Segm.nii", "BraTS20_Training_001/b_Segm.nii")
+    touch(place, "BraTS20_Training_001/A12_Segm.nii", "BraTS20_Training_001/B34_Segm.nii")
     (found,) = layouts.find(place).cases
     (problem,) = found.problems
-    assert "a_Segm.nii" in problem and "b_Segm.nii" in problem and not found.notes
+    assert "A12_Segm.nii" in problem and "B34_Segm.nii" in problem and not found.notes
 
 
 def test_a_mask_is_not_lent_to_the_neighbour_in_one_folder(place):
@@ -443,3 +443,107 @@ def test_a_decathlon_and_brats_folders_may_lie_under_one_root(place):
     decathlon = dataset.cases[0]
     assert [channel for _, _, channel in decathlon.images] == [0, 1, 2, 3]
     assert decathlon.schema == EDITIONS["msd"]
+
+
+# --- visits, and cases without masks --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{patient}/{visit}/{kind}.nii.gz",
+        "{patient}/{visit}/{visit}_{kind}.nii.gz",
+        "set/{patient}/{visit}_{kind}.nii.gz",
+    ],
+)
+@pytest.mark.parametrize("visit", ["2019-01-01", "week-000-1", "baseline", "visit2", "T1"])
+def test_visits_in_folders_of_a_patient_are_the_patients(tmp_path, pattern, visit):
+    for patient in ("P1", "P2"):
+        for date in (visit, "2020-01-02"):
+            names = (pattern.format(patient=patient, visit=date, kind=k) for k in (*MODALITIES, "seg"))
+            touch(tmp_path, *names)
+    dataset = layouts.find(tmp_path, "2020")
+    assert dataset.patient_of == {f"{p}_{v}": p for p in ("P1", "P2") for v in (visit, "2020-01-02")}
+    for one in dataset.cases:
+        assert files.parent(one.label) == files.parent(one.images[0][1]) and not one.problems
+
+
+def test_one_patients_name_in_several_folders_of_visits(place):
+    for visit in ("2019-01-01", "2020-01-02"):
+        touch(place, *(f"Pat1/{visit}/Pat1_{kind}.nii.gz" for kind in (*MODALITIES, "seg")))
+    touch(place, *(f"Pat2/2019-01-01/Pat2_{kind}.nii.gz" for kind in (*MODALITIES, "seg")))
+    dataset = layouts.find(place, "2020")
+    assert dataset.patient_of == {"Pat1_2019-01-01": "Pat1", "Pat1_2020-01-02": "Pat1", "Pat2": "Pat2"}
+    assert all(one.label and one.case_id[:4] in one.label for one in dataset.cases)
+
+
+def test_a_visit_has_one_id_whichever_folder_is_given(tmp_path, monkeypatch):
+    touch(tmp_path, *(f"P1/2019-01-01/{kind}.nii.gz" for kind in MODALITIES))
+    monkeypatch.chdir(tmp_path / "P1")
+    for root in (tmp_path, tmp_path / "P1" / "2019-01-01", "2019-01-01", ".."):
+        assert [one.case_id for one in layouts.find(root, "2020").cases] == ["P1_2019-01-01"]
+
+
+@pytest.mark.parametrize("folder", ["images/D01", "train/M3", "scan_001", "sets/study5", "2019-01-01"])
+def test_a_case_below_no_patients_folder_keeps_its_name(tmp_path, folder):
+    touch(tmp_path, *(f"{folder}/{kind}.nii.gz" for kind in MODALITIES))
+    assert [one.case_id for one in layouts.find(tmp_path, "2020").cases] == [folder.rsplit("/", 1)[-1]]
+
+
+def test_one_name_in_two_folders_is_an_error_that_names_the_scans_folders(place):
+    for site in ("a", "b"):
+        touch(place, *(f"{site}/case/{kind}.nii.gz" for kind in (*MODALITIES, "seg")))
+    with pytest.raises(InputError, match=r"/a/case and in .*/b/case.* copies; .*put the patient's name"):
+        layouts.find(place, "2020")
+
+
+@pytest.mark.parametrize(
+    ("folder", "case_id"),
+    [
+        ("MICCAI_BraTS2020_ValidationData", "BraTS20_Validation_001"),
+        ("other", "BraTS20_Validation_001"),
+        ("Brats17ValidationData", "Brats17_CBICA_ACE_1"),
+        ("RSNA-ASNR-MICCAI-BraTS-2021/BraTS2021_ValidationSet", "BraTS2021_00009"),
+        ("ASNR-MICCAI-BraTS2023-GLI-Challenge-ValidationData", "BraTS-GLI-00009-000"),
+    ],
+)
+def test_a_challenges_validation_cases_lack_no_mask_and_are_in_no_split(tmp_path, folder, case_id):
+    touch(tmp_path, *brats_names("BraTS20_Training_001"))
+    touch(tmp_path, *(f"{folder}/{name}" for name in brats_names(case_id, seg=False)))
+    dataset = layouts.find(tmp_path)
+    expected = {one.case_id: one.label_expected for one in dataset.cases}
+    assert expected == {case_id: False, "BraTS20_Training_001": True}
+    assert any(note.startswith("1 case of a challenge's validation") for note in dataset.notes)
+    split = splits.split_cases(dataset, (1, 0, 0), 0)
+    assert split == {"train": ["BraTS20_Training_001"], "validation": [], "test": []}
+
+
+def test_a_training_case_without_its_mask_is_missed(tmp_path):
+    for case_id, seg in (("BraTS20_Training_001", True), ("BraTS20_Training_002", False)):
+        touch(tmp_path, *(f"BraTS2020_TrainingData/{name}" for name in brats_names(case_id, seg=seg)))
+    assert [one.label_expected for one in layouts.find(tmp_path).cases] == [True, True]
+
+
+def test_where_no_case_is_found_the_reasons_are_told(place):
+    touch(place, "sub-01/anat/sub-01_label-tumor_dseg.nii.gz", "derivatives/n4/sub-01/anat/sub-01_T1w.nii.gz")
+    with pytest.raises(
+        InputError, match=r"no case found among 2 files(.|\n)*T1w.nii.gz: a scan under derivatives"
+    ):
+        layouts.find(place)
+
+
+@pytest.mark.parametrize(
+    ("folder", "files_id", "is_told"),
+    [
+        ("BraTS2021_00001", "BraTS2021_00002", True),
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", True),
+        ("BraTS-GLI-00001", "BraTS-GLI-00001-001", False),
+        ("train", "BraTS2021_00002", False),
+        ("001", "0001", False),
+    ],
+)
+def test_a_folder_with_another_cases_name_than_its_files_is_told(tmp_path, folder, files_id, is_told):
+    touch(tmp_path, *(f"{folder}/{files_id}_{kind}.nii.gz" for kind in (*MODALITIES, "seg")))
+    (found,) = layouts.find(tmp_path, "2021").cases
+    assert found.case_id == files_id and found.label
+    assert found.notes == (f"its folder is named {folder}: its files' names are taken",) * is_told

@@ -109,6 +109,33 @@ def test_bids_with_and_without_sessions(place):
     assert "sub-001_task-x_bold.nii.gz: another kind of file" in note
 
 
+def test_bids_with_its_raw_data_and_derivatives_side_by_side(place):
+    for path in (*bids("sub-001"), *bids("sub-002", "01")):
+        touch(place, path if path.startswith("derivatives") else f"rawdata/{path}")
+    touch(place, *(f"sourcedata/{path}" for path in bids("sub-001")[:4]))
+    touch(place, "sourcedata/sub-001/anat/sub-001_label-tumor_dseg.nii.gz")
+    dataset = layouts.find(place, "2021")
+    for found in dataset.cases:
+        assert "/derivatives/manual/" in found.label and not found.problems and not found.notes
+        assert all("/rawdata/" in path for _, path, _ in found.images)
+    assert [found.case_id for found in dataset.cases] == ["sub-001", "sub-002_ses-01"]
+    (note,) = dataset.notes
+    assert "/sourcedata/" in note and "and 4 more files: under sourcedata, left out" in note
+
+
+def test_bids_source_data_alone_are_read(tmp_path):
+    touch(tmp_path, *(f"sourcedata/{path}" for path in bids("sub-001")[:4]))
+    assert [found.case_id for found in layouts.find(tmp_path, "2021").cases] == ["sub-001"]
+
+
+def test_a_bids_mask_whose_subject_is_in_two_places_says_so(tmp_path):
+    *scans, mask = bids("sub-001")
+    touch(tmp_path, mask, *(path.replace("sub-001", "sub-003") for path in scans))
+    touch(tmp_path, *(f"{site}/{path}" for path in scans for site in ("a", "b")))
+    with pytest.raises(InputError, match=r"sub-001 stands in .*/a/sub-001/anat and in .*/b/sub-001/anat"):
+        layouts.find(tmp_path, "2021")
+
+
 def test_bids_with_masks_asks_for_the_edition_and_without_does_not(place):
     touch(place, *bids("sub-001"))
     with pytest.raises(InputError, match=r"edition of sub-001 .*--edition with one of 2017"):
@@ -341,3 +368,103 @@ def test_bids_names_in_one_folder_are_one_case(place):
     )
     (found,) = layouts.find(place, "2021").cases
     assert found.case_id == "sub-001" and len(found.images) == 4 and found.label
+
+
+# --- nnU-Net's folders ----------------------------------------------------------------------------------
+
+
+def nnunet(place, *masks, cases=("imagesTr/c1", "imagesTr/c2", "imagesTs/c3")):
+    labels = {"background": 0, "edema": 1, "necrosis": 2, "enhancing": 3}
+    channels = {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
+    files.write_json(files.join(place, "dataset.json"), {"channel_names": channels, "labels": labels})
+    touch(place, *(f"{case_id}_{n:04d}.nii.gz" for case_id in cases for n in range(4)), *masks)
+    return layouts.find(place)
+
+
+def test_a_mask_in_another_letter_case_is_its_cases_and_told(tmp_path):
+    dataset = nnunet(tmp_path, "labelsTr/C1.nii.gz", "labelsTr/c2.nii.gz")
+    first, second, third = dataset.cases
+    assert files.name(first.label) == "C1.nii.gz" and "misnamed C1.nii.gz" in first.notes[0]
+    assert files.name(second.label) == "c2.nii.gz" and not second.notes
+    assert third.label is None and not third.label_expected and not dataset.notes
+
+
+def test_a_mask_that_no_scan_has_the_name_of_is_told(place):
+    dataset = nnunet(place, "labelsTr/c1.nii.gz", "labelsTr/c9.nii.gz", "labelsTr/c3.nii.gz")
+    assert [bool(one.label) for one in dataset.cases] == [True, False, False]
+    assert [note.split("/")[-1] for note in dataset.notes] == [
+        "c3.nii.gz: no scan in imagesTr has its name, left out",
+        "c9.nii.gz: no scan in imagesTr has its name, left out",
+    ]
+
+
+def test_two_files_of_one_name_are_a_problem_that_names_both(tmp_path):
+    dataset = nnunet(tmp_path, "labelsTr/c1.nii.gz", "labelsTr/c1.nii", "imagesTr/c2_0003.nii")
+    assert [one.problems for one in dataset.cases] == [
+        ("c1.nii and c1.nii.gz are both seg. Keep one of them.",),
+        ("c2_0003.nii and c2_0003.nii.gz are both flair. Keep one of them.",),
+        (),
+    ]
+
+
+def test_masks_of_the_test_images_are_read(tmp_path):
+    dataset = nnunet(tmp_path, "labelsTr/c1.nii.gz", "labelsTr/c2.nii.gz", "labelsTs/c3.nii.gz")
+    assert [files.name(one.label) for one in dataset.cases] == ["c1.nii.gz", "c2.nii.gz", "c3.nii.gz"]
+    (note,) = dataset.notes
+    assert "labelsTs: masks of 1 case in imagesTs, read as those in labelsTr" in note
+
+
+# --- outputs that would be read as references -----------------------------------------------------------
+
+
+def check_output(place, output, *scans, edition="2021"):
+    touch(place, *scans)
+    layouts.check_outputs(layouts.find(place, edition).cases, [files.join(place, *output.split("/"))])
+
+
+UPENN_CASE = "UPENN-GBM-00001_11"
+PLACES = {  # scans, an output that the reader would take, one that it would not
+    "upenn": (
+        [
+            f"images_structural/{UPENN_CASE}/{UPENN_CASE}_{kind}.nii.gz"
+            for kind in ("T1", "T1GD", "T2", "FLAIR")
+        ],
+        f"images_segm/{UPENN_CASE}_segm.nii.gz",
+        f"automated_segm/{UPENN_CASE}_segm.nii.gz",
+    ),
+    "bids": (bids("sub-001")[:4], bids("sub-001")[4], "derivatives/tfbrats/sub-001/anat/sub-001_dseg.nii.gz"),
+    "folders": ([f"c1/{kind}/x.nii.gz" for kind in MODALITIES], "c1/seg/c1.nii.gz", "c1/out/c1.nii.gz"),
+    "visits": ([f"P1/2019-01-01/{kind}.nii" for kind in MODALITIES], "P1/2019-01-01/seg.nii", "P1/seg.nii"),
+}
+
+
+@pytest.mark.parametrize("layout", PLACES)
+def test_a_prediction_is_not_written_where_any_reader_would_take_it_for_an_experts(place, layout):
+    scans, taken, left = PLACES[layout]
+    with pytest.raises(InputError, match="would be read as the expert's mask of"):
+        check_output(place, taken, *scans)
+    check_output(place, left, *scans)
+
+
+def test_nor_into_nnunets_masks(place):
+    cases = nnunet(place, "labelsTr/c1.nii.gz").cases
+    for name in ("labelsTr/c2.nii.gz", "labelsTs/c3.nii.gz"):
+        with pytest.raises(InputError, match=r"would be read as the expert's mask of c[23]"):
+            layouts.check_outputs(cases, [files.join(place, *name.split("/"))])
+    layouts.check_outputs(cases, [files.join(place, "predictions", "c2.nii.gz")])
+
+
+# --- spaces ---------------------------------------------------------------------------------------------
+
+
+def test_names_may_have_spaces(tmp_path):
+    touch(
+        tmp_path, *(f"my data/Patient 01/Patient 01 {kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "t2 flair"))
+    )
+    touch(tmp_path, "my data/Patient 01/Patient 01 tumor seg.nii.gz")
+    touch(tmp_path, *(f"my data/Patient 02/{kind} brain.nii.gz" for kind in MODALITIES))
+    first, second = layouts.find(tmp_path, "2020").cases
+    assert (first.case_id, second.case_id) == ("Patient 01", "Patient 02")
+    assert images_of(first)["flair"] == "Patient 01 t2 flair.nii.gz" and len(first.images) == 4
+    assert files.name(first.label) == "Patient 01 tumor seg.nii.gz" and not first.notes
+    assert images_of(second) == {kind: f"{kind} brain.nii.gz" for kind in MODALITIES}

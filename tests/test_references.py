@@ -118,6 +118,41 @@ def test_a_mask_called_by_what_it_is_belongs_to_the_folders_only_case(tmp_path, 
     assert files.name(found.label) == name and not found.notes
 
 
+@pytest.mark.parametrize("name", ["W39_1998.09.19_Segm.nii", "P104_seg.nii", "1998-9-19_tumor_seg.nii.gz"])
+def test_another_id_or_a_date_before_the_words_is_told_and_passed_over(tmp_path, name):
+    write_case(tmp_path, name)
+    (found,) = layouts.find(tmp_path).cases
+    assert files.name(found.label) == name and f"misnamed {name}" in found.notes[0]
+
+
+OTHERS_SEGS = [
+    *("T1_seg", "unet3d_seg", "sam_seg", "ms_lesion_seg", "tumor_bed_mask", "gtv_seg", "et_seg"),
+    *("seg_ET", "wt_seg", "seg_wt", "seg_old", "seg_v2", "seg_v02", "seg_t1space"),
+    *("sim_seg", "my_seg", "sam22_seg", "GTV01_seg", "wm01_seg", "t1_01_seg"),
+]
+
+
+@pytest.mark.parametrize("stem", OTHERS_SEGS)
+def test_short_words_and_words_with_a_number_are_no_other_ids(tmp_path, stem):
+    write_case(tmp_path, f"{stem}.nii.gz")
+    (found,) = layouts.find(tmp_path).cases
+    assert found.label is None and f"{stem}.nii.gz is not taken as its segmentation" in found.notes[0]
+
+
+@pytest.mark.parametrize("ending", ["_wt_seg", "_whole_tumor_seg", "_tumor_core_mask", "_edema_seg"])
+def test_a_mask_of_one_region_is_not_that_of_the_tissues(tmp_path, ending):
+    write_case(tmp_path, f"{CASE}{ending}.nii.gz")
+    (found,) = layouts.find(tmp_path).cases
+    assert found.label is None and "of one region alone" in found.notes[0]
+
+
+def test_a_mask_in_brats_values_is_the_tumours(tmp_path):
+    write_case(tmp_path, f"{CASE}_BraTS_tumor_seg.nii.gz")
+    (found,) = layouts.find(tmp_path).cases
+    assert files.name(found.label) == f"{CASE}_BraTS_tumor_seg.nii.gz" and not found.notes
+    assert references.words_of("FeTS_BraTSSeg") == ["fets", "brats", "seg"]
+
+
 def test_a_mask_of_another_case_is_not_lent(tmp_path):
     write_case(tmp_path, "BraTS2021_00002_seg.nii.gz")
     write_case(tmp_path, "P4_seg.nii.gz", case_id="BraTS2021_00003")

@@ -15,6 +15,7 @@ from tfbrats.labels import modality_named
 LAYOUT = "BIDS: sub-LABEL/[ses-LABEL/]anat/*_{T1w,ce-*_T1w,T2w,FLAIR}.nii[.gz], masks under derivatives/"
 _NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[A-Za-z0-9]+-[A-Za-z0-9+]+)*)_([A-Za-z0-9]+)")
 _DERIVATIVES = "derivatives"
+_SOURCE = "sourcedata"
 _SAYING = ("label", "desc", "seg", "atlas")  # entities that may say what a mask is of
 
 
@@ -28,6 +29,11 @@ class _Name:
     entities: dict[str, str]
     suffix: str
     pipeline: str | None
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it lies in sourcedata/, as it came from the scanner."""
+        return _SOURCE in self.place.split("/")
 
     @property
     def case_id(self) -> str:
@@ -70,9 +76,12 @@ def read(names: Sequence[_Name], leftovers: Leftovers) -> list[Group]:
     """The cases among files with BIDS names; what is in none of them goes to `leftovers`."""
     groups: dict[tuple[str, str], Group] = {}
     rest = []
+    has_raw = any(name.pipeline is None and not name.is_source and _modality(name) for name in names)
     for name in names:
         modality = _modality(name)
-        if modality is None:
+        if name.is_source and has_raw:
+            leftovers.add(name.path, "under sourcedata, left out; the raw data beside it are read")
+        elif modality is None:
             rest.append(name)
         elif name.pipeline is not None:
             leftovers.add(
@@ -83,7 +92,11 @@ def read(names: Sequence[_Name], leftovers: Leftovers) -> list[Group]:
             groups.setdefault(key, Group(name.case_id, LAYOUT, files.parent(name.path)))
             groups[key].scans[modality].append((name.path, None, ()))
     for name in rest:
-        _deal(name, groups.get((name.place, name.case_id)), leftovers)
+        alike = [group for (_, case_id), group in groups.items() if case_id == name.case_id]
+        group = groups.get((name.place, name.case_id))
+        if group is None and name.pipeline is not None and len(alike) == 1:
+            (group,) = alike  # rawdata/ and derivatives/ side by side
+        _deal(name, group, f"in {len(alike)} other folders" if alike else "not here", leftovers)
     return list(groups.values())
 
 
@@ -92,7 +105,7 @@ def _modality(name: _Name) -> str | None:
     return "t1ce" if modality == "t1" and name.entities.get("ce", "none") != "none" else modality
 
 
-def _deal(name: _Name, group: Group | None, leftovers: Leftovers) -> None:
+def _deal(name: _Name, group: Group | None, elsewhere: str, leftovers: Leftovers) -> None:
     said = [word for key in _SAYING for word in references.words_of(name.entities.get(key, ""))]
     words = [*said, *references.words_of(name.suffix)]
     if not references.is_mask_like(words):
@@ -100,7 +113,7 @@ def _deal(name: _Name, group: Group | None, leftovers: Leftovers) -> None:
         return
     reason = references.objection([*words, *_of_pipeline(name, words)])
     if reason is None and group is None:
-        reason = f"no scans of {name.case_id} are here"
+        reason = f"the scans of {name.case_id} are {elsewhere}"
     if reason is None:
         group.masks.append(name.path)
     elif group is None:

@@ -19,7 +19,7 @@ from tfbrats.groups import (
     Group,
     Leftovers,
     ScanName,
-    case_folder_name,
+    case_folder,
     choose_copies,
     nifti_stem,
     scan_name,
@@ -46,13 +46,17 @@ class _Folder:
         self.rest: list[str] = []
 
 
-def read(niftis: Sequence[str], leftovers: Leftovers) -> list[Group]:
-    """The cases among these files; what is in none of them goes to `leftovers`."""
+def read(niftis: Sequence[str], leftovers: Leftovers, root: str = "") -> list[Group]:
+    """The cases among these files; what is in none of them goes to `leftovers`.
+
+    Args:
+        root: the data set's folder, whose own name is no patient's.
+    """
     folders: dict[str, _Folder] = defaultdict(_Folder)
     by_folder, others = _in_modality_folders(niftis)
     placed = {folder for folder, _ in by_folder.values()}
     for path, (folder, name) in by_folder.items():
-        _add(folders[folder], folder, name, path, FOLDERS)
+        _add(folders[folder], folder, name, path, FOLDERS, root)
     for path in others:
         folder = files.parent(path)
         name = scan_name(nifti_stem(path))
@@ -63,7 +67,8 @@ def read(niftis: Sequence[str], leftovers: Leftovers) -> list[Group]:
         elif set(name.treatment) & set(UNSTRIPPED):
             leftovers.add(path, WITH_SKULL)
         else:
-            _add(folders[folder], folder, name, path, None)
+            _add(folders[folder], folder, name, path, None, root)
+    _tell_visits_apart([group for folder in folders.values() for group in folder.groups.values()])
     cases = {group.case_id.lower(): group for folder in folders.values() for group in folder.groups.values()}
     for place, folder in folders.items():
         for path in folder.rest:
@@ -74,13 +79,45 @@ def read(niftis: Sequence[str], leftovers: Leftovers) -> list[Group]:
     return groups
 
 
-def _add(folder: _Folder, place: str, name: ScanName, path: str, layout: str | None) -> None:
-    case_id = name.prefix or case_folder_name(place)
-    key = case_id.lower()
+def _add(folder: _Folder, place: str, name: ScanName, path: str, layout: str | None, root: str) -> None:
+    file_id = name.prefix or files.name(case_folder(place))
+    key = file_id.lower()
     if key not in folder.groups:
-        folder.groups[key] = Group(case_id, layout or _layout_of(place), place)
-        folder.groups[key].mask_published = folder.groups[key].layout == UPENN
+        case_id = _with_patient(file_id, case_folder(place), root)
+        group = folder.groups[key] = Group(case_id, layout or _layout_of(place), place, file_id=file_id)
+        group.mask_published = group.layout == UPENN
+        if _is_anothers(files.name(place), file_id):
+            group.notes.append(f"its folder is named {files.name(place)}: its files' names are taken")
     folder.groups[key].scans[name.modality].append((path, None, name.treatment))
+
+
+def _is_anothers(folder: str, file_id: str) -> bool:
+    """Whether a folder's name is an id as its files have, with other numbers: BraTS2021_00001 and _00002."""
+    shapes = [re.sub(r"\d+", "#", name.lower()) for name in (folder, file_id)]
+    numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in (folder, file_id)]
+    return shapes[0] == shapes[1] and numbers[0] != numbers[1]
+
+
+def _with_patient(file_id: str, place: str, root: str) -> str:
+    """P1_2019-01-01 for what is called 2019-01-01 and lies in P1; else the name itself."""
+    if not naming.is_time_point(file_id):
+        return file_id
+    above = files.parent(place) if files.name(place).lower() == file_id.lower() else place
+    if not above or above.rstrip("/") == root.rstrip("/"):
+        return file_id
+    return naming.id_of_visit(file_id, _with_patient(files.name(above), above, root))
+
+
+def _tell_visits_apart(groups: Sequence[Group]) -> None:
+    """Pat1/2019-01-01/Pat1_t1.nii.gz: one name in several folders of visits is one patient's, seen again."""
+    by_id: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        by_id[group.case_id.lower()].append(group)
+    for alike in by_id.values():
+        visits = [files.name(case_folder(group.folder)) for group in alike]
+        if len(alike) > 1 and all(map(naming.is_time_point, visits)):
+            for group, visit in zip(alike, visits, strict=True):
+                group.case_id = f"{group.case_id}_{visit}"
 
 
 def _layout_of(place: str) -> str:
@@ -145,7 +182,7 @@ def _deal(path: str, place: str, folder: _Folder, cases: Mapping[str, Group], le
     if group is None and files.name(place) == _PUBLISHED_MASKS:
         group = _case_named(stem, cases)
     if group is not None:
-        words = references.words_of(stem[len(group.case_id) :])
+        words = references.words_of(stem[len(group.file_id) :])
         if not words:
             leftovers.add(path, "named as its case alone, as results are: not taken as an expert's mask")
             return
@@ -165,7 +202,7 @@ def _deal(path: str, place: str, folder: _Folder, cases: Mapping[str, Group], le
         reason = "by its name it is another case's"
     else:
         reason = references.objection(words) and references.foreign_objection(words)
-    if reason is None and (references.objection(words) or files.name(place) != group.case_id):
+    if reason is None and (references.objection(words) or files.name(place) != group.file_id):
         group.misnamed.append(path)
     _judge(path, group, words, reason, leftovers)
 
@@ -174,11 +211,13 @@ def _deal_by_folder(path: str, stem: str, folder: _Folder, leftovers: Leftovers)
     """CASE/seg/NAME.nii.gz: its folder says what it is; its own name may say that it is not."""
     groups = folder.groups
     group = _case_named(stem, groups) or (next(iter(groups.values())) if len(groups) == 1 else None)
-    words = references.words_of(_folder_stem(files.parent(path)).removeprefix(group.case_id if group else ""))
+    words = references.words_of(_folder_stem(files.parent(path)).removeprefix(group.file_id if group else ""))
     if group is None or not references.is_mask_like(words):
         leftovers.add(path)
         return
-    own = [word for word in references.words_of(stem.removeprefix(group.case_id)) if word not in words]
+    own = [word for word in references.words_of(stem.removeprefix(group.file_id)) if word not in words]
+    if any(nifti_stem(scan) == stem for scans in group.scans.values() for scan, *_ in scans):
+        own = []  # all files of the case are named alike
     _judge(
         path,
         group,

@@ -3,12 +3,13 @@
 Channels and labels are read by their names in it, not by their places. Opens no image.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from tfbrats import files
-from tfbrats.command import InputError
+from tfbrats.command import InputError, counted
 from tfbrats.groups import Group, Leftovers, nifti_stem
 from tfbrats.label_names import schema_from_names
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
@@ -16,6 +17,9 @@ from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 MSD = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
 NNUNET = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"
 TABLE = "dataset.json"
+_TEST = "imagesTs"
+_PARTS = {"imagesTr": "labelsTr", _TEST: "labelsTs"}  # the folder of scans -> that of their masks
+_READ = "read as those in labelsTr are; to keep the cases out of training, deal out with --splits FILE"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # of nnU-Net's files
 
 
@@ -28,7 +32,7 @@ def tables(listing: Sequence[str], niftis: Sequence[str]) -> list[str]:
 def is_scan(path: str) -> bool:
     """Whether a file's name is that of one channel of a case: imagesTr/CASE_0000.nii.gz."""
     folder = files.name(files.parent(path))
-    return folder in ("imagesTr", "imagesTs") and bool(_CHANNEL.fullmatch(nifti_stem(path)))
+    return folder in _PARTS and bool(_CHANNEL.fullmatch(nifti_stem(path)))
 
 
 def _contents(table: str, edition: str | None) -> tuple[dict[int, str], LabelSchema | None]:
@@ -71,37 +75,56 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
         InputError: the table does not say what a channel or a label is.
     """
     modalities, schema = _contents(table, edition)
-    masks = {nifti_stem(path): path for path in niftis if f"{table}/labelsTr/" in path}
-    scans: dict[str, dict[int | None, str]] = defaultdict(dict)
+    # Folder -> case id -> its masks, and (folder, case id) -> channel -> its scans: more than one is a problem.
+    masks: dict[str, dict[str, list[str]]] = {part: {} for part in _PARTS.values()}
+    scans: dict[tuple[str, str], dict[int | None, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in niftis:
-        if path in masks.values():
-            continue
-        if not path.startswith((f"{table}/imagesTr/", f"{table}/imagesTs/")):
-            leftovers.add(path, "not in imagesTr, imagesTs or labelsTr, left out")
-            continue
-        split_files = _CHANNEL.fullmatch(nifti_stem(path))
-        if split_files:
-            scans[split_files.group(1)][int(split_files.group(2))] = path
+        part = path.removeprefix(f"{table}/").split("/")[0]
+        stem = nifti_stem(path)
+        split_files = _CHANNEL.fullmatch(stem)
+        if part in masks:
+            masks[part].setdefault(stem, []).append(path)
+        elif part not in _PARTS:
+            leftovers.add(path, "not in imagesTr, imagesTs, labelsTr or labelsTs, left out")
+        elif split_files:
+            scans[part, split_files.group(1)][int(split_files.group(2))].append(path)
         else:
-            scans[nifti_stem(path)][None] = path
+            scans[part, stem][None].append(path)
     groups = []
-    for case_id, by_channel in sorted(scans.items()):
+    for (part, case_id), by_channel in sorted(scans.items()):
         stacked = None in by_channel  # one 4-D file: the Decathlon
         own_schema = schema
         if stacked and schema is not None and schema.values == EDITIONS["msd"].values:
             own_schema = EDITIONS["msd"]
         group = Group(case_id, MSD if stacked else NNUNET, table, own_schema)
-        group.is_test = any("/imagesTs/" in path for path in by_channel.values())
+        group.is_test = part == _TEST
         for number, modality in modalities.items():
             if stacked or number in by_channel:
                 channel = number if stacked else None
-                group.scans[modality].append((by_channel[None if stacked else number], channel, ()))
-        if case_id in masks:
-            group.masks.append(masks[case_id])
+                paths = by_channel[None if stacked else number]
+                group.scans[modality] += [(path, channel, ()) for path in paths]
+        _give_mask(group, masks[_PARTS[part]])
         if own_schema is not None and own_schema.ignored is not None:
             leftovers.add(
                 files.join(table, TABLE),
                 f"value {own_schema.ignored} is called ignore: a mask that holds it is refused",
             )
         groups.append(group)
+    for part, unused in masks.items():
+        for path in itertools.chain.from_iterable(unused.values()):
+            leftovers.add(path, f"no scan in {part.replace('labels', 'images')} has its name, left out")
+    drawn = sum(group.is_test and bool(group.masks) for group in groups)
+    if drawn:
+        leftovers.add(files.join(table, "labelsTs"), f"masks of {counted(drawn, 'case')} in imagesTs, {_READ}")
     return groups
+
+
+def _give_mask(group: Group, masks: dict[str, list[str]]) -> None:
+    """Moves a case's mask out of `masks` (by id) to the case; one in other letter case is told."""
+    if group.case_id in masks:
+        group.masks += masks.pop(group.case_id)
+        return
+    alike = [stem for stem in masks if stem.lower() == group.case_id.lower()]
+    if len(alike) == 1:
+        group.misnamed += masks.pop(alike[0])
+        group.masks += group.misnamed

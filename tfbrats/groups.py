@@ -35,8 +35,8 @@ def scan_name(stem: str) -> ScanName | None:
     treatment: list[str] = []
     rest = stem
     while True:
-        flair = re.match(r"(?:(.+)[_\-.])?t2w?[_\-]flair$", rest, re.IGNORECASE)
-        match = re.match(r"(?:(.+)[_\-.])?([A-Za-z0-9]+)$", rest)
+        flair = re.match(r"(?:(.+)[_\-. ])?t2w?[_\- ]flair$", rest, re.IGNORECASE)
+        match = re.match(r"(?:(.+)[_\-. ])?([A-Za-z0-9]+)$", rest)
         if flair or match is None:
             break
         word = match.group(2).lower()
@@ -53,7 +53,7 @@ def scan_name(stem: str) -> ScanName | None:
 
 # BraTS-Toolkit: CASE_hdbet_brats_fla.nii.gz, or hdbet_brats_fla.nii.gz in a folder of the case.
 _PROCESS = re.compile(
-    rf"(?:^|[_\-.])({'|'.join((*STRIPPED, 'n4'))})((?:[_\-.](?:brats|bet|n4|space|native))*)$", re.IGNORECASE
+    rf"(?:^|[_\-. ])({'|'.join((*STRIPPED, 'n4'))})((?:[_\-.](?:brats|bet|n4|space|native))*)$", re.IGNORECASE
 )
 _PROCESS_FOLDER = re.compile(r"(?:hd-?bet|bet|n4)?[_\-.]?(?:brats|native)?[_\-.]?space", re.IGNORECASE)
 
@@ -64,11 +64,11 @@ def _without_process(prefix: str | None) -> tuple[str | None, tuple[str, ...]]:
     return (prefix[: match.start()] or None, (match.group(1).lower(),)) if match else (prefix, ())
 
 
-def case_folder_name(folder: str) -> str:
-    """The name of the folder that a case's own files lie in, passing by those of a processing step."""
+def case_folder(folder: str) -> str:
+    """The folder that a case's own files lie in, passing by those of a processing step."""
     while _PROCESS_FOLDER.fullmatch(files.name(folder)) and files.parent(folder):
         folder = files.parent(folder)
-    return files.name(folder)
+    return folder
 
 
 @dataclass
@@ -77,6 +77,7 @@ class Group:
 
     Attributes:
         folder: that tells its edition where its id does not.
+        file_id: what its files' names begin with, where that is not the id (a date below the patient's folder).
         schema: what a table of its data set states; None where names have to tell.
         scans: modality -> (path, channel in a 4-D file or None, words behind the modality in its name).
         masks: files that are the expert's by their names; more than one is a problem.
@@ -97,6 +98,10 @@ class Group:
     problems: list[str] = field(default_factory=list)
     is_test: bool = False
     mask_published: bool = False
+    file_id: str = ""
+
+    def __post_init__(self):
+        self.file_id = self.file_id or self.case_id
 
     def settle(self) -> tuple[dict[str, tuple[str, int | None]], str | None]:
         """One file for each modality, and one mask; adds a problem where names do not tell which."""
@@ -145,7 +150,7 @@ class Leftovers:
 
     def add_mask(self, path: str, group: Group, reason: str, better: str | None = None) -> None:
         """A mask that is not taken; where its case has no other, the case says how to name it (`better`)."""
-        self._masks.append((path, group, reason, better or f"{group.case_id}_seg"))
+        self._masks.append((path, group, reason, better or f"{group.file_id}_seg"))
 
     def close(self) -> None:
         """To be called once all files are dealt: now it is known which cases have a mask."""

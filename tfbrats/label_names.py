@@ -3,47 +3,72 @@
 Refuses names that are no part of a brain tumour, and regions that do not lie in each other.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from tfbrats.command import InputError
 from tfbrats.labels import PARENT, REGIONS, LabelSchema, Tissue
 
+_BACKGROUND = "background"
 _TISSUE_WORDS = {
-    # The first tissue one of whose words occurs in the lower-case name; order matters:
-    # "non-enhancing" holds "enhancing", and "background" must not be looked at further.
-    Tissue.BACKGROUND: ("background",),
     Tissue.RC: ("cavity", "resection", "rc"),
     Tissue.CC: ("cyst", "cc"),
-    Tissue.NCR: (
-        "non-enhancing",
-        "non_enhancing",
-        "non enhancing",
-        "nonenhancing",
-        "necro",
-        "ncr",
-        "net",
-        "netc",
-    ),
+    Tissue.NCR: ("necro", "ncr", "net", "netc"),
     Tissue.ED: ("edema", "oedema", "flair", "snfh", "ed"),
     Tissue.ET: ("enhancing", "et", "at"),
 }
+# "non-contrast-enhancing", "not enhancing", "unenhancing": what does not enhance.
+_NOT_ENHANCING = re.compile(
+    r"(?<![a-z])(?:non|not|un)[-_ ]*(?:(?:contrast|gadolinium|gad|gd|ce)[-_ ]*)?enhanc(?:ing|ed|ement)",
+    re.IGNORECASE,
+)
+# Words that say where something lies, and not what it is: "necrosis in resection margin", "without enhancing".
+_BESIDE = re.compile(
+    r"(?:in|at|near|around|along)?[-_ ]*resection[-_ ]*(?:margins?|bed|edges?)|without[-_ ]*enhancing",
+    re.IGNORECASE,
+)
 _REGION_WORDS = {"WT": ("whole", "wt"), "TC": ("core", "tc"), "ET": ("enhancing", "et")}
 _IGNORE = "ignore"  # nnU-Net's word for voxels that nobody labelled
 
 
-def _meaning(name: str, words_by_meaning: Mapping):
+def _meanings(name: str, words_by_meaning: Mapping) -> list:
+    """All that the words of a name mean."""
     text = name.lower()
     words = set(text.replace("-", " ").replace("_", " ").replace("/", " ").split())
-    for meaning, signs in words_by_meaning.items():
-        if any(sign in words or (len(sign) > 3 and sign in text) for sign in signs):
-            return meaning
-    return None
+    return [
+        meaning
+        for meaning, signs in words_by_meaning.items()
+        if any(sign in words or (len(sign) > 3 and sign in text) for sign in signs)
+    ]
 
 
-def _region(name: str) -> str | None:
+def _tissue(name: str, where: str) -> Tissue | None:
+    """The tissue that a name means; None if none.
+
+    Raises:
+        InputError: it may be two: "cystic or necrotic core".
+    """
+    if _BACKGROUND in name.lower():
+        return Tissue.BACKGROUND
+    rest, negated = _NOT_ENHANCING.subn(" ", _BESIDE.sub(" ", name))
+    tissues = _meanings(rest, _TISSUE_WORDS)
+    # "enhancing and non-enhancing tumour", "edema and non-enhancing tumour": both. But a cyst does not enhance
+    # either, nor does ED by its newer name, "surrounding non-enhancing FLAIR hyperintensity".
+    if negated and tissues and not _meanings(rest, {True: ("flair", "snfh", "cyst", "necro")}):
+        tissues.insert(0, Tissue.NCR)
+    tissues = list(dict.fromkeys(tissues))
+    if len(tissues) > 1:
+        either = " or ".join(tissue.name for tissue in tissues)
+        raise InputError(f"{where}: label {name!r} may mean {either}. Name one tissue.")
+    return tissues[0] if tissues else Tissue.NCR if negated else None
+
+
+def _region(name: str, where: str) -> str | None:
     """The region that a name means: "tumor_core", but not "necrotic_core", which is a tissue of it."""
-    region = _meaning(name, _REGION_WORDS)
-    return region if region == "WT" or _meaning(name, _TISSUE_WORDS) in (None, Tissue.ET) else None
+    regions = _meanings(name, _REGION_WORDS)
+    if not regions:
+        return None
+    return regions[0] if regions[0] == "WT" or _tissue(name, where) in (None, Tissue.ET) else None
 
 
 def _values(value: int | Sequence[int], name: str, where: str) -> list[int]:
@@ -79,11 +104,11 @@ def schema_from_names(names: Mapping[str, int | Sequence[int]], where: str) -> L
     pairs: dict[int, Tissue] = {0: Tissue.BACKGROUND}
     for name, value in names.items():
         numbers = _values(value, name, where)
-        region = _region(name) if by_region else None
+        region = _region(name, where) if by_region else None
         if region is not None:
             regions[region] = set(numbers)
             continue
-        tissue = _meaning(name, _TISSUE_WORDS)
+        tissue = _tissue(name, where)
         if by_region and (tissue is None or len(numbers) > 1):
             raise InputError(f"{where}: region {name!r} is none of whole tumour, core, enhancing.")
         (number,) = numbers
@@ -94,6 +119,13 @@ def schema_from_names(names: Mapping[str, int | Sequence[int]], where: str) -> L
             )
         if pairs.get(number, tissue) is not tissue:
             raise InputError(f"{where}: value {number} is both {pairs[number].name} and {name!r}. Correct it.")
+        # Necrosis and what does not enhance are one tissue here; no other is written in two values.
+        twice = next((other for other, its in pairs.items() if its is tissue and other != number), None)
+        if twice is not None and tissue is not Tissue.NCR:
+            raise InputError(
+                f"{where}: values {twice} and {number} ({name!r}) both mean {tissue.name}. Name what they are, "
+                "or give them one value."
+            )
         pairs[number] = tissue
     if regions:
         pairs = _of_regions(regions, pairs, where)

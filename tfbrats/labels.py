@@ -20,7 +20,7 @@ MODALITY_SYNONYMS = types.MappingProxyType(
     {
         "flair": ("flair", "t2f", "fla", "t2flair", "t2-flair", "t2w-flair"),
         "t1": ("t1", "t1n", "t1w", "t1native"),
-        "t1ce": ("t1ce", "t1c", "t1gd", "t1wce", "t1post", "t1ct"),
+        "t1ce": ("t1ce", "t1c", "t1gd", "t1wce", "t1post", "t1ct", "ct1"),
         "t2": ("t2", "t2w"),
     }
 )

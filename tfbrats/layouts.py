@@ -7,6 +7,7 @@ understood is listed, and finding nothing is an error that says what was looked 
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tfbrats.naming import Telling
 from tfbrats.patients import Links
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
+_FEW = 4  # of many alike, that are shown
 _CARD = "tfbrats.json"  # lies where tfbrats has put segmentations
 _UNTOLD = "2023"  # whose values are written where neither names nor masks tell any
 
@@ -121,17 +123,12 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
             f"{root}: no case found among {len(listing)} files. Looked for\n  "
             + "\n  ".join(LAYOUTS)
             + _nearest(listing)
+            + _reasons(notes)
         )
     tellings = _tellings(str(root), groups, edition)
     cases = _cases(groups, tellings, edition, notes)
     guesses = _guesses(tellings, cases, edition)
-    doubled = _doubled([case.case_id for case in cases])
-    if doubled:
-        first = [case.paths()[:1] for case in cases if case.case_id == doubled[0]]
-        raise InputError(
-            f"{root}: case ids occur twice: {', '.join(doubled)}. Give one copy of each; {doubled[0]} lies in "
-            f"{' and in '.join(files.parent(path) for paths in first for path in paths)}."
-        )
+    _check_doubled(str(root), cases)
     of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
     patient_tables = [path for path in listing if patients.TABLE.search(files.name(path))]
     of_others, links = patients.united({case.case_id: case.patient_id for case in cases}, patient_tables)
@@ -157,7 +154,7 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
         groups += decathlon.read(table, inside, edition, leftovers)
     names, others = bids.split(niftis, _top(root))
     groups += bids.read(names, leftovers)
-    groups += brats_folders.read(others, leftovers)
+    groups += brats_folders.read(others, leftovers, _top(root))
     present = set(listing)
     for group in groups:
         for path in group.masks[:]:
@@ -246,8 +243,15 @@ def _cases(
         notes.append(
             f"{undrawn} of {len(groups)} cases have no expert's mask: their publisher gives some alone"
         )
+    withheld = {g.case_id for g in groups if not g.masks and naming.is_withheld(g.case_id, g.folder)}
+    if labelled and withheld:
+        notes.append(
+            f"{counted(len(withheld), 'case')} of a challenge's validation or testing data, published without "
+            "masks: in no split"
+        )
     cases = []
     for group, telling in zip(groups, tellings, strict=True):
+        group.is_test |= group.case_id in withheld
         images, label = group.settle()
         cases.append(
             CaseFiles(
@@ -315,30 +319,62 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
 
     Data is never overwritten, and what a model predicted never taken for an expert's mask.
     """
-    inputs = {files.canonical(path): path for one in cases for path in one.paths()}
-    case_of_folder: dict[str, set[str]] = {}
-    for one in cases:
-        for _, path, _ in one.images:
-            case_of_folder.setdefault(files.canonical(files.parent(path)), set()).add(one.case_id)
-    for output in outputs:
-        if files.canonical(output) in inputs:
+    case_of_scan = {files.canonical(path): one.case_id for one in cases for _, path, _ in one.images}
+    inputs = {*case_of_scan, *(files.canonical(one.label) for one in cases if one.label)}
+    written = {files.canonical(output): output for output in outputs}
+    for path, output in written.items():
+        if path in inputs:
             raise InputError(
                 f"{output}: belongs to the input, which is never overwritten. Choose another --output."
             )
-        stem = nifti_stem(output) or ""
-        beside = case_of_folder.get(files.canonical(files.parent(output) or "."), ())
-        for case_id in beside:
-            words = references.words_of(stem.removeprefix(case_id))
-            is_its = stem.startswith(case_id) or len(beside) == 1
-            if is_its and words and references.objection(words) is None:
-                raise InputError(
-                    f"{output}: would be read as the expert's mask of {case_id} from now on, as it lies beside "
-                    "that case's scans. Choose another name or folder as --output."
-                )
+    new = {path for path in written if nifti_stem(path) is not None}
+    listing = [*sorted(inputs), *_tables_of(cases), *sorted(new)]
+    # Label names were understood, or overruled, when the cases were found: no edition is asked for again.
+    for group in _groups(_common_folder(listing), listing, _UNTOLD, []):
+        for path in new.intersection(group.masks):
+            scan = next(path for scans in group.scans.values() for path, *_ in scans)
+            raise InputError(
+                f"{written[path]}: would be read as the expert's mask of "
+                f"{case_of_scan.get(scan, group.case_id)} from now on, by its name and folder. Choose another "
+                "name or folder as --output."
+            )
 
 
-def _doubled(items: Sequence[str]) -> list[str]:
-    return sorted({item for item in items if items.count(item) > 1}) if len(set(items)) < len(items) else []
+def _tables_of(cases: Sequence[CaseFiles]) -> set[str]:
+    """The dataset.json that each case's layout was read from, if any."""
+    folders = {
+        re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
+        for one in cases
+        if one.layout in (decathlon.MSD, decathlon.NNUNET)
+        for _, path, _ in one.images
+    }
+    return {files.join(folder, decathlon.TABLE) for folder in folders}
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return "/".join(first[: min(same, len(first) - 1)])
+
+
+def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
+    """Raises InputError where two cases have one id: no split, record or score could tell them apart."""
+    counts = Counter(case.case_id for case in cases)
+    doubled = sorted(case_id for case_id, count in counts.items() if count > 1)
+    if not doubled:
+        return
+    folders = [files.parent(one.images[0][1]) for one in cases if one.case_id == doubled[0]]
+    shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
+    raise InputError(
+        f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "
+        "they are copies; if they are of two patients or visits, put the patient's name in the files' names."
+    )
+
+
+def _reasons(notes: Sequence[str]) -> str:
+    """Why files were left out, below the error that no case is found."""
+    more = [f"... and {len(notes) - _FEW} more"] * (len(notes) > _FEW)
+    return "".join(f"\n  {note}" for note in (*notes[:_FEW], *more))
 
 
 def _nearest(listing: Sequence[str]) -> str:

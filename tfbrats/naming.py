@@ -203,6 +203,19 @@ def told_by_folders(tellings: Iterable[Telling]) -> list[str]:
     ]
 
 
+_WITHHELD_ID = re.compile(r"(?:brats|fets)[-_]?(?:20)?\d\d[-_](?:validation|testing|test)[-_]?\d", re.I)
+_WITHHELD = re.compile(r"validation|testing|(?:^|[^a-z])(?:val|test)(?:[^a-z]|$)")
+
+
+def is_withheld(case_id: str, folder: str) -> bool:
+    """Whether a case is of a challenge's validation or testing data, published without masks: by names."""
+    if _WITHHELD_ID.match(case_id):
+        return True
+    published = _published(folder)
+    name = published[0].lower() if published else ""
+    return "train" not in name and bool(_WITHHELD.search(name))
+
+
 # --- patients -------------------------------------------------------------------------------------------
 
 
@@ -281,6 +294,16 @@ def is_time_point(text: str) -> bool:
     2019-01-01, baseline1, ses-01, week-000-1; T1 too, which may as well be a scan's name: its place tells.
     """
     return re.fullmatch(_TIME_POINT, text.strip(), re.IGNORECASE) is not None
+
+
+def id_of_visit(visit: str, above: str) -> str:
+    """The id of a case that is named by a time point alone: with the folder above, if that can be a patient.
+
+    A letter and a number (D01, M3) may as well be a patient: it is a visit where the folder has a number too.
+    """
+    together = f"{above}_{visit}"
+    is_plain = re.fullmatch(rf"{_DATE}|{_STAGE}", visit, re.IGNORECASE) and not _GROUP.fullmatch(above)
+    return together if above and (is_plain or patient_of(together) == above) else visit
 
 
 def is_id(text: str) -> bool:

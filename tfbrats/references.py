@@ -7,6 +7,8 @@ was drawn: a mask that is not taken is told, a wrong one that is taken is not se
 import re
 from collections.abc import Sequence
 
+from tfbrats.labels import modality_named
+
 _SEGMENTATION = {"seg", "segm", "segmentation", "segmentations", "segs"}
 _TUMOUR = {"tumor", "tumour", "tumors", "tumours", "lesion", "lesions", "glioma", "glioblastoma"}
 _MASK = {"mask", "masks", "label", "labels", "dseg", "roi", "labelmap", "annotation", "annotations"}
@@ -32,6 +34,7 @@ _PROGRAM = {
     ),
     *("fusion", "majority", "simple", "nnunet", "unet", "deepmedic", "monai", "swinunetr", "tfbrats", "hdglio"),
     *("brainles", "synthseg", "fastsurfer", "freesurfer", "samseg", "fmriprep", "smriprep", "derived"),
+    *("sam", "medsam"),
 }
 _ELSE = {
     *(
@@ -65,12 +68,20 @@ _ELSE = {
 }
 
 
+# A region or a tissue of the tumour, or what is irradiated: a mask of it alone is not the mask of all tissues.
+_PART = {
+    *("wt", "tc", "et", "ed", "ncr", "net", "netc", "snfh", "rc", "cc", "gtv", "ctv", "ptv", "edema", "oedema"),
+    *("core", "necrosis", "necrotic", "enhancing", "cavity", "whole"),
+}
+_VERSION = {"v", "ver", "rev", "r", "old", "new"}
+_CHALLENGE = "brats"  # whose values a mask has: CASE_BraTS_tumor_seg.nii.gz
 _DRAFT = {"glistr", "boost"}  # a program whose masks experts corrected: BraTS 2017, and TCGA's sets at TCIA
 _TOGETHER = {"glistrboost": ["glistr", "boost"], "manuallycorrected": ["manually", "corrected"]}
 
 
 def words_of(text: str) -> list[str]:
     """Lower-case words of a name: parted at marks, and where small letters turn to capital ones."""
+    text = re.sub(r"BraTS|FeTS", lambda match: match.group().lower(), text)  # one word each
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     return [word.lower() for word in re.split(r"[\W_]+", parted) if word]
 
@@ -133,7 +144,9 @@ def objection(words: Sequence[str]) -> str | None:
     if other is not None:
         return other
     for part in parts:
-        if part not in _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | {"whole"}:
+        if part in _PART:
+            return f"{part!r} in its name says that it is of one region alone"
+        if part not in _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | {_CHALLENGE}:
             return f"its name does not say that {part!r} is the whole tumour"
     if not _TUMOUR.union(_SEGMENTATION).intersection(parts):
         return "its name does not say what it is a mask of"
@@ -141,14 +154,23 @@ def objection(words: Sequence[str]) -> str | None:
 
 
 def foreign_objection(words: Sequence[str]) -> str | None:
-    """As `objection`, for a name that does not begin with the case's id: what may be another id is passed over.
+    """As `objection`, for a name that does not begin with the case's id: another id or a date is passed over.
 
     BraTS20_Training_355 came with its mask named W39_1998.09.19_Segm.nii.
     """
-    known = _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | _PROGRAM | _ELSE | _DRAFT | set(_TOGETHER)
-    return objection(
-        [word for word in words if word in known or not (re.search(r"\d", word) or len(word) <= 3)]
-    )
+    if not any(_is_other_id(word) for word in words):
+        return objection(words)
+    return objection([word for word in words if not (_is_other_id(word) or re.fullmatch(r"\d", word))])
+
+
+def _is_other_id(word: str) -> bool:
+    """W39, 1998, 09; but no version (v02), and no word that means something with a number behind it (sam22)."""
+    match = re.fullmatch(r"([a-z]{0,3})\d{2,}", word)
+    if match is None or modality_named(word) is not None:
+        return False
+    letters = match.group(1)
+    speaking = _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | _PROGRAM | _ELSE | _DRAFT | _PART | _VERSION
+    return not letters or (letters not in speaking and modality_named(letters) is None)
 
 
 def is_own_record(content: object) -> bool:
