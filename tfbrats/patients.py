@@ -144,7 +144,7 @@ def read(path: str | os.PathLike, case_ids: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: no such file or columns, a case named twice with two patients, or no case of these in it.
     """
-    lines = files.read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
+    lines = files.read_text(path).splitlines()
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(cell.strip() for cell in row)]
     header = [name.lower() for name in rows[0]] if rows else []
     if not set(_COLUMNS) <= set(header):
