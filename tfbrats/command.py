@@ -64,5 +64,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    surroundings.end_work()
+    finally:
+        surroundings.end_work()
     raise SystemExit(code or 0)

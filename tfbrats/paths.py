@@ -24,6 +24,7 @@ OPENED_BY = {
 }
 _SECOND_NAMES = {"gcs": "gs"}  # TensorFlow and Beam know the first alone
 _MEMORY = "memory"  # fsspec's, of this process: a command's is lost when it ends
+STORES = frozenset((*OPENED_BY, _MEMORY))
 _BUCKET = re.compile(r"[A-Za-z0-9$]")  # what its name begins with
 
 

@@ -25,6 +25,11 @@ def located(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme = paths.scheme(path)
     if not scheme:
         return DISK, paths.absolute(path)
+    if scheme not in paths.STORES:
+        raise InputError(
+            f"{path}: {scheme}:// is no store that is known here. Those that are: "
+            f"{', '.join(sorted(paths.OPENED_BY))}."
+        )
     address = scheme + os.fspath(path)[len(scheme) :]
     try:
         kind = fsspec.get_filesystem_class(scheme)
@@ -32,9 +37,8 @@ def located(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
         fs = kind(**{"use_listings_cache": False, **kind._get_kwargs_from_urls(address)})
         return fs, kind._strip_protocol(address)
     except (ImportError, TypeError, ValueError) as error:
-        known = ", ".join(f"{name}://" for name in paths.OPENED_BY)
-        cure = f"Install {paths.OPENED_BY[scheme]}" if scheme in paths.OPENED_BY else f"Stores are {known}"
-        raise InputError(f"{path}: cannot be opened ({error}). {cure}.") from error
+        cure = f" Install {paths.OPENED_BY[scheme]}." if scheme in paths.OPENED_BY else ""
+        raise InputError(f"{path}: cannot be opened ({error}).{cure}") from error
 
 
 def copy_down(fs: fsspec.AbstractFileSystem, inner: str, folder: str) -> None:

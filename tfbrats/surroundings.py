@@ -26,13 +26,13 @@ def prepare() -> None:
     if (module := _module_that_runs()) is None:
         return
     _ours.append(module)
-    _open_closed_streams()
-    _read_names_as_utf8()
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores it
     ):
         signal.signal(signal.SIGINT, _leave)
+    _open_closed_streams()
+    _read_names_as_utf8()
     _check_working_folder(module)
     for name in [name for name in os.environ if name.startswith("KERAS_")]:
         del os.environ[name]

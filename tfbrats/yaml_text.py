@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 _TEXT, _NULL, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "merge"))
-_CURE = "Put a name of a folder between quotes: 'NAME'"
+_QUOTES = "between quotes"
+_CURE = f"Put a name of a folder {_QUOTES}: 'NAME'"
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -51,7 +52,7 @@ def parsed(content: str, text_keys: Collection[str]) -> Any:
         marks = [mark.line for mark in (error.problem_mark, error.context_mark) if mark]
         names = {key.rpartition(".")[2] for key in text_keys}
         key = re.compile(rf"""[\s{{,?"']*({"|".join(map(re.escape, sorted(names)))})["']?\s*:""")
-        if not error.note and any(key.match(lines[i]) for i in marks if i < len(lines)):
+        if _QUOTES not in str(error) and any(key.match(lines[i]) for i in marks if i < len(lines)):
             error.note = _CURE
         raise
 
@@ -106,7 +107,7 @@ def _check_end(value: yaml.ScalarNode, content: str) -> None:
     behind = re.compile(r"[ \t]+#\S[^\r\n\x85\u2028\u2029]*").match(content, value.end_mark.index)
     if value.style is None and behind:
         raise _refused(
-            f"{value.value}{behind[0]}: what stands behind # is a comment for YAML. Put the name between "
-            "quotes, or a space behind the #",
+            f"{value.value}{behind[0]}: what stands behind # is a comment for YAML. Put the name {_QUOTES}, "
+            "or a space behind the #",
             value,
         )
