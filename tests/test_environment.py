@@ -239,9 +239,9 @@ def test_what_is_opened_later_is_no_stream_of_ours(closed, tmp_path):
         "print('said'); file.write(str(file.fileno() > 2)); file.close(); assert sys.stdin.read() == ''"
     )
     kept = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shell = ("sh", "-c", f'"$@" </dev/null {" ".join(f"{n}>&-" for n in closed)}', "sh")
     ended = subprocess.run(
-        ["sh", "-c", f'"$@" </dev/null {" ".join(f"{n}>&-" for n in closed)}', "sh"]
-        + [sys.executable, "-c", code, str(tmp_path / "x")],
+        [*shell, sys.executable, "-c", code, str(tmp_path / "x")],
         env=kept,
         capture_output=True,
         check=False,
