@@ -14,6 +14,8 @@ from tfbrats.command import InputError
 _SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "passthrough")  # gRPC's own
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order; upper case it does not read
 _SPARED = ("no_grpc_proxy", "no_proxy")
+_LABEL = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"  # between dots
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _EXPECTED = "expected host:port of its gRPC service, e.g. localhost:8500"
 
 
@@ -31,7 +33,7 @@ def checked(address: str) -> str:
         raise wrong("it is empty")
     if re.search(r"\s", address):
         raise wrong("it has a space in it", "" if " " in address.strip() else address.strip())
-    scheme = re.match(r"([a-z][a-z0-9+-]*):(?!\d+$)", address, re.IGNORECASE)
+    scheme = re.match(r"([a-z][a-z0-9+-]*):(?![0-9]+$)", address, re.IGNORECASE)
     if scheme and scheme.group(1).lower() in _SCHEMES:
         return address
     if match := re.match(r"([a-z][a-z0-9+.-]*)://+([^/?#]*)", address, re.IGNORECASE):
@@ -48,7 +50,7 @@ def checked(address: str) -> str:
         instead = f"[{host}]:{port}" if _is_ipv6(host) else f"[{address}]:8500" if _is_ipv6(address) else ""
         raise wrong("an IPv6 address stands in brackets, its port behind them", instead)
     host, colon, port = address.rpartition(":")
-    if not host and port.isdecimal():
+    if not host and port.isascii() and port.isdecimal():
         raise wrong("it has no host", f"localhost:{port}")
     if not colon or not port or address.endswith("]"):
         raise wrong("it has no port", f"{address.rstrip(':')}:8500" if address.strip(":") else "")
@@ -56,12 +58,14 @@ def checked(address: str) -> str:
         raise wrong(f"{port!r} is no port (1 to 65535)")
     if host.startswith("[") and not (host.endswith("]") and _is_ipv6(host[1:-1])):
         raise wrong(f"{host} is no IPv6 address in brackets")
+    if not host.startswith("[") and not _HOST.fullmatch(host):
+        raise wrong(f"{host!r} is no name of one host")
     return address
 
 
 def _port_of(address: str) -> int | None:
     port = address.rpartition(":")[2]
-    return int(port) if ":" in address and re.fullmatch(r"\d{1,5}", port) and 0 < int(port) < 2**16 else None
+    return int(port) if ":" in address and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16 else None
 
 
 def _is_ipv6(text: str) -> bool:

@@ -45,9 +45,8 @@ def read(path: str | os.PathLike) -> list[ModelConfig]:
     """
     wanted = "Text format of tensorflow.serving.ModelServerConfig; serving/models.config is one."
     try:
-        text = files.read_bytes(path).decode()
-        parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+        parsed = text_format.Parse(files.read_text(path), model_server_config_pb2.ModelServerConfig())
+    except text_format.ParseError as error:
         raise InputError(f"{path}: cannot be read: {error}. {wanted}") from error
     found = [_model(one, path) for one in parsed.model_config_list.config]
     if not found:

@@ -73,6 +73,14 @@ def test_a_misspelt_key_is_an_error_with_the_nearest_name(tmp_path):
     assert "unknown key train.learnig_rate; did you mean train.learning_rate?" in said
 
 
+def test_a_key_below_a_value_or_with_a_dot_in_it_is_told_where_it_belongs(tmp_path):
+    assert "'run.dir.x=1': nothing stands below run.dir." in refusal("smoke_2d.yaml", "run.dir.x=1")
+    path = written(tmp_path, lambda c: c.update({"run.dir": c.pop("run")["dir"]}))
+    assert "unknown key run.dir; write dir: on a line of its own, indented, below run:" in refusal(path)
+    path = written(tmp_path, lambda c: c["run"].update({"dir.x": 1}))
+    assert "unknown key run.dir.x; run.dir is one value, with nothing below it" in refusal(path)
+
+
 def test_a_misspelt_section_is_an_error_with_the_nearest_name(tmp_path):
     said = refusal(written(tmp_path, lambda c: c.update(trian=c.pop("train"))))
     assert "unknown key trian; did you mean train?" in said

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfbrats import config, keras_settings, layouts, models, surroundings, train
+from tfbrats import command, config, keras_settings, layouts, models, surroundings, train
 from tfbrats.command import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -217,6 +217,43 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path):
     )
 
 
+# --- streams ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_an_empty_one(closed, named, tmp_path):
+    out = tmp_path / "splits.json"
+    code = f"{sys.executable} -m tfbrats.splits --input={named} --output={out} --ratio=1,0,0 {closed}"
+    kept = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(["sh", "-c", code], env=kept, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and ended.stderr == "" and (ended.stdout != "") is (" >" not in f" {closed}")
+    assert json.loads(out.read_bytes())["train"] == [NAME]
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
+def test_what_is_opened_later_is_no_stream_of_ours(closed, tmp_path):
+    """`python -m` of us with these numbers closed; then a file is opened, and C and Python write to stderr."""
+    code = (
+        "import os, sys; from tfbrats import surroundings; surroundings._open_closed_streams();"
+        "file = open(sys.argv[1], 'w'); os.write(2, b'said by C'); print('said', file=sys.stderr);"
+        "print('said'); file.write(str(file.fileno() > 2)); file.close(); assert sys.stdin.read() == ''"
+    )
+    kept = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shell = ("sh", "-c", f'"$@" </dev/null {" ".join(f"{n}>&-" for n in closed)}', "sh")
+    ended = subprocess.run(
+        [*shell, sys.executable, "-c", code, str(tmp_path / "x")],
+        env=kept,
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 0 and (tmp_path / "x").read_text() == "True"
+
+
+def test_memory_is_no_place_for_a_command_to_write_to(tmp_path):
+    ended = started("-m", "tfbrats.splits", f"--input={tmp_path}", "--output=memory://x/s.json")
+    assert ended.returncode == 2 and b"memory:// is no store that is known here" in ended.stderr
+
+
 # --- letters ---------------------------------------------------------------------------------------------
 
 NAME = "BraTS20_Größe_→_1"
@@ -329,3 +366,24 @@ def test_a_job_in_the_background_of_a_shell_goes_on_ignoring_it():
             process.send_signal(signal.SIGINT)
     process.stderr.close()
     assert process.wait() == 0
+
+
+def test_ctrl_c_after_the_work_is_too_late(tmp_path):
+    code = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "usercustomize.py").write_text(code)
+    (tmp_path / "sitecustomize.py").write_text(code)
+    process = subprocess.run(
+        [sys.executable, "-m", "tfbrats.splits", "--help"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.returncode == 0 and process.stdout.startswith(b"usage: ") and process.stderr == b""
+
+
+def test_ctrl_c_of_another_process_stays_its_own():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        command.run(lambda _: 0)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -847,3 +847,26 @@ def test_a_worker_that_dies_is_told_with_the_option_for_fewer(folders, tmp_path,
         evaluate.evaluate(*folders, workers=2)
     with pytest.raises(InputError, match=r"\(2 at a time\)\. Pass --workers 1\.$"):
         run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 2)
+
+
+# --- --cases --------------------------------------------------------------------------------------------
+
+IDS = ["BraTS20_Training_001", "BraTS20_Training_002"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("between", ["\n", "\r\n", ","])
+def test_ids_are_read_from_a_file_or_between_commas(tmp_path, encoding, between):
+    (tmp_path / "ids.txt").write_bytes(between.join(IDS).encode(encoding))
+    assert evaluate._names(str(tmp_path / "ids.txt")) == evaluate._names(between.join(IDS)) == IDS
+
+
+def test_a_file_of_ids_that_is_none_is_named(tmp_path):
+    (tmp_path / "ids.txt").write_text("\n".join(IDS), "utf-16")
+    with pytest.raises(InputError, match=r"ids\.txt: no text in UTF-8 .* Save it as UTF-8"):
+        evaluate._names(str(tmp_path / "ids.txt"))
+    with pytest.raises(InputError, match=f"--cases {tmp_path}: a folder; expected a file"):
+        evaluate._names(str(tmp_path))
+    for missing in (f"{tmp_path}/none", "none.txt", "none.csv"):
+        with pytest.raises(InputError, match=f"--cases {missing}: no such file"):
+            evaluate._names(missing)

@@ -584,6 +584,34 @@ def test_a_run_of_the_worst_name_goes_on_and_is_exported_predicts_and_is_served(
     over("train, resume, export, predict, serve", [WORST], _whole_way(cases, record_folder))
 
 
+def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
+    cases, record_folder, tmp_path, monkeypatch, capsys
+):
+    """`lnk/..` is the folder that the link's target lies in; beside the link lie others of the same names."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("real/deep")
+    os.symlink("real/deep", "lnk")
+    shutil.copytree(record_folder, "real/rec")
+    for decoy in (
+        "rec/dataset.json",
+        "run/checkpoints/last/ckpt-1.index",
+        "run/config.yaml",
+        "m/1/saved_model.pb",
+    ):
+        files.write_bytes(decoy, b"another's")
+    before = {path: content for path, content in tree(".").items() if not path.startswith("real/")}
+    settings = ("train.steps_per_epoch=1", "train.epochs=1", *PLAIN_NETWORK, *SMALL)
+    train.main(["--config=smoke_2d.yaml", "--data=lnk/../rec", "--run=lnk/../run", *settings])
+    assert checkpoints.found("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
+    kept = config.load("real/run/config.yaml")
+    assert (kept.run.dir, kept.data.records) == (f"{tmp_path}/real/run", f"{tmp_path}/real/rec")
+    export.main(["--run=lnk/../run", "--output=lnk/../m"])
+    predict.main(["--model=lnk/../m/1", f"--input={cases}", "--output=lnk/../out"])
+    assert len(masks(tree("real/out"))) == len(ids_of(cases))
+    assert {path: content for path, content in tree(".").items() if not path.startswith("real/")} == before
+    assert sorted(os.listdir(".")) == ["lnk", "m", "real", "rec", "run"]
+
+
 @pytest.mark.slow
 def test_a_run_of_every_name_goes_on_and_is_exported_predicts_and_is_served(over, cases, record_folder):
     over("train, resume, export, predict, serve", (*SINGLE, WORST), _whole_way(cases, record_folder))

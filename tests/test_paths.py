@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shlex
+import sys
 
 import fsspec
 import pytest
@@ -93,6 +94,75 @@ def test_an_address_with_a_known_scheme_is_a_store_and_nothing_else_is():
     assert paths.given("file:///a/b") == paths.absolute("file:///a/b") == "/a/b"
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("lnk/../up", "real/up"),
+        ("lnk/../up/", "real/up"),
+        ("./lnk/../../up", "up"),
+        ("sub/../up", "up"),
+        ("none/../up", "up"),
+        ("lnk/up", "real/deep/up"),
+        ("../work/lnk/../up", "real/up"),
+        ("..up/x", "..up/x"),
+    ],
+)
+def test_up_from_behind_a_link_is_where_the_system_has_it(text, place, home):
+    os.makedirs("real/deep")
+    os.makedirs("sub")
+    os.symlink("real/deep", "lnk")
+    for written in (text, f"{os.getcwd()}/{text}", f"file://{os.getcwd()}/{text}"):
+        path = paths.given(written)
+        assert paths.given(path) == path and path.endswith("/") == text.endswith("/")
+        # What goes by the text finds the place too, and what a program gives is the same one.
+        expected = os.path.realpath(place)
+        assert os.path.realpath(os.path.normpath(path)) == os.path.realpath(path) == expected
+        assert (
+            os.path.realpath(paths.absolute(written)) == os.path.realpath(literal.folder(written)) == expected
+        )
+        assert config.load("smoke_2d.yaml", [f"run.dir={written}"]).run.dir == path
+    assert paths.given("../up") == "../up"
+    files.write_bytes("lnk/../up2/x", b"1")
+    assert pathlib.Path("real/up2/x").read_bytes() == b"1" and not os.path.exists("up2")
+
+
+@pytest.mark.parametrize(
+    "kind", ["http", "https", "data", "zip", "dir", "hdfs", "ftp", "simplecache", "github"]
+)
+def test_a_scheme_that_nothing_here_can_write_is_refused(kind):
+    with pytest.raises(
+        InputError, match=rf"{kind}://a/b: {kind}:// is no store that is known here\. Correct it"
+    ):
+        paths.given(f"{kind}://a/b")
+    with pytest.raises(InputError, match=f"{kind}:// is no store that is known here"):
+        files.exists(f"{kind}://a/b")
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://", "gs:///x", "GS:///x", "s3://", "abfs:///", "gs://./x", "gs://../x"]
+)
+def test_an_address_without_a_bucket_is_refused(address):
+    with pytest.raises(InputError, match=r"names no bucket\. Write [a-z0-9]+://bucket/folder\."):
+        paths.given(address)
+
+
+def test_an_address_is_one_place_however_its_scheme_is_written():
+    assert paths.given("GS://Bucket/A") == paths.given("gcs://Bucket/A") == "gs://Bucket/A"
+    for text in ("FILE:///a/b", "file://localhost/a/b", "local:///a/b"):
+        assert paths.given(text) == paths.absolute(text) == "/a/b"
+    for text in ("file://tmp/x", "file://localhost", "local://x/y"):
+        for reading in (paths.given, paths.absolute, files.exists):
+            with pytest.raises(InputError, match=rf"{text}: .* Write file:///"):
+                reading(text)
+
+
+@pytest.mark.parametrize(("address", "package"), [("s3://b/x", "s3fs"), ("abfs://b/x", "adlfs")])
+def test_a_store_whose_package_is_not_there_is_told_with_it(address, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"{address}: cannot be opened .* Install {package}\."):
+        files.exists(address)
+
+
 @given(st.lists(NAMES, min_size=1, max_size=3))
 def test_a_printed_command_is_pasted_as_it_was_meant(names):
     arguments = [paths.given(name) for name in names]
@@ -153,6 +223,56 @@ def test_a_name_that_yaml_would_cut_at_a_comment_is_refused(home):
         config.load(_with_folder("exp #2"))
     assert config.load(_with_folder("'exp #2'  #2")).run.dir == "exp #2"
     assert config.load(_with_folder("exp#2 # the second")).run.dir == "exp#2"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "!x y",
+        "&x y",
+        "!x",
+        "&x",
+        "*x",
+        "! x",
+        "!!binary aGk=",
+        "!!int 7",
+        "%x",
+        "@x",
+        "a: b",
+        "`id`",
+        "[a",
+        "{a",
+    ],
+)
+def test_what_yaml_takes_letters_of_asks_for_quotes(written, home):
+    with pytest.raises(InputError, match=r"(?s)config\.yaml: .*between quotes"):
+        config.load(_with_folder(written))
+    assert config.load(_with_folder(f"'{written}'")).run.dir == written
+    assert config.load(_with_folder("!!str 007")).run.dir == "007"
+
+
+def test_a_name_changes_no_value_that_it_is_tied_to(home):
+    path = _with_folder("*s")
+    text = path.read_text()
+    path.write_text(text.replace("  seed: 0", "  seed: &s 010", 1))
+    with pytest.raises(InputError, match=r"(?s)config\.yaml: .*between quotes"):
+        config.load(path)
+    path.write_text(text.replace("  dir: *s", "  <<: {dir: exp #2\n  }"))
+    with pytest.raises(InputError, match=r"<< puts keys of another place here\. Write each key itself"):
+        config.load(path)
+
+
+def test_a_yaml_is_utf_8(home):
+    path = _with_folder("exp #2")
+    text = path.read_text()
+    path.write_text(text, "utf-16")
+    with pytest.raises(InputError, match=r"config.yaml: no text in UTF-8 .* Save it as UTF-8\."):
+        config.load(path)
+    path.write_text(text, "utf-8-sig")
+    with pytest.raises(InputError, match="what stands behind # is a comment"):
+        config.load(path)
+    path.write_text(text.replace("exp #2", "Größe"), "utf-8-sig")
+    assert config.load(path).run.dir == "Größe"
 
 
 def test_numbers_of_a_yaml_stay_numbers(home):

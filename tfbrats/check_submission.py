@@ -22,10 +22,7 @@ def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:
     if files.is_folder(source):
         dataset = layouts.find(source, edition)
         return [one.case_id for one in dataset.cases], dataset.editions
-    try:
-        lines = files.read_bytes(source).decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source}: not text; expected a case id a line, or give a data set.") from error
+    lines = files.read_text(source).split("\n")
     found = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
     if not found:
         raise InputError(f"{source}: names no case; expected a case id a line.")

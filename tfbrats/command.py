@@ -64,4 +64,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    finally:
+        surroundings.end_work()
     raise SystemExit(code or 0)

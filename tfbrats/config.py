@@ -363,6 +363,10 @@ def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
 def _instead_of(unknown: str, kind: type[_Config]) -> str:
     """The nearest key of the same section, or the key of that name in another, or all that there are."""
     section, _, name = unknown.rpartition(".")
+    if unknown in _keys(kind):  # one key with a dot in it
+        return f"; write {name}: on a line of its own, indented, below {section}:"
+    if section in _keys(kind) and not any(key.startswith(f"{section}.") for key in _keys(kind)):
+        return f"; {section} is one value, with nothing below it"
     siblings = [key for key in _keys(kind) if key.rpartition(".")[0] == section]
     # By their own names: with the section before them any two keys of it look alike.
     named = {key.rpartition(".")[2]: key for key in siblings}
@@ -423,7 +427,7 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
     """
     found = _find(path)
     try:
-        content = yaml_text.parsed(files.read_bytes(found), _TEXT_KEYS)
+        content = yaml_text.parsed(files.read_text(found), _TEXT_KEYS)
     except yaml.YAMLError as error:
         raise InputError(f"{found}: not valid YAML ({error}).") from error
     return _overridden(content, overrides, str(found))
@@ -450,6 +454,11 @@ def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
             value = text if key in _TEXT_KEYS else yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"{override!r}: {text!r} is not a YAML value.") from error
+        if "." in section:
+            raise InputError(
+                f"{override!r}: nothing stands below {section}. An override reads section.key=value, e.g. "
+                "train.epochs=3."
+            )
         place = content.setdefault(section, {}) if dot and isinstance(content, dict) else content
         if not isinstance(place, dict):
             raise InputError(f"{override!r}: {found} has no section {section}.")

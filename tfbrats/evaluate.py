@@ -213,10 +213,15 @@ def evaluate(
 
 def _names(text: str) -> list[str]:
     """--cases: a file with a case id a line, or ids between commas."""
+    path = ""
     with contextlib.suppress(InputError):  # ids may stand on lines of their own, which is no path
         path = paths.given(text)
-        if files.exists(path) and not files.is_folder(path):
-            text = files.read_bytes(path).decode()
+    if path and files.is_folder(path):
+        raise InputError(f"--cases {text}: a folder; expected a file with a case id a line, or ids.")
+    if path and files.exists(path):
+        text = files.read_text(path)
+    elif path and "," not in text and ("/" in text or text.lower().endswith((".txt", ".csv", ".json"))):
+        raise InputError(f"--cases {text}: no such file.")
     names = [name for name in re.split(r"[,\s]+", text) if name]
     if not names:
         raise InputError("--cases names no case; give ids between commas, or a file with one a line.")

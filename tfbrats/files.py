@@ -171,6 +171,18 @@ def on_disk(folder: str | os.PathLike) -> Iterator[str]:
         yield copy
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """A file that a person wrote, without the mark that some editors put first. Errors as `read_bytes`.
+
+    Raises:
+        InputError: it is no text in UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text in UTF-8 ({error.reason}). Save it as UTF-8.") from error
+
+
 def read_json(path: str | os.PathLike) -> Any:
     content = read_bytes(path)
     try:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import bids, brats_folders, decathlon, files, grades, naming, patients, references
+from tfbrats import bids, brats_folders, decathlon, files, grades, naming, paths, patients, references
 from tfbrats.command import InputError, counted
 from tfbrats.groups import Group, Leftovers, nifti_stem, scan_name
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
@@ -178,7 +178,7 @@ def _is_own_record(path: str) -> bool:
 
 
 def _top(root: str) -> str:
-    return os.path.abspath(root) if files.is_local(root) else files.canonical(root)
+    return paths.absolute(root) if files.is_local(root) else files.canonical(root)
 
 
 def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 
-from tfbrats import files
+from tfbrats import files, paths
 from tfbrats.command import InputError
 
 _PATTERN = re.compile(r"[*?\[\\]")
@@ -33,7 +33,7 @@ def folder(path: str | os.PathLike) -> str:
     Raises:
         InputError: there can be no link.
     """
-    path = os.fspath(path)
+    path = _named(path)
     if not _PATTERN.search(path):
         return path
     check(path)
@@ -42,8 +42,12 @@ def folder(path: str | os.PathLike) -> str:
 
 def file(path: str | os.PathLike) -> str:
     """As `folder`, of a file in one, or of what the names of several begin with."""
-    path = os.fspath(path)
+    path = _named(path)
     return files.join(folder(files.parent(path)), files.name(path)) if _PATTERN.search(path) else path
+
+
+def _named(path: str | os.PathLike) -> str:
+    return paths.direct(paths.local(path)) if files.is_local(path) else os.fspath(path)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from tfbrats import files, naming, references
+from tfbrats import files, naming, paths, references
 from tfbrats.command import InputError
 from tfbrats.groups import nifti_stem
 from tfbrats.label_names import schema_from_names
@@ -61,7 +61,7 @@ class Masks:
 
 def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """(name without .nii[.gz], path) of every image, hidden files and what lies in hidden folders left out."""
-    root = os.path.abspath(folder) if files.is_local(folder) else files.canonical(folder)
+    root = paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)
     for path in files.walk(folder):
         stem = nifti_stem(path)
         below = path.removeprefix(root) if path.startswith(root) else files.name(path)

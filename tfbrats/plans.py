@@ -5,13 +5,12 @@ come from elsewhere, what makes the row may not.
 """
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats import config as configs
-from tfbrats import files, layouts, naming, splits, tables
+from tfbrats import files, layouts, naming, paths, splits, tables
 from tfbrats.command import InputError
 from tfbrats.config import Config
 from tfbrats.layouts import Dataset
@@ -131,7 +130,7 @@ def plan(
     if unknown:
         raise InputError(f"--rows {','.join(unknown)}: {table} has the rows {', '.join(known)}.")
     chosen = [row for row in known if not rows or row in rows]
-    home = pathlib.Path(os.path.abspath(output))
+    home = pathlib.Path(paths.absolute(output))
     all_configs = {}
     for row in chosen:
         places = {"data.records": str(home / "records"), "run.dir": str(home / "runs" / row)}

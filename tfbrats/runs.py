@@ -243,7 +243,7 @@ def find(folder: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
     for name in sorted(of_runs):
         path = files.join(folder, name) if name else folder
         try:
-            found.append(read(path, name or files.name(os.path.abspath(folder))))
+            found.append(read(path, name or files.name(paths.absolute(folder))))
         except InputError as error:
             others[name] = _one_line(error, path)
     others |= dict.fromkeys(sorted(foreign), _NO_RUN)

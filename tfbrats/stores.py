@@ -20,21 +20,25 @@ def located(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
     """A file system, `DISK` or a store's, and the path in it: on the disk an absolute one.
 
     Raises:
-        InputError: what the store needs is not installed.
+        InputError: what the store needs is not installed, or no such store is known.
     """
     scheme = paths.scheme(path)
     if not scheme:
         return DISK, paths.absolute(path)
-    address = os.fspath(path)
+    if scheme not in paths.STORES:
+        raise InputError(
+            f"{path}: {scheme}:// is no store that is known here. Those that are: "
+            f"{', '.join(sorted(paths.OPENED_BY))}."
+        )
+    address = scheme + os.fspath(path)[len(scheme) :]
     try:
         kind = fsspec.get_filesystem_class(scheme)
         # No cached listings: on gs:// they would hide what Beam's workers wrote since.
         fs = kind(**{"use_listings_cache": False, **kind._get_kwargs_from_urls(address)})
         return fs, kind._strip_protocol(address)
     except (ImportError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be opened ({error}). Install tfbrats[gcp] for gs:// paths."
-        ) from error
+        cure = f" Install {paths.OPENED_BY[scheme]}." if scheme in paths.OPENED_BY else ""
+        raise InputError(f"{path}: cannot be opened ({error}).{cure}") from error
 
 
 def copy_down(fs: fsspec.AbstractFileSystem, inner: str, folder: str) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import files, layouts, model_card, nifti
+from tfbrats import files, layouts, model_card, nifti, paths
 from tfbrats.command import InputError, counted
 from tfbrats.label_candidates import candidates, outside
 from tfbrats.labels import EDITIONS
@@ -139,7 +139,7 @@ def members(location: str | os.PathLike) -> list[Member]:
         InputError: neither of the two, a damaged archive, or one under another name than .zip.
     """
     if files.is_folder(location):
-        root = os.path.abspath(location) if files.is_local(location) else files.canonical(location)
+        root = paths.absolute(location) if files.is_local(location) else files.canonical(location)
         return [member(path, path.removeprefix(root).lstrip("/")) for path in files.walk(location)]
     content = files.read_bytes(location)
     try:
