@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, layouts, masks_alone
+from tfbrats import files, layouts, masks_alone, not_experts
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 
@@ -180,7 +180,7 @@ def _references(
     folder: str | os.PathLike, edition: str | None
 ) -> tuple[dict[str, Pair], dict[str, list[str]], list[str]]:
     """References by case id (their `prediction` still None), faults by case id, and notes."""
-    layouts.check_experts(folder)
+    not_experts.check(folder)
     try:
         dataset = layouts.find(folder, edition)
     except InputError:
@@ -203,9 +203,13 @@ def _references(
     notes = [f"{entry.case_id}: {note}" for entry in dataset.cases if entry.label for note in entry.notes]
     # Of some cases the images may be elsewhere.
     used = {path for entry in dataset.cases for path in entry.paths()}
-    for mask in masks_alone.beside(folder, edition, used):
-        if mask.case_id not in references and mask.case_id not in faults:
-            references[mask.case_id] = _of_mask(mask)
+    elsewhere = masks_alone.beside(folder, edition, used, [entry.case_id for entry in dataset.cases])
+    references |= {mask.case_id: _of_mask(mask) for mask in elsewhere}
+    if elsewhere:
+        more = f" and {len(elsewhere) - 1} more" if elsewhere[1:] else ""
+        notes.append(
+            f"the reference of {elsewhere[0].case_id}{more} is {elsewhere[0].path}; its scans lie elsewhere"
+        )
     if not references:
         raise InputError(f"{folder}: no segmentation to score against; cases found: {len(dataset.cases)}.")
     return references, faults, notes
