@@ -257,3 +257,19 @@ def test_pairs_are_grouped_by_their_two_tables(tmp_path):
     back = label_tables.with_tables(bare, json.loads(json.dumps(entries)))
     assert [pair.written_in.values for pair in back] == [pair.written_in.values for pair in pairs]
     assert [pair.written_in for pair in label_tables.with_tables(bare, [])] == [EDITIONS["2021"]] * 3
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_references_without_any_enhancing_tumour_by_the_table_given_are_not_read_in_silence(tmp_path, number):
+    for n in range(number):
+        save(tmp_path / "r", f"own{n}_seg.nii.gz", "2021")
+        save(tmp_path / "p", f"own{n}.nii.gz", "2021")
+    says = r"edition 2024 reads value 4 as resection cavity, and no mask has enhancing tumour; in edition 2017"
+    if number == 1:
+        (warning,) = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")["warnings"]
+        assert says in warning
+    else:
+        with pytest.raises(InputError, match=says):
+            evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")
+    content = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2021")
+    assert content["warnings"] == [] and dice(content) == [1, 1, 1]

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, files, masks_alone, model_card, nifti, provenance
+from tfbrats import case, files, masks_alone, model_card, naming, nifti, provenance
 from tfbrats.command import InputError
 from tfbrats.label_candidates import advice, candidates, contradiction, listed, outside, tissues_of, union
-from tfbrats.labels import EDITIONS, REWRITTEN, LabelSchema
+from tfbrats.labels import EDITIONS, MASKS_THAT_TELL, REWRITTEN, LabelSchema, Tissue, doubts
 from tfbrats.pairs import Pair
 
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
@@ -34,6 +34,7 @@ class Settled:
         pairs: those that can be read, `prediction_schema` set.
         found_by: of each of these pairs, what told the prediction's table.
         notes: references that are read otherwise than their names tell.
+        warnings: what is strange about the references' values, read so.
         faults: values that no table explains, or that contradict the table given.
     """
 
@@ -41,6 +42,7 @@ class Settled:
     found_by: Mapping[str, str]
     notes: tuple[str, ...]
     faults: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def values_of(path: str) -> frozenset[int] | None:
@@ -85,6 +87,8 @@ def settle(
         )
     values = _values([path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None])
     checked, notes, faults = _references(pairs, values, reference, edition)
+    strange, warnings = _strange(checked, values, reference, edition)
+    faults += strange
     stated = _stated(checked, prediction)
     settled: list[Pair] = []
     found_by: dict[str, str] = {}
@@ -105,12 +109,14 @@ def settle(
         faults += side.faults
     order = {pair.case_id: place for place, pair in enumerate(pairs)}
     settled.sort(key=lambda pair: order[pair.case_id])
-    return Settled(tuple(settled), found_by, tuple(notes), tuple(faults))
+    return Settled(tuple(settled), found_by, tuple(notes), tuple(faults), tuple(warnings))
 
 
 def check_references(pairs: Sequence[Pair], reference: str | os.PathLike, edition: str | None = None) -> None:
     """Raises InputError, before there are predictions, where values of references contradict their table."""
-    _, _, faults = _references(pairs, _values([pair.reference for pair in pairs]), reference, edition)
+    values = _values([pair.reference for pair in pairs])
+    checked, _, faults = _references(pairs, values, reference, edition)
+    faults += _strange(checked, values, reference, edition)[0]
     if faults:
         raise InputError("\n".join(faults))
 
@@ -179,6 +185,34 @@ def _references(
             notes.append(f"{what}, {fits}; read as given")
         checked += members  # reading them tells of values that their table lacks
     return checked, notes, faults
+
+
+def _strange(
+    pairs: Sequence[Pair],
+    values: Mapping[str, frozenset[int] | None],
+    reference: str | os.PathLike,
+    edition: str | None,
+) -> tuple[list[str], list[str]]:
+    """What speaks against the table of all references whose ids do not tell it: faults and warnings.
+
+    Of a mask or two it is a warning, as they may be so; of more in a table that was given it is a fault.
+    """
+    groups: dict[LabelSchema, list[Pair]] = {}
+    for pair in pairs:
+        own = naming.edition_by_id(pair.case_id)
+        if pair.schema.edition in EDITIONS and (own is None or own.values != pair.schema.values):
+            groups.setdefault(pair.schema, []).append(pair)
+    faults: list[str] = []
+    warnings: list[str] = []
+    for schema, members in groups.items():
+        present = union(values[pair.reference] for pair in members)
+        if not schema.has(present):  # reading them tells
+            continue
+        remarks = doubts(schema, tissues_of(schema, present) - {Tissue.BACKGROUND})
+        masks = sum(bool(values[pair.reference]) for pair in members)
+        where = faults if edition is not None and masks >= MASKS_THAT_TELL else warnings
+        where += [f"{reference}: {remark}." for remark in remarks]
+    return faults, warnings
 
 
 # --- the prediction -------------------------------------------------------------------------------------
