@@ -143,6 +143,40 @@ def test_a_poor_prediction_is_not_taken_for_an_exchanged_one():
     assert label_candidates.doubts([EDITIONS["2023"]], [counts], "p") == []
 
 
+def exchanged(edition, order, noise=0):
+    """Counts of a prediction that is right but for its values, of which (`order`) says what each should be."""
+    counts = np.full((len(Tissue), len(Tissue)), noise, np.int64)
+    counts[0, 0] = 10_000
+    for tissue, written in zip((Tissue.NCR, Tissue.ED, Tissue.ET), order, strict=True):
+        counts[tissue, written] += 100
+    return label_candidates.doubts([EDITIONS[edition]], [counts], "p")
+
+
+@pytest.mark.parametrize(
+    ("edition", "order", "says"),
+    [
+        (
+            "2021",
+            (Tissue.ED, Tissue.NCR, Tissue.ET),
+            "the values 1 and 2 seem exchanged: read as 1 ED, 2 NCR, 4 ET",
+        ),
+        (
+            "2023",
+            (Tissue.ET, Tissue.ED, Tissue.NCR),
+            "the values 1 and 3 seem exchanged: read as 1 ET, 2 ED, 3 NCR",
+        ),
+        ("2023", (Tissue.ED, Tissue.NCR, Tissue.ET), "pass --prediction-edition msd"),
+        ("2023", (Tissue.NCR, Tissue.ET, Tissue.ED), "the values 2 and 3 seem exchanged"),
+    ],
+)
+def test_exchanged_values_are_told_whether_or_not_an_edition_has_them_so(edition, order, says):
+    (warning,) = exchanged(edition, order)
+    assert says in warning and "Dice WT 1.000, TC 1.000, ET 1.000, and now" in warning
+    assert says.startswith("pass") or "Write the files again in the table of" in warning
+    assert exchanged(edition, order, noise=90) == []  # too poor to tell
+    assert exchanged(edition, (Tissue.NCR, Tissue.ED, Tissue.ET)) == []
+
+
 def test_a_mask_of_one_region_is_not_scored_as_a_tissue_in_silence(tmp_path):
     sides = folders(tmp_path, "2021", "2021")
     save(sides[0], "BraTS2021_00001.nii.gz", "2021", (tissues() > 0).astype(np.uint8))
@@ -273,3 +307,27 @@ def test_references_without_any_enhancing_tumour_by_the_table_given_are_not_read
             evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")
     content = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2021")
     assert content["warnings"] == [] and dice(content) == [1, 1, 1]
+
+
+def test_files_of_values_that_every_table_has_do_not_make_the_others_the_exception(tmp_path):
+    sides = folders(tmp_path, "2021", "2021")
+    no_et = np.where(tissues() == Tissue.ET, Tissue.NCR, tissues())
+    for n, array in ((2, tissues()), (3, no_et)):
+        save(sides[1], f"BraTS2021_0000{n}_seg.nii.gz", "2021", array)
+        save(sides[0], f"BraTS2021_0000{n}.nii.gz", "2021", array)
+    with pytest.raises(InputError) as error:
+        evaluate.evaluate(*sides, prediction_edition="2023")
+    assert "Others fit it" not in str(error.value) and "Leave --prediction-edition out" in str(error.value)
+
+
+def test_a_dataset_json_that_the_predictions_contradict_is_passed_over_with_a_note(tmp_path):
+    sides = folders(tmp_path, "2021", "2021")
+    labels = {"background": 0, "edema": 1, "non-enhancing": 2, "enhancing": 3}
+    (sides[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
+    content = evaluate.evaluate(*sides)
+    assert dice(content) == [1, 1, 1]
+    (note,) = content["notes"]
+    assert note.endswith(
+        "dataset.json says that the predictions are written as 0 BACKGROUND, 1 ED, 2 NCR, 3 ET, "
+        "but they hold 4: passed over"
+    )

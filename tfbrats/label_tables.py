@@ -17,7 +17,16 @@ import numpy as np
 
 from tfbrats import case, files, masks_alone, model_card, naming, nifti, provenance
 from tfbrats.command import InputError
-from tfbrats.label_candidates import advice, candidates, contradiction, listed, outside, tissues_of, union
+from tfbrats.label_candidates import (
+    advice,
+    candidates,
+    contradiction,
+    listed,
+    outside,
+    telling_values,
+    tissues_of,
+    union,
+)
 from tfbrats.labels import EDITIONS, MASKS_THAT_TELL, REWRITTEN, LabelSchema, Tissue, doubts
 from tfbrats.pairs import Pair
 
@@ -104,6 +113,12 @@ def settle(
             side.take(own, where)
         else:
             side.found(card)
+            if own is not None:
+                strange = listed(union(side.values) - set(own.tissue_of_value))
+                notes.append(
+                    f"{where} that the predictions are written as {own.describe()}, but they hold {strange}: "
+                    "passed over"
+                )
         settled += side.pairs
         found_by |= dict.fromkeys((pair.case_id for pair in side.pairs), side.found_by)
         faults += side.faults
@@ -232,9 +247,15 @@ class _Predictions:
         self._values = {pair.case_id: values.get(pair.prediction) for pair in pairs}
         self._present = union(self._values.values())
         self._reference_fits = not any(outside(values[pair.reference], schema) for pair in pairs)
+        self._is_given = False
         self.pairs: list[Pair] = []
         self.found_by = ""
         self.faults: list[str] = []
+
+    @property
+    def values(self) -> list[frozenset[int] | None]:
+        """Of each prediction."""
+        return list(self._values.values())
 
     def fit(self, schema: LabelSchema) -> bool:
         return set(self._present) <= set(schema.tissue_of_value)
@@ -255,15 +276,25 @@ class _Predictions:
 
     def _cure(self, pair: Pair, schema: LabelSchema) -> str:
         """Of a file among others: it may be the only one that is written so."""
-        if any(not outside(values, schema) for values in self._values.values() if values):
+        files_with_labels = [values for values in self._values.values() if values]
+        fitting = [values for values in files_with_labels if not outside(values, schema)]
+        failing = len(files_with_labels) - len(fitting)
+        # A file of the values that all tables have fits any of them.
+        if any(map(telling_values, fitting)) and failing <= len(fitting):
             return (
                 f"Others fit it: write this one in that table, or score it apart, with --cases {pair.case_id} "
                 "and --prediction-edition."
+            )
+        if self._is_given and self.fit(self._schema):
+            return (
+                f"The values found ({listed(self._present)}) fit the reference's own table: "
+                f"{self._schema.describe()}. Leave --prediction-edition out."
             )
         return advice(candidates(self._present, self._schema), self._present)
 
     def given(self, edition: str) -> None:
         schema = EDITIONS[edition]
+        self._is_given = True
         foreign = [
             value
             for value in sorted(self._present)
