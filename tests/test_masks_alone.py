@@ -148,3 +148,26 @@ def test_masks_elsewhere_in_a_data_set_are_references_only_of_experts_and_of_cas
     assert taken == ([path] if is_taken and not has_scans else [])
     noted = f"the reference of {TWO} is {path}; its scans lie elsewhere" in matched.notes
     assert noted == bool(taken)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["_gt", "_label", "_manual_seg", "_seg_manual", "_GlistrBoost_ManuallyCorrected", "_label-tumor_dseg"],
+)
+def test_the_predictions_tell_where_the_case_id_ends(tmp_path, ending):
+    ids = ["sub-01", "sub-01_ses-2"]
+    made(tmp_path / "p", *(f"{case_id}.nii.gz" for case_id in ids))
+    made(tmp_path / "r", *(f"{case_id}{ending}.nii.gz" for case_id in ids))
+    matched = pairs.match(tmp_path / "p", tmp_path / "r", "2021")
+    assert matched.faults == ()
+    assert {pair.case_id: pair.reference for pair in matched.pairs} == {
+        case_id: str(tmp_path / "r" / f"{case_id}{ending}.nii.gz") for case_id in ids
+    }
+
+
+@pytest.mark.parametrize("ending", ["_brain_mask", "_pred_seg", "_GlistrBoost", "_aseg"])
+def test_masks_that_no_expert_drew_of_the_tumour_are_still_none(tmp_path, ending):
+    made(tmp_path / "p", "sub-01.nii.gz")
+    made(tmp_path / "r", f"sub-01{ending}.nii.gz", "sub-01_gt.nii.gz")
+    (pair,) = pairs.match(tmp_path / "p", tmp_path / "r", "2021").pairs
+    assert pair.reference.endswith("sub-01_gt.nii.gz")

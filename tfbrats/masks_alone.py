@@ -69,11 +69,12 @@ def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
             yield stem, path
 
 
-def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
+def find(folder: str | os.PathLike, edition: str | None = None, case_ids: Collection[str] = ()) -> Masks:
     """Every mask under a folder that holds nothing else.
 
     Args:
         edition: overrides what the names tell.
+        case_ids: which there may be, as predictions are called: they tell where the id ends in CASE_gt.
 
     Raises:
         InputError: two masks of one case, or names that do not tell the edition.
@@ -87,7 +88,7 @@ def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
     left_out: list[str] = []
     masks: dict[str, Mask] = {}
     for parent, members in by_folder.items():
-        for case_id, path in _cases(parent, members, left_out):
+        for case_id, path in _cases(parent, members, left_out, case_ids):
             if case_id in masks:
                 raise InputError(f"{case_id}: two references, {masks[case_id].path} and {path}. Keep one.")
             masks[case_id] = _mask(case_id, path, edition)
@@ -140,11 +141,14 @@ def _case_of(stem: str) -> str | None:
     return match["case"] if match else None
 
 
-def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> Iterator[tuple[str, str]]:
+def _cases(
+    parent: str, members: list[tuple[str, str]], left_out: list[str], case_ids: Collection[str]
+) -> Iterator[tuple[str, str]]:
     """(case id, path) of the masks in one folder."""
-    named = {case_id for stem, _ in members if (case_id := _case_of(stem)) and not _is_other(case_id)}
+    case_of = {stem: _known_case_of(stem, case_ids) or _case_of(stem) for stem, _ in members}
+    named = {case_id for case_id in case_of.values() if case_id and not _is_other(case_id)}
     for stem, path in members:
-        case_id = _case_of(stem)
+        case_id = case_of[stem]
         bare = case_id or stem
         if case_id in named:
             yield case_id, path
@@ -154,6 +158,15 @@ def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> 
             left_out.append(path)
         else:
             yield stem, path
+
+
+def _known_case_of(stem: str, case_ids: Collection[str]) -> str | None:
+    """The longest of these ids with which a name begins, if what is behind it is said of an expert's mask."""
+    for case_id in sorted((one for one in case_ids if _is_of(stem, [one])), key=len, reverse=True):
+        # The id tells that it is a mask of that case: "gt" or "label" need not say of what.
+        if references.objection([*references.words_of(stem[len(case_id) :]), "seg"]) is None:
+            return case_id
+    return None
 
 
 def _is_of(stem: str, case_ids: Collection[str]) -> bool:
