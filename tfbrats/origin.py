@@ -133,7 +133,8 @@ def by_split_of(
     Returns:
         None without a card; else `known`, and where it is: `cases` as `seen.by_kind`, `summary` of each kind as
         `summaries.summarise`, `others_dice`: mean Dice by region over the cases that the model has not seen,
-        `run`: its folder if known, and `has_test`: whether its own split kept cases apart.
+        `run`: its folder if known, `has_test`: whether its own split kept cases apart, and, if any,
+        `other_names`: data sets that share patients under different names.
     """
     if card is None:
         return None
@@ -158,7 +159,18 @@ def by_split_of(
         },
         "run": _in_config(card.training_data.get("config"), "run", "dir"),
         "has_test": seen.has_test(carried),
+        **_under_other_names(card, cases),
     }
+
+
+def _under_other_names(card: ModelCard, cases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """`other_names` as `seen.other_names`, where there is something to say."""
+    schemas = card.training_data.get("label_schemas") or []
+    editions = [
+        str(schema["edition"]) for schema in schemas if isinstance(schema, Mapping) and "edition" in schema
+    ]
+    names = seen.other_names(editions, cases.get("unseen", ()))
+    return {"other_names": names} if names else {}
 
 
 def _in_config(config: Any, *keys: str) -> Any:
@@ -197,14 +209,12 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
             of several splits, or no case of that split.
     """
     splits = split_files.read(path, fold)
-    patient_of = {
-        case_id: naming.person_of(naming.patient_of(case_id)) for ids in splits.values() for case_id in ids
-    }
-    faults = split_files.faults({key: ids for key, ids in splits.items() if ids}, patient_of, os.fspath(path))
+    faults = _overlaps(splits, os.fspath(path))
     if faults:
+        more = f"; and {len(faults) - 3} more" if faults[3:] else ""
         raise InputError(
-            f"{path}: training cases would be scored as if unseen: {'; '.join(faults)}. Mend the file, or name "
-            "the cases to score with --cases."
+            f"{path}: training cases would be scored as if unseen: {'; '.join(faults[:3])}{more}. Mend the file, "
+            "or name the cases to score with --cases."
         )
     if not splits[name]:
         there = ", ".join(f"{key} ({tables.cases_text(len(ids))})" for key, ids in splits.items())
@@ -212,6 +222,16 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
     # The hash that records and models of this split carry.
     sha256 = records.sha256_of_split(splits)
     return splits[name], {"name": name, "sha256": sha256, "of": os.fspath(path)}
+
+
+def _overlaps(splits: Mapping[str, Sequence[str]], path: str) -> list[str]:
+    """Patients of several splits, by all names that one patient has, and what else is wrong."""
+    patient_of: dict[str, str] = {}
+    of_person: dict[str, str] = {}
+    for case_id in (case_id for ids in splits.values() for case_id in ids):
+        patient = naming.patient_of(case_id)
+        patient_of[case_id] = of_person.setdefault(naming.person_of(patient), patient)
+    return split_files.faults({name: ids for name, ids in splits.items() if ids}, patient_of, path)
 
 
 def check_split(
