@@ -181,8 +181,9 @@ def _tissues(volume: nifti.Volume, schema: LabelSchema, path: str) -> tuple[np.n
         low, high = np.min(array), np.max(array)
         if low >= 0 and high <= 1:
             raise InputError(
-                f"{path}: shape {array.shape}; expected three dimensions. Its values are from 0 to 1: a channel "
-                "for each label (one-hot, or probabilities). Write one volume, of the label of the largest channel."
+                f"{path}: shape {array.shape}; expected three dimensions. Its values are from 0 to 1: a "
+                "channel for each label (one-hot, or probabilities). Write one volume, of the label of the "
+                "largest channel."
             )
     return voxels.tissues(_volume(array, path), volume.scaling, schema, path)
 

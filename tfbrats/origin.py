@@ -213,8 +213,8 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
     if faults:
         more = f"; and {len(faults) - 3} more" if faults[3:] else ""
         raise InputError(
-            f"{path}: training cases would be scored as if unseen: {'; '.join(faults[:3])}{more}. Mend the file, "
-            "or name the cases to score with --cases."
+            f"{path}: training cases would be scored as if unseen: {'; '.join(faults[:3])}{more}. Mend the "
+            "file, or name the cases to score with --cases."
         )
     if not splits[name]:
         there = ", ".join(f"{key} ({tables.cases_text(len(ids))})" for key, ids in splits.items())
