@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, label_candidates, label_tables, nifti, report
+from tfbrats import case, evaluate, label_candidates, label_tables, nifti, report, scoring
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
 from tfbrats.pairs import Pair
@@ -331,3 +331,16 @@ def test_a_dataset_json_that_the_predictions_contradict_is_passed_over_with_a_no
         "dataset.json says that the predictions are written as 0 BACKGROUND, 1 ED, 2 NCR, 3 ET, "
         "but they hold 4: passed over"
     )
+
+
+@pytest.mark.parametrize("model", ["baseline", "waveloss"])
+def test_public_models_predictions_of_real_cases_are_doubted_neither_alone_nor_together(real_masks, model):
+    schema = EDITIONS["2020"]
+    counts = []
+    for path in sorted(real_masks.glob("*_seg.nii.gz")):
+        predicted = real_masks / path.name.replace("_seg", f"_pred_{model}_attention")
+        sides = [case.load_label(each, schema)[0] for each in (predicted, path)]
+        counts.append(scoring.tissue_pairs(*sides))
+    assert len(counts) == 5
+    assert [label_candidates.doubts([schema], [each], "p") for each in counts] == [[]] * 5
+    assert label_candidates.doubts([schema] * 5, counts, "p") == []
