@@ -76,6 +76,7 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         help="score only one split's cases: splits.json of the model's run",
     )
     parser.add_argument("--split", choices=records.SPLITS, help="which, of --splits (test)")
+    parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
     parser.add_argument(
@@ -206,12 +207,14 @@ def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], dic
         InputError: options that do not go together, no such split, or one that the model was not trained on.
     """
     if options.splits is None:
+        if options.fold is not None:
+            raise InputError(f"--fold {options.fold} needs --splits: the file that holds the folds.")
         if options.split is not None:
             raise InputError(f"--split {options.split} needs --splits: the file that says which cases it has.")
         return None
     if not options.reference:
         raise InputError("--splits says which cases to score, and needs --reference: what to score against.")
-    case_ids, chosen = origin.split_of(options.splits, options.split or "test")
+    case_ids, chosen = origin.split_of(options.splits, options.split or "test", options.fold)
     model = origin.model_of(card, options.output)
     origin.check_split(chosen, model, options.model)
     return case_ids, chosen
@@ -241,7 +244,7 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
         )
         content["split"] = chosen
         card = model_card.read(options.model)
-        content["by_split"] = origin.by_split_of(card, content["rows"], options.splits)
+        content["by_split"] = origin.by_split_of(card, content["rows"], options.splits, options.fold)
         if left_out:
             of_all = command.counted(len(case_ids), "case")
             content["notes"].append(

@@ -333,7 +333,7 @@ def test_a_mask_of_whole_floats_is_taken(folder):
 
 def test_probabilities_in_the_place_of_a_mask_are_refused(folder):
     change(path_of(folder, "seg"), lambda a: np.stack([a > 0, a == 4, a == 1], -1).astype(np.uint8))
-    only_fault(folder, f"{CASE}_seg.nii.gz", "(24, 26, 18, 3)", "three dimensions")
+    only_fault(folder, f"{CASE}_seg.nii.gz", "(24, 26, 18, 3)", "three dimensions", "one-hot")
     with pytest.raises(InputError, match=r"_seg\.nii\.gz.*three dimensions"):
         case.load_label(path_of(folder, "seg"), EDITIONS["2021"])
 

@@ -392,8 +392,8 @@ def test_training_cases_are_counted_told_and_scored_apart(folders, tmp_path, cap
     printed = capsys.readouterr()
     # Both are moved by one of six voxels; ET is 2 of 4 there in the first, on neither side in the second.
     warning = (
-        "WARNING: 1 of these 2 cases is not unseen: 1 trained the model. Mean Dice of the 1 other: WT 0.8333, "
-        "TC 0.7500, ET 1.0000. Pass --splits runs/x/splits.json for the test cases alone."
+        "WARNING: 1 of these 2 cases was seen in training: 1 trained the model. Mean Dice of the 1 other: "
+        "WT 0.8333, TC 0.7500, ET 1.0000. To score the test cases alone, pass --splits runs/x/splits.json."
     )
     assert printed.err == warning + "\n"
     assert warning in " ".join(printed.out.split())
@@ -422,7 +422,7 @@ def test_json_is_json_and_the_warning_is_beside_it(folders, tmp_path, capsys):
     printed = capsys.readouterr()
     assert json.loads(printed.out)["by_split"]["cases"]["train"] == [f"BraTS20_Training_00{n}" for n in (1, 2)]
     assert (
-        "WARNING: None of these 2 cases is unseen" in printed.err
+        "WARNING: All of these 2 cases were seen in training" in printed.err
         and "Its split has no test cases" in printed.err
     )
 
@@ -449,7 +449,9 @@ def test_what_another_run_has_seen_is_told_where_it_is_compared_with(two_runs, f
     run("--prediction", tmp_path / "other", "--reference", folders[1], "--output", other, "--workers", 1)
     capsys.readouterr()
     run(*arguments, "--compare", other)
-    assert f"WARNING: {tmp_path / 'other'}: None of these 2 cases is unseen" in capsys.readouterr().err
+    assert (
+        f"WARNING: {tmp_path / 'other'}: All of these 2 cases were seen in training" in capsys.readouterr().err
+    )
 
 
 def test_what_was_guessed_in_reading_either_side_is_noted_with_the_files(folders, without_codes):

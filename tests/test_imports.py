@@ -34,7 +34,7 @@ ORDER = (
         "patch_data",
     ),
     ("saved_model", "unpacking", "segment", "cascade"),
-    ("charts", "masks_alone", "pairs", "label_tables", "pictures"),
+    ("charts", "not_experts", "masks_alone", "prediction_names", "pairs", "label_tables", "pictures"),
     ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),
     ("trial", "probe", "train", "export", "check_submission", "predict"),
     ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),

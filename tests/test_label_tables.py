@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tfbrats import case, evaluate, label_candidates, label_tables, nifti, report
+from tfbrats import case, evaluate, label_candidates, label_tables, nifti, report, scoring
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
 from tfbrats.pairs import Pair
@@ -143,6 +143,40 @@ def test_a_poor_prediction_is_not_taken_for_an_exchanged_one():
     assert label_candidates.doubts([EDITIONS["2023"]], [counts], "p") == []
 
 
+def exchanged(edition, order, noise=0):
+    """Counts of a prediction that is right but for its values, of which (`order`) says what each should be."""
+    counts = np.full((len(Tissue), len(Tissue)), noise, np.int64)
+    counts[0, 0] = 10_000
+    for tissue, written in zip((Tissue.NCR, Tissue.ED, Tissue.ET), order, strict=True):
+        counts[tissue, written] += 100
+    return label_candidates.doubts([EDITIONS[edition]], [counts], "p")
+
+
+@pytest.mark.parametrize(
+    ("edition", "order", "says"),
+    [
+        (
+            "2021",
+            (Tissue.ED, Tissue.NCR, Tissue.ET),
+            "the values 1 and 2 seem exchanged: read as 1 ED, 2 NCR, 4 ET",
+        ),
+        (
+            "2023",
+            (Tissue.ET, Tissue.ED, Tissue.NCR),
+            "the values 1 and 3 seem exchanged: read as 1 ET, 2 ED, 3 NCR",
+        ),
+        ("2023", (Tissue.ED, Tissue.NCR, Tissue.ET), "pass --prediction-edition msd"),
+        ("2023", (Tissue.NCR, Tissue.ET, Tissue.ED), "the values 2 and 3 seem exchanged"),
+    ],
+)
+def test_exchanged_values_are_told_whether_or_not_an_edition_has_them_so(edition, order, says):
+    (warning,) = exchanged(edition, order)
+    assert says in warning and "Dice WT 1.000, TC 1.000, ET 1.000, and now" in warning
+    assert says.startswith("pass") or "Write the files again in the table of" in warning
+    assert exchanged(edition, order, noise=90) == []  # too poor to tell
+    assert exchanged(edition, (Tissue.NCR, Tissue.ED, Tissue.ET)) == []
+
+
 def test_a_mask_of_one_region_is_not_scored_as_a_tissue_in_silence(tmp_path):
     sides = folders(tmp_path, "2021", "2021")
     save(sides[0], "BraTS2021_00001.nii.gz", "2021", (tissues() > 0).astype(np.uint8))
@@ -257,3 +291,56 @@ def test_pairs_are_grouped_by_their_two_tables(tmp_path):
     back = label_tables.with_tables(bare, json.loads(json.dumps(entries)))
     assert [pair.written_in.values for pair in back] == [pair.written_in.values for pair in pairs]
     assert [pair.written_in for pair in label_tables.with_tables(bare, [])] == [EDITIONS["2021"]] * 3
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_references_without_any_enhancing_tumour_by_the_table_given_are_not_read_in_silence(tmp_path, number):
+    for n in range(number):
+        save(tmp_path / "r", f"own{n}_seg.nii.gz", "2021")
+        save(tmp_path / "p", f"own{n}.nii.gz", "2021")
+    says = r"edition 2024 reads value 4 as resection cavity, and no mask has enhancing tumour; in edition 2017"
+    if number == 1:
+        (warning,) = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")["warnings"]
+        assert says in warning
+    else:
+        with pytest.raises(InputError, match=says):
+            evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")
+    content = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2021")
+    assert content["warnings"] == [] and dice(content) == [1, 1, 1]
+
+
+def test_files_of_values_that_every_table_has_do_not_make_the_others_the_exception(tmp_path):
+    sides = folders(tmp_path, "2021", "2021")
+    no_et = np.where(tissues() == Tissue.ET, Tissue.NCR, tissues())
+    for n, array in ((2, tissues()), (3, no_et)):
+        save(sides[1], f"BraTS2021_0000{n}_seg.nii.gz", "2021", array)
+        save(sides[0], f"BraTS2021_0000{n}.nii.gz", "2021", array)
+    with pytest.raises(InputError) as error:
+        evaluate.evaluate(*sides, prediction_edition="2023")
+    assert "Others fit it" not in str(error.value) and "Leave --prediction-edition out" in str(error.value)
+
+
+def test_a_dataset_json_that_the_predictions_contradict_is_passed_over_with_a_note(tmp_path):
+    sides = folders(tmp_path, "2021", "2021")
+    labels = {"background": 0, "edema": 1, "non-enhancing": 2, "enhancing": 3}
+    (sides[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
+    content = evaluate.evaluate(*sides)
+    assert dice(content) == [1, 1, 1]
+    (note,) = content["notes"]
+    assert note.endswith(
+        "dataset.json says that the predictions are written as 0 BACKGROUND, 1 ED, 2 NCR, 3 ET, "
+        "but they hold 4: passed over"
+    )
+
+
+@pytest.mark.parametrize("model", ["baseline", "waveloss"])
+def test_public_models_predictions_of_real_cases_are_doubted_neither_alone_nor_together(real_masks, model):
+    schema = EDITIONS["2020"]
+    counts = []
+    for path in sorted(real_masks.glob("*_seg.nii.gz")):
+        predicted = real_masks / path.name.replace("_seg", f"_pred_{model}_attention")
+        sides = [case.load_label(each, schema)[0] for each in (predicted, path)]
+        counts.append(scoring.tissue_pairs(*sides))
+    assert len(counts) == 5
+    assert [label_candidates.doubts([schema], [each], "p") for each in counts] == [[]] * 5
+    assert label_candidates.doubts([schema] * 5, counts, "p") == []

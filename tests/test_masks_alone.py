@@ -92,3 +92,82 @@ def test_masks_of_a_data_set_whose_images_lie_elsewhere_are_references_too(tiny_
         ("001", False),
         ("002", True),
     ]
+
+
+OWN = {"case_id": ONE, "model": {"name": "x", "tfbrats_json_sha256": "ab"}}
+
+
+@pytest.mark.parametrize(
+    ("mask", "record", "content"),
+    [
+        (f"{ONE}.nii.gz", f"{ONE}.json", OWN),
+        (f"{ONE}_seg.nii.gz", f"{ONE}_seg.json", OWN),
+        (f"{ONE}/{ONE}.nii.gz", "tfbrats.json", {}),
+        (f"fold_0/{ONE}.nii.gz", "fold_0/predict_from_raw_data_args.json", {}),
+    ],
+)
+def test_what_a_program_predicted_is_no_reference_wherever_its_record_lies(tmp_path, mask, record, content):
+    made(tmp_path / "r", mask, record)
+    made(tmp_path / "p", f"{ONE}.nii.gz")
+    (tmp_path / "r" / record).write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"1 segmentation by (tfbrats|nnU-Net), .*a prediction is no reference"
+    ):
+        pairs.match(tmp_path / "p", tmp_path / "r")
+    (tmp_path / "r" / record).unlink()
+    assert [pair.case_id for pair in pairs.match(tmp_path / "p", tmp_path / "r").pairs] == [ONE]
+
+
+def test_a_folder_that_speaks_of_predictions_is_noted(tmp_path):
+    (note,) = masks_alone.find(made(tmp_path / "predictions", f"{ONE}.nii.gz")).notes
+    assert note.startswith("the folder's name predictions speaks of what a program predicts")
+    assert masks_alone.find(made(tmp_path / "nnUNet_raw", f"D1/labelsTr/{ONE}.nii.gz")).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_taken"),
+    [
+        ("elsewhere/{case}_seg.nii.gz", True),
+        ("nnunet_results/{case}_seg.nii.gz", False),
+        ("automated_segm/{case}_segm.nii.gz", False),
+        ("carded/{case}_seg.nii.gz", False),
+    ],
+)
+@pytest.mark.parametrize("has_scans", [False, True])
+def test_masks_elsewhere_in_a_data_set_are_references_only_of_experts_and_of_cases_without_scans(
+    tmp_path, name, is_taken, has_scans
+):
+    made(tmp_path, *(f"data/{ONE}/{ONE}_{end}.nii.gz" for end in ("t1", "t1ce", "t2", "flair", "seg")))
+    if has_scans:
+        made(tmp_path, *(f"data/{TWO}/{TWO}_{end}.nii.gz" for end in ("t1", "t1ce", "t2", "flair")))
+    made(tmp_path / "data", name.format(case=TWO), "carded/tfbrats.json")
+    made(tmp_path / "p", f"{ONE}.nii.gz")
+    matched = pairs.match(tmp_path / "p", tmp_path / "data", allow_missing=True)
+    taken = [pair.reference for pair in matched.pairs if pair.case_id == TWO]
+    path = str(tmp_path / "data" / name.format(case=TWO))
+    assert taken == ([path] if is_taken and not has_scans else [])
+    noted = f"the reference of {TWO} is {path}; its scans lie elsewhere" in matched.notes
+    assert noted == bool(taken)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["_gt", "_label", "_manual_seg", "_seg_manual", "_GlistrBoost_ManuallyCorrected", "_label-tumor_dseg"],
+)
+def test_the_predictions_tell_where_the_case_id_ends(tmp_path, ending):
+    ids = ["sub-01", "sub-01_ses-2"]
+    made(tmp_path / "p", *(f"{case_id}.nii.gz" for case_id in ids))
+    made(tmp_path / "r", *(f"{case_id}{ending}.nii.gz" for case_id in ids))
+    matched = pairs.match(tmp_path / "p", tmp_path / "r", "2021")
+    assert matched.faults == ()
+    assert {pair.case_id: pair.reference for pair in matched.pairs} == {
+        case_id: str(tmp_path / "r" / f"{case_id}{ending}.nii.gz") for case_id in ids
+    }
+
+
+@pytest.mark.parametrize("ending", ["_brain_mask", "_pred_seg", "_GlistrBoost", "_aseg"])
+def test_masks_that_no_expert_drew_of_the_tumour_are_still_none(tmp_path, ending):
+    made(tmp_path / "p", "sub-01.nii.gz")
+    made(tmp_path / "r", f"sub-01{ending}.nii.gz", "sub-01_gt.nii.gz")
+    (pair,) = pairs.match(tmp_path / "p", tmp_path / "r", "2021").pairs
+    assert pair.reference.endswith("sub-01_gt.nii.gz")

@@ -177,6 +177,18 @@ def test_groups_are_those_of_the_challenge():
     assert [row[group].fn for group in ("ET", "NETC", "CC", "ED", "TC", "WT")] == [0, 0, 1, 0, 1, 1]
 
 
+def test_a_table_of_nnunets_has_the_groups_of_the_cases_own_challenge():
+    def groups(case_id, tissues=(Tissue.ET, Tissue.NCR, Tissue.ED)):
+        values = ((0, Tissue.BACKGROUND), *enumerate(tissues, 1))
+        return list(matched_lesions.groups_of(labels.LabelSchema("nnunet", values), case_id))
+
+    assert groups("BraTS-GLI-00001-000") == groups("own") == ["NETC", "SNFH", "ET", "TC", "WT"]
+    assert groups("BraTS-SSA-00001-000") == ["ET", "TC", "WT"]
+    children = ["ET", "NETC", "CC", "ED", "TC", "WT"]
+    assert groups("own", (Tissue.ET, Tissue.NCR, Tissue.CC, Tissue.ED)) == children
+    assert groups("BraTS-PED-00001-000", (Tissue.ET, Tissue.NCR, Tissue.CC, Tissue.ED)) == children
+
+
 def test_large_and_small_metastases_are_counted_apart():
     small, missed = ((20, 22), (20, 22), (20, 22)), ((10, 12), (20, 22), (20, 22))  # 8 mm3 each
     reference = boxes(A, small, missed)

@@ -77,3 +77,59 @@ def test_what_tfbrats_predicted_is_no_reference(tmp_path, folder):
     (tmp_path / "out" / "tfbrats.json").unlink()
     (pair,) = pairs.match(tmp_path / "mine", tmp_path / "out").pairs
     assert pair.reference.endswith("out/BraTS2021_00001.nii.gz")
+
+
+def made(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}_seg",
+        "{0}/{0}_seg",
+        "{}/seg",
+        "{}_pred",
+        "{}-prediction",
+        "{}_pred_seg",
+        "{0}/anat/{0}_label-tumor_dseg",
+    ],
+)
+def test_predictions_whose_names_say_more_than_the_case_are_read_with_one_note(tmp_path, name):
+    r = made(tmp_path / "r", f"{ONE}_seg.nii.gz", f"{TWO}_seg.nii.gz")
+    p = made(tmp_path / "p", *(f"{name.format(case_id)}.nii.gz" for case_id in (ONE, TWO)))
+    found = pairs.match(p, r)
+    assert found.faults == ()
+    assert {pair.case_id: pair.prediction for pair in found.pairs} == {
+        case_id: str(p / f"{name.format(case_id)}.nii.gz") for case_id in (ONE, TWO)
+    }
+    (note,) = found.notes
+    assert note.startswith(f"{ONE}: its prediction is called") and "1 more" in note
+
+
+def test_of_two_predictions_of_a_case_none_is_chosen(tmp_path):
+    r = made(tmp_path / "r", f"{ONE}_seg.nii.gz", f"{TWO}_seg.nii.gz")
+    p = made(tmp_path / "p", f"{ONE}.nii.gz", f"{ONE}_seg.nii.gz", f"{TWO}_seg.nii.gz", f"{TWO}_pred.nii.gz")
+    extra, twice = sorted(pairs.match(p, r).faults)
+    assert extra.startswith(f"{ONE}_seg: ") and "has no reference" in extra
+    assert twice.startswith(f"{TWO}: predicted twice")
+
+
+def test_an_ending_that_all_files_have_is_named_once(tmp_path):
+    r = made(tmp_path / "r", f"{ONE}_seg.nii.gz", f"{TWO}_seg.nii.gz")
+    p = made(tmp_path / "p", f"{ONE}_0000.nii.gz", f"{TWO}_0000.nii.gz")
+    with pytest.raises(InputError, match=r"its files have _0000 behind the case id; .*Rename them\.$"):
+        pairs.match(p, r)
+
+
+def test_exchanged_sides_are_told_in_a_line(tmp_path):
+    ends = ("t1", "t1ce", "t2", "flair", "seg")
+    data = made(tmp_path / "data", *(f"{ONE}/{ONE}_{end}.nii.gz" for end in ends))
+    p = made(tmp_path / "p", f"{ONE}.nii.gz")
+    assert pairs.match(p, data).faults == ()
+    (fault,) = pairs.match(data, p).faults
+    assert "holds 4 scans, e.g." in fault and fault.endswith("the two may be exchanged.")

@@ -570,7 +570,7 @@ def test_cases_that_the_model_has_seen_stand_in_a_banner_and_apart(scored, tmp_p
     content["by_split"] = origin.by_split_of(card, content["rows"])
     found = page_of(content, tmp_path)
     (banner,) = re.findall(r'<p class="warning loud" role="alert">(.*?)</p>', found.source)
-    assert banner.startswith("1 of these 2 cases is not unseen: 1 trained the model.")
+    assert banner.startswith("1 of these 2 cases was seen in training: 1 trained the model.")
     assert found.source.index(banner) < found.source.index('class="tile"')
     apart = section(found, "What the model has seen of these cases")
     by_case = stages.by_case(content["rows"])
@@ -593,8 +593,8 @@ def test_old_scores_are_held_against_the_card_beside_the_predictions(scored, tmp
     carried = {"training_data": seen.hashes_of({"train": ids[:1], "test": ids[1:]})}
     (prediction / "tfbrats.json").write_text(tiny_model.card().model_copy(update=carried).to_json())
     remarks = report.write(metrics_folder, prediction, root, tmp_path / "r.html", cases=1)
-    assert [text[:50] for text in remarks] == ["WARNING: 1 of these 2 cases is not unseen: 1 train"]
-    assert "1 of these 2 cases is not unseen" in (tmp_path / "r.html").read_text()
+    assert [text[:58] for text in remarks] == ["WARNING: 1 of these 2 cases was seen in training: 1 train"]
+    assert "1 of these 2 cases was seen in training" in (tmp_path / "r.html").read_text()
 
 
 # --- files that are there or not ------------------------------------------------------------------------

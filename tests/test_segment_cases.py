@@ -396,7 +396,7 @@ def test_training_cases_are_told_and_splits_leave_them_out(of_a_split, cases, tm
     printed = capsys.readouterr()
     assert "all scores of 5 cases, 3 of them seen by the model: " in printed.out
     assert (
-        "WARNING: 3 of these 5 cases are not unseen: 2 trained the model, 1 chose its checkpoint."
+        "WARNING: 3 of these 5 cases were seen in training: 2 trained the model, 1 chose its checkpoint."
         in printed.err
     )
     run(model, cases, tmp_path / "out", f"--reference={cases}", f"--splits={splits}")

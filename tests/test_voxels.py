@@ -264,6 +264,12 @@ def test_a_mask_that_was_scaled_is_read_as_the_labels_it_was(folder, dtype, slop
     ("change", "dtype", "slope", "words"),
     [
         (lambda a: a * 0.5, np.float32, 1.0, ["not whole numbers, e.g. 0.5", "nearest neighbours"]),
+        (
+            lambda a: (a > 0) * 0.83,
+            np.float32,
+            1.0,
+            ["e.g. 0.83", "these are probabilities. Threshold them first"],
+        ),
         (lambda a: np.where(a == 4, 3.99, a), np.float32, 1.0, ["not whole numbers, e.g. 3.99"]),
         (lambda a: a * 10, np.int16, 0.13, ["not whole numbers", "scl_slope 0.13, scl_inter 0"]),
         (lambda a: a, np.int16, 2.0, ["label values [8]", "scl_slope 2, scl_inter 0"]),

@@ -173,7 +173,16 @@ def _scans(
 
 def _tissues(volume: nifti.Volume, schema: LabelSchema, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """A mask's tissues on its file's axes, and notes."""
-    return voxels.tissues(_volume(volume.array, path), volume.scaling, schema, path)
+    array = volume.array
+    if array.ndim == 4 and array.shape[3] > 1 and array.dtype.kind in "iufb":
+        low, high = np.min(array), np.max(array)
+        if low >= 0 and high <= 1:
+            raise InputError(
+                f"{path}: shape {array.shape}; expected three dimensions. Its values are from 0 to 1: a "
+                "channel for each label (one-hot, or probabilities). Write one volume, of the label of the "
+                "largest channel."
+            )
+    return voxels.tissues(_volume(array, path), volume.scaling, schema, path)
 
 
 def _missing(case: CaseFiles, modalities: Sequence[str], need_label: bool) -> list[str]:

@@ -56,7 +56,7 @@ from tfbrats import (
 )
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.origin import by_split_of, card_beside, check_split, margin_of, model_of, split_of
+from tfbrats.origin import by_split_of, card_beside, check_split, doubts, margin_of, model_of, split_of
 from tfbrats.pairs import match
 from tfbrats.score_files import names, read, without_nan, write
 from tfbrats.summaries import summarise, summarise_lesions
@@ -103,6 +103,7 @@ def evaluate(
     row: str | None = None,
     lesion_rule: str | None = None,
     prediction_edition: str | None = None,
+    fold: int | None = None,
 ) -> dict[str, Any]:
     """Scores every case; writes nothing.
 
@@ -116,6 +117,7 @@ def evaluate(
         row: of a paper's table, `tables.ROWS`, where no model's card beside the predictions tells it.
         lesion_rule: a key of `lesion_rules.MEANINGS`; None for no lesion-wise scores.
         prediction_edition: as for `label_tables.settle`.
+        fold: which, of `splits` that hold the folds of a cross-validation.
 
     Returns:
         The content of metrics.json: `rows` with keys `score_files.COLUMNS`, `summary` by region and score,
@@ -140,12 +142,14 @@ def evaluate(
         raise InputError("--cases and --splits both say which cases to score. Pass one of them.")
     if split is not None and splits is None:
         raise InputError(f"--split {split} needs --splits: the file that says which cases it has.")
+    if fold is not None and splits is None:
+        raise InputError(f"--fold {fold} needs --splits: the file that holds the folds.")
     split = split or "test"
     card, card_notes = card_beside(prediction)
     model = model_of(card, prediction, row)
     chosen_by = None
     if splits is not None:
-        cases, chosen_by = split_of(splits, split)
+        cases, chosen_by = split_of(splits, split, fold)
         check_split(chosen_by, model, prediction)
     named_by = "--cases" if splits is None else f"{split} in {splits}"
     matched = match(prediction, reference, edition, cases, allow_missing, named_by)
@@ -179,12 +183,16 @@ def evaluate(
             *(*matched.notes, *settled.notes, *card_notes),
             *case.noted({path: notes for one in each for path, notes in one.notes.items()}),
         ],
-        "warnings": label_candidates.doubts(
-            [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
-        ),
+        "warnings": [
+            *doubts(prediction, card, [pair.prediction for pair in pairs if pair.prediction is not None]),
+            *settled.warnings,
+            *label_candidates.doubts(
+                [pair.written_in for pair in pairs], [one.voxels for one in each], prediction
+            ),
+        ],
         "model": model,
         "split": chosen_by,
-        "by_split": by_split_of(card, rows, splits),
+        "by_split": by_split_of(card, rows, splits, fold),
         "empty_rule": {"name": empty, "meaning": metrics.EMPTY_RULES[empty]},
         "summary": summarise(rows),
         "rows": rows,
@@ -251,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         "--splits", type=paths.argument, metavar="FILE", help="only one split's cases: splits.json of the run"
     )
     parser.add_argument("--split", choices=records.SPLITS, help="which, of --splits (test)")
+    parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     parser.add_argument(
         "--allow-missing", action="store_true", help="score what has no prediction as an empty one"
     )
@@ -313,6 +322,7 @@ def main(arguments: Sequence[str]) -> None:
             given.row,
             given.lesions,
             given.prediction_edition,
+            given.fold,
         )
     except WorkerDiedError as error:
         raise InputError(f"{error} Pass --workers 1.") from error

@@ -42,7 +42,6 @@ from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
 _MOSTLY = 0.5  # of a tumour outside the brain
-_MASKS_THAT_TELL = 3  # so many without any enhancing tumour are no chance
 _READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
 
 
@@ -195,7 +194,7 @@ def _doubts(schema: labels.LabelSchema, described: Sequence[Mapping]) -> _Doubts
         if one["tissue_voxels"] and naming.edition_by_id(one["case_id"]) is None
     ]
     remarks = labels.doubts(schema, set().union(*masks))
-    return _Doubts(remarks, []) if len(masks) >= _MASKS_THAT_TELL else _Doubts([], remarks)
+    return _Doubts(remarks, []) if len(masks) >= labels.MASKS_THAT_TELL else _Doubts([], remarks)
 
 
 def _print(report: Mapping) -> None:

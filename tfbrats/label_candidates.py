@@ -1,5 +1,6 @@
 """Which tables label values could be written in, and what speaks for another than the one chosen. No I/O."""
 
+import itertools
 import os
 from collections.abc import Collection, Iterable, Sequence
 
@@ -53,6 +54,11 @@ def advice(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
 
 def meaning(schema: LabelSchema, present: Collection[int]) -> str:
     return ", ".join(f"{value} {schema.tissue_of_value[value].name}" for value in sorted(present) if value)
+
+
+def telling_values(present: Collection[int]) -> set[int]:
+    """Those of the values by which tables differ: what every edition with labels has tells nothing."""
+    return {value for value in present if any(value not in one.tissue_of_value for one in EDITIONS.values())}
 
 
 def tissues_of(schema: LabelSchema, present: Collection[int]) -> set[Tissue]:
@@ -118,33 +124,57 @@ def doubts(
                 "mask of one region would be read wrongly."
             )
         elif len(there) > 2:  # of one or two tissues any exchange may look better
-            warnings += _better_tables(
-                schema, counts, {0, *(schema.value_of_tissue[t] for t in there)}, prediction
-            )
+            warnings += _better_readings(schema, counts, there, prediction)
     return warnings
 
 
-def _better_tables(
-    schema: LabelSchema, counts: np.ndarray, values: Collection[int], prediction: str | os.PathLike
+def _better_readings(
+    schema: LabelSchema, counts: np.ndarray, there: Sequence[Tissue], prediction: str | os.PathLike
 ) -> list[str]:
-    """A warning for each other meaning of these values by which all regions agree well, and far better."""
-    warnings = []
+    """A warning where the best other meaning of these values makes all regions agree well, and far better.
+
+    The meanings are those of other editions, and each exchange of the values among their own tissues: a
+    conversion done by half leaves files in no edition's table.
+    """
+    value_of = {tissue: schema.value_of_tissue[tissue] for tissue in there}
+    values = {0, *value_of.values()}
+    readings: list[tuple[dict[int, Tissue], LabelSchema | None]] = [
+        ({value: other.tissue_of_value[value] for value in values}, other)
+        for other in _distinct([one for one in EDITIONS.values() if values <= set(one.tissue_of_value)], values)
+    ]
+    readings += [
+        ({0: Tissue.BACKGROUND, **dict(zip(value_of.values(), order, strict=True))}, None)
+        for order in itertools.permutations(there)
+    ]
     now = _dice(counts)
-    for other in _distinct([one for one in EDITIONS.values() if values <= set(one.tissue_of_value)], values):
+    best, best_gain, then = None, 0.0, now
+    for tissue_of, other in readings:  # editions first: of the same gain, the one with a name
         read = np.zeros_like(counts)
-        for value in values:
-            read[:, other.tissue_of_value[value]] += counts[:, schema.tissue_of_value[value]]
-        then = _dice(read)
-        gain = np.mean(list(then.values())) - np.mean(list(now.values()))
-        if min(then.values()) >= _LEAST_DICE and gain >= _LEAST_GAIN:
-            texts = [", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (then, now)]
-            warnings.append(
-                f"{prediction}: read by the table of {other.edition} ({meaning(other, values)}) the "
-                f"predictions would fit the reference far better: over all voxels Dice {texts[0]}, and now, by "
-                f"{schema.edition} ({meaning(schema, values)}), Dice {texts[1]}. If they were written so, pass "
-                f"--prediction-edition {other.edition}."
-            )
-    return warnings
+        for value, tissue in tissue_of.items():
+            read[:, tissue] += counts[:, schema.tissue_of_value[value]]
+        dice = _dice(read)
+        gain = float(np.mean(list(dice.values())) - np.mean(list(now.values())))
+        if gain > best_gain + 1e-9:
+            best, best_gain, then = (tissue_of, other), gain, dice
+    if best is None or min(then.values()) < _LEAST_DICE or best_gain < _LEAST_GAIN:
+        return []
+    texts = [", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (then, now)]
+    own = meaning(schema, values)
+    held = f"over all voxels Dice {texts[0]}, and now, by {schema.edition} ({own}), Dice {texts[1]}"
+    tissue_of, other = best
+    if other is not None:
+        return [
+            f"{prediction}: read by the table of {other.edition} ({meaning(other, values)}) the predictions "
+            f"would fit the reference far better: {held}. If they were written so, pass --prediction-edition "
+            f"{other.edition}."
+        ]
+    moved = [value for value in sorted(values) if tissue_of[value] is not schema.tissue_of_value[value]]
+    words = ", ".join(f"{value} {tissue_of[value].name}" for value in sorted(values) if value)
+    return [
+        f"{prediction}: the values {listed(moved[:-1])} and {moved[-1]} seem exchanged: read as {words}, "
+        f"which no edition's table has, the predictions would fit the reference far better: {held}. Write the "
+        f"files again in the table of {schema.edition}."
+    ]
 
 
 def _dice(counts: np.ndarray) -> dict[str, float]:

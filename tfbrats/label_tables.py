@@ -15,10 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import case, files, masks_alone, model_card, nifti, provenance
+from tfbrats import case, files, masks_alone, model_card, naming, nifti, provenance
 from tfbrats.command import InputError
-from tfbrats.label_candidates import advice, candidates, contradiction, listed, outside, tissues_of, union
-from tfbrats.labels import EDITIONS, REWRITTEN, LabelSchema
+from tfbrats.label_candidates import (
+    advice,
+    candidates,
+    contradiction,
+    listed,
+    outside,
+    telling_values,
+    tissues_of,
+    union,
+)
+from tfbrats.labels import EDITIONS, MASKS_THAT_TELL, REWRITTEN, LabelSchema, Tissue, doubts
 from tfbrats.pairs import Pair
 
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
@@ -34,6 +43,7 @@ class Settled:
         pairs: those that can be read, `prediction_schema` set.
         found_by: of each of these pairs, what told the prediction's table.
         notes: references that are read otherwise than their names tell.
+        warnings: what is strange about the references' values, read so.
         faults: values that no table explains, or that contradict the table given.
     """
 
@@ -41,6 +51,7 @@ class Settled:
     found_by: Mapping[str, str]
     notes: tuple[str, ...]
     faults: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def values_of(path: str) -> frozenset[int] | None:
@@ -85,6 +96,8 @@ def settle(
         )
     values = _values([path for pair in pairs for path in (pair.reference, pair.prediction) if path is not None])
     checked, notes, faults = _references(pairs, values, reference, edition)
+    strange, warnings = _strange(checked, values, reference, edition)
+    faults += strange
     stated = _stated(checked, prediction)
     settled: list[Pair] = []
     found_by: dict[str, str] = {}
@@ -100,17 +113,25 @@ def settle(
             side.take(own, where)
         else:
             side.found(card)
+            if own is not None:
+                strange = listed(union(side.values) - set(own.tissue_of_value))
+                notes.append(
+                    f"{where} that the predictions are written as {own.describe()}, but they hold {strange}: "
+                    "passed over"
+                )
         settled += side.pairs
         found_by |= dict.fromkeys((pair.case_id for pair in side.pairs), side.found_by)
         faults += side.faults
     order = {pair.case_id: place for place, pair in enumerate(pairs)}
     settled.sort(key=lambda pair: order[pair.case_id])
-    return Settled(tuple(settled), found_by, tuple(notes), tuple(faults))
+    return Settled(tuple(settled), found_by, tuple(notes), tuple(faults), tuple(warnings))
 
 
 def check_references(pairs: Sequence[Pair], reference: str | os.PathLike, edition: str | None = None) -> None:
     """Raises InputError, before there are predictions, where values of references contradict their table."""
-    _, _, faults = _references(pairs, _values([pair.reference for pair in pairs]), reference, edition)
+    values = _values([pair.reference for pair in pairs])
+    checked, _, faults = _references(pairs, values, reference, edition)
+    faults += _strange(checked, values, reference, edition)[0]
     if faults:
         raise InputError("\n".join(faults))
 
@@ -181,6 +202,34 @@ def _references(
     return checked, notes, faults
 
 
+def _strange(
+    pairs: Sequence[Pair],
+    values: Mapping[str, frozenset[int] | None],
+    reference: str | os.PathLike,
+    edition: str | None,
+) -> tuple[list[str], list[str]]:
+    """What speaks against the table of all references whose ids do not tell it: faults and warnings.
+
+    Of a mask or two it is a warning, as they may be so; of more in a table that was given it is a fault.
+    """
+    groups: dict[LabelSchema, list[Pair]] = {}
+    for pair in pairs:
+        own = naming.edition_by_id(pair.case_id)
+        if pair.schema.edition in EDITIONS and (own is None or own.values != pair.schema.values):
+            groups.setdefault(pair.schema, []).append(pair)
+    faults: list[str] = []
+    warnings: list[str] = []
+    for schema, members in groups.items():
+        present = union(values[pair.reference] for pair in members)
+        if not schema.has(present):  # reading them tells
+            continue
+        remarks = doubts(schema, tissues_of(schema, present) - {Tissue.BACKGROUND})
+        masks = sum(bool(values[pair.reference]) for pair in members)
+        where = faults if edition is not None and masks >= MASKS_THAT_TELL else warnings
+        where += [f"{reference}: {remark}." for remark in remarks]
+    return faults, warnings
+
+
 # --- the prediction -------------------------------------------------------------------------------------
 
 
@@ -198,9 +247,15 @@ class _Predictions:
         self._values = {pair.case_id: values.get(pair.prediction) for pair in pairs}
         self._present = union(self._values.values())
         self._reference_fits = not any(outside(values[pair.reference], schema) for pair in pairs)
+        self._is_given = False
         self.pairs: list[Pair] = []
         self.found_by = ""
         self.faults: list[str] = []
+
+    @property
+    def values(self) -> list[frozenset[int] | None]:
+        """Of each prediction."""
+        return list(self._values.values())
 
     def fit(self, schema: LabelSchema) -> bool:
         return set(self._present) <= set(schema.tissue_of_value)
@@ -221,15 +276,25 @@ class _Predictions:
 
     def _cure(self, pair: Pair, schema: LabelSchema) -> str:
         """Of a file among others: it may be the only one that is written so."""
-        if any(not outside(values, schema) for values in self._values.values() if values):
+        files_with_labels = [values for values in self._values.values() if values]
+        fitting = [values for values in files_with_labels if not outside(values, schema)]
+        failing = len(files_with_labels) - len(fitting)
+        # A file of the values that all tables have fits any of them.
+        if any(map(telling_values, fitting)) and failing <= len(fitting):
             return (
                 f"Others fit it: write this one in that table, or score it apart, with --cases {pair.case_id} "
                 "and --prediction-edition."
+            )
+        if self._is_given and self.fit(self._schema):
+            return (
+                f"The values found ({listed(self._present)}) fit the reference's own table: "
+                f"{self._schema.describe()}. Leave --prediction-edition out."
             )
         return advice(candidates(self._present, self._schema), self._present)
 
     def given(self, edition: str) -> None:
         schema = EDITIONS[edition]
+        self._is_given = True
         foreign = [
             value
             for value in sorted(self._present)

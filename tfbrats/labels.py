@@ -285,6 +285,9 @@ def advice(schema: LabelSchema, present: Collection[int], option: str = "--editi
     )
 
 
+MASKS_THAT_TELL = 3  # so many without any enhancing tumour are no chance
+
+
 def doubts(schema: LabelSchema, present: Collection[Tissue]) -> list[str]:
     """What is strange about a whole data set whose masks hold these tissues, all taken together.
 

@@ -200,15 +200,6 @@ def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
     return niftis
 
 
-def check_experts(folder: str | os.PathLike) -> None:
-    """Raises InputError where masks without scans are what tfbrats predicted: none is scored against those."""
-    listing = list(files.walk(folder))
-    results: list[str] = []
-    kept = _without_results(listing, results)
-    if results and not any(_is_scan(path) for path in kept):
-        raise InputError(f"{'; '.join(results)}: a prediction is no reference. Give the experts' masks.")
-
-
 def _is_scan(path: str) -> bool:
     return scan_name(nifti_stem(path)) is not None or decathlon.is_scan(path)
 

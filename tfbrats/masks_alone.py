@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from tfbrats import files, naming, paths, references
+from tfbrats import files, naming, not_experts, paths, references
 from tfbrats.command import InputError
 from tfbrats.groups import nifti_stem
 from tfbrats.label_names import schema_from_names
@@ -69,11 +69,12 @@ def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
             yield stem, path
 
 
-def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
+def find(folder: str | os.PathLike, edition: str | None = None, case_ids: Collection[str] = ()) -> Masks:
     """Every mask under a folder that holds nothing else.
 
     Args:
         edition: overrides what the names tell.
+        case_ids: which there may be, as predictions are called: they tell where the id ends in CASE_gt.
 
     Raises:
         InputError: two masks of one case, or names that do not tell the edition.
@@ -85,31 +86,45 @@ def find(folder: str | os.PathLike, edition: str | None = None) -> Masks:
     for stem, path in named:
         by_folder[files.parent(path)].append((stem, path))
     left_out: list[str] = []
-    references: dict[str, Mask] = {}
+    masks: dict[str, Mask] = {}
     for parent, members in by_folder.items():
-        for case_id, path in _cases(parent, members, left_out):
-            if case_id in references:
-                raise InputError(f"{case_id}: two references, {references[case_id].path} and {path}. Keep one.")
-            references[case_id] = _mask(case_id, path, edition)
+        for case_id, path in _cases(parent, members, left_out, case_ids):
+            if case_id in masks:
+                raise InputError(f"{case_id}: two references, {masks[case_id].path} and {path}. Keep one.")
+            masks[case_id] = _mask(case_id, path, edition)
     more = f" and {len(left_out) - 1} more" if left_out[1:] else ""
     notes = (f"{left_out[0]}{more}: not taken for a tumour's mask, left out",) if left_out else ()
-    return Masks(tuple(references.values()), False, notes)
+    notes += tuple(not_experts.telling_folders([mask.path for mask in masks.values()], folder))
+    return Masks(tuple(masks.values()), False, notes)
 
 
-def beside(folder: str | os.PathLike, edition: str | None, used: Collection[str]) -> list[Mask]:
+def beside(
+    folder: str | os.PathLike, edition: str | None, used: Collection[str], with_scans: Collection[str]
+) -> list[Mask]:
     """Masks named CASE_seg in a data set whose own cases use other files: those without images.
+
+    What a program predicted is none, by the files around it or the folders' names.
+
+    Args:
+        used: paths that belong to cases of the data set.
+        with_scans: case ids of the data set, whose references its layout has decided.
 
     Raises:
         InputError: names that do not tell the edition.
     """
-    found: dict[str, Mask] = {}
+    masks: dict[str, Mask] = {}
+    settled = {case_id.casefold() for case_id in with_scans}
+    predicted = not_experts.predicted(list(files.walk(folder)))
     for stem, path in niftis(folder):
         case_id = _case_of(stem)
-        if path not in used and case_id is not None and not _is_other(case_id) and case_id not in found:
-            schema, names_say = _tables(case_id, path, edition)
-            if schema is not None:  # of a data set's odd files not every name has to be understood
-                found[case_id] = Mask(case_id, path, schema, names_say)
-    return list(found.values())
+        if path in used or path in predicted or case_id is None or _is_other(case_id):
+            continue
+        if case_id.casefold() in settled or case_id in masks or not_experts.objection_of_folders(path, folder):
+            continue
+        schema, names_say = _tables(case_id, path, edition)
+        if schema is not None:  # of a data set's odd files not every name has to be understood
+            masks[case_id] = Mask(case_id, path, schema, names_say)
+    return list(masks.values())
 
 
 def _is_other(text: str) -> bool:
@@ -126,11 +141,14 @@ def _case_of(stem: str) -> str | None:
     return match["case"] if match else None
 
 
-def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> Iterator[tuple[str, str]]:
+def _cases(
+    parent: str, members: list[tuple[str, str]], left_out: list[str], case_ids: Collection[str]
+) -> Iterator[tuple[str, str]]:
     """(case id, path) of the masks in one folder."""
-    named = {case_id for stem, _ in members if (case_id := _case_of(stem)) and not _is_other(case_id)}
+    case_of = {stem: _known_case_of(stem, case_ids) or _case_of(stem) for stem, _ in members}
+    named = {case_id for case_id in case_of.values() if case_id and not _is_other(case_id)}
     for stem, path in members:
-        case_id = _case_of(stem)
+        case_id = case_of[stem]
         bare = case_id or stem
         if case_id in named:
             yield case_id, path
@@ -140,6 +158,15 @@ def _cases(parent: str, members: list[tuple[str, str]], left_out: list[str]) -> 
             left_out.append(path)
         else:
             yield stem, path
+
+
+def _known_case_of(stem: str, case_ids: Collection[str]) -> str | None:
+    """The longest of these ids with which a name begins, if what is behind it is said of an expert's mask."""
+    for case_id in sorted((one for one in case_ids if _is_of(stem, [one])), key=len, reverse=True):
+        # The id tells that it is a mask of that case: "gt" or "label" need not say of what.
+        if references.objection([*references.words_of(stem[len(case_id) :]), "seg"]) is None:
+            return case_id
+    return None
 
 
 def _is_of(stem: str, case_ids: Collection[str]) -> bool:

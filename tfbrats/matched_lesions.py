@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tfbrats import components, metrics, partners, surfaces
-from tfbrats.labels import REGIONS, LabelSchema, Tissue
+from tfbrats import components, metrics, naming, partners, surfaces
+from tfbrats.labels import REGIONS, REWRITTEN, LabelSchema, Tissue
 
 RULE = "2026"
 MEANING = (
@@ -44,11 +44,11 @@ _FOUND_FROM_DICE = 0.1
 _CORE = {"TC": REGIONS["TC"], "WT": REGIONS["WT"]}
 _GLIOMA = {"NETC": (Tissue.NCR,), "SNFH": (Tissue.ED,), "ET": (Tissue.ET,), "RC": (Tissue.RC,), **_CORE}
 _THREE = {"ET": (Tissue.ET,), **_CORE}
-_METASTASES = "met"
+_METASTASES, _CHILDREN = "met", "ped"
 # Edition -> the groups that its challenge scores; any other edition has those of the glioma challenge.
 _GROUPS: Mapping[str, Mapping[str, tuple[Tissue, ...]]] = types.MappingProxyType(
     {
-        "ped": {"ET": (Tissue.ET,), "NETC": (Tissue.NCR,), "CC": (Tissue.CC,), "ED": (Tissue.ED,), **_CORE},
+        _CHILDREN: {"ET": (Tissue.ET,), "NETC": (Tissue.NCR,), "CC": (Tissue.CC,), "ED": (Tissue.ED,), **_CORE},
         _METASTASES: {"ET": (Tissue.ET,), "RC": (Tissue.RC,), **_CORE},
         "men": _THREE,
         "ssa": _THREE,
@@ -166,16 +166,29 @@ class Lesion:
     k: int
 
 
-def groups_of(schema: LabelSchema) -> dict[str, tuple[Tissue, ...]]:
+def groups_of(schema: LabelSchema, case_id: str = "") -> dict[str, tuple[Tissue, ...]]:
     """Group -> its tissues, as the challenge of this edition scores them.
+
+    A table of nnU-Net's is no challenge: the case's id tells it there, or a tissue that one alone has.
 
     Of an edition that is not in the table: the glioma challenge's groups, without those of which its files hold
     nothing (the resection cavity until 2023).
     """
-    if schema.edition in _GROUPS:
-        return dict(_GROUPS[schema.edition])
     writable = {tissue for _, tissue in schema.values}
+    edition = _challenge_of(schema, case_id)
+    if edition in _GROUPS:
+        return {group: tissues for group, tissues in _GROUPS[edition].items() if writable.intersection(tissues)}
     return {group: tissues for group, tissues in _GLIOMA.items() if writable.intersection(tissues)}
+
+
+def _challenge_of(schema: LabelSchema, case_id: str) -> str:
+    """A key of `_GROUPS`, or another edition."""
+    if schema.edition not in REWRITTEN:
+        return schema.edition
+    own = naming.edition_by_id(case_id)
+    if own is not None:
+        return own.edition
+    return _CHILDREN if Tissue.CC in schema.value_of_tissue else schema.edition
 
 
 def score_case(
@@ -184,6 +197,7 @@ def score_case(
     spacing_mm: Sequence[float],
     schema: LabelSchema,
     missing: bool = False,
+    case_id: str = "",
 ) -> tuple[list[MatchedScores], list[Lesion]]:
     """Scores of one case, a row per group, and every lesion of it: the reference's first, then false ones.
 
@@ -195,6 +209,7 @@ def score_case(
         schema: of the reference; its edition says which groups are scored.
         missing: there is no prediction: every score is 0 and every HD95 373. The counts stay what they are: the
             reference's lesions are missed (the program writes 0) [ours].
+        case_id: tells the challenge where the schema is nnU-Net's own.
 
     Raises:
         InputError: the shapes differ.
@@ -204,11 +219,11 @@ def score_case(
     corner = np.array([side.start for side in box])
     prediction, reference = components.cropped(prediction, reference)
     rows, listed = [], []
-    for group, tissues in groups_of(schema).items():
+    for group, tissues in groups_of(schema, case_id).items():
         masks = np.isin(prediction, tissues), np.isin(reference, tissues)
         found = list(_lesions(group, *masks, spacing_mm, corner))
         row = _group_scores(group, found, *masks)
-        if schema.edition == _METASTASES:
+        if _challenge_of(schema, case_id) == _METASTASES:
             row = SizedScores(**dataclasses.asdict(row), **_by_size(found))
         rows.append(_as_missing(row) if missing else row)
         listed += found

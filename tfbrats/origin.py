@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfbrats import files, model_card, records, seen, split_files, tables
+from tfbrats import files, model_card, naming, provenance, records, references, seen, split_files, tables
 from tfbrats.command import InputError
+from tfbrats.groups import nifti_stem
 from tfbrats.model_card import ModelCard
 from tfbrats.summaries import summarise
 
@@ -16,17 +17,65 @@ from tfbrats.summaries import summarise
 def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[str]]:
     """The card of the model that wrote a folder of predictions, or None, and what is to be noted.
 
-    No score depends on it, so a card that cannot be read is a note and no fault.
+    It lies in the folder itself, or in those that the predictions lie in. No score depends on it, so a card
+    that cannot be read, or one of several, is a note and no fault.
     """
-    path = files.join(prediction, model_card.FILE)
-    if not files.exists(path):
+    paths = _cards(prediction)
+    contents: dict[bytes, str] = {}
+    for path in paths:
+        contents.setdefault(files.read_bytes(path), path)
+    if not contents:
         return None, []
+    if len(contents) > 1:
+        return None, [
+            f"{prediction}: cards of {len(contents)} models lie there ({', '.join(contents.values())}), so "
+            "that it is not known which cases trained whose model. Score each folder by itself"
+        ]
+    ((content, path),) = contents.items()
     try:
-        return model_card.parse(files.read_bytes(path), path), []
+        return model_card.parse(content, path), []
     except InputError as error:
         return None, [
             f"its model is unknown, so that a cascade's margin is unknown, and which cases trained it: {error}"
         ]
+
+
+def _cards(prediction: str | os.PathLike) -> list[str]:
+    """The cards of a folder, and of the folders within it from which a segmentation comes, or above those."""
+    listing = list(files.walk(prediction)) if files.is_folder(prediction) else []
+    top = files.join(prediction, model_card.FILE)
+    niftis = [path for path in listing if nifti_stem(path) is not None]
+    within = [
+        path
+        for path in listing
+        if files.name(path) == model_card.FILE
+        and files.canonical(path) != files.canonical(top)
+        and any(one.startswith(f"{files.parent(path)}/") for one in niftis)
+    ]
+    return [*([top] if files.exists(top) else []), *within]
+
+
+def doubts(prediction: str | os.PathLike, card: ModelCard | None, paths: Sequence[str]) -> list[str]:
+    """A warning where a model of ours predicted and nothing tells which cases it was trained on.
+
+    Args:
+        card: as `card_beside` finds it.
+        paths: of the predictions.
+    """
+    if card is not None or _cards(prediction):
+        return []
+    for path in map(provenance.path_of, paths):
+        try:
+            is_ours = files.exists(path) and references.is_own_record(files.read_json(path))
+        except InputError:
+            continue
+        if is_ours:
+            return [
+                f"{prediction}: a model of tfbrats predicted these ({files.name(path)} says so), but its card "
+                f"{model_card.FILE} is not beside them: it is not known which cases the model was trained on, "
+                "and some of those scored may be training cases. Copy the card here from the model's folder."
+            ]
+    return []
 
 
 def model_of(
@@ -71,6 +120,7 @@ def by_split_of(
     card: ModelCard | None,
     rows: Sequence[Mapping[str, Any]],
     splits: str | os.PathLike | None = None,
+    fold: int | None = None,
 ) -> dict[str, Any] | None:
     """Which of the scored cases the model has seen, and their scores apart.
 
@@ -78,11 +128,13 @@ def by_split_of(
         card: of the model that predicted them.
         rows: of `evaluate`'s content.
         splits: the splits.json of the model's own run, for a card that does not carry its cases.
+        fold: which, of `splits` that hold several.
 
     Returns:
         None without a card; else `known`, and where it is: `cases` as `seen.by_kind`, `summary` of each kind as
         `summaries.summarise`, `others_dice`: mean Dice by region over the cases that the model has not seen,
-        `run`: its folder if known, and `has_test`: whether its own split kept cases apart.
+        `run`: its folder if known, `has_test`: whether its own split kept cases apart, and, if any,
+        `other_names`: data sets that share patients under different names.
     """
     if card is None:
         return None
@@ -91,7 +143,7 @@ def by_split_of(
     if (
         kinds is None and splits is not None and carried.get("split_sha256") is not None
     ):  # `check_split` compared
-        carried = seen.hashes_of(split_files.read(splits))
+        carried = seen.hashes_of(split_files.read(splits, fold))
         kinds = seen.kinds_of(carried, case_ids)
     if kinds is None:
         return {"known": False}
@@ -107,7 +159,18 @@ def by_split_of(
         },
         "run": _in_config(card.training_data.get("config"), "run", "dir"),
         "has_test": seen.has_test(carried),
+        **_under_other_names(card, cases),
     }
+
+
+def _under_other_names(card: ModelCard, cases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """`other_names` as `seen.other_names`, where there is something to say."""
+    schemas = card.training_data.get("label_schemas") or []
+    editions = [
+        str(schema["edition"]) for schema in schemas if isinstance(schema, Mapping) and "edition" in schema
+    ]
+    names = seen.other_names(editions, cases.get("unseen", ()))
+    return {"other_names": names} if names else {}
 
 
 def _in_config(config: Any, *keys: str) -> Any:
@@ -133,23 +196,42 @@ def margin_of(model: Mapping[str, Any] | None) -> int | None:
     return found if type(found) is int and found >= 0 else None
 
 
-def split_of(path: str | os.PathLike, name: str) -> tuple[list[str], dict[str, Any]]:
+def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tuple[list[str], dict[str, Any]]:
     """Case ids of one split, and what is kept of it: `name`, `sha256` and `of`, the path.
 
     Args:
         path: a run's splits.json, or {split: [case ids]} of one's own.
         name: "train", "validation" or "test".
+        fold: which, of a file that holds several.
 
     Raises:
-        InputError: not such a file, one whose hash is not that of its cases, or no case of that split.
+        InputError: not such a file, one whose hash is not that of its cases, no such fold, a case or a patient
+            of several splits, or no case of that split.
     """
-    splits = split_files.read(path)
+    splits = split_files.read(path, fold)
+    faults = _overlaps(splits, os.fspath(path))
+    if faults:
+        more = f"; and {len(faults) - 3} more" if faults[3:] else ""
+        raise InputError(
+            f"{path}: training cases would be scored as if unseen: {'; '.join(faults[:3])}{more}. Mend the "
+            "file, or name the cases to score with --cases."
+        )
     if not splits[name]:
         there = ", ".join(f"{key} ({tables.cases_text(len(ids))})" for key, ids in splits.items())
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
     # The hash that records and models of this split carry.
     sha256 = records.sha256_of_split(splits)
     return splits[name], {"name": name, "sha256": sha256, "of": os.fspath(path)}
+
+
+def _overlaps(splits: Mapping[str, Sequence[str]], path: str) -> list[str]:
+    """Patients of several splits, by all names that one patient has, and what else is wrong."""
+    patient_of: dict[str, str] = {}
+    of_person: dict[str, str] = {}
+    for case_id in (case_id for ids in splits.values() for case_id in ids):
+        patient = naming.patient_of(case_id)
+        patient_of[case_id] = of_person.setdefault(naming.person_of(patient), patient)
+    return split_files.faults({name: ids for name, ids in splits.items() if ids}, patient_of, path)
 
 
 def check_split(

@@ -6,11 +6,10 @@ References that are masks alone, without images, `masks_alone` finds.
 
 import dataclasses
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, layouts, masks_alone
+from tfbrats import files, layouts, masks_alone, not_experts, prediction_names
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 
@@ -67,7 +66,7 @@ def match(
     """Pairs of files with one case id, by names alone; no image is opened.
 
     Args:
-        prediction: folder of CASE.nii.gz or CASE.nii.
+        prediction: folder of CASE.nii.gz or CASE.nii; CASE_seg, CASE_pred and CASE/seg are read with a note.
         reference: a data set, or masks alone: CASE[_seg].nii[.gz] in one folder or in folders of their own.
         edition: overrides what the reference's names say.
         cases: only these case ids.
@@ -77,11 +76,12 @@ def match(
     Raises:
         InputError: a folder is not there or holds nothing that could be meant.
     """
-    predicted, faults = _predictions(prediction)
-    references, more, notes = _references(reference, edition)
-    of_case = _by_letters([*references, *more])
-    predicted, renamed = _renamed(predicted, of_case)
-    notes += renamed
+    listing = _predictions(prediction)
+    references, more, notes = _references(reference, edition, [stem for stem, _ in listing])
+    named = prediction_names.read(listing, [*references, *more])
+    predicted, faults = named.predictions, list(named.faults)
+    notes += named.notes
+    of_case = prediction_names.by_letters([*references, *more])
     if cases is not None:
         cases = [of_case.get(name.casefold(), name) for name in cases]
         faults += [
@@ -95,19 +95,13 @@ def match(
             for entries in (references, predicted, more)
         )
     faults += [text for texts in more.values() for text in texts]
-    if not allow_missing:
-        faults += [
-            f"{name}: no prediction; expected {files.join(prediction, name)}.nii.gz. Predict it, or pass "
-            "--allow-missing to score it as an empty one."
-            for name in references
-            if name not in predicted
-        ]
-    faults += [
-        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases or "
-        "--splits."
-        for name, path in predicted.items()
-        if name not in references and name not in more
-    ]
+    if named.scans and not predicted:
+        raise InputError(prediction_names.scans_fault(named.scans, prediction))
+    if named.scans and cases is None:
+        faults.append(prediction_names.scans_fault(named.scans, prediction))
+    extra = {name: path for name, path in predicted.items() if name not in references and name not in more}
+    missing = [name for name in references if name not in predicted]
+    faults += _unpaired(prediction, reference, extra, missing, allow_missing)
     faults += [
         f"{name}: {path} is its own reference: prediction and reference are one file. Give the folder of what "
         "a model predicted."
@@ -124,13 +118,42 @@ def match(
     return Matched(tuple(pairs), tuple(faults), tuple(notes))
 
 
+def _unpaired(
+    prediction: str | os.PathLike,
+    reference: str | os.PathLike,
+    extra: Mapping[str, str],
+    missing: Sequence[str],
+    allow_missing: bool,
+) -> list[str]:
+    """Faults: references without a prediction, and predictions without a reference.
+
+    Raises:
+        InputError: what all their names have behind the case id explains both.
+    """
+    if ending := prediction_names.common_ending(extra, missing):
+        raise InputError(
+            f"{prediction}: its files have {ending} behind the case id; expected CASE.nii.gz. Rename them."
+        )
+    faults = [
+        f"{name}: no prediction; expected {files.join(prediction, name)}.nii.gz. Predict it, or pass "
+        "--allow-missing to score it as an empty one."
+        for name in missing
+        if not allow_missing
+    ]
+    return faults + [
+        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases or "
+        "--splits."
+        for name, path in extra.items()
+    ]
+
+
 def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequence[str]) -> list[Pair]:
     """The references of cases before there are predictions.
 
     Raises:
         InputError: one of the cases could not be scored later.
     """
-    references, faults, _ = _references(reference, edition)
+    references, faults, _ = _references(reference, edition, cases)
     found = [text for name in cases for text in faults.get(name, [])]
     found += [f"{name}: not in {reference}." for name in cases if name not in references and name not in faults]
     if found:
@@ -140,51 +163,31 @@ def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequ
     return [references[name] for name in cases]
 
 
-def _by_letters(names: Sequence[str]) -> dict[str, str]:
-    """Case id in small letters -> case id; those that only letter case tells apart are left out."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        alike[name.casefold()].append(name)
-    return {letters: same[0] for letters, same in alike.items() if len(same) == 1}
-
-
-def _renamed(predicted: Mapping[str, str], of_case: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Predictions by the reference's case ids where only letter case differs, and a note of each."""
-    renamed: dict[str, str] = {}
-    notes = []
-    for name, path in predicted.items():
-        case_id = of_case.get(name.casefold(), name)
-        if case_id != name and case_id not in predicted and case_id not in renamed:
-            notes.append(f"{case_id}: its prediction is called {files.name(path)}; letter case alone differs")
-            renamed[case_id] = path
-        else:
-            renamed[name] = path
-    return renamed, notes
-
-
-def _predictions(folder: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
-    predicted: dict[str, str] = {}
-    faults = []
-    for name, path in masks_alone.niftis(folder):
-        if name.endswith("_probabilities"):  # tfbrats.predict writes them beside, when asked
-            continue
-        if name in predicted:
-            faults.append(f"{name}: predicted twice, {predicted[name]} and {path}. Keep one.")
-        predicted.setdefault(name, path)
-    if not predicted:
+def _predictions(folder: str | os.PathLike) -> list[tuple[str, str]]:
+    """(name without .nii[.gz], path) of each file that may be a prediction."""
+    listing = [
+        (stem, path)
+        for stem, path in masks_alone.niftis(folder)
+        if not stem.endswith("_probabilities")  # tfbrats.predict writes them beside, when asked
+    ]
+    if not listing:
         raise InputError(f"{folder}: no predictions; expected files CASE.nii.gz or CASE.nii.")
-    return predicted, faults
+    return listing
 
 
 def _references(
-    folder: str | os.PathLike, edition: str | None
+    folder: str | os.PathLike, edition: str | None, names: Sequence[str]
 ) -> tuple[dict[str, Pair], dict[str, list[str]], list[str]]:
-    """References by case id (their `prediction` still None), faults by case id, and notes."""
-    layouts.check_experts(folder)
+    """References by case id (their `prediction` still None), faults by case id, and notes.
+
+    Args:
+        names: of predictions or cases: they tell where the id ends in the name of a mask.
+    """
+    not_experts.check(folder)
     try:
         dataset = layouts.find(folder, edition)
     except InputError:
-        masks = masks_alone.find(folder, edition) if edition in (None, *EDITIONS) else None
+        masks = masks_alone.find(folder, edition, names) if edition in (None, *EDITIONS) else None
         if masks is None or masks.has_images or not masks.references:
             raise
         return {mask.case_id: _of_mask(mask) for mask in masks.references}, {}, list(masks.notes)
@@ -203,9 +206,13 @@ def _references(
     notes = [f"{entry.case_id}: {note}" for entry in dataset.cases if entry.label for note in entry.notes]
     # Of some cases the images may be elsewhere.
     used = {path for entry in dataset.cases for path in entry.paths()}
-    for mask in masks_alone.beside(folder, edition, used):
-        if mask.case_id not in references and mask.case_id not in faults:
-            references[mask.case_id] = _of_mask(mask)
+    elsewhere = masks_alone.beside(folder, edition, used, [entry.case_id for entry in dataset.cases])
+    references |= {mask.case_id: _of_mask(mask) for mask in elsewhere}
+    if elsewhere:
+        more = f" and {len(elsewhere) - 1} more" if elsewhere[1:] else ""
+        notes.append(
+            f"the reference of {elsewhere[0].case_id}{more} is {elsewhere[0].path}; its scans lie elsewhere"
+        )
     if not references:
         raise InputError(f"{folder}: no segmentation to score against; cases found: {len(dataset.cases)}.")
     return references, faults, notes

@@ -92,7 +92,13 @@ def score_pair(
     by_region, each_lesion = [], []
     if lesion_rule is not None:
         by_region, each_lesion = lesion_rules.score_case(
-            prediction, reference, grid, pair.schema, lesion_rule, missing=pair.prediction is None
+            prediction,
+            reference,
+            grid,
+            pair.schema,
+            lesion_rule,
+            missing=pair.prediction is None,
+            case_id=pair.case_id,
         )
     counts = {
         "case_id": pair.case_id,

@@ -46,6 +46,27 @@ _SAID = {
     "test": ("is of its test split", "are of its test split"),
     "unseen": ("is in none of its splits", "are in none of its splits"),
 }
+_NAMESAKES = {  # where an id tells no published data set, so that another may have the same
+    "train": (
+        "has the name of a case that trained the model",
+        "have the names of cases that trained the model",
+    ),
+    "validation": (
+        "has the name of a case that chose its checkpoint",
+        "have the names of cases that chose its checkpoint",
+    ),
+}
+# Ways of naming, each by the editions of cards and of ids that have it: they share patients under other names.
+_LATER = "BraTS 2021 and later"
+_WAYS = {
+    "BraTS 2017 to 2019": ("2017", "2018", "2019"),
+    "BraTS 2020": ("2020",),
+    _LATER: ("2021", "2023"),
+    "UPenn-GBM": ("upenn",),
+    "UCSF-PDGM": ("ucsf",),
+    "the Decathlon": ("msd",),
+}
+_UCSF = "UCSF-PDGM"  # in 2021 and later alone
 
 
 def _hash(name: str) -> str:
@@ -126,8 +147,40 @@ def others(cases: Mapping[str, Sequence[str]]) -> list[str]:
 
 def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> str:
     """E.g. "3 trained the model, 2 chose its checkpoint, 1 is of its test split"."""
-    counts = {kind: len(cases[kind]) for kind in kinds if kind in cases}
-    return ", ".join(f"{count} {_SAID[kind][count > 1]}" for kind, count in counts.items())
+    texts = []
+    for kind in (kind for kind in kinds if kind in cases):
+        ids = cases[kind]
+        tells = any(naming.edition_by_id(case_id) is not None for case_id in ids)
+        words = _SAID[kind] if tells else _NAMESAKES.get(kind, _SAID[kind])
+        texts.append(f"{len(ids)} {words[len(ids) > 1]}")
+    return ", ".join(texts)
+
+
+def other_names(trained_on: Iterable[str], case_ids: Iterable[str]) -> list[str]:
+    """Data sets by whose names patients of these cases may have been seen, though no id tells it.
+
+    Args:
+        trained_on: editions of the model's training cases.
+        case_ids: of cases that it has not seen by their names.
+
+    Returns:
+        ["BraTS 2020", "BraTS 2021 and later"]: the model's and the cases'; empty if both have one way of names.
+    """
+    models = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
+    told = (naming.edition_by_id(case_id) for case_id in case_ids)
+    theirs = {way for schema in told if schema is not None and (way := _way_of(schema.edition))}
+    for model in sorted(models):
+        for way in sorted(theirs - models):
+            if _UCSF not in (model, way) or _LATER in (model, way):
+                return [model, way]
+    return []
+
+
+def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
+    # A model of 2024 to 2026 was trained on 2023's cases too; ids that tell 2024 are of other patients.
+    if is_of_a_card and edition in ("2024", "2025", "2026"):
+        return _LATER
+    return next((way for way, editions in _WAYS.items() if edition in editions), None)
 
 
 def briefly(by_split: Mapping[str, Any] | None) -> str:
@@ -149,7 +202,9 @@ def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool)
     if by_split is None:
         return "", False
     if not by_split["known"]:
-        cure = "Export it again" + ("." if chosen else ", or pass --splits with the splits.json of its run.")
+        cure = "Export it again."
+        if not chosen:
+            cure += " Or pass --splits with the splits.json of the model's run."
         return (
             f"the card does not tell which cases the model {name} was trained on: an older version exported "
             f"it. Some of the cases scored may be training cases. {cure}",
@@ -157,23 +212,33 @@ def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool)
         )
     cases = by_split["cases"]
     total, number = sum(map(len, cases.values())), number_seen(cases)
+    shared = by_split.get("other_names")
+    by_names = (
+        f" {' and '.join(shared)} show many patients under different names: some may be the same."
+        if shared
+        else ""
+    )
     if not number:
-        which = f"None of the {total} cases" if total > 1 else "The case scored neither"
+        which = f"one of the {total} cases" if total > 1 else "The case scored neither"
+        which = (f"By their names n{which}" if shared else f"N{which}") if total > 1 else which
         verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
-        return f"{which} {verbs} its checkpoint: {listed(cases)}.", False
+        return f"{which} {verbs} its checkpoint: {listed(cases)}.{by_names}", bool(shared)
     known = listed(cases, KNOWN_TO_THE_MODEL)
-    text = f"{number} of these {counted(total, 'case')} {'is' if number == 1 else 'are'} not unseen: {known}."
-    if number == total:
-        text = f"{f'None of these {total} cases' if total > 1 else 'The case scored'} is "
-        text += f"{'unseen' if total > 1 else 'not unseen'}: {known}."
     if number < total:
         dice = by_split["others_dice"]
         means = ", ".join(
             f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}" for region, mean in dice.items()
         )
-        text += f" Mean Dice of the {counted(total - number, 'other')}: {means}."
+        text = (
+            f"{number} of these {counted(total, 'case')} {'was' if number == 1 else 'were'} seen in training: "
+        )
+        text += f"{known}. Mean Dice of the {counted(total - number, 'other')}: {means}.{by_names}"
     else:
-        text += " Nothing here says how it does on cases that it has not seen."
+        which = f"All of these {total} cases were" if total > 1 else "The case scored was"
+        text = (
+            f"{which} seen in training: {known}. Nothing here says how the model does on cases that it has not "
+        )
+        text += "seen."
     if not chosen:
         text += _cure(by_split)
     return text, True
@@ -182,8 +247,8 @@ def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool)
 def _cure(by_split: Mapping[str, Any]) -> str:
     if not by_split["has_test"]:
         return " Its split has no test cases: score cases that it was not trained on."
-    path = f"{by_split['run']}/splits.json" if by_split["run"] else "the splits.json of its run"
-    return f" Pass --splits {path} for the test cases alone."
+    path = f"{by_split['run']}/splits.json" if by_split["run"] else "with the splits.json of the model's run"
+    return f" To score the test cases alone, pass --splits {path}."
 
 
 def has_test(training_data: Mapping[str, Any]) -> bool:

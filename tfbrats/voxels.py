@@ -195,10 +195,10 @@ def _whole_numbers(
         allowed = max(allowed, min(_SCALED_STEP * abs(scaling[0]), _LARGEST_STEP))
     if largest > allowed:
         value = float(array[np.unravel_index(int(np.argmax(away)), array.shape)])
-        raise InputError(
-            f"{path}: label values are not whole numbers, e.g. {value:.7g}. Was the mask interpolated? "
-            f"Resample it with nearest neighbours.{by_header}"
-        )
+        cure = "Was the mask interpolated? Resample it with nearest neighbours."
+        if array.min() >= 0 and array.max() <= 1:  # neither with nan
+            cure = "All lie between 0 and 1: these are probabilities. Threshold them first."
+        raise InputError(f"{path}: label values are not whole numbers, e.g. {value:.7g}. {cure}{by_header}")
     notes = ()
     if largest:
         notes = (
