@@ -593,7 +593,7 @@ def test_old_scores_are_held_against_the_card_beside_the_predictions(scored, tmp
     carried = {"training_data": seen.hashes_of({"train": ids[:1], "test": ids[1:]})}
     (prediction / "tfbrats.json").write_text(tiny_model.card().model_copy(update=carried).to_json())
     remarks = report.write(metrics_folder, prediction, root, tmp_path / "r.html", cases=1)
-    assert [text[:58] for text in remarks] == ["WARNING: 1 of these 2 cases was seen in training: 1 train"]
+    assert [text[:57] for text in remarks] == ["WARNING: 1 of these 2 cases was seen in training: 1 train"]
     assert "1 of these 2 cases was seen in training" in (tmp_path / "r.html").read_text()
 
 
