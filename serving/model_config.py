@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfbrats import files
+from tfbrats import files, paths
 from tfbrats.command import InputError
 
 
@@ -73,4 +73,6 @@ def _model(one, path) -> ModelConfig:
     if kind == "specific" and not specific:
         raise InputError(f"{where}: its policy is `specific` and names no version. Name one.")
     latest = max(policy.latest.num_versions, 1) if kind in (None, "latest") else None
-    return ModelConfig(one.name, one.base_path.rstrip("/"), latest, specific, dict(one.version_labels))
+    return ModelConfig(
+        one.name, paths.direct(one.base_path.rstrip("/")), latest, specific, dict(one.version_labels)
+    )
