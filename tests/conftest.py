@@ -10,10 +10,15 @@ import pathlib
 import uuid
 
 import fsspec
+import hypothesis
 import numpy as np
 import pytest
 
 from tfbrats import case, config, labels, nifti, phantom, records
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TINY_SHAPE = (32, 32, 20)
 
