@@ -319,7 +319,7 @@ def interrupted(module: str, seconds: float) -> tuple[int, str]:
     said = []
     for line in process.stderr:
         said.append(line)
-        if "tfbrats.surroundings" in line:
+        if "tfbrats.surroundings" in "".join(said[:-1]):  # the line after it: it is loaded before it runs
             break
     reader = threading.Thread(target=lambda: said.append(process.stderr.read()))
     reader.start()
