@@ -271,6 +271,22 @@ def test_a_folder_a_modality_may_have_one_of_the_mask(place):
     assert first.label.endswith("p1/seg/a.nii.gz") and second.label is None
 
 
+@pytest.mark.parametrize(
+    ("name", "is_taken"),
+    [("000_seg_x", True), ("my", True), ("sam_seg", False), ("wt", False), ("brain", False)],
+)
+def test_of_a_mask_in_a_folder_of_its_own_the_folder_tells_unless_its_name_speaks_against_it(
+    place, name, is_taken
+):
+    touch(
+        place,
+        *(f"p1/{kind}/{kind}.nii.gz" for kind in ("FLAIR", "T1w", "T1wCE", "T2w")),
+        f"p1/seg/{name}.nii.gz",
+    )
+    (found,) = layouts.find(place, "2021").cases
+    assert (found.label is not None) is is_taken
+
+
 def test_kaggles_folder_a_file_has_the_mask_too(place):
     names = {kind: f"brain_{kind}" for kind in ("flair", "t1", "t1ce", "t2")} | {"seg": "final_seg"}
     case_id = "BraTS2021_00000"

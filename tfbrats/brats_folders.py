@@ -222,7 +222,7 @@ def _deal_by_folder(path: str, stem: str, folder: _Folder, leftovers: Leftovers)
         path,
         group,
         words,
-        references.objection(words) or references.foreign_objection([*own, *words]),
+        references.objection(words) or references.tells_other(own) or references.tells_part(own),
         leftovers,
     )
 

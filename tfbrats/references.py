@@ -128,6 +128,12 @@ def tells_other(words: Sequence[str]) -> str | None:
     return None
 
 
+def tells_part(words: Sequence[str]) -> str | None:
+    """What a word says of a mask that is not of the whole tumour."""
+    parts = [part for word in words for part in _stems(word) if part in _PART]
+    return f"{parts[0]!r} in its name says that it is of one region alone" if parts else None
+
+
 def objection(words: Sequence[str]) -> str | None:
     """Why these words are not those of an expert's tumour mask; None if they are.
 
@@ -144,8 +150,8 @@ def objection(words: Sequence[str]) -> str | None:
     if other is not None:
         return other
     for part in parts:
-        if part in _PART:
-            return f"{part!r} in its name says that it is of one region alone"
+        if one_region := tells_part([part]):
+            return one_region
         if part not in _SEGMENTATION | _TUMOUR | _MASK | _EXPERT | {_CHALLENGE}:
             return f"its name does not say that {part!r} is the whole tumour"
     if not _TUMOUR.union(_SEGMENTATION).intersection(parts):
