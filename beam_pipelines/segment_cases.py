@@ -274,7 +274,7 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
 def _remove_scores(output: str) -> None:
     """They are of segmentations that go."""
     folder = files.join(output, SCORES)
-    for name in score_files.names({"lesions": True}):
+    for name in score_files.ALL:
         files.remove(files.join(folder, name))
     if files.is_local(folder):
         with contextlib.suppress(OSError):  # not there, or it holds more

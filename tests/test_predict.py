@@ -142,8 +142,8 @@ def test_a_case_that_the_graph_refuses_is_named_and_the_others_are_done(model, d
     first = layouts.find(dataset).cases[0]
     ((path, _),) = [(path, channel) for modality, path, channel in first.images if modality == "t2"]
     loaded = case.load(first)
-    bright = loaded.image[..., MODALITIES.index("t2")].copy()
-    bright[16, 16, 10] = tiny_model.TOO_BRIGHT + 1
+    bright = loaded.image[..., MODALITIES.index("t2")].astype(np.float64)
+    bright = np.round(bright * ((tiny_model.TOO_BRIGHT + 1) / bright.max())).astype(np.int16)
     content = nifti.to_bytes(loaded.grid.to_file(bright), loaded.grid, path)
     (dataset / first.case_id / f"{first.case_id}_t2.nii.gz").write_bytes(content)
     with pytest.raises(InputError, match=rf"{first.case_id}: the model refuses it: .*t2 is too bright"):

@@ -57,6 +57,10 @@ _KEYS_SINCE: Mapping[str, Any] = {
 _SCORES_SINCE = ("nsd_1mm",)
 
 
+# Every file that `write` may make.
+ALL = (TABLE, CASCADE, LESIONS, LESION_LIST, CHALLENGE, NNUNET, REPORT)
+
+
 def names(content: Mapping[str, Any]) -> list[str]:
     """The files that `write` makes of this content."""
     return [TABLE, CASCADE, *_lesion_tables(content), CHALLENGE, NNUNET, REPORT]
