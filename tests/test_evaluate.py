@@ -469,7 +469,8 @@ def test_a_prediction_whose_name_differs_in_letter_case_is_its_cases_with_a_note
     content = evaluate.evaluate(*folders, allow_missing=True)
     assert content["missing"] == []
     assert content["notes"] == [
-        "BraTS20_Training_001: its prediction is called brats20_training_001.nii.gz; letter case alone differs"
+        "BraTS20_Training_001: its prediction is called brats20_training_001.nii.gz; its letters are only "
+        "spelt otherwise"
     ]
 
 

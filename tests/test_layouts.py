@@ -1,3 +1,5 @@
+import unicodedata
+
 import nibabel
 import numpy as np
 import pytest
@@ -547,3 +549,12 @@ def test_a_folder_with_another_cases_name_than_its_files_is_told(tmp_path, folde
     (found,) = layouts.find(tmp_path, "2021").cases
     assert found.case_id == files_id and found.label
     assert found.notes == (f"its folder is named {folder}: its files' names are taken",) * is_told
+
+
+def test_one_name_in_two_spellings_of_its_accents_is_one_name_twice(place):
+    """A copy by way of a Mac: NFC and NFD look the same."""
+    for folder, form in (("one", "NFC"), ("two", "NFD")):
+        case_id = unicodedata.normalize(form, "BraTS20_Größe_1")
+        touch(place, *(f"{folder}/{case_id}/{case_id}_{kind}.nii.gz" for kind in ("flair", "t1", "t1ce", "t2")))
+    with pytest.raises(InputError, match="case ids occur twice: BraTS20_Größe_1"):
+        layouts.find(place)

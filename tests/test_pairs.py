@@ -1,6 +1,7 @@
 """Names alone decide which prediction belongs to which reference."""
 
 import shutil
+import unicodedata
 
 import pytest
 
@@ -133,3 +134,13 @@ def test_exchanged_sides_are_told_in_a_line(tmp_path):
     assert pairs.match(p, data).faults == ()
     (fault,) = pairs.match(data, p).faults
     assert "holds 4 scans, e.g." in fault and fault.endswith("the two may be exchanged.")
+
+
+def test_a_prediction_whose_accents_are_stored_otherwise_is_the_cases(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "BraTS20_Größe_1") for form in ("NFC", "NFD"))
+    for name in (f"mine/{apart}.nii.gz", f"experts/{composed}.nii.gz"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    matched = pairs.match(tmp_path / "mine", tmp_path / "experts")
+    assert [pair.case_id for pair in matched.pairs] == [composed] and not matched.faults
+    assert "its letters are only spelt otherwise" in matched.notes[0]

@@ -8,6 +8,7 @@ understood is listed, and finding nothing is an error that says what was looked 
 import dataclasses
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -350,11 +351,14 @@ def _common_folder(paths: Sequence[str]) -> str:
 
 def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
     """Raises InputError where two cases have one id: no split, record or score could tell them apart."""
-    counts = Counter(case.case_id for case in cases)
-    doubled = sorted(case_id for case_id, count in counts.items() if count > 1)
+    # A copy by way of a Mac stores an accent otherwise: the same name to whoever reads it.
+    names = [unicodedata.normalize("NFC", case.case_id) for case in cases]
+    doubled = sorted(name for name, count in Counter(names).items() if count > 1)
     if not doubled:
         return
-    folders = [files.parent(one.images[0][1]) for one in cases if one.case_id == doubled[0]]
+    folders = [
+        files.parent(one.images[0][1]) for name, one in zip(names, cases, strict=True) if name == doubled[0]
+    ]
     shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
     raise InputError(
         f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "

@@ -113,13 +113,17 @@ def beside(
         InputError: names that do not tell the edition.
     """
     masks: dict[str, Mask] = {}
-    settled = {case_id.casefold() for case_id in with_scans}
+    settled = {naming.spelt_alike(case_id) for case_id in with_scans}
     predicted = not_experts.predicted(list(files.walk(folder)))
     for stem, path in niftis(folder):
         case_id = _case_of(stem)
         if path in used or path in predicted or case_id is None or _is_other(case_id):
             continue
-        if case_id.casefold() in settled or case_id in masks or not_experts.objection_of_folders(path, folder):
+        if (
+            naming.spelt_alike(case_id) in settled
+            or case_id in masks
+            or not_experts.objection_of_folders(path, folder)
+        ):
             continue
         schema, names_say = _tables(case_id, path, edition)
         if schema is not None:  # of a data set's odd files not every name has to be understood

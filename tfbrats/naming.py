@@ -5,6 +5,7 @@ published data set. What has no WT, TC and ET is refused by name.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -86,6 +87,11 @@ def tell(case_id: str, folder: str) -> Telling | None:
         if year and year > edition:
             return Telling(EDITIONS[year], published[0])
     return Telling(EDITIONS[edition])
+
+
+def spelt_alike(name: str) -> str:
+    """What names share that differ in letter case, or in how an accent is stored (NFC and NFD)."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def edition_of(case_id: str, folder: str) -> LabelSchema | None:

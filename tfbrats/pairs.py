@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, layouts, masks_alone, not_experts, prediction_names
+from tfbrats import files, layouts, masks_alone, naming, not_experts, prediction_names
 from tfbrats.command import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 
@@ -83,7 +83,7 @@ def match(
     notes += named.notes
     of_case = prediction_names.by_letters([*references, *more])
     if cases is not None:
-        cases = [of_case.get(name.casefold(), name) for name in cases]
+        cases = [of_case.get(naming.spelt_alike(name), name) for name in cases]
         faults += [
             f"{name}: named by {named_by}, but not in {reference}."
             for name in cases

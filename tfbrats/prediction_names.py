@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tfbrats import files, not_experts
+from tfbrats import files, naming, not_experts
 from tfbrats.command import counted
 from tfbrats.groups import nifti_stem
 
@@ -45,7 +45,7 @@ def read(listing: Sequence[tuple[str, str]], case_ids: Iterable[str]) -> Named:
     """
     of_case = by_letters(list(case_ids))
     scans = tuple(
-        path for stem, path in listing if stem.casefold() not in of_case and not_experts.is_scan(path)
+        path for stem, path in listing if naming.spelt_alike(stem) not in of_case and not_experts.is_scan(path)
     )
     named = [(stem, path) for stem, path in listing if path not in set(scans)]
     stems = {stem for stem, _ in named}
@@ -54,17 +54,19 @@ def read(listing: Sequence[tuple[str, str]], case_ids: Iterable[str]) -> Named:
     notes: list[str] = []
     longer: list[tuple[str, str]] = []
     for stem, path in named:
-        case_id = of_case.get(stem.casefold())
+        case_id = of_case.get(naming.spelt_alike(stem))
         if case_id is None or (case_id != stem and case_id in stems):
             longer.append((stem, path))
             continue
         if case_id != stem:
-            notes.append(f"{case_id}: its prediction is called {files.name(path)}; letter case alone differs")
+            notes.append(
+                f"{case_id}: its prediction is called {files.name(path)}; its letters are only spelt otherwise"
+            )
         _put(predictions, case_id, path, faults)
     read_so: dict[str, str] = {}
     exact = set(predictions)
     for stem, path in longer:
-        case_id = of_case.get(_bare(stem, path).casefold())
+        case_id = of_case.get(naming.spelt_alike(_bare(stem, path)))
         if case_id is None or case_id in exact:
             _put(predictions, stem, path, faults)
         else:
@@ -94,8 +96,8 @@ def _bare(stem: str, path: str) -> str:
 
 def by_letters(names: Sequence[str]) -> dict[str, str]:
     """Case id in small letters -> case id; those that only letter case tells apart are left out."""
-    alike = Counter(name.casefold() for name in names)
-    return {name.casefold(): name for name in names if alike[name.casefold()] == 1}
+    alike = Counter(naming.spelt_alike(name) for name in names)
+    return {naming.spelt_alike(name): name for name in names if alike[naming.spelt_alike(name)] == 1}
 
 
 def scans_fault(scans: Sequence[str], folder: str | os.PathLike) -> str:

@@ -71,7 +71,7 @@ _UCSF = "UCSF-PDGM"  # in 2021 and later alone
 
 def _hash(name: str) -> str:
     """Of a case id or a patient; letter case makes no other patient."""
-    return hashlib.sha256(name.casefold().encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(naming.spelt_alike(name).encode()).hexdigest()[:_DIGITS]
 
 
 def _patient_of(case_id: str) -> str:
@@ -90,7 +90,7 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """
     lists = {split: ids for split, ids in splits.items() if not isinstance(ids, str)}
     patients = {
-        split: {_patient_of(case_id) for case_id in ids} - {case_id.casefold() for case_id in ids}
+        split: {_patient_of(case_id) for case_id in ids} - {naming.spelt_alike(case_id) for case_id in ids}
         for split, ids in lists.items()
     }
     return {
