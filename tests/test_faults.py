@@ -290,10 +290,13 @@ def with_value(value, dtype=np.float32):
     return change
 
 
-def everywhere(folder, value):
-    """Skull or air: nothing is 0, in any modality."""
+def everywhere(folder, least, most):
+    """Nothing is 0, in any modality: noise of air from `least` to `most`, or a background of one value."""
+    noise = np.random.default_rng(0)
     for kind in ("t1", "t1ce", "t2", "flair"):
-        rewritten(kind, lambda array, affine: (np.maximum(array, value), affine))(folder)
+        rewritten(kind, lambda a, m: (np.maximum(a, noise.integers(least, most + 1, a.shape, a.dtype)), m))(
+            folder
+        )
 
 
 INTAKE = {
@@ -324,7 +327,8 @@ INTAKE = {
     "constant": (rewritten("t1", lambda a, m: (a * 0 + 9, m)), "is 9 everywhere"),
     "unexpected label": (rewritten("seg", with_value(7, np.uint8)), r"label values \[7\]"),
     "interpolated mask": (rewritten("seg", with_value(1.5)), "not whole numbers"),
-    "skull present": (lambda f: everywhere(f, 5), "skull"),
+    "skull present": (lambda f: everywhere(f, 1, 9), "skull"),
+    "background filled": (lambda f: everywhere(f, 5, 5), "the background is 5; expected 0"),
     "another case's mask": (
         rewritten(
             "seg", lambda a, m: (np.pad(np.full((2, 2, 2), 2, np.uint8), [(0, n - 2) for n in a.shape]), m)
