@@ -24,10 +24,10 @@ NAMES = st.text(
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A home folder, and a working folder that is another."""
-    for name in ("home", "work"):
+    for name in ("home", "here"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "home"
 
 
@@ -103,7 +103,7 @@ def test_an_address_with_a_known_scheme_is_a_store_and_nothing_else_is():
         ("sub/../up", "up"),
         ("none/../up", "up"),
         ("lnk/up", "real/deep/up"),
-        ("../work/lnk/../up", "real/up"),
+        ("../here/lnk/../up", "real/up"),
         ("..up/x", "..up/x"),
     ],
 )
