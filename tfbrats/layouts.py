@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import bids, brats_folders, decathlon, files, grades, naming, paths, patients, references
+from tfbrats import bids, brats_folders, decathlon, files, grades, naming, not_experts, paths, patients
 from tfbrats.command import InputError, counted
-from tfbrats.groups import Group, Leftovers, nifti_stem, scan_name
+from tfbrats.groups import Group, Leftovers, nifti_stem
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.naming import Telling
 from tfbrats.patients import Links
@@ -160,7 +160,7 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     for group in groups:
         for path in group.masks[:]:
             beside = f"{path[: -len(files.name(path))]}{nifti_stem(path)}.json"
-            if beside in present and _is_own_record(beside):
+            if beside in present and not_experts.is_own_record(beside):
                 group.masks.remove(path)
                 group.notes.append(
                     f"{files.name(path)} was predicted by tfbrats, as {files.name(beside)} beside it says: not "
@@ -169,13 +169,6 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     leftovers.close()
     notes += leftovers.notes()
     return groups
-
-
-def _is_own_record(path: str) -> bool:
-    try:
-        return references.is_own_record(files.read_json(path))
-    except InputError:  # no JSON: somebody else's
-        return False
 
 
 def _top(root: str) -> str:
@@ -190,8 +183,8 @@ def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
     niftis = [path for path in listing if nifti_stem(path) is not None]
     for folder in sorted({files.parent(path) for path in listing if files.name(path) == _CARD}):
         inside = [path for path in niftis if files.parent(path) == folder]
-        scans = {path for path in inside if _is_scan(path)}
-        masks = {path for path in inside if scans and _is_named_mask(path)}
+        scans = {path for path in inside if not_experts.is_scan(path)}
+        masks = {path for path in inside if scans and not_experts.is_named_mask(path)}
         results = [path for path in inside if path not in scans | masks]
         if results:
             notes.append(
@@ -199,14 +192,6 @@ def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
             )
             niftis = [path for path in niftis if path not in set(results)]
     return niftis
-
-
-def _is_scan(path: str) -> bool:
-    return scan_name(nifti_stem(path)) is not None or decathlon.is_scan(path)
-
-
-def _is_named_mask(path: str) -> bool:
-    return references.is_mask_like(references.words_of(nifti_stem(path))[-1:])
 
 
 def _tellings(root: str, groups: Sequence[Group], edition: str | None) -> list[Telling | None]:

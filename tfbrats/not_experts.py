@@ -36,13 +36,13 @@ def predicted(listing: Sequence[str]) -> dict[str, tuple[str, str]]:
         folder = files.parent(record)
         has_scans = any(path.startswith(f"{folder}/") for path in scans)
         for path in niftis:
-            is_its = files.parent(path) == folder and not _is_named_mask(path)
+            is_its = files.parent(path) == folder and not is_named_mask(path)
             if is_its if has_scans else path.startswith(f"{folder}/"):
                 found.setdefault(path, (_RECORDS[files.name(record)], record))
     present = set(listing)
     for path in niftis:
         beside = files.join(files.parent(path), f"{nifti_stem(path)}.json")
-        if beside in present and path not in found and _is_own_record(beside):
+        if beside in present and path not in found and is_own_record(beside):
             found[path] = ("tfbrats", beside)
     return {path: how for path, how in found.items() if path not in scans}
 
@@ -101,11 +101,13 @@ def _is_of_raw_data(name: str) -> bool:
     return re.match(r"nnunet_(?:raw|preprocessed)", name, re.IGNORECASE) is not None
 
 
-def _is_named_mask(path: str) -> bool:
+def is_named_mask(path: str) -> bool:
+    """Whether the end of a file's name speaks of a mask: results are named as their case alone."""
     return references.is_mask_like(references.words_of(nifti_stem(path))[-1:])
 
 
-def _is_own_record(path: str) -> bool:
+def is_own_record(path: str) -> bool:
+    """Whether a JSON file is what tfbrats writes beside a segmentation."""
     try:
         return references.is_own_record(files.read_json(path))
     except InputError:  # no JSON: somebody else's

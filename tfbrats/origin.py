@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfbrats import files, model_card, naming, provenance, records, references, seen, split_files, tables
+from tfbrats import files, model_card, naming, not_experts, provenance, records, seen, split_files, tables
 from tfbrats.command import InputError
 from tfbrats.groups import nifti_stem
 from tfbrats.model_card import ModelCard
@@ -65,11 +65,7 @@ def doubts(prediction: str | os.PathLike, card: ModelCard | None, paths: Sequenc
     if card is not None or _cards(prediction):
         return []
     for path in map(provenance.path_of, paths):
-        try:
-            is_ours = files.exists(path) and references.is_own_record(files.read_json(path))
-        except InputError:
-            continue
-        if is_ours:
+        if files.exists(path) and not_experts.is_own_record(path):
             return [
                 f"{prediction}: a model of tfbrats predicted these ({files.name(path)} says so), but its card "
                 f"{model_card.FILE} is not beside them: it is not known which cases the model was trained on, "
