@@ -21,7 +21,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
 from beam_pipelines import engine, record_folder, running, transforms
-from tfbrats import command, files, layouts, paths, records, results, shards
+from tfbrats import command, files, layouts, paths, patients, records, results, shards
 from tfbrats import config as configs
 from tfbrats import splits as deal
 from tfbrats.command import InputError
@@ -48,9 +48,7 @@ def _arguments(arguments: Sequence[str]):
         metavar="FILE",
         help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES),
     )
-    parser.add_argument(
-        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
-    )
+    patients.add_argument(parser)
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     engine.add_arguments(parser, "what cores, free memory and work allow")
     parser.add_argument("--add", action="store_true", help="write new cases beside those that --output holds")

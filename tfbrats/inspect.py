@@ -246,9 +246,7 @@ def main(arguments: Sequence[str]) -> int:
         "--splits", type=paths.argument, metavar="FILE", help="case ids by split: no patient may be in two"
     )
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
-    parser.add_argument(
-        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
-    )
+    patients.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args(arguments)
     options = (given.folder, given.edition, given.splits, given.fold, given.patients)

@@ -10,7 +10,7 @@ over; a file beside a case's mask that is another thing of that case (CASE_brain
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tfbrats import files, naming, not_experts, paths, references
@@ -61,8 +61,13 @@ class Masks:
 
 def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """(name without .nii[.gz], path) of every image, hidden files and what lies in hidden folders left out."""
+    yield from _visible(folder, files.walk(folder))
+
+
+def _visible(folder: str | os.PathLike, listing: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """As `niftis`, of a folder whose paths are known."""
     root = paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)
-    for path in files.walk(folder):
+    for path in listing:
         stem = nifti_stem(path)
         below = path.removeprefix(root) if path.startswith(root) else files.name(path)
         if stem is not None and not any(part.startswith(".") for part in below.split("/")):
@@ -114,8 +119,9 @@ def beside(
     """
     masks: dict[str, Mask] = {}
     settled = {naming.spelt_alike(case_id) for case_id in with_scans}
-    predicted = not_experts.predicted(list(files.walk(folder)))
-    for stem, path in niftis(folder):
+    listing = list(files.walk(folder))
+    predicted = not_experts.predicted(listing)
+    for stem, path in _visible(folder, listing):
         case_id = _case_of(stem)
         if path in used or path in predicted or case_id is None or _is_other(case_id):
             continue

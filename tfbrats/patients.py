@@ -4,6 +4,7 @@ One patient's scans in two splits make every score too good. Names tell it for t
 (`naming.patient_of`); where they cannot, `notes` says so instead of guessing.
 """
 
+import argparse
 import difflib
 import os
 import re
@@ -11,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats import id_tables, naming
+from tfbrats import id_tables, naming, paths
 from tfbrats.command import InputError
 
 # name_mapping.csv of 2019 and 2020, the mappings of 2021 and 2023 saved as CSV, and copies of them.
@@ -61,6 +62,13 @@ class Links:
         """These, and the pairs of collections that rows of ids name."""
         pairs = {pair for row in rows for pair in _pairs(collections_of(row))}
         return Links(self.collections | pairs, self.notes, self.workbooks)
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """`--patients`, the same for every command that deals out cases or looks at a split."""
+    parser.add_argument(
+        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
+    )
 
 
 def collections_of(case_ids: Iterable[str]) -> set[str]:

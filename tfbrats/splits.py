@@ -339,9 +339,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--config", type=paths.argument, help="take ratio and seed of a YAML file, or of a shipped one by name"
     )
-    parser.add_argument(
-        "--patients", type=paths.argument, metavar="FILE", help="CSV of case,patient, where names do not tell"
-    )
+    patients.add_argument(parser)
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--overwrite", action="store_true", help="replace another split in --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
