@@ -61,16 +61,12 @@ setuptools.setup(
     # The shipped configs live at the top level, where people look for them,
     # and are installed inside the package, where `--config cun.yaml` finds them.
     packages=[
-        "tfbrats",
+        *setuptools.find_packages(include=["tfbrats*", "beam_pipelines*", "serving*"]),
         "tfbrats.configs",
-        "tfbrats.models",
-        "tfbrats.records",
-        "beam_pipelines",
-        "serving",
     ],
     package_dir={"tfbrats.configs": "configs"},
     package_data={
-        "tfbrats": ["*.html.jinja"],
+        "tfbrats.reporting": ["*.html.jinja"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
     },

@@ -18,8 +18,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
 
-from tfbrats import memory, paths
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
+from tfbrats.machine import memory, paths
 
 LOCAL = "FnApiRunner"
 _PAYS_S = 60.0  # of work on one worker: less is done before a second one has started

@@ -20,14 +20,19 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
-from beam_pipelines import engine, record_folder, running, transforms
-from tfbrats import command, files, layouts, paths, patients, records, results, shards
-from tfbrats import config as configs
-from tfbrats import splits as deal
-from tfbrats.command import InputError
+from beam_pipelines import engine, running, transforms
+from tfbrats import config_file
+from tfbrats.cases import dealing
+from tfbrats.cases.splits import SPLITS
 from tfbrats.config import Config
-from tfbrats.layouts import Dataset
-from tfbrats.records import Batch, Manifest
+from tfbrats.datasets import layouts, patients
+from tfbrats.datasets.layouts import Dataset
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths, wording
+from tfbrats.predictions import results
+from tfbrats.records import folder, shards
+from tfbrats.records.manifest import MANIFEST, Batch, Manifest, read_manifest
+from tfbrats.records.price import Price, measured_price
 
 
 def _arguments(arguments: Sequence[str]):
@@ -46,7 +51,7 @@ def _arguments(arguments: Sequence[str]):
         "--splits",
         type=paths.argument,
         metavar="FILE",
-        help="of python -m tfbrats.splits, or a recipe: " + ", ".join(deal.RECIPES),
+        help="of python -m tfbrats.splits, or a recipe: " + ", ".join(dealing.RECIPES),
     )
     patients.add_argument(parser)
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
@@ -59,36 +64,38 @@ def _arguments(arguments: Sequence[str]):
         raise InputError("--add keeps what is there, --overwrite deletes it: choose one.")
     # What reads section.key=value is an override; the rest is Beam's.
     overrides = [
-        text for text in rest if re.match(rf"([a-z0-9_]+\.[a-z0-9_]+|{'|'.join(configs.ROOT_KEYS)})=", text)
+        text for text in rest if re.match(rf"([a-z0-9_]+\.[a-z0-9_]+|{'|'.join(config_file.ROOT_KEYS)})=", text)
     ]
     beam_options = engine.with_runner([text for text in rest if text not in overrides])
     engine.check_options(beam_options, [name for action in parser._actions for name in action.option_strings])
     return known, overrides, beam_options
 
 
-def _dealt(options: argparse.Namespace, config: Config, dataset: Dataset, known: Sequence[Batch]) -> deal.Dealt:
+def _dealt(
+    options: argparse.Namespace, config: Config, dataset: Dataset, known: Sequence[Batch]
+) -> dealing.Dealt:
     """Which case goes where: all cases, or with --add those that the set does not have yet."""
     settings = config.records
     if options.add and not known:
         raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
-    old = record_folder.cases_of(known) if options.add else None
-    return deal.deal(dataset, settings.split, settings.seed, options.splits, options.fold, old)
+    old = folder.cases_of(known) if options.add else None
+    return dealing.deal(dataset, settings.split, settings.seed, options.splits, options.fold, old)
 
 
 def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
-    config = configs.load(options.config, overrides)
+    config = config_file.load(options.config, overrides)
     dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
-    known = [] if options.overwrite else record_folder.batches(options.output)
+    known = [] if options.overwrite else folder.batches(options.output)
     dealt, dealt_notes = _dealt(options, config, dataset, known)
-    priced = dealt if any(dealt.values()) else record_folder.cases_of(known)
-    price = shards.price(dataset, priced, config, options.output, with_n4=options.price)
+    priced = dealt if any(dealt.values()) else folder.cases_of(known)
+    price = measured_price(dataset, priced, config, options.output, with_n4=options.price)
     # Records of other cases are refused before anything is written; the price is that of these.
-    same = options.add or record_folder.cases_of(known) == dealt
+    same = options.add or folder.cases_of(known) == dealt
     planned = list(known) if same else []
     if options.add or not planned:
         planned += [Batch(cases=dealt, bytes_per_case=price.bytes_per_case)] if any(dealt.values()) else []
-    splits = record_folder.cases_of(planned) if options.add else dealt
+    splits = folder.cases_of(planned) if options.add else dealt
     tasks = [
         task
         for number, batch in enumerate(planned)
@@ -107,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     print("\n".join(price.lines(sum(len(task.files) for task in of_price))))
     print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in priced.items()))
     if options.add:
-        kept = sum(len(batch.cases.get(name, ())) for batch in known for name in records.SPLITS)
+        kept = sum(len(batch.cases.get(name, ())) for batch in known for name in SPLITS)
         print(f"added to         {kept} cases")
     if options.price:
         return 0
@@ -118,10 +125,10 @@ def main(arguments: Sequence[str]) -> int:
         print("dry run: the job was built and its options checked; nothing was sent or written")
         return 0
 
-    freed = record_folder.deletable_bytes(options.output) if options.overwrite else 0
-    record_folder.check_free(options.output)
-    with record_folder.alone(options.output):
-        if not options.overwrite and record_folder.batches(options.output) != known:
+    freed = folder.deletable_bytes(options.output) if options.overwrite else 0
+    folder.check_free(options.output)
+    with folder.alone(options.output):
+        if not options.overwrite and folder.batches(options.output) != known:
             raise InputError(
                 f"{options.output}: another job wrote here while this one was looking. Run it again."
             )
@@ -136,9 +143,9 @@ def main(arguments: Sequence[str]) -> int:
         + ")"
     )
     print(
-        f"wrote {files.join(options.output, records.MANIFEST)}: "
+        f"wrote {files.join(options.output, MANIFEST)}: "
         + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
-        + f" {manifest.kind}, {shards.in_units(manifest.bytes)} in {len(manifest.shards)} shards"
+        + f" {manifest.kind}, {wording.in_units(manifest.bytes)} in {len(manifest.shards)} shards"
         + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
     )
     return 0
@@ -151,26 +158,26 @@ def _written(
     splits: dict[str, list[str]],
     planned: Sequence[Batch],
     tasks: Sequence[shards.ShardTask],
-    price: shards.Price,
+    price: Price,
     freed: int,
 ) -> Manifest:
     """Writes what is not there yet, then dataset.json. The folder is held by this job."""
     output = options.output
     finished, accepted, rejected_before = {}, set(), None
     if not options.overwrite:
-        there = record_folder.cases_of(record_folder.batches(output)) if options.add else splits
-        record_folder.check_claim(output, config, there)
-        finished = record_folder.finished_shards(output)
-        accepted = record_folder.shards_of_readers(output, planned)
+        there = folder.cases_of(folder.batches(output)) if options.add else splits
+        folder.check_claim(output, config, there)
+        finished = folder.finished_shards(output)
+        accepted = folder.shards_of_readers(output, planned)
         with contextlib.suppress(InputError):
-            before = records.read_manifest(output)
+            before = read_manifest(output)
             rejected_before = before.rejected if list(before.batches) == planned else None
     todo = [task for task in tasks if not shards.is_finished(task, finished, accepted)]
     needed = sum(task.expected_bytes for task in todo)
     if price.free_bytes is not None and needed > price.free_bytes + freed:
         raise InputError(
-            f"{output}: the records need about {shards.in_units(needed)}, and "
-            f"{shards.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
+            f"{output}: the records need about {wording.in_units(needed)}, and "
+            f"{wording.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
             + (f", or {advice}" if (advice := price.advice(needed)) else ".")
         )
     seconds = price.seconds * sum(len(task.cases) for task in todo) / price.cases
@@ -178,8 +185,8 @@ def _written(
         beam_options, options.max_workers, len(todo), seconds, price.worker_bytes
     )
     if options.overwrite:
-        record_folder.clear(output)
-    record_folder.claim(output, config, planned)
+        folder.clear(output)
+    folder.claim(output, config, planned)
     if len(todo) < len(tasks):
         left, of_all = (sum(len(task.files) for task in some) for some in (todo, tasks))
         print(f"{of_all - left} of {of_all} shards are finished already and are kept")
@@ -192,7 +199,7 @@ def _written(
         if line:
             print(f"workers          {line}", flush=True)
         kept = [finished[file] for task in tasks if task not in todo for file in task.files]
-        record_folder.resume(output, kept, todo)
+        folder.resume(output, kept, todo)
 
         def written_bytes() -> int:
             return sum(files.walk(output).values())
@@ -202,22 +209,22 @@ def _written(
         with running.job(beam_options, output, "shards", written_bytes, price.bytes, **bar) as (pipeline, pid):
             transforms.write_shards(pipeline, todo, pid)
 
-    manifest = record_folder.assemble(tasks, config, planned)
-    record_folder.write_rejected(output, manifest)
+    manifest = folder.assemble(tasks, config, planned)
+    folder.write_rejected(output, manifest)
     cases = sum(len(ids) for ids in splits.values())
     if manifest.rejected / cases > options.max_bad_fraction:
         first = next(row for shard in manifest.shards for row in shard.rejected)
         if rejected_before is not None and manifest.rejected <= rejected_before:
-            record_folder.finish(output, manifest)  # a set that was accepted once is not taken away again
+            folder.finish(output, manifest)  # a set that was accepted once is not taken away again
         raise InputError(
             f"{manifest.rejected} of {cases} cases were rejected, more than --max-bad-fraction "
-            f"{options.max_bad_fraction:g} allows: {files.join(output, record_folder.REJECTED)}\n"
+            f"{options.max_bad_fraction:g} allows: {files.join(output, folder.REJECTED)}\n"
             f"the first: {first.reason}\n"
             "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
         )
     if not manifest.examples["train"]:
         raise InputError(f"{output}: no training example came out. Give more cases, or --splits.")
-    record_folder.finish(output, manifest)
+    folder.finish(output, manifest)
     return manifest
 
 

@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from tqdm import tqdm
 
 from beam_pipelines import engine
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
 
 
 class _Progress(threading.Thread):

@@ -25,28 +25,16 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
 from beam_pipelines import engine, result_folder, running, transforms
-from tfbrats import (
-    command,
-    compare,
-    evaluate,
-    files,
-    label_tables,
-    layouts,
-    model_card,
-    origin,
-    pairs,
-    paths,
-    provenance,
-    records,
-    results,
-    score_files,
-    score_text,
-    seen,
-)
-from tfbrats.command import InputError
-from tfbrats.layouts import CaseFiles
-from tfbrats.model_card import ModelCard
-from tfbrats.records import Rejected
+from tfbrats.cases import splits
+from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths, wording
+from tfbrats.predictions import model_card, provenance, results, seen
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.records.manifest import Rejected
+from tfbrats.reporting import score_text
+from tfbrats.scoring import comparison, evaluation, label_tables, origin, pairs, score_files
 
 SCORES = "scores"  # under --output
 _WORKER_BYTES = 4 * 2**30  # for a case of BraTS; networks of width 16, half of the shipped, took 2.1 GiB
@@ -75,7 +63,7 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         metavar="FILE",
         help="score only one split's cases: splits.json of the model's run",
     )
-    parser.add_argument("--split", choices=records.SPLITS, help="which, of --splits (test)")
+    parser.add_argument("--split", choices=splits.SPLITS, help="which, of --splits (test)")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
@@ -127,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
                 results.remove(one)
         rejected = _segmented(options, beam_options, entries, card)
         done = [name for name in entries if name not in rejected]
-        print(f"segmentations of {command.counted(len(done), 'case')} are in {options.output}")
+        print(f"segmentations of {wording.counted(len(done), 'case')} are in {options.output}")
         if options.reference and done:
             _score(options, split)
     if len(rejected) > options.max_bad_fraction * len(entries):
@@ -193,7 +181,7 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
     loads = {(row["worker"], row["load"]) for row in rows}
     return (
         f"seconds a case   {sum(means.values()):.2f} ({listed})\n"
-        f"model loaded     {command.counted(len(loads), 'time')} by {command.counted(len(workers), 'worker')}"
+        f"model loaded     {wording.counted(len(loads), 'time')} by {wording.counted(len(workers), 'worker')}"
     )
 
 
@@ -235,23 +223,23 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
         if len(left_out) == len(case_ids):
             print(f"nothing is scored: no case of split {chosen['name']} of {options.splits} is segmented here")
             return
-        content = evaluate.evaluate(
+        content = evaluation.evaluate(
             options.output,
             options.reference,
             options.edition,
             cases=[case_id for case_id in case_ids if case_id in finished],
-            workers=evaluate.fitting_workers(options.max_workers),
+            workers=evaluation.fitting_workers(options.max_workers),
         )
         content["split"] = chosen
         card = model_card.read(options.model)
         content["by_split"] = origin.by_split_of(card, content["rows"], options.splits, options.fold)
         if left_out:
-            of_all = command.counted(len(case_ids), "case")
+            of_all = wording.counted(len(case_ids), "case")
             content["notes"].append(
                 f"{len(left_out)} of {of_all} of split {chosen['name']} are not segmented here, and so not "
-                f"scored: {compare.first(left_out)}"
+                f"scored: {comparison.first(left_out)}"
             )
-    except evaluate.WorkerDiedError as error:
+    except evaluation.WorkerDiedError as error:
         raise InputError(
             f"{error} The segmentations are kept: run this again with --max-workers 1, and without --runner."
         ) from error
@@ -260,7 +248,7 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
     folder = files.join(options.output, SCORES)
     score_files.write(content, folder)
     means = ", ".join(f"{region} {scores['dice']['mean']:.3f}" for region, scores in content["summary"].items())
-    number = command.counted(content["cases"], "case") + seen.briefly(content["by_split"])
+    number = wording.counted(content["cases"], "case") + seen.briefly(content["by_split"])
     print(f"mean Dice        {means}; all scores of {number}: {folder}")
     for note in content["notes"]:
         print(f"note: {note}")

@@ -12,8 +12,9 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
 from beam_pipelines import engine, result_folder
-from tfbrats import records, results, shards
-from tfbrats.layouts import CaseFiles
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.predictions import results
+from tfbrats.records import manifest, shards
 
 # --- records --------------------------------------------------------------------------------------------
 
@@ -39,7 +40,7 @@ class WriteShard(beam.DoFn):
         Metrics.counter("tfbrats", "rejected").inc(sum(len(shard.rejected) for shard in written))
         Metrics.counter("tfbrats", "examples").inc(sum(shard.examples for shard in written))
         Metrics.counter("tfbrats", "bytes").inc(sum(shard.bytes for shard in written))
-        for seconds in records.seconds_by_case(written).values():
+        for seconds in manifest.seconds_by_case(written).values():
             for stage, of_stage in seconds.items():
                 Metrics.distribution("tfbrats", f"{stage}_ms").update(round(1000 * of_stage))
             Metrics.distribution("tfbrats", "case_ms").update(round(1000 * sum(seconds.values())))
@@ -73,9 +74,9 @@ class _Model:
 
     def __init__(self, folder: str):
         # Here and not above: the command, and the workers of the other job, need no TensorFlow.
-        from tfbrats import predict
+        from tfbrats.inference import saved_model
 
-        self.segmenter = predict.SavedSegmenter(folder)
+        self.segmenter = saved_model.SavedSegmenter(folder)
         self.load = next(_loads)
         self.alone = threading.Lock()
         Metrics.counter("tfbrats", "model_loads").inc()
@@ -106,7 +107,7 @@ class SegmentCase(beam.DoFn):
         with model.alone:
             segmenter = model.segmenter
             done = results.attempt(segmenter.segment, entry, segmenter.card, target)
-        rejected = done.fault and records.Rejected(
+        rejected = done.fault and manifest.Rejected(
             case_id=entry.case_id, stage=done.fault.stage, reason=done.fault.reason, hint=done.fault.hint
         )
         if rejected and done.fault.traceback:

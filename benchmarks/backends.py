@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tfbrats import command, config, losses, models
-from tfbrats.command import InputError
+from tfbrats import config_file, networks
 from tfbrats.config import PatchConfig
+from tfbrats.errors import InputError
+from tfbrats.machine import command
+from tfbrats.networks import losses
 
 NETWORKS = "cun,unet2d,bfcn,drn,msm,msm_noaspp,unet3d"
 
@@ -81,9 +83,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     print(f"{'network':12}{'engine':12}{'loss':>12}{'gradients':>12}{'mean |logit|':>14}{'seconds':>9}")
     for name in options.networks.split(","):
-        settings = config.load(f"{name}.yaml", [f"model.width={options.width}"])
+        settings = config_file.load(f"{name}.yaml", [f"model.width={options.width}"])
         of_patches, rng = isinstance(settings, PatchConfig), np.random.default_rng(0)
-        network = _with_known_weights(models.build(settings, region="ET" if of_patches else ""))
+        network = _with_known_weights(networks.build(settings, region="ET" if of_patches else ""))
         shape = (2, 32, 32, 32) if of_patches else (2, 48, 48)
         image = rng.standard_normal((*shape, network.inputs[0].shape[-1]), np.float32)
         label = rng.integers(0, 2 if of_patches else 4, shape).astype(np.uint8)

@@ -36,11 +36,15 @@ from collections.abc import Mapping, Sequence
 
 import budget_ours
 
-from tfbrats import command, files, layouts, split_files, steps
 from tfbrats import config as configs
-from tfbrats.command import InputError
+from tfbrats import config_file
+from tfbrats.cases import splits
 from tfbrats.config import Config
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
+from tfbrats.machine import command, files, wording
+from tfbrats.workflows import chain as steps
 
 _HERE = pathlib.Path(__file__).parent
 # What is set in the configs: the docstring says why.
@@ -81,7 +85,7 @@ class Plan:
     overrides_of: Mapping[str, tuple[str, ...]]
 
     def config(self, kind: str, *more: str) -> Config:
-        return configs.load(self.config_of[kind], [*self.overrides_of[kind], *more])
+        return config_file.load(self.config_of[kind], [*self.overrides_of[kind], *more])
 
     def arguments(self, kind: str) -> tuple[str, ...]:
         """Config and overrides, as every command takes them."""
@@ -243,8 +247,8 @@ def _report(plan: Plan, cores: int) -> None:
     }
     files.write_json(plan.output / "budget.json", {**about, "results": results})
     lines = [
-        f"{plan.seconds / 60:g} minutes on {command.counted(cores, 'core')} each, trained on "
-        f"{command.counted(len(plan.training), 'case')} ({', '.join(plan.training)}), scored on "
+        f"{plan.seconds / 60:g} minutes on {wording.counted(cores, 'core')} each, trained on "
+        f"{wording.counted(len(plan.training), 'case')} ({', '.join(plan.training)}), scored on "
         f"{plan.held_out}; " + ", ".join(f"{package} {version}" for package, version in versions.items()) + ".",
         "",
         *table(results),
@@ -306,12 +310,12 @@ def main(arguments: Sequence[str]) -> None:
         _check_stamp(plan, cores)
         print(
             f"train on {', '.join(plan.training)}\nscore on {plan.held_out}\n"
-            f"{plan.seconds / 60:g} minutes each on {command.counted(cores, 'core')}, "
+            f"{plan.seconds / 60:g} minutes each on {wording.counted(cores, 'core')}, "
             f"load {os.getloadavg()[0]:.1f}"
         )
-        split_files.write(
+        splits.write(
             plan.output / "splits.json",
-            split_files.named({"train": list(plan.training), "test": [plan.held_out]}),
+            splits.named({"train": list(plan.training), "test": [plan.held_out]}),
         )
         chain = steps.Steps(plan.output / "logs")
         for kind in dict.fromkeys(_KIND[name] for name in chosen):

@@ -15,10 +15,11 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from tfbrats import command, files, run
-from tfbrats import config as configs
-from tfbrats.command import InputError
-from tfbrats.steps import Steps, exported_since, output_of
+from tfbrats import config_file
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files
+from tfbrats.runs import folder as run
+from tfbrats.workflows.chain import Steps, exported_since, output_of
 
 _PACED = (4, 20)  # steps an epoch of the two trainings that tell the pace, of two epochs each
 _MARGIN = 0.06  # of the time, kept back: later steps were 3 to 4 % slower than the first twenty
@@ -112,7 +113,7 @@ def train(
     trained = folder / "run"
     parameters = int(output_of("budget_ours", "--config", config, *overrides))
     training = ("tfbrats.train", "--config", config, *overrides, "--data", records)
-    settings = configs.load(config, [*overrides, f"run.dir={trained}"])
+    settings = config_file.load(config, [*overrides, f"run.dir={trained}"])
     epochs, pace = settings.train.epochs, None
     if steps is None:
         pace = _measured(chain, folder / "pace", *training)
@@ -197,13 +198,13 @@ def predict(cases: str, case_id: str, folder: pathlib.Path, chain: Steps) -> Non
 
 def main(arguments: Sequence[str]) -> None:
     """Prints how many parameters a config's networks have; a process of its own, since it loads TensorFlow."""
-    from tfbrats import models
+    from tfbrats import networks
 
     parser = command.parser("budget_ours", __doc__)
-    configs.add_arguments(parser)
+    config_file.add_arguments(parser)
     options = parser.parse_intermixed_args(arguments)
-    config = configs.load(options.config, options.overrides)
-    print(sum(models.build(config, region=region).count_params() for region in run.regions_of(config)))
+    config = config_file.load(options.config, options.overrides)
+    print(sum(networks.build(config, region=region).count_params() for region in run.regions_of(config)))
 
 
 if __name__ == "__main__":

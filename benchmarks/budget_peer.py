@@ -3,15 +3,15 @@
 slices     BasicUNet in 2-D with MONAI's own widths, four classes, DiceCELoss with softmax. Its batches are
            those of our `data.training`: same records, same turning and flipping, same batch.
 volumes    SegResNet in 3-D as MONAI's BraTS tutorial builds it, three sigmoid outputs WT, TC, ET, Dice and
-           binary cross-entropy. Its patches are drawn by our rule (`tfbrats.patches`) for WT, TC and ET in
-           turn, x1 alone, from the same volumes; unlike ours, each is learned with all three of its masks.
+           binary cross-entropy. Its patches are drawn by our rule (`tfbrats.cases.patches`) for WT, TC and ET
+           in turn, x1 alone, from the same volumes; unlike ours, each is learned with all three of its masks.
 Dice is summed over the batch, since many slices and patches lack a region. Adam; its rate falls along a cosine
 over the time that is spent, so that the schedule ends when the time does.
 
 try        seconds of a training step in either memory format, on made-up data: the faster one is taken
 train      until --seconds have passed since this process began, libraries and waiting for data included
-predict    the held-out case: prepared by `tfbrats.preprocess`, whole slices or MONAI's sliding window with our
-           stride and threshold, fused by the rule of our segmenters, written by `tfbrats.case`
+predict    the held-out case: prepared by `tfbrats.cases.preprocess`, whole slices or MONAI's sliding window
+           with our stride and threshold, fused by the rule of our segmenters, written by `tfbrats.cases.case`
 
 Peers have no say in records, labels or scores: `budget.py` calls our commands for those.
 """
@@ -31,11 +31,15 @@ from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from tfbrats import case, command, files, layouts, patches, preprocess, records  # noqa: E402
-from tfbrats import config as configs  # noqa: E402
-from tfbrats.command import InputError  # noqa: E402
+from tfbrats import config_file  # noqa: E402
+from tfbrats.cases import case, patches, preprocess  # noqa: E402
 from tfbrats.config import Config, PatchConfig  # noqa: E402
+from tfbrats.datasets import layouts  # noqa: E402
+from tfbrats.errors import InputError  # noqa: E402
 from tfbrats.labels import REGIONS, Tissue, region_mask  # noqa: E402
+from tfbrats.machine import command, files  # noqa: E402
+from tfbrats.records import schema, tfrecord  # noqa: E402
+from tfbrats.records.manifest import read_manifest  # noqa: E402
 
 WEIGHTS, NOTES = "weights.pt", "trained.json"
 LEARNING_RATE = 1e-3  # chosen beforehand, for a short training; the tutorial's 1e-4 is for 300 epochs
@@ -114,13 +118,13 @@ def slice_batches(folder: str, config: Config) -> Batches:
     """Our own stream, pass after pass: image float32 [N, H, W, M], tissues uint8 [N, H, W]."""
     import tensorflow as tf
 
-    from tfbrats import data
+    from tfbrats.batches import slice_stream
 
     tf.config.set_visible_devices([], "GPU")
-    manifest, batch = records.read_manifest(folder), config.train.batch_size
+    manifest, batch = read_manifest(folder), config.train.batch_size
     epoch = 0
     while True:
-        stream = data.training(manifest, folder, config, epoch, batch)
+        stream = slice_stream.training(manifest, folder, config, epoch, batch)
         for one in stream.take(max(1, manifest.count("train") // batch)).as_numpy_iterator():
             tissues = one["label"]
             yield one["image"], np.where(tissues <= Tissue.ET, tissues, 0)
@@ -134,9 +138,9 @@ def patch_batches(folder: str, config: PatchConfig) -> Batches:
     of `patches.centres`.
     """
     volumes = [
-        records.decode(records.VOLUMES, content)
-        for shard in records.read_manifest(folder).shards_of("train")
-        for content in records.read_records(files.join(folder, shard.file))
+        schema.decode(schema.VOLUMES, content)
+        for shard in read_manifest(folder).shards_of("train")
+        for content in tfrecord.read_records(files.join(folder, shard.file))
     ]
     rng, sampling = np.random.default_rng(config.train.seed), config.sampling
     size, batch = sampling.patch_size, config.train.batch_size
@@ -334,7 +338,7 @@ def predict(config: Config, trained: pathlib.Path, cases: str, case_id: str, out
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("budget_peer", __doc__)
     parser.add_argument("what", choices=("try", "train", "predict"))
-    configs.add_arguments(parser)
+    config_file.add_arguments(parser)
     parser.add_argument("--records", help="record set to train on")
     parser.add_argument("--trained", type=pathlib.Path, help="folder of the weights")
     parser.add_argument("--seconds", type=float, help="of training, from the start of this process")
@@ -343,7 +347,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--case", help="its id")
     parser.add_argument("--output", type=pathlib.Path, help="folder of its segmentation")
     options = parser.parse_intermixed_args(arguments)
-    config = configs.load(options.config, options.overrides)
+    config = config_file.load(options.config, options.overrides)
     if options.what == "try":
         print(json.dumps(tried(config)))
     elif options.what == "train":

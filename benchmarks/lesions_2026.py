@@ -30,8 +30,9 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from tfbrats import case, lesion_rules, matched_lesions
+from tfbrats.cases import case
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
+from tfbrats.metrics import lesion_rules, matched_lesions
 
 TOLERANCE = 1e-6
 _WITH_CAVITY = EDITIONS["2024"].values

@@ -34,9 +34,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tfbrats import config as configs
-from tfbrats import files, records
+from tfbrats import config_file
 from tfbrats.config import Config
+from tfbrats.machine import files
+from tfbrats.records import tfrecord
+from tfbrats.records.manifest import read_manifest
+from tfbrats.records.schema import PATCHES, SLICES, VOLUMES, Field, decode
 
 _WORKERS = (0, 1, 2)
 _PER_VOLUME = 8  # patches of a volume each time it is looked at; ours: data.patches_per_read
@@ -45,11 +48,11 @@ _QUEUE = 32  # TorchIO's, in patches
 Batches = Iterator[dict]  # arrays or tensors by name
 
 
-def stored(folder: str, schema: Sequence[records.Field]) -> Iterator[dict]:
+def stored(folder: str, schema: Sequence[Field]) -> Iterator[dict]:
     """The training examples of a record set, as numpy arrays."""
-    for shard in records.read_manifest(folder).shards_of("train"):
-        for content in records.read_records(files.join(folder, shard.file)):
-            yield records.decode(schema, content)
+    for shard in read_manifest(folder).shards_of("train"):
+        for content in tfrecord.read_records(files.join(folder, shard.file)):
+            yield decode(schema, content)
 
 
 def _endless(loader) -> Iterator:
@@ -67,7 +70,7 @@ def _first_axis(array: np.ndarray):
 def _slices(folder: str, canvas: Sequence[int]) -> Iterator[dict]:
     import torch
 
-    for one in stored(folder, records.SLICES):
+    for one in stored(folder, SLICES):
         (top, left), (height, width) = one["origin_ij"], one["label"].shape
         image = np.zeros((*canvas, one["image"].shape[-1]), np.float32)
         maps = np.zeros((2, *canvas), np.float32)
@@ -79,7 +82,7 @@ def _slices(folder: str, canvas: Sequence[int]) -> Iterator[dict]:
 def _patches(folder: str) -> Iterator[dict]:
     import torch
 
-    for one in stored(folder, records.PATCHES):
+    for one in stored(folder, PATCHES):
         label = torch.from_numpy(one["label"].copy())[None]
         yield {"x1": _first_axis(one["x1"]), "half": _first_axis(one["half"]), "label": label}
 
@@ -87,7 +90,7 @@ def _patches(folder: str) -> Iterator[dict]:
 def _volumes(folder: str) -> Iterator[dict]:
     import torch
 
-    for one in stored(folder, records.VOLUMES):
+    for one in stored(folder, VOLUMES):
         yield {"image": _first_axis(one["image"]), "label": torch.from_numpy(one["label"].copy())[None]}
 
 
@@ -128,13 +131,13 @@ def _scaled_from_wide(wide, label) -> dict:
 def _tfbrats(
     what: str, folder: str, config: Config, batch: int, disk: bool
 ) -> dict[str, Callable[[], Batches]]:
-    from tfbrats import data, patch_data
+    from tfbrats.batches import patch_stream, slice_stream
 
-    manifest = records.read_manifest(folder)
+    manifest = read_manifest(folder)
     if what == "slices":
-        stream = data.training(manifest, folder, config, 0, batch)
+        stream = slice_stream.training(manifest, folder, config, 0, batch)
     else:
-        stream = patch_data.training(manifest, folder, config, "WT", 0, batch)
+        stream = patch_stream.training(manifest, folder, config, "WT", 0, batch)
     return {"": lambda: iter(stream)}
 
 
@@ -335,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def answer(**found) -> None:
         print(json.dumps(found), file=answers, flush=True)
 
-    config = configs.load(options.config, options.overrides)
+    config = config_file.load(options.config, options.overrides)
     try:
         forms = LOADERS[options.loader](options.what, options.records, config, options.batch, options.disk)
     except ImportError as error:

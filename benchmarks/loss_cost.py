@@ -17,9 +17,10 @@ import keras
 import tensorflow as tf
 from step_jobs import made_up
 
-from tfbrats import command, models, step
-from tfbrats import config as configs
-from tfbrats.models import cun
+from tfbrats import config_file, networks
+from tfbrats.machine import command
+from tfbrats.networks import cun
+from tfbrats.training import slice_step
 
 ROWS = {  # name: config, auxiliary heads
     "plain": ("cun.yaml", False),
@@ -31,14 +32,14 @@ ROWS = {  # name: config, auxiliary heads
 def _steps(name: str, overrides: Sequence[str], precision: str):
     """A step of one row: () -> nothing."""
     shipped, heads = ROWS[name]
-    config = configs.load(shipped, [*overrides, f"train.precision={precision}"])
+    config = config_file.load(shipped, [*overrides, f"train.precision={precision}"])
     keras.utils.set_random_seed(config.train.seed)
-    network = models.build(config)
+    network = networks.build(config)
     if not heads:
         network = cun.branches_only(network)
     optimizer = keras.optimizers.SGD(config.train.learning_rate, config.train.momentum)
     optimizer.build(network.trainable_variables)
-    take = step.train_step(tf.distribute.get_strategy(), network, optimizer, config)
+    take = slice_step.train_step(tf.distribute.get_strategy(), network, optimizer, config)
     batch = {key: tf.constant(value) for key, value in made_up(config).items()}
     omega = tf.constant(config.train.omega)
     return lambda: float(take(batch, omega)["loss"])

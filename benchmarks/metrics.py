@@ -27,8 +27,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats import case, metrics, surfaces
+from tfbrats.cases import case
 from tfbrats.labels import EDITIONS, REGIONS, region_mask
+from tfbrats.metrics import region_scores, surfaces
 
 Masks = tuple[np.ndarray, np.ndarray]  # predicted, reference
 Scores = dict[str, float]  # by name
@@ -59,7 +60,7 @@ def _medpy() -> Peer:
     def ours(masks: Masks, spacing_mm: Sequence[float]) -> Scores:
         voxels = surfaces.voxel_distances(*masks, spacing_mm)
         return {
-            "dice": metrics.dice(*masks),
+            "dice": region_scores.dice(*masks),
             "hd95_pooled_mm": surfaces.pooled_percentile_mm(voxels, 95),
             "hausdorff_mm": surfaces.pooled_percentile_mm(voxels, 100),
         }
@@ -86,7 +87,7 @@ def _surface_distance() -> Peer:
     def ours(masks: Masks, spacing_mm: Sequence[float]) -> Scores:
         elements = surfaces.element_distances(*masks, spacing_mm)
         return {
-            "dice": metrics.dice(*masks),
+            "dice": region_scores.dice(*masks),
             "hd95_mm": surfaces.robust_hausdorff_mm(elements, 95),
             "hd100_mm": surfaces.robust_hausdorff_mm(elements, 100),
             "nsd_1mm": surfaces.area_within(elements, 1),
@@ -121,7 +122,7 @@ def _monai() -> Peer:
         elements, voxels = surfaces.both_distances(*masks, spacing_mm)
         directions = (voxels.prediction_to_reference_mm, voxels.reference_to_prediction_mm)
         return {
-            "dice": metrics.dice(*masks),
+            "dice": region_scores.dice(*masks),
             "hd95_per_direction_mm": max(float(np.percentile(each, 95)) for each in directions),
             "nsd_1mm": surfaces.area_within(elements, 1),
         }
@@ -165,9 +166,9 @@ def compare(reference_path: pathlib.Path, prediction_path: pathlib.Path, edition
         region: tuple(np.ascontiguousarray(region_mask(tissues, region)) for tissues in (prediction, reference))
         for region in REGIONS
     }
-    masks = {region: pair for region, pair in masks.items() if not metrics.absent_from(*pair)}
+    masks = {region: pair for region, pair in masks.items() if not region_scores.absent_from(*pair)}
 
-    jobs = {"tfbrats": lambda: metrics.score_case(prediction, reference, spacing_mm)}
+    jobs = {"tfbrats": lambda: region_scores.score_case(prediction, reference, spacing_mm)}
     compared = peers()
     for peer in compared:
         for whose, compute in (("theirs", peer.theirs), ("ours", peer.ours)):

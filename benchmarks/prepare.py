@@ -44,8 +44,13 @@ import numpy as np
 import SimpleITK as sitk
 from metrics import measure  # benchmarks/metrics.py
 
-from tfbrats import case, config, examples, layouts, nifti, patches, phantom, preprocess, records, shards
-from tfbrats.layouts import CaseFiles
+from tfbrats import config_file
+from tfbrats.cases import case, nifti, patches, preprocess, slices
+from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.phantoms import data_sets
+from tfbrats.records import schema, shards, tfrecord
+from tfbrats.records.manifest import read_manifest
 
 SHRINK = 4  # of the shipped configs
 MIB = 2**20
@@ -229,7 +234,7 @@ class _Job:
 
     def loop(self) -> tuple[float, float]:
         """Wall and CPU seconds of the plain loop."""
-        settings = config.load("cun.yaml", self.overrides)
+        settings = config_file.load("cun.yaml", self.overrides)
         dataset = layouts.find(self.folder, self.setting.edition)
         output = tempfile.mkdtemp(dir=self.setting.work)
         ids = {"train": [one.case_id for one in dataset.cases], "validation": [], "test": []}
@@ -253,7 +258,7 @@ class _Job:
         wall, cpu = time.perf_counter() - wall, _cpu_of_children_s() - cpu
         if ended.returncode:
             raise ChildProcessError(f"the job failed:\n{ended.stderr}")
-        manifest = records.read_manifest(output)
+        manifest = read_manifest(output)
         shutil.rmtree(output)
         return wall, cpu, sum(manifest.seconds_per_case.values()) * len(manifest.cases["train"])
 
@@ -333,22 +338,24 @@ _RAW_FLOATS = {  # as the papers' programs hold them
 
 def _encoded(one: CaseFiles, kind: str) -> Iterator[bytes]:
     """The records of a case without N4; of patches the first 20 of WT's."""
-    settings = config.load("msm.yaml")
+    settings = config_file.load("msm.yaml")
     prepared = preprocess.prepare(case.load(one, need_label=True), (), SHRINK)
     if kind == "slices":
-        of_case = examples.slices(prepared, (240, 240), 10, 0.3, 0)
+        of_case = slices.slices(prepared, (240, 240), 10, 0.3, 0)
     elif kind == "patches":
         of_case = itertools.islice(patches.patches(prepared, "WT", settings.sampling, settings.cascade, 0), 20)
     else:
         of_case = iter([patches.volume(prepared)])
-    return (records.encode(records.SCHEMAS[kind], example) for example in of_case)
+    return (schema.encode(schema.SCHEMAS[kind], example) for example in of_case)
 
 
 def bytes_(setting: Setting) -> dict:
     """Float16, cropped to the brain, with label and regions or brain, against float32 of the whole image."""
     rows, figures = [], {}
     for kind, shape in _RAW_FLOATS.items():
-        sizes = [len(content) + records.FRAME_BYTES for one in setting.cases for content in _encoded(one, kind)]
+        sizes = [
+            len(content) + tfrecord.FRAME_BYTES for one in setting.cases for content in _encoded(one, kind)
+        ]
         mean, raw = statistics.mean(sizes), 4 * np.prod(shape)
         rows.append((kind, f"{mean / MIB:.3f}", f"{raw / MIB:.3f}", f"{100 * mean / raw:.1f}%"))
         figures[kind] = {"bytes": mean, "raw_bytes": int(raw)}
@@ -436,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = args.real
         if folder is None:
             folder = pathlib.Path(work, "phantoms")
-            phantom.write_dataset(folder, args.cases, "2021", seed=1)
+            data_sets.write_dataset(folder, args.cases, "2021", seed=1)
         dataset = layouts.find(folder)
         cases = dataset.cases[: args.cases]
         if any(one.label is None or any(channel is not None for *_, channel in one.images) for one in cases):

@@ -17,7 +17,8 @@ import time
 
 import psutil
 
-from tfbrats import layouts, records
+from tfbrats.datasets import layouts
+from tfbrats.records.manifest import read_manifest
 
 
 def _peaks(command: list[str]) -> tuple[int, int, float]:
@@ -69,7 +70,7 @@ def main() -> None:
                 output = options.keep
             command = [sys.executable, "-m", "beam_pipelines.nifti_to_tfrecord", "--config", options.config]
             own, worker, seconds = _peaks([*command, "--input", str(chosen), "--output", output, *rest])
-            manifest = records.read_manifest(output)
+            manifest = read_manifest(output)
         stages = ", ".join(f"{stage} {s:.2f}" for stage, s in manifest.seconds_per_case.items())
         print(
             f"{count:>6}{seconds:>9.0f}{seconds / count:>8.2f}{own / 2**20:>13.0f}{worker / 2**20:>12.0f}"

@@ -17,16 +17,19 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfbrats import config as configs
-from tfbrats import data, patch_data, records
-from tfbrats.augment import rotate_and_flip
+from tfbrats import config_file
+from tfbrats.batches import patch_stream, slice_stream
+from tfbrats.batches import stream as data
+from tfbrats.batches.augment import rotate_and_flip
 from tfbrats.config import Config
-from tfbrats.recipes import PatchRecipe, SliceRecipe
+from tfbrats.records import schema
+from tfbrats.records.manifest import Manifest, read_manifest
+from tfbrats.training.recipes import PatchRecipe, SliceRecipe
 
 _REGION = "WT"
 
 
-def _slice_forms(manifest: records.Manifest, folder: str, config: Config, batch: int) -> dict:
+def _slice_forms(manifest: Manifest, folder: str, config: Config, batch: int) -> dict:
     """Stage -> the pipeline up to it, and the examples in each of its elements."""
     settings, canvas = config.data, config.records.slice_shape
     shards = range(len(manifest.shards_of("train")))
@@ -34,7 +37,7 @@ def _slice_forms(manifest: records.Manifest, folder: str, config: Config, batch:
     read = read.shuffle(settings.shuffle_buffer, seed=0).repeat()
 
     def parsed(record):
-        example = data.parse(records.SLICES, record)
+        example = data.parse(schema.SLICES, record)
         return {**example, "image": tf.ensure_shape(example["image"], [None, None, len(settings.modalities)])}
 
     def turned(record):
@@ -42,28 +45,28 @@ def _slice_forms(manifest: records.Manifest, folder: str, config: Config, batch:
         return rotate_and_flip(parsed(record), canvas, seed, settings.rotation_degrees, settings.flip)
 
     def mapped(function):
-        return read.map(function, num_parallel_calls=data.MAPS_AT_ONCE, deterministic=True)
+        return read.map(function, num_parallel_calls=slice_stream.MAPS_AT_ONCE, deterministic=True)
 
     return {
         "read": (read, 1),
         "parse": (mapped(parsed), 1),
         "turn": (mapped(turned), 1),
-        "draw, batch": (data.training(manifest, folder, config, 0, batch), batch),
+        "draw, batch": (slice_stream.training(manifest, folder, config, 0, batch), batch),
     }
 
 
-def _patch_forms(manifest: records.Manifest, folder: str, config: Config, batch: int) -> dict:
+def _patch_forms(manifest: Manifest, folder: str, config: Config, batch: int) -> dict:
     shards = range(len(manifest.shards_of("train", _REGION)))
     read = data.serialized(manifest, folder, "train", shards, _REGION)
-    whole = (patch_data.training(manifest, folder, config, _REGION, 0, batch), batch)
+    whole = (patch_stream.training(manifest, folder, config, _REGION, 0, batch), batch)
     if manifest.kind == "patches":
         read = read.shuffle(config.data.shuffle_buffer, seed=0).repeat()
-        parsed = patch_data._stored(read)
+        parsed = patch_stream._stored(read)
         forms = {"read": (read, 1), "parse": (parsed, 1)}
     else:
         read, per_read = read.repeat(), config.data.patches_per_read
-        parsed = read.map(lambda record: data.parse(patch_data._OF_VOLUME, record))
-        cut = patch_data._fresh(read, config, _REGION, manifest.count("train"), 0, None)
+        parsed = read.map(lambda record: data.parse(patch_stream._OF_VOLUME, record))
+        cut = patch_stream._fresh(read, config, _REGION, manifest.count("train"), 0, None)
         forms = {"read": (read, per_read), "parse": (parsed, per_read), "cut": (cut, 1)}
     return {**forms, "batch, scales": whole}
 
@@ -85,7 +88,7 @@ def _settle() -> None:
 
 def stages(folder: str, config: Config, batch: int, examples: int, rounds: int) -> dict[str, float]:
     """CPU seconds an example, by stage."""
-    manifest = records.read_manifest(folder)
+    manifest = read_manifest(folder)
     forms = (_slice_forms if manifest.kind == "slices" else _patch_forms)(manifest, folder, config, batch)
     # Each goes on where it stopped, with full buffers before and after.
     streams = {stage: (iter(dataset), each) for stage, (dataset, each) in forms.items()}
@@ -104,7 +107,7 @@ def stages(folder: str, config: Config, batch: int, examples: int, rounds: int) 
 
 def step(folder: str, config: Config, steps: int) -> dict[str, float]:
     """Seconds of a step alone, a batch alone, a step of the loop, and of it those spent in `next`."""
-    manifest = records.read_manifest(folder)
+    manifest = read_manifest(folder)
     recipe = (
         SliceRecipe(config, manifest) if manifest.kind == "slices" else PatchRecipe(config, manifest, _REGION)
     )
@@ -152,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(arguments)
-    config = configs.load(options.config, [*options.overrides, f"data.records={options.records}"])
+    config = config_file.load(options.config, [*options.overrides, f"data.records={options.records}"])
     if options.job == "stages":
         found = stages(options.records, config, options.batch, options.examples, options.rounds)
     else:

@@ -33,13 +33,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbrats import config as configs
-from tfbrats import devices
+from tfbrats import config_file
 from tfbrats.config import Config, PatchConfig
-from tfbrats.examples import LwsRegion
-from tfbrats.labels import Tissue
-from tfbrats.models import scales
-from tfbrats.recipes import PatchRecipe, SliceRecipe
+from tfbrats.labels import LwsRegion, Tissue
+from tfbrats.training import devices
+from tfbrats.training.recipes import PatchRecipe, SliceRecipe
 
 LOSS_TOLERANCE = 1e-5  # float32 has about seven digits; the sums run over some ten thousand pixels
 # Small and deep, the networks carry rounding far: one device's batch in another order gives 3e-3 already (drn).
@@ -64,7 +62,7 @@ NETWORKS = {
 
 def load(name: str, batch_norm: str) -> tuple[Config, str]:
     file, region, overrides = NETWORKS[name]
-    return configs.load(file, [*overrides, f"model.batch_norm={batch_norm}"]), region
+    return config_file.load(file, [*overrides, f"model.batch_norm={batch_norm}"]), region
 
 
 # --- the batch ------------------------------------------------------------------------------------------
@@ -77,7 +75,7 @@ def made_up(config: Config, count: int) -> dict[str, np.ndarray]:
     valid[-1] = 0
     if isinstance(config, PatchConfig):
         side = config.sampling.patch_size
-        channels = scales(config.model.name) * len(config.data.modalities)
+        channels = config.scales * len(config.data.modalities)
         target = np.zeros((count, side, side, side), np.uint8)
         for n in range(count):
             target[n, : 1 + n * side // count] = 1

@@ -40,10 +40,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from train_step import Failed, Job, _processor
 
-from tfbrats import case, layouts, metrics, steps
-from tfbrats.command import InputError
+from tfbrats.cases import case
+from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, region_mask
-from tfbrats.layouts import CaseFiles
+from tfbrats.metrics import region_scores
+from tfbrats.workflows import chain
 
 NETWORKS = ("cun", "unet2d", "msm", "unet3d")  # as torch_networks has them
 SIDES = ("predict", "served", "monai")
@@ -65,12 +68,12 @@ def one_step(network: str, width: int, work: pathlib.Path) -> str:
     kind = "patches" if network in ("msm", "unet3d") else "slices"
     own = (f"model.width={width}", "records.split=[1,0,0]", *_ONE_STEP, *_SMALL[kind])
     config = ("--config", f"{network}.yaml")
-    steps.output_of(
+    chain.output_of(
         *("tfbrats.phantom", "--output", cases, "--cases", "1", "--edition", "2020", "--seed", "1"),
         *("--shape", "64", "64", "48"),
     )
-    steps.output_of("beam_pipelines.nifti_to_tfrecord", *config, "--input", cases, "--output", records, *own)
-    steps.output_of("tfbrats.train", *config, "--data", records, "--run", run, *own)
+    chain.output_of("beam_pipelines.nifti_to_tfrecord", *config, "--input", cases, "--output", records, *own)
+    chain.output_of("tfbrats.train", *config, "--data", records, "--run", run, *own)
     return run
 
 
@@ -194,7 +197,7 @@ def agreement(sides: Mapping[str, Side], entry: CaseFiles) -> dict[str, dict]:
         found[name] = {
             "voxels": int(np.count_nonzero(tissues != ours)),
             "of": int(np.count_nonzero(tissues | ours)),
-            **{r: metrics.dice(region_mask(tissues, r), region_mask(ours, r)) for r in REGIONS},
+            **{r: region_scores.dice(region_mask(tissues, r), region_mask(ours, r)) for r in REGIONS},
         }
     return found
 

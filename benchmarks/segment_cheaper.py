@@ -4,7 +4,8 @@
     python benchmarks/segment_cheaper.py --case BraTS2021/BraTS2021_00006 --run budget/msm/run --only tiles
 
 Each way segments the case once in a traced graph, after one run that warms up, and is held against the way of
-`tfbrats.segment` or `tfbrats.cascade`: seconds, tumour voxels that differ, Dice of each region.
+`slice_segmenter` or `cascade_segmenter` of `tfbrats.inference`: seconds, tumour voxels that differ, Dice of
+each region.
 
 crop     slices cut to the brain's box in the plane, with a margin, in place of the whole plane; the cut lies on
          the grid of the four poolings, for which planes must be as large as the canvas
@@ -26,11 +27,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbrats import case, config, export, layouts, metrics, preprocess, segment, trained
-from tfbrats.cascade import CascadeSegmenter
+from tfbrats import config, export
+from tfbrats.cases import case, preprocess
 from tfbrats.config import PatchConfig
+from tfbrats.datasets import layouts
+from tfbrats.inference import slice_segmenter
+from tfbrats.inference.cascade_segmenter import CascadeSegmenter
+from tfbrats.inference.slice_segmenter import CaseSegmenter
 from tfbrats.labels import EDITIONS, REGIONS, region_mask
-from tfbrats.segment import CaseSegmenter
+from tfbrats.metrics import region_scores
+from tfbrats.training import best_weights
 
 _POOLED = 16  # voxels of a canvas to one of the lowest level
 _MARGINS = (0, 16, 32)  # voxels round the brain
@@ -65,7 +71,7 @@ class Slices:
         self._settings, self._volumes = settings, volumes
 
     def _segmenter(self, canvas: Sequence[int] | None = None, precision: str = "float32") -> CaseSegmenter:
-        network = trained.best_network(self._settings, precision=precision)
+        network = best_weights.best_network(self._settings, precision=precision)
         canvas = canvas or self._settings.records.slice_shape
         return CaseSegmenter(network, self._settings.data.modalities, canvas, _SCHEMA)
 
@@ -93,13 +99,13 @@ class Slices:
             yield f"cropped to the brain and {margin} voxels", Answer(tissues, found.seconds)
 
     def at_once(self) -> Iterator[tuple[str, Answer]]:
-        usual = segment._SLICES_AT_ONCE
+        usual = slice_segmenter._SLICES_AT_ONCE
         try:
             for count in _SLICES:
-                segment._SLICES_AT_ONCE = count
+                slice_segmenter._SLICES_AT_ONCE = count
                 yield f"{count} slices at once", timed(self._segmenter(), self._volumes)
         finally:
-            segment._SLICES_AT_ONCE = usual
+            slice_segmenter._SLICES_AT_ONCE = usual
 
     def bfloat16(self) -> Iterator[tuple[str, Answer]]:
         yield "mixed_bfloat16", timed(self._segmenter(precision="mixed_bfloat16"), self._volumes)
@@ -112,7 +118,7 @@ class Tiles:
         self._settings, self._volumes = settings, volumes
 
     def _segmenter(self, size: int = 0, precision: str = "float32", **changes) -> CascadeSegmenter:
-        networks = trained.best_networks(self._settings, list(REGIONS), precision)
+        networks = best_weights.best_networks(self._settings, list(REGIONS), precision)
         cascade = self._settings.cascade.model_copy(update=changes)
         size = size or self._settings.sampling.patch_size
         return CascadeSegmenter(networks, self._settings.data.modalities, size, cascade, _SCHEMA)
@@ -140,7 +146,9 @@ PARTS = {Slices: ("crop", "at_once", "bfloat16"), Tiles: ("at_once", "tiles", "b
 
 def row(name: str, found: Answer, usual: Answer) -> str:
     different = np.count_nonzero(found.tissues != usual.tissues)
-    dice = (metrics.dice(*(region_mask(one.tissues, region) for one in (found, usual))) for region in REGIONS)
+    dice = (
+        region_scores.dice(*(region_mask(one.tissues, region) for one in (found, usual))) for region in REGIONS
+    )
     return (
         f"| {name} | {found.seconds:.1f} | {found.seconds / usual.seconds:.2f} | {different} | "
         + " | ".join(f"{value:.4f}" for value in dice)

@@ -23,11 +23,15 @@ from unittest import mock
 import numpy as np
 import step_jobs
 
-from tfbrats import files, layouts, results, run
-from tfbrats.config import Config, PatchConfig, overridden
+from tfbrats.config import Config, PatchConfig
+from tfbrats.config_file import overridden
+from tfbrats.datasets import layouts
 from tfbrats.labels import REGIONS
-from tfbrats.memory import peak_resident_bytes
-from tfbrats.model_card import ModelCard
+from tfbrats.machine import files
+from tfbrats.machine.memory import peak_resident_bytes
+from tfbrats.predictions import results
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.runs import folder as run
 
 
 class Clock:
@@ -85,7 +89,7 @@ def without_n4(run_dir: str, folder: str) -> Config:
 def _exported(spec: Mapping, folder: str) -> dict[str, str]:
     """Precision, or "clocked" -> the version's folder."""
     from tfbrats import export
-    from tfbrats.segment import CaseSegmenter
+    from tfbrats.inference.slice_segmenter import CaseSegmenter
 
     plain = export.segmenter_of
 
@@ -109,12 +113,13 @@ def _exported(spec: Mapping, folder: str) -> dict[str, str]:
 
 def _weights(config: Config, work: str) -> dict[str, dict]:
     """Region ("" for a network of slices) -> parameters, multiplications of an example, file of the weights."""
-    from tfbrats import models, trained
+    from tfbrats import networks
+    from tfbrats.training import best_weights
 
     found = {}
     of_patches = isinstance(config, PatchConfig)
     for region in REGIONS if of_patches else ("",):
-        network = trained.best_network(config, region)
+        network = best_weights.best_network(config, region)
         path = os.path.join(work, f"weights{region}.npz")
         arrays = {
             f"{name} {n}": array
@@ -123,7 +128,7 @@ def _weights(config: Config, work: str) -> dict[str, dict]:
         }
         np.savez(path, **arrays)
         side = (config.sampling.patch_size,) * 3 if of_patches else config.records.slice_shape
-        answering = network if of_patches else models.without_training_heads(network)
+        answering = network if of_patches else networks.without_training_heads(network)
         found[region] = {
             "parameters": network.count_params(),
             "macs": step_jobs.macs(answering, (*side, network.inputs[0].shape[-1])),
@@ -164,9 +169,9 @@ def _one_case(spec: Mapping, segment: Callable, card: ModelCard) -> Callable:
 
 def predict(spec: Mapping) -> Callable:
     """Segments the case in this process -> seconds by part."""
-    from tfbrats import predict as predicting
+    from tfbrats.inference import saved_model
 
-    segmenter = predicting.SavedSegmenter(spec["model"])
+    segmenter = saved_model.SavedSegmenter(spec["model"])
     return _one_case(spec, segmenter.segment, segmenter.card)
 
 

@@ -23,9 +23,10 @@ import numpy as np
 import step_jobs
 from segment_jobs import answer, serve
 
-from tfbrats import layouts, run
 from tfbrats.config import Config, PatchConfig
+from tfbrats.datasets import layouts
 from tfbrats.labels import Tissue
+from tfbrats.runs import folder as run
 
 torch, torch_networks = step_jobs._torch()
 with contextlib.redirect_stderr(io.StringIO()):  # it says which of its optional parts are not there

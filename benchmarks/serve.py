@@ -38,8 +38,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import psutil
 
-from tfbrats import command, files, layouts, steps
-from tfbrats.command import InputError
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, wording
+from tfbrats.workflows import chain as steps
 
 _HERE = pathlib.Path(__file__).parent
 _START_S = 300
@@ -186,7 +188,7 @@ def _loaded(model: pathlib.Path, cases: str, work: pathlib.Path, clients: int, m
     seconds = [took for took, status, _ in calls if status == "OK"]
     others = [status for _, status, _ in calls if status not in ("OK", "RESOURCE_EXHAUSTED")]
     if not seconds:
-        raise InputError(f"{command.counted(clients, 'client')}: no call was answered; {sorted(set(others))}.")
+        raise InputError(f"{wording.counted(clients, 'client')}: no call was answered; {sorted(set(others))}.")
     p50, p95, p99 = np.percentile(seconds, (50, 95, 99))
     return Load(
         clients=clients,
@@ -232,7 +234,7 @@ def load(given: argparse.Namespace, work: pathlib.Path) -> tuple[dict, bool]:
     too_many = 2 * (_RUN + _WAIT)
     found = {}
     for count in given.clients:
-        print(f"\n{command.counted(count, 'client')} for {given.minutes:g} minutes", flush=True)
+        print(f"\n{wording.counted(count, 'client')} for {given.minutes:g} minutes", flush=True)
         found[count] = _loaded(model, cases, work, count, given.minutes)
     print(f"\noverload: {too_many} clients; {_RUN} calls run and {_WAIT} wait", flush=True)
     over = _loaded(model, cases, work, too_many, given.overload_minutes)

@@ -20,9 +20,10 @@ import grpc
 import numpy as np
 
 from serving import messages
-from tfbrats import case as cases
-from tfbrats import layouts, packing
-from tfbrats.command import InputError
+from tfbrats.cases import case as cases
+from tfbrats.cases import packing
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
 
 _OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 _LIMIT_S = 1800

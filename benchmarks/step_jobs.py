@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tfbrats import config as configs
+from tfbrats import config_file
 from tfbrats.config import Config, PatchConfig
-from tfbrats.examples import LwsRegion
-from tfbrats.labels import Tissue
-from tfbrats.memory import peak_resident_bytes
+from tfbrats.labels import LwsRegion, Tissue
+from tfbrats.machine.memory import peak_resident_bytes
 
 # name: config, region
 NETWORKS = {
@@ -69,8 +68,8 @@ def ours(spec: Mapping, config: Config) -> tuple[dict, Callable]:
     import keras
     import tensorflow as tf
 
-    from tfbrats import models
-    from tfbrats.recipes import PatchRecipe, SliceRecipe
+    from tfbrats import networks
+    from tfbrats.training.recipes import PatchRecipe, SliceRecipe
 
     tf.config.threading.set_intra_op_parallelism_threads(spec["threads"])
     keras.utils.set_random_seed(_SEED)
@@ -85,7 +84,7 @@ def ours(spec: Mapping, config: Config) -> tuple[dict, Callable]:
     batch = {name: tf.constant(array) for name, array in arrays.items()}
     del arrays
     if spec["mode"] == "inference":
-        answer = network if region else models.without_training_heads(network)
+        answer = network if region else networks.without_training_heads(network)
         about["macs"] = macs(answer, image_of(batch).shape[1:])
         forward = tf.function(lambda image: answer(image, training=False), jit_compile=config.train.jit_compile)
         return about, lambda: [each.numpy() for each in forward(image_of(batch)).values()] and None
@@ -260,7 +259,7 @@ def main(spec: Mapping) -> None:
         _answer(limits(make(spec["threads"], spec["precision"])))
         return
     yaml, _ = NETWORKS[spec["network"]]
-    config = configs.load(yaml, spec["settings"])
+    config = config_file.load(yaml, spec["settings"])
     make = ours if spec["side"] == "ours" else torchs
     about, step = make(spec, config)
     _answer(about)

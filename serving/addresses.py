@@ -9,7 +9,7 @@ import os
 import re
 import socket
 
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
 
 _SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "passthrough")  # gRPC's own
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order; upper case it does not read

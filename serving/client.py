@@ -23,12 +23,15 @@ import tqdm
 
 from serving import addresses
 from serving.connection import Client, Segmentation, ServerError
-from tfbrats import command, files, labels, layouts, model_card, paths, provenance, results
-from tfbrats.case import Case
-from tfbrats.command import InputError
-from tfbrats.layouts import CaseFiles
-from tfbrats.model_card import ModelCard
-from tfbrats.results import Target
+from tfbrats import labels
+from tfbrats.cases.case import Case
+from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths
+from tfbrats.predictions import model_card, provenance, results
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.predictions.results import Target
 
 # Faults of the server or of what was asked of it, not of the one case sent.
 _CONCERNS_ALL = {

@@ -20,11 +20,13 @@ import numpy as np
 import tenacity
 
 from serving import addresses, messages
-from tfbrats import case as cases
-from tfbrats import layouts, model_card, packing, results
-from tfbrats.case import Case
-from tfbrats.command import InputError
-from tfbrats.model_card import ModelCard
+from tfbrats.cases import case as cases
+from tfbrats.cases import packing
+from tfbrats.cases.case import Case
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.predictions import model_card, results
+from tfbrats.predictions.model_card import ModelCard
 
 DESCRIBE = "describe"
 _GZIP = "gzip_int16"

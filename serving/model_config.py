@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfbrats import files, paths
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
+from tfbrats.machine import files, paths
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from serving import model_config, services
 from serving.model_config import ModelConfig
 from serving.versions import Versions, is_version
-from tfbrats import command, files, paths
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths
 
 log = logging.getLogger(__name__)
 

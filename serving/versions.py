@@ -1,7 +1,7 @@
 """The versions of one model: load, warm up, run, swap. Knows no network.
 
-A version runs as in the real server (`tfbrats.saved_model`). What a caller did wrong is a CallError with the
-status and words of TensorFlow Serving.
+A version runs as in the real server (`tfbrats.inference.saved_model`). What a caller did wrong is a CallError
+with the status and words of TensorFlow Serving.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
 from serving.model_config import ModelConfig
-from tfbrats import files
-from tfbrats.packing import MOST_VOXELS
-from tfbrats.saved_model import SavedModel
+from tfbrats.cases.packing import MOST_VOXELS
+from tfbrats.inference.saved_model import SavedModel
+from tfbrats.machine import files
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,10 @@ import hypothesis
 import numpy as np
 import pytest
 
-from tfbrats import case, config, labels, nifti, phantom, records
+from tfbrats import config, config_file, labels
+from tfbrats.cases import case, nifti
+from tfbrats.phantoms import data_sets
+from tfbrats.records.manifest import Manifest, read_manifest
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -31,7 +34,7 @@ def tiny_dataset(tmp_path_factory):
     def of(edition: str) -> pathlib.Path:
         if edition not in written:
             folder = tmp_path_factory.mktemp(f"edition_{edition}_")
-            phantom.write_dataset(folder, 2, edition, seed=1, shape=TINY_SHAPE, first=1)
+            data_sets.write_dataset(folder, 2, edition, seed=1, shape=TINY_SHAPE, first=1)
             written[edition] = folder
         return written[edition]
 
@@ -47,11 +50,11 @@ class RecordSet:
     overrides: tuple[str, ...]  # on smoke_2d.yaml
 
     def config(self, *more: str) -> config.Config:
-        return config.load("smoke_2d.yaml", [*self.overrides, *more])
+        return config_file.load("smoke_2d.yaml", [*self.overrides, *more])
 
     @property
-    def manifest(self) -> records.Manifest:
-        return records.read_manifest(self.folder)
+    def manifest(self) -> Manifest:
+        return read_manifest(self.folder)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +63,7 @@ def record_set(tmp_path_factory) -> RecordSet:
     from beam_pipelines import nifti_to_tfrecord
 
     root = tmp_path_factory.mktemp("record_set")
-    ids = phantom.write_dataset(root / "cases", 4, "2020", seed=5, shape=(40, 44, 16))
+    ids = data_sets.write_dataset(root / "cases", 4, "2020", seed=5, shape=(40, 44, 16))
     (root / "splits.json").write_text(json.dumps({"train": ids[:3], "validation": ids[3:]}))
     folder = str(root / "records")
     overrides = (
@@ -91,10 +94,10 @@ class PatchRecords:
 
     def config(self, kind: str, *more: str) -> config.PatchConfig:
         own = (f"records.kind={kind}", f"data.records={self.folders[kind]}")
-        return config.load("smoke_3d.yaml", [*self.overrides, *own, *more])
+        return config_file.load("smoke_3d.yaml", [*self.overrides, *own, *more])
 
-    def manifest(self, kind: str) -> records.Manifest:
-        return records.read_manifest(self.folders[kind])
+    def manifest(self, kind: str) -> Manifest:
+        return read_manifest(self.folders[kind])
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +110,7 @@ def patch_records(tmp_path_factory) -> PatchRecords:
     from beam_pipelines import nifti_to_tfrecord
 
     root = tmp_path_factory.mktemp("patch_records")
-    ids = phantom.write_dataset(root / "cases", 5, "2020", seed=5, shape=(24, 28, 16))
+    ids = data_sets.write_dataset(root / "cases", 5, "2020", seed=5, shape=(24, 28, 16))
     healthy = ids[4]
     path = root / "cases" / healthy / f"{healthy}_seg.nii.gz"
     _, grid = case.load_label(path, labels.EDITIONS["2020"])

@@ -23,7 +23,10 @@ import tiny_model
 import yaml
 
 from serving import server
-from tfbrats import command, config, model_card, phantom
+from tfbrats import config_file
+from tfbrats.machine import command
+from tfbrats.phantoms import data_sets
+from tfbrats.predictions import model_card
 
 CASE = "BraTS20_Training_001"
 SMALL = ("--config", "smoke_2d.yaml", "records.slice_shape=[48, 48]")
@@ -73,7 +76,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def cases(here):
     """A data set of one case, to spoil: what is right about others must not hide what is left behind."""
-    phantom.write_dataset(here / "cases", 1, "2020", seed=1, shape=(32, 32, 20), first=1)
+    data_sets.write_dataset(here / "cases", 1, "2020", seed=1, shape=(32, 32, 20), first=1)
     return here / "cases"
 
 
@@ -310,7 +313,7 @@ def test_a_key_that_is_none(module, fault, how, cases, here, refused):
     override, words = KEYS[fault]
     where = "smoke_2d.yaml"
     if how == "file":
-        content = yaml.safe_load((config.SHIPPED / where).read_text())
+        content = yaml.safe_load((config_file.SHIPPED / where).read_text())
         section, key, value = re.split("[.=]", override, maxsplit=2)
         content[section][key] = yaml.safe_load(value)
         where = "mine.yaml"
@@ -326,7 +329,7 @@ def test_a_key_that_is_none(module, fault, how, cases, here, refused):
 @pytest.mark.parametrize("module", [BEAM, TRAIN])
 def test_a_key_that_stands_twice(module, cases, here, refused):
     (here / "mine.yaml").write_text(
-        (config.SHIPPED / "smoke_2d.yaml").read_text().replace("train:\n", "train:\n  epochs: 3\n")
+        (config_file.SHIPPED / "smoke_2d.yaml").read_text().replace("train:\n", "train:\n  epochs: 3\n")
     )
     arguments = {
         BEAM: ("--config", "mine.yaml", "--input", cases, "--output", "out"),
@@ -343,7 +346,7 @@ def test_a_config_that_is_not_there(module, cases, here, refused):
         TRAIN: ("--config", "smok_2d.yaml", "--run", "out"),
     }[module]
     said = refused(module, *arguments)
-    assert f"neither a file {here / 'smok_2d.yaml'} nor among the shipped ones in {config.SHIPPED}" in said
+    assert f"neither a file {here / 'smok_2d.yaml'} nor among the shipped ones in {config_file.SHIPPED}" in said
     assert "cun.yaml" in said and "Did you mean smoke_2d.yaml?" in said
 
 
@@ -515,7 +518,7 @@ def test_exporting_what_is_no_run(cases, refused):
 
 def test_exporting_a_run_with_an_unknown_key(here, refused):
     (here / "run").mkdir()
-    (here / "run" / "config.yaml").write_text(config.load("smoke_2d.yaml").to_yaml() + "colour: red\n")
+    (here / "run" / "config.yaml").write_text(config_file.load("smoke_2d.yaml").to_yaml() + "colour: red\n")
     said = refused(EXPORT, "--run", "run", "--output", "models/cun")
     assert "run/config.yaml:\n  unknown key colour" in said
 

@@ -12,9 +12,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import check_submission, files, labels, submission
-from tfbrats.command import InputError
-from tfbrats.submission import RULES
+from tfbrats import check_submission, labels
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.predictions import submission
+from tfbrats.predictions.submission import RULES
 
 NAMES = ("BraTS2021_00003.nii.gz", "BraTS2021_00007.nii.gz")
 IDENTITY = np.eye(4)

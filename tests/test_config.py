@@ -7,13 +7,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfbrats import config
-from tfbrats.command import InputError
+from tfbrats import config, config_file
+from tfbrats.errors import InputError
 
 
 def written(tmp_path, change):
     """A copy of smoke_2d.yaml with its nested mapping changed."""
-    content = yaml.safe_load((config.SHIPPED / "smoke_2d.yaml").read_text())
+    content = yaml.safe_load((config_file.SHIPPED / "smoke_2d.yaml").read_text())
     change(content)
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -22,32 +22,32 @@ def written(tmp_path, change):
 
 def refusal(path, *overrides) -> str:
     with pytest.raises(InputError) as error:
-        config.load(path, overrides)
+        config_file.load(path, overrides)
     return str(error.value)
 
 
 # --- finding --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", config.shipped_names())
+@pytest.mark.parametrize("name", config_file.shipped_names())
 def test_every_shipped_config_loads_by_its_bare_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    loaded = config.load(name)
-    assert loaded == config.load(config.SHIPPED / name)
+    loaded = config_file.load(name)
+    assert loaded == config_file.load(config_file.SHIPPED / name)
 
 
 def test_a_file_of_the_same_name_wins_over_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written(tmp_path, lambda c: c["model"].update(width=3)).rename(tmp_path / "cun.yaml")
-    assert config.load("cun.yaml").model.width == 3
+    assert config_file.load("cun.yaml").model.width == 3
 
 
 def test_an_unknown_config_names_both_places_and_what_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = refusal("cun_lvs.yaml")
     assert str(tmp_path / "cun_lvs.yaml") in said
-    assert str(config.SHIPPED) in said
-    assert all(name in said for name in config.shipped_names())
+    assert str(config_file.SHIPPED) in said
+    assert all(name in said for name in config_file.shipped_names())
     assert "Did you mean cun_lws.yaml?" in said
 
 
@@ -92,12 +92,12 @@ def test_a_missing_key_is_an_error(tmp_path):
 
 
 def test_every_key_is_required(tmp_path):
-    content = yaml.safe_load((config.SHIPPED / "smoke_2d.yaml").read_text())
+    content = yaml.safe_load((config_file.SHIPPED / "smoke_2d.yaml").read_text())
     for section, keys in content.items():
         for key in keys:
             lacking = {s: {k: v for k, v in c.items() if (s, k) != (section, key)} for s, c in content.items()}
             with pytest.raises(InputError, match=rf"missing key {section}\.{key}"):
-                config.from_mapping(lacking, "x")
+                config_file.from_mapping(lacking, "x")
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_all_faults_come_at_once(tmp_path):
 
 
 def test_overrides_replace_single_values_and_the_last_one_wins():
-    before = config.load("smoke_2d.yaml")
-    after = config.load("smoke_2d.yaml", ["model.width=5", "train.epochs=9", "model.width=7"])
+    before = config_file.load("smoke_2d.yaml")
+    after = config_file.load("smoke_2d.yaml", ["model.width=5", "train.epochs=9", "model.width=7"])
     assert (after.model.width, after.train.epochs) == (7, 9)
     assert after.data == before.data and after.lws == before.lws
 
@@ -150,11 +150,11 @@ def test_overrides_replace_single_values_and_the_last_one_wins():
     ],
 )
 def test_numbers_are_understood_as_people_write_them(override, value):
-    assert config.load("smoke_2d.yaml", [override]).train.learning_rate == value
+    assert config_file.load("smoke_2d.yaml", [override]).train.learning_rate == value
 
 
 def test_overrides_take_lists_and_nothing():
-    loaded = config.load(
+    loaded = config_file.load(
         "smoke_2d.yaml",
         ["data.modalities=[t2, flair]", "train.steps_per_epoch=null", "preprocess.n4_modalities=[]"],
     )
@@ -170,7 +170,7 @@ def test_an_override_that_is_no_section_key_value_shows_how_one_reads(override):
 
 def test_a_key_that_stands_twice_is_not_decided_by_its_place(tmp_path):
     path = tmp_path / "mine.yaml"
-    text = (config.SHIPPED / "smoke_2d.yaml").read_text()
+    text = (config_file.SHIPPED / "smoke_2d.yaml").read_text()
     for twice in (text.replace("model:\n", "model:\n  width: 4\n"), text + text):
         path.write_text(twice)
         assert re.search(r"mine.yaml.*(width|model) stands twice. Keep one.*line \d+", refusal(path), re.DOTALL)
@@ -195,9 +195,9 @@ def test_where_no_name_is_near_the_names_there_are_are_listed():
 
 
 def test_the_networks_name_decides_which_papers_keys_apply():
-    assert isinstance(config.load("cun.yaml"), config.SliceConfig)
+    assert isinstance(config_file.load("cun.yaml"), config.SliceConfig)
     for name in ("msm.yaml", "msm_noaspp.yaml", "unet3d.yaml", "smoke_3d.yaml"):
-        assert isinstance(config.load(name), config.PatchConfig)
+        assert isinstance(config_file.load(name), config.PatchConfig)
     assert "unknown key train.omega; train has epochs" in refusal("msm.yaml", "train.omega=1")
     assert "unknown key sampling; the sections are model, data" in refusal("cun.yaml", "sampling.patch_size=8")
     said = refusal("msm.yaml", "model.name=cun")
@@ -216,7 +216,7 @@ def test_what_only_cun_has_must_be_off_for_a_baseline():
     off = ("train.omega=0", "train.omega_floor=0")
     assert said != refusal("cun_lws.yaml", "model.name=drn", *off)
     assert "set lws.enabled=false" in refusal("cun_lws.yaml", "model.name=drn", *off)
-    assert config.load("cun_lws.yaml", ["model.name=drn", *off, "lws.enabled=false"]).model.name == "drn"
+    assert config_file.load("cun_lws.yaml", ["model.name=drn", *off, "lws.enabled=false"]).model.name == "drn"
 
 
 def test_outlines_are_settled_for_bfcn_and_for_no_other():
@@ -224,18 +224,18 @@ def test_outlines_are_settled_for_bfcn_and_for_no_other():
         said = refusal("bfcn.yaml", f"model.name={name}")
         assert "unknown key boundary; the sections are model, data" in said
     assert "missing key boundary" in refusal("unet2d.yaml", "model.name=bfcn")
-    content = yaml.safe_load((config.SHIPPED / "bfcn.yaml").read_text())
+    content = yaml.safe_load((config_file.SHIPPED / "bfcn.yaml").read_text())
     for key in content["boundary"]:
         lacking = {**content, "boundary": {k: v for k, v in content["boundary"].items() if k != key}}
         with pytest.raises(InputError, match=rf"missing key boundary\.{key}"):
-            config.from_mapping(lacking, "x")
+            config_file.from_mapping(lacking, "x")
     assert "did you mean boundary.width_px?" in refusal("bfcn.yaml", "boundary.width=3")
     assert "boundary.width_px = 4: a line centred on pixels is" in refusal("bfcn.yaml", "boundary.width_px=4")
     assert "boundary.region_weight = -1" in refusal("bfcn.yaml", "boundary.region_weight=-1")
 
 
 def test_every_key_of_paper_b_is_required():
-    content = yaml.safe_load((config.SHIPPED / "smoke_3d.yaml").read_text())
+    content = yaml.safe_load((config_file.SHIPPED / "smoke_3d.yaml").read_text())
     for section, keys in content.items():
         for key in keys if isinstance(keys, dict) else [None]:
             lacking = {
@@ -245,12 +245,12 @@ def test_every_key_of_paper_b_is_required():
             }
             named = section if key is None else rf"{section}\.{key}"
             with pytest.raises(InputError, match=rf"missing key {named}"):
-                config.from_mapping(lacking, "x")
+                config_file.from_mapping(lacking, "x")
 
 
 def test_a_region_is_chosen_without_a_section():
-    assert config.load("msm.yaml").regions == ("WT", "TC", "ET")
-    assert config.load("msm.yaml", ["region=tc"]).regions == ("TC",)
+    assert config_file.load("msm.yaml").regions == ("WT", "TC", "ET")
+    assert config_file.load("msm.yaml", ["region=tc"]).regions == ("TC",)
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ def test_an_impossible_value_of_paper_b_is_named_with_its_key(override, said):
 def test_what_does_not_go_together_is_said():
     volumes = ("records.kind=volumes", "sampling.boxes=predicted")
     assert "goes with cascade.mask=box" in refusal("msm.yaml", *volumes, "cascade.mask=multiply")
-    assert config.load("msm.yaml", volumes).sampling.boxes == "predicted"
-    assert config.load("msm.yaml", ["cascade.stride=64"]).cascade.stride == 64  # side by side: no gap
+    assert config_file.load("msm.yaml", volumes).sampling.boxes == "predicted"
+    assert config_file.load("msm.yaml", ["cascade.stride=64"]).cascade.stride == 64  # side by side: no gap
 
 
 def test_a_region_is_unknown_to_paper_a():
@@ -314,30 +314,30 @@ def test_a_region_is_unknown_to_paper_a():
 def test_patches_depend_on_how_they_are_cut_and_volumes_do_not(override, patches_same, volumes_same):
     for kind, same in (("patches", patches_same), ("volumes", volumes_same)):
         given = [f"records.kind={kind}"]
-        before = config.load("msm.yaml", ["cascade.stride=32", *given]).records_identity()
+        before = config_file.load("msm.yaml", ["cascade.stride=32", *given]).records_identity()
         changes = [override, *(["cascade.stride=8"] if override == "sampling.patch_size=32" else [])]
-        assert (config.load("msm.yaml", [*given, *changes]).records_identity() == before) is same, kind
+        assert (config_file.load("msm.yaml", [*given, *changes]).records_identity() == before) is same, kind
 
 
 # --- what a config is -----------------------------------------------------------------------------------
 
 
 def test_a_config_is_frozen():
-    loaded = config.load("cun.yaml")
+    loaded = config_file.load("cun.yaml")
     with pytest.raises(pydantic.ValidationError):
         loaded.train.epochs = 3
 
 
-@pytest.mark.parametrize("name", config.shipped_names())
+@pytest.mark.parametrize("name", config_file.shipped_names())
 def test_the_resolved_yaml_gives_the_same_config_back(name, tmp_path):
-    loaded = config.load(name)
+    loaded = config_file.load(name)
     (tmp_path / "config.yaml").write_text(loaded.to_yaml())
-    assert config.load(tmp_path / "config.yaml") == loaded
+    assert config_file.load(tmp_path / "config.yaml") == loaded
 
 
 @given(st.integers(1, 500), st.floats(1e-8, 10), st.booleans())
 def test_any_value_survives_the_resolved_yaml(epochs, learning_rate, enabled):
-    loaded = config.load(
+    loaded = config_file.load(
         "smoke_2d.yaml",
         [
             f"train.epochs={epochs}",
@@ -350,11 +350,11 @@ def test_any_value_survives_the_resolved_yaml(epochs, learning_rate, enabled):
         learning_rate,
         enabled,
     )
-    assert config.from_mapping(yaml.safe_load(loaded.to_yaml()), "again") == loaded
+    assert config_file.from_mapping(yaml.safe_load(loaded.to_yaml()), "again") == loaded
 
 
 def test_the_two_papers_runs_share_one_record_set():
-    plain, weighted = config.load("cun.yaml"), config.load("cun_lws.yaml")
+    plain, weighted = config_file.load("cun.yaml"), config_file.load("cun_lws.yaml")
     assert plain != weighted
     assert plain.records_identity() == weighted.records_identity()
 
@@ -374,8 +374,8 @@ def test_the_two_papers_runs_share_one_record_set():
     ],
 )
 def test_records_are_of_another_config_only_if_their_bytes_would_differ(override, same):
-    identity = config.load("smoke_2d.yaml").records_identity()
-    assert (config.load("smoke_2d.yaml", [override]).records_identity() == identity) is same
+    identity = config_file.load("smoke_2d.yaml").records_identity()
+    assert (config_file.load("smoke_2d.yaml", [override]).records_identity() == identity) is same
 
 
 def test_differences_name_the_key_and_both_values():
@@ -386,5 +386,5 @@ def test_differences_name_the_key_and_both_values():
 
 
 def test_the_shipped_configs_lie_where_setup_py_takes_them_from():
-    assert pathlib.Path(config.SHIPPED).name == "configs"
-    assert {"cun.yaml", "cun_lws.yaml", "smoke_2d.yaml"} <= set(config.shipped_names())
+    assert pathlib.Path(config_file.SHIPPED).name == "configs"
+    assert {"cun.yaml", "cun_lws.yaml", "smoke_2d.yaml"} <= set(config_file.shipped_names())

@@ -4,14 +4,14 @@ import pathlib
 
 import pytest
 
-from tfbrats import config
+from tfbrats import config, config_file
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_is_valid_and_names_its_own_folders(path):
-    settings = config.load(path.name)
+    settings = config_file.load(path.name)
     assert settings.run.dir == f"runs/{path.stem}"
     assert settings.data.records.startswith("records/")
 
@@ -31,7 +31,7 @@ def test_a_papers_config_names_paper_row_score_and_data(name):
 
 
 def test_cun_and_its_sampled_twin_differ_in_sampling_and_folder_alone():
-    plain, sampled = (config.load(name).model_dump() for name in ("cun.yaml", "cun_lws.yaml"))
+    plain, sampled = (config_file.load(name).model_dump() for name in ("cun.yaml", "cun_lws.yaml"))
     assert config.differences(plain, sampled) == [
         "lws.enabled: False, there True",
         "run.dir: runs/cun, there runs/cun_lws",
@@ -49,7 +49,7 @@ PAPER_B = {  # Table 1: mean Dice on the 66 validation cases
 
 @pytest.mark.parametrize("name", PAPER_B)
 def test_the_recipe_of_paper_b_is_the_papers(name):
-    settings = config.load(name)
+    settings = config_file.load(name)
     assert settings.model.name == name.removesuffix(".yaml")
     train, sampling = settings.train, settings.sampling
     assert (train.learning_rate, train.beta1, train.beta2) == (2e-4, 0.5, 0.9999)  # section 2.5
@@ -79,11 +79,11 @@ def test_a_config_of_paper_b_names_paper_row_score_and_data(name):
 
 @pytest.mark.parametrize("name", [name for name in PAPER_B if name != "msm.yaml"])
 def test_the_rows_of_paper_bs_table_differ_in_network_and_folder_alone(name):
-    ours, theirs = (config.load(one).model_dump() for one in ("msm.yaml", name))
+    ours, theirs = (config_file.load(one).model_dump() for one in ("msm.yaml", name))
     other = name.removesuffix(".yaml")
     assert config.differences(ours, theirs) == [
         f"model.name: msm, there {other}",
         f"run.dir: runs/msm, there runs/{other}",
     ]
-    identities = [config.load(one).records_identity() for one in ("msm.yaml", name)]
+    identities = [config_file.load(one).records_identity() for one in ("msm.yaml", name)]
     assert identities[0] == identities[1]  # one record set serves the table

@@ -15,8 +15,13 @@ import tensorflow as tf
 
 from serving import server
 from serving.client import Client
-from tfbrats import case, export, layouts, model_card, phantom, predict, train
-from tfbrats.case import Case
+from tfbrats import export, predict, train
+from tfbrats.cases import case
+from tfbrats.cases.case import Case
+from tfbrats.datasets import layouts
+from tfbrats.inference import saved_model
+from tfbrats.phantoms import data_sets
+from tfbrats.predictions import model_card
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -35,13 +40,13 @@ def _three_ways(run: str, model: str, loaded: Case) -> list[np.ndarray]:
     volumes = {name: tf.constant(array) for name, array in model_card.inputs(card, loaded).items()}
     answer = tf.function(export.segmenter_of(run))(volumes)
     keras_tissues = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
-    saved_tissues = predict.SavedSegmenter(model).segment(loaded).tissues
+    saved_tissues = saved_model.SavedSegmenter(model).segment(loaded).tissues
     with server.start(os.path.dirname(model)) as running, Client(running.address, "tiny") as client:
         return [keras_tissues, saved_tissues, client.segment(loaded).tissues]
 
 
 def test_three_ways_give_one_label_map_on_a_simulated_case(run_and_model, tmp_path):
-    phantom.write_dataset(tmp_path, 1, "2021", seed=9, shape=(50, 61, 19))
+    data_sets.write_dataset(tmp_path, 1, "2021", seed=9, shape=(50, 61, 19))
     maps = _three_ways(*run_and_model, case.load(layouts.find(tmp_path).cases[0]))
     assert 2 < len(np.unique(maps[0])) <= 4  # not an empty map that any three would agree on
     assert np.array_equal(maps[0], maps[1])
@@ -58,13 +63,13 @@ def test_three_ways_give_one_label_map_on_a_real_case(run_and_model, real_cases)
 
 def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_model, tmp_path):
     """Labels, probabilities and the tiles that each stage ran, of a case that nothing was trained on."""
-    phantom.write_dataset(tmp_path, 1, "2021", seed=9, shape=(33, 30, 20))
+    data_sets.write_dataset(tmp_path, 1, "2021", seed=9, shape=(33, 30, 20))
     loaded = case.load(layouts.find(tmp_path).cases[0])
     card = model_card.read(cascade_model)
     inputs = model_card.inputs(card, loaded)
     ours = tf.function(export.segmenter_of(cascade_run.folder))({n: tf.constant(a) for n, a in inputs.items()})
     assert len(np.unique(ours["segmentation"])) > 2 and np.all(ours["tiles"].numpy() > 1)
-    saved = predict.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)
+    saved = saved_model.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)
     with server.start(os.path.dirname(cascade_model)) as running, Client(running.address, "tiny_msm") as client:
         remote = client.segment(loaded)
     tissues = model_card.tissues(card, ours["segmentation"].numpy(), "keras")
@@ -75,7 +80,7 @@ def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_mo
 
 def test_the_file_beside_a_segmentation_leads_back_to_the_run_s_records_and_config(run_and_model, tmp_path):
     run, model = run_and_model
-    phantom.write_dataset(tmp_path / "cases", 1, "2021", seed=9, shape=(50, 61, 19))
+    data_sets.write_dataset(tmp_path / "cases", 1, "2021", seed=9, shape=(50, 61, 19))
     out = tmp_path / "out"
     predict.main(["--model", model, "--input", str(tmp_path / "cases"), "--output", str(out), "--provenance"])
     (path,) = (path for path in out.glob("*.json") if path.name != model_card.FILE)

@@ -27,8 +27,12 @@ import apache_beam
 import pytest
 
 from beam_pipelines import transforms
-from tfbrats import config as configs
-from tfbrats import files, layouts, phantom, shards, splits
+from tfbrats import config_file
+from tfbrats.cases import dealing
+from tfbrats.datasets import layouts
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets
+from tfbrats.records import shards
 
 ROOT = pathlib.Path(transforms.__file__).parents[1]
 FLINK = "1.19"
@@ -175,7 +179,7 @@ FAILING = [  # the bytes are compared every time; how other languages' engines f
 def cases(tmp_path_factory):
     """Five tiny simulated cases. Read only."""
     folder = tmp_path_factory.mktemp("engines") / "cases"
-    phantom.write_dataset(folder, 5, "2020", seed=3, shape=(32, 32, 20))
+    data_sets.write_dataset(folder, 5, "2020", seed=3, shape=(32, 32, 20))
     return folder
 
 
@@ -269,8 +273,8 @@ def test_a_dataflow_job_is_built_of_remote_paths_alone_for_small_workers(cases, 
     for path in files.walk(cases):
         files.write_bytes(place + path.removeprefix(str(cases)), files.read_bytes(path))
     dataset = layouts.find(place)
-    config = configs.load("smoke_2d.yaml", [])
-    dealt = splits.split_cases(dataset, config.records.split, config.records.seed, None)
+    config = config_file.load("smoke_2d.yaml", [])
+    dealt = dealing.split_cases(dataset, config.records.split, config.records.seed, None)
     tasks = shards.plan(dataset, dealt, config, "gs://my-bucket/records", 1e6)
     for task in tasks:
         assert not re.search(r'": "/|file://', json.dumps(dataclasses.asdict(task)))

@@ -16,15 +16,18 @@ import keras
 import numpy as np
 import pytest
 
-from tfbrats import command, config, keras_settings, layouts, models, surroundings, train
-from tfbrats.command import InputError
+from tfbrats import config_file, networks, train
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.machine import command, surroundings
+from tfbrats.networks import keras_settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = [
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases", "serving.client", "serving.server"),
     *(f"tfbrats.{name}" for name in ("check_submission", "demo", "evaluate", "export", "inspect", "phantom")),
     *(f"tfbrats.{name}" for name in ("predict", "probe", "records", "report", "reproduce", "runs", "splits")),
-    *("tfbrats.train", "tfbrats.trial"),
+    *("tfbrats.train", "tfbrats.workflows.trial"),
 ]
 
 
@@ -85,12 +88,12 @@ def keras_set_to(floatx: str, data_format: str, policy: str):
 )
 def test_a_network_is_the_same_whatever_a_notebook_has_set(name):
     region = "ET" if name in ("msm", "unet3d") else ""
-    settings = config.load(f"{name}.yaml", ["model.width=4"])
+    settings = config_file.load(f"{name}.yaml", ["model.width=4"])
     with keras_set_to("float16", "channels_first", "mixed_float16"):
         keras.utils.set_random_seed(1)
-        there = models.build(settings, region=region)
+        there = networks.build(settings, region=region)
     keras.utils.set_random_seed(1)
-    here = models.build(settings, region=region)
+    here = networks.build(settings, region=region)
     assert there.input.shape == here.input.shape and there.input.dtype == "float32"
     assert {layer.compute_dtype for layer in there.layers} == {"float32"}
     for ours, theirs in zip(here.variables, there.variables, strict=True):
@@ -234,7 +237,7 @@ def test_a_closed_stream_is_an_empty_one(closed, named, tmp_path):
 def test_what_is_opened_later_is_no_stream_of_ours(closed, tmp_path):
     """`python -m` of us with these numbers closed; then a file is opened, and C and Python write to stderr."""
     code = (
-        "import os, sys; from tfbrats import surroundings; surroundings._open_closed_streams();"
+        "import os, sys; from tfbrats.machine import surroundings; surroundings._open_closed_streams();"
         "file = open(sys.argv[1], 'w'); os.write(2, b'said by C'); print('said', file=sys.stderr);"
         "print('said'); file.write(str(file.fileno() > 2)); file.close(); assert sys.stdin.read() == ''"
     )
@@ -319,7 +322,9 @@ def interrupted(module: str, seconds: float) -> tuple[int, str]:
     said = []
     for line in process.stderr:
         said.append(line)
-        if "tfbrats.surroundings" in "".join(said[:-1]):  # the line after it: it is loaded before it runs
+        if "tfbrats.machine.surroundings" in "".join(
+            said[:-1]
+        ):  # the line after it: it is loaded before it runs
             break
     reader = threading.Thread(target=lambda: said.append(process.stderr.read()))
     reader.start()
@@ -362,7 +367,7 @@ def test_a_job_in_the_background_of_a_shell_goes_on_ignoring_it():
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     for line in process.stderr:
-        if "tfbrats.surroundings" in line:
+        if "tfbrats.machine.surroundings" in line:
             process.send_signal(signal.SIGINT)
     process.stderr.close()
     assert process.wait() == 0

@@ -11,22 +11,16 @@ import shutil
 import numpy as np
 import pytest
 
-from tfbrats import (
-    case,
-    evaluate,
-    files,
-    layouts,
-    metrics,
-    model_card,
-    nifti,
-    origin,
-    score_files,
-    score_text,
-    scoring,
-    seen,
-)
-from tfbrats.command import InputError
+from tfbrats import evaluate
+from tfbrats.cases import case, nifti
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
+from tfbrats.machine import files
+from tfbrats.metrics import region_scores
+from tfbrats.predictions import model_card, seen
+from tfbrats.reporting import score_text
+from tfbrats.scoring import case_scores, evaluation, origin, score_files
 
 SHAPE = (12, 12, 8)
 
@@ -72,7 +66,7 @@ def test_a_data_sets_own_segmentations_score_perfectly_against_it(tiny_dataset, 
     root = tiny_dataset(edition)
     for case_id, one in labels_of(root).items():
         shutil.copy(one.label, tmp_path / f"{case_id}.nii.gz")
-    content = evaluate.evaluate(tmp_path, root)
+    content = evaluation.evaluate(tmp_path, root)
     assert content["cases"] == 2
     assert {row["dice"] for row in content["rows"]} == {1.0}
     assert {row["hd95_mm"] for row in content["rows"]} == {0.0}
@@ -83,19 +77,19 @@ def test_predictions_hold_the_values_of_the_references_edition(tmp_path):
     # 3 is enhancing tumour in 2023 and nothing in 2020.
     save(tmp_path / "p", "BraTS-GLI-00001-000.nii.gz", tissues(), "2023")
     save(tmp_path / "r", "BraTS-GLI-00001-000-seg.nii", tissues(), "2023")
-    assert {row["dice"] for row in evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]} == {1.0}
+    assert {row["dice"] for row in evaluation.evaluate(tmp_path / "p", tmp_path / "r")["rows"]} == {1.0}
     with pytest.raises(
         InputError, match=r"--edition 2020 has no value 3, but the names say 2023.*--edition out"
     ):
-        evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")
+        evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")
 
 
 def test_masks_whose_names_tell_no_edition_need_one(tmp_path):
     save(tmp_path / "p", "patient7.nii.gz", tissues())
     save(tmp_path / "r", "patient7.nii.gz", tissues())
     with pytest.raises(InputError, match=r"patient7\.nii\.gz.*--edition"):
-        evaluate.evaluate(tmp_path / "p", tmp_path / "r")
-    assert evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")["editions"] == ["2020"]
+        evaluation.evaluate(tmp_path / "p", tmp_path / "r")
+    assert evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")["editions"] == ["2020"]
 
 
 def test_every_fault_of_every_case_is_listed_and_nothing_is_written(folders, tmp_path):
@@ -127,7 +121,7 @@ def test_every_fault_of_every_case_is_listed_and_nothing_is_written(folders, tmp
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_scored(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("scored"))
     prediction, reference = folders
     (tmp_path / "file").write_bytes(b"1")
     with pytest.raises(InputError, match="file: cannot be written"):
@@ -172,7 +166,7 @@ def test_a_missing_prediction_is_scored_as_an_empty_one_only_when_allowed_and_th
     whole, core, enhancing = content["rows"][:3]
     for row in (whole, core, enhancing):
         assert (row["empty"], row["dice"], row["sensitivity"], row["volume_ml"]) == ("prediction", 0, 0, 0)
-        assert row["hd95_mm"] == metrics.MISSING_REGION_MM and row["specificity"] == 1
+        assert row["hd95_mm"] == region_scores.MISSING_REGION_MM and row["specificity"] == 1
     assert whole["reference_volume_ml"] == pytest.approx(6 * 6 * 4 / 1000)
     # Half of what it would be if the case were left out: missing one is never free.
     (moved,) = (row for row in content["rows"][3:] if row["region"] == "WT")
@@ -182,9 +176,9 @@ def test_a_missing_prediction_is_scored_as_an_empty_one_only_when_allowed_and_th
 def test_a_missing_prediction_scores_just_as_an_empty_file_does(folders):
     prediction, reference = folders
     (prediction / "BraTS20_Training_001.nii.gz").unlink()
-    missing = evaluate.evaluate(prediction, reference, allow_missing=True, lesion_rule="2023")
+    missing = evaluation.evaluate(prediction, reference, allow_missing=True, lesion_rule="2023")
     save(prediction, "BraTS20_Training_001.nii.gz", np.zeros(SHAPE, np.uint8))
-    empty = evaluate.evaluate(prediction, reference, lesion_rule="2023")
+    empty = evaluation.evaluate(prediction, reference, lesion_rule="2023")
     for key in ("rows", "summary", "lesions", "cascade"):
         assert repr(missing[key]) == repr(empty[key])
     assert missing["counts"][0]["regions"] == empty["counts"][0]["regions"]
@@ -194,7 +188,7 @@ def test_a_missing_prediction_scores_just_as_an_empty_file_does(folders):
 def test_extra_predictions_stay_a_fault_when_missing_ones_are_allowed(folders):
     save(folders[0], "BraTS20_Training_009.nii.gz", tissues())
     with pytest.raises(InputError, match=r"BraTS20_Training_009: .* has no reference"):
-        evaluate.evaluate(*folders, allow_missing=True)
+        evaluation.evaluate(*folders, allow_missing=True)
 
 
 def test_cases_can_be_named_between_commas_or_in_a_file(folders, tmp_path):
@@ -210,14 +204,14 @@ def test_cases_can_be_named_between_commas_or_in_a_file(folders, tmp_path):
             run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "out",
                 "--cases", nothing, "--workers", 1)  # fmt: skip
     with pytest.raises(InputError, match="BraTS20_Training_042: named by --cases"):
-        evaluate.evaluate(prediction, reference, cases=["BraTS20_Training_042"])
+        evaluation.evaluate(prediction, reference, cases=["BraTS20_Training_042"])
 
 
 def test_two_predictions_of_one_case_are_refused(folders):
     prediction, reference = folders
     save(prediction, "BraTS20_Training_001.nii", tissues())
     with pytest.raises(InputError, match="BraTS20_Training_001: predicted twice"):
-        evaluate.evaluate(prediction, reference)
+        evaluation.evaluate(prediction, reference)
 
 
 def test_probabilities_beside_the_predictions_are_no_cases(folders):
@@ -225,13 +219,13 @@ def test_probabilities_beside_the_predictions_are_no_cases(folders):
     chances = np.zeros((*SHAPE, 3), np.float32)
     path = prediction / "BraTS20_Training_001_probabilities.nii.gz"
     case.save_probabilities(path, chances, nifti.new_grid(SHAPE))
-    assert evaluate.evaluate(prediction, reference)["cases"] == 2
+    assert evaluation.evaluate(prediction, reference)["cases"] == 2
 
 
 def test_a_folder_without_predictions_says_what_was_expected(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"CASE\.nii\.gz"):
-        evaluate.evaluate(tmp_path / "empty", folders[1])
+        evaluation.evaluate(tmp_path / "empty", folders[1])
 
 
 def test_a_data_set_without_segmentations_cannot_be_scored_against(tiny_dataset, folders, tmp_path):
@@ -239,7 +233,7 @@ def test_a_data_set_without_segmentations_cannot_be_scored_against(tiny_dataset,
     for one in labels_of(tmp_path / "images").values():
         pathlib.Path(one.label).unlink()
     with pytest.raises(InputError, match="no segmentation to score against"):
-        evaluate.evaluate(folders[0], tmp_path / "images")
+        evaluation.evaluate(folders[0], tmp_path / "images")
 
 
 # --- scores ---------------------------------------------------------------------------------------------
@@ -251,19 +245,19 @@ def test_rows_are_the_scores_of_the_arrays_with_the_files_spacing(tmp_path):
     grid = nifti.new_grid((8, 12, 12), spacing_mm, axes=("S", "A", "R"))
     save(tmp_path / "p", "BraTS20_Training_001.nii.gz", tissues(1), grid=grid)
     save(tmp_path / "r", "BraTS20_Training_001.nii.gz", tissues(0), grid=grid)
-    rows = evaluate.evaluate(tmp_path / "p", tmp_path / "r")["rows"]
-    expected = metrics.score_case(tissues(1), tissues(0), spacing_mm)
+    rows = evaluation.evaluate(tmp_path / "p", tmp_path / "r")["rows"]
+    expected = region_scores.score_case(tissues(1), tissues(0), spacing_mm)
     assert [row["hd95_mm"] for row in rows] == [row.hd95_mm for row in expected]
     assert rows[0]["hausdorff_mm"] == 3
 
 
 def test_worker_processes_find_the_same_as_one(folders):
-    assert evaluate.evaluate(*folders, workers=2)["rows"] == evaluate.evaluate(*folders)["rows"]
+    assert evaluation.evaluate(*folders, workers=2)["rows"] == evaluation.evaluate(*folders)["rows"]
 
 
 def test_the_summary_leaves_nan_out_and_counts_what_the_rule_touched(folders):
-    brats = evaluate.evaluate(*folders)["summary"]
-    nan = evaluate.evaluate(*folders, empty="nan")["summary"]
+    brats = evaluation.evaluate(*folders)["summary"]
+    nan = evaluation.evaluate(*folders, empty="nan")["summary"]
     # ET: 2 x 2 x 2 voxels moved by one of two (Dice 0.5), and absent from both in the other case (1 or nan).
     assert (brats["ET"]["dice"]["mean"], brats["ET"]["dice"]["n"]) == (0.75, 2)
     assert (nan["ET"]["dice"]["mean"], nan["ET"]["dice"]["n"]) == (0.5, 1)
@@ -273,7 +267,8 @@ def test_the_summary_leaves_nan_out_and_counts_what_the_rule_touched(folders):
 
 def test_statistics_worked_out_by_hand():
     rows = [
-        {"region": "WT", "empty": "", **dict.fromkeys(metrics.SCORES, value)} for value in (1.0, 2.0, 3.0, 10.0)
+        {"region": "WT", "empty": "", **dict.fromkeys(region_scores.SCORES, value)}
+        for value in (1.0, 2.0, 3.0, 10.0)
     ]
     found = evaluate.summarise(rows)["WT"]["dice"]
     assert found == {
@@ -306,7 +301,7 @@ def test_the_model_card_beside_the_predictions_tells_the_cascades_margin(folders
     for margin in (None, 0, 1):
         if margin is not None:
             (prediction / "tfbrats.json").write_text(card_of_a_cascade(margin))
-        cascade = evaluate.evaluate(prediction, reference)["cascade"]
+        cascade = evaluation.evaluate(prediction, reference)["cascade"]
         assert cascade["margin_voxels"] == margin
         outside[margin] = cascade["summary"]["TC"]["sum_ml"]["lost_outside_box_ml"]
     # Moved by a voxel, WT still holds all of TC: nothing is lost before; without a margin nothing is known.
@@ -314,24 +309,24 @@ def test_the_model_card_beside_the_predictions_tells_the_cascades_margin(folders
     save(prediction, "BraTS20_Training_001.nii.gz", tissues(3))
     (prediction / "tfbrats.json").write_text(card_of_a_cascade(0))
     # TC is voxels 3 to 6 along i, by 4 x 2; the predicted WT begins at 5.
-    row = evaluate.evaluate(prediction, reference)["cascade"]["rows"][1]
+    row = evaluation.evaluate(prediction, reference)["cascade"]["rows"][1]
     assert row["lost_outside_box_ml"] == pytest.approx(2 * 4 * 2 / 1000)
     (prediction / "tfbrats.json").write_text(card_of_a_cascade(1))
-    row = evaluate.evaluate(prediction, reference)["cascade"]["rows"][1]
+    row = evaluation.evaluate(prediction, reference)["cascade"]["rows"][1]
     assert row["lost_outside_box_ml"] == pytest.approx(1 * 4 * 2 / 1000)
     assert row["lost_before_ml"] == pytest.approx(2 * 4 * 2 / 1000)
 
 
 def test_the_card_of_a_model_that_is_no_cascade_has_no_margin(folders):
     (folders[0] / "tfbrats.json").write_text(card({"model": {"name": "cun"}}))
-    content = evaluate.evaluate(*folders)
+    content = evaluation.evaluate(*folders)
     assert content["cascade"]["margin_voxels"] is None and content["notes"] == []
 
 
 @pytest.mark.parametrize("text", ["{", '{"format": 99}', card_of_a_cascade(5, axes=3)])
 def test_a_card_that_cannot_be_read_costs_the_margin_alone_and_is_noted(folders, text):
     (folders[0] / "tfbrats.json").write_text(text)
-    content = evaluate.evaluate(*folders)
+    content = evaluation.evaluate(*folders)
     assert content["cascade"]["margin_voxels"] is None
     (note,) = content["notes"]
     assert "margin is unknown" in note and "tfbrats.json" in note
@@ -356,19 +351,19 @@ CUN = {"model": {"name": "cun"}, "lws": {"enabled": False}}
 )
 def test_the_row_of_the_table_follows_from_the_models_config(folders, config, row):
     (folders[0] / "tfbrats.json").write_text(card(config))
-    model = evaluate.evaluate(*folders)["model"]
+    model = evaluation.evaluate(*folders)["model"]
     assert (model["row"], model["name"], model["version"], model["config"]) == (row, "x", 1, config)
 
 
 def test_a_row_can_be_given_where_the_card_tells_no_other(folders):
-    assert evaluate.evaluate(*folders)["model"] is None
-    assert evaluate.evaluate(*folders, row="drn")["model"]["row"] == "drn"
+    assert evaluation.evaluate(*folders)["model"] is None
+    assert evaluation.evaluate(*folders, row="drn")["model"]["row"] == "drn"
     (folders[0] / "tfbrats.json").write_text(card(CUN))
-    assert evaluate.evaluate(*folders, row="cun")["model"]["row"] == "cun"
+    assert evaluation.evaluate(*folders, row="cun")["model"]["row"] == "cun"
     with pytest.raises(InputError, match="--row unet2d: the card beside the predictions says cun"):
-        evaluate.evaluate(*folders, row="unet2d")
+        evaluation.evaluate(*folders, row="unet2d")
     with pytest.raises(InputError, match="row 'cnn' is in no table"):
-        evaluate.evaluate(*folders, row="cnn")
+        evaluation.evaluate(*folders, row="cnn")
 
 
 SPLITS = {"train": ["BraTS20_Training_001"], "validation": [], "test": ["BraTS20_Training_002"]}
@@ -430,16 +425,16 @@ def test_json_is_json_and_the_warning_is_beside_it(folders, tmp_path, capsys):
 def test_a_card_of_before_is_said_to_tell_nothing_unless_the_right_splits_do(folders, splits, tmp_path):
     text = card({}, training_data={"split_sha256": SPLITS_SHA256, "config": CUN})
     (folders[0] / "tfbrats.json").write_text(text)
-    content = evaluate.evaluate(*folders)
+    content = evaluation.evaluate(*folders)
     assert content["by_split"] == {"known": False}
     (warning,) = score_text.warnings(content)
     assert warning.startswith("the card does not tell which cases the model x was trained on")
-    content = evaluate.evaluate(*folders, splits=splits)
+    content = evaluation.evaluate(*folders, splits=splits)
     assert content["by_split"]["cases"] == {"test": ["BraTS20_Training_002"]}
     assert score_text.warnings(content) == []
     # Of predictions without a card nothing can be said.
     (folders[0] / "tfbrats.json").unlink()
-    content = evaluate.evaluate(*folders)
+    content = evaluation.evaluate(*folders)
     assert content["by_split"] is None and score_text.warnings(content) == []
 
 
@@ -457,7 +452,7 @@ def test_what_another_run_has_seen_is_told_where_it_is_compared_with(two_runs, f
 def test_what_was_guessed_in_reading_either_side_is_noted_with_the_files(folders, without_codes):
     for folder in folders:
         without_codes(folder)
-    (note,) = evaluate.evaluate(*folders, workers=2)["notes"]
+    (note,) = evaluation.evaluate(*folders, workers=2)["notes"]
     assert note.startswith(
         "BraTS20_Training_001_seg.nii.gz, BraTS20_Training_001.nii.gz, BraTS20_Training_002_seg"
     )
@@ -466,7 +461,7 @@ def test_what_was_guessed_in_reading_either_side_is_noted_with_the_files(folders
 
 def test_a_prediction_whose_name_differs_in_letter_case_is_its_cases_with_a_note(folders):
     (folders[0] / "BraTS20_Training_001.nii.gz").rename(folders[0] / "brats20_training_001.nii.gz")
-    content = evaluate.evaluate(*folders, allow_missing=True)
+    content = evaluation.evaluate(*folders, allow_missing=True)
     assert content["missing"] == []
     assert content["notes"] == [
         "BraTS20_Training_001: its prediction is called brats20_training_001.nii.gz; its letters are only "
@@ -488,10 +483,10 @@ def test_only_the_cases_of_a_split_are_scored_and_extra_predictions_do_not_matte
     content = evaluate.read(tmp_path / "out")
     assert {row["case_id"] for row in content["rows"]} == {"BraTS20_Training_002"}
     assert content["split"] == {"name": "test", "sha256": SPLITS_SHA256, "of": str(splits)}
-    of_train = evaluate.evaluate(*folders, splits=splits, split="train")
+    of_train = evaluation.evaluate(*folders, splits=splits, split="train")
     assert [row["case_id"] for row in of_train["rows"]] == ["BraTS20_Training_001"] * 3
     with pytest.raises(InputError, match=r"no case of split validation; it has train \(1 case\)"):
-        evaluate.evaluate(*folders, splits=splits, split="validation")
+        evaluation.evaluate(*folders, splits=splits, split="validation")
 
 
 def test_a_model_of_another_split_is_refused_since_it_may_have_seen_the_test_cases(folders, splits):
@@ -500,9 +495,9 @@ def test_a_model_of_another_split_is_refused_since_it_may_have_seen_the_test_cas
         (folders[0] / "tfbrats.json").write_text(text)
         if refused:
             with pytest.raises(InputError, match=r"another split \(666666666666\.\.\.\).*splits\.json"):
-                evaluate.evaluate(*folders, splits=splits)
+                evaluation.evaluate(*folders, splits=splits)
         else:
-            assert evaluate.evaluate(*folders, splits=splits)["cases"] == 1
+            assert evaluation.evaluate(*folders, splits=splits)["cases"] == 1
 
 
 def test_splits_of_ones_own_get_the_hash_that_records_made_of_them_carry(record_set, tmp_path):
@@ -516,7 +511,7 @@ def test_splits_of_ones_own_get_the_hash_that_records_made_of_them_carry(record_
 def test_a_case_of_the_split_that_is_not_there_is_said_to_be_the_splits(folders, splits):
     (folders[1] / "BraTS20_Training_002_seg.nii.gz").unlink()
     with pytest.raises(InputError, match=r"BraTS20_Training_002: named by test in .*splits\.json"):
-        evaluate.evaluate(*folders, splits=splits)
+        evaluation.evaluate(*folders, splits=splits)
 
 
 def test_a_split_without_its_file_is_not_overlooked(folders, tmp_path):
@@ -529,21 +524,21 @@ def test_a_split_without_its_file_is_not_overlooked(folders, tmp_path):
 
 def test_cases_and_splits_are_not_both_given(folders, splits):
     with pytest.raises(InputError, match="Pass one of them"):
-        evaluate.evaluate(*folders, cases=["BraTS20_Training_002"], splits=splits)
+        evaluation.evaluate(*folders, cases=["BraTS20_Training_002"], splits=splits)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"test": "BraTS20_Training_002"}', '{"sha256": "5"}'])
 def test_a_file_that_holds_no_splits_is_refused(folders, tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=r"x\.json: splits: expected \{split: \[case ids\]\}"):
-        evaluate.evaluate(*folders, splits=tmp_path / "x.json")
+        evaluation.evaluate(*folders, splits=tmp_path / "x.json")
 
 
 # --- what is written and printed ------------------------------------------------------------------------
 
 
 def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(folders, tmp_path):
-    evaluate.write(evaluate.evaluate(*folders), tmp_path / "out")
+    evaluate.write(evaluation.evaluate(*folders), tmp_path / "out")
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -558,7 +553,7 @@ def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(fold
 
 
 def test_cascade_csv_has_a_row_per_case_and_region_and_says_nan_where_it_is_unknown(folders, tmp_path):
-    content = evaluate.evaluate(*folders)
+    content = evaluation.evaluate(*folders)
     evaluate.write(content, tmp_path / "out")
     with (tmp_path / "out" / "cascade.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -575,7 +570,7 @@ def test_cascade_csv_has_a_row_per_case_and_region_and_says_nan_where_it_is_unkn
 
 
 def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_path):
-    evaluate.write(evaluate.evaluate(*folders), tmp_path)
+    evaluate.write(evaluation.evaluate(*folders), tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     del content["cascade"]
     (tmp_path / "metrics.json").write_text(json.dumps(content))
@@ -599,7 +594,7 @@ def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_pa
 
 
 def test_metrics_json_is_strict_json_and_reads_back_as_written(folders, tmp_path):
-    content = evaluate.evaluate(*folders, empty="nan")
+    content = evaluation.evaluate(*folders, empty="nan")
     evaluate.write(content, tmp_path / "out")
     text = (tmp_path / "out" / "metrics.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -611,7 +606,7 @@ def test_metrics_json_is_strict_json_and_reads_back_as_written(folders, tmp_path
 
 def test_summary_json_is_nnunets_with_regions_in_the_editions_own_values(folders, tmp_path):
     prediction, reference = folders
-    evaluate.write(evaluate.evaluate(prediction, reference), tmp_path / "out")
+    evaluate.write(evaluation.evaluate(prediction, reference), tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary) == ["foreground_mean", "mean", "metric_per_case"]
     assert list(summary["mean"]) == ["(1, 2, 4)", "(1, 4)", "(4,)"]
@@ -642,20 +637,20 @@ def test_summary_json_is_nnunets_with_regions_in_the_editions_own_values(folders
 def test_summary_json_knows_the_values_of_other_editions(tmp_path, edition, name, keys):
     for side in ("p", "r"):
         save(tmp_path / side, f"{name}.nii.gz", tissues(), edition)
-    content = evaluate.evaluate(tmp_path / "p", tmp_path / "r", edition)
+    content = evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition)
     assert list(score_files.nnunet_summary(content)["mean"]) == keys
 
 
 def test_resection_cavity_is_in_no_region_of_the_counts():
     cavity = np.full((2, 2, 2), Tissue.RC, np.uint8)
     core = np.full((2, 2, 2), Tissue.NCR, np.uint8)
-    found = scoring.count_voxels(cavity, core, EDITIONS["2024"])
+    found = case_scores.count_voxels(cavity, core, EDITIONS["2024"])
     assert [found["WT"][key] for key in ("TP", "FP", "FN", "TN")] == [0, 0, 8, 0]
     assert [found["ET"][key] for key in ("TP", "FP", "FN", "TN")] == [0, 0, 0, 8]
 
 
 def test_the_challenges_file_closes_with_its_five_rows(folders, tmp_path):
-    content = evaluate.evaluate(*folders)
+    content = evaluation.evaluate(*folders)
     evaluate.write(content, tmp_path / "out")
     with (tmp_path / "out" / "challenge.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -692,11 +687,11 @@ def test_lesion_wise_scores_are_written_when_asked_for_and_not_left_behind(folde
 
 
 def test_no_lesions_of_a_tissue_that_the_edition_cannot_hold(folders, tmp_path):
-    of_2020 = evaluate.evaluate(*folders, lesion_rule="2024")["lesions"]["summary"]
+    of_2020 = evaluation.evaluate(*folders, lesion_rule="2024")["lesions"]["summary"]
     assert set(of_2020) == {"ET", "NETC", "SNFH", "TC", "WT"}
     for side in ("p", "r"):
         save(tmp_path / side, "BraTS-GLI-00001-100.nii.gz", tissues(), "2024")
-    of_2024 = evaluate.evaluate(tmp_path / "p", tmp_path / "r", "2024", lesion_rule="2024")["lesions"]
+    of_2024 = evaluation.evaluate(tmp_path / "p", tmp_path / "r", "2024", lesion_rule="2024")["lesions"]
     assert set(of_2024["summary"]) == {*of_2020, "RC"}
 
 
@@ -704,7 +699,7 @@ def test_any_place_will_do(folders, place):
     for folder in folders:
         for path in folder.iterdir():
             files.write_bytes(files.join(place, folder.name, path.name), path.read_bytes())
-    content = evaluate.evaluate(files.join(place, "prediction"), files.join(place, "reference"))
+    content = evaluation.evaluate(files.join(place, "prediction"), files.join(place, "reference"))
     evaluate.write(content, files.join(place, "out"))
     assert evaluate.read(files.join(place, "out"))["cases"] == 2
 
@@ -767,7 +762,7 @@ def test_differences_are_kept_with_the_scores(two_runs):
     found = {(one["region"], one["score"]): one for one in compared["differences"]}
     assert found["WT", "dice"]["difference"] == pytest.approx(1 / 6)
     assert found["WT", "hd95_mm"]["difference"] < 0
-    assert {score for _, score in found} == set(metrics.SCORES) - {"volume_ml", "reference_volume_ml"}
+    assert {score for _, score in found} == set(region_scores.SCORES) - {"volume_ml", "reference_volume_ml"}
 
 
 def test_runs_on_other_cases_or_by_another_rule_are_not_compared_but_the_scores_are_kept(two_runs, tmp_path):
@@ -838,7 +833,7 @@ def test_one_case_is_one_case_and_has_no_interval(two_runs, tmp_path, capsys):
 def test_no_more_processes_than_cores_memory_and_the_person_allow(monkeypatch, cores, free_gib, most, expected):
     monkeypatch.setattr(evaluate.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(evaluate.memory, "free_bytes", lambda: free_gib * 2**30)
-    assert evaluate.fitting_workers(most) == expected
+    assert evaluation.fitting_workers(most) == expected
 
 
 def test_a_worker_that_dies_is_told_with_the_option_for_fewer(folders, tmp_path, monkeypatch):
@@ -846,8 +841,8 @@ def test_a_worker_that_dies_is_told_with_the_option_for_fewer(folders, tmp_path,
         raise concurrent.futures.process.BrokenProcessPool
 
     monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, "map", dying)
-    with pytest.raises(evaluate.WorkerDiedError, match=r"want of memory \(2 at a time\)\.$"):
-        evaluate.evaluate(*folders, workers=2)
+    with pytest.raises(evaluation.WorkerDiedError, match=r"want of memory \(2 at a time\)\.$"):
+        evaluation.evaluate(*folders, workers=2)
     with pytest.raises(InputError, match=r"\(2 at a time\)\. Pass --workers 1\.$"):
         run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 2)
 
@@ -861,15 +856,15 @@ IDS = ["BraTS20_Training_001", "BraTS20_Training_002"]
 @pytest.mark.parametrize("between", ["\n", "\r\n", ","])
 def test_ids_are_read_from_a_file_or_between_commas(tmp_path, encoding, between):
     (tmp_path / "ids.txt").write_bytes(between.join(IDS).encode(encoding))
-    assert evaluate._names(str(tmp_path / "ids.txt")) == evaluate._names(between.join(IDS)) == IDS
+    assert evaluation._names(str(tmp_path / "ids.txt")) == evaluation._names(between.join(IDS)) == IDS
 
 
 def test_a_file_of_ids_that_is_none_is_named(tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(IDS), "utf-16")
     with pytest.raises(InputError, match=r"ids\.txt: no text in UTF-8 .* Save it as UTF-8"):
-        evaluate._names(str(tmp_path / "ids.txt"))
+        evaluation._names(str(tmp_path / "ids.txt"))
     with pytest.raises(InputError, match=f"--cases {tmp_path}: a folder; expected a file"):
-        evaluate._names(str(tmp_path))
+        evaluation._names(str(tmp_path))
     for missing in (f"{tmp_path}/none", "none.txt", "none.csv"):
         with pytest.raises(InputError, match=f"--cases {missing}: no such file"):
-            evaluate._names(missing)
+            evaluation._names(missing)

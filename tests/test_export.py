@@ -10,26 +10,19 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import (
-    case,
-    config,
-    export,
-    layouts,
-    model_card,
-    nifti,
-    packing,
-    phantom,
-    predict,
-    records,
-    run,
-    seen,
-    train,
-)
-from tfbrats import trained as best
-from tfbrats.command import InputError
+from tfbrats import config_file, export, predict, train
+from tfbrats.cases import case, nifti, packing
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.inference import rehearsal, signatures
+from tfbrats.inference.pieces import MOST_CASES
+from tfbrats.inference.saved_model import SavedModel, SavedSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES
-from tfbrats.saved_model import SavedModel
-from tfbrats.segment import MOST_CASES
+from tfbrats.phantoms import simulation
+from tfbrats.predictions import model_card, seen
+from tfbrats.records import tfrecord
+from tfbrats.runs import folder as run
+from tfbrats.training import best_weights as best
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +114,9 @@ def test_other_files_are_not_described(exported):
 def test_warm_up_requests_are_small_and_name_real_signatures(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    path = pathlib.Path(exported) / export.WARM_UP
+    path = pathlib.Path(exported) / signatures.WARM_UP
     assert path.stat().st_size < 3000
-    logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in records.read_records(path)]
+    logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in tfrecord.read_records(path)]
     asked = [
         (log.predict_log.request.model_spec.signature_name, list(log.predict_log.request.output_filter))
         for log in logs
@@ -137,7 +130,7 @@ def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path,
     model = tmp_path / "model"
     assert export.export(trained, model).endswith("model/1")
     (model / "7").mkdir()
-    monkeypatch.setattr(export, "_replay", lambda *_: (_ for _ in ()).throw(RuntimeError("would not load")))
+    monkeypatch.setattr(rehearsal, "replay", lambda *_: (_ for _ in ()).throw(RuntimeError("would not load")))
     with pytest.raises(RuntimeError, match="would not load"):
         export.export(trained, model)
     assert sorted(os.listdir(model)) == ["1", "7"]
@@ -231,7 +224,7 @@ def test_predict_names_the_cases_that_fail_and_does_the_others(exported, record_
 
 def test_a_folder_without_a_model_is_said(tmp_path):
     with pytest.raises(InputError, match=r"no tfbrats\.json"):
-        predict.SavedSegmenter(tmp_path)
+        SavedSegmenter(tmp_path)
 
 
 def test_the_card_is_plain_json(exported):
@@ -244,7 +237,7 @@ def test_the_card_is_plain_json(exported):
 
 def _whole_numbers(shape, seed=0):
     """Volumes of a phantom by modality, int16."""
-    image, _ = phantom.simulate(shape, seed=seed, number=0)
+    image, _ = simulation.simulate(shape, seed=seed, number=0)
     return {name: image[..., MODALITIES.index(name)].astype(np.int16) for name in MODALITIES}
 
 
@@ -428,9 +421,9 @@ def test_a_cascade_describes_itself(cascade_model, patch_records):
 def test_a_cascade_warms_up_the_whole_case_and_every_network(cascade_model):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    path = pathlib.Path(cascade_model) / export.WARM_UP
+    path = pathlib.Path(cascade_model) / signatures.WARM_UP
     assert path.stat().st_size < 3000
-    logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in records.read_records(path)]
+    logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in tfrecord.read_records(path)]
     asked = {
         (log.predict_log.request.model_spec.signature_name, *log.predict_log.request.output_filter)
         for log in logs
@@ -500,9 +493,9 @@ def test_an_override_at_export_is_checked_like_any_other(cascade_run, trained, t
 
 @pytest.mark.parametrize("size", [8, 16, 32, 64])
 def test_the_volume_that_tries_a_cascade_out_holds_two_tiles_and_a_phantom(size):
-    plane = export._plane(config.load("msm.yaml", [f"sampling.patch_size={size}", "cascade.stride=8"]))
+    plane = signatures.plane(config_file.load("msm.yaml", [f"sampling.patch_size={size}", "cascade.stride=8"]))
     assert plane[0] > size and plane[1] >= size
-    phantom.simulate((*plane, 24), seed=0, number=0)
+    simulation.simulate((*plane, 24), seed=0, number=0)
 
 
 def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(

@@ -23,8 +23,11 @@ import psutil
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import files, phantom, records
-from tfbrats.command import InputError
+from tfbrats import phantom
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets
+from tfbrats.records import manifest, schema, tfrecord
 
 ROOT = pathlib.Path(job.__file__).parents[1]
 SMALL = (
@@ -41,7 +44,7 @@ CASES = 10
 def cases(tmp_path_factory):
     """Ten simulated cases. Read only."""
     folder = tmp_path_factory.mktemp("faults") / "cases"
-    phantom.write_dataset(folder, CASES, "2020", seed=6, shape=(56, 64, 40), first=1)
+    data_sets.write_dataset(folder, CASES, "2020", seed=6, shape=(56, 64, 40), first=1)
     return folder
 
 
@@ -91,7 +94,7 @@ def half_written(folder) -> list[str]:
         if path.is_file() and files.PARTIAL not in path.name:
             try:
                 if path.suffix == ".tfrecord":
-                    list(records.read_records(path))
+                    list(tfrecord.read_records(path))
                 elif path.suffix == ".json":
                     files.read_json(path)
             except InputError:
@@ -101,13 +104,13 @@ def half_written(folder) -> list[str]:
 
 def contents_of_records(folder) -> set[bytes]:
     return {
-        content for path in pathlib.Path(folder).glob("*.tfrecord") for content in records.read_records(path)
+        content for path in pathlib.Path(folder).glob("*.tfrecord") for content in tfrecord.read_records(path)
     }
 
 
-def rejected(folder) -> list[records.Rejected]:
+def rejected(folder) -> list[manifest.Rejected]:
     lines = (pathlib.Path(folder) / "rejected.jsonl").read_text().splitlines()
-    return [records.Rejected.model_validate_json(line) for line in lines]
+    return [manifest.Rejected.model_validate_json(line) for line in lines]
 
 
 @pytest.fixture
@@ -357,7 +360,7 @@ def test_one_bad_case_in_ten_costs_that_case_alone(fault, cases, undisturbed, tm
     theirs = {
         content
         for content in contents_of_records(tmp_path / "sound")
-        if records.decode(records.SLICES, content)["case_id"] != victim
+        if schema.decode(schema.SLICES, content)["case_id"] != victim
     }
     found = contents_of_records(tmp_path / "out")
     bad = half_written(tmp_path / "out")
@@ -366,7 +369,7 @@ def test_one_bad_case_in_ten_costs_that_case_alone(fault, cases, undisturbed, tm
 
 
 def test_a_patient_in_two_splits_is_refused(tmp_path, tally):
-    phantom.write_dataset(tmp_path / "in", 2, "2023", seed=2, shape=(32, 32, 20), first=1)
+    data_sets.write_dataset(tmp_path / "in", 2, "2023", seed=2, shape=(32, 32, 20), first=1)
     first = phantom.case_id("2023", 1)
     again = first[:-1] + "1"
     for path in sorted((tmp_path / "in" / first).iterdir()):
@@ -428,7 +431,7 @@ def test_a_file_that_may_not_be_read_costs_its_case_alone(cases, tmp_path, tally
     ended = finished(start(tmp_path / "in", tmp_path / "out"))
     assert ended.returncode == 0 and not (tmp_path / "out" / "rejected.jsonl").exists()
     found, expected = contents_of_records(tmp_path / "out"), 0
-    expected = sum(shard.examples for shard in records.read_manifest(tmp_path / "out").shards)
+    expected = sum(shard.examples for shard in manifest.read_manifest(tmp_path / "out").shards)
     assert len(found) == expected
     tally("file that may not be read", records_lost=0, half_written=len(half_written(tmp_path / "out")))
 

@@ -22,28 +22,28 @@ from beam_pipelines import nifti_to_tfrecord, segment_cases
 from serving import client, server
 from tfbrats import (
     check_submission,
-    checkpoints,
-    config,
+    config_file,
     demo,
     evaluate,
     export,
-    files,
     inspect,
-    model_card,
-    paths,
     phantom,
-    plans,
     predict,
-    records,
     report,
-    run,
-    runs,
-    split_files,
     splits,
     train,
 )
-from tfbrats.board import Board
+from tfbrats.cases import splits as split_files
+from tfbrats.machine import files, paths
+from tfbrats.phantoms import data_sets
+from tfbrats.predictions import model_card
 from tfbrats.records import __main__ as records_command
+from tfbrats.records import manifest, tfrecord
+from tfbrats.runs import folder as run
+from tfbrats.runs import listing
+from tfbrats.training import checkpoints
+from tfbrats.training.board import Board
+from tfbrats.workflows import table_plan
 
 SINGLE = (
     *("2024-05-01", "007", "010", "12:30", "1e3", "1_000", "0x1F", "~", "null", "true", "off", ".inf"),
@@ -186,7 +186,7 @@ def over(tmp_path, monkeypatch, names_tried, capsys):
 def cases(tmp_path_factory) -> pathlib.Path:
     """Two tiny simulated cases. Read only."""
     folder = tmp_path_factory.mktemp("plain") / "cases"
-    phantom.write_dataset(folder, 2, "2020", seed=1, shape=(40, 44, 16))
+    data_sets.write_dataset(folder, 2, "2020", seed=1, shape=(40, 44, 16))
     return folder
 
 
@@ -338,12 +338,12 @@ def test_records_are_turned_into_pictures_where_it_was_said(over, record_folder,
 
 
 def test_tensorflow_reads_records_of_any_name(over, record_folder):
-    shard = records.read_manifest(record_folder).shards[0].file
-    wanted = list(records.read_records(files.join(record_folder, shard)))
+    shard = manifest.read_manifest(record_folder).shards[0].file
+    wanted = list(tfrecord.read_records(files.join(record_folder, shard)))
 
     def work(name):
         shutil.copytree(record_folder, plain(name))
-        settings = config.load("smoke_2d.yaml", [f"data.records={name}"])
+        settings = config_file.load("smoke_2d.yaml", [f"data.records={name}"])
         path = files.join(settings.data.records, shard)
         read = tf.data.Dataset.from_tensor_slices([path]).interleave(tf.data.TFRecordDataset)
         assert [one.numpy() for one in read] == wanted
@@ -357,13 +357,13 @@ def test_tensorflow_reads_records_of_any_name(over, record_folder):
 
 def test_a_run_is_listed_under_its_name_and_reads_its_config_back(over):
     def work(name):
-        settings = config.load("smoke_2d.yaml", [f"run.dir={name}", f"data.records={name}.rec"])
+        settings = config_file.load("smoke_2d.yaml", [f"run.dir={name}", f"data.records={name}.rec"])
         run.start(settings.run.dir, settings)
         assert set(os.listdir(plain(name))) == {"config.yaml", "environment.json"}
         assert run.read_config(settings.run.dir) == settings
-        listed = json.loads(said_by(runs.main, "--json", "--", name))
+        listed = json.loads(said_by(listing.main, "--json", "--", name))
         assert [one["records"] for one in listed["runs"]] == [settings.data.records]
-        again = config.load(settings.run.dir + "/config.yaml")
+        again = config_file.load(settings.run.dir + "/config.yaml")
         assert plain(again.run.dir) == plain(name) and plain(again.data.records) == f"{plain(name)}.rec"
         return [name]
 
@@ -376,7 +376,7 @@ def test_checkpoints_are_kept_found_and_restored_under_any_name_and_move_with_th
     def work(name):
         value = tf.Variable(0.0)
         checkpoint = tf.train.Checkpoint(value=value)
-        folder = config.load("smoke_2d.yaml", [f"run.dir={name}"]).run.dir
+        folder = config_file.load("smoke_2d.yaml", [f"run.dir={name}"]).run.dir
         manager = checkpoints.Manager(checkpoint, folder, 2)
         for number in range(1, 5):
             value.assign(number)
@@ -401,7 +401,7 @@ def test_checkpoints_are_kept_found_and_restored_under_any_name_and_move_with_th
 
 def test_a_board_is_written_under_any_name(over):
     def work(name):
-        board = Board(files.join(config.load("smoke_2d.yaml", [f"run.dir={name}"]).run.dir, "tb"))
+        board = Board(files.join(config_file.load("smoke_2d.yaml", [f"run.dir={name}"]).run.dir, "tb"))
         for epoch in (1, 2, 1):  # trained again from the first
             board.write_epoch({"epoch": epoch, "loss": 0.5})
         events = EventAccumulator(f"./{plain(name)}/tb").Reload()  # what TensorBoard reads with
@@ -603,7 +603,7 @@ def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
     settings = ("train.steps_per_epoch=1", "train.epochs=1", *PLAIN_NETWORK, *SMALL)
     train.main(["--config=smoke_2d.yaml", "--data=lnk/../rec", "--run=lnk/../run", *settings])
     assert checkpoints.found("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
-    kept = config.load("real/run/config.yaml")
+    kept = config_file.load("real/run/config.yaml")
     assert (kept.run.dir, kept.data.records) == (f"{tmp_path}/real/run", f"{tmp_path}/real/rec")
     export.main(["--run=lnk/../run", "--output=lnk/../m"])
     predict.main(["--model=lnk/../m/1", f"--input={cases}", "--output=lnk/../out"])
@@ -643,7 +643,7 @@ def test_a_demo_hands_the_same_folder_on(over, monkeypatch):
 
 def test_a_reproduction_hands_the_same_folder_on(over, cases):
     def work(name):
-        wanted = plans.plan(
+        wanted = table_plan.plan(
             *("paper_a", str(cases), paths.given(name), ["cun"]),
             settings="smoke_2d.yaml",
             overrides=["records.split=[1,1,0]"],

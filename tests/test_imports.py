@@ -1,6 +1,7 @@
-"""The one-way order of the house, kept: who may import whom, and what must stay light."""
+"""The order of the house, kept: who may import whom, what stays light, and how long a file may be."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -8,120 +9,196 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-# Each line may import those above it, and its neighbours to the left.
-ORDER = (
-    ("surroundings", "command"),
-    ("labels", "paths", "yaml_text", "stores", "files", "literal", "locks", "memory", "stopping", "stopwatch"),
-    ("label_names", "label_candidates", "id_tables"),
-    ("naming", "seen", "patients", "references", "groups", "grades"),
-    ("brats_folders", "bids", "decathlon", "not_experts"),
-    ("config", "layouts", "tables", "surfaces", "components", "partners", "steps"),
-    ("gunzip", "placement", "nifti", "voxels"),
-    ("case", "metrics", "lesions", "matched_lesions", "lesion_rules", "stages", "run"),
-    ("preprocess", "examples", "patches"),
-    ("phantom_files", "phantom", "packing", "model_card", "provenance", "results", "submission", "runs"),
-    ("records", "split_files", "inspect", "splits", "shards", "losses", "fused", "keras_settings", "models"),
-    (
-        "peak",
-        "checkpoints",
-        "meeting",
-        "devices",
-        "augment",
-        "boxes_graph",
-        "patches_graph",
-        "data",
-        "patch_data",
-    ),
-    ("saved_model", "unpacking", "segment", "cascade"),
-    ("charts", "masks_alone", "prediction_names", "pairs", "label_tables", "pictures"),
-    ("step", "patch_step", "board", "trained", "predicted_boxes", "recipes", "training"),
-    ("trial", "probe", "train", "export", "check_submission", "predict"),
-    ("summaries", "compare", "origin", "scoring", "score_files", "score_text", "evaluate"),
-    ("example_pictures", "page", "report"),
-    ("demo", "plans", "costs", "reproduce"),
-    ("records.__main__",),
-)
-RANK = {name: n for n, name in enumerate(name for line in ORDER for name in line)}
-# Everything up to the phantoms, what Beam's workers and the client load, and what looks at records.
-LIGHT = [name for line in ORDER[:10] for name in line] + ["records", "split_files", "splits", "shards"]
-LIGHT += ["inspect", "records.__main__", "example_pictures"]
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
+GROUND = ("errors", "labels", "machine", "config")  # may be imported by all below them
 
-def _imports(path: pathlib.Path) -> set[str]:
-    """Dotted names of all modules that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+# Who -> what it may import beside the ground: a wing, or one module of it. Each stands on lines above it.
+ORDER = {
+    "errors": "",
+    "machine": "errors",
+    "labels": "errors",
+    "config": "errors labels machine",
+    "config_file": "",
+    "datasets": "",
+    "networks": "",
+    "runs": "config_file",
+    "cases": "datasets",
+    "phantoms": "datasets cases",
+    "metrics": "datasets cases",
+    "records": "datasets cases config_file",
+    "predictions": "datasets cases",
+    "scoring": "datasets cases metrics predictions",
+    "reporting": "cases metrics predictions runs scoring config_file networks.losses",
+    "inference": "cases phantoms networks records.tfrecord predictions",
+    "batches": "records inference",
+    "training": "cases.overlays records runs networks inference batches",
+    "workflows": "datasets cases networks records scoring.papers training config_file",
+}
+COMMANDS = (
+    *("train", "export", "predict", "evaluate", "report", "reproduce", "demo", "inspect", "splits", "phantom"),
+    *("probe", "check_submission", "records.__main__", "runs.__main__", "workflows.trial"),
+)
+WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
+DOORS = {
+    door: tuple(set(ORDER) - {"training", "batches", "networks"}) for door in ("beam_pipelines", "serving")
+}
+LIGHT = (
+    *("errors", "machine", "labels", "config", "config_file", "datasets", "cases", "phantoms", "metrics"),
+    *("records", "runs", "predictions", "scoring", "reporting"),
+)
+LIGHT_COMMANDS = (
+    *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
+    *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
+    *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
+)
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60  # lines of code: without the docstring, comments and empty lines
+
+
+def _name(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def _imports(name: str) -> set[str]:
+    """Dotted names of all modules that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inside & set(MODULES)) or {node.module}
+            if not inside <= set(MODULES):
+                names.add(node.module)
+    return names
 
 
-def _files() -> list[pathlib.Path]:
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+def _own(name: str) -> set[str]:
+    return (_imports(name) & set(MODULES)) - {name, *PACKAGES}
 
 
-def _room(path: pathlib.Path) -> str:
-    """labels for tfbrats/labels.py, models for tfbrats/models/cun.py; a package's command stands by itself."""
-    parts = path.relative_to(ROOT / "tfbrats").with_suffix("").parts
-    return ".".join(parts) if parts[-1] == "__main__" else parts[0]
+def _who(name: str) -> str:
+    """A module's line in the order: its wing, or itself where it lies flat."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "tfbrats" else parts[0]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tfbrats").rglob("*.py")), ids=str)
-def test_imports_go_one_way(path):
-    room = _room(path)
-    if room == "__init__":
-        # What a process takes from its surroundings is settled before anything else is imported.
-        assert _imports(path) <= {"tfbrats", "tfbrats.surroundings"}
+def _is_command(name: str) -> bool:
+    return name.removeprefix("tfbrats.") in COMMANDS
+
+
+def test_each_line_of_the_order_stands_on_those_above_it():
+    above = set(GROUND)
+    for who, below in ORDER.items():
+        assert {one.split(".")[0] for one in below.split()} <= above, who
+        above.add(who)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("tfbrats.")])
+def test_imports_go_one_way(name):
+    who = _who(name)
+    if _is_command(name) and who not in ORDER:
         return
-    assert room in RANK, f"{path.name} has no place in the order yet"
-    for name in _imports(path):
-        parts = name.split(".")
-        if parts[0] == "tfbrats" and len(parts) > 1 and parts[1] in RANK and parts[1] != room:
-            assert RANK[parts[1]] < RANK[room], f"{room} imports {parts[1]}, which comes after it"
+    assert who in ORDER, f"{name} has no place in the order yet"
+    known = set(GROUND) if who not in GROUND else set()
+    allowed = {who} | known | set(ORDER[who].split())
+    for imported in _own(name):
+        assert {_who(imported), imported.removeprefix("tfbrats.")} & allowed, f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tfbrats").rglob("*.py")), ids=str)
-def test_tfbrats_knows_no_door(path):
+def test_the_package_itself_imports_what_settles_its_surroundings_alone():
+    assert _imports("tfbrats") <= {"tfbrats", "tfbrats.machine", "tfbrats.machine.surroundings"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in DOORS])
+def test_doors_know_no_network_and_no_training(name):
+    for imported in _own(name):
+        assert _who(imported) in (*DOORS[_who(name)], _who(name)), f"{name} imports {imported}"
+
+
+def test_nobody_imports_a_command():
+    for name in MODULES:
+        assert not [one for one in _own(name) if _is_command(one) and one != "tfbrats.workflows.trial"], name
+
+
+def test_there_is_no_circle():
+    graphlib.TopologicalSorter({name: _own(name) for name in MODULES}).prepare()
+
+
+def test_tfbrats_knows_no_door():
     doors = {"apache_beam", "grpc", "beam_pipelines", "serving"}
-    assert not {name.split(".")[0] for name in _imports(path)} & doors
+    for name in MODULES:
+        if name.startswith("tfbrats"):
+            assert not {one.split(".")[0] for one in _imports(name)} & doors, name
 
 
-@pytest.mark.parametrize("path", [*(ROOT / "tfbrats" / "models").glob("*.py"), ROOT / "tfbrats" / "losses.py"])
-def test_networks_and_losses_are_keras_alone(path):
-    assert not {name.split(".")[0] for name in _imports(path)} & {"tensorflow", "torch", "jax"}
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("tfbrats.networks")])
+def test_networks_and_losses_are_keras_alone(name):
+    others = {"torch", "jax"} if name.endswith(".batch_norm") else {"tensorflow", "torch", "jax"}
+    assert not {one.split(".")[0] for one in _imports(name)} & others
 
 
 def test_only_one_file_knows_nibabel():
-    knowing = [path for path in _files() if any(n.split(".")[0] == "nibabel" for n in _imports(path))]
-    assert knowing == [ROOT / "tfbrats" / "nifti.py"]
+    knowing = [name for name in MODULES if any(one.split(".")[0] == "nibabel" for one in _imports(name))]
+    assert knowing == ["tfbrats.cases.nifti"]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "tfbrats",
-        *(f"tfbrats.{name}" for name in LIGHT),
-        "serving.client",
-        "beam_pipelines.nifti_to_tfrecord",
-        "beam_pipelines.segment_cases",
-    ],
-)
-def test_no_tensorflow_is_loaded_by(module):
-    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
+def test_no_tensorflow_is_loaded_by_what_is_light():
+    light = [name for name in MODULES if name.startswith("tfbrats.") and _who(name) in LIGHT]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(f'{name} loads TensorFlow')\n"
+    )
+    command = [sys.executable, "-c", code, "tfbrats", *light, *LIGHT_COMMANDS]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert len(light) > 60 and ended.returncode == 0, ended.stderr
+
+
+def test_a_wing_s_own_file_is_its_question_alone():
+    for wing in WINGS:
+        tree = TREES[f"tfbrats.{wing}"]
+        assert ast.get_docstring(tree), wing
+        assert wing == "networks" or len(tree.body) == 1, wing
+
+
+def test_a_wing_holds_3_to_13_files():
+    for wing in WINGS:
+        files = [path for path in (ROOT / "tfbrats" / wing).glob("*.py") if path.name != "__init__.py"]
+        assert 3 <= len(files) <= 13, f"{wing}: {len(files)}"
 
 
 def test_every_file_opens_with_its_reason():
-    for path in _files():
-        assert ast.get_docstring(ast.parse(path.read_text())), path
+    for name, tree in TREES.items():
+        assert ast.get_docstring(tree), name
+
+
+def test_no_file_and_no_function_is_longer_than_a_reader_holds():
+    long = []
+    for name, path in MODULES.items():
+        lines = path.read_text().splitlines()
+        if len(lines) > LONGEST_FILE:
+            long.append(f"{name}: {len(lines)} lines")
+        for node in ast.walk(TREES[name]):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[0]
+            is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            docstring = set(range(first.lineno, first.end_lineno + 1)) if is_docstring else set()
+            numbers = set(range(node.lineno, node.end_lineno + 1)) - docstring
+            code = [n for n in numbers if lines[n - 1].strip() and not lines[n - 1].strip().startswith("#")]
+            if len(code) > LONGEST_FUNCTION:
+                long.append(f"{name}.{node.name}: {len(code)} lines of code")
+    assert not long
 
 
 def test_library_code_has_no_assert():
-    for path in _files():
-        for node in ast.walk(ast.parse(path.read_text())):
-            assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.Assert), f"{name}:{node.lineno}"

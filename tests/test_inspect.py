@@ -8,9 +8,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import files, inspect, layouts, nifti, phantom, phantom_files, split_files
-from tfbrats import splits as deal
-from tfbrats.command import InputError
+from tfbrats import inspect, phantom
+from tfbrats.cases import dealing, nifti
+from tfbrats.cases import splits as split_files
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets, phantom_files, simulation
 
 SHAPE = (24, 26, 18)
 
@@ -23,7 +27,7 @@ def call(*arguments):
 
 @pytest.fixture
 def folder(place):
-    phantom.write_dataset(place, 3, "2020", seed=2, shape=SHAPE, first=1)
+    data_sets.write_dataset(place, 3, "2020", seed=2, shape=SHAPE, first=1)
     return place
 
 
@@ -43,7 +47,7 @@ def test_an_empty_folder_ends_with_1_and_lists_what_was_looked_for(tmp_path):
 
 
 def test_a_sound_set_ends_with_0_and_a_broken_one_with_1(tmp_path):
-    phantom.write_dataset(tmp_path, 2, "2020", seed=2, shape=SHAPE, first=1)
+    data_sets.write_dataset(tmp_path, 2, "2020", seed=2, shape=SHAPE, first=1)
     done = call(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Nothing is wrong" in done.stdout
@@ -57,7 +61,7 @@ def test_a_sound_set_ends_with_0_and_a_broken_one_with_1(tmp_path):
 
 
 def test_json_is_one_object_and_nothing_else_whatever_happens(tmp_path):
-    phantom.write_dataset(tmp_path / "sound", 1, "2020", seed=2, shape=SHAPE)
+    data_sets.write_dataset(tmp_path / "sound", 1, "2020", seed=2, shape=SHAPE)
     (tmp_path / "empty").mkdir()
     for name, code in (("sound", 0), ("empty", 1), ("gone", 1)):
         done = call(tmp_path / name, "--json")
@@ -82,7 +86,7 @@ def test_every_layout_is_named_with_its_edition(tiny_dataset, capsys):
 def test_each_case_is_described(folder):
     report = inspect.inspect(folder)
     for number, one in zip((1, 2, 3), report["cases"], strict=True):
-        image, tissues = phantom.simulate(SHAPE, 2, number)
+        image, tissues = simulation.simulate(SHAPE, 2, number)
         assert one["case_id"] == phantom.case_id("2020", number)
         assert one["modalities"] == ["flair", "t1", "t1ce", "t2"] and one["missing"] == []
         assert one["shape"] == list(image.shape[:3])
@@ -96,9 +100,9 @@ def test_each_case_is_described(folder):
 
 def test_volumes_are_in_ml_and_count_the_voxels_size(tmp_path):
     spacing_mm = (1.0, 2.0, 2.5)
-    phantom.write_dataset(tmp_path, 1, "2021", 2, SHAPE, first=1, spacing_mm=spacing_mm)
+    data_sets.write_dataset(tmp_path, 1, "2021", 2, SHAPE, first=1, spacing_mm=spacing_mm)
     (one,) = inspect.inspect(tmp_path)["cases"]
-    _, tissues = phantom.simulate(SHAPE, 2, 1, spacing_mm)
+    _, tissues = simulation.simulate(SHAPE, 2, 1, spacing_mm)
     assert one["volume_ml"]["WT"] == pytest.approx((tissues > 0).sum() * 5 / 1000, abs=1e-3)
     assert one["volume_ml"]["ET"] == pytest.approx((tissues == 3).sum() * 5 / 1000, abs=1e-3)
     assert one["spacing_mm"] == list(spacing_mm)
@@ -130,7 +134,7 @@ def test_a_set_without_any_mask_is_usable_for_prediction(folder, capsys):
 
 
 def test_a_misnamed_mask_is_noted_and_no_fault(tmp_path, capsys):
-    phantom.write_dataset(tmp_path, 1, "2020", 0, SHAPE, first=355)
+    data_sets.write_dataset(tmp_path, 1, "2020", 0, SHAPE, first=355)
     assert inspect.main([str(tmp_path)]) == 0
     assert "W39_1998.09.19_Segm.nii.gz" in capsys.readouterr().out
 
@@ -150,7 +154,7 @@ def test_an_edition_given_by_hand_decides_what_the_labels_mean(tiny_dataset):
 
 @pytest.mark.parametrize(("voxels", "noted"), [(999, False), (1000, True)])
 def test_many_voxels_at_the_top_of_the_data_type_are_noted_as_saturated(tmp_path, voxels, noted):
-    phantom.write_dataset(tmp_path, 1, "2020", 2, SHAPE, first=1)
+    data_sets.write_dataset(tmp_path, 1, "2020", 2, SHAPE, first=1)
     path = file_of(tmp_path, 1, "t2")
     image = nibabel.load(path)
     array = np.asanyarray(image.dataobj).copy()
@@ -162,7 +166,7 @@ def test_many_voxels_at_the_top_of_the_data_type_are_noted_as_saturated(tmp_path
 
 
 def test_an_empty_mask_is_noted(tmp_path):
-    phantom.write_dataset(tmp_path, 1, "2020", 2, SHAPE, first=1)
+    data_sets.write_dataset(tmp_path, 1, "2020", 2, SHAPE, first=1)
     path = file_of(tmp_path, 1, "seg")
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), image.affine, image.header), path)
@@ -177,7 +181,7 @@ def test_an_empty_mask_is_noted(tmp_path):
 @pytest.fixture
 def time_points(tmp_path):
     """Two patients of 2023, the first scanned twice."""
-    phantom.write_dataset(tmp_path / "data", 2, "2023", 2, SHAPE)
+    data_sets.write_dataset(tmp_path / "data", 2, "2023", 2, SHAPE)
     first = tmp_path / "data" / "BraTS-GLI-00000-000"
     for path in sorted(first.iterdir()):
         target = pathlib.Path(str(path).replace("00000-000", "00000-001"))
@@ -222,9 +226,9 @@ def test_a_case_listed_in_two_splits_is_a_fault_even_if_unknown():
 
 def test_a_runs_splits_and_one_of_several_folds_are_read(time_points):
     dataset = layouts.find(time_points)
-    path = splits(time_points, split_files.as_json(deal.split_cases(dataset, (1, 1, 0), 0)))
+    path = splits(time_points, split_files.as_json(dealing.split_cases(dataset, (1, 1, 0), 0)))
     assert inspect.inspect(time_points, splits=path)["sound"]
-    path = splits(time_points, split_files.as_json(deal.folds(dataset, 2, 0)))
+    path = splits(time_points, split_files.as_json(dealing.folds(dataset, 2, 0)))
     assert inspect.main([str(time_points), "--splits", path, "--fold", "1"]) == 0
     with pytest.raises(InputError, match="--fold 1 needs --splits"):
         inspect.inspect(time_points, fold=1)
@@ -249,7 +253,7 @@ def test_real_cases_are_sound_and_nothing_is_noted_on_them(real_cases):
 
 def _unnamed(place, cases):
     """Phantoms of 2021 (values 1, 2, 4) whose names tell no edition."""
-    phantom.write_dataset(place / "in", cases, "2021", 2, SHAPE, first=1)
+    data_sets.write_dataset(place / "in", cases, "2021", 2, SHAPE, first=1)
     for path in sorted((place / "in").rglob("*.nii.gz")):
         target = place / "out" / path.parent.name.replace("BraTS2021_", "p")
         target.mkdir(parents=True, exist_ok=True)

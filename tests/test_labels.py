@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfbrats import label_names, labels
-from tfbrats.command import InputError
+from tfbrats import labels
+from tfbrats.datasets import label_names
+from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
 
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tfbrats import files, layouts, phantom, phantom_files
-from tfbrats.command import InputError
+from tfbrats import phantom
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES, Tissue, region_mask
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets, phantom_files, simulation, tumour
 
 SHAPE = (48, 48, 32)
 SEED = 11
@@ -19,18 +22,18 @@ NUMBERS = range(24)
 @pytest.fixture(scope="module")
 def simulated():
     """24 cases: (image, tissues) by number."""
-    return {number: phantom.simulate(SHAPE, SEED, number) for number in NUMBERS}
+    return {number: simulation.simulate(SHAPE, SEED, number) for number in NUMBERS}
 
 
 # --- one case -------------------------------------------------------------------------------------------
 
 
 def test_a_case_is_the_same_each_time_and_another_for_another_number_or_seed():
-    image, tissues = phantom.simulate(SHAPE, 1, 2)
-    again, tissues_again = phantom.simulate(SHAPE, 1, 2)
+    image, tissues = simulation.simulate(SHAPE, 1, 2)
+    again, tissues_again = simulation.simulate(SHAPE, 1, 2)
     assert np.array_equal(image, again) and np.array_equal(tissues, tissues_again)
     for seed, number in ((1, 3), (2, 2)):
-        assert not np.array_equal(tissues, phantom.simulate(SHAPE, seed, number)[1])
+        assert not np.array_equal(tissues, simulation.simulate(SHAPE, seed, number)[1])
 
 
 def test_the_background_is_exactly_0_and_the_brain_nowhere(simulated):
@@ -65,7 +68,7 @@ def test_tumours_lie_in_both_halves_in_front_and_behind(simulated):
 
 def test_the_enhancing_rim_lies_round_the_necrosis(simulated):
     for number, (_, tissues) in simulated.items():
-        if not phantom.is_enhancing(SEED, number):
+        if not tumour.is_enhancing(SEED, number):
             continue
         core = region_mask(tissues, "TC")
         inner = ndimage.distance_transform_edt(core)
@@ -74,10 +77,10 @@ def test_the_enhancing_rim_lies_round_the_necrosis(simulated):
 
 def test_one_case_in_eight_does_not_enhance():
     for seed in range(5):
-        silent = [n for n in range(40) if not phantom.is_enhancing(seed, n)]
+        silent = [n for n in range(40) if not tumour.is_enhancing(seed, n)]
         assert len(silent) == 5
-    without = next(n for n in range(8) if not phantom.is_enhancing(SEED, n))
-    tissues = phantom.simulate(SHAPE, SEED, without)[1]
+    without = next(n for n in range(8) if not tumour.is_enhancing(SEED, n))
+    tissues = simulation.simulate(SHAPE, SEED, without)[1]
     assert not (tissues == Tissue.ET).any() and (tissues == Tissue.NCR).any()
 
 
@@ -136,8 +139,8 @@ def test_scanners_have_no_common_unit(simulated):
 
 
 def test_a_resected_case_has_its_cavity_inside_the_core_and_is_otherwise_the_same():
-    image, tissues = phantom.simulate(SHAPE, SEED, 4)
-    operated, operated_tissues = phantom.simulate(SHAPE, SEED, 4, resected=True)
+    image, tissues = simulation.simulate(SHAPE, SEED, 4)
+    operated, operated_tissues = simulation.simulate(SHAPE, SEED, 4, resected=True)
     cavity = operated_tissues == Tissue.RC
     assert cavity.sum() > 5
     assert region_mask(tissues, "TC")[cavity].all()
@@ -145,20 +148,20 @@ def test_a_resected_case_has_its_cavity_inside_the_core_and_is_otherwise_the_sam
     assert np.array_equal(operated[tissues == 0], image[tissues == 0])
 
 
-@pytest.mark.parametrize("shape", [phantom.LEAST_SHAPE, (33, 47, 21), (24, 60, 16), (96, 24, 40)])
+@pytest.mark.parametrize("shape", [simulation.LEAST_SHAPE, (33, 47, 21), (24, 60, 16), (96, 24, 40)])
 def test_any_shape_down_to_the_least_holds_a_brain_with_a_tumour(shape):
     for number in range(8):
-        image, tissues = phantom.simulate(shape, 0, number)
+        image, tissues = simulation.simulate(shape, 0, number)
         assert tissues.shape == shape and image.shape == (*shape, 4)
         assert region_mask(tissues, "WT").sum() >= 12
         assert region_mask(tissues, "TC").any()
-        assert (tissues == Tissue.ET).any() == phantom.is_enhancing(0, number)
+        assert (tissues == Tissue.ET).any() == tumour.is_enhancing(0, number)
 
 
 @pytest.mark.parametrize("shape", [(23, 40, 40), (40, 40, 15), (40, 40)])
 def test_a_shape_too_small_is_refused(shape):
     with pytest.raises(InputError, match="24, 24, 16"):
-        phantom.simulate(shape, 0, 0)
+        simulation.simulate(shape, 0, 0)
 
 
 # --- a data set -----------------------------------------------------------------------------------------
@@ -169,8 +172,8 @@ def contents(folder):
 
 
 def test_a_case_is_the_same_file_however_many_are_written(tmp_path):
-    phantom.write_dataset(tmp_path / "few", 1, "2021", 7, phantom.LEAST_SHAPE, first=2)
-    phantom.write_dataset(tmp_path / "many", 4, "2021", 7, phantom.LEAST_SHAPE)
+    data_sets.write_dataset(tmp_path / "few", 1, "2021", 7, simulation.LEAST_SHAPE, first=2)
+    data_sets.write_dataset(tmp_path / "many", 4, "2021", 7, simulation.LEAST_SHAPE)
     many = contents(tmp_path / "many")
     assert contents(tmp_path / "few").items() <= many.items()
     assert len(many) == 20
@@ -178,15 +181,15 @@ def test_a_case_is_the_same_file_however_many_are_written(tmp_path):
 
 def test_the_ids_returned_are_those_found(tiny_dataset, tmp_path):
     for edition in phantom_files.EDITIONS:
-        ids = phantom.write_dataset(tmp_path / edition, 2, edition, 0, phantom.LEAST_SHAPE, first=9)
+        ids = data_sets.write_dataset(tmp_path / edition, 2, edition, 0, simulation.LEAST_SHAPE, first=9)
         assert ids == [phantom.case_id(edition, number) for number in (9, 10)]
         assert ids == [found.case_id for found in layouts.find(tmp_path / edition).cases]
 
 
 @pytest.mark.parametrize("edition", ["msd", "nnunet", "2019", "2020"])
 def test_more_cases_added_later_join_the_table(place, edition):
-    phantom.write_dataset(place, 1, edition, 0, phantom.LEAST_SHAPE)
-    phantom.write_dataset(place, 2, edition, 0, phantom.LEAST_SHAPE, first=1)
+    data_sets.write_dataset(place, 1, edition, 0, simulation.LEAST_SHAPE)
+    data_sets.write_dataset(place, 2, edition, 0, simulation.LEAST_SHAPE, first=1)
     cases = layouts.find(place).cases
     assert len(cases) == 3
     if edition in ("msd", "nnunet"):
@@ -197,41 +200,41 @@ def test_more_cases_added_later_join_the_table(place, edition):
 
 
 def test_the_decathlons_file_is_4d_in_its_own_order(tmp_path):
-    phantom.write_dataset(tmp_path, 1, "msd", 3, SHAPE)
+    data_sets.write_dataset(tmp_path, 1, "msd", 3, SHAPE)
     content = json.loads((tmp_path / "dataset.json").read_text())
     stored = np.asanyarray(nibabel.load(tmp_path / content["training"][0]["image"]).dataobj)
-    image, _ = phantom.simulate(SHAPE, 3, 0)
+    image, _ = simulation.simulate(SHAPE, 3, 0)
     assert list(content["modality"].values()) == ["FLAIR", "T1w", "T1gd", "T2w"]
     for channel, modality in enumerate(("flair", "t1", "t1ce", "t2")):
         assert np.array_equal(stored[..., channel], image[..., MODALITIES.index(modality)])
 
 
 def test_nnunets_channels_are_in_another_order_than_ours(tmp_path):
-    phantom.write_dataset(tmp_path, 1, "nnunet", 3, phantom.LEAST_SHAPE)
+    data_sets.write_dataset(tmp_path, 1, "nnunet", 3, simulation.LEAST_SHAPE)
     names = json.loads((tmp_path / "dataset.json").read_text())["channel_names"]
     assert tuple(names[str(c)].lower() for c in range(4)) != MODALITIES
 
 
 def test_cavities_are_written_in_2024_alone(tmp_path):
     for edition in ("2023", "2024"):
-        phantom.write_dataset(tmp_path / edition, 4, edition, 0, phantom.LEAST_SHAPE)
+        data_sets.write_dataset(tmp_path / edition, 4, edition, 0, simulation.LEAST_SHAPE)
     values = {
         edition: [np.unique(nibabel.load(c.label).dataobj) for c in layouts.find(tmp_path / edition).cases]
         for edition in ("2023", "2024")
     }
     assert not any(4 in one for one in values["2023"])
-    assert [4 in one for one in values["2024"]] == [phantom.is_resected(0, n) for n in range(4)]
+    assert [4 in one for one in values["2024"]] == [data_sets.is_resected(0, n) for n in range(4)]
     assert sum(4 in one for one in values["2024"]) == 2
 
 
 def test_grades_are_folders_until_2019(tmp_path):
-    phantom.write_dataset(tmp_path, 8, "2018", 1, phantom.LEAST_SHAPE)
+    data_sets.write_dataset(tmp_path, 8, "2018", 1, simulation.LEAST_SHAPE)
     assert sorted(child.name for child in tmp_path.iterdir()) == ["HGG", "LGG"]
 
 
 def test_an_unknown_edition_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(InputError, match=r"2022.*2021.*nnunet"):
-        phantom.write_dataset(tmp_path, 1, "2022", 0)
+        data_sets.write_dataset(tmp_path, 1, "2022", 0)
 
 
 def test_the_command_writes_what_it_says(tmp_path):

@@ -10,9 +10,11 @@ import keras
 import psutil
 import pytest
 
-from tfbrats import config, memory, models, plans, probe, trial
-from tfbrats.command import InputError
-from tfbrats.trial import Trial
+from tfbrats import config_file, networks, probe
+from tfbrats.errors import InputError
+from tfbrats.machine import memory
+from tfbrats.workflows import batch_size, table_plan, trial
+from tfbrats.workflows.trial import Trial
 
 SMALL_2D = ["model.width=2", "records.slice_shape=[32,32]", "data.records=nowhere"]
 SMALL_3D = ["model.width=2", "sampling.patch_size=16", "cascade.stride=8", "data.records=nowhere"]
@@ -23,23 +25,23 @@ MIB = 2**20
 
 @pytest.mark.parametrize("name", ["cun_lws.yaml", "bfcn.yaml", "drn.yaml"])
 def test_a_network_on_slices(name):
-    settings = config.load(name, SMALL_2D)
+    settings = config_file.load(name, SMALL_2D)
     found = trial.measure(settings, "", 2, 3)
     assert (found.region, found.batch_size, found.steps) == ("", 2, 3)
-    assert found.parameters == models.build(settings).count_params()
+    assert found.parameters == networks.build(settings).count_params()
     assert found.slots == 1  # momentum
     assert 0 < found.forward_seconds < found.train_seconds < 60
 
 
 def test_three_networks_on_patches(capsys):
     small = [*SMALL_3D, "train.precision=mixed_bfloat16"]
-    settings = config.load("msm.yaml", small)
+    settings = config_file.load("msm.yaml", small)
     policy = keras.mixed_precision.dtype_policy().name
     trial.main(["--config", "msm.yaml", *small, "--batch", "1", "--steps", "1"])
     found = [Trial(**row) for row in json.loads(capsys.readouterr().out)]
     assert [one.region for one in found] == ["WT", "TC", "ET"]
     for one in found:
-        assert one.parameters == models.build(settings, region=one.region).count_params()
+        assert one.parameters == networks.build(settings, region=one.region).count_params()
         assert one.slots == 2  # Adam's two moments
         assert one.train_seconds > 0
     assert keras.mixed_precision.dtype_policy().name == policy
@@ -65,7 +67,7 @@ def test_a_process_that_takes_too_much_ends_itself_and_the_person_is_told_what_t
     with pytest.raises(
         InputError, match=r"not even a batch of 1 fits.*model\.width=2, train\.precision=mixed_bf"
     ):
-        probe.probe(config.load("cun.yaml", [*SMALL_2D, "train.batch_size=1"]), 1, said.append)
+        probe.probe(config_file.load("cun.yaml", [*SMALL_2D, "train.batch_size=1"]), 1, said.append)
     assert said == []
 
 
@@ -86,12 +88,14 @@ def test_a_stopped_probe_leaves_no_process_behind(number):
 @pytest.mark.slow
 def test_the_largest_batch_trains_and_one_three_times_as_large_takes_too_much(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 500 * MIB)
-    settings = config.load("cun.yaml", ["model.width=4", "records.slice_shape=[96,96]", "data.records=nowhere"])
-    size = probe.largest_batch(settings)
+    settings = config_file.load(
+        "cun.yaml", ["model.width=4", "records.slice_shape=[96,96]", "data.records=nowhere"]
+    )
+    size = batch_size.largest_batch(settings)
     assert 3 < size < 32
     monkeypatch.undo()
-    assert probe._trial(settings, "", size, 1).peak_bytes < 500 * MIB
-    assert probe._trial(settings, "", 3 * size, 1).peak_bytes > 400 * MIB
+    assert batch_size.trial_of(settings, "", size, 1).peak_bytes < 500 * MIB
+    assert batch_size.trial_of(settings, "", 3 * size, 1).peak_bytes > 400 * MIB
 
 
 @pytest.mark.parametrize(
@@ -110,12 +114,12 @@ def test_how_a_trial_ended_says_whether_memory_was_short(monkeypatch, code, said
     monkeypatch.setattr(
         probe, "ended", lambda *args: subprocess.CompletedProcess(args, code, stdout="", stderr=said)
     )
-    settings = config.load("cun.yaml", SMALL_2D)
+    settings = config_file.load("cun.yaml", SMALL_2D)
     if error is None:
-        assert probe._trial(settings, "", 8, 1) is None
+        assert batch_size.trial_of(settings, "", 8, 1) is None
         return
     with pytest.raises(error) as found:
-        probe._trial(settings, "", 8, 1)
+        batch_size.trial_of(settings, "", 8, 1)
     assert error is not InputError or said.splitlines()[-1] in str(found.value)
 
 
@@ -135,9 +139,9 @@ def machine(monkeypatch):
             fits = taken <= free_bytes * (0.8 if device == "CPU" else 1)
             return Trial(region, device, 1, batch, count, 1.0, 1.0, 1, taken) if fits else None
 
-        monkeypatch.setattr(probe, "_trial", tried)
+        monkeypatch.setattr(batch_size, "trial_of", tried)
         monkeypatch.setattr(memory, "free_bytes", lambda: free_bytes)
-        monkeypatch.setattr(probe, "_examples", lambda *_: ((examples, 0), ""))
+        monkeypatch.setattr(batch_size, "examples_of", lambda *_: ((examples, 0), ""))
         return asked
 
     return build
@@ -145,26 +149,26 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def slices():
-    return config.load("cun.yaml", SMALL_2D)
+    return config_file.load("cun.yaml", SMALL_2D)
 
 
 @pytest.fixture
 def patches():
-    return config.load("msm.yaml", SMALL_3D)
+    return config_file.load("msm.yaml", SMALL_3D)
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 7, 8, 9, 24, 63, 64, 65, 100, 127])
 def test_on_a_gpu_a_batch_is_found_that_fits_and_is_not_much_smaller_than_could_be(machine, slices, room):
     asked = machine("GPU", 100 + 10 * room, lambda _, batch: 100 + 10 * batch)
-    found = probe.largest_batch(slices, lambda _: None)
+    found = batch_size.largest_batch(slices, lambda _: None)
     assert 0.9 * 0.88 * room - 1 <= found <= max(1, 0.9 * room)  # the last tenth is left alone
     assert len(asked) == len(set(asked)) <= 15
 
 
 def test_on_a_gpu_with_room_for_all_the_most_is_taken(machine, slices):
     asked = machine("GPU", 10**9, lambda _, batch: batch)
-    assert probe.largest_batch(slices, lambda _: None) == probe.MOST["GPU"]
-    assert ("", probe.MOST["GPU"]) in asked
+    assert batch_size.largest_batch(slices, lambda _: None) == batch_size.MOST["GPU"]
+    assert ("", batch_size.MOST["GPU"]) in asked
 
 
 @pytest.mark.parametrize("device", ["GPU", "CPU"])
@@ -172,29 +176,29 @@ def test_of_three_networks_the_one_that_takes_most_decides(machine, patches, dev
     alone, fits = {}, {"WT": 20, "TC": 12, "ET": 17}
     for region in fits:
         machine(device, 1000, lambda _, batch, region=region: 1000 * batch // fits[region])
-        alone[region] = probe.largest_batch(patches, lambda _: None)
+        alone[region] = batch_size.largest_batch(patches, lambda _: None)
     machine(device, 1000, lambda region, batch: 1000 * batch // fits[region])
-    assert probe.largest_batch(patches, lambda _: None) == min(alone.values()) == alone["TC"]
+    assert batch_size.largest_batch(patches, lambda _: None) == min(alone.values()) == alone["TC"]
 
 
 def test_on_a_gpu_a_network_that_takes_little_at_first_is_tried_too(machine, patches):
     takes = {"WT": lambda n: 400 + n, "TC": lambda n: 400 + n, "ET": lambda n: 80 * n}
     machine("GPU", 1000, lambda region, batch: takes[region](batch))
-    assert probe.largest_batch(patches, lambda _: None) == int(0.9 * 12)
+    assert batch_size.largest_batch(patches, lambda _: None) == int(0.9 * 12)
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4, 11, 15, 24, 31, 32, 33, 100])
 def test_on_a_cpu_the_growth_says_what_fits_in_four_fifths(machine, slices, room):
     asked = machine("CPU", 1000, lambda _, batch: 300 + 499.9 * batch / room)
-    found = probe.largest_batch(slices, lambda _: None)
-    assert found == (1 if room < 3 else min(room, probe.MOST["CPU"]))  # 3 do not fit: 2 are not tried
+    found = batch_size.largest_batch(slices, lambda _: None)
+    assert found == (1 if room < 3 else min(room, batch_size.MOST["CPU"]))  # 3 do not fit: 2 are not tried
     assert len(asked) <= 4
     assert max(batch for _, batch in asked) <= max(3, found)  # no more is tried: it would hurt others
 
 
 def test_on_a_cpu_what_grows_faster_than_at_first_is_found_out(machine, slices):
     machine("CPU", 1000, lambda _, batch: 100 + 2 * batch**2)
-    found = probe.largest_batch(slices, lambda _: None)
+    found = batch_size.largest_batch(slices, lambda _: None)
     assert found > 3 and 100 + 2 * found**2 <= 800
 
 
@@ -202,14 +206,14 @@ def test_on_a_cpu_what_grows_faster_than_at_first_is_found_out(machine, slices):
 @pytest.mark.parametrize("examples", [1, 2, 3, 5])
 def test_a_batch_is_never_more_than_the_training_examples(machine, slices, device, examples):
     asked = machine(device, 10**9, lambda _, batch: batch, examples)
-    assert probe.largest_batch(slices, lambda _: None) == examples
+    assert batch_size.largest_batch(slices, lambda _: None) == examples
     assert max(batch for _, batch in asked) == examples
 
 
 def test_each_try_is_a_line(machine, patches):
     said = []
     asked = machine("GPU", 50 * MIB, lambda _, batch: 10 * MIB * batch)
-    probe.largest_batch(patches, said.append)
+    batch_size.largest_batch(patches, said.append)
     assert len(said) == len(asked) + 1
     assert "msm WT, batch 1: fits: 10.0 MiB of GPU memory" in said
     assert "msm WT, batch 8: too large" in said
@@ -219,7 +223,7 @@ def test_each_try_is_a_line(machine, patches):
 def test_what_fits_into_a_tpu_is_not_guessed_from_this_machine(machine):
     asked = machine("CPU", 1000, lambda _, batch: batch)
     with pytest.raises(InputError, match="strategy=tpu"):
-        probe.largest_batch(config.load("cun.yaml", [*SMALL_2D, "train.strategy=tpu"]))
+        batch_size.largest_batch(config_file.load("cun.yaml", [*SMALL_2D, "train.strategy=tpu"]))
     assert not asked
 
 
@@ -229,7 +233,7 @@ def test_what_does_not_fit_at_all_is_told_with_what_would(machine, of, request):
     settings = request.getfixturevalue(of)
     cure = {"slices": "a smaller records.slice_shape", "patches": r"sampling.patch_size=8"}[of]
     with pytest.raises(InputError, match=cure):
-        probe.largest_batch(settings, lambda _: None)
+        batch_size.largest_batch(settings, lambda _: None)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_said(machine, patches):
@@ -241,7 +245,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said(machine, patches):
 
 
 def test_auto_is_found_out_before_it_is_timed(machine):
-    settings = config.load("cun.yaml", [*SMALL_2D, "train.batch_size=auto"])
+    settings = config_file.load("cun.yaml", [*SMALL_2D, "train.batch_size=auto"])
     asked = machine("GPU", 1000, lambda _, batch: 100 * batch)
     (found,) = probe.probe(settings, 2, lambda _: None)
     assert asked[-1] == ("", found.batch_size) == ("", 9)
@@ -251,20 +255,20 @@ def test_auto_is_found_out_before_it_is_timed(machine):
 
 
 def test_the_papers_cases_stand_in_for_records():
-    of_slices = config.load("cun.yaml", ["data.records=nowhere"])
-    assert probe._examples(of_slices, "")[0] == (126 * round(0.7 * 155), 42 * 139)
-    of_patches = config.load("msm.yaml", ["data.records=nowhere"])
-    (examples, whose) = probe._examples(of_patches, "WT")
+    of_slices = config_file.load("cun.yaml", ["data.records=nowhere"])
+    assert batch_size.examples_of(of_slices, "")[0] == (126 * round(0.7 * 155), 42 * 139)
+    of_patches = config_file.load("msm.yaml", ["data.records=nowhere"])
+    (examples, whose) = batch_size.examples_of(of_patches, "WT")
     assert examples == (285 * 400, 0)
     assert "the paper's 285 and 0 cases" in whose
 
 
 def test_records_say_how_many_examples_there_are(record_set):
-    examples, whose = probe._examples(record_set.config(), "")
+    examples, whose = batch_size.examples_of(record_set.config(), "")
     assert examples == (record_set.manifest.count("train"), record_set.manifest.count("validation"))
     assert whose == record_set.folder
     other = record_set.config("records.slice_shape=[64,64]")
-    assert "paper" in probe._examples(other, "")[1]
+    assert "paper" in batch_size.examples_of(other, "")[1]
 
 
 def test_data_that_is_named_must_be_of_this_config(record_set, tmp_path):
@@ -276,11 +280,11 @@ def test_data_that_is_named_must_be_of_this_config(record_set, tmp_path):
 
 def test_hours_by_hand():
     found = Trial("", "CPU", 1, 4, 20, 2.0, 0.5, 1, 0)
-    settings = config.load("cun.yaml", ["train.epochs=9"])
+    settings = config_file.load("cun.yaml", ["train.epochs=9"])
     # 10 slices are two steps of 4.
-    assert probe.training_hours(settings, found, 10, 6) * 3600 == pytest.approx(9 * (8 * 2 + 6 * 0.5))
-    settings = config.load("cun.yaml", ["train.epochs=9", "train.steps_per_epoch=5"])
-    assert probe.training_hours(settings, found, 10, 6) * 3600 == pytest.approx(9 * (20 * 2 + 6 * 0.5))
+    assert batch_size.training_hours(settings, found, 10, 6) * 3600 == pytest.approx(9 * (8 * 2 + 6 * 0.5))
+    settings = config_file.load("cun.yaml", ["train.epochs=9", "train.steps_per_epoch=5"])
+    assert batch_size.training_hours(settings, found, 10, 6) * 3600 == pytest.approx(9 * (20 * 2 + 6 * 0.5))
 
 
 def test_a_person_reads_speed_memory_and_hours(machine, capsys):
@@ -296,4 +300,4 @@ def test_a_person_reads_speed_memory_and_hours(machine, capsys):
 
 def test_the_rows_of_a_table_share_a_batch_that_is_a_number():
     with pytest.raises(InputError, match=r"batch_size=auto: each row would take another"):
-        plans.row_config("paper_a", "unet2d", None, ["train.batch_size=auto"])
+        table_plan.row_config("paper_a", "unet2d", None, ["train.batch_size=auto"])

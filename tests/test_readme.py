@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tfbrats import phantom
+from tfbrats.phantoms import data_sets
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,8 +45,8 @@ def _made_small(block: str, port: int) -> str:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
-    phantom.write_dataset(folder / "BraTS2020", 5, "2020", seed=3, shape=(40, 44, 20))
-    phantom.write_dataset(folder / "BraTS2017", 5, "2017", seed=3, shape=(40, 44, 20))
+    data_sets.write_dataset(folder / "BraTS2020", 5, "2020", seed=3, shape=(40, 44, 20))
+    data_sets.write_dataset(folder / "BraTS2017", 5, "2017", seed=3, shape=(40, 44, 20))
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     (bin_folder / "python").symlink_to(sys.executable)

@@ -15,8 +15,10 @@ import test_engines
 import tiny_model
 
 from beam_pipelines import segment_cases
-from tfbrats import files, model_card, phantom
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets
+from tfbrats.predictions import model_card
 
 SERVER = pathlib.Path(__file__).with_name("gs_server.py")
 pytestmark = pytest.mark.gs
@@ -46,7 +48,7 @@ def place(bucket):
 def cases(tmp_path_factory):
     """Five tiny simulated cases on the disk. Read only."""
     folder = tmp_path_factory.mktemp("remote") / "cases"
-    phantom.write_dataset(folder, 5, "2020", seed=3, shape=(32, 32, 20))
+    data_sets.write_dataset(folder, 5, "2020", seed=3, shape=(32, 32, 20))
     return folder
 
 

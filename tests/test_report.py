@@ -12,25 +12,17 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import (
-    case,
-    charts,
-    compare,
-    config,
-    evaluate,
-    files,
-    layouts,
-    metrics,
-    origin,
-    page,
-    report,
-    run,
-    seen,
-    stages,
-    tables,
-)
-from tfbrats.command import InputError
+from tfbrats import config_file, evaluate, report
+from tfbrats.cases import case
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
+from tfbrats.machine import files
+from tfbrats.metrics import region_scores, stage_misses
+from tfbrats.predictions import seen
+from tfbrats.reporting import charts, page, training_section
+from tfbrats.runs import folder as run
+from tfbrats.scoring import comparison, evaluation, origin, papers
 
 # --- the run that trained the model ---------------------------------------------------------------------
 
@@ -41,21 +33,25 @@ HISTORY = (
 
 
 def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
-    assert report.curves_of(report.histories_of(place)) == []
+    assert training_section.curves_of(training_section.histories_of(place)) == []
     for region in ("et", "wt"):
         files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
-    curves = report.curves_of(report.histories_of(place))
+    curves = training_section.curves_of(training_section.histories_of(place))
     assert [one["title"] for one in curves] == ["WT", "ET"]
     assert [chart["title"] for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
     files.write_bytes(files.join(place, "history.csv"), HISTORY)
-    assert [one["title"] for one in report.curves_of(report.histories_of(place))] == ["", "WT", "ET"]
+    assert [one["title"] for one in training_section.curves_of(training_section.histories_of(place))] == [
+        "",
+        "WT",
+        "ET",
+    ]
 
 
 def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is_not(place):
     header = "epoch,steps,loss,training_dice_wt,sampled_normal,validation_loss,dice_wt"
     files.write_bytes(files.join(place, "history.csv"), f"{header}\n1,9,0.9,0.5,800,1.0,0.4\n".encode())
     files.write_bytes(files.join(place, "timing.csv"), b"epoch,seconds,slices_per_second\n1,3,5\n")
-    (curves,) = report.curves_of(report.histories_of(place))
+    (curves,) = training_section.curves_of(training_section.histories_of(place))
     assert [chart["title"] for chart in curves["charts"]] == [
         "Loss",
         "Dice (validation; dashed: training)",
@@ -64,46 +60,52 @@ def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is
 
 
 def test_networks_that_have_not_begun_are_named(tmp_path):
-    run.start(tmp_path, config.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    run.start(tmp_path, config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
-    assert "No epoch has ended yet of TC, ET: no curve." in report.training_of(tmp_path, None)["notes"]
+    assert (
+        "No epoch has ended yet of TC, ET: no curve." in training_section.training_of(tmp_path, None)["notes"]
+    )
     for region in ("tc", "et"):
         files.write_bytes(tmp_path / region / "history.csv", HISTORY)
-    assert report.training_of(tmp_path, None)["notes"] == []
+    assert training_section.training_of(tmp_path, None)["notes"] == []
 
 
 def test_a_network_alone_that_has_not_begun_is_named(tmp_path):
-    run.start(tmp_path, config.load("cun.yaml", [f"run.dir={tmp_path}"]))
-    assert report.training_of(tmp_path, None)["notes"] == ["No epoch has ended yet of the network: no curve."]
+    run.start(tmp_path, config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    assert training_section.training_of(tmp_path, None)["notes"] == [
+        "No epoch has ended yet of the network: no curve."
+    ]
 
 
 def test_without_a_run_the_config_is_the_model_cards_and_the_page_says_what_is_missing():
-    settings = config.load("cun_lws.yaml")
+    settings = config_file.load("cun_lws.yaml")
     model = {"config": settings.model_dump(mode="json")}
-    found = report.training_of(None, model)
+    found = training_section.training_of(None, model)
     assert found["settings"] == settings and found["environment"] is None and found["curves"] == []
     assert "(--run)" in " ".join(found["notes"])
     for nothing in (None, {"config": None}):
-        assert "the config is not known" in " ".join(report.training_of(None, nothing)["notes"])
-    old = report.training_of(None, {"config": {"model": {"name": "cun"}}})
+        assert "the config is not known" in " ".join(training_section.training_of(None, nothing)["notes"])
+    old = training_section.training_of(None, {"config": {"model": {"name": "cun"}}})
     assert old["settings"] is None and "another version" in " ".join(old["notes"])
 
 
 def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
-    settings = config.load("cun_lws.yaml", [f"run.dir={tmp_path}"])
+    settings = config_file.load("cun_lws.yaml", [f"run.dir={tmp_path}"])
     run.start(tmp_path, settings)
     files.write_bytes(tmp_path / "history.csv", HISTORY)
     card = {"config": settings.model_dump(mode="json")}
-    assert report.training_of(tmp_path, card)["notes"] == []
+    assert training_section.training_of(tmp_path, card)["notes"] == []
     card["config"]["train"]["learning_rate"] = 0.5
-    assert "train.learning_rate: 0.001, there 0.5" in " ".join(report.training_of(tmp_path, card)["notes"])
+    assert "train.learning_rate: 0.001, there 0.5" in " ".join(
+        training_section.training_of(tmp_path, card)["notes"]
+    )
 
 
 def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp_path):
-    run.start(tmp_path, config.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    run.start(tmp_path, config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
     files.write_bytes(tmp_path / "tc" / "checkpoints" / "best" / "index", b"1")
-    assert report.training_of(tmp_path, None)["notes"] == [
+    assert training_section.training_of(tmp_path, None)["notes"] == [
         f"{tmp_path}/tc/history.csv is missing, though the network was trained: no curve.",
         "No epoch has ended yet of ET: no curve.",
     ]
@@ -122,22 +124,22 @@ def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp
     ],
 )
 def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path, garbage):
-    run.start(tmp_path, config.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    run.start(tmp_path, config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "history.csv", garbage)
-    found = report.training_of(tmp_path, None)
+    found = training_section.training_of(tmp_path, None)
     (note,) = found["notes"]
     assert note.startswith(f"{tmp_path}/history.csv holds no loss and no Dice") and found["curves"] == []
 
 
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):
     files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
-    (curves,) = report.curves_of(report.histories_of(tmp_path))
+    (curves,) = training_section.curves_of(training_section.histories_of(tmp_path))
     assert [chart["title"] for chart in curves["charts"]] == ["Loss"]
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no run here.*tfbrats\.train"):
-        report.training_of(tmp_path, None)
+        training_section.training_of(tmp_path, None)
 
 
 # --- the page -------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def scored(tiny_dataset, tmp_path_factory):
         tissues, grid = case.load_label(one.label, one.schema)
         path = folder / "prediction" / f"{one.case_id}.nii.gz"
         case.save_segmentation(path, np.roll(tissues, 3 * number, axis=0), grid, one.schema)
-    evaluate.write(evaluate.evaluate(folder / "prediction", root), folder / "metrics")
+    evaluate.write(evaluation.evaluate(folder / "prediction", root), folder / "metrics")
     return folder, root
 
 
@@ -243,7 +245,9 @@ def test_the_numbers_on_the_page_are_those_of_metrics_json(scored, tmp_path):
 
 
 def test_every_score_has_its_column():
-    assert {score for score, _, _ in page.SCORES} | {"volume_ml", "reference_volume_ml"} == set(metrics.SCORES)
+    assert {score for score, _, _ in page.SCORES} | {"volume_ml", "reference_volume_ml"} == set(
+        region_scores.SCORES
+    )
 
 
 def test_the_first_line_says_which_cases_and_which_model(scored, tmp_path):
@@ -265,7 +269,7 @@ def test_cases_without_a_prediction_are_said_to_be_scored_as_empty(scored, tmp_p
     (tmp_path / "prediction").mkdir()
     there, gone = sorted((folder / "prediction").iterdir())
     shutil.copy(there, tmp_path / "prediction")
-    content = evaluate.evaluate(tmp_path / "prediction", root, allow_missing=True)
+    content = evaluation.evaluate(tmp_path / "prediction", root, allow_missing=True)
     evaluate.write(content, tmp_path / "metrics")
     report.write(tmp_path / "metrics", tmp_path / "prediction", root, tmp_path / "r.html")
     found = Page(tmp_path / "r.html")
@@ -280,7 +284,7 @@ def test_cases_without_a_prediction_are_said_to_be_scored_as_empty(scored, tmp_p
 
 def test_lesion_wise_scores_are_shown_with_their_rule(scored, tmp_path):
     folder, root = scored
-    content = evaluate.evaluate(folder / "prediction", root, lesion_rule="2023")
+    content = evaluation.evaluate(folder / "prediction", root, lesion_rule="2023")
     evaluate.write(content, tmp_path / "lesion_wise")
     text = section(page_of(evaluate.read(tmp_path / "lesion_wise"), tmp_path), "Lesion by lesion")
     assert content["lesions"]["meaning"].split()[0] in text and "Rule 2023" in text
@@ -292,7 +296,7 @@ def test_lesion_wise_scores_are_shown_with_their_rule(scored, tmp_path):
 
 def test_lesions_matched_one_to_one_are_shown_each_with_its_scores(scored, tmp_path):
     folder, root = scored
-    content = evaluate.evaluate(folder / "prediction", root, lesion_rule="2026")
+    content = evaluation.evaluate(folder / "prediction", root, lesion_rule="2026")
     evaluate.write(content, tmp_path / "lesion_wise")
     page = page_of(evaluate.read(tmp_path / "lesion_wise"), tmp_path)
     text = section(page, "Lesion by lesion")
@@ -325,7 +329,7 @@ def cells(found, label):
 
 @pytest.mark.parametrize("name", ["paper_a", "paper_b"])
 def test_the_table_has_every_number_of_the_paper_and_ours_below_its_row(name, scored, tmp_path):
-    table = tables.TABLES[name]
+    table = papers.TABLES[name]
     content = of_row(evaluate.read(scored[0] / "metrics"), table.rows[-1].row)
     found = page_of(content, tmp_path, table=name)
     rows = cells(found, f"{table.title}, and our rows")
@@ -346,7 +350,7 @@ def test_the_table_has_every_number_of_the_paper_and_ours_below_its_row(name, sc
 
 def test_papers_second_table_stands_beside_our_msm_alone(scored, tmp_path):
     content = of_row(evaluate.read(scored[0] / "metrics"), "msm")
-    more = tables.PAPER_B_TEST
+    more = papers.PAPER_B_TEST
     label = f"{more.title}, and our row"
     rows = cells(page_of(content, tmp_path, table="paper_b"), label)
     statistics = ("mean", "std", "median", "25quantile", "75quantile")
@@ -373,13 +377,13 @@ def runs(scored, tmp_path_factory):
     """Folders of scores of two runs on the same cases, rows cun_lws and cun; the second predicts worse."""
     folder, root = scored
     place = tmp_path_factory.mktemp("runs")
-    evaluate.write(evaluate.evaluate(folder / "prediction", root, row="cun_lws"), place / "good")
+    evaluate.write(evaluation.evaluate(folder / "prediction", root, row="cun_lws"), place / "good")
     for number, one in enumerate(layouts.find(root).cases):
         tissues, grid = case.load_label(one.label, one.schema)
         tissues[tissues.shape[0] // 2 - number :] = 0
         path = place / "prediction" / f"{one.case_id}.nii.gz"
         case.save_segmentation(path, tissues, grid, one.schema)
-    evaluate.write(evaluate.evaluate(place / "prediction", root, row="cun"), place / "worse")
+    evaluate.write(evaluation.evaluate(place / "prediction", root, row="cun"), place / "worse")
     return place
 
 
@@ -400,7 +404,7 @@ def test_another_run_joins_the_table_the_boxes_and_the_differences(scored, runs,
         assert f"cun WT {worse['summary']['WT'][score]['median']:.3f}" in alt and "cun_lws WT" in alt
     text = section(found, "Against the other runs")
     good = evaluate.read(runs / "good")
-    for one in compare.differences(good["rows"], worse["rows"], ["dice", "sensitivity"]):
+    for one in comparison.differences(good["rows"], worse["rows"], ["dice", "sensitivity"]):
         shown = f"{one.difference:+.3f}{' *' if one.excludes_0 else ''} {one.low:+.3f} to {one.high:+.3f} "
         shown += f"{one.mean:.3f} and {one.other_mean:.3f}, n {one.cases}"
         assert shown.replace("-", "−").replace("+0.000", "0.000") in text, one
@@ -414,7 +418,7 @@ def test_without_others_there_is_nothing_to_compare(scored, tmp_path):
 def test_a_run_on_other_cases_is_refused_by_the_name_of_its_folder(scored, runs, tmp_path):
     folder, root = scored
     alone = [next(iter(layouts.find(root).cases)).case_id]
-    evaluate.write(evaluate.evaluate(folder / "prediction", root, cases=alone), tmp_path / "fewer")
+    evaluate.write(evaluation.evaluate(folder / "prediction", root, cases=alone), tmp_path / "fewer")
     with pytest.raises(InputError, match=r"fewer: .*same cases"):
         report.write(
             runs / "good", folder / "prediction", root, tmp_path / "r.html", compare=[tmp_path / "fewer"]
@@ -431,7 +435,7 @@ def test_two_runs_of_one_row_have_names_of_their_own():
 
 def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
     good = evaluate.read(runs / "good")
-    compared = compare.compared_with(good, good, runs / "good")
+    compared = comparison.compared_with(good, good, runs / "good")
     found = page_of(good, tmp_path, others=[page.Scored("again", good)], compared=[compared])
     text = section(found, "Against the other runs")
     assert "0.000 0.000 to 0.000" in text and "−0.0" not in text and "+0.0" not in text
@@ -447,7 +451,7 @@ def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
 def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name, shown, scored, tmp_path):
     folder, root = scored
     place = tmp_path / "run"
-    settings = config.load(name, [f"run.dir={place}"])
+    settings = config_file.load(name, [f"run.dir={place}"])
     run.start(place, settings)
     report.write(
         folder / "metrics", folder / "prediction", root, tmp_path / "r.html", cases=1, run_folder=place
@@ -472,7 +476,7 @@ def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name
 
 def test_maps_that_cannot_be_drawn_are_said_to_be_missing(scored, tmp_path):
     folder, root = scored
-    run.start(tmp_path / "run", config.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
+    run.start(tmp_path / "run", config_file.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
     report.write(
         folder / "metrics",
         folder / "prediction",
@@ -544,14 +548,14 @@ def test_a_region_that_no_case_has_is_shown_as_a_dash(scored, tmp_path):
     for row in rows:
         if row["region"] == "ET":
             row.update({name: 0.0 for name in row if name.endswith("_ml")})
-    content["cascade"]["summary"] = stages.summarise(rows)
+    content["cascade"]["summary"] = stage_misses.summarise(rows)
     text = page_of(content, tmp_path).text
     assert "nan" not in text.split("What each stage lost")[1].split("What was compared")[0]
 
 
 def page_of(content, folder, **more):
     path = folder / "page.html"
-    training = report.training_of(None, content["model"])
+    training = training_section.training_of(None, content["model"])
     drawn = dict.fromkeys(("light", "dark"), "data:image/png;base64,")  # tests/test_charts.py looks at charts
     with unittest.mock.patch.object(charts, "_drawn", return_value=drawn):
         html_text = page.render(content, [], "A page", training, **more)
@@ -573,7 +577,7 @@ def test_cases_that_the_model_has_seen_stand_in_a_banner_and_apart(scored, tmp_p
     assert banner.startswith("1 of these 2 cases was seen in training: 1 trained the model.")
     assert found.source.index(banner) < found.source.index('class="tile"')
     apart = section(found, "What the model has seen of these cases")
-    by_case = stages.by_case(content["rows"])
+    by_case = stage_misses.by_case(content["rows"])
     for kind, case_id in (("train", one), ("test", two)):
         numbers = " ".join(f"{by_case[case_id][region]['dice']:.3f}" for region in REGIONS)
         assert f"{kind} 1 {numbers}" in apart
@@ -605,7 +609,7 @@ def test_masks_alone_are_drawn_on_black(scored, tmp_path):
     (tmp_path / "masks").mkdir()
     for one in layouts.find(root).cases:
         shutil.copy(one.label, tmp_path / "masks")
-    evaluate.write(evaluate.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
+    evaluate.write(evaluation.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
     report.write(tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", cases=1)
     assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 2
 
@@ -619,7 +623,7 @@ def test_the_same_scores_give_the_same_page(scored, tmp_path):
 
 def test_a_run_that_is_not_the_models_is_said_on_the_screen_as_on_the_page(scored, tmp_path, capsys):
     folder, root = scored
-    settings = config.load("cun.yaml", [f"run.dir={tmp_path / 'run'}"])
+    settings = config_file.load("cun.yaml", [f"run.dir={tmp_path / 'run'}"])
     run.start(tmp_path / "run", settings)
     content = evaluate.read(folder / "metrics")
     for rate, contradicts in ((settings.train.learning_rate, False), (0.5, True)):

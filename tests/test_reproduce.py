@@ -14,8 +14,13 @@ import time
 import pytest
 import tiny_model
 
-from tfbrats import config, costs, files, phantom, plans, reproduce, run, tables
-from tfbrats.command import InputError
+from tfbrats import config_file, reproduce
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets
+from tfbrats.runs import folder as run
+from tfbrats.scoring import papers
+from tfbrats.workflows import table_cost, table_plan
 
 ROWS = {
     "paper_a": ["unet2d", "bfcn", "drn", "cun", "cun_lws"],
@@ -28,7 +33,7 @@ EVERY = [(table, row) for table, rows in ROWS.items() for row in rows]
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("cohort")
-    phantom.write_dataset(folder, 5, "2020", seed=3, shape=(40, 44, 20))
+    data_sets.write_dataset(folder, 5, "2020", seed=3, shape=(40, 44, 20))
     return str(folder)
 
 
@@ -37,24 +42,24 @@ def cohort(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("table", ROWS)
 def test_the_rows_are_the_papers_with_the_method_last(table):
-    assert plans.row_names(table) == ROWS[table]
+    assert table_plan.row_names(table) == ROWS[table]
 
 
 @pytest.mark.parametrize(("table", "row"), EVERY)
 def test_without_settings_a_row_is_its_own_yaml(table, row):
-    ours = plans.row_config(table, row, None).model_dump(exclude={"run"})
-    assert ours == config.load(f"{row}.yaml").model_dump(exclude={"run"})
+    ours = table_plan.row_config(table, row, None).model_dump(exclude={"run"})
+    assert ours == config_file.load(f"{row}.yaml").model_dump(exclude={"run"})
 
 
 @pytest.mark.parametrize(("table", "row"), EVERY)
 def test_settings_bring_sizes_and_recipe_but_not_what_makes_the_row(table, row):
-    small, own = config.load(SMOKE[table]), config.load(f"{row}.yaml")
-    found = plans.row_config(table, row, SMOKE[table])
+    small, own = config_file.load(SMOKE[table]), config_file.load(f"{row}.yaml")
+    found = table_plan.row_config(table, row, SMOKE[table])
     assert found.model.name == own.model.name
     assert found.train.epochs == small.train.epochs
     assert found.train.learning_rate == small.train.learning_rate
     assert found.records_identity() == small.records_identity()
-    method = config.load(f"{ROWS[table][-1]}.yaml")
+    method = config_file.load(f"{ROWS[table][-1]}.yaml")
     assert found.model.width / small.model.width == own.model.width / method.model.width
     if table == "paper_a":
         assert found.lws.enabled == own.lws.enabled
@@ -62,19 +67,19 @@ def test_settings_bring_sizes_and_recipe_but_not_what_makes_the_row(table, row):
 
 
 def test_overrides_hold_for_every_row():
-    found = plans.row_config("paper_a", "unet2d", None, ["model.width=4", "train.epochs=2"])
+    found = table_plan.row_config("paper_a", "unet2d", None, ["model.width=4", "train.epochs=2"])
     assert (found.model.name, found.model.width, found.train.epochs) == ("unet2d", 4, 2)
 
 
 @pytest.mark.parametrize("override", ["model.name=cun", "lws.enabled=true", "data.records=x", "run.dir=x"])
 def test_what_the_table_settles_cannot_be_overridden(override):
     with pytest.raises(InputError, match=override.partition("=")[0]):
-        plans.row_config("paper_a", "cun_lws", None, [override])
+        table_plan.row_config("paper_a", "cun_lws", None, [override])
 
 
 def test_settings_of_the_other_paper_are_refused():
     with pytest.raises(InputError, match="smoke_3d"):
-        plans.row_config("paper_a", "cun", "smoke_3d.yaml")
+        table_plan.row_config("paper_a", "cun", "smoke_3d.yaml")
 
 
 # --- plans ----------------------------------------------------------------------------------------------
@@ -82,8 +87,8 @@ def test_settings_of_the_other_paper_are_refused():
 SMALL = ["records.slice_shape=[48,48]", "records.split=[3,1,1]"]
 
 
-def _plan(cohort, output, table="paper_a", overrides=SMALL, **more) -> plans.Plan:
-    return plans.plan(table, cohort, str(output), settings=SMOKE[table], overrides=overrides, **more)
+def _plan(cohort, output, table="paper_a", overrides=SMALL, **more) -> table_plan.Plan:
+    return table_plan.plan(table, cohort, str(output), settings=SMOKE[table], overrides=overrides, **more)
 
 
 def test_every_row_reads_the_same_records_and_has_a_run_of_its_own(cohort, tmp_path):
@@ -112,7 +117,7 @@ def test_without_cases_to_score_on_nothing_begins(cohort, tmp_path):
 
 def test_another_data_set_may_be_scored_but_not_with_cases_of_the_training(cohort, tmp_path):
     other = tmp_path / "other"
-    phantom.write_dataset(other, 2, "2021", seed=4, shape=(40, 44, 20))
+    data_sets.write_dataset(other, 2, "2021", seed=4, shape=(40, 44, 20))
     wanted = _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=str(other))
     assert len(wanted.case_ids) == 2
     assert wanted.test_data == str(other)
@@ -122,21 +127,21 @@ def test_another_data_set_may_be_scored_but_not_with_cases_of_the_training(cohor
 
 def test_another_time_point_of_a_trained_patient_is_not_unseen(tmp_path):
     for name, first in (("trained", 1), ("tested", 2)):
-        phantom.write_dataset(tmp_path / name, 2, "2023", seed=1, shape=(40, 44, 20), first=first)
+        data_sets.write_dataset(tmp_path / name, 2, "2023", seed=1, shape=(40, 44, 20), first=first)
     later = tmp_path / "tested" / "BraTS-GLI-00002-000"
     later.rename(later.with_name("BraTS-GLI-00002-001"))
     for path in later.with_name("BraTS-GLI-00002-001").iterdir():
         path.rename(path.with_name(path.name.replace("00002-000", "00002-001")))
     with pytest.raises(InputError, match=r"1 case of patients.*BraTS-GLI-00002-001"):
-        plans.plan(
+        table_plan.plan(
             "paper_b", str(tmp_path / "trained"), str(tmp_path / "out"), test_data=str(tmp_path / "tested")
         )
 
 
 def test_the_price_of_a_table_without_test_cases_can_be_asked(cohort, tmp_path):
-    wanted = plans.plan("paper_b", cohort, str(tmp_path), scored=False)
-    found = costs.row_price(wanted, "msm", PROBED * 3, 10, costs.amounts(wanted))
-    assert found.predict_hours * 3600 == pytest.approx(costs._FIXED_S)
+    wanted = table_plan.plan("paper_b", cohort, str(tmp_path), scored=False)
+    found = table_cost.row_price(wanted, "msm", PROBED * 3, 10, table_cost.amounts(wanted))
+    assert found.predict_hours * 3600 == pytest.approx(table_cost._FIXED_S)
 
 
 # --- price ----------------------------------------------------------------------------------------------
@@ -147,13 +152,13 @@ PROBED = [{"parameters": 1000, "slots": 2, "train_seconds": 0.5, "forward_second
 def test_a_rows_price_by_hand(cohort, tmp_path):
     more = ["sampling.patch_size=16", "cascade.stride=16", "sampling.patches_per_case=7", "train.epochs=3"]
     wanted = _plan(cohort, tmp_path, "paper_b", [*more, "records.split=[3,1,1]"])
-    found = costs.row_price(wanted, "msm", PROBED * 3, 10, costs.amounts(wanted))
+    found = table_cost.row_price(wanted, "msm", PROBED * 3, 10, table_cost.amounts(wanted))
     # Three networks, three epochs: 3 cases x 7 patches trained, 1 x 7 validated.
     assert found.train_hours * 3600 == pytest.approx(3 * 3 * (21 * 0.5 + 7 * 0.1))
     # One test case in tiles of 16: the brain's box decides how many.
-    tiles = costs._tiles_a_case(wanted)
+    tiles = table_cost._tiles_a_case(wanted)
     assert 1 < tiles <= 3 * 3 * 2
-    assert found.predict_hours * 3600 == pytest.approx(3 * tiles * 0.1 + 10 + costs._FIXED_S)
+    assert found.predict_hours * 3600 == pytest.approx(3 * tiles * 0.1 + 10 + table_cost._FIXED_S)
     # Three networks of float32: weights and two slots in two checkpoints each of last and best, and the model.
     assert found.bytes == 3 * 4 * 1000 * (3 * (2 + 2) + 1)
     assert found.parameters == 3000
@@ -161,47 +166,47 @@ def test_a_rows_price_by_hand(cohort, tmp_path):
 
 def test_slices_are_counted_in_a_case_and_steps_override_them(cohort, tmp_path):
     wanted = _plan(cohort, tmp_path)
-    by_slices = costs.row_price(wanted, "cun", PROBED, 0, costs.amounts(wanted))
+    by_slices = table_cost.row_price(wanted, "cun", PROBED, 0, table_cost.amounts(wanted))
     fewer = _plan(cohort, tmp_path, overrides=[*SMALL, "train.steps_per_epoch=1", "train.batch_size=4"])
-    by_steps = costs.row_price(fewer, "cun", PROBED, 0, costs.amounts(fewer))
+    by_steps = table_cost.row_price(fewer, "cun", PROBED, 0, table_cost.amounts(fewer))
     epochs = wanted.configs["cun"].train.epochs
-    validated = costs._examples(wanted, "validation") * 0.1
+    validated = table_cost._examples(wanted, "validation") * 0.1
     assert by_steps.train_hours * 3600 == pytest.approx(epochs * (4 * 0.5 + validated))
-    trained = costs._examples(wanted, "train")
+    trained = table_cost._examples(wanted, "train")
     assert 3 * 8 < trained < 3 * 20
     assert by_slices.train_hours * 3600 == pytest.approx(epochs * (trained * 0.5 + validated))
 
 
 def test_the_price_is_found_out_once(cohort, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(costs, "output_of", lambda *args, lock: asked.append(args) or json.dumps(PROBED))
+    monkeypatch.setattr(table_cost, "output_of", lambda *args, lock: asked.append(args) or json.dumps(PROBED))
     wanted = _plan(cohort, tmp_path, rows=["cun", "cun_lws"])
-    first = costs.price(wanted, tmp_path)
+    first = table_cost.price(wanted, tmp_path)
     assert [args[2] for args in asked] == [str(tmp_path / "configs" / f"{r}.yaml") for r in ("cun", "cun_lws")]
-    assert costs.price(wanted, tmp_path) == first
+    assert table_cost.price(wanted, tmp_path) == first
     assert len(asked) == 2
-    text = "\n".join(costs.lines(first, ["cun", "cun_lws"], 10 * 2**30))
+    text = "\n".join(table_cost.lines(first, ["cun", "cun_lws"], 10 * 2**30))
     assert "cun_lws" in text and "10.0 GiB are free" in text and "in all about" in text
     assert "short" not in text
-    assert "short" in "\n".join(costs.lines(first, ["cun"], 1000))
+    assert "short" in "\n".join(table_cost.lines(first, ["cun"], 1000))
 
 
 def test_a_case_that_cannot_be_read_is_passed_over(cohort, tmp_path):
     cases = tmp_path / "cases"
     shutil.copytree(cohort, cases)
     more = ["records.split=[3,1,1]", "sampling.patch_size=16", "cascade.stride=16"]
-    before = costs._tiles_a_case(_plan(str(cases), tmp_path / "out", "paper_b", more))
+    before = table_cost._tiles_a_case(_plan(str(cases), tmp_path / "out", "paper_b", more))
     next(cases.glob("*/*_000_flair.nii.gz")).write_bytes(b"no image")
     wanted = _plan(str(cases), tmp_path / "out", "paper_b", more)
-    assert 0.5 * before <= costs._tiles_a_case(wanted) <= 2 * before
+    assert 0.5 * before <= table_cost._tiles_a_case(wanted) <= 2 * before
     for path in cases.glob("*/*_flair.nii.gz"):
         path.write_bytes(b"no image")
     with pytest.raises(InputError, match="no case can be used"):
-        costs._tiles_a_case(wanted)
+        table_cost._tiles_a_case(wanted)
 
 
 def test_asking_the_price_leaves_nothing_behind(cohort, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(costs, "output_of", lambda *_, lock: json.dumps(PROBED))
+    monkeypatch.setattr(table_cost, "output_of", lambda *_, lock: json.dumps(PROBED))
     arguments = ["--table", "paper_a", "--data", cohort, "--output", str(tmp_path / "out"), "--price"]
     reproduce.main([*arguments, "--settings", "smoke_2d.yaml", *SMALL])
     assert "in all about" in capsys.readouterr().out
@@ -226,7 +231,7 @@ class _Recorded:
         self.ran.append(arguments)
         given = dict(itertools.pairwise(arguments))
         if arguments[0] == "tfbrats.train":
-            settings = config.load(given["--config"])
+            settings = config_file.load(given["--config"])
             rows = [{"epoch": n + 1, "validation_loss": 1.0} for n in range(settings.train.epochs)]
             home = pathlib.Path(settings.run.dir)
             files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
@@ -248,7 +253,7 @@ def _names(steps) -> list[str]:
     return [arguments[0].rpartition(".")[2] for arguments in steps]
 
 
-def _begun(cohort, folder, rows) -> plans.Plan:
+def _begun(cohort, folder, rows) -> table_plan.Plan:
     """A plan whose configs are written."""
     wanted = _plan(cohort, folder, rows=rows)
     for row, one in wanted.configs.items():
@@ -310,7 +315,7 @@ def test_one_row_more_keeps_the_others_on_the_page(cohort, tmp_path):
 
 def test_a_test_case_without_a_modality_is_found_before_anything_is_trained(cohort, tmp_path):
     other = tmp_path / "other"
-    (case_id,) = phantom.write_dataset(other, 1, "2021", seed=4, shape=(40, 44, 20))
+    (case_id,) = data_sets.write_dataset(other, 1, "2021", seed=4, shape=(40, 44, 20))
     (other / case_id / f"{case_id}_t2.nii.gz").unlink()
     with pytest.raises(InputError, match=rf"(?s)cannot be segmented.*{case_id}.*t2"):
         _plan(cohort, tmp_path / "out", "paper_b", ["records.split=[1,0,0]"], test_data=str(other))
@@ -382,7 +387,7 @@ def test_a_whole_table_on_phantoms_killed_in_every_step(cohort, tmp_path, table)
     page = (output / "report.html").read_text()
     ours = re.findall(r'<tr class="ours[^"]*"><th scope="row">([^<]+?) *<span', page)
     printed = re.findall(r"^(.+?) +ours ", ended.stdout, re.MULTILINE)
-    titles = [row.title for row in tables.TABLES[table].rows]
+    titles = [row.title for row in papers.TABLES[table].rows]
     assert [title for title in ours if title in titles][: len(titles)] == titles
     assert [title.strip() for title in printed][: len(titles)] == titles
     *others, main = ROWS[table]

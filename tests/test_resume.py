@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import checkpoints, locks, probe, run, step, stopping, train
-from tfbrats.command import InputError
+from tfbrats import train
+from tfbrats.errors import InputError
+from tfbrats.machine import locks, stopping
+from tfbrats.runs import folder as run
+from tfbrats.training import checkpoints, slice_step
+from tfbrats.workflows import batch_size
 
 SMALL = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=1e-9")
 
@@ -50,7 +54,7 @@ def straight(record_set, tmp_path_factory):
 
 def asking_at(monkeypatch, stop, name, call):
     """`stop` is asked in the given call (from 1) of `step.train_step`'s or `step.validation_step`'s step."""
-    real, calls = getattr(step, name), []
+    real, calls = getattr(slice_step, name), []
 
     def build(*arguments):
         one_step = real(*arguments)
@@ -63,7 +67,7 @@ def asking_at(monkeypatch, stop, name, call):
 
         return counted
 
-    monkeypatch.setattr(step, name, build)
+    monkeypatch.setattr(slice_step, name, build)
 
 
 # --- asked to stop --------------------------------------------------------------------------------------
@@ -174,7 +178,7 @@ def test_asked_to_stop_while_it_looks_for_a_batch_it_writes_nothing(
         say("batch 1 fits")
         raise error
 
-    monkeypatch.setattr(probe, "largest_batch", looking)
+    monkeypatch.setattr(batch_size, "largest_batch", looking)
     stop = stopping.Stop()
     assert (
         train.train(record_set.config("train.batch_size=auto", f"run.dir={tmp_path / 'run'}"), stop=stop) == []
@@ -267,7 +271,9 @@ def test_the_best_weights_of_an_epoch_that_is_trained_again_are_forgotten(record
     """Killed between the two checkpoints that end an epoch, which then ends otherwise, as it may on a GPU."""
     found = iter([1.0, 0.5, 1.2, 1.1])
     scores = {"dice_wt": 0.0, "dice_tc": 0.0, "dice_et": 0.0}
-    monkeypatch.setattr(step, "validation_scores", lambda sums: {"validation_loss": next(found), **scores})
+    monkeypatch.setattr(
+        slice_step, "validation_scores", lambda sums: {"validation_loss": next(found), **scores}
+    )
     small = (f"run.dir={tmp_path}", "train.steps_per_epoch=1", "train.stop_rise=9")
     real, calls = checkpoints.save, []
 
@@ -408,7 +414,8 @@ ON_DEVICES = """
 import sys, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1]))
-from tfbrats import command, train
+from tfbrats import train
+from tfbrats.machine import command
 sys.argv = sys.argv[1:]
 command.run(train.main)
 """

@@ -21,8 +21,12 @@ import test_faults
 import tiny_model
 
 from beam_pipelines import transforms
-from tfbrats import files, layouts, model_card, phantom, predict
-from tfbrats.command import InputError
+from tfbrats import predict
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets
+from tfbrats.predictions import model_card
 
 CASES = 12
 ALONE = ()
@@ -42,7 +46,7 @@ def model(tmp_path_factory):
 def cases(tmp_path_factory):
     """Simulated cases. Read only."""
     folder = tmp_path_factory.mktemp("engines") / "cases"
-    phantom.write_dataset(folder, CASES, "2020", seed=3, shape=(56, 64, 40), first=1)
+    data_sets.write_dataset(folder, CASES, "2020", seed=3, shape=(56, 64, 40), first=1)
     return folder
 
 
@@ -118,7 +122,7 @@ def test_every_engine_with_workers_of_their_own_writes_the_bytes_of_predict(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", test_engines.ENGINES)
 def test_a_corrupt_case_is_named_on_every_engine_and_ends_the_command_with_1(model, tmp_path, engine):
-    ids = phantom.write_dataset(tmp_path / "cases", 3, "2020", seed=3, shape=(32, 32, 20))
+    ids = data_sets.write_dataset(tmp_path / "cases", 3, "2020", seed=3, shape=(32, 32, 20))
     broken = tmp_path / "cases" / ids[1] / f"{ids[1]}_t2.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-40])
     with test_engines.worker_pool() as workers, engine(workers, tmp_path) as options:
@@ -212,7 +216,7 @@ def test_a_worker_that_segments_needs_what_its_requirements_name_and_nothing_els
         "by_name = {n: {d.lower() for d in ds} for n, ds in m.packages_distributions().items()}\n"
         f"sys.modules.update({{n: None for n, ds in by_name.items() if ds & {others!r}}})\n"
         "from beam_pipelines import transforms\n"
-        "from tfbrats import layouts\n"
+        "from tfbrats.datasets import layouts\n"
         "entry = layouts.find(sys.argv[2]).cases[0]\n"
         "print(*transforms.SegmentCase(sys.argv[1], sys.argv[3], True).process(entry))\n"
     )

@@ -9,9 +9,14 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tfbrats import files, grades, labels, layouts, phantom, records, split_files, splits
-from tfbrats.command import InputError
-from tfbrats.splits import split_cases
+from tfbrats import labels, splits
+from tfbrats.cases import dealing
+from tfbrats.cases import splits as split_files
+from tfbrats.cases.dealing import split_cases
+from tfbrats.datasets import grades, layouts
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.phantoms import data_sets, simulation
 
 
 def a_dataset(patients: int, scans: int = 1, folder: str = "/data", start: int = 0, label: bool = True):
@@ -174,9 +179,9 @@ def test_every_patient_is_in_the_validation_split_of_one_fold_and_in_training_in
     patients = patients_of(one.case_id for one in dataset.cases)
     if len(patients) < count:
         with pytest.raises(InputError, match=f"--folds {count}: expected 2 to {len(patients)}"):
-            splits.folds(dataset, count, seed)
+            dealing.folds(dataset, count, seed)
         return
-    found = splits.folds(dataset, count, seed)
+    found = dealing.folds(dataset, count, seed)
     held_out = [patients_of(one["validation"]) for one in found]
     assert len(found) == count and sum(map(len, held_out)) == len(set.union(*held_out)) == len(patients)
     for one, held in zip(found, held_out, strict=True):
@@ -194,13 +199,13 @@ def test_every_patient_is_in_the_validation_split_of_one_fold_and_in_training_in
 def test_new_cases_are_dealt_and_old_ones_stay_with_their_patients(dataset, numbers, ratio, seed):
     ids = [one.case_id for one in dataset.cases]
     before = tuple(one for n, one in enumerate(dataset.cases) if n in numbers)
-    old = {name: [] for name in records.SPLITS}
+    old = {name: [] for name in split_files.SPLITS}
     if before:
         old = split_cases(layouts.Dataset("/data", before, (), dataset.table_grades), (3, 1, 1), seed)
-    new = splits.extended(dataset, ratio, seed, old)
+    new = dealing.extended(dataset, ratio, seed, old)
     named = [i for split in (old, new) for part in split.values() for i in part]
     assert sorted(named) == sorted(ids)
-    homes = [patients_of([*old[name], *new[name]]) for name in records.SPLITS]
+    homes = [patients_of([*old[name], *new[name]]) for name in split_files.SPLITS]
     assert sum(map(len, homes)) == len(set.union(*homes))
     assert all(part == sorted(part) for part in new.values())
 
@@ -234,10 +239,10 @@ def brats_2017(high=210, low=75):
 
 
 def test_paper_a_takes_126_42_and_42_high_grade_cases_whatever_else_is_there():
-    both, note = splits.deal(brats_2017(), (1, 0, 0), 9, "paper_a")
+    both, note = dealing.deal(brats_2017(), (1, 0, 0), 9, "paper_a")
     assert [len(ids) for ids in both.values()] == [126, 42, 42]
     assert note == ("paper_a takes HGG alone; left out: 75 LGG",)
-    assert splits.deal(brats_2017(low=0), (1, 0, 0), 9, "paper_a") == (both, ())
+    assert dealing.deal(brats_2017(low=0), (1, 0, 0), 9, "paper_a") == (both, ())
     assert split_cases(brats_2017(low=0), (3, 1, 1), 0) == both
 
 
@@ -251,13 +256,13 @@ def test_paper_a_takes_126_42_and_42_high_grade_cases_whatever_else_is_there():
 )
 def test_paper_a_of_other_data_is_an_error_that_says_what_was_found(dataset, found):
     with pytest.raises(InputError, match=rf"210 HGG cases of BraTS 2017; {re.escape(found)}.*--ratio 3,1,1"):
-        splits.deal(dataset, (3, 1, 1), 0, "paper_a")
+        dealing.deal(dataset, (3, 1, 1), 0, "paper_a")
 
 
 def test_paper_b_trains_on_all_and_says_when_that_is_not_285():
-    whole, notes = splits.deal(brats_2017(), (3, 1, 1), 0, "paper_b")
+    whole, notes = dealing.deal(brats_2017(), (3, 1, 1), 0, "paper_b")
     assert ([len(ids) for ids in whole.values()], notes) == ([285, 0, 0], ())
-    _, (note,) = splits.deal(a_dataset(7), (3, 1, 1), 0, "paper_b")
+    _, (note,) = dealing.deal(a_dataset(7), (3, 1, 1), 0, "paper_b")
     assert "all 7 found" in note
 
 
@@ -271,17 +276,17 @@ def test_what_is_written_is_read_back_and_deals_out_the_same(tmp_path_factory, d
     dealt = split_cases(dataset, (3, 1, 1), seed)
     assert split_files.write(path, dealt) and not split_files.write(path, dealt)
     assert split_files.read(path) == dealt
-    assert splits.deal(dataset, (1, 0, 0), 1, str(path)).splits == dealt
+    assert dealing.deal(dataset, (1, 0, 0), 1, str(path)).splits == dealt
 
 
 def test_folds_are_one_file_and_each_is_read_by_its_number(tmp_path):
     dataset = a_dataset(7)
-    several = splits.folds(dataset, 3, 0)
+    several = dealing.folds(dataset, 3, 0)
     path = tmp_path / "folds.json"
     split_files.write(path, several)
     for n, one in enumerate(several):
         assert split_files.read(path, n) == one
-        assert splits.deal(dataset, (3, 1, 1), 0, str(path), n) == (one, ())
+        assert dealing.deal(dataset, (3, 1, 1), 0, str(path), n) == (one, ())
     for fold, said in ((None, "it holds"), (3, "no fold 3; it holds"), (-1, "no fold -1; it holds")):
         with pytest.raises(InputError, match=rf"folds\.json: splits: {said} the folds 0 to 2. .*--fold"):
             split_files.read(path, fold)
@@ -300,7 +305,7 @@ def test_an_edited_file_is_refused_and_one_without_a_hash_is_ones_own(tmp_path):
     path = tmp_path / "splits.json"
     for content, fold in (
         (split_files.as_json(split_cases(dataset, (3, 1, 1), 0)), None),
-        (split_files.as_json(splits.folds(dataset, 3, 0)), 2),
+        (split_files.as_json(dealing.folds(dataset, 3, 0)), 2),
     ):
         split = content if fold is None else content["folds"][0]
         split["train"].append(split["validation"].pop())
@@ -312,7 +317,7 @@ def test_an_edited_file_is_refused_and_one_without_a_hash_is_ones_own(tmp_path):
 
 
 def test_folds_that_were_taken_out_or_reordered_are_an_edit(tmp_path):
-    content = split_files.as_json(splits.folds(a_dataset(9), 3, 0))
+    content = split_files.as_json(dealing.folds(a_dataset(9), 3, 0))
     path = tmp_path / "folds.json"
     for changed in (content["folds"][:2], content["folds"][::-1]):
         files.write_json(path, content | {"folds": changed})
@@ -342,16 +347,16 @@ def test_a_file_of_something_else_is_refused_by_name(tmp_path, content, fold, sa
 
 def test_what_is_asked_for_but_not_there_is_said():
     with pytest.raises(InputError, match=r"paper_c: no such file, nor a recipe; .* are paper_a, paper_b"):
-        splits.deal(a_dataset(3), (3, 1, 1), 0, "paper_c")
+        dealing.deal(a_dataset(3), (3, 1, 1), 0, "paper_c")
     for given in (None, "paper_b"):
         with pytest.raises(InputError, match=r"--fold 1: of which file\?"):
-            splits.deal(a_dataset(3), (3, 1, 1), 0, given, 1)
+            dealing.deal(a_dataset(3), (3, 1, 1), 0, given, 1)
 
 
 def test_a_file_that_does_not_fit_the_data_is_named(tmp_path):
     split_files.write(tmp_path / "s.json", split_cases(a_dataset(9), (3, 1, 1), 0))
     with pytest.raises(InputError, match=r"s\.json: splits: split .*: case ids that are not in /data: .*00008"):
-        splits.deal(a_dataset(8), (3, 1, 1), 0, str(tmp_path / "s.json"))
+        dealing.deal(a_dataset(8), (3, 1, 1), 0, str(tmp_path / "s.json"))
 
 
 # --- adding cases ---------------------------------------------------------------------------------------
@@ -359,30 +364,30 @@ def test_a_file_that_does_not_fit_the_data_is_named(tmp_path):
 
 def test_a_later_scan_goes_where_its_patient_is_and_new_patients_are_dealt_3_1_1():
     old = {"train": ["BraTS-GLI-00000-000"], "validation": (), "test": ("BraTS-GLI-00001-000",)}
-    new = splits.extended(a_dataset(12, scans=2), (3, 1, 1), 0, old)
+    new = dealing.extended(a_dataset(12, scans=2), (3, 1, 1), 0, old)
     assert "BraTS-GLI-00000-001" in new["train"] and "BraTS-GLI-00001-001" in new["test"]
     assert [len(ids) for ids in new.values()] == [2 * 6 + 1, 2 * 2, 2 * 2 + 1]
-    assert splits.extended(a_dataset(2), (3, 1, 1), 0, old) == {"train": [], "validation": [], "test": []}
+    assert dealing.extended(a_dataset(2), (3, 1, 1), 0, old) == {"train": [], "validation": [], "test": []}
 
 
 def test_cases_that_are_gone_cannot_be_added_to():
     old = split_cases(a_dataset(6), (3, 1, 1), 0)
     with pytest.raises(InputError, match=r"/data: no case BraTS-GLI-00004-000, BraTS-GLI-00005-000; it has"):
-        splits.extended(a_dataset(4), (3, 1, 1), 0, old)
+        dealing.extended(a_dataset(4), (3, 1, 1), 0, old)
 
 
 def test_new_cases_may_be_given_a_split_and_the_rest_is_left_out():
     dataset = a_dataset(5, scans=2)
     a, b, c = ("BraTS-GLI-00000-000", "BraTS-GLI-00001-000", "BraTS-GLI-00002-001")
     old = {"train": [a], "validation": [b], "test": []}
-    assert splits.extended(dataset, (3, 1, 1), 0, old, {"val": [b, c]}) == {
+    assert dealing.extended(dataset, (3, 1, 1), 0, old, {"val": [b, c]}) == {
         "train": [],
         "validation": [c],
         "test": [],
     }
     for wrong in (b, "BraTS-GLI-00001-001"):  # the case itself, and another scan of its patient
         with pytest.raises(InputError, match="BraTS-GLI-00001 is in more than one split"):
-            splits.extended(dataset, (3, 1, 1), 0, old, {"train": [a, wrong]})
+            dealing.extended(dataset, (3, 1, 1), 0, old, {"train": [a, wrong]})
 
 
 # --- the command ----------------------------------------------------------------------------------------
@@ -391,7 +396,7 @@ def test_new_cases_may_be_given_a_split_and_the_rest_is_left_out():
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort") / "BraTS2020"
-    phantom.write_dataset(folder, 12, "2020", seed=3, shape=phantom.LEAST_SHAPE)
+    data_sets.write_dataset(folder, 12, "2020", seed=3, shape=simulation.LEAST_SHAPE)
     return str(folder)
 
 
@@ -399,7 +404,7 @@ def test_the_command_writes_the_split_that_the_records_will_have_and_a_table(coh
     path = tmp_path / "splits.json"
     assert splits.main(["--input", cohort, "--output", str(path), "--config", "cun.yaml"]) == 0
     dealt = split_cases(layouts.find(cohort), (3, 1, 1), 0)
-    assert json.loads(path.read_text()) == {**dealt, "sha256": records.sha256_of_split(dealt)}
+    assert json.loads(path.read_text()) == {**dealt, "sha256": split_files.sha256_of_split(dealt)}
     header, *rows, last = capsys.readouterr().out.splitlines()
     assert header.split() == ["split", "patients", "cases", "HGG", "LGG"]
     assert [row.split() for row in rows] == [
@@ -449,7 +454,7 @@ def test_what_is_no_splits_file_is_never_replaced(cohort, name):
 
 
 def test_cases_in_no_split_have_a_row_of_their_own(tmp_path, capsys):
-    phantom.write_dataset(tmp_path / "msd", 3, "msd", seed=3, shape=phantom.LEAST_SHAPE)
+    data_sets.write_dataset(tmp_path / "msd", 3, "msd", seed=3, shape=simulation.LEAST_SHAPE)
     test_images = tmp_path / "msd" / "imagesTs"
     test_images.mkdir()
     (tmp_path / "msd" / "imagesTr" / "BRATS_002.nii.gz").rename(test_images / "BRATS_002.nii.gz")

@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import config, data, layouts, losses, models, probe, recipes, run, step, train
-from tfbrats.command import InputError
-from tfbrats.models import cun
+from tfbrats import config_file, networks, train
+from tfbrats.batches import slice_stream
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.networks import cun, losses
+from tfbrats.runs import folder as run
+from tfbrats.training import lessons, recipes, slice_step
+from tfbrats.workflows import batch_size
 
 
 def _weights(run_dir):
@@ -33,7 +38,7 @@ def _same(a, b):
 
 
 def test_the_ladder_is_the_papers():
-    settings = config.load("cun.yaml")
+    settings = config_file.load("cun.yaml")
 
     def rungs(start, floor):
         return [recipes.ladder(start, floor, epoch, settings) for epoch in (0, 9, 10, 20, 30, 40, 49)]
@@ -44,7 +49,7 @@ def test_the_ladder_is_the_papers():
 
 def test_the_shipped_recipe_is_the_papers():
     for name, sampled in (("cun.yaml", False), ("cun_lws.yaml", True)):
-        settings = config.load(name)
+        settings = config_file.load(name)
         assert settings.train.momentum == 0.9
         assert settings.train.weight_decay == 5e-5
         assert settings.train.epochs == 50
@@ -87,7 +92,7 @@ def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(record_set, tm
     train.train(straight)
 
     killed = record_set.config(f"run.dir={tmp_path / 'killed'}", *settings)
-    real_step, calls = step.train_step, []
+    real_step, calls = slice_step.train_step, []
 
     def dying_step(*arguments):
         one_step = real_step(*arguments)
@@ -100,7 +105,7 @@ def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(record_set, tm
 
         return call
 
-    monkeypatch.setattr(step, "train_step", dying_step)
+    monkeypatch.setattr(slice_step, "train_step", dying_step)
     with pytest.raises(KeyboardInterrupt):
         train.train(killed)
     monkeypatch.undo()
@@ -127,20 +132,23 @@ import sys, json
 import keras, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tfbrats import config, data, devices, models, records, step
+from tfbrats import config_file, networks
+from tfbrats.batches import slice_stream
+from tfbrats.records import manifest as manifests
+from tfbrats.training import devices, slice_step
 
 def first_step(strategy_name, per_replica, overrides):
-    settings = config.load("smoke_2d.yaml", overrides + [f"train.batch_size={per_replica}"])
+    settings = config_file.load("smoke_2d.yaml", overrides + [f"train.batch_size={per_replica}"])
     strategy = devices.strategy_for(strategy_name)
     folder = settings.data.records
-    manifest = records.read_manifest(folder)
+    manifest = manifests.read_manifest(folder)
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        network = models.build(settings, strategy.num_replicas_in_sync)
+        network = networks.build(settings, strategy.num_replicas_in_sync)
         optimizer = keras.optimizers.SGD(0.01, 0.9)
         optimizer.build(network.trainable_variables)
-    one_step = step.train_step(strategy, network, optimizer, settings)
-    batches = devices.shared_out(strategy, data.training(manifest, folder, settings, 0, 8))
+    one_step = slice_step.train_step(strategy, network, optimizer, settings)
+    batches = devices.shared_out(strategy, slice_stream.training(manifest, folder, settings, 0, 8))
     found = {k: float(v) for k, v in one_step(next(batches), tf.constant(0.1)).items()}
     weights = np.concatenate([np.array(v.value).ravel() for v in network.variables])
     return strategy.num_replicas_in_sync, found, weights
@@ -158,8 +166,9 @@ import json
 import keras, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tfbrats import config, step
-from tfbrats.models import cun
+from tfbrats import config_file
+from tfbrats.networks import cun
+from tfbrats.training import slice_step
 
 keras.mixed_precision.set_global_policy("mixed_float16")
 strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
@@ -173,8 +182,8 @@ with strategy.scope():
     network = keras.Model(image, outputs)
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
     optimizer.build(network.trainable_variables)
-settings = config.load("smoke_2d.yaml", ["lws.enabled=false"])
-one_step = step.train_step(strategy, network, optimizer, settings)
+settings = config_file.load("smoke_2d.yaml", ["lws.enabled=false"])
+one_step = slice_step.train_step(strategy, network, optimizer, settings)
 
 def batch(context):
     large = context.replica_id_in_sync_group == 1
@@ -227,14 +236,14 @@ def test_two_replicas_give_the_first_step_that_one_gives(record_set, extra):
 def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set):
     """Equations 1 and 4 in float64 by numpy: both branches, the eight auxiliary losses, the decay."""
     settings = record_set.config("train.batch_size=8", "train.weight_decay=0.01")
-    batch = next(iter(data.training(record_set.manifest, record_set.folder, settings, 0, 8)))
+    batch = next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 8)))
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
-        network = models.build(settings)
+        network = networks.build(settings)
         optimizer = keras.optimizers.SGD(0.01)
         optimizer.build(network.trainable_variables)
     kernels = [v.numpy() for v in network.trainable_variables if v.path.endswith("kernel")]
-    weights1, weights2 = (w.numpy() for w in strategy.run(step.batch_weights, (batch, settings)))
+    weights1, weights2 = (w.numpy() for w in strategy.run(lessons.batch_weights, (batch, settings)))
     logits = {k: v.numpy().astype(np.float64) for k, v in network(batch["image"], training=True).items()}
     tissues = np.minimum(batch["label"].numpy(), 3).astype(int)
 
@@ -252,7 +261,7 @@ def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set
     per_slice = entropy("branch1_logits", (tissues > 0) * 1) * weights1
     mean_of_ratios = np.mean(per_slice.sum(axis=(1, 2)) / weights1.sum(axis=(1, 2)))
 
-    found = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.1))
+    found = slice_step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.1))
     assert float(found["loss1"]) == pytest.approx(one, rel=1e-4)
     assert abs(mean_of_ratios - one) > 1e-3 * one
     assert float(found["loss2"]) == pytest.approx(two, rel=1e-4)
@@ -266,11 +275,11 @@ def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set
 def test_a_baselines_losses_are_ratios_over_the_batch(record_set, extra):
     """Cross-entropy of every pixel of three slices (a fourth only fills up), and outlines, in float64."""
     settings = record_set.config("train.batch_size=4", "train.weight_decay=0.01", *extra)
-    batch = dict(next(iter(data.training(record_set.manifest, record_set.folder, settings, 0, 4))))
+    batch = dict(next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 4))))
     batch["valid"] = tf.constant([1.0, 1.0, 1.0, 0.0])
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
-        network = models.build(settings)
+        network = networks.build(settings)
         optimizer = keras.optimizers.SGD(0.01)
         optimizer.build(network.trainable_variables)
     kernels = [v.numpy() for v in network.trainable_variables if v.path.endswith("kernel")]
@@ -293,7 +302,7 @@ def test_a_baselines_losses_are_ratios_over_the_batch(record_set, extra):
         wanted["loss_boundary"] = entropy("boundary_logits", line, balanced)
         wanted["loss"] += 0.5 * wanted["loss_region"] + 2 * wanted["loss_boundary"]
     wanted["loss"] += 0.01 * 0.5 * sum(np.sum(kernel.astype(np.float64) ** 2) for kernel in kernels)
-    found = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.0))
+    found = slice_step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(0.0))
     told = {name: float(value) for name, value in found.items() if not name.startswith("overlap_")}
     assert told == pytest.approx(wanted, rel=1e-4)
 
@@ -302,10 +311,10 @@ def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
     settings = record_set.config(*BFCN)
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
-        network = models.build(settings)
-    one_step = step.validation_step(strategy, network, settings)
-    batches = list(data.validation(record_set.manifest, record_set.folder, settings, "validation", 4))
-    scores = step.validation_scores(sum(one_step(batch).numpy() for batch in batches))
+        network = networks.build(settings)
+    one_step = slice_step.validation_step(strategy, network, settings)
+    batches = list(slice_stream.validation(record_set.manifest, record_set.folder, settings, "validation", 4))
+    scores = slice_step.validation_scores(sum(one_step(batch).numpy() for batch in batches))
     chosen = []
     for batch in batches:
         logits = network(batch["image"], training=False)["logits"].numpy().astype(np.float64)
@@ -347,7 +356,9 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all():
 def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_path, monkeypatch, capsys):
     losses = iter([1.0, 1.05, 1.2, 1.3, 1.4, 1.5])
     scores = {"dice_wt": 0.0, "dice_tc": 0.0, "dice_et": 0.0}
-    monkeypatch.setattr(step, "validation_scores", lambda sums: {"validation_loss": next(losses), **scores})
+    monkeypatch.setattr(
+        slice_step, "validation_scores", lambda sums: {"validation_loss": next(losses), **scores}
+    )
     settings = record_set.config(
         f"run.dir={tmp_path}",
         *("train.epochs=6", "train.steps_per_epoch=1", "train.stop_rise=0.1", "train.stop_patience=2"),
@@ -359,7 +370,9 @@ def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_pat
 
 
 def test_missing_records_are_answered_with_the_command_that_makes_them(tmp_path):
-    settings = config.load("cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"])
+    settings = config_file.load(
+        "cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"]
+    )
     with pytest.raises(InputError, match=r"python -m beam_pipelines\.nifti_to_tfrecord --config cun\.yaml"):
         train.train(settings, config_said=["cun.yaml"])
     assert not (tmp_path / "run").exists()
@@ -397,7 +410,8 @@ def test_a_run_folder_of_another_config_is_refused_unless_overwritten(record_set
 
 def test_without_validation_cases_the_last_weights_are_the_best(tmp_path, record_set, capsys):
     from beam_pipelines import nifti_to_tfrecord
-    from tfbrats import export, model_card
+    from tfbrats import export
+    from tfbrats.predictions import model_card
 
     ids = [one.case_id for one in layouts.find(record_set.cases).cases]
     (tmp_path / "splits.json").write_text(json.dumps({"train": ids[:1]}))
@@ -447,7 +461,7 @@ def test_the_command_for_missing_records_keeps_the_overrides_they_depend_on(tmp_
 
 def test_the_batch_that_fits_is_found_once_and_kept(record_set, tmp_path, monkeypatch, capsys):
     found = iter([3])
-    monkeypatch.setattr(probe, "largest_batch", lambda *_: next(found))
+    monkeypatch.setattr(batch_size, "largest_batch", lambda *_: next(found))
     small = ("train.batch_size=auto", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     train.train(record_set.config(*small, "train.epochs=1"))
     assert "batch       3 a replica, the largest that fits" in capsys.readouterr().out

@@ -15,14 +15,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_meeting import free_addresses
+from loopback import free_addresses
 
-from tfbrats import data, models, step
+from tfbrats import networks
+from tfbrats.batches import slice_stream
+from tfbrats.training import slice_step
 
 # All that a training does with others, without the training: it meets them, over and over.
 MEETING_WORKER = """
 import sys, time
-from tfbrats import command, devices
+from tfbrats.machine import command
+from tfbrats.training import devices
 
 def main(_):
     devices._MEETING_SECONDS = float(sys.argv[1])
@@ -179,16 +182,20 @@ def test_workers_with_shards_of_their_own_share_one_ratio_over_the_global_batch(
     settings = record_set.config(*small)
     keras.utils.set_random_seed(settings.train.seed)  # the order in tf.data hangs on it too
     streams = [
-        data.training(record_set.manifest, record_set.folder, settings, 0, 12, 0, 3, worker).unbatch().take(4)
+        slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 12, 0, 3, worker)
+        .unbatch()
+        .take(4)
         for worker in range(3)
     ]
     batch = next(iter(streams[0].concatenate(streams[1]).concatenate(streams[2]).batch(12)))
     keras.utils.set_random_seed(settings.train.seed)
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
-        network, optimizer = models.build(settings, 3), keras.optimizers.SGD(0.01)
+        network, optimizer = networks.build(settings, 3), keras.optimizers.SGD(0.01)
         optimizer.build(network.trainable_variables)
-    one = step.train_step(strategy, network, optimizer, settings)(batch, tf.constant(settings.train.omega))
+    one = slice_step.train_step(strategy, network, optimizer, settings)(
+        batch, tf.constant(settings.train.omega)
+    )
     (many,) = history(tmp_path / "run")
     for key in ("loss", "loss1", "loss2", "auxiliary"):
         assert float(many[key]) == pytest.approx(float(one[key]), rel=1e-4), key
@@ -222,7 +229,7 @@ def test_a_killed_worker_ends_the_run_and_all_together_go_on_to_the_same_weights
 TWO_REPLICAS_EACH = """
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
-from tfbrats import devices
+from tfbrats.training import devices
 
 def local_devices(self, resolver, device):
     return tuple(f"{device}/device:CPU:{n}" for n in range(2)), "CPU"

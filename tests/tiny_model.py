@@ -10,8 +10,10 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from tfbrats import labels, model_card, segment, unpacking
+from tfbrats import labels
+from tfbrats.inference import packing_graph, pieces
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
+from tfbrats.predictions import model_card
 
 # Brighter than this, later ones win. Of the phantoms' voxels each marks some.
 RULES = (("flair", 700, Tissue.ED), ("t1", 650, Tissue.NCR), ("t1ce", 850, Tissue.ET))
@@ -58,7 +60,7 @@ class _Tiny(tf.Module):
         self.values = values  # of tissues
 
     def segment(self, images):
-        images = {name: tf.cast(image, tf.float32) for name, image in segment.bounded(images).items()}
+        images = {name: tf.cast(image, tf.float32) for name, image in pieces.bounded(images).items()}
         check = tf.debugging.assert_less(
             tf.reduce_max(images["t2"]), float(TOO_BRIGHT), message="t2 is too bright"
         )
@@ -89,13 +91,13 @@ class _Tiny(tf.Module):
             volumes = {}
             for name, slices in (("flair", flair), ("t1", t1), ("t1ce", t1ce), ("t2", t2)):
                 with tf.control_dependencies(list(volumes.values())):
-                    volumes[name] = unpacking.unpacked(slices, plane)
+                    volumes[name] = packing_graph.unpacked(slices, plane)
             return self.segment(volumes)
 
         @tf.function(input_signature=[tf.TensorSpec([None] * 4, tf.int16, name=name) for name in MODALITIES])
         def cases_int16(flair, t1, t1ce, t2):
             cases = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
-            return segment.each_of(self.segment, cases, {"segmentation": tf.TensorSpec([None] * 3, tf.uint8)})
+            return pieces.each_of(self.segment, cases, {"segmentation": tf.TensorSpec([None] * 3, tf.uint8)})
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 4], tf.float32, name="image")])
         def slices(image):

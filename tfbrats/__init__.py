@@ -3,7 +3,7 @@
 Importing this package imports no TensorFlow; the modules that need it do so themselves.
 """
 
-from tfbrats import surroundings
+from tfbrats.machine import surroundings
 
 __version__ = "0.1.0"
 

@@ -11,10 +11,13 @@ ends with this check.
 import json
 from collections.abc import Sequence
 
-from tfbrats import command, files, layouts, model_card, naming, paths, submission
-from tfbrats.command import InputError, counted
+from tfbrats.datasets import layouts, naming
+from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.submission import RULES, SUFFIX, Member, Verdict
+from tfbrats.machine import command, files, paths
+from tfbrats.machine.wording import counted
+from tfbrats.predictions import model_card, submission
+from tfbrats.predictions.submission import RULES, SUFFIX, Member, Verdict
 
 
 def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:

@@ -17,10 +17,12 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from tfbrats import __version__, command, config, files, paths, records
-from tfbrats.command import InputError
-from tfbrats.run import check_finished
-from tfbrats.steps import Steps, exported_since
+from tfbrats import __version__, config_file
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths
+from tfbrats.records import manifest
+from tfbrats.runs.folder import check_finished
+from tfbrats.workflows.chain import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
     "cun": ("smoke_2d.yaml", "the cascaded U-Net with loss weighted sampling"),
@@ -63,7 +65,7 @@ def _check_stamp(output: pathlib.Path, name: str) -> None:
     Raises:
         InputError: the folder is that of another version or config.
     """
-    stamp = {"tfbrats": __version__, "config": config.load(name).model_dump(mode="json"), "shape": SHAPE}
+    stamp = {"tfbrats": __version__, "config": config_file.load(name).model_dump(mode="json"), "shape": SHAPE}
     stamp = json.loads(json.dumps(stamp))
     path = output / "demo.json"
     if path.exists() and files.read_json(path) != stamp:
@@ -113,7 +115,7 @@ def demo(output: pathlib.Path, method: str) -> None:
         *("tfbrats.export", "--run", str(run), "--output", str(model)),
         is_done=exported_since(run, model),
     )
-    unseen = records.read_manifest(sets).cases["test"]
+    unseen = manifest.read_manifest(sets).cases["test"]
     with steps.server(model) as address:
         steps.run(
             "Segment the cases that nothing has seen, over gRPC",

@@ -23,21 +23,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tfbrats import (
-    case,
-    command,
-    files,
-    labels,
-    layouts,
-    naming,
-    packing,
-    paths,
-    patients,
-    preprocess,
-    split_files,
-)
-from tfbrats.command import InputError
+from tfbrats import labels
+from tfbrats.cases import case, packing, preprocess
+from tfbrats.cases import splits as split_files
+from tfbrats.datasets import layouts, naming, patients
+from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
+from tfbrats.machine import command, files, paths
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -315,3 +315,12 @@ def doubts(schema: LabelSchema, present: Collection[Tissue]) -> list[str]:
             "its parts, would be read wrongly"
         )
     return remarks
+
+
+class LwsRegion(enum.IntEnum):
+    """The four regions of loss weighted sampling (paper A, Fig. 2 d), as stored in a region map."""
+
+    S1 = 0  # black background: every modality is 0
+    S2 = 1  # normal brain
+    S3 = 2  # tumour inside the contour band
+    S4 = 3  # contour band of the whole tumour

@@ -8,74 +8,19 @@ on with the cases that have none yet. With --submission all of them are then hel
 upload rules (tfbrats.check_submission); the archive is written only if it would take every one.
 """
 
-import os
-import re
 import sys
 from collections.abc import Sequence
 
-import tensorflow as tf
 from tqdm import tqdm
 
-from tfbrats import command, files, layouts, model_card, paths, provenance, results, seen, submission
-from tfbrats.case import Case
-from tfbrats.command import InputError
-from tfbrats.model_card import ModelCard
-from tfbrats.results import Segmentation
-from tfbrats.saved_model import SavedModel
-from tfbrats.submission import SubmissionRules
-
-
-class SavedSegmenter:
-    """An exported model, loaded: a Case in, tissues out.
-
-    Args:
-        model_dir: one version's folder, e.g. models/cun/1; gs:// too.
-
-    Raises:
-        InputError: no model here, or a damaged one.
-    """
-
-    def __init__(self, model_dir: str | os.PathLike):
-        self.card: ModelCard = model_card.read(model_dir)
-        try:
-            with files.on_disk(model_dir) as folder:
-                self._saved = SavedModel(folder)
-        except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-            first_line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
-                f"{model_dir}: the SavedModel cannot be loaded ({first_line}). Copy or export it again."
-            ) from error
-
-        for signature in ("serving_default", "int16"):
-            offered = self._saved.signatures.get(signature)
-            if offered is None or set(model_card.outputs(self.card, signature)) - set(offered.outputs):
-                raise InputError(
-                    f"{model_dir}: signature {signature} is not what {model_card.FILE} says: they belong to "
-                    "different models. Copy or export it again."
-                )
-
-    def segment(self, loaded: Case, probabilities: bool = False) -> Segmentation:
-        """What the model makes of one case.
-
-        Args:
-            probabilities: ask for them too; a case's are 12 times its label map's bytes.
-
-        Raises:
-            InputError: the model refuses the case.
-        """
-        volumes = model_card.inputs(self.card, loaded)
-        signature = model_card.signature_for(volumes)
-        try:
-            answer = self._saved(signature, volumes, model_card.outputs(self.card, signature, probabilities))
-        except tf.errors.InvalidArgumentError as error:
-            # What an Assert in the graph says stands between lines on its node.
-            said = re.search(r"assertion failed: .*", error.message)
-            raise InputError(
-                f"{loaded.case_id}: the model refuses it: {said.group() if said else error.message}"
-            ) from error
-        tissues = model_card.tissues(self.card, answer["segmentation"], loaded.case_id)
-        return Segmentation(tissues, answer.get("probabilities"), answer.get(model_card.TILES), self.card)
-
+from tfbrats.cases.case import Case
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
+from tfbrats.inference.saved_model import SavedSegmenter
+from tfbrats.machine import command, files, paths, wording
+from tfbrats.predictions import model_card, provenance, results, seen, submission
+from tfbrats.predictions.results import Segmentation
+from tfbrats.predictions.submission import SubmissionRules
 
 # --- a data set -----------------------------------------------------------------------------------------
 
@@ -146,7 +91,7 @@ def predict(
         print(f"{kept} of {len(wanted)} cases are done already and are kept (--overwrite redoes them)")
     kinds = seen.kinds_of(segmenter.card.training_data, target_of)
     if kinds and seen.number_seen(cases := seen.by_kind(kinds)):
-        number = command.counted(len(kinds), "case")
+        number = wording.counted(len(kinds), "case")
         print(f"note: of {number} {seen.listed(cases)}; scores of all are not those of unseen cases")
     return faults
 

@@ -6,225 +6,39 @@
 
 Prints of each network slices or patches a second, peak memory, and hours for the config's epochs; with
 train.batch_size=auto first which batch is the largest that fits. Writes nothing. Each network is measured by
-`tfbrats.trial` in a process of its own: one that runs out of memory ends alone, and none leaves anything in
-this one.
+`tfbrats.workflows.trial` in a process of its own: one that runs out of memory ends alone, and none leaves
+anything in this one.
 """
 
-import contextlib
 import dataclasses
 import json
-import math
-import pathlib
-import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 
-from tfbrats import command, memory, paths, records
-from tfbrats import config as configs
-from tfbrats.command import InputError
-from tfbrats.config import Config, PatchConfig
-from tfbrats.recipes import PatchRecipe, SliceRecipe
-from tfbrats.shards import in_units
-from tfbrats.steps import ended, output
-from tfbrats.trial import Trial
-
-# Examples in a batch that `largest_batch` takes at most: the papers have 8 and 24, and on a CPU an example of a
-# large batch takes as long as one of two.
-MOST = {"GPU": 128, "CPU": 32}
-
-_CPU_SHARE = 0.8  # of the free memory; the rest is for the shuffle buffer, a checkpoint, and other people
-_GPU_SHARE = 0.9  # of the largest batch that fits; the rest is for batches fetched ahead and for fragments
-_SECOND = 3  # a batch that says, beside one of 1, how memory grows on a CPU
-_TRIED_STEPS = 1  # of a batch that may not fit, after one that compiles
-
-# What ends a process for want of memory, as TensorFlow, cuDNN, C++ and Python put it.
-_OUT_OF_MEMORY = (
-    "RESOURCE_EXHAUSTED",
-    "ResourceExhausted",
-    "OOM when allocating",
-    "OUT_OF_MEMORY",
-    "out of memory",
-    "ALLOC_FAILED",
-    "No algorithm worked",  # cuDNN found no room for any algorithm's workspace
-    "bad_alloc",
-    "MemoryError",
+from tfbrats import config_file
+from tfbrats.config import Config
+from tfbrats.errors import InputError
+from tfbrats.machine import command, paths
+from tfbrats.machine.wording import in_units
+from tfbrats.records.manifest import check_identity, read_manifest
+from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.workflows.batch_size import (
+    examples_of,
+    largest_batch,
+    named,
+    nothing_fits,
+    training_hours,
+    trial_of,
 )
-
-# Where no records say how many examples there are.
-_CASES = {"slices": 210, "patches": 285}  # paper A: BraTS 2017 HGG; paper B: BraTS 2018
-_DEPTH, _WITH_BRAIN = 155, 139  # axial slices of a BraTS case; the mean of six cases of BraTS 2021
-
+from tfbrats.workflows.trial import Trial
 
 # --- trials ---------------------------------------------------------------------------------------------
-
-
-def _named(config: Config, region: str) -> str:
-    return f"{config.model.name} {region}".strip()
-
-
-def _trial(config: Config, region: str, batch_size: int, count: int) -> Trial | None:
-    """`tfbrats.trial` of one network in a process of its own; None if its batch does not fit into the memory.
-
-    Args:
-        count: of steps.
-
-    Raises:
-        InputError: it failed for another reason; the message ends with the last lines that it printed.
-    """
-    changes: dict = {"train": config.train.model_copy(update={"batch_size": batch_size})}
-    changes |= {"region": region.lower()} if region else {}
-    arguments = ["tfbrats.trial", "--batch", str(batch_size), "--steps", str(count)]
-    arguments += ["--memory", str(int(_CPU_SHARE * memory.free_bytes()))]
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "config.yaml"
-        path.write_text(config.model_copy(update=changes).to_yaml(), "utf-8")
-        process = ended(*arguments, "--config", str(path))
-    if process.returncode in (128 + signal.SIGINT, -signal.SIGINT):
-        raise KeyboardInterrupt  # Ctrl-C reaches it too, and may reach it alone where we only take note of it
-    # SIGKILL is what Linux and schedulers send to a process that takes too much.
-    starved = any(sign in process.stderr for sign in _OUT_OF_MEMORY) or process.returncode == -signal.SIGKILL
-    if process.returncode and starved:
-        return None
-    (found,) = json.loads(output(process))
-    return Trial(**found)
-
-
-def _nothing_fits(config: Config, region: str) -> InputError:
-    smaller = [f"model.width={max(2, config.model.width // 2)}"]
-    if config.train.precision == "float32":
-        smaller.append("train.precision=mixed_bfloat16 (or mixed_float16 on an older GPU)")
-    if isinstance(config, PatchConfig):
-        smaller += [f"sampling.patch_size={max(8, config.sampling.patch_size // 16 * 8)}"]
-    else:
-        smaller += ["a smaller records.slice_shape"]
-    return InputError(
-        f"{_named(config, region)}, width {config.model.width}: not even a batch of 1 fits into the memory "
-        f"({in_units(memory.free_bytes())} are free for processes here, if it is no GPU's). Take "
-        f"{', '.join(smaller)}, or a machine with more memory."
-    )
 
 
 # --- the largest batch ----------------------------------------------------------------------------------
 
 
-def largest_batch(config: Config, say: Callable[[str], None] = print) -> int:
-    """The largest batch a replica that fits into the memory, for every network of a config.
-
-    On a GPU by doubling, then halving the distance, each try a process; on a CPU by how memory grows from a
-    batch of 1 to one of 3, as running out of it there hurts others. At most `MOST`, and at most the training
-    examples of an epoch. Call it before this process uses a GPU.
-
-    Args:
-        say: gets a line for each try.
-
-    Raises:
-        InputError: a batch of 1 does not fit, a network does not train at all, or it is for a TPU, which no
-            trial takes.
-    """
-    if config.train.strategy == "tpu":
-        raise InputError("train.batch_size=auto: not with train.strategy=tpu. Name a number.")
-
-    def tried(region: str, batch_size: int) -> Trial | None:
-        found = _trial(config, region, batch_size, _TRIED_STEPS)
-        result = f"fits: {in_units(found.peak_bytes)} of {found.device} memory" if found else "too large"
-        say(f"{_named(config, region)}, batch {batch_size}: {result}")
-        return found
-
-    smallest = {}
-    for region in config.regions:
-        found = tried(region, 1)
-        if found is None:
-            raise _nothing_fits(config, region)
-        smallest[region] = found
-    device = smallest[region].device
-    most = min(MOST[device], *(max(1, _examples(config, region)[0][0]) for region in smallest))
-    search = _largest_on_gpu if device == "GPU" else _largest_on_cpu
-    size, reason = search(smallest, most, tried)
-    say(f"batch {size}: {reason}")
-    return size
-
-
-def _largest_on_gpu(smallest: dict[str, Trial], most: int, tried: Callable) -> tuple[int, str]:
-    """The batch, and why."""
-    fits = most
-    # The network that takes most is likely to decide: the others are then tried once.
-    regions = sorted(smallest, key=lambda region: smallest[region].peak_bytes, reverse=True)
-    for region in regions:
-        if region != regions[0] and (fits == 1 or tried(region, fits)):
-            continue
-        low, high = 1, fits + 1 if region == regions[0] else fits  # fits; does not
-        while high - low > max(1, low // 8):
-            between = min(2 * low, most) if high > most else (low + high) // 2
-            if tried(region, between):
-                low = between
-            else:
-                high = between
-        fits = low
-    if fits == most:
-        return fits, "no larger one is tried"
-    return max(1, int(_GPU_SHARE * fits)), f"{fits} fit; the rest is for batches fetched ahead and fragments"
-
-
-def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> tuple[int, str]:
-    """The batch, and why."""
-    allowed = _CPU_SHARE * memory.free_bytes()
-    first, second = 1, min(_SECOND, most)
-    if second == first:
-        return first, "no larger one is tried"
-    each, sizes = {}, {}
-    for region, one in smallest.items():
-        other = tried(region, second)
-        if other is None:
-            each[region], sizes[region] = math.inf, first
-            continue
-        each[region] = max(1.0, (other.peak_bytes - one.peak_bytes) / (second - first))
-        fitting = first + (allowed - one.peak_bytes) / each[region]
-        sizes[region] = int(min(most, max(first, fitting)))
-    # The one that allows least decides, or of equals the one that takes most.
-    region = min(sizes, key=lambda name: (sizes[name], -each[name]))
-    size = sizes[region]
-    while size > second:
-        found = tried(region, size)
-        if found and found.peak_bytes <= allowed:
-            break
-        size = max(second, size * 3 // 4)
-    if size == most:
-        return size, "no larger one is tried"
-    return size, f"{in_units(allowed)} of memory may be taken, {_CPU_SHARE:.0%} of what is free"
-
-
 # --- hours ----------------------------------------------------------------------------------------------
-
-
-def _examples(config: Config, region: str) -> tuple[tuple[int, int], str]:
-    """Examples of training and of validation in an epoch, and whose."""
-    folder = config.data.records
-    with contextlib.suppress(InputError):  # none, or of another config: a person tries before they write
-        manifest = records.read_manifest(folder)
-        records.check_identity(manifest, config, folder)
-        recipe = PatchRecipe(config, manifest, region) if region else SliceRecipe(config, manifest)
-        return (recipe.examples("train"), recipe.examples("validation")), folder
-    cases = _CASES["patches" if region else "slices"]
-    dealt = [cases * part // sum(config.records.split) for part in config.records.split]
-    said = f"the paper's {dealt[0]} and {dealt[1]} cases; --data RECORDS counts yours"
-    if region:
-        trained = validated = config.sampling.patches_per_case
-    else:  # only training drops slices, those without brain first
-        trained = min(_WITH_BRAIN, round(_DEPTH * (1 - config.records.dropped_fraction)))
-        validated = _WITH_BRAIN
-    return (dealt[0] * trained, dealt[1] * validated), said
-
-
-def training_hours(config: Config, found: Trial, trained: int, validated: int) -> float:
-    """Hours of one network for all epochs.
-
-    Args:
-        trained: training examples in an epoch, where train.steps_per_epoch does not say it.
-        validated: validation examples.
-    """
-    seen = (config.train.steps_per_epoch or max(1, trained // found.batch_size)) * found.batch_size
-    return config.train.epochs * (seen * found.train_seconds + validated * found.forward_seconds) / 3600
 
 
 # --- the probe ------------------------------------------------------------------------------------------
@@ -246,10 +60,10 @@ def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -
     found = []
     for region in config.regions:
         fitting = size
-        while (one := _trial(config, region, fitting, steps)) is None:
+        while (one := trial_of(config, region, fitting, steps)) is None:
             if fitting == 1:
-                raise _nothing_fits(config, region)
-            say(f"{_named(config, region)}: a batch of {fitting} does not fit into the memory; half of it next")
+                raise nothing_fits(config, region)
+            say(f"{named(config, region)}: a batch of {fitting} does not fit into the memory; half of it next")
             fitting //= 2
         found.append(one)
     return found
@@ -258,12 +72,12 @@ def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -
 def _lines(config: Config, found: Trial) -> list[str]:
     """What a person reads of a network."""
     unit = (PatchRecipe if found.region else SliceRecipe).unit
-    (trained, validated), whose = _examples(config, found.region)
+    (trained, validated), whose = examples_of(config, found.region)
     hours = training_hours(config, found, trained, validated)
     seen = f"{config.train.steps_per_epoch} steps" if config.train.steps_per_epoch else f"{trained:,} {unit}"
     over = "" if found.device == "GPU" else ", over what the process takes to start"
     return [
-        f"{_named(config, found.region)}, width {config.model.width}, {found.parameters:,} parameters, "
+        f"{named(config, found.region)}, width {config.model.width}, {found.parameters:,} parameters, "
         f"{config.train.precision}{', XLA' if config.train.jit_compile else ''}; "
         f"{found.steps} steps of {found.batch_size} on one {found.device}",
         f"  speed    training {1 / found.train_seconds:.2f} {unit}/s, forward "
@@ -276,7 +90,7 @@ def _lines(config: Config, found: Trial) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.probe", __doc__)
-    configs.add_arguments(parser)
+    config_file.add_arguments(parser)
     parser.add_argument(
         "--data", type=paths.argument, help="record set whose examples count (default: data.records)"
     )
@@ -286,9 +100,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.steps < 1:
         raise InputError(f"--steps {options.steps}: time at least one.")
     overrides = [*options.overrides, *([f"data.records={options.data}"] if options.data else [])]
-    config = configs.load(options.config, overrides)
+    config = config_file.load(options.config, overrides)
     if options.data:
-        records.check_identity(records.read_manifest(options.data), config, options.data)
+        check_identity(read_manifest(options.data), config, options.data)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
@@ -297,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         rows = []
         for one in found:
-            examples, _ = _examples(config, one.region)
+            examples, _ = examples_of(config, one.region)
             rows.append(dataclasses.asdict(one) | {"training_hours": training_hours(config, one, *examples)})
         print(json.dumps(rows))
         return

@@ -12,7 +12,6 @@ The page is a single file: it holds its pictures, runs no script and loads nothi
 want of a file it says.
 """
 
-import csv
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,134 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import (
-    charts,
-    command,
-    evaluate,
-    files,
-    label_tables,
-    page,
-    paths,
-    pictures,
-    run,
-    score_text,
-    scoring,
-    tables,
-)
-from tfbrats import compare as comparison
-from tfbrats.command import InputError
-from tfbrats.compare import name_of
-from tfbrats.config import Config, SliceConfig, differences, from_mapping
-from tfbrats.labels import REGIONS, region_mask
-from tfbrats.metrics import dice
-from tfbrats.origin import by_split_of, card_beside
-from tfbrats.page import Scored
-from tfbrats.pairs import Pair, match
+from tfbrats.errors import InputError
+from tfbrats.labels import region_mask
+from tfbrats.machine import command, files, paths
+from tfbrats.metrics.region_scores import dice
+from tfbrats.reporting import case_pictures, page, score_text
+from tfbrats.reporting.page import Scored
+from tfbrats.reporting.sampling_maps import sampling_of
+from tfbrats.reporting.training_section import training_of
+from tfbrats.scoring import case_scores, comparison, label_tables, papers, score_files
+from tfbrats.scoring.comparison import name_of
+from tfbrats.scoring.origin import by_split_of, card_beside
+from tfbrats.scoring.pairs import Pair, match
 
 # --- the run that trained the model ---------------------------------------------------------------------
-
-
-def curves_of(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, Any]]:
-    """The training curves of a run, from its `histories_of`: `title`, and `charts.training_curves` as `charts`.
-
-    One entry without a title for a network trained alone; for a cascade one for each region whose training
-    has begun. None at all before the first epoch has ended.
-    """
-    return [
-        {"title": region, "charts": charts.training_curves(history)}
-        for region, history in histories.items()
-        if history
-    ]
-
-
-def _homes(run_folder: str | os.PathLike) -> dict[str, str | os.PathLike]:
-    """Where a history.csv may lie: "" is the run's own, the rest are its regions'."""
-    return {"": run_folder, **{region: files.join(run_folder, region.lower()) for region in REGIONS}}
-
-
-def histories_of(run_folder: str | os.PathLike) -> dict[str, list[dict[str, str]]]:
-    """The rows of every history.csv there may be, as `_homes`; none of one in which nothing can be drawn."""
-    return {region: _history(home) for region, home in _homes(run_folder).items()}
-
-
-def _history(home: str | os.PathLike) -> list[dict[str, str]]:
-    try:
-        # Cells beyond the header's have no name.
-        rows = [{key: text for key, text in row.items() if key} for row in run.read_history(home)]
-    except (UnicodeDecodeError, csv.Error):
-        return []
-    drawn = [name for names in charts.curve_columns(rows[0] if rows else ()).values() for name in names]
-    return rows if any(np.isfinite(charts.number(row[name])) for row in rows for name in drawn) else []
-
-
-def _without_curve(run_folder: str | os.PathLike, regions: Sequence[str]) -> list[str]:
-    """Why these networks, "" or regions, have no curve: sentences."""
-    notes, silent = [], []
-    for region in regions:
-        home = _homes(run_folder)[region]
-        path = files.join(home, run.HISTORY)
-        if files.exists(path):
-            notes.append(f"{path} holds no loss and no Dice that can be drawn: no curve. It is damaged.")
-        elif files.exists(run.checkpoints(home, "best")):
-            notes.append(f"{path} is missing, though the network was trained: no curve.")
-        else:
-            silent.append(region or "the network")
-    return notes + ([f"No epoch has ended yet of {', '.join(silent)}: no curve."] if silent else [])
-
-
-def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is known of how the model was trained.
-
-    Args:
-        run_folder: of the training; None if it was not given: then the model's card may have the config.
-        model: `origin.model_of`'s.
-
-    Returns:
-        `settings` (config.Config or None), `source` (where they are from), `environment` (or None), `curves`
-        (see `curves_of`), `notes`: what is missing, or does not fit together, and `contradictions`: those of
-        the notes that say that the run is not the model's.
-
-    Raises:
-        InputError: the folder is given and holds no run.
-    """
-    known = (model or {}).get("config")
-    if run_folder is None:
-        found = {"settings": None, "source": "the model’s card", "environment": None, "curves": []}
-        notes = ["No run folder was given (--run): no training curves, nothing of the machine that trained."]
-        if known is None:
-            notes.append("Nor is there a model’s card beside the predictions: the config is not known.")
-        else:
-            try:
-                found["settings"] = from_mapping(known, "the model's card")
-            except InputError as error:
-                notes.append(f"The config in the model’s card is another version’s: {error}")
-        return {**found, "notes": notes, "contradictions": []}
-
-    histories = histories_of(run_folder)
-    path = files.join(run_folder, "environment.json")
-    settings: Config | None = None
-    notes, contradictions = [], []
-    if files.exists(files.join(run_folder, "config.yaml")) or not any(histories.values()):
-        settings = run.read_config(run_folder)
-        networks = ("",) if isinstance(settings, SliceConfig) else tuple(REGIONS)
-        notes += _without_curve(run_folder, [region for region in networks if not histories[region]])
-    else:
-        notes.append(f"{run_folder} has no config.yaml.")
-    environment = files.read_json(path) if files.exists(path) else None
-    if environment is None:
-        notes.append(f"{run_folder} has no environment.json.")
-    if settings is not None and known is not None:
-        found = differences(settings.model_dump(mode="json"), known)
-        if found:
-            contradictions = [f"The run’s config is not the one in the model’s card: {'; '.join(found)}."]
-    return {
-        "settings": settings,
-        "source": files.join(run_folder, "config.yaml"),
-        "environment": environment,
-        "curves": curves_of(histories),
-        "notes": notes + contradictions,
-        "contradictions": contradictions,
-    }
 
 
 # --- which runs, which files ----------------------------------------------------------------------------
@@ -214,31 +99,6 @@ def _pairs_of(
     return [pairs[case_id] for case_id in case_ids]
 
 
-def sampling_of(
-    settings: Config | None, pairs: Sequence[Pair], pictured: Sequence[Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """What the page shows of loss weighted sampling: `settings`, `case_id` and `maps` of one case.
-
-    The median case of those pictured, or the best that has a tumour and all of the run's images. `maps` is
-    None where there is no such case; the whole is None unless the network was trained with it.
-
-    Args:
-        pairs: of the cases pictured, worst first.
-        pictured: as for `page.render`.
-
-    Raises:
-        InputError: an image cannot be read.
-    """
-    if not isinstance(settings, SliceConfig) or not settings.lws.enabled:
-        return None
-    known = list(zip(pairs, (one["stands_for"] for one in pictured), strict=True))
-    for pair, _ in sorted(reversed(known), key=lambda one: one[1] != "median"):
-        maps = pictures.sampling_maps(pair, settings)
-        if maps:
-            return {"settings": settings, "case_id": pair.case_id, "maps": maps}
-    return {"settings": settings, "case_id": None, "maps": None}
-
-
 def write(
     metrics: str | os.PathLike,
     prediction: str | os.PathLike,
@@ -254,7 +114,7 @@ def write(
     """Writes the page.
 
     Args:
-        metrics: folder that `evaluate.write` wrote.
+        metrics: folder that `score_files.write` wrote.
         prediction: folder that was scored.
         reference: what it was scored against; a data set brings the images for the pictures.
         output: the HTML file.
@@ -262,7 +122,7 @@ def write(
         run_folder: of the training, for its curves, config and environment.
         notes: see `page.render`.
         table: a key of `tables.TABLES`, to stand beside.
-        compare: folders that `evaluate.write` wrote, of other runs on the same cases.
+        compare: folders that `score_files.write` wrote, of other runs on the same cases.
 
     Returns:
         What must not be overlooked: warnings of `score_text.warnings`, and that the run is not the model's.
@@ -278,26 +138,26 @@ def write(
         raise InputError(f"{output}: is a folder; name a file in it, e.g. {files.join(output, 'report.html')}.")
     files.check_can_hold(files.parent(output) or ".")
     comparison.check_once(compare)
-    content = evaluate.read(metrics)
+    content = score_files.read(metrics)
     if content["by_split"] is None:  # scored by an older version
         content["by_split"] = by_split_of(card_beside(prediction)[0], content["rows"])
     if table is not None:
-        tables.table_named(table)
-    of_others = [evaluate.read(folder) for folder in compare]
+        papers.table_named(table)
+    of_others = [score_files.read(folder) for folder in compare]
     own, *others = named([metrics, *compare], [content, *of_others])
     compared = [
         comparison.compared_with(content, other, folder)
         for other, folder in zip(of_others, compare, strict=True)
     ]
     training = training_of(run_folder, content["model"])
-    chosen = pictures.choose(content["rows"], cases)
+    chosen = case_pictures.choose(content["rows"], cases)
     case_ids = [case_id for case_id, _ in chosen]
     pairs = _pairs_of(content, prediction, reference, case_ids, metrics) if chosen else []
     pictured = []
     for pair, (case_id, stands_for) in zip(pairs, chosen, strict=True):
-        predicted, expert, grid = scoring.load_pair(pair)
+        predicted, expert, grid = case_scores.load_pair(pair)
         _check_scored(content["rows"], pair, predicted, expert, metrics)
-        shown = pictures.case_pictures(pair, predicted, expert, grid.spacing_mm)
+        shown = case_pictures.case_pictures(pair, predicted, expert, grid.spacing_mm)
         pictured.append({"case_id": case_id, "stands_for": stands_for, **shown})
     sampling = sampling_of(training["settings"], pairs, pictured)
     html = page.render(content, pictured, title, training, notes, sampling, table, others, compared, own.name)
@@ -328,7 +188,7 @@ def main(arguments: Sequence[str]) -> None:
         "--run", type=paths.argument, metavar="RUN", help="run folder: training curves, config, environment"
     )
     parser.add_argument("--note", action="append", default=[], help="a line to show; may be repeated")
-    parser.add_argument("--table", choices=tuple(tables.TABLES), help="the paper's table to stand beside")
+    parser.add_argument("--table", choices=tuple(papers.TABLES), help="the paper's table to stand beside")
     parser.add_argument(
         "--compare",
         type=paths.argument,

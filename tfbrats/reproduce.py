@@ -20,12 +20,17 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from tfbrats import __version__, command, costs, files, model_card, paths, run, tables
+from tfbrats import __version__
 from tfbrats import config as configs
-from tfbrats.command import InputError
 from tfbrats.config import Config
-from tfbrats.plans import Plan, plan, row_names
-from tfbrats.steps import LOCK, Steps, alone, exported_since
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths
+from tfbrats.predictions import model_card
+from tfbrats.runs import folder as run
+from tfbrats.scoring import papers
+from tfbrats.workflows import table_cost
+from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
+from tfbrats.workflows.table_plan import Plan, plan, row_names
 
 STAMP = "reproduce.json"
 
@@ -104,7 +109,7 @@ def reproduce(wanted: Plan, steps: Steps) -> None:
         *("tfbrats.report", "--metrics", wanted.path("scores", main_row)),
         *("--prediction", wanted.path("predictions", main_row), "--reference", wanted.test_data),
         *("--run", wanted.path("runs", main_row), *beside),
-        *("--output", page, "--title", f"{tables.TABLES[wanted.table].title}, reproduced"),
+        *("--output", page, "--title", f"{papers.TABLES[wanted.table].title}, reproduced"),
         notes=[f"`{line}`" for line in steps.done],
         log_name="report",
     )
@@ -165,7 +170,7 @@ def _evaluation(wanted: Plan, row: str) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.reproduce", __doc__)
-    parser.add_argument("--table", required=True, choices=tuple(tables.TABLES))
+    parser.add_argument("--table", required=True, choices=tuple(papers.TABLES))
     parser.add_argument(
         "--data", type=paths.argument, required=True, metavar="DIR", help="data set to train on, and to test on"
     )
@@ -194,7 +199,7 @@ def main(arguments: Sequence[str]) -> None:
     files.check_can_hold(wanted.output)
     _check_folder(wanted.output)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in wanted.splits.items())
-    print(f"{tables.TABLES[wanted.table].title}: {', '.join(wanted.configs)}\ncases: {counts}", flush=True)
+    print(f"{papers.TABLES[wanted.table].title}: {', '.join(wanted.configs)}\ncases: {counts}", flush=True)
     if options.price:
         with tempfile.TemporaryDirectory() as folder:
             _print_price(wanted, pathlib.Path(folder))
@@ -206,8 +211,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _print_price(wanted: Plan, folder: pathlib.Path, lock: int | None = None) -> None:
-    found = costs.price(wanted, folder, lock)
-    print("\n".join(costs.lines(found, list(wanted.configs), files.free_bytes(wanted.output))), flush=True)
+    found = table_cost.price(wanted, folder, lock)
+    print("\n".join(table_cost.lines(found, list(wanted.configs), files.free_bytes(wanted.output))), flush=True)
 
 
 if __name__ == "__main__":

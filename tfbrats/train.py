@@ -17,30 +17,21 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from tfbrats import (
-    checkpoints,
-    command,
-    data,
-    devices,
-    files,
-    literal,
-    locks,
-    paths,
-    predicted_boxes,
-    probe,
-    records,
-    run,
-    stopping,
-)
-from tfbrats import config as configs
-from tfbrats.command import InputError
+from tfbrats import config_file
+from tfbrats.batches import stream
+from tfbrats.cases import splits
 from tfbrats.config import Config, PatchConfig
-from tfbrats.recipes import PatchRecipe, SliceRecipe
-from tfbrats.records import Manifest
-from tfbrats.run import home_of
-from tfbrats.shards import in_units
-from tfbrats.stopping import Stop, Stopped
-from tfbrats.training import Training
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, literal, locks, paths, stopping
+from tfbrats.machine.stopping import Stop, Stopped
+from tfbrats.machine.wording import in_units
+from tfbrats.records.manifest import Manifest, check_identity, check_shard, read_manifest
+from tfbrats.runs import folder as run
+from tfbrats.runs.folder import home_of
+from tfbrats.training import checkpoints, devices, predicted_boxes
+from tfbrats.training.loop import Training
+from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.workflows import batch_size
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
 
@@ -49,7 +40,7 @@ def _announce(training: Training) -> None:
     config, manifest, progress, recipe = training.config, training.manifest, training.progress, training.recipe
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
     examples = ", ".join(f"{name} {recipe.examples(name)}" for name in manifest.cases)
-    policy = data.shard_policy(len(manifest.shards_of("train", recipe.region)), training.workers)
+    policy = stream.shard_policy(len(manifest.shards_of("train", recipe.region)), training.workers)
     reading = f", shards by {policy}" if training.workers > 1 else ""
     print(
         f"network     {' '.join(filter(None, (config.model.name, recipe.region)))}, "
@@ -104,16 +95,16 @@ def _train(config: Config, overwrite: bool, config_said: Sequence[str], stop: St
     literal.check(config.run.dir)
     if overwrite and devices.several_workers(config.train.strategy):
         raise InputError("--overwrite: not with several workers; delete the run folder first.")
-    manifest = records.read_manifest(
+    manifest = read_manifest(
         folder,
         paths.command_line(
             "beam_pipelines.nifti_to_tfrecord",
             *("--config", *config_said, "--input", "FOLDER_OF_CASES", "--output", folder),
         ),
     )
-    records.check_identity(manifest, config, folder)
+    check_identity(manifest, config, folder)
     if not overwrite:
-        run.check(config.run.dir, _whole(config))
+        run.check(config.run.dir, config.whole)
     _check_shards(config, manifest, stop)
     config = _with_batch_size(config, overwrite, stop)  # before this process itself takes the devices
     strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile, stop.check)
@@ -128,7 +119,7 @@ def _train_all(
 ) -> list[dict]:
     """Makes or checks the run folder and trains what the config means; the history."""
     folder, chief = config.data.records, devices.is_chief(strategy)
-    whole, overwritten = _whole(config), config.run.dir
+    whole, overwritten = config.whole, config.run.dir
     if whole != config:  # only this network's part may be deleted
         overwritten = home_of(config, config.regions[0])
     if not overwrite or overwritten != config.run.dir:
@@ -179,13 +170,6 @@ def _epoch_line(row: dict) -> str:
     return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
 
 
-def _whole(config: Config) -> Config:
-    """What a run folder is of: all three networks of paper B, whichever is trained now."""
-    if isinstance(config, PatchConfig):
-        return config.model_copy(update={"region": "all"})
-    return config
-
-
 @contextlib.contextmanager
 def _alone(config: Config) -> Iterator[None]:
     """Keeps a run folder, or the part of a region, to one command that trains."""
@@ -214,7 +198,7 @@ def _with_batch_size(config: Config, overwrite: bool, stop: Stop) -> Config:
             "python -m tfbrats.probe on the smallest, and give it to all."
         )
     kept = files.join(config.run.dir, "config.yaml")
-    if files.exists(kept) and not (overwrite and _whole(config) == config):
+    if files.exists(kept) and not (overwrite and config.whole == config):
         found, why = run.read_config(config.run.dir).train.batch_size, "as before"
     else:
         found, why = _largest_batch(config, stop), "the largest that fits"
@@ -228,7 +212,7 @@ def _largest_batch(config: Config, stop: Stop) -> int:
         stop.check()
 
     try:
-        return probe.largest_batch(_whole(config), say)
+        return batch_size.largest_batch(config.whole, say)
     except SystemExit:  # SIGTERM came while a trial ran, which has ended with us
         stop.ask()
     raise Stopped
@@ -270,7 +254,7 @@ def _check_shards(config: Config, manifest: Manifest, stop: Stop) -> None:
     faults = []
     for one in shards:
         stop.check()
-        if fault := records.check_shard(folder, one, content):
+        if fault := check_shard(folder, one, content):
             faults.append(fault)
     if faults:
         raise InputError("\n".join(faults))
@@ -304,7 +288,7 @@ def _check_content(config: Config, manifest: Manifest, region: str, write: bool)
     Args:
         write: whether this process writes the run folder.
     """
-    shards = sorted((one.file, one.crc32c) for s in records.SPLITS for one in manifest.shards_of(s, region))
+    shards = sorted((one.file, one.crc32c) for s in splits.SPLITS for one in manifest.shards_of(s, region))
     digest = hashlib.sha256(json.dumps(shards).encode()).hexdigest()
     kept = files.join(home_of(config, region), "trained_on.json")
     if not files.exists(kept):
@@ -335,7 +319,7 @@ def _describe_data(folder: str, manifest: Manifest) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     parser = command.parser("tfbrats.train", __doc__)
-    configs.add_arguments(parser)
+    config_file.add_arguments(parser)
     parser.add_argument("--data", type=paths.argument, help="record set (default: data.records of the config)")
     parser.add_argument("--run", type=paths.argument, help="run folder (default: run.dir of the config)")
     parser.add_argument("--overwrite", action="store_true", help="delete what the run folder holds first")
@@ -348,7 +332,7 @@ def main(arguments: Sequence[str]) -> int:
     of_records += ("cascade.mask=", "cascade.margin=", "region=")
     said = [options.config, *(one for one in options.overrides if one.startswith(of_records))]
     with stopping.on_signals("stopping after this step: what is done will be saved") as stop:
-        train(configs.load(options.config, overrides), options.overwrite, said, stop)
+        train(config_file.load(options.config, overrides), options.overwrite, said, stop)
     return stop.exit_code
 
 

@@ -11,7 +11,7 @@ import tiny_model
 from test_client import run, write_case
 
 from serving import addresses, client, server
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
 
 
 @pytest.mark.parametrize(

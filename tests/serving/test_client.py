@@ -19,10 +19,13 @@ import tiny_model
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving import client, messages, server, services
-from tfbrats import case as cases
-from tfbrats import command, files, layouts, model_card, nifti, preprocess
-from tfbrats.command import InputError
+from tfbrats.cases import case as cases
+from tfbrats.cases import nifti, preprocess
+from tfbrats.datasets import layouts
+from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
+from tfbrats.machine import command, files
+from tfbrats.predictions import model_card
 
 CODE = grpc.StatusCode
 ENDINGS = {

@@ -31,8 +31,8 @@ from tensorflow_serving.apis import (
 )
 
 from serving import server, services
-from tfbrats import packing
-from tfbrats.command import InputError
+from tfbrats.cases import packing
+from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 
 CODE = grpc.StatusCode

@@ -34,7 +34,7 @@ from server_files import (
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import model_config, server
-from tfbrats.command import InputError
+from tfbrats.errors import InputError
 
 MODEL_FILES = ("models.config", "models_canary.config", "models_batching.config")
 

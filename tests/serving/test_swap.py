@@ -22,9 +22,12 @@ import tiny_model
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving.client import Client
-from tfbrats import case as cases
-from tfbrats import export, layouts, phantom, predict, train
+from tfbrats import export, train
+from tfbrats.cases import case as cases
+from tfbrats.datasets import layouts
+from tfbrats.inference import saved_model, signatures
 from tfbrats.labels import EDITIONS, MODALITIES
+from tfbrats.phantoms import data_sets
 
 STATE = get_model_status_pb2.ModelVersionStatus
 CLIENTS = 2
@@ -71,7 +74,7 @@ def model(request, tmp_path) -> Model:
     return Model(
         tmp_path / "tiny",
         lambda: export.main(["--run", run, "--output", str(tmp_path / "tiny"), "--edition", "2023"]),
-        lambda scan: predict.SavedSegmenter(str(tmp_path / "tiny" / "1")).segment(scan).tissues,
+        lambda scan: saved_model.SavedSegmenter(str(tmp_path / "tiny" / "1")).segment(scan).tissues,
     )
 
 
@@ -83,7 +86,7 @@ def images_of(scan: cases.Case) -> dict[str, np.ndarray]:
 def scan(tmp_path_factory):
     """A simulated case that nothing was trained on."""
     folder = tmp_path_factory.mktemp("scan")
-    phantom.write_dataset(folder, 1, "2021", seed=9, shape=(50, 44, 19))
+    data_sets.write_dataset(folder, 1, "2021", seed=9, shape=(50, 44, 19))
     return cases.load(layouts.find(folder).cases[0])
 
 
@@ -212,7 +215,7 @@ def _with_half_of_its_weights(version: pathlib.Path) -> None:
 
 
 def _with_a_warm_up_that_fails(version: pathlib.Path) -> None:
-    requests = version / export.WARM_UP
+    requests = version / signatures.WARM_UP
     requests.parent.mkdir(exist_ok=True)
     requests.write_bytes(bytes(100))  # as a disk that was full may leave it
 
@@ -248,7 +251,7 @@ def test_broken_second_versions_leave_the_first_serving_until_one_is_mended(mode
 def many(tmp_path_factory):
     """Folder of two dozen simulated cases."""
     folder = tmp_path_factory.mktemp("many")
-    phantom.write_dataset(folder, 24, "2020", seed=3, shape=(56, 48, 32))
+    data_sets.write_dataset(folder, 24, "2020", seed=3, shape=(56, 48, 32))
     return folder
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tfbrats import command, files, paths, records
-from tfbrats.command import InputError, counted
-from tfbrats.records import Manifest, show, stats, to_nifti, verify
-from tfbrats.shards import in_units
+from tfbrats.errors import InputError
+from tfbrats.machine import command, files, paths
+from tfbrats.machine.wording import counted, in_units
+from tfbrats.records import show, stats, to_nifti, verify
+from tfbrats.records.manifest import Manifest, read_manifest
 
 _REJECTED_SHOWN = 3
 _INDENT, _WIDTH = 12, 112
@@ -134,7 +135,7 @@ def _print_case(content: Mapping[str, Any]) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    manifest = records.read_manifest(options.folder)
+    manifest = read_manifest(options.folder)
     content = show.describe(options.folder, manifest)
     if options.shards:
         content["shards"] = show.shards(manifest)
@@ -163,7 +164,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     try:
-        manifest = records.read_manifest(options.folder)
+        manifest = read_manifest(options.folder)
         started = time.monotonic()
         with _bytes_bar(manifest) as bar:
             report = verify.verify(options.folder, manifest, options.quick, bar.update)
@@ -249,7 +250,7 @@ def _print_stats(manifest: Manifest, whole: Sequence[int] | None, groups: Sequen
 
 
 def _stats(options: argparse.Namespace) -> int:
-    manifest = records.read_manifest(options.folder)
+    manifest = read_manifest(options.folder)
     whole = stats.denominator(manifest, options.folder)
     with _bytes_bar(manifest) as bar:
         groups = stats.stats(options.folder, manifest, options.csv, bar.update)
@@ -272,7 +273,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _to_nifti(options: argparse.Namespace) -> int:
-    manifest = records.read_manifest(options.folder)
+    manifest = read_manifest(options.folder)
     if manifest.kind != "volumes":
         return _pictures(options, manifest)
     if options.examples is not None:
@@ -296,7 +297,7 @@ def _to_nifti(options: argparse.Namespace) -> int:
 
 
 def _pictures(options: argparse.Namespace, manifest: Manifest) -> int:
-    from tfbrats import example_pictures  # matplotlib, which the other commands need not wait for
+    from tfbrats.records import pictures  # matplotlib, which the other commands need not wait for
 
     number = 8 if options.examples is None else options.examples
     if number < 1:
@@ -305,9 +306,7 @@ def _pictures(options: argparse.Namespace, manifest: Manifest) -> int:
     def say(path: str, drawn: bool) -> None:
         tqdm.write(f"drew {path}" if drawn else f"{path} is there already and is kept (--overwrite redraws it)")
 
-    example_pictures.write(
-        options.folder, manifest, options.output, number, options.case, options.overwrite, say
-    )
+    pictures.write(options.folder, manifest, options.output, number, options.case, options.overwrite, say)
     return 0
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import files, paths, records
-from tfbrats.command import InputError
-from tfbrats.examples import LwsRegion
-from tfbrats.labels import Tissue
-from tfbrats.records import CaseRow, Field, Manifest, Shard
+from tfbrats.errors import InputError
+from tfbrats.labels import LwsRegion, Tissue
+from tfbrats.machine import files, paths
+from tfbrats.records import tfrecord
+from tfbrats.records.manifest import MANIFEST, CaseRow, Manifest, Shard
+from tfbrats.records.schema import SCHEMAS, Field, decode
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Stored:
 
 def schema_of(manifest: Manifest, folder: str | os.PathLike) -> tuple[Field, ...]:
     """Raises InputError: the set is of a kind that this version does not know."""
-    if manifest.kind not in records.SCHEMAS:
+    if manifest.kind not in SCHEMAS:
         raise InputError(
-            f"{files.join(folder, records.MANIFEST)}: records of kind {manifest.kind!r}; expected "
-            f"{', '.join(records.SCHEMAS)}. Write the records again: the Beam job with --overwrite."
+            f"{files.join(folder, MANIFEST)}: records of kind {manifest.kind!r}; expected "
+            f"{', '.join(SCHEMAS)}. Write the records again: the Beam job with --overwrite."
         )
-    return records.SCHEMAS[manifest.kind]
+    return SCHEMAS[manifest.kind]
 
 
 def tissues_of(manifest: Manifest) -> tuple[Tissue, ...]:
@@ -87,7 +88,7 @@ def example_of(manifest: Manifest, shard: Shard, content: bytes, folder: str | o
     Raises:
         InputError: with every fault, without the place.
     """
-    example = records.decode(schema_of(manifest, folder), content)
+    example = decode(schema_of(manifest, folder), content)
     faults = list(_faults(manifest, shard, example))
     if faults:
         raise InputError("; ".join(faults))
@@ -112,7 +113,7 @@ def stored(
     """
     path = files.join(folder, shard.file)
     last = math.inf if numbers is None else max(numbers, default=-1)
-    for number, content in enumerate(records.read_records(path)):
+    for number, content in enumerate(tfrecord.read_records(path)):
         if number > last:
             return
         if numbers is None or number in numbers:
@@ -124,7 +125,7 @@ def stored(
                     f"What else is wrong: {paths.command_line('tfbrats.records', 'verify', folder)}"
                 ) from error
             yield Stored(shard, number, example)
-        seen(len(content) + records.FRAME_BYTES)
+        seen(len(content) + tfrecord.FRAME_BYTES)
 
 
 def belonging(shard: Shard, number: int) -> str:
@@ -137,7 +138,7 @@ def belonging(shard: Shard, number: int) -> str:
 
 
 def _faults(manifest: Manifest, shard: Shard, example: dict[str, Any]) -> Iterator[str]:
-    schema = records.SCHEMAS[manifest.kind]
+    schema = SCHEMAS[manifest.kind]
     wrong = [
         f"{field.name} has the shape {example[field.name].shape}; the schema says {field.shape}"
         for field in schema

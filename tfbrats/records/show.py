@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfbrats.labels import LabelSchema
-from tfbrats.records import Manifest, Shard
+from tfbrats.records.manifest import Manifest, Shard
 from tfbrats.records.reading import check_case, placed, spacings_mm
 
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats import files, records
-from tfbrats.command import InputError
-from tfbrats.examples import LwsRegion
-from tfbrats.labels import REGIONS, Tissue
-from tfbrats.records import Manifest
+from tfbrats.errors import InputError
+from tfbrats.labels import REGIONS, LwsRegion, Tissue
+from tfbrats.machine import files
+from tfbrats.records.manifest import MANIFEST, Manifest
 from tfbrats.records.reading import Stored, schema_of, stored, tissues_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -37,7 +36,7 @@ def denominator(manifest: Manifest, folder: str | os.PathLike) -> tuple[int, ...
         canvas = (manifest.identity.get("records") or {}).get("slice_shape")
         if not canvas:
             raise InputError(
-                f"{files.join(folder, records.MANIFEST)}: no records.slice_shape in its identity. Write the "
+                f"{files.join(folder, MANIFEST)}: no records.slice_shape in its identity. Write the "
                 "records again: the Beam job with --overwrite."
             )
         return tuple(canvas)

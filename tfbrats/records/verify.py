@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 
 import google_crc32c
 
-from tfbrats import files, records
-from tfbrats.command import InputError, counted
-from tfbrats.records import Manifest, Shard
+from tfbrats.cases.splits import SPLITS, sha256_of_split
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.machine.wording import counted
+from tfbrats.records import schema, tfrecord
+from tfbrats.records.manifest import MANIFEST, SHARD_NAME, Manifest, Shard
 from tfbrats.records.reading import belonging, example_of, schema_of
 
 AGAIN = (
@@ -105,20 +108,20 @@ def _check_content(
     number = -1
     try:
         for number, (place, content) in enumerate(
-            records.read_frames(files.join(folder, shard.file), checksum)
+            tfrecord.read_frames(files.join(folder, shard.file), checksum)
         ):
             if content is None:
                 found.append((number, f"record {number} (at byte {place}){belonging(shard, number)}: damaged"))
                 continue
             report.records += 1
-            report.bytes += len(content) + records.FRAME_BYTES
+            report.bytes += len(content) + tfrecord.FRAME_BYTES
             try:
                 counts[example_of(manifest, shard, content, folder)["case_id"]] += 1
             except InputError as error:
                 # Counted as its place says: the count below is of what is there, not of what is sound.
                 counts[belonging(shard, number).removeprefix(" of ")] += 1
                 found.append((number, f"record {number} (at byte {place}){belonging(shard, number)}: {error}"))
-            seen(len(content) + records.FRAME_BYTES)
+            seen(len(content) + tfrecord.FRAME_BYTES)
     except InputError as error:  # the file cannot be read
         report.faults.append(Fault(shard.file, str(error), AGAIN))
         return
@@ -144,11 +147,11 @@ def _check_content(
 def manifest_faults(manifest: Manifest) -> list[Fault]:
     """What dataset.json says that contradicts itself."""
     texts = list(_contradictions(manifest))
-    return [Fault(records.MANIFEST, text, OVERWRITE) for text in texts]
+    return [Fault(MANIFEST, text, OVERWRITE) for text in texts]
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
-    expected = records.field_descriptions(records.SCHEMAS[manifest.kind])
+    expected = schema.field_descriptions(schema.SCHEMAS[manifest.kind])
     if manifest.fields != expected:
         yield f"its fields are {manifest.fields}; those of {manifest.kind} are {expected}"
     for file, times in Counter(shard.file for shard in manifest.shards).items():
@@ -158,11 +161,11 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         of_rows = sum(row.examples for row in shard.cases)
         if of_rows != shard.examples:
             yield f"{shard.file} has {counted(shard.examples, 'example')}, its cases {of_rows}"
-        if shard.split not in records.SPLITS:
-            yield f"{shard.file} is of the split {shard.split!r}; expected {', '.join(records.SPLITS)}"
+        if shard.split not in SPLITS:
+            yield f"{shard.file} is of the split {shard.split!r}; expected {', '.join(SPLITS)}"
         if manifest.kind == "patches" and shard.region not in manifest.regions:
             yield f"{shard.file} is of the region {shard.region!r}; the set is of {', '.join(manifest.regions)}"
-    for split in records.SPLITS:
+    for split in SPLITS:
         if manifest.examples.get(split, 0) != manifest.count(split):
             said = counted(manifest.examples.get(split, 0), "example")
             yield f"{split} has {said}, its shards {manifest.count(split)}"
@@ -172,12 +175,12 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{case_id} is in {split}, but in none of its shards"
         for case_id in sorted(there - listed):
             yield f"{case_id} is in a shard of {split}, but not in {split}"
-    splits = {split: manifest.cases.get(split, ()) for split in records.SPLITS}
+    splits = {split: manifest.cases.get(split, ()) for split in SPLITS}
     for case_id, times in Counter(one for ids in splits.values() for one in ids).items():
         if times > 1:
             where = ", ".join(split for split, ids in splits.items() if case_id in ids)
             yield f"{case_id} is in {times} splits: {where}"
-    if manifest.split_sha256 != records.sha256_of_split(splits):
+    if manifest.split_sha256 != sha256_of_split(splits):
         yield "split_sha256 is not that of its cases"
     total = sum(shard.bytes for shard in manifest.shards)
     if manifest.bytes != total:
@@ -200,7 +203,7 @@ def _look_round(folder: str | os.PathLike, manifest: Manifest, report: Report) -
         elif files.PARTIAL in name:
             report.faults.append(Fault(name, "a temporary file of a job that was killed or still runs", AGAIN))
         elif name.endswith(".tfrecord") and name not in known:
-            ours = records.SHARD_NAME.fullmatch(name)  # only such files does the Beam job remove
+            ours = SHARD_NAME.fullmatch(name)  # only such files does the Beam job remove
             text = "a stale shard" if ours else "a foreign file"
             report.faults.append(Fault(name, f"{text}: dataset.json does not know it", AGAIN if ours else MOVE))
     report.notes += [f"{name}/ lies in the folder and was not looked at" for name in sorted(below)]

@@ -1,0 +1,261 @@
+"""The brain, its z-score, its crop and its bias field."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tfbrats import labels
+from tfbrats.cases import case, nifti, preprocess
+from tfbrats.errors import InputError
+from tfbrats.phantoms import simulation
+
+SHAPE = (40, 40, 28)
+
+
+@pytest.fixture(scope="module")
+def head():
+    """(image [I, J, K, M] without negative voxels, brain) of a simulated case."""
+    image, _ = simulation.simulate(SHAPE, 5, 1)
+    return image, preprocess.brain_mask(image)
+
+
+def a_case(image, label=None, modalities=labels.MODALITIES):
+    return case.Case(
+        case_id="Case_1",
+        patient_id="Case_1",
+        image=image,
+        modalities=modalities,
+        label=label,
+        spacing_mm=(1.0, 1.0, 1.0),
+        schema=labels.EDITIONS["2020"],
+        grid=nifti.new_grid(image.shape[:3]),
+    )
+
+
+def smooth_log_field(shape):
+    """A known bias: exp of this is between about 0.5 and 2 in the brain."""
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    return 0.8 * i + 0.3 * j * k - 0.2 * j
+
+
+def test_the_brain_is_where_any_modality_differs_from_0_negative_voxels_included():
+    image = np.zeros((3, 1, 1, 2), np.float32)
+    image[1, 0, 0, 0] = -4.5
+    image[2, 0, 0, 1] = 2
+    assert preprocess.brain_mask(image).ravel().tolist() == [False, True, True]
+
+
+def test_z_score_has_mean_0_and_deviation_1_in_the_brain_and_is_exactly_0_outside(head):
+    image, brain = head
+    image = image.copy()
+    image[brain] -= 300  # interpolated scans have negative voxels
+    scaled = preprocess.z_score(image, brain)
+    assert scaled.dtype == np.float32
+    assert np.abs(scaled[brain].mean(axis=0, dtype=np.float64)).max() < 1e-5
+    assert np.abs(scaled[brain].std(axis=0, dtype=np.float64) - 1).max() < 1e-5
+    assert not scaled[~brain].any()
+
+
+def test_z_score_does_not_depend_on_the_scanner_s_unit(head):
+    image, brain = head
+    ours = preprocess.z_score(image, brain)
+    theirs = preprocess.z_score(image.astype(np.float32) * 3.5, brain)
+    assert np.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [7, 0.1, -3.3, 1e-30])
+def test_a_modality_that_is_constant_in_the_brain_becomes_0_not_nan(value):
+    brain = np.zeros((7, 8, 9), bool)
+    brain[2:5, 1:7, 3:8] = True
+    image = np.zeros((*brain.shape, 2), np.float32)
+    image[brain] = [value, 1]
+    image[2, 1, 3, 1] = 2
+    scaled = preprocess.z_score(image, brain)
+    assert not scaled[..., 0].any()
+    assert scaled[..., 1].std() > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_crop_then_uncrop_is_identity_for_what_is_0_outside_the_brain(data):
+    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
+    brain = data.draw(hnp.arrays(bool, shape).filter(np.any))
+    channels = data.draw(st.sampled_from([(), (3,)]))
+    values = data.draw(hnp.arrays(np.int16, (*shape, *channels)))
+    array = np.where(brain.reshape(*shape, *[1] * len(channels)), values, 0).astype(np.int16)
+    box = preprocess.brain_box_ijk(brain)
+    cropped = preprocess.crop(array, box)
+    back = preprocess.uncrop(cropped, box, shape)
+    assert back.dtype == array.dtype and np.array_equal(back, array)
+    # ... and the box is the smallest: each of its six faces touches the brain.
+    inside = preprocess.crop(brain, box)
+    assert inside.sum() == brain.sum()
+    assert all(np.take(inside, end, axis=axis).any() for axis in range(3) for end in (0, -1))
+
+
+def test_an_image_without_brain_is_an_error_that_names_the_case():
+    empty = a_case(np.zeros((4, 4, 4, 4), np.int16))
+    with pytest.raises(InputError, match=r"Case_1: no voxel differs from 0"):
+        preprocess.prepare(empty, (), 4)
+
+
+def test_a_segmentation_wholly_outside_the_brain_is_an_error_and_partly_is_none():
+    image = np.zeros((6, 6, 6, 4), np.int16)
+    image[2:4, 2:4, 2:4] = np.arange(32).reshape(2, 2, 2, 4) + 1
+    label = np.zeros((6, 6, 6), np.uint8)
+    label[0, 0, 0] = 2
+    with pytest.raises(InputError, match=r"Case_1: the segmentation lies wholly outside the brain"):
+        preprocess.prepare(a_case(image, label), (), 4)
+    label[2, 2, 2] = 2
+    assert preprocess.prepare(a_case(image, label), (), 4).label.sum() == 2
+    label[:] = 0  # a case without tumour is sound
+    assert not preprocess.prepare(a_case(image, label), (), 4).label.any()
+
+
+def test_a_marked_voxel_of_the_prepared_case_is_found_where_it_was(head):
+    image, brain = head
+    at = tuple(np.argwhere(brain)[len(np.argwhere(brain)) // 2])
+    label = np.zeros(SHAPE, np.uint8)
+    label[at] = labels.Tissue.ET
+    prepared = preprocess.prepare(a_case(image, label), (), 4)
+    assert prepared.shape_ijk == SHAPE
+    assert np.array_equal(preprocess.uncrop(prepared.label, prepared.box_ijk, SHAPE), label)
+    assert np.array_equal(preprocess.uncrop(prepared.brain, prepared.box_ijk, SHAPE), brain)
+    whole = preprocess.uncrop(prepared.image, prepared.box_ijk, SHAPE)
+    assert np.array_equal(whole, preprocess.z_score(image, brain))
+
+
+# --- N4 -------------------------------------------------------------------------------------------------
+
+
+def test_n4_removes_a_known_smooth_bias(head):
+    # Two tissues with a little noise in the shape of a brain, so that the truth is known.
+    random, (_, brain) = np.random.default_rng(0), head
+    i = np.arange(SHAPE[0])[:, None, None]
+    truth = np.where((i // 5) % 2, 900.0, 600.0) + random.normal(0, 15, SHAPE)
+    truth = np.where(brain, truth, 0)
+    log_bias = smooth_log_field(SHAPE)
+    corrected = preprocess.n4(truth * np.exp(log_bias), brain, 2)
+
+    def variation(volume):  # coefficient of variation within one tissue
+        tissue = brain & (np.broadcast_to((i // 5) % 2, SHAPE) == 1)
+        return volume[tissue].std() / volume[tissue].mean()
+
+    assert variation(truth * np.exp(log_bias)) > 0.15
+    assert variation(corrected) < 0.4 * variation(truth * np.exp(log_bias))
+    left = np.log(corrected[brain] / truth[brain])
+    assert abs(np.corrcoef(left, log_bias[brain])[0, 1]) < 0.5
+    assert left.std() < 0.4 * log_bias[brain].std()
+
+
+def test_n4_keeps_0_at_0_and_negative_voxels_finite_and_negative(head):
+    image, brain = head
+    volume = image[..., 0].astype(np.float32)
+    negative = brain & (np.random.default_rng(1).random(SHAPE) < 0.02)
+    volume[negative] *= -0.1
+    corrected = preprocess.n4(volume, brain, 4)
+    assert corrected.dtype == np.float32
+    assert np.isfinite(corrected).all()
+    assert np.array_equal(np.sign(corrected), np.sign(volume))
+
+
+def test_n4_of_a_volume_without_positive_voxel_gives_it_back(head):
+    image, brain = head
+    volume = -image[..., 0].astype(np.float32)
+    assert np.array_equal(preprocess.n4(volume, brain, 4), volume)
+
+
+def test_the_bias_field_is_evaluated_at_full_resolution_without_the_blocks_of_the_shrunk_image(head):
+    image, brain = head
+    volume = image[..., 1].astype(np.float32) * np.exp(smooth_log_field(SHAPE)).astype(np.float32)
+    log_field = np.full(SHAPE, np.nan)
+    log_field[brain] = np.log(volume[brain] / preprocess.n4(volume, brain, 4)[brain])
+    steps = np.abs(np.diff(log_field, axis=0))
+    inner = steps[~np.isnan(steps)]
+    # A field of 4-voxel blocks stands still in three steps of four and jumps in the fourth.
+    assert np.median(inner) > 0.005
+    assert inner.max() < 8 * np.median(inner)
+
+
+@pytest.fixture
+def itk_s_globals():
+    """What a program around us may have set, put back."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    threader = sitk.ProcessObject.GetGlobalDefaultThreader()
+    yield
+    sitk.ProcessObject.SetGlobalDefaultThreader(threader)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def test_n4_gives_the_same_bits_again_and_whatever_the_global_settings_of_threads(head, itk_s_globals):
+    image, brain = head
+    first = preprocess.n4(image[..., 2], brain, 2)
+    for threader in ("Platform", "Pool"):
+        for threads in (1, 3):
+            sitk.ProcessObject.SetGlobalDefaultThreader(threader)
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+            assert np.array_equal(preprocess.n4(image[..., 2], brain, 2), first)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core")
+def test_n4_gives_the_same_bits_on_a_machine_with_one_core():
+    program = (
+        "import hashlib, os, sys\n"
+        "if sys.argv[1] == 'one': os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])\n"
+        "from tfbrats.cases import preprocess\n"
+        "from tfbrats.phantoms import simulation\n"
+        "image = simulation.simulate((32, 32, 20), 5, 1)[0]\n"
+        "field = preprocess.n4(image[..., 0], preprocess.brain_mask(image), 2)\n"
+        "print(hashlib.sha256(field.tobytes()).hexdigest())\n"
+    )
+    root = pathlib.Path(preprocess.__file__).parents[2]
+    one, all_cores = (
+        subprocess.run(
+            [sys.executable, "-c", program, cores], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+        for cores in ("one", "all")
+    )
+    assert one == all_cores != ""
+
+
+def test_only_the_named_modalities_are_corrected(head):
+    image, brain = head
+    one = a_case(image)
+    assert preprocess.correct_bias(one, (), 4) is image  # int16 stays int16
+    corrected = preprocess.correct_bias(one, ("t1",), 4)
+    at = labels.MODALITIES.index("t1")
+    assert corrected.dtype == np.float32
+    assert np.array_equal(corrected[..., at], preprocess.n4(image[..., at], brain, 4))
+    rest = [m for m in range(4) if m != at]
+    assert np.array_equal(corrected[..., rest], image[..., rest])
+    assert not np.array_equal(corrected[..., at], image[..., at])
+
+
+@pytest.mark.parametrize("modalities_at_once", [2, 9])
+def test_modalities_corrected_side_by_side_are_the_same_bits(head, modalities_at_once):
+    one = a_case(head[0])
+    in_turn = preprocess.correct_bias(one, labels.MODALITIES, 4)
+    assert np.array_equal(preprocess.correct_bias(one, labels.MODALITIES, 4, modalities_at_once), in_turn)
+
+
+def test_n4_of_one_modality_leaves_python_to_other_threads(head):
+    image, brain = head
+    ended = threading.Event()
+    worker = threading.Thread(target=lambda: (preprocess.n4(image[..., 0], brain, 2), ended.set()))
+    worker.start()
+    turns = 0
+    while not ended.is_set():  # held, it would let this thread run once before and once after
+        turns += 1
+        time.sleep(0.001)
+    worker.join()
+    assert turns > 10

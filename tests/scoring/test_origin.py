@@ -1,0 +1,95 @@
+"""Which split the scored cases are, and that a model of another split is not scored on them."""
+
+import json
+import types
+
+import pytest
+import tiny_model
+
+from tfbrats.errors import InputError
+from tfbrats.scoring import origin
+
+ONE, TWO, THREE = (f"BraTS20_Training_00{n}" for n in (1, 2, 3))
+
+
+def test_a_splits_hash_is_that_of_its_cases(tmp_path):
+    path = tmp_path / "splits.json"
+    splits = {"train": [ONE], "val": [THREE], "test": [TWO]}
+    path.write_text(json.dumps(splits))
+    ids, found = origin.split_of(path, "validation")
+    assert ids == [THREE] and len(found["sha256"]) == 64
+    path.write_text(json.dumps(splits | {"sha256": found["sha256"]}))
+    assert origin.split_of(path, "test") == ([TWO], found | {"name": "test"})
+    path.write_text(json.dumps(splits | {"test": ["BraTS20_Training_004", TWO]}))
+    assert origin.split_of(path, "test")[1]["sha256"] != found["sha256"]
+
+
+def test_an_edited_split_does_not_pass_for_the_one_that_was_trained_on(tmp_path):
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"train": [ONE], "test": [TWO], "sha256": "7" * 64}))
+    with pytest.raises(InputError, match="edited"):
+        origin.split_of(path, "test")
+
+
+def test_a_row_is_believed_only_where_the_card_tells_no_other(tmp_path):
+    training_data = {"config": {"model": {"name": "cun"}}}
+    card = types.SimpleNamespace(name="tumours", version=4, training_data=training_data)
+    for row in (None, "cun"):
+        assert origin.model_of(card, tmp_path, row)["row"] == "cun"
+    with pytest.raises(InputError, match=r"--row drn: the card beside the predictions says cun .*--row out"):
+        origin.model_of(card, tmp_path, "drn")
+    training_data["config"] = {"model": {"name": "of one's own"}}
+    assert origin.model_of(card, tmp_path, "drn")["row"] == "drn"
+
+
+def test_only_a_model_of_another_split_is_refused():
+    split = {"name": "test", "sha256": "7" * 64, "of": "splits.json"}
+    for model in (None, {"name": "x", "split_sha256": None}, {"name": "x", "split_sha256": "7" * 64}):
+        origin.check_split(split, model, "p")
+    with pytest.raises(InputError, match="p: its model x was trained on another split"):
+        origin.check_split(split, {"name": "x", "split_sha256": "8" * 64}, "p")
+
+
+@pytest.mark.parametrize("where", ["", "sub/", "sub/CASE/"])
+def test_the_card_is_found_in_each_folder_that_predictions_come_from(tmp_path, where):
+    for name in (f"sub/CASE/{ONE}.nii.gz", f"other/{TWO}.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    content = tiny_model.card().to_file()
+    (tmp_path / where / "tfbrats.json").write_bytes(content)
+    card, notes = origin.card_beside(tmp_path)
+    assert card == tiny_model.card() and notes == []
+    (tmp_path / "other" / "tfbrats.json").write_bytes(content)
+    assert origin.card_beside(tmp_path) == (card, [])  # the same model
+    (tmp_path / "other" / "tfbrats.json").write_bytes(tiny_model.card(edition="2021").to_file())
+    card, (note,) = origin.card_beside(tmp_path)
+    assert card is None and "cards of 2 models lie there" in note
+
+
+def test_predictions_of_ours_without_their_card_are_a_warning(tmp_path):
+    path = tmp_path / f"{ONE}.nii.gz"
+    assert origin.doubts(tmp_path, None, [str(path)]) == []
+    (tmp_path / f"{ONE}.json").write_text(json.dumps({"model": {"tfbrats_json_sha256": "ab"}}))
+    (warning,) = origin.doubts(tmp_path, None, [str(path)])
+    assert "it is not known which cases the model was trained on" in warning
+    assert origin.doubts(tmp_path, tiny_model.card(), [str(path)]) == []
+
+
+@pytest.mark.parametrize("train", [ONE, "BraTS-GLI-00001-000"])
+def test_a_split_whose_test_cases_or_patients_were_trained_on_is_refused(tmp_path, train):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"train": [train, TWO], "test": [ONE, "BraTS2021_00001"]}))
+    with pytest.raises(
+        InputError, match=r"own.json: training cases would be scored as if unseen: .*more than one"
+    ):
+        origin.split_of(path, "test")
+    path.write_text(json.dumps({"test": [ONE]}))
+    assert origin.split_of(path, "test")[0] == [ONE]
+
+
+def test_one_fold_of_several_is_chosen(tmp_path):
+    path = tmp_path / "folds.json"
+    path.write_text(json.dumps([{"train": [ONE], "val": [TWO]}, {"train": [TWO], "val": [ONE]}]))
+    assert origin.split_of(path, "validation", 1)[0] == [ONE]
+    with pytest.raises(InputError, match="Say which with --fold"):
+        origin.split_of(path, "validation")

@@ -1,0 +1,1 @@
+"""In which order records reach a network. Loads TensorFlow."""

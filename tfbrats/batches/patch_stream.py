@@ -1,0 +1,302 @@
+"""tf.data for patches: stored ones, or cut afresh from stored volumes every epoch; the same batches either way.
+
+What an epoch yields depends on the seed and the epoch's number alone: a resumed run sees what an
+undisturbed one would have seen.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfbrats.batches.slice_stream import MAPS_AT_ONCE, region_mask
+from tfbrats.batches.stream import (
+    in_batches,
+    own_examples,
+    own_padding,
+    own_seen,
+    own_shards,
+    parse,
+    serialized,
+    shard_policy,
+    untuned,
+)
+from tfbrats.config import PatchConfig
+from tfbrats.inference import patches_graph
+from tfbrats.inference.boxes_graph import box_of, grown
+from tfbrats.labels import PARENT, REGIONS
+from tfbrats.records.manifest import Manifest
+from tfbrats.records.schema import PATCHES, VOLUMES
+
+_READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases, and a batch should hold many
+# What of a record is looked at.
+_OF_PATCH = tuple(field for field in PATCHES if field.name in ("x1", "half", "label"))
+_OF_VOLUME = tuple(field for field in VOLUMES if field.name in ("image", "label", "case_id"))
+_VOLUMES_AT_ONCE = 2  # bounds memory: ~0.3 GB each with eight patches of 64^3
+
+Boxes = Mapping[str, Sequence[Sequence[int]]]  # case id -> [3][low, high), voxels of the crop
+
+
+def count(manifest: Manifest, config: PatchConfig, split: str, region: str) -> int:
+    """Patches that one epoch sees of a split."""
+    examples = manifest.count(split, region)
+    return examples * config.sampling.patches_per_case if manifest.kind == "volumes" else examples
+
+
+# --- cut from volumes -----------------------------------------------------------------------------------
+
+
+def _ancestor(label, region: str):
+    """The twin of `patches.ancestor`: its mask, bool [i, j, k]; everything where it is the brain."""
+    above = PARENT[region]
+    if above is None:
+        return tf.ones_like(label, tf.bool)
+    mask = region_mask(label, above)
+    return tf.cond(tf.reduce_any(mask), lambda: mask, lambda: _ancestor(label, above))
+
+
+def _parent_box(label, region: str, margin: int):
+    """The twin of `patches.parent_box`: int32 [3, 2]."""
+    return grown(box_of(_ancestor(label, region)), margin, tf.shape(label))
+
+
+def _jittered(box, jitter: int, shape, seed):
+    """The twin of `patches.jittered`, with draws of its own."""
+    moved = box + tf.random.stateless_uniform([3, 2], seed, -jitter, jitter + 1, tf.int32)
+    low = tf.clip_by_value(moved[:, 0], 0, shape - 1)
+    return tf.stack([low, tf.clip_by_value(moved[:, 1], low + 1, shape)], axis=1)
+
+
+def _centres(label, region: str, box, numbers, region_fraction: float, seed):
+    """The twin of `patches.centres`, with draws of its own: int32 [n, 3]."""
+    size = tf.shape(numbers)[0]
+    low, high = tf.cast(box[:, 0], tf.float64), tf.cast(box[:, 1], tf.float64)
+    uniform = tf.random.stateless_uniform([size, 4], seed, dtype=tf.float64)
+    drawn = tf.cast(tf.floor(low + uniform[:, :3] * (high - low)), tf.int32)
+    voxels = tf.where(tf.reshape(region_mask(label, region), [-1]))[:, 0]  # flat: a third of the time
+    known = tf.size(voxels)
+    chosen = tf.cast(tf.floor(uniform[:, 3] * tf.cast(known, tf.float64)), tf.int32)
+    number = tf.cast(numbers, tf.float64)
+    wanted = tf.floor((number + 1) * region_fraction) > tf.floor(number * region_fraction)
+    on_region = wanted & (known > 0)
+    # Without the region there is nothing to gather from: one voxel that is never chosen.
+    voxels = tf.cond(known > 0, lambda: voxels, lambda: tf.zeros([1], tf.int64))
+    found = tf.unravel_index(tf.gather(voxels, chosen), tf.shape(label, tf.int64))
+    return tf.where(on_region[:, None], tf.cast(tf.transpose(found), tf.int32), drawn)
+
+
+def cut(image, label, centres, size: int) -> dict:
+    """What `patches.patches` would have stored for these centres.
+
+    Args:
+        image: float16 [i, j, k, M].
+        label: uint8 [i, j, k].
+        centres: int32 [n, 3].
+
+    Returns:
+        x1 and half float16 [n, S, S, S, M], label uint8 [n, S, S, S].
+    """
+    x1, half = patches_graph.cut(image, centres, size, tf.float16)
+    return {"x1": x1, "half": half, "label": patches_graph.cut_label(label, centres, size)}
+
+
+def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | None, first, last, seed):
+    """The patches number `first` to `last` of a case, drawn by the case and int32 `seed`."""
+    label, sampling = volume["label"], config.sampling
+    box = _parent_box(label, region, config.cascade.margin)
+    if boxes:
+        # Where nothing was predicted, the reference's box stays.
+        known = tf.equal(volume["case_id"], list(boxes))
+        given = tf.boolean_mask(tf.constant(list(boxes.values()), tf.int32), known)
+        box = tf.cond(tf.reduce_any(known), lambda: given[0], lambda: box)
+    case_hash = tf.strings.to_hash_bucket_fast(volume["case_id"], 2**31 - 1)
+    seeds = tf.stack([tf.cast(case_hash, tf.int32), seed])
+    box = _jittered(box, sampling.box_jitter, tf.shape(label), seeds)
+    seeds += tf.constant([0, 1])
+    centres = _centres(label, region, box, tf.range(first, last), sampling.region_fraction, seeds)
+    image = volume["image"]
+    if config.cascade.mask == "multiply":
+        image = tf.where(_ancestor(label, region)[..., None], image, tf.zeros([], image.dtype))
+    return cut(image, label, centres, sampling.patch_size)
+
+
+def _fresh(
+    stream,
+    config: PatchConfig,
+    region: str,
+    cases: int,
+    epoch: int,
+    boxes: Boxes | None,
+    wanted: np.ndarray | None = None,
+):
+    """Serialised volumes, each pass over them after the other -> patches, `patches_per_read` of each volume.
+
+    Args:
+        wanted: bool, for the first patches of the stream: where False, zeros will do, since nobody will look.
+    """
+    size, modalities = config.sampling.patch_size, len(config.data.modalities)
+    per_case = config.sampling.patches_per_case
+    per_read = min(config.data.patches_per_read, per_case)
+    visits = -(-per_case // per_read)
+    region_number = list(REGIONS).index(region)
+    seed = int(np.random.default_rng([config.train.seed, epoch, region_number]).integers(2**30))
+
+    def patches_of(number, record):
+        visit = number // cases
+        first = (visit % visits) * per_read  # as many as wanted from each case before any gives more
+        last = tf.minimum(first + per_read, per_case)
+
+        def cut_out():
+            volume = parse(_OF_VOLUME, record)
+            volume["image"] = tf.ensure_shape(volume["image"], [None, None, None, modalities])
+            # Drawn by the place in the stream: a worker with shards of its own passes over them more often.
+            place = seed + 2 * tf.cast(number, tf.int32)
+            return _cut_from(volume, config, region, boxes, first, last, place)
+
+        if wanted is None:
+            return cut_out()
+
+        def zeros():
+            shape = tf.stack([last - first, size, size, size])
+            image = tf.zeros(tf.concat([shape, [modalities]], axis=0), tf.float16)
+            return {"x1": image, "half": image, "label": tf.zeros(shape, tf.uint8)}
+
+        # The patches of all visits before: whole passes over the cases, then those of this pass.
+        before = (visit // visits) * cases * per_case + cases * first + (number % cases) * (last - first)
+        after = before + last - first
+        looked_at = (after > len(wanted)) | tf.reduce_any(tf.constant(wanted)[before:after])
+        found = tf.cond(looked_at, cut_out, zeros)
+        endings = {"x1": [modalities], "half": [modalities], "label": []}
+        return {
+            name: tf.ensure_shape(found[name], [None, size, size, size, *ending])
+            for name, ending in endings.items()
+        }
+
+    visited = stream.enumerate().map(patches_of, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
+    return visited.unbatch()
+
+
+def _wanted_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
+    """Which of the first patches before a shuffle come out of it after `seen` others: bool; None: all of them.
+
+    A resumed epoch skips what the first part of it saw; so that this need not be cut again, the same shuffle is
+    run over bare numbers.
+    """
+    if not seen:
+        return None
+    numbers = tf.data.Dataset.range(seen + shuffled["buffer_size"]).shuffle(**shuffled).take(seen)
+    wanted = np.ones(seen + shuffled["buffer_size"], bool)
+    wanted[list(numbers.as_numpy_iterator())] = False
+    return wanted
+
+
+# --- streams --------------------------------------------------------------------------------------------
+
+
+def _stored(stream):
+    def patch_of(record):
+        return parse(_OF_PATCH, record)
+
+    return stream.map(patch_of, num_parallel_calls=MAPS_AT_ONCE, deterministic=True)
+
+
+def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int):
+    size, modalities = config.sampling.patch_size, len(config.data.modalities)
+    scaled = config.scales > 1
+
+    def example_of(patch):
+        shape = [size, size, size, modalities]
+        example = {
+            "x1": tf.ensure_shape(patch["x1"], shape),
+            "label": tf.ensure_shape(patch["label"], shape[:3]),
+            "valid": 1.0,
+        }
+        if scaled:
+            example["half"] = tf.ensure_shape(patch["half"], shape)
+        return example
+
+    def as_network_input(stored):
+        # A batch at once: put together in float16 it is a third of what the network takes.
+        # 24 x 64 x 64 x 64 x 4, twice -> 24 x 64 x 64 x 64 x 12
+        x1 = tf.cast(stored["x1"], tf.float32)
+        image = patches_graph.multi_scale(x1, stored["half"]) if scaled else x1
+        target = tf.cast(region_mask(stored["label"], region), tf.uint8)
+        return {"patch": image, "target": target, "valid": stored["valid"]}
+
+    batches = in_batches(patches.map(example_of), batch, padding).prefetch(1)
+    return batches.map(as_network_input).prefetch(1)  # one ahead: a batch of 24 takes 0.3 GB
+
+
+def training(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: PatchConfig,
+    region: str,
+    epoch: int,
+    global_batch: int,
+    first_example: int = 0,
+    workers: int = 1,
+    boxes: Boxes | None = None,
+    worker: int = 0,
+) -> tf.data.Dataset:
+    """One epoch of shuffled training batches for a region's network, without end: a worker's part of each.
+
+    Args:
+        global_batch, first_example, workers, worker: as in `data.training`.
+        boxes: predicted parent boxes by case; by default the reference's.
+
+    Yields:
+        patch float32 [N, S, S, S, 3M] (x1, x0.5, x2; x1 alone for unet3d), target uint8 [N, S, S, S] (1 in the
+        region), valid float32 [N] (all 1).
+    """
+    rng = np.random.default_rng([config.train.seed, epoch])
+    shards = manifest.shards_of("train", region)
+    order, shuffle_seed = rng.permutation(len(shards)), int(rng.integers(2**31))
+    policy = shard_policy(len(shards), workers)
+    order = own_shards(order, policy, workers, worker)
+    own = (policy, global_batch, first_example, workers, worker)
+    shuffled = {
+        "buffer_size": config.data.shuffle_buffer,
+        "seed": shuffle_seed,
+        "reshuffle_each_iteration": False,
+    }
+    if manifest.kind == "volumes":
+        stream = serialized(manifest, folder, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
+        wanted = _wanted_after(own_seen(policy, first_example, workers), shuffled)
+        patches = _fresh(stream, config, region, sum(shards[n].examples for n in order), epoch, boxes, wanted)
+        patches = own_examples(patches.shuffle(**shuffled), *own)
+    else:
+        stream = serialized(manifest, folder, "train", order, region, _READ_AT_ONCE)
+        # Shuffled as they lie in the file, in half the memory.
+        patches = _stored(own_examples(stream.shuffle(**shuffled).repeat(), *own))
+    return untuned(_batched(patches, config, region, global_batch // workers, 0))
+
+
+def validation(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: PatchConfig,
+    region: str,
+    split: str,
+    global_batch: int,
+    boxes: Boxes | None = None,
+    workers: int = 1,
+    worker: int = 0,
+) -> tf.data.Dataset:
+    """The same patches every epoch, as many as `count`; the last batch is filled up with valid = 0.
+
+    Of several workers, each has its part of each batch, as in `training`.
+    """
+    shards = range(len(manifest.shards_of(split, region)))
+    stream = serialized(manifest, folder, split, shards, region)
+    own = ("DATA", global_batch, 0, workers, worker)
+    if manifest.kind == "volumes":
+        visits = -(-config.sampling.patches_per_case // config.data.patches_per_read)
+        cases = manifest.count(split)
+        patches = _fresh(stream.repeat(visits), config, region, cases, 0, boxes)
+        patches = own_examples(patches, *own)
+    else:
+        patches = _stored(own_examples(stream, *own))
+    padding = own_padding(count(manifest, config, split, region), global_batch, workers, worker)
+    return untuned(_batched(patches, config, region, global_batch // workers, padding))

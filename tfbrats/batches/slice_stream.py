@@ -1,0 +1,149 @@
+"""tf.data for slices: an epoch of training, and the validation slices; the same whenever it is asked for.
+
+What an epoch yields depends on the seed and the epoch's number alone.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfbrats.batches.augment import rotate_and_flip
+from tfbrats.batches.stream import (
+    in_batches,
+    own_examples,
+    own_padding,
+    own_shards,
+    parse,
+    serialized,
+    shard_policy,
+    untuned,
+)
+from tfbrats.config import Config
+from tfbrats.labels import REGIONS
+from tfbrats.records.manifest import Manifest
+from tfbrats.records.schema import SCHEMAS
+
+MAPS_AT_ONCE = min(16, os.cpu_count() or 1)  # examples made at a time
+
+
+def region_mask(tissues, region: str):
+    """The twin of `labels.region_mask` in the graph: integer tissues of any shape -> bool."""
+    masks = [tf.equal(tissues, int(tissue)) for tissue in REGIONS[region]]
+    return functools.reduce(tf.logical_or, masks)  # twenty times as fast as reduce_any over all of them
+
+
+def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
+    """Puts a stored crop back in its place on the slice that the network sees.
+
+    Returns:
+        image float32 [H, W, M], label uint8 [H, W], region uint8 [H, W].
+    """
+    height, width = canvas
+    top, left = tf.unstack(tf.cast(example["origin_ij"], tf.int32))
+
+    def pad(array, channels):
+        padded = tf.image.pad_to_bounding_box(array, top, left, height, width)
+        return tf.ensure_shape(padded, [height, width, channels])
+
+    # ~140 x 170 x 4 -> 240 x 240 x 4
+    return {
+        "image": pad(tf.cast(example["image"], tf.float32), modalities),
+        "label": pad(example["label"][..., None], 1)[..., 0],
+        "region": pad(example["region"][..., None], 1)[..., 0],
+    }
+
+
+def training(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: Config,
+    epoch: int,
+    global_batch: int,
+    first_example: int = 0,
+    workers: int = 1,
+    worker: int = 0,
+) -> tf.data.Dataset:
+    """One epoch of shuffled, augmented training batches, without end: a worker's part of each.
+
+    Args:
+        global_batch: all workers together; theirs are equal parts.
+        first_example: how many examples of the epoch all workers together have seen already: goes on after
+            them, with batches of whatever size.
+        worker: which of `workers` reads here.
+
+    Yields:
+        image float32 [N, H, W, M], label uint8 [N, H, W] (tissues), region uint8 [N, H, W]
+        (`examples.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1);
+        N = global_batch / workers.
+    """
+    rng = np.random.default_rng([config.train.seed, epoch])
+    shards = manifest.shards_of("train")
+    policy = shard_policy(len(shards), workers)
+    order = own_shards(rng.permutation(len(shards)), policy, workers, worker)
+    stream = serialized(manifest, folder, "train", order)
+    stream = stream.shuffle(
+        config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
+    )
+    # Repeating lets workers whose shards hold fewer slices keep step with the others.
+    examples = sum(shards[n].examples for n in order)
+    stream = stream.repeat().enumerate()
+    stream = own_examples(stream, policy, global_batch, first_example, workers, worker)
+    stream = stream.map(lambda n, record: (n // examples, record))
+    return untuned(_batched(stream, config, epoch, global_batch // workers, True, 0))
+
+
+def validation(
+    manifest: Manifest,
+    folder: str | os.PathLike,
+    config: Config,
+    split: str,
+    global_batch: int,
+    workers: int = 1,
+    worker: int = 0,
+) -> tf.data.Dataset:
+    """Every slice of a split once, in order, not augmented; the last batch is filled up with valid = 0.
+
+    Of several workers, each has its part of each batch, as in `training`.
+    """
+    stream = serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
+    stream = own_examples(stream, "DATA", global_batch, 0, workers, worker)
+    padding = own_padding(manifest.examples[split], global_batch, workers, worker)
+    # Always the draws of "epoch 0", so that the losses of two epochs can be compared.
+    stream = stream.map(lambda record: (tf.constant(0, tf.int64), record))
+    return untuned(_batched(stream, config, 0, global_batch // workers, False, padding))
+
+
+def _seed_of(example: dict, seed: int, epoch: int, round_):
+    """int32 [2], its own for each slice, epoch and round through the data in it, whatever the worker."""
+    slice_hash = tf.strings.to_hash_bucket_fast(
+        tf.strings.join([example["case_id"], tf.strings.as_string(example["slice_k"])], "/"), 2**31 - 1
+    )
+    epoch_seed = int(np.random.default_rng([seed, epoch]).integers(2**30))
+    return tf.stack([tf.cast(slice_hash, tf.int32), epoch_seed + tf.cast(round_, tf.int32)])
+
+
+def _batched(stream, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
+    schema = SCHEMAS[config.records.kind]
+    canvas, modalities = config.records.slice_shape, len(config.data.modalities)
+
+    def example_of(round_, record):
+        crop = parse(schema, record)
+        crop["image"] = tf.ensure_shape(crop["image"], [None, None, modalities])
+        seed = _seed_of(crop, config.train.seed, epoch, round_)
+        if augmented and (config.data.rotation_degrees or config.data.flip):
+            # crop: ~140 x 170 x 4 -> 240 x 240 x 4
+            slice_ = rotate_and_flip(crop, canvas, seed, config.data.rotation_degrees, config.data.flip)
+        else:
+            slice_ = on_canvas(crop, canvas, modalities)
+        return {
+            **slice_,
+            # Which pixels of S2 count is drawn afresh every time a slice is seen (paper A, eq. 2).
+            "draws": tf.random.stateless_uniform(canvas, seed + 1),
+            "valid": 1.0,
+        }
+
+    examples = stream.map(example_of, num_parallel_calls=MAPS_AT_ONCE, deterministic=True)
+    return in_batches(examples, batch, padding).prefetch(2)

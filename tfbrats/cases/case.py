@@ -1,0 +1,294 @@
+"""Read, check and write cases: loaded, every fault told, every guess noted; segmentations written.
+
+Refuses to guess in silence: a case that lacks a file, or whose files do not lie on one voxel grid, is an
+error that names the file and the cure. `nifti` reads each file, `placement` judges its header, `voxels` what is
+in it.
+"""
+
+import dataclasses
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfbrats.cases import nifti, voxels
+from tfbrats.cases.nifti import Grid
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.errors import InputError
+from tfbrats.labels import MODALITIES, LabelSchema
+from tfbrats.machine import files
+
+_AFFINE_TOLERANCE_MM = 1e-3
+_NAMED = 3  # files that a note names before it counts the rest
+
+
+class CaseError(InputError):
+    """One case cannot be used. `faults` holds every reason as a sentence that names file and cure; `notes` what
+    was guessed in reading it.
+    """
+
+    def __init__(self, case_id: str, faults: Sequence[str], notes: Sequence[str] = ()):
+        super().__init__(f"{case_id}: " + f"\n{case_id}: ".join(faults))
+        self.case_id = case_id
+        self.faults = tuple(faults)
+        self.notes = tuple(notes)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient at one time point.
+
+    Attributes:
+        image: [I, J, K, M] int16 if every file holds whole numbers of that range, else float32.
+        modalities: canonical names, in the order of the last axis.
+        label: tissues (`labels.Tissue`), uint8 [I, J, K], or None without a segmentation.
+        spacing_mm: voxel size along i, j, k.
+        schema: how the case's own files write tissues.
+        notes: guesses that were made in reading, each with the names of its files.
+    """
+
+    case_id: str
+    patient_id: str
+    image: np.ndarray
+    modalities: tuple[str, ...]
+    label: np.ndarray | None
+    spacing_mm: tuple[float, float, float]
+    schema: LabelSchema
+    grid: Grid = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def load(
+    case: CaseFiles,
+    modalities: Sequence[str] = MODALITIES,
+    need_label: bool = False,
+    read_label: bool = True,
+) -> Case:
+    """Reads a case and checks all that can be checked on it.
+
+    Args:
+        case: from `layouts.find`.
+        modalities: which to read, and their order on the last axis.
+        need_label: a missing segmentation is a fault.
+        read_label: False leaves a segmentation unread: prediction does not depend on it.
+
+    Raises:
+        CaseError: with every fault found, not only the first.
+    """
+    faults = [*case.problems, *_missing(case, modalities, need_label)]
+    notes: dict[str, list[str]] = {}
+    volumes = _opened([path for path in case.paths() if read_label or path != case.label], faults, notes)
+    arrays, reference = _scans(case, modalities, volumes, faults, notes)
+    label = None
+    if case.label in volumes:
+        if reference is not None:
+            faults += _grid_faults(case.label, volumes[case.label].grid, *reference)
+        try:
+            label, own_notes = _tissues(volumes[case.label], case.schema, case.label)
+            notes[case.label] += own_notes
+        except InputError as error:
+            faults.append(str(error))
+    if not faults:
+        faults += voxels.background_faults(arrays)
+    if faults or reference is None:
+        raise CaseError(case.case_id, faults or ["nothing to read."], noted(notes))
+    grid = reference[1]
+    whole = all(array.dtype == np.int16 for array in arrays.values())
+    stacked = np.stack([arrays[m] for m in modalities], axis=-1, dtype=np.int16 if whole else np.float32)
+    return Case(
+        case_id=case.case_id,
+        patient_id=case.patient_id,
+        image=grid.from_file(stacked),
+        modalities=tuple(modalities),
+        label=None if label is None else grid.from_file(label),
+        spacing_mm=grid.spacing_mm,
+        schema=case.schema,
+        grid=grid,
+        notes=tuple(noted(notes)),
+    )
+
+
+def _pairs(case: CaseFiles) -> str:
+    """A sentence on headers that lie beside a case's files with their voxels in a file of their own."""
+    beside = {path for file in case.paths() for path in files.walk(files.parent(file) or ".")}
+    headers = sorted(files.name(path) for path in beside if path.lower().endswith(".hdr"))
+    return f"{', '.join(headers[:_NAMED])} and .img are not read: convert them to .nii.gz. " if headers else ""
+
+
+def _opened(paths: Sequence[str], faults: list[str], notes: dict[str, list[str]]) -> dict[str, nifti.Volume]:
+    """The files that can be read, by path; adds what is wrong and what is to be noted."""
+    volumes = {}
+    for path in paths:
+        try:
+            volumes[path] = nifti.read(path)
+            notes[path] = list(volumes[path].grid.notes)
+        except InputError as error:
+            faults.append(str(error))
+    return volumes
+
+
+def _scans(
+    case: CaseFiles,
+    modalities: Sequence[str],
+    volumes: Mapping[str, nifti.Volume],
+    faults: list[str],
+    notes: dict[str, list[str]],
+) -> tuple[dict[str, np.ndarray], tuple[str, Grid] | None]:
+    """Modality -> [file axes], of the sound ones; path and grid of the first file. Adds faults and notes."""
+    arrays: dict[str, np.ndarray] = {}
+    reference: tuple[str, Grid] | None = None
+    sources = {modality: (path, channel) for modality, path, channel in case.images}
+    for modality in modalities:
+        path, channel = sources.get(modality, (None, None))
+        if path not in volumes:
+            continue
+        array, grid = volumes[path].array, volumes[path].grid
+        if channel is not None:
+            if array.ndim != 4 or channel >= array.shape[3]:
+                faults.append(f"{path}: shape {array.shape}; expected 4-D with channel {channel}.")
+                continue
+            array = array[..., channel]
+        try:
+            array = _volume(array, path)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        if min(array.shape) < 2:
+            faults.append(f"{path}: shape {array.shape}; expected a volume, not a single slice.")
+            continue
+        if reference is None:
+            reference = (path, grid)
+        elif path != reference[0]:
+            faults += _grid_faults(path, grid, *reference)
+        own_faults, own_notes = voxels.intensity_faults(path, modality, array)
+        faults += own_faults
+        notes[path] += own_notes
+        if not own_faults:
+            arrays[modality] = voxels.compact(array)
+    return arrays, reference
+
+
+def _tissues(volume: nifti.Volume, schema: LabelSchema, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A mask's tissues on its file's axes, and notes."""
+    array = volume.array
+    if array.ndim == 4 and array.shape[3] > 1 and array.dtype.kind in "iufb":
+        low, high = np.min(array), np.max(array)
+        if low >= 0 and high <= 1:
+            raise InputError(
+                f"{path}: shape {array.shape}; expected three dimensions. Its values are from 0 to 1: a "
+                "channel for each label (one-hot, or probabilities). Write one volume, of the label of the "
+                "largest channel."
+            )
+    return voxels.tissues(_volume(array, path), volume.scaling, schema, path)
+
+
+def _missing(case: CaseFiles, modalities: Sequence[str], need_label: bool) -> list[str]:
+    """What a case lacks, as faults."""
+    there = ", ".join(map(files.name, case.paths()))
+    present = {modality for modality, _, _ in case.images}
+    faults = []
+    if absent := [modality for modality in modalities if modality not in present]:
+        faults.append(
+            f"no {', no '.join(absent)}; found {there or 'nothing'}. {_pairs(case)}Add or rename the file."
+        )
+    if case.label is None and need_label:
+        faults.append(f"no segmentation; found {there}. Add or rename the file.")
+    return faults
+
+
+def load_label(path: str | os.PathLike, schema: LabelSchema) -> tuple[np.ndarray, Grid]:
+    """A segmentation alone: tissues, uint8 [I, J, K], and its grid, whose notes are those of the whole file.
+
+    Raises:
+        InputError: unreadable, or values outside the schema.
+    """
+    volume = nifti.read(path)
+    tissues, notes = _tissues(volume, schema, str(path))
+    grid = dataclasses.replace(volume.grid, notes=(*volume.grid.notes, *notes))
+    return grid.from_file(tissues), grid
+
+
+def grid_differences(grid: Grid, reference: Grid) -> list[str]:
+    """What keeps two files from lying on one grid: ["shape (1, 1, 1) against (2, 2, 2)", ...]."""
+    differences = []
+    if grid.file_shape != reference.file_shape:
+        differences.append(f"shape {grid.file_shape} against {reference.file_shape}")
+    spacing, other = (np.linalg.norm(g.affine[:3, :3], axis=0) for g in (grid, reference))
+    if not np.allclose(spacing, other, atol=_AFFINE_TOLERANCE_MM):
+        differences.append(f"spacing {spacing.round(4)} mm against {other.round(4)} mm")
+    elif not np.allclose(grid.affine, reference.affine, atol=_AFFINE_TOLERANCE_MM):
+        differences.append(f"affine {grid.affine[:3].tolist()} against {reference.affine[:3].tolist()}")
+    return differences
+
+
+def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) -> list[str]:
+    differences = grid_differences(grid, reference)
+    if not differences:
+        return []
+    return [
+        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid "
+        "(co-registration is not done here)."
+    ]
+
+
+def _volume(array: np.ndarray, path: str) -> np.ndarray:
+    """Without the axes of length 1 that some tools append."""
+    if array.ndim < 3 or array.size != np.prod(array.shape[:3]):
+        raise InputError(f"{path}: shape {array.shape}; expected three dimensions.")
+    return array.reshape(array.shape[:3])
+
+
+def noted(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Notes by path, as sentences that name the files: what several files share is said once."""
+    paths: dict[str, list[str]] = {}
+    for path, of_file in notes.items():
+        for note in of_file:
+            paths.setdefault(note, []).append(files.name(path))
+    sentences = []
+    for note, names in paths.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        sentences.append(f"{', '.join(names[:_NAMED])}{more}: {note}")
+    return sentences
+
+
+def check(case: CaseFiles) -> list[str]:
+    """Every fault of one case as a sentence, its name in front; empty when it is sound."""
+    try:
+        load(case, need_label=case.label_expected)
+    except CaseError as error:
+        return [f"{case.case_id}: {fault}" for fault in error.faults]
+    return []
+
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def save_segmentation(path: str | os.PathLike, tissues: np.ndarray, grid: Grid, schema: LabelSchema) -> None:
+    """Writes a label map as uint8 in the schema's values, on the reference's grid, and reads it back.
+
+    Args:
+        path: ends in .nii.gz or .nii.
+        tissues: uint8 [I, J, K].
+        grid: of the case the segmentation belongs to.
+        schema: which value stands for which tissue.
+
+    Raises:
+        InputError: shape and grid differ, or a tissue has no value in the schema.
+        OSError: what was read back differs from what was written.
+    """
+    nifti.write(path, grid.to_file(schema.to_values(tissues, str(path))), grid)
+
+
+def save_probabilities(path: str | os.PathLike, probabilities: np.ndarray, grid: Grid) -> None:
+    """Writes float32 [I, J, K, regions] on the reference's grid, and reads it back. Errors as above."""
+    nifti.write(path, grid.to_file(probabilities.astype(np.float32)), grid)
+
+
+def case_seed(seed: int, case_id: str) -> list[int]:
+    """What seeds all that is random about one case: the same wherever and whenever it is drawn."""
+    return [seed, zlib.crc32(case_id.encode())]

@@ -1,0 +1,217 @@
+"""Cut prepared cases into multi-scale patches for paper B's three networks. Pure numpy: no I/O, no TensorFlow.
+
+`patches_graph` is the twin that cuts in the graph, from stored volumes and from whole cases; tests hold the two
+equal to the bit.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tfbrats.cases.case import case_seed
+from tfbrats.cases.preprocess import Box, Prepared, box_of
+from tfbrats.config import Cascade, Sampling
+from tfbrats.labels import PARENT, REGIONS, region_mask
+
+# --- where ----------------------------------------------------------------------------------------------
+
+
+def ancestor(label: np.ndarray, region: str) -> str | None:
+    """The nearest region above `region` that this case has; None is the brain.
+
+    A case without TC has no box to draw ET's patches in: they come from WT's, as negatives ([ours]).
+
+    Args:
+        label: tissues, uint8 [i, j, k].
+    """
+    above = PARENT[region]
+    while above is not None and not region_mask(label, above).any():
+        above = PARENT[above]
+    return above
+
+
+def grown(box_ijk: Box, margin: int, shape_ijk: Sequence[int]) -> Box:
+    """The box with `margin` voxels more on every side, as far as the volume goes."""
+    return tuple(
+        (max(low - margin, 0), min(high + margin, size))
+        for (low, high), size in zip(box_ijk, shape_ijk, strict=True)
+    )
+
+
+def parent_box(label: np.ndarray, region: str, margin: int) -> Box:
+    """Where the patch centres of a region lie: round its parent in the reference, or the whole crop for WT."""
+    above = ancestor(label, region)
+    if above is None:
+        return tuple((0, size) for size in label.shape)
+    return grown(box_of(region_mask(label, above)), margin, label.shape)
+
+
+def jittered(box_ijk: Box, jitter: int, shape_ijk: Sequence[int], rng: np.random.Generator) -> Box:
+    """Each face moved by up to `jitter` voxels either way: the box that an imperfect stage before would give.
+
+    The box stays inside the volume and keeps at least one voxel along each axis.
+    """
+    moved = []
+    for (low, high), size in zip(box_ijk, shape_ijk, strict=True):
+        down, up = rng.integers(-jitter, jitter + 1, size=2)
+        low = int(np.clip(low + down, 0, size - 1))
+        moved.append((low, int(np.clip(high + up, low + 1, size))))
+    return tuple(moved)
+
+
+def on_region(number, fraction: float):
+    """Whether patch `number` of a case is centred on the region: `fraction` of any run of patches are.
+
+    Args:
+        number: integer or array of them, from 0.
+    """
+    return np.floor((number + 1) * fraction) > np.floor(number * fraction)
+
+
+def centres(
+    label: np.ndarray,
+    region: str,
+    box_ijk: Box,
+    count: int,
+    region_fraction: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Patch centres: on the region's voxels, or anywhere in the box; all in the box if there is no region.
+
+    Args:
+        label: tissues, uint8 [i, j, k].
+        box_ijk: the parent's.
+
+    Returns:
+        int64 [count, 3], voxels of the crop.
+    """
+    low, high = np.array(box_ijk).T
+    drawn = rng.integers(low, high, size=(count, 3))
+    voxels = np.argwhere(region_mask(label, region))
+    if len(voxels):
+        chosen = voxels[rng.integers(len(voxels), size=count)]
+        drawn = np.where(on_region(np.arange(count), region_fraction)[:, None], chosen, drawn)
+    return drawn
+
+
+# --- what -----------------------------------------------------------------------------------------------
+
+
+def window(array: np.ndarray, start_ijk: Sequence[int], size: int) -> np.ndarray:
+    """[i, j, k, ...] -> [size, size, size, ...] from `start_ijk` on, which may lie outside; 0 there."""
+    cut_out = np.zeros((size, size, size, *array.shape[3:]), array.dtype)
+    source, target = [], []
+    for start, length in zip(start_ijk, array.shape, strict=False):
+        low, high = max(start, 0), min(start + size, length)
+        if low >= high:
+            return cut_out
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    cut_out[tuple(target)] = array[tuple(source)]
+    return cut_out
+
+
+def cut(image: np.ndarray, centre_ijk: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One patch at the scales that carry voxels of their own; x2 is derived from x1 (`upsampled_centre`).
+
+    Args:
+        image: float16 [i, j, k, M].
+        centre_ijk: the patch covers [c - size / 2, c + size / 2) along each axis, 0 outside the volume.
+        size: S, even.
+
+    Returns:
+        x1: float16 [S, S, S, M].
+        half: x0.5, float16 [S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width.
+    """
+    centre = np.asarray(centre_ijk)
+    wide = window(image, centre - size, 2 * size)
+    low, high = size // 2, size // 2 + size
+    # Pairs along i, then j, then k: the twin in the graph adds in the same order.
+    pairs = wide.astype(np.float32)
+    pairs = pairs[0::2] + pairs[1::2]
+    pairs = pairs[:, 0::2] + pairs[:, 1::2]
+    pairs = pairs[:, :, 0::2] + pairs[:, :, 1::2]
+    half = (pairs * np.float32(0.125)).astype(np.float16)
+    return np.ascontiguousarray(wide[low:high, low:high, low:high]), half
+
+
+def cut_label(label: np.ndarray, centre_ijk: Sequence[int], size: int) -> np.ndarray:
+    """Tissues uint8 [i, j, k] -> [S, S, S]."""
+    return window(label, np.asarray(centre_ijk) - size // 2, size)
+
+
+def upsampled_centre(x1: np.ndarray) -> np.ndarray:
+    """The x2 scale: the image upsampled twice and cut round the same centre, so x1's middle alone.
+
+    Trilinear, voxel centres at half indices: each new voxel is 3/4 its own old voxel and 1/4 the neighbour on
+    its side, along each axis.
+
+    Args:
+        x1: [S, S, S, M], S a multiple of 4.
+
+    Returns:
+        float32 [S, S, S, M].
+    """
+    size = x1.shape[0]
+    low, high = size // 4 - 1, size - size // 4 + 1  # S / 2 voxels and a ring of neighbours
+    fine = x1[low:high, low:high, low:high].astype(np.float32)
+    for axis in (2, 1, 0):  # the twin's order
+        fine = np.moveaxis(fine, axis, 0)
+        before, own, after = fine[:-2], fine[1:-1], fine[2:]
+        pair = (
+            own * np.float32(0.75) + before * np.float32(0.25),
+            own * np.float32(0.75) + after * np.float32(0.25),
+        )
+        fine = np.stack(pair, axis=1).reshape(-1, *fine.shape[1:])
+        fine = np.moveaxis(fine, 0, axis)
+    return fine
+
+
+# --- examples -------------------------------------------------------------------------------------------
+
+
+def patches(prepared: Prepared, region: str, sampling: Sampling, cascade: Cascade, seed: int) -> Iterator[dict]:
+    """The patches of one labelled case for one region's network, as `records.PATCHES` describes them.
+
+    The same whatever else is cut, wherever and whenever: the draws are seeded by (seed, case_id, region).
+
+    Yields:
+        x1 and half float16 [S, S, S, M], label uint8 [S, S, S] (tissues), centre_ijk int64 [3] (voxels of the
+        whole volume), region str, case_id str.
+    """
+    rng = np.random.default_rng([*case_seed(seed, prepared.case_id), list(REGIONS).index(region)])
+    label = prepared.label
+    # cropped: ~140 x 170 x 140 x 4 -> 400 patches of 64 x 64 x 64 x 4, twice
+    image = prepared.image.astype(np.float16)
+    above = ancestor(label, region)
+    if cascade.mask == "multiply" and above is not None:
+        image = np.where(region_mask(label, above)[..., None], image, np.float16(0))
+    box = jittered(parent_box(label, region, cascade.margin), sampling.box_jitter, label.shape, rng)
+    origin = np.array([low for low, _ in prepared.box_ijk])
+    for centre in centres(label, region, box, sampling.patches_per_case, sampling.region_fraction, rng):
+        x1, half = cut(image, centre, sampling.patch_size)
+        yield {
+            "x1": x1,
+            "half": half,
+            "label": cut_label(label, centre, sampling.patch_size),
+            "centre_ijk": centre + origin,
+            "region": region,
+            "case_id": prepared.case_id,
+        }
+
+
+def volume(prepared: Prepared) -> dict:
+    """One labelled case whole, as `records.VOLUMES` describes it: patches are cut from it when it is read.
+
+    Returns:
+        image float16 [i, j, k, M], brain uint8 [i, j, k] (0 or 1), label uint8 [i, j, k] (tissues), origin_ijk
+        and shape_ijk int64 [3] (the crop's place in the whole volume, and its size), case_id str.
+    """
+    return {
+        "image": prepared.image.astype(np.float16),
+        "brain": prepared.brain.astype(np.uint8),
+        "label": prepared.label,
+        "origin_ijk": np.array([low for low, _ in prepared.box_ijk], np.int64),
+        "shape_ijk": np.array(prepared.shape_ijk, np.int64),
+        "case_id": prepared.case_id,
+    }

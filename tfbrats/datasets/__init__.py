@@ -1,0 +1,1 @@
+"""Which files are which case, whose, and of which data set: by names and tables alone."""

@@ -1,0 +1,60 @@
+"""Tables that people and the challenge write ids in: CSV as spreadsheets save it, in any of their dialects."""
+
+import csv
+import io
+import os
+import re
+
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .xls
+
+
+def is_workbook(path: str | os.PathLike) -> bool:
+    """Whether the name is that of a spreadsheet program's own format."""
+    return re.search(r"\.xlsx?$", files.name(path), re.IGNORECASE) is not None
+
+
+def rows(path: str | os.PathLike) -> list[list[str]]:
+    """The rows of a table, cells stripped; empty ones are left out.
+
+    Read are commas, semicolons and tabs, quoted cells, UTF-8 and UTF-16 (Excel's "Unicode text"), each with a
+    mark at its beginning or without, and what is neither as Windows' Western European.
+
+    Raises:
+        InputError: no such file, a workbook, or no text.
+    """
+    text = _text(path)
+    separator = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own first line
+    if separator:
+        text = text[separator.end() :]
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = separator.group(1) if separator else max(",;\t", key=first.count)
+    try:
+        cells = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        ]
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV (UTF-8).") from error
+    return [row for row in cells if any(row)]
+
+
+def _text(path: str | os.PathLike) -> str:
+    content = files.read_bytes(path)
+    if content.startswith(_WORKBOOKS):
+        raise InputError(f"{path}: is a workbook, and no text. Save it as CSV (UTF-8).")
+    try:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = content.decode("utf-16")
+        elif b"\0" in content[:2]:  # UTF-16 without a mark: ids are plain letters, with a zero for each
+            text = content.decode("utf-16-be" if content[:1] == b"\0" else "utf-16-le")
+        else:
+            text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Never with letters replaced: two patients' names would become one.
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise InputError(f"{path}: is no text. Save it as CSV (UTF-8).")
+    return text

@@ -1,0 +1,129 @@
+"""From a network's outputs to tissues, regions, probabilities and the label values to write."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfbrats.errors import InputError
+from tfbrats.labels import LEARNED, LEARNED_OF, LabelSchema, Tissue
+from tfbrats.networks import cun
+
+
+def fuse(branch1, branch2, brain):
+    """The two branches as one label map ([ours], from paper A's text).
+
+    WT is where branch 1 says so; inside it the tissue is the likeliest of branch 2's three tumour classes;
+    outside the brain there is nothing.
+
+    Args:
+        branch1: probabilities or logits float32 [..., 2].
+        branch2: likewise [..., 4].
+        brain: bool [...].
+
+    Returns:
+        tissues, uint8 [...].
+    """
+    rest, tumour = _channels(branch1)
+    whole = tf.logical_and(tumour > rest, brain)
+    return tf.where(whole, 1 + _likeliest(_channels(branch2)[1:]), tf.constant(0, tf.uint8))
+
+
+def region_probabilities(branch1_logits, branch2_logits, brain):
+    """Probability of WT, TC and ET at each voxel, float32 [..., 3].
+
+    WT is branch 1's; a part's is WT's times its share among branch 2's three tumour classes, so that
+    ET <= TC <= WT everywhere ([ours]).
+    """
+    _, whole = _softmax(_channels(branch1_logits))
+    shares = _softmax(_channels(branch2_logits)[1:])
+    regions = [whole * tf.add_n([shares[tissue - 1] for tissue in LEARNED_OF[name]]) for name in ("TC", "ET")]
+    return _in_brain([whole, *regions], brain)
+
+
+def _channels(logits) -> list:
+    return tf.unstack(tf.cast(logits, tf.float32), axis=-1)
+
+
+def _likeliest(classes: Sequence):
+    """Index of the largest finite number at each voxel, the first of equal ones, as `argmax` has it: uint8."""
+    found, best = tf.zeros_like(classes[0], tf.uint8), classes[0]
+    for index, one in enumerate(classes[1:], 1):
+        found = tf.where(one > best, tf.constant(index, tf.uint8), found)
+        best = tf.maximum(one, best)
+    return found
+
+
+def _softmax(classes: Sequence) -> list:
+    most = functools.reduce(tf.maximum, classes)
+    powers = [tf.exp(one - most) for one in classes]
+    total = tf.add_n(powers)
+    return [power / total for power in powers]
+
+
+def _in_brain(planes: Sequence, brain):
+    """[...] each -> float32 [..., n], 0 outside the brain."""
+    return tf.stack([tf.where(brain, plane, 0.0) for plane in planes], axis=-1)
+
+
+class BranchAnswer:
+    """How the logits of the cascaded U-Net's two branches are read."""
+
+    classes: Mapping[str, tuple[str, ...]] = {
+        "branch1": ("rest", "WT"),
+        "branch2": ("non-tumour", "NCR", "ED", "ET"),
+    }
+
+    def probabilities(self, logits: Mapping) -> dict:
+        """Of each class, [N, H, W, C], by the names of `classes`."""
+        return {name: tf.stack(_softmax(_channels(logits[f"{name}_logits"])), axis=-1) for name in self.classes}
+
+    def tissues(self, logits: Mapping, brain):
+        """uint8 [N, H, W]; `brain` is bool [N, H, W]."""
+        return fuse(*(logits[name] for name in cun.BRANCHES), brain)
+
+    def regions(self, logits: Mapping, brain):
+        """Probability of WT, TC and ET, float32 [N, H, W, 3]."""
+        return region_probabilities(*(logits[name] for name in cun.BRANCHES), brain)
+
+
+class ClassAnswer:
+    """How the four-class logits of a baseline are read: the likeliest class, nothing outside the brain."""
+
+    classes: Mapping[str, tuple[str, ...]] = {"classes": ("non-tumour", "NCR", "ED", "ET")}
+
+    def probabilities(self, logits: Mapping) -> dict:
+        """As `BranchAnswer`'s."""
+        return {"classes": tf.stack(_softmax(_channels(logits["logits"])), axis=-1)}
+
+    def tissues(self, logits: Mapping, brain):
+        """As `BranchAnswer`'s."""
+        return tf.where(brain, _likeliest(_channels(logits["logits"])), tf.constant(0, tf.uint8))
+
+    def regions(self, logits: Mapping, brain):
+        """As `BranchAnswer`'s; a region's is the sum of its tissues', so that ET <= TC <= WT."""
+        each = _softmax(_channels(logits["logits"]))
+        sums = [tf.add_n([each[tissue] for tissue in tissues]) for tissues in LEARNED_OF.values()]
+        return _in_brain(sums, brain)
+
+
+def answer_of(network: keras.Model) -> BranchAnswer | ClassAnswer:
+    """How the network's logits are read, by the names of its outputs."""
+    return ClassAnswer() if "logits" in network.output else BranchAnswer()
+
+
+def label_values(schema: LabelSchema) -> list[int]:
+    """The schema's values of background, NCR, ED and ET: at index `Tissue`, what to write for it.
+
+    Raises:
+        InputError: the schema lacks one of them.
+    """
+    known = schema.value_of_tissue
+    missing = [tissue.name for tissue in LEARNED if tissue not in known]
+    if missing:
+        raise InputError(
+            f"the labels of {schema.edition} have no value for {', '.join(missing)}. Choose those of an "
+            "edition with --edition."
+        )
+    return [known[tissue] for tissue in (Tissue.BACKGROUND, *LEARNED)]

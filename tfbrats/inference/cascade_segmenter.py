@@ -1,0 +1,282 @@
+"""A whole case -> label map through paper B's cascade WT -> TC -> ET, as one TensorFlow graph.
+
+`predict`, the exported SavedModel and the server run all of it; training asks it for predicted boxes. Each
+stage slides its network over a box: the brain's for WT, then the parent region's grown by a margin. A region
+lies in its parent whatever its network says, and where a parent is empty no tile of its children is run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfbrats.config import Cascade
+from tfbrats.errors import InputError
+from tfbrats.inference import patches_graph
+from tfbrats.inference.answers import label_values
+from tfbrats.inference.boxes_graph import box_of, grown, inside, is_empty, placed
+from tfbrats.inference.pieces import in_pieces
+from tfbrats.inference.preprocess_graph import prepared
+from tfbrats.labels import REGIONS, LabelSchema
+
+_SCALES = 3  # x1, x0.5, x2
+
+
+# --- one stage ------------------------------------------------------------------------------------------
+
+
+def tile_origins(low, high, size: int, stride: int):
+    """First voxels of the tiles along one axis of a box [low, high), which they cover: int32 [n].
+
+    They step by `stride` and the last one ends with the box; a box no longer than a tile gets one tile, round
+    its middle, which may stick out of it; an empty box none.
+    """
+    length = high - low
+    steps = tf.maximum(-(-(length - size) // stride), 0)
+    stepped = tf.minimum(low + stride * tf.range(steps + 1), high - size)
+    origins = tf.where(length > size, stepped, low + (length - size) // 2)
+    return origins[: tf.where(length > 0, steps + 1, 0)]
+
+
+def _scales_of(network: keras.Model, modalities: int, region: str) -> int:
+    """How many scales of a patch a network takes: 3, or 1 for x1 alone."""
+    channels = network.inputs[0].shape[-1]
+    if channels not in (modalities, _SCALES * modalities):
+        raise InputError(
+            f"the network of {region} takes {channels} channels; expected {modalities} (the modalities at x1) "
+            f"or {_SCALES * modalities} (at x1, x0.5 and x2). Was it trained on other modalities?"
+        )
+    return channels // modalities
+
+
+def _probabilities(network: keras.Model, patch):
+    return tf.sigmoid(tf.cast(network(patch, training=False)["logits"], tf.float32))
+
+
+def _that_hold(wanted, origins, size: int):
+    """Those of the tiles, int32 [n, 3], in which some of the mask `wanted` lies."""
+    shape = tf.shape(wanted)
+
+    def holds(start):
+        return tf.reduce_any(
+            inside(wanted, tf.stack([tf.maximum(start, 0), tf.minimum(start + size, shape)], axis=1))
+        )
+
+    return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
+
+
+def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade, wanted=None):
+    """Slides a network over a box; where tiles overlap, the plain mean of their probabilities.
+
+    Memory is that of `settings.tile_batch` tiles and of the box, however many tiles there are.
+
+    Args:
+        network: of `models.build`, from patches at three scales or at x1 alone.
+        image: float32 [i, j, k, M], z-scored.
+        box: int32 [3, 2], half-open ranges; may be empty.
+        patch_size: S.
+        wanted: bool [i, j, k]: tiles that hold none of it are not run, and only in it is the answer right.
+            None: the whole box.
+
+    Returns:
+        probabilities, float32 of the box's shape, and how many tiles were run, int32 [].
+    """
+    scales = _scales_of(network, image.shape[-1], network.name)
+    low, high = box[:, 0], box[:, 1]
+    axes = [tile_origins(low[axis], high[axis], patch_size, settings.stride) for axis in range(3)]
+    # origins: ~4 x 5 x 4 of them for a brain
+    origins = tf.reshape(tf.stack(tf.meshgrid(*axes, indexing="ij"), axis=-1), [-1, 3])
+    if wanted is not None:
+        origins = _that_hold(wanted, origins, patch_size)
+    tiles = tf.shape(origins)[0]
+
+    def add_batch(done, total):
+        chosen = origins[done : done + settings.tile_batch]
+        # patch: 1 x 64 x 64 x 64 x 12
+        if scales == 1:
+            patch = patches_graph.window(image, chosen, patch_size)
+        else:
+            patch = patches_graph.multi_scale(*patches_graph.cut(image, chosen + patch_size // 2, patch_size))
+        answer = _probabilities(network, patch)[..., 0]
+
+        def add_tile(n, total):
+            start = chosen[n]
+            # Only what lies in the box counts.
+            first, last = tf.maximum(low - start, 0), tf.minimum(high - start, patch_size)
+            kept = inside(answer[n], tf.stack([first, last], axis=1))
+            place = tf.stack([start + first - low, start + last - low], axis=1)
+            return n + 1, total + placed(kept, place, high - low)
+
+        _, total = tf.while_loop(
+            lambda n, _: n < tf.shape(chosen)[0],
+            add_tile,
+            (0, total),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None] * 3)),
+            parallel_iterations=1,
+        )
+        return done + tf.shape(chosen)[0], total
+
+    _, total = tf.while_loop(
+        lambda done, _: done < tiles,
+        add_batch,
+        (0, tf.zeros(high - low)),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None] * 3)),
+        parallel_iterations=1,
+    )
+    # Tiles form a grid: how many hold a voxel is a product over the axes.
+    along = []
+    for axis in range(3):
+        from_start = tf.range(low[axis], high[axis])[:, None] - axes[axis]
+        holds = tf.logical_and(from_start >= 0, from_start < patch_size)
+        along.append(tf.reduce_sum(tf.cast(holds, tf.float32), axis=1))
+    count = along[0][:, None, None] * along[1][:, None] * along[2]
+    return total / count, tiles
+
+
+# --- the cascade ----------------------------------------------------------------------------------------
+
+
+class Stage(NamedTuple):
+    """What a stage found, on the crop's grid.
+
+    Attributes:
+        probabilities: float32 [i, j, k], 0 outside the parent region.
+        mask: bool [i, j, k]: where they reach the threshold.
+        child_box: int32 [3, 2]: the mask's box grown by the margin, where the next stage looks; may be empty.
+        tiles: int32 []: how many were run.
+    """
+
+    probabilities: Any
+    mask: Any
+    child_box: Any
+    tiles: Any
+
+
+def _descend(networks: Mapping, image, brain, regions: Sequence[str], patch_size: int, settings: Cascade):
+    """Runs stages one after the other from the brain down: region -> Stage."""
+    shape = tf.shape(brain)
+    parent, box = brain, box_of(brain)
+    found = {}
+    for region in regions:
+        seen = tf.where(parent[..., None], image, 0.0) if settings.mask == "multiply" else image
+        average, tiles = stage(networks[region], seen, box, patch_size, settings, wanted=parent)
+        probabilities = tf.where(parent, placed(average, box, shape), 0.0)
+        mask = tf.logical_and(parent, probabilities >= settings.threshold)
+        parent, box = mask, grown(box_of(mask), settings.margin, shape)
+        found[region] = Stage(probabilities, mask, box, tiles)
+    return found
+
+
+class Parent(NamedTuple):
+    """Where a region's patches are to be cut, going by the networks above it.
+
+    Attributes:
+        found: bool []; False: a stage above found nothing, and box and mask are empty.
+        box: int32 [3, 2], half-open ranges: the parent's, grown by the margin.
+        mask: bool [i, j, k]: the parent itself, outside which `mask: multiply` zeroes the image.
+    """
+
+    found: Any
+    box: Any
+    mask: Any
+
+
+def predicted_parent(
+    networks: Mapping[str, keras.Model], image, brain, region: str, patch_size: int, settings: Cascade
+) -> Parent:
+    """The parent of a region as a whole case would give it: for training on predicted boxes.
+
+    Over many cases, call it in a `tf.function(reduce_retracing=True)`.
+
+    Args:
+        networks: region -> network, of at least the regions above.
+        image: float32 or float16 [i, j, k, M], z-scored and cropped to the brain; a tensor or numpy.
+        brain: bool or uint8 [i, j, k].
+        region: whose parent; WT's is the brain.
+    """
+    image, brain = tf.cast(image, tf.float32), tf.cast(brain, tf.bool)
+    order = list(REGIONS)
+    above = order[: order.index(region)]
+    if not above:
+        box, mask = box_of(brain), brain
+    else:
+        last = _descend(networks, image, brain, above, patch_size, settings)[above[-1]]
+        box, mask = last.child_box, last.mask
+    return Parent(tf.logical_not(is_empty(box)), box, mask)
+
+
+class CascadeSegmenter(tf.Module):
+    """Three trained networks with everything round them, from raw modalities to a label map.
+
+    Args:
+        networks: region -> trained network of `models.build`.
+        modalities: names and order of the image's channels.
+        patch_size: S, the tile that the networks were trained on.
+        settings: the config's section `cascade`.
+        schema: the label values that come out.
+
+    Raises:
+        InputError: a network is missing or takes other channels, the stride leaves gaps, or the schema lacks a
+            tissue.
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, keras.Model],
+        modalities: Sequence[str],
+        patch_size: int,
+        settings: Cascade,
+        schema: LabelSchema,
+    ):
+        super().__init__()
+        missing = [region for region in REGIONS if region not in networks]
+        if missing:
+            raise InputError(
+                f"no network of {', '.join(missing)}; a cascade needs {', '.join(REGIONS)}. Train it first."
+            )
+        if settings.stride > patch_size:
+            raise InputError(
+                f"cascade.stride is {settings.stride}, tiles are {patch_size} voxels wide: gaps would stay "
+                f"between them. Choose at most {patch_size}."
+            )
+        for region in REGIONS:
+            _scales_of(networks[region], len(modalities), region)
+        self.networks = {region: networks[region] for region in REGIONS}
+        self.modalities = tuple(modalities)
+        self._patch_size, self._settings = patch_size, settings
+        self._values = label_values(schema)
+
+    def patches(self, region: str, patch):
+        """float32 [N, S, S, S, channels] z-scored patches -> probabilities of the region, [N, S, S, S, 1]."""
+        return in_pieces(
+            lambda some: {"probabilities": _probabilities(self.networks[region], some)},
+            patch,
+            self._settings.tile_batch,
+            {"probabilities": tf.zeros([0, *[self._patch_size] * 3, 1])},
+        )
+
+    def __call__(self, volumes: dict) -> dict:
+        """Segments one case.
+
+        Args:
+            volumes: modality -> [I, J, K] of any size, int16 or float32, brain extracted, background 0.
+
+        Returns:
+            segmentation: uint8 [I, J, K] in the schema's values.
+            probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
+            tiles: int32 [3], how many tiles each stage ran.
+        """
+        image, brain, box, shape = prepared(volumes, self.modalities)
+        found = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
+
+        background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)
+        values = background
+        for region, value in (("WT", ed), ("TC", ncr), ("ET", et)):
+            values = tf.where(found[region].mask, value, values)
+        probabilities = tf.stack([found[region].probabilities for region in REGIONS], axis=-1)
+        return {
+            "segmentation": placed(values, box, shape),
+            "probabilities": placed(probabilities, box, shape),
+            "tiles": tf.stack([found[region].tiles for region in REGIONS]),
+        }

@@ -1,0 +1,1 @@
+"""What disk, memory, signals and terminal do. Knows nothing of tumours."""

@@ -1,0 +1,1 @@
+"""How good one segmentation is: masks in, numbers out. Knows no file."""

@@ -1,0 +1,73 @@
+"""The building blocks of paper B's networks, in three dimensions. Keras layers alone: any Keras backend.
+
+Every layer is named, so that a summary, a checkpoint or a graph reads like the table.
+"""
+
+import keras
+from keras import layers, ops
+
+from tfbrats.networks.blocks import Norm
+
+_GLOROT = "glorot_uniform"  # paper B: "Xavier initialization"; [ours]: its uniform form
+
+
+def conv(x, filters: int, size: int, name: str, rate: int = 1):
+    """Convolution of a cube, its taps `rate` voxels apart."""
+    return layers.Conv3D(
+        filters,
+        size,
+        padding="same",
+        data_format="channels_last",
+        dilation_rate=rate,
+        kernel_initializer=_GLOROT,
+        name=name,
+    )(x)
+
+
+def conv_norm_relu(x, filters: int, norm: Norm, name: str, rate: int = 1):
+    """conv3x3x3-BN-ReLU."""
+    x = norm(conv(x, filters, 3, f"{name}_conv", rate), f"{name}_bn")
+    return layers.ReLU(name=name)(x)
+
+
+def pair(x, filters: int, norm: Norm, name: str):
+    """conv3x3x3-BN-ReLU twice."""
+    return conv_norm_relu(conv_norm_relu(x, filters, norm, f"{name}_1"), filters, norm, f"{name}_2")
+
+
+def pool(x, name: str):
+    """Max-pooling of 2 x 2 x 2; under mixed_float16 it runs in float32, which leaves the values as they are."""
+    # TensorFlow 2.21 has no float16 MaxPool3D on a CPU, and the convolution that follows casts back.
+    half = keras.config.dtype_policy().compute_dtype == "float16"
+    return layers.MaxPooling3D(2, data_format="channels_last", dtype="float32" if half else None, name=name)(x)
+
+
+class Deconv(layers.Conv3DTranspose):
+    """Transposed convolution whose kernel is its stride, as the matrix product that it is.
+
+    The cubes do not overlap, so each is a linear map of one voxel: faster than the general kernel.
+    """
+
+    def call(self, inputs):
+        kernel = ops.cast(self.kernel, self.compute_dtype)  # [S, S, S, B, A]
+        stride, _, _, channels, own = kernel.shape
+        n, *size = ops.shape(inputs)[:4]
+        matrix = ops.reshape(ops.transpose(kernel, (4, 0, 1, 2, 3)), (own, -1))
+        cubes = ops.matmul(ops.reshape(inputs, (-1, own)), matrix)
+        cubes = ops.reshape(cubes, (n, *size, stride, stride, stride * channels))
+        x = ops.transpose(cubes, (0, 1, 4, 2, 5, 3, 6))
+        x = ops.reshape(x, (n, *(stride * voxels for voxels in size), channels))
+        return x + ops.cast(self.bias, self.compute_dtype)
+
+
+def deconv(x, filters: int, name: str):
+    """Transposed convolution, kernel and stride 2: each voxel becomes eight of its own."""
+    options = {"data_format": "channels_last", "kernel_initializer": _GLOROT}
+    return Deconv(filters, 2, strides=2, name=name, **options)(x)
+
+
+def head(x, name: str):
+    """1x1x1 convolution to one logit, in float32 whatever the precision of the rest."""
+    options = {"data_format": "channels_last", "kernel_initializer": _GLOROT, "dtype": "float32"}
+    x = layers.Conv3D(1, 1, name=f"{name}_conv", **options)(x)
+    return layers.Activation("linear", dtype="float32", name=name)(x)

@@ -1,0 +1,1 @@
+"""Simulated gliomas: for the demo, for tests and for benchmarks."""

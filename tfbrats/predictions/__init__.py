@@ -1,0 +1,1 @@
+"""What a model says of itself, and what it leaves in a folder."""

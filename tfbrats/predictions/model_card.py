@@ -1,0 +1,189 @@
+"""What a SavedModel says of itself: tfbrats.json. Written by export, read before a case is sent.
+
+No TensorFlow. Lies in the version's folder and is also served, by the signature `describe`, so that a
+client needs no access to the disk of the server. Names follow MONAI's metadata.json where it has one.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from tfbrats.cases import preprocess
+from tfbrats.cases.case import Case
+from tfbrats.errors import InputError
+from tfbrats.labels import REGIONS, LabelSchema
+from tfbrats.machine import files
+
+FILE = "tfbrats.json"
+FORMAT = 1
+_SAME_SPACING = 0.05  # relative
+TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
+
+
+class ModelCard(pydantic.BaseModel):
+    """The contents of tfbrats.json.
+
+    Attributes:
+        modalities: names of the whole-case signatures' inputs, each [I, J, K] on one grid, axes as `axes`.
+        n4_modalities: to be bias-corrected before they are sent; the graph does the rest.
+        precision: in which the network computes; cards from before it was told are of float32.
+        label_schema: which value of `segmentation` stands for which tissue.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    name: str
+    version: int
+    description: str
+    tfbrats_version: str
+    modalities: tuple[str, ...]
+    axes: str
+    n4_modalities: tuple[str, ...]
+    n4_shrink: int
+    normalisation: str
+    precision: str = "float32"
+    spacing_mm: tuple[float, float, float]
+    label_schema: dict[str, Any]
+    regions: dict[str, tuple[str, ...]]
+    signatures: dict[str, dict[str, Any]]
+    training_data: dict[str, Any]
+    scores: dict[str, Any]
+    license: str
+    intended_use: str
+
+    _read_from: bytes | None = pydantic.PrivateAttr(None)
+
+    @property
+    def schema_of_labels(self) -> LabelSchema:
+        return LabelSchema.from_json(self.label_schema)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2) + "\n"
+
+    def to_file(self) -> bytes:
+        """tfbrats.json as it was read, byte for byte; of a card that was not read, as `to_json` writes it."""
+        return self.to_json().encode() if self._read_from is None else self._read_from
+
+    def __eq__(self, other: object) -> bool:
+        """By content, however it was written."""
+        return isinstance(other, ModelCard) and self.model_dump() == other.model_dump()
+
+    def model_copy(self, **changes: Any) -> "ModelCard":
+        """As pydantic's. The copy is a card that was not read."""
+        copy = super().model_copy(**changes)
+        copy._read_from = None
+        return copy
+
+
+def parse(text: str | bytes, where: str) -> ModelCard:
+    """Raises InputError: not a tfbrats.json, or one of another format."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not a {FILE} ({error}). Export the model again.") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise InputError(f"{where}: not a {FILE} of an exported model.")
+    if content["format"] != FORMAT:  # before the entries, which another format may name otherwise
+        raise InputError(f"{where}: format {content['format']}; this version reads {FORMAT}. Export it again.")
+    try:
+        card = ModelCard.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"{where}: {faults}. Export the model again.") from error
+    card._read_from = text.encode() if isinstance(text, str) else text
+    return card
+
+
+def read(model_dir: str | os.PathLike) -> ModelCard:
+    """The card in a version's folder, e.g. models/cun/1."""
+    path = files.join(model_dir, FILE)
+    if not files.exists(path):
+        raise InputError(
+            f"{model_dir}: no {FILE} here. Point to one version's folder of an exported model, "
+            "e.g. models/cun/1."
+        )
+    return parse(files.read_bytes(path), path)
+
+
+class OtherModelError(InputError):
+    """A folder holds another model's results: no case's fault, so that the whole command ends."""
+
+
+def keep(card: ModelCard, output: str | os.PathLike) -> None:
+    """Puts the card beside what its model predicted, before each result: another command may write here too.
+
+    Raises:
+        OtherModelError: another model's card lies there by now.
+    """
+    path = files.join(output, FILE)
+    if not files.exists(path) and files.create(path, card.to_file()):
+        return
+    theirs = parse(files.read_bytes(path), path)
+    if theirs != card:
+        raise OtherModelError(
+            f"{output}: another command has begun to write results of {theirs.name} version {theirs.version} "
+            f"here (these are of {card.name} version {card.version}). Choose another --output."
+        )
+
+
+def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
+    """What is to be told of a scan of other voxels than those that the model was trained on; else None."""
+    ratios = [side / trained for side, trained in zip(spacing_mm, card.spacing_mm, strict=True)]
+    if all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios):
+        return None
+    scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
+    return (
+        f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
+        "worse, or resample the scans first"
+    )
+
+
+def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
+    """What the whole-case signatures expect for a case loaded with the card's modalities, N4 done here.
+
+    Returns:
+        modality -> [I, J, K], all int16 (whole numbers, no N4) or all float32.
+
+    Raises:
+        InputError: the case was loaded with other modalities.
+    """
+    if set(case.modalities) != set(card.modalities):
+        raise InputError(
+            f"{case.case_id}: the model {card.name} takes {', '.join(card.modalities)}; received "
+            f"{', '.join(case.modalities)}."
+        )
+    # One case is waited for here: its modalities may share the cores, which changes no bit.
+    cores = os.cpu_count() or 1
+    image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink, modalities_at_once=cores)
+    return {name: np.ascontiguousarray(image[..., m]) for m, name in enumerate(case.modalities)}
+
+
+def signature_for(volumes: Mapping[str, np.ndarray]) -> str:
+    """Which whole-case signature takes these arrays: whole numbers travel in half the bytes."""
+    return "int16" if all(v.dtype == np.int16 for v in volumes.values()) else "serving_default"
+
+
+def outputs(card: ModelCard, signature: str, probabilities: bool = False) -> list[str]:
+    """What to ask a whole-case signature for: the label map, tiles if it has them, probabilities if wanted."""
+    offered = card.signatures.get(signature, {}).get("outputs", {})
+    tiles = [TILES] if TILES in offered else []
+    return ["segmentation", *tiles, *(["probabilities"] if probabilities else [])]
+
+
+def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:
+    """The graph's `segmentation` (the card's label values, uint8) as tissues, same shape."""
+    return card.schema_of_labels.to_tissues(segmentation, where)
+
+
+def tiles_line(tiles: np.ndarray) -> str:
+    """What the cascade spared itself: int32 [3] tiles run for WT, TC and ET, in words.
+
+    Without boxes every stage would go over the whole brain, as WT's does.
+    """
+    each = ", ".join(f"{region} {count}" for region, count in zip(REGIONS, tiles, strict=True))
+    return f"tiles run: {each}; without boxes {len(REGIONS) * tiles[0]} instead of {sum(tiles)}"

@@ -1,0 +1,292 @@
+"""One case through a model, and the files that it leaves; whatever segments it, whoever asks. No TensorFlow.
+
+`predict`, the client and the Beam job differ in what segments a case. How it is read and written, what is said
+of one that fails, and whose results may lie in a folder is the same for all and stands here.
+"""
+
+import concurrent.futures
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfbrats.cases import case, nifti
+from tfbrats.cases.case import Case
+from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.machine.stopwatch import Stopwatch
+from tfbrats.predictions import model_card, provenance
+from tfbrats.predictions.model_card import ModelCard
+
+STAGES = ("read", "segment", "write")  # of the work on a case
+_HEADERS_AT_ONCE = 8  # from a store, each takes a while
+_NOTES_TOLD = 20  # of a whole data set
+_LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
+
+# --- where it goes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the result of one case goes.
+
+    Attributes:
+        segmentation: the file.
+        probabilities: the file of WT, TC and ET; None for none.
+        with_provenance: also the file beside the segmentation (`provenance`).
+        folder: that of results, which keeps their model's card; None for files that the person named.
+    """
+
+    segmentation: str
+    probabilities: str | None = None
+    with_provenance: bool = False
+    folder: str | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that the result is, the segmentation first."""
+        return [
+            self.segmentation,
+            *([self.probabilities] if self.probabilities else []),
+            *([provenance.path_of(self.segmentation)] if self.with_provenance else []),
+        ]
+
+    @property
+    def all_paths(self) -> list[str]:
+        """Those, and what else another command may have left of an earlier one."""
+        if self.folder is None:
+            earlier = Target(self.segmentation, self.probabilities, True)
+        else:
+            earlier = target(files.name(self.segmentation).removesuffix(".nii.gz"), self.folder, True, True)
+        return earlier.paths
+
+    def is_done(self) -> bool:
+        return all(map(files.exists, self.paths))
+
+
+def target(
+    case_id: str, folder: str | os.PathLike, probabilities: bool = False, with_provenance: bool = False
+) -> Target:
+    """A case's place in a folder of results."""
+    return Target(
+        files.join(folder, f"{case_id}.nii.gz"),
+        files.join(folder, f"{case_id}_probabilities.nii.gz") if probabilities else None,
+        with_provenance,
+        os.fspath(folder),
+    )
+
+
+def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets: Sequence[Target]) -> None:
+    """Makes way in a folder for results of the model that `card` is of: those of two must not be mixed.
+
+    Another model's results go only when asked for, and all at once, so that a killed run leaves no mixture.
+    What killed commands have left of these results, half written, goes after an hour.
+
+    Args:
+        folder: that the targets are in.
+        overwrite: what is at the targets may be deleted.
+
+    Raises:
+        OtherModelError: the folder holds another model's results.
+    """
+    path = files.join(folder, model_card.FILE)
+    theirs = model_card.parse(files.read_bytes(path), path) if files.exists(path) else card
+    if theirs != card:
+        redone = {files.name(path) for one in targets for path in one.all_paths}
+        found = (files.name(one) for one in files.walk(folder) if layouts.nifti_stem(one) is not None)
+        others = [one for one in found if one not in redone]
+        if others or not overwrite:
+            cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
+            raise model_card.OtherModelError(
+                f"{folder}: holds segmentations of another model, {theirs.name} version {theirs.version} "
+                f"(now {card.name} version {card.version})"
+                + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
+                + f"{cure}."
+            )
+        for one in targets:
+            remove(one)
+        files.remove(path)
+    files.sweep([path, *(path for one in targets for path in one.all_paths)], _LEFT_S)
+
+
+def remove(target: Target) -> None:
+    """Deletes a result, where there is one, with all that belongs to it."""
+    provenance.drop(target.segmentation)
+    for path in target.all_paths:
+        if path != provenance.path_of(target.segmentation):
+            files.remove(path)
+
+
+# --- one case, whatever comes of it ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented case, on its grid.
+
+    Attributes:
+        tissues: `labels.Tissue`, uint8 [I, J, K].
+        probabilities: of WT, TC, ET, float32 [I, J, K, 3]; None if they were not asked for.
+        tiles: int32 [3], how many each stage of a cascade ran; None for models that are none.
+        card: of the model that made it.
+    """
+
+    tissues: np.ndarray
+    probabilities: np.ndarray | None
+    tiles: np.ndarray | None
+    card: ModelCard
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a case has no result.
+
+    Attributes:
+        stage: of `STAGES`.
+        reason: names the case.
+        traceback: of an error that nobody expected; else empty.
+    """
+
+    stage: str
+    reason: str
+    hint: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one case. Holds its voxels: to be looked at and let go.
+
+    Attributes:
+        seconds: by those of `STAGES` that it came to.
+        fault: why there is no result; None where there is one.
+        case: as it was read, or None.
+        found: what `segment` made of it, or None.
+        notes: guesses in reading it, and that the model was trained on other voxels.
+    """
+
+    seconds: dict[str, float]
+    fault: Fault | None
+    case: Case | None
+    found: Segmentation | None
+    notes: tuple[str, ...] = ()
+
+
+_HINTS = {
+    "read": "python -m tfbrats.inspect lists every fault of every case",
+    "segment": f"what the model takes is said in its {model_card.FILE}",
+    "write": "--edition chooses the label values that are written",
+}
+
+
+def attempt(
+    segment: Callable[[Case], Segmentation],
+    entry: CaseFiles,
+    card: ModelCard,
+    target: Target,
+    concerns_all: Callable[[Exception], bool] = lambda error: False,
+    tell: Callable[[str], None] = lambda note: None,
+) -> Attempt:
+    """Reads, segments and writes one case. What is wrong with the case is told and not raised.
+
+    Args:
+        segment: what a model makes of a case that was loaded with the modalities of its card.
+        card: of that model.
+        concerns_all: which of its errors are no fault of the case, so that they are raised.
+        tell: is called with each of the case's notes, before it is segmented, or where it cannot be read.
+
+    Raises:
+        OtherModelError: another model's results lie in the folder.
+        InputError, OSError: the folder takes no file.
+    """
+    stage, watch = "read", Stopwatch()
+    loaded = found = fault = None
+    notes: tuple[str, ...] = ()
+    try:
+        with watch.part(stage):
+            loaded = case.load(entry, card.modalities, read_label=False)
+        spacing = model_card.spacing_note(card, loaded.spacing_mm)
+        notes = (*loaded.notes, *([spacing] if spacing else []))
+        for note in notes:
+            tell(note)
+        stage = "segment"
+        with watch.part(stage):
+            found = segment(loaded)
+        stage = "write"
+        with watch.part(stage):
+            write(entry, loaded, found, target, notes)
+    except (model_card.OtherModelError, MemoryError, OSError):  # no fault of the case
+        raise
+    except InputError as error:
+        no_place = stage == "write" and isinstance(error.__cause__, OSError)
+        if no_place or concerns_all(error):
+            raise
+        text = str(error)
+        if isinstance(error, case.CaseError):
+            notes = error.notes
+            for note in notes:
+                tell(note)
+        fault = Fault(stage, text if entry.case_id in text else f"{entry.case_id}: {text}", _HINTS[stage])
+    except Exception as error:  # one bad case must not cost the others
+        if concerns_all(error):
+            raise
+        reason = f"{entry.case_id}: {type(error).__name__}: {error}"
+        hint = "this is not expected; please report it with the case's header"
+        fault = Fault(stage, reason, hint, "".join(traceback.format_exception(error)))
+    seconds = {part: round(taken, 4) for part, taken in watch.taken().items()}
+    return Attempt(seconds, fault, loaded, found, notes)
+
+
+def spacing_notes(card: ModelCard, entries: Sequence[CaseFiles]) -> dict[str, str]:
+    """By case id, before any work, what is to be told of scans of other voxels than the model's.
+
+    Reads headers alone. What cannot be read is told when its turn comes.
+    """
+
+    def of(entry: CaseFiles) -> str | None:
+        paths = [path for modality, path, _ in entry.images if modality in card.modalities]
+        try:
+            return model_card.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
+        except InputError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        notes = dict(zip((entry.case_id for entry in entries), pool.map(of, entries), strict=True))
+    return {case_id: note for case_id, note in notes.items() if note}
+
+
+def notes_told(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines for a screen, of the notes by case id; of very many the first, and how many there are."""
+    lines = [f"note: {case_id}: {note}" for case_id, of_case in notes.items() for note in of_case]
+    more = len(lines) - _NOTES_TOLD
+    if more <= 0:
+        return lines
+    return [*lines[:_NOTES_TOLD], f"note: and {more} more of this kind; python -m tfbrats.inspect lists all"]
+
+
+def write(
+    entry: CaseFiles, loaded: Case, found: Segmentation, target: Target, notes: Sequence[str] = ()
+) -> None:
+    """Writes what `target` names, the model's card beside it in a folder of results.
+
+    Args:
+        entry: the case's files, as `loaded` was read from them.
+        notes: on the case, kept where the segmentation comes from is.
+
+    Raises:
+        InputError: the output cannot be written, or the case's labels have no value for a tissue.
+        OtherModelError: another model's results lie in the folder.
+    """
+    if target.folder is not None:
+        # With the first result, so that a run without any leaves nothing.
+        model_card.keep(found.card, target.folder)
+    if target.probabilities is not None:
+        case.save_probabilities(target.probabilities, found.probabilities, loaded.grid)
+    provenance.drop(target.segmentation)
+    case.save_segmentation(target.segmentation, found.tissues, loaded.grid, loaded.schema)
+    if target.with_provenance:
+        provenance.write(found.card, entry, target.segmentation, notes)

@@ -1,0 +1,256 @@
+"""Which cases a model has seen: those that trained it, those that chose its checkpoint, and their patients.
+
+A model's card carries hashes of the case ids of each split and of their patients, so that a served card tells
+nobody's name and yet every scored case can be held against it. Pure: opens no file.
+
+    kind                 the case
+    train                trained the model
+    validation           chose its checkpoint
+    train_patient        shows a patient of whom another scan trained the model
+    validation_patient   shows a patient of whom another scan chose its checkpoint
+    test                 was kept apart in the model's own split
+    unseen               is in none of its splits
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tfbrats.datasets import naming
+from tfbrats.machine.wording import counted
+
+KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
+KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
+_CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
+_DIGITS = 16  # of 64: one false match in 10^13 for a thousand cases against a thousand
+TITLES = {  # of a table's rows
+    "train": "train",
+    "validation": "validation",
+    "train_patient": "train, another scan of the patient",
+    "validation_patient": "validation, another scan of the patient",
+    "test": "test",
+    "unseen": "in no split of the model",
+}
+_SAID = {
+    "train": ("trained the model",) * 2,
+    "validation": ("chose its checkpoint",) * 2,
+    "train_patient": (
+        "shows a patient of whom another scan trained it",
+        "show patients of whom other scans trained it",
+    ),
+    "validation_patient": (
+        "shows a patient of whom another scan chose its checkpoint",
+        "show patients of whom other scans chose its checkpoint",
+    ),
+    "test": ("is of its test split", "are of its test split"),
+    "unseen": ("is in none of its splits", "are in none of its splits"),
+}
+_NAMESAKES = {  # where an id tells no published data set, so that another may have the same
+    "train": (
+        "has the name of a case that trained the model",
+        "have the names of cases that trained the model",
+    ),
+    "validation": (
+        "has the name of a case that chose its checkpoint",
+        "have the names of cases that chose its checkpoint",
+    ),
+}
+# Ways of naming, each by the editions of cards and of ids that have it: they share patients under other names.
+_LATER = "BraTS 2021 and later"
+_WAYS = {
+    "BraTS 2017 to 2019": ("2017", "2018", "2019"),
+    "BraTS 2020": ("2020",),
+    _LATER: ("2021", "2023"),
+    "UPenn-GBM": ("upenn",),
+    "UCSF-PDGM": ("ucsf",),
+    "the Decathlon": ("msd",),
+}
+_UCSF = "UCSF-PDGM"  # in 2021 and later alone
+
+
+def _hash(name: str) -> str:
+    """Of a case id or a patient; letter case makes no other patient."""
+    return hashlib.sha256(naming.spelt_alike(name).encode()).hexdigest()[:_DIGITS]
+
+
+def _patient_of(case_id: str) -> str:
+    """Whose scan it is: what all time points of a patient share, under the names of any edition."""
+    return naming.person_of(naming.patient_of(case_id))
+
+
+def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What a card's `training_data` carries of splits: `case_hashes` and `patient_hashes` by split.
+
+    Args:
+        splits: split -> case ids; whatever is no list (a file's sha256) is left out.
+
+    Returns:
+        of each split the hashes with blanks between them. Patients who are called as their case are left out.
+    """
+    lists = {split: ids for split, ids in splits.items() if not isinstance(ids, str)}
+    patients = {
+        split: {_patient_of(case_id) for case_id in ids} - {naming.spelt_alike(case_id) for case_id in ids}
+        for split, ids in lists.items()
+    }
+    return {
+        _CASES: {split: " ".join(map(_hash, ids)) for split, ids in lists.items()},
+        _PATIENTS: {split: " ".join(sorted(map(_hash, names))) for split, names in patients.items()},
+    }
+
+
+def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, str] | None:
+    """Case id -> one of `KINDS`; None where the card does not carry its cases.
+
+    Args:
+        training_data: of a model's card, or `hashes_of` of its splits.
+    """
+    try:
+        cases, patients = (
+            {split: set(text.split()) for split, text in training_data[name].items()}
+            for name in (_CASES, _PATIENTS)
+        )
+    except (KeyError, AttributeError, TypeError):  # an older version's, or another program's
+        return None
+    return {case_id: _kind(case_id, cases, patients) for case_id in case_ids}
+
+
+def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, set[str]]) -> str:
+    own, patient = _hash(case_id), _hash(_patient_of(case_id))
+    for split in ("train", "validation"):
+        if own in cases.get(split, ()):
+            return split
+    for split in ("train", "validation"):
+        if patient in patients.get(split, ()) or patient in cases.get(split, ()):
+            return f"{split}_patient"
+    return "test" if own in cases.get("test", ()) else "unseen"
+
+
+def by_kind(kinds: Mapping[str, str]) -> dict[str, list[str]]:
+    """Kind -> its case ids, in the order of `KINDS`; kinds without a case are left out."""
+    lists = {kind: [case_id for case_id, its in kinds.items() if its == kind] for kind in KINDS}
+    return {kind: ids for kind, ids in lists.items() if ids}
+
+
+# --- in words -------------------------------------------------------------------------------------------
+
+
+def number_seen(cases: Mapping[str, Sequence[str]]) -> int:
+    """How many of `by_kind`'s cases the model knows."""
+    return sum(len(ids) for kind, ids in cases.items() if kind in KNOWN_TO_THE_MODEL)
+
+
+def others(cases: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those that the model does not know."""
+    return [case_id for kind, ids in cases.items() if kind not in KNOWN_TO_THE_MODEL for case_id in ids]
+
+
+def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> str:
+    """E.g. "3 trained the model, 2 chose its checkpoint, 1 is of its test split"."""
+    texts = []
+    for kind in (kind for kind in kinds if kind in cases):
+        ids = cases[kind]
+        tells = any(naming.edition_by_id(case_id) is not None for case_id in ids)
+        words = _SAID[kind] if tells else _NAMESAKES.get(kind, _SAID[kind])
+        texts.append(f"{len(ids)} {words[len(ids) > 1]}")
+    return ", ".join(texts)
+
+
+def other_names(trained_on: Iterable[str], case_ids: Iterable[str]) -> list[str]:
+    """Data sets by whose names patients of these cases may have been seen, though no id tells it.
+
+    Args:
+        trained_on: editions of the model's training cases.
+        case_ids: of cases that it has not seen by their names.
+
+    Returns:
+        ["BraTS 2020", "BraTS 2021 and later"]: the model's and the cases'; empty if both have one way of names.
+    """
+    models = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
+    told = (naming.edition_by_id(case_id) for case_id in case_ids)
+    theirs = {way for schema in told if schema is not None and (way := _way_of(schema.edition))}
+    for model in sorted(models):
+        for way in sorted(theirs - models):
+            if _UCSF not in (model, way) or _LATER in (model, way):
+                return [model, way]
+    return []
+
+
+def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
+    # A model of 2024 to 2026 was trained on 2023's cases too; ids that tell 2024 are of other patients.
+    if is_of_a_card and edition in ("2024", "2025", "2026"):
+        return _LATER
+    return next((way for way, editions in _WAYS.items() if edition in editions), None)
+
+
+def briefly(by_split: Mapping[str, Any] | None) -> str:
+    """For a line that names scored cases: ", 5 of them seen by the model"; "" where nothing is amiss."""
+    if not by_split or not by_split["known"]:
+        return ""
+    number = number_seen(by_split["cases"])
+    return f", {number} of them seen by the model" if number else ""
+
+
+def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool) -> tuple[str, bool]:
+    """What is to be said of scored cases, and whether it is a warning; "" of predictions without a card.
+
+    Args:
+        by_split: as `evaluate`'s content holds it.
+        name: the model's.
+        chosen: the person has already named the split to score.
+    """
+    if by_split is None:
+        return "", False
+    if not by_split["known"]:
+        cure = "Export it again."
+        if not chosen:
+            cure += " Or pass --splits with the splits.json of the model's run."
+        return (
+            f"the card does not tell which cases the model {name} was trained on: an older version exported "
+            f"it. Some of the cases scored may be training cases. {cure}",
+            True,
+        )
+    cases = by_split["cases"]
+    total, number = sum(map(len, cases.values())), number_seen(cases)
+    shared = by_split.get("other_names")
+    by_names = (
+        f" {' and '.join(shared)} show many patients under different names: some may be the same."
+        if shared
+        else ""
+    )
+    if not number:
+        which = f"one of the {total} cases" if total > 1 else "The case scored neither"
+        which = (f"By their names n{which}" if shared else f"N{which}") if total > 1 else which
+        verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
+        return f"{which} {verbs} its checkpoint: {listed(cases)}.{by_names}", bool(shared)
+    known = listed(cases, KNOWN_TO_THE_MODEL)
+    if number < total:
+        dice = by_split["others_dice"]
+        means = ", ".join(
+            f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}" for region, mean in dice.items()
+        )
+        text = (
+            f"{number} of these {counted(total, 'case')} {'was' if number == 1 else 'were'} seen in training: "
+        )
+        text += f"{known}. Mean Dice of the {counted(total - number, 'other')}: {means}.{by_names}"
+    else:
+        which = f"All of these {total} cases were" if total > 1 else "The case scored was"
+        text = (
+            f"{which} seen in training: {known}. Nothing here says how the model does on cases that it has not "
+        )
+        text += "seen."
+    if not chosen:
+        text += _cure(by_split)
+    return text, True
+
+
+def _cure(by_split: Mapping[str, Any]) -> str:
+    if not by_split["has_test"]:
+        return " Its split has no test cases: score cases that it was not trained on."
+    path = f"{by_split['run']}/splits.json" if by_split["run"] else "with the splits.json of the model's run"
+    return f" To score the test cases alone, pass --splits {path}."
+
+
+def has_test(training_data: Mapping[str, Any]) -> bool:
+    """Whether the model's own split kept cases apart."""
+    return bool((training_data.get(_CASES) or {}).get("test"))

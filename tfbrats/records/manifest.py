@@ -1,0 +1,224 @@
+"""dataset.json: what a record set holds, shard by shard and case by case. No TensorFlow.
+
+Answers whether a set fits a config, and a shard its row.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pydantic
+
+from tfbrats.cases.splits import SPLITS
+from tfbrats.config import Config, differences
+from tfbrats.errors import InputError
+from tfbrats.labels import REGIONS
+from tfbrats.machine import files
+from tfbrats.records.tfrecord import REWRITE, file_crc32c
+
+MANIFEST = "dataset.json"
+
+
+FORMAT = 2
+
+
+SHARD_NAME = re.compile(
+    rf"({'|'.join(SPLITS)})(-add\d+)?(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
+)
+
+
+STAGES = ("read", "n4", "cut", "encode", "write")  # of the work on a case, as its seconds are told apart
+
+
+_WRITE_AGAIN = "Write the records again: the Beam job with --overwrite."
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Part):
+    """How a case's own files lie in space and write tissues: what `to-nifti` gives back.
+
+    Attributes:
+        label_schema: `labels.LabelSchema.to_json`.
+        shape: voxels along the file's own axes.
+        affine: [4][4], voxel of the file -> mm.
+    """
+
+    label_schema: dict[str, Any]
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, float, float, float], ...]
+
+
+class CaseRow(_Part):
+    """One case in a shard, or the part of it that lies there.
+
+    Attributes:
+        source: None in all but the first of a case's parts.
+        notes: guesses that were made in reading it; where there are none the row holds no such entry.
+        seconds: spent on this part, by `STAGES`.
+    """
+
+    case_id: str
+    examples: int
+    spacing_mm: tuple[float, float, float]
+    source: Source | None = None
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = {}
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_empty_notes(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = serialize(self)
+        return content if self.notes else {key: value for key, value in content.items() if key != "notes"}
+
+
+class Rejected(_Part):
+    """One case that could not be used, at which stage, and why."""
+
+    case_id: str
+    stage: str
+    reason: str
+    hint: str
+
+
+class Shard(_Part):
+    """One finished TFRecord file."""
+
+    file: str
+    split: str
+    region: str = ""  # whose patches they are; slices and volumes serve all
+    cases: tuple[CaseRow, ...]
+    rejected: tuple[Rejected, ...]
+    examples: int
+    bytes: int
+    crc32c: str  # of the whole file, hexadecimal
+    task_sha256: str  # of all that the file depends on: config, cases, their files' sizes
+
+
+def seconds_by_case(shards: Iterable[Shard]) -> dict[str, dict[str, float]]:
+    """Case id -> seconds by each of `STAGES`, over all the shards that hold a part of the case."""
+    found: dict[str, dict[str, float]] = {}
+    for shard in shards:
+        for row in shard.cases:
+            total = found.setdefault(row.case_id, dict.fromkeys(STAGES, 0.0))
+            for stage, seconds in row.seconds.items():
+                total[stage] += seconds
+    return found
+
+
+class Batch(_Part):
+    """Cases that were given together: the first, or what `--add` added later. Each has shards of its own.
+
+    Attributes:
+        cases: split -> sorted ids, rejected ones too.
+        bytes_per_case: what the number of its shards was worked out from.
+    """
+
+    cases: dict[str, tuple[str, ...]]
+    bytes_per_case: float
+
+
+class Manifest(_Part):
+    """The contents of dataset.json: what a record set is, enough to check and to read it."""
+
+    format: int = FORMAT
+    tfbrats_version: str
+    kind: str
+    regions: tuple[str, ...] = ()  # whose patches they are; slices and volumes serve all
+    fields: dict[str, str]  # field -> "dtype shape", for people
+    identity: dict[str, Any]  # config.Config.records_identity()
+    modalities: tuple[str, ...]
+    label_schemas: tuple[dict[str, Any], ...]  # the editions, most frequent first
+    layouts: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]  # of most cases; each row has its own
+    examples: dict[str, int]  # per split
+    cases: dict[str, tuple[str, ...]]  # per split
+    split_sha256: str
+    bytes: int
+    rejected: int
+    seconds_per_case: dict[str, float] = {}  # mean over the cases, by `STAGES`
+    batches: tuple[Batch, ...] = ()
+    shards: tuple[Shard, ...]
+
+    def shards_of(self, split: str, region: str = "") -> list[Shard]:
+        """The shards of a split; where each region has its own, those of `region`, or of all."""
+        of_split = [shard for shard in self.shards if shard.split == split]
+        return [shard for shard in of_split if not region or shard.region in ("", region)]
+
+    def count(self, split: str, region: str = "") -> int:
+        """Examples in `shards_of`."""
+        return sum(shard.examples for shard in self.shards_of(split, region))
+
+
+def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
+    """The manifest of a finished record set.
+
+    Args:
+        folder: the record set.
+        command: what would make it, quoted in the error.
+
+    Raises:
+        InputError: there is none, or it is of another format.
+    """
+    path = files.join(folder, MANIFEST)
+    if not files.exists(path):
+        raise InputError(
+            f"{folder}: no {MANIFEST}: there are no records here, or the job that writes them has not ended."
+            + (f" Make them with\n  {command}" if command else "")
+        )
+    try:
+        content = files.read_json(path)
+    except InputError as error:
+        raise InputError(f"{error} {_WRITE_AGAIN}") from error
+    if not isinstance(content, dict) or "shards" not in content:
+        raise InputError(
+            f"{path}: not the manifest of a record set. Point to the folder that the Beam job wrote."
+        )
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: records of format {content.get('format')}; this version reads {FORMAT}. {_WRITE_AGAIN}"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: damaged ({error.error_count()} faults). {_WRITE_AGAIN}") from error
+
+
+def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike) -> None:
+    """Raises InputError unless the records were written with this config's record settings."""
+    kind = config.records.kind
+    if manifest.kind != kind:
+        cure = "Write them with this config into another folder"
+        if {manifest.kind, kind} == {"patches", "volumes"}:
+            cure += f", or pass records.kind={manifest.kind}"
+        raise InputError(
+            f"{folder}: holds {manifest.kind}; this config ({config.model.name}) trains on {kind}. {cure}."
+        )
+    missing = [r for r in config.regions if r not in manifest.regions] if kind == "patches" else []
+    if missing:
+        raise InputError(
+            f"{folder}: holds patches of {', '.join(manifest.regions)}, none of {', '.join(missing)}. Train "
+            + " or ".join(f"region={r.lower()}" for r in manifest.regions)
+            + " on it, or write the others into another folder."
+        )
+    found = differences(config.records_identity(), manifest.identity)
+    if found:
+        raise InputError(
+            f"{folder}: these records were written with another configuration:\n  "
+            + "\n  ".join(found)
+            + "\nUse the config they were written with, or write them again into another folder."
+        )
+
+
+def check_shard(folder: str | os.PathLike, shard: Shard, content: bool = True) -> str | None:
+    """What is wrong with a shard on disk, as a sentence, or None. `content`: checksum too, not size alone."""
+    path = files.join(folder, shard.file)
+    if not files.exists(path):
+        return f"{path}: missing. {REWRITE}"
+    if files.size(path) != shard.bytes:
+        return f"{path}: {files.size(path)} bytes; dataset.json says {shard.bytes}. {REWRITE}"
+    if content and file_crc32c(path) != shard.crc32c:
+        return f"{path}: damaged: its checksum is not the one in dataset.json. {REWRITE}"
+    return None

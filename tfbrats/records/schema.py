@@ -1,0 +1,185 @@
+"""What an example holds: written once, for the writer and for the reader.
+
+The schema builds a light encoder, so that Beam's workers import no TensorFlow, and the reader's parser.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from tfbrats.errors import InputError
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of an example.
+
+    Attributes:
+        dtype: numpy name, or "string". Arrays travel as raw little-endian bytes, single numbers as int64.
+        shape: sizes, -1 where they differ from example to example (then stored beside the bytes).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_array(self) -> bool:
+        return bool(self.shape)
+
+    @property
+    def shape_name(self) -> str:
+        return f"{self.name}/shape"
+
+
+SLICES = (
+    Field("image", "float16", (-1, -1, -1)),  # [h, w, M] z-scored, cropped to the brain
+    Field("label", "uint8", (-1, -1)),  # [h, w] tissues
+    Field("region", "uint8", (-1, -1)),  # [h, w] examples.LwsRegion
+    Field("origin_ij", "int64", (2,)),  # where the crop lies on the canvas
+    Field("slice_k", "int64", ()),
+    Field("case_id", "string", ()),
+)
+
+
+PATCHES = (
+    Field("x1", "float16", (-1, -1, -1, -1)),  # [S, S, S, M] z-scored
+    Field("half", "float16", (-1, -1, -1, -1)),  # [S, S, S, M] x0.5; x2 is derived from x1 when it is read
+    Field("label", "uint8", (-1, -1, -1)),  # [S, S, S] tissues
+    Field("centre_ijk", "int64", (3,)),  # in the whole volume
+    Field("region", "string", ()),  # whose network it is for
+    Field("case_id", "string", ()),
+)
+
+
+VOLUMES = (
+    Field("image", "float16", (-1, -1, -1, -1)),  # [i, j, k, M] z-scored, cropped to the brain
+    Field("brain", "uint8", (-1, -1, -1)),  # [i, j, k]
+    Field("label", "uint8", (-1, -1, -1)),  # [i, j, k] tissues
+    Field("origin_ijk", "int64", (3,)),  # where the crop lies in the whole volume
+    Field("shape_ijk", "int64", (3,)),  # the whole volume's
+    Field("case_id", "string", ()),
+)
+
+
+SCHEMAS: Mapping[str, tuple[Field, ...]] = {"slices": SLICES, "patches": PATCHES, "volumes": VOLUMES}
+
+
+def _example_class():
+    """A class that reads and writes tf.train.Example: messages match by field number, not by name."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tfbrats/example.proto", package="tfbrats.example", syntax="proto3"
+    )
+    kinds = descriptor_pb2.FieldDescriptorProto
+
+    def message(name, *fields):
+        added = file.message_type.add(name=name)
+        for number, (field_name, kind, repeated, type_name) in enumerate(fields, start=1):
+            added.field.add(
+                name=field_name,
+                number=number,
+                type=kind,
+                label=kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL,
+                type_name=f".tfbrats.example.{type_name}" if type_name else None,
+            )
+        return added
+
+    message("BytesList", ("value", kinds.TYPE_BYTES, True, ""))
+    message("FloatList", ("value", kinds.TYPE_FLOAT, True, ""))
+    message("Int64List", ("value", kinds.TYPE_INT64, True, ""))
+    feature = message(
+        "Feature",
+        ("bytes_list", kinds.TYPE_MESSAGE, False, "BytesList"),
+        ("float_list", kinds.TYPE_MESSAGE, False, "FloatList"),
+        ("int64_list", kinds.TYPE_MESSAGE, False, "Int64List"),
+    )
+    feature.oneof_decl.add(name="kind")
+    for field in feature.field:
+        field.oneof_index = 0
+    features = message("Features", ("feature", kinds.TYPE_MESSAGE, True, "Features.FeatureEntry"))
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+    entry.field.add(
+        name="value",
+        number=2,
+        type=kinds.TYPE_MESSAGE,
+        label=kinds.LABEL_OPTIONAL,
+        type_name=".tfbrats.example.Feature",
+    )
+    message("Example", ("features", kinds.TYPE_MESSAGE, False, "Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfbrats.example.Example"))
+
+
+_Example = _example_class()
+
+
+def encode(schema: Sequence[Field], example: Mapping[str, Any]) -> bytes:
+    """One example as a serialised tf.train.Example; the same example is the same bytes.
+
+    Raises:
+        ValueError: an entry is missing, or of another type or shape than the schema says.
+    """
+    message = _Example()
+    feature = message.features.feature
+    missing = [field.name for field in schema if field.name not in example]
+    if missing:
+        raise ValueError(f"expected {[field.name for field in schema]}; {missing} not there")
+    for field in schema:
+        value = example[field.name]
+        if field.dtype == "string":
+            feature[field.name].bytes_list.value.append(value.encode())
+        elif not field.is_array:
+            feature[field.name].int64_list.value.append(int(value))
+        else:
+            fits = len(value.shape) == len(field.shape) and all(
+                want in (-1, size) for want, size in zip(field.shape, value.shape, strict=True)
+            )
+            if value.dtype != field.dtype or not fits:
+                raise ValueError(
+                    f"{field.name}: expected {field.dtype} {field.shape}, received {value.dtype} {value.shape}"
+                )
+            feature[field.name].bytes_list.value.append(np.ascontiguousarray(value).tobytes())
+            feature[field.shape_name].int64_list.value.extend(value.shape)
+    return message.SerializeToString(deterministic=True)
+
+
+def decode(schema: Sequence[Field], serialized: bytes) -> dict[str, Any]:
+    """The inverse of `encode`, in numpy.
+
+    Raises:
+        InputError: not an example, or one whose entries are not those of the schema.
+    """
+    try:
+        feature = _Example.FromString(serialized).features.feature
+    except DecodeError as error:
+        raise InputError(f"a record is not a tf.train.Example ({error}).") from error
+    missing = [field.name for field in schema if field.name not in feature]
+    if missing:
+        raise InputError(
+            f"a record lacks {', '.join(missing)}; it holds {', '.join(sorted(feature)) or 'nothing'}."
+        )
+    example: dict[str, Any] = {}
+    try:
+        for field in schema:
+            if field.dtype == "string":
+                example[field.name] = feature[field.name].bytes_list.value[0].decode()
+            elif not field.is_array:
+                example[field.name] = feature[field.name].int64_list.value[0]
+            else:
+                shape = tuple(feature[field.shape_name].int64_list.value)
+                raw = feature[field.name].bytes_list.value[0]
+                example[field.name] = np.frombuffer(raw, field.dtype).reshape(shape)
+    except (ValueError, IndexError, TypeError) as error:  # an entry of another type, bytes of another shape
+        raise InputError(f"a record's entry {field.name} does not fit its schema ({error}).") from error
+    return example
+
+
+def field_descriptions(schema: Sequence[Field]) -> dict[str, str]:
+    return {field.name: f"{field.dtype} {list(field.shape)}" for field in schema}

@@ -1,0 +1,321 @@
+"""Plan the shards of a record set, price them, write one: the body of the Beam job.
+
+Everything here is a function of its arguments: which cases a shard holds, and every byte in it, depend on
+the config, the cases and their files alone, not on engine, workers or order. A shard is written under a
+temporary name and renamed; its row under `parts/` then says that it is finished. No Beam, no TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import google_crc32c
+
+from tfbrats.cases import case, patches, preprocess, slices
+from tfbrats.cases.preprocess import Prepared
+from tfbrats.config import Config
+from tfbrats.config_file import from_mapping
+from tfbrats.datasets.layouts import CaseFiles, Dataset
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.machine.stopwatch import Stopwatch
+from tfbrats.machine.wording import in_units
+from tfbrats.records import manifest, tfrecord
+from tfbrats.records.manifest import CaseRow, Rejected, Shard, Source
+from tfbrats.records.schema import SCHEMAS, encode
+
+PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
+
+# A shard may be so much larger than records.shard_mib before it holds fewer cases, or its case is spread over
+# several: with the 150 MiB of the shipped configs, the parts of a case are then of 100 to 200 MiB.
+_LARGEST = 4 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """The shards that hold the same cases, one of each region where regions are kept apart; a case that is too
+    large for one shard has several. Small: only this travels to a worker.
+
+    A case is read and prepared once for all of its shards.
+    """
+
+    names: tuple[tuple[str, tuple[str, ...]], ...]  # (region or "", files)
+    split: str
+    cases: tuple[CaseFiles, ...]
+    output: str
+    config: dict  # Config.model_dump: plain, so that any engine can pickle it
+    sha256: str  # of all that its bytes depend on; of the input files only names and sizes are looked at
+    expected_bytes: float
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(file for _, files_ in self.names for file in files_)
+
+
+def part_of(output: str, file: str) -> str:
+    """Where the row of a finished shard lies."""
+    return files.join(output, PARTS, file + ".json")
+
+
+def regions_of(config: Config) -> tuple[str, ...]:
+    """The regions that have shards of their own; ("",) where one set of shards serves all."""
+    return config.regions if config.records.kind == "patches" else ("",)
+
+
+# --- plan -----------------------------------------------------------------------------------------------
+
+
+def plan(
+    dataset: Dataset,
+    splits: Mapping[str, Sequence[str]],
+    config: Config,
+    output: str,
+    bytes_per_case: float,
+    batch: int = 0,
+) -> list[ShardTask]:
+    """The shards of cases that were given together: cases in sorted order, dealt round-robin.
+
+    As many shards as their size asks for (records.shard_mib), at least records.min_shards, at most one a
+    case; but where the patches of one case are too many for a shard, it has several of its own.
+
+    Args:
+        batch: 0, or which addition to a record set this is: its shards have names of their own.
+    """
+    by_id = {one.case_id: one for one in dataset.cases}
+    sizes = files.walk(dataset.root)
+    regions = regions_of(config)
+    identity = {"format": manifest.FORMAT, **config.records_identity()}
+    content = config.model_dump(mode="json")
+    part = bytes_per_case / len(regions) / (config.records.shard_mib * 2**20)  # of a shard, that a case fills
+    pieces = 1  # shards for each case
+    if config.records.kind == "patches":
+        pieces = min(max(1, math.ceil(part / _LARGEST)), config.sampling.patches_per_case)
+    tasks = []
+    for split, ids in splits.items():
+        if not ids:
+            continue
+        # Dealt out whole, some shards hold a case more than the mean.
+        most = max(1, math.floor(_LARGEST / part)) if part else len(ids)
+        wanted = max(math.ceil(len(ids) * part), math.ceil(len(ids) / most), config.records.min_shards)
+        count = len(ids) if pieces > 1 else min(len(ids), wanted)
+        for n in range(count):
+            numbers = range(n * pieces, (n + 1) * pieces)
+            names = tuple(
+                (region, tuple(_file_name(split, batch, region, at, count * pieces) for at in numbers))
+                for region in regions
+            )
+            cases = tuple(by_id[i] for i in sorted(ids)[n::count])
+            depends_on = {
+                "identity": identity,
+                "files": names,
+                "cases": [dataclasses.asdict(one, dict_factory=_stated) for one in cases],
+                "bytes": [sizes.get(path) for one in cases for path in one.paths()],
+            }
+            sha256 = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+            tasks.append(ShardTask(names, split, cases, output, content, sha256, bytes_per_case * len(cases)))
+    return tasks
+
+
+def _stated(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Without what a schema seldom has: a set keeps the hashes that it had before there was such a field."""
+    return {name: value for name, value in fields if value is not None or name not in ("ignored", "by_names")}
+
+
+def _file_name(split: str, batch: int, region: str, number: int, count: int) -> str:
+    """train-00000-of-00008.tfrecord, train-wt-...; of cases that were added later, train-add1-..."""
+    added = f"add{batch}" if batch else ""
+    return "-".join(filter(None, (split, added, region.lower(), f"{number:05d}-of-{count:05d}.tfrecord")))
+
+
+# --- one shard ------------------------------------------------------------------------------------------
+
+
+# How many of a case's examples are made before the first is written (None: all), so that a case that fails
+# leaves nothing behind. A case's patches (5 GiB in paper B) do not fit into memory: what can fail does at the
+# first.
+_HELD = {"slices": None, "volumes": None, "patches": 1}
+
+
+def encoded_examples(
+    prepared: Prepared, config: Config, split: str, watch: Stopwatch
+) -> dict[str, Iterator[bytes]]:
+    """What a case gives, a stream for each region that has shards of its own ("" where none has)."""
+    settings = config.records
+    if settings.kind == "slices":
+        # Only training discards slices: validation and test see every slice that has brain.
+        dropped = settings.dropped_fraction if split == "train" else 0.0
+        streams: dict[str, Iterable[dict]] = {
+            "": slices.slices(
+                prepared, settings.slice_shape, config.lws.contour_width_mm, dropped, settings.seed
+            )
+        }
+    elif settings.kind == "patches":
+        streams = {
+            region: patches.patches(prepared, region, config.sampling, config.cascade, settings.seed)
+            for region in config.regions
+        }
+    else:
+        streams = {"": (patches.volume(prepared) for _ in range(1))}
+    schema = SCHEMAS[settings.kind]
+
+    def encoded(stream: Iterable[dict]) -> Iterator[bytes]:
+        return watch.over("encode", (encode(schema, one) for one in watch.over("cut", stream)))
+
+    return {region: encoded(stream) for region, stream in streams.items()}
+
+
+def is_finished(task: ShardTask, finished: Mapping[str, Shard], accepted: Collection[str] = ()) -> bool:
+    """Whether the shard is on disk as this task would write it, with no case rejected.
+
+    Args:
+        accepted: files whose rejected cases are not tried again.
+    """
+    rows = [finished.get(file) for file in task.files]
+    return all(
+        row is not None
+        and (not row.rejected or row.file in accepted)
+        and row.task_sha256 == task.sha256
+        and manifest.check_shard(task.output, row) is None
+        for row in rows
+    )
+
+
+class _Writer:
+    """One TFRecord file in the making, and what its row will say."""
+
+    def __init__(self, stack: contextlib.ExitStack, path: str):
+        self._file = stack.enter_context(files.writing(path))
+        self._checksum = google_crc32c.Checksum()
+        self.size, self.rows = 0, []
+
+    def write(self, contents: Iterable[bytes], loaded: case.Case, is_first: bool, watch: Stopwatch) -> None:
+        """A case, or its part for this shard, and its row, with the seconds that `watch` has not given yet."""
+        count = 0
+        with watch.part("write"):
+            for content in contents:
+                framed = tfrecord.frame(content)
+                self._file.write(framed)
+                self._checksum.update(framed)
+                self.size += len(framed)
+                count += 1
+        source = Source(
+            label_schema=loaded.schema.to_json(),
+            shape=loaded.grid.file_shape,
+            affine=loaded.grid.affine.tolist(),
+        )
+        self.rows.append(
+            CaseRow(
+                case_id=loaded.case_id,
+                examples=count,
+                spacing_mm=loaded.spacing_mm,
+                source=source if is_first else None,
+                notes=loaded.notes if is_first else (),
+                seconds={stage: round(seconds, 4) for stage, seconds in watch.taken().items()},
+            )
+        )
+
+    @property
+    def crc32c(self) -> str:
+        return self._checksum.hexdigest().decode()
+
+
+def _check_disk(task: ShardTask) -> None:
+    """Raises OSError where a task's shards do not fit any more: others may have filled the disk meanwhile."""
+    free = files.free_bytes(task.output)
+    if free is not None and free < task.expected_bytes:
+        raise OSError(
+            errno.ENOSPC,
+            f"{task.output}: {in_units(free)} are free, and {task.files[0]} and its like need about "
+            f"{in_units(task.expected_bytes)}",
+        )
+
+
+def write_shard(task: ShardTask) -> list[Shard]:
+    """Writes a task's shards, one case in memory at a time, and their rows; a failing case is rejected.
+
+    Raises:
+        OSError: the disk, not a case: the job must stop.
+    """
+    config = from_mapping(task.config, str(task.files))
+    rejected: list[Rejected] = []
+    _check_disk(task)
+    with contextlib.ExitStack() as stack:
+        writers = {
+            region: [_Writer(stack, files.join(task.output, file)) for file in files_]
+            for region, files_ in task.names
+        }
+        for one in task.cases:
+            fault = _write_case(one, task.split, config, writers)
+            if fault is not None:
+                rejected.append(fault)
+    shards = []
+    for region, files_ in task.names:
+        for file, writer in zip(files_, writers[region], strict=True):
+            shard = Shard(
+                file=file,
+                split=task.split,
+                region=region,
+                cases=tuple(writer.rows),
+                # A case is rejected once, for all of its shards.
+                rejected=tuple(rejected) if file == task.files[0] else (),
+                examples=sum(row.examples for row in writer.rows),
+                bytes=writer.size,
+                crc32c=writer.crc32c,
+                task_sha256=task.sha256,
+            )
+            files.write_bytes(part_of(task.output, file), shard.model_dump_json().encode())
+            shards.append(shard)
+    return shards
+
+
+def _write_case(
+    one: CaseFiles, split: str, config: Config, writers: Mapping[str, Sequence[_Writer]]
+) -> Rejected | None:
+    """Puts a case into its shards, or tells why it cannot be used. What it holds in memory goes with it."""
+    stage, watch = "read", Stopwatch()
+    try:
+        with watch.part("read"):
+            loaded = case.load(one, config.data.modalities, need_label=True)
+        stage = "prepare"
+        with watch.part("n4"):
+            image = preprocess.correct_bias(
+                loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
+            )
+        with watch.part("cut"):
+            prepared = preprocess.cropped(loaded, image)
+        streams = encoded_examples(prepared, config, split, watch)
+        held = _HELD[config.records.kind]
+        first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
+    except MemoryError:  # no fault of the case
+        raise
+    except Exception as error:  # one bad case must not cost the others
+        known = isinstance(error, InputError)
+        return Rejected(
+            case_id=one.case_id,
+            stage=stage,
+            reason=str(error) if known else f"{type(error).__name__}: {error}",
+            hint="python -m tfbrats.inspect lists every fault of every case"
+            if known
+            else "this is not expected; please report it with the case's header",
+        )
+    is_first = True
+    for region, of_region in writers.items():
+        stream = itertools.chain(first[region], streams[region])
+        for writer, length in zip(of_region, _lengths(config, len(of_region)), strict=True):
+            writer.write(itertools.islice(stream, length), loaded, is_first, watch)
+            is_first = False
+    return None
+
+
+def _lengths(config: Config, pieces: int) -> list[int | None]:
+    """How many of a case's patches go to each of the shards that it is spread over; None: all there are."""
+    if pieces == 1:
+        return [None]
+    ends = [n * config.sampling.patches_per_case // pieces for n in range(pieces + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]

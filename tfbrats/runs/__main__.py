@@ -1,0 +1,41 @@
+"""Say which runs there are, how far each has come, and how well it does.
+
+    python -m tfbrats.runs
+    python -m tfbrats.runs gs://bucket/runs --json
+
+Lists every folder under FOLDER (default: runs) that holds a config.yaml, a line for each network; runs whose
+regions all have a score first, then by mean Dice. The scores are those of the epoch with the lowest
+validation loss, whose weights are exported. They are of the validation slices (paper A) or patches (paper B),
+not of whole cases, so paper A's and paper B's do not compare: for that, python -m tfbrats.evaluate.
+"""
+
+import datetime
+import json
+from collections.abc import Sequence
+
+from tfbrats.machine import command, paths
+from tfbrats.runs.listing import as_json, as_text, find, notes
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = command.parser("tfbrats.runs", __doc__)
+    parser.add_argument(
+        "folder",
+        type=paths.argument,
+        nargs="?",
+        default="runs",
+        help="where the runs lie (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args(arguments)
+    found, others = find(given.folder)
+    if given.json:
+        print(json.dumps(as_json(found, others), indent=2))
+        return
+    print(as_text(found, datetime.datetime.now(datetime.UTC)))
+    for line in notes(found, others):
+        print(line)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,1 @@
+"""How good a folder of segmentations is: which file answers which, and all scores. Numbers alone."""

@@ -1,0 +1,256 @@
+"""Where a folder of predictions comes from: which model wrote it, which split its cases are, what it has seen.
+
+Refuses to call cases a test that the model may have been trained on.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfbrats.cases import splits as split_files
+from tfbrats.datasets import naming, not_experts
+from tfbrats.datasets.groups import nifti_stem
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.predictions import model_card, provenance, seen
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.scoring import papers
+from tfbrats.scoring.summaries import summarise
+
+
+def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[str]]:
+    """The card of the model that wrote a folder of predictions, or None, and what is to be noted.
+
+    It lies in the folder itself, or in those that the predictions lie in. No score depends on it, so a card
+    that cannot be read, or one of several, is a note and no fault.
+    """
+    paths = _cards(prediction)
+    contents: dict[bytes, str] = {}
+    for path in paths:
+        contents.setdefault(files.read_bytes(path), path)
+    if not contents:
+        return None, []
+    if len(contents) > 1:
+        return None, [
+            f"{prediction}: cards of {len(contents)} models lie there ({', '.join(contents.values())}), so "
+            "that it is not known which cases trained whose model. Score each folder by itself"
+        ]
+    ((content, path),) = contents.items()
+    try:
+        return model_card.parse(content, path), []
+    except InputError as error:
+        return None, [
+            f"its model is unknown, so that a cascade's margin is unknown, and which cases trained it: {error}"
+        ]
+
+
+def _cards(prediction: str | os.PathLike) -> list[str]:
+    """The cards of a folder, and of the folders within it from which a segmentation comes, or above those."""
+    listing = list(files.walk(prediction)) if files.is_folder(prediction) else []
+    top = files.join(prediction, model_card.FILE)
+    niftis = [path for path in listing if nifti_stem(path) is not None]
+    within = [
+        path
+        for path in listing
+        if files.name(path) == model_card.FILE
+        and files.canonical(path) != files.canonical(top)
+        and any(one.startswith(f"{files.parent(path)}/") for one in niftis)
+    ]
+    return [*([top] if files.exists(top) else []), *within]
+
+
+def doubts(prediction: str | os.PathLike, card: ModelCard | None, paths: Sequence[str]) -> list[str]:
+    """A warning where a model of ours predicted and nothing tells which cases it was trained on.
+
+    Args:
+        card: as `card_beside` finds it.
+        paths: of the predictions.
+    """
+    if card is not None or _cards(prediction):
+        return []
+    for path in map(provenance.path_of, paths):
+        if files.exists(path) and not_experts.is_own_record(path):
+            return [
+                f"{prediction}: a model of tfbrats predicted these ({files.name(path)} says so), but its card "
+                f"{model_card.FILE} is not beside them: it is not known which cases the model was trained on, "
+                "and some of those scored may be training cases. Copy the card here from the model's folder."
+            ]
+    return []
+
+
+def model_of(
+    card: ModelCard | None, prediction: str | os.PathLike, row: str | None = None
+) -> dict[str, Any] | None:
+    """What wrote a folder of predictions.
+
+    Args:
+        card: as `card_beside` finds it.
+        row: which row of a table it is, where no card tells it.
+
+    Returns:
+        `name`, `version`, `row`, `split_sha256` and `config`, each None if not known; None of a folder without
+        a card, unless `row` is given.
+
+    Raises:
+        InputError: the card tells another row than `row`.
+    """
+    model: dict[str, Any] = dict.fromkeys(("name", "version", "row", "split_sha256", "config"))
+    if card is not None:
+        config = card.training_data.get("config")
+        model |= {
+            "name": card.name,
+            "version": card.version,
+            "row": _row_of_config(config),
+            "split_sha256": card.training_data.get("split_sha256"),
+            "config": config,
+        }
+    if row is not None:
+        # The numbers of one model in the row of another would look like a result.
+        if model["row"] not in (None, row):
+            path = files.join(prediction, model_card.FILE)
+            raise InputError(
+                f"--row {row}: the card beside the predictions says {model['row']} ({path}). Leave --row out, "
+                "or score another folder."
+            )
+        model["row"] = row
+    return model if any(value is not None for value in model.values()) else None
+
+
+def by_split_of(
+    card: ModelCard | None,
+    rows: Sequence[Mapping[str, Any]],
+    splits: str | os.PathLike | None = None,
+    fold: int | None = None,
+) -> dict[str, Any] | None:
+    """Which of the scored cases the model has seen, and their scores apart.
+
+    Args:
+        card: of the model that predicted them.
+        rows: of `evaluate`'s content.
+        splits: the splits.json of the model's own run, for a card that does not carry its cases.
+        fold: which, of `splits` that hold several.
+
+    Returns:
+        None without a card; else `known`, and where it is: `cases` as `seen.by_kind`, `summary` of each kind as
+        `summaries.summarise`, `others_dice`: mean Dice by region over the cases that the model has not seen,
+        `run`: its folder if known, `has_test`: whether its own split kept cases apart, and, if any,
+        `other_names`: data sets that share patients under different names.
+    """
+    if card is None:
+        return None
+    carried = card.training_data
+    kinds = seen.kinds_of(carried, case_ids := list(dict.fromkeys(row["case_id"] for row in rows)))
+    if (
+        kinds is None and splits is not None and carried.get("split_sha256") is not None
+    ):  # `check_split` compared
+        carried = seen.hashes_of(split_files.read(splits, fold))
+        kinds = seen.kinds_of(carried, case_ids)
+    if kinds is None:
+        return {"known": False}
+    cases = seen.by_kind(kinds)
+    rest = set(seen.others(cases))
+    return {
+        "known": True,
+        "cases": cases,
+        "summary": {kind: summarise([row for row in rows if kinds[row["case_id"]] == kind]) for kind in cases},
+        "others_dice": {
+            region: scores["dice"]["mean"]
+            for region, scores in summarise([row for row in rows if row["case_id"] in rest]).items()
+        },
+        "run": _in_config(card.training_data.get("config"), "run", "dir"),
+        "has_test": seen.has_test(carried),
+        **_under_other_names(card, cases),
+    }
+
+
+def _under_other_names(card: ModelCard, cases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """`other_names` as `seen.other_names`, where there is something to say."""
+    schemas = card.training_data.get("label_schemas") or []
+    editions = [
+        str(schema["edition"]) for schema in schemas if isinstance(schema, Mapping) and "edition" in schema
+    ]
+    names = seen.other_names(editions, cases.get("unseen", ()))
+    return {"other_names": names} if names else {}
+
+
+def _in_config(config: Any, *keys: str) -> Any:
+    for key in keys:
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def _row_of_config(config: Any) -> str | None:
+    name = _in_config(config, "model", "name")
+    if name == "cun" and _in_config(config, "lws", "enabled"):
+        return "cun_lws"
+    return name if name in papers.ROWS else None
+
+
+def margin_of(model: Mapping[str, Any] | None) -> int | None:
+    """Voxels by which a model grew its boxes; None if it is no cascade, or if that is not known.
+
+    Args:
+        model: as `model_of` returns it.
+    """
+    found = _in_config(model, "config", "cascade", "margin")
+    return found if type(found) is int and found >= 0 else None
+
+
+def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tuple[list[str], dict[str, Any]]:
+    """Case ids of one split, and what is kept of it: `name`, `sha256` and `of`, the path.
+
+    Args:
+        path: a run's splits.json, or {split: [case ids]} of one's own.
+        name: "train", "validation" or "test".
+        fold: which, of a file that holds several.
+
+    Raises:
+        InputError: not such a file, one whose hash is not that of its cases, no such fold, a case or a patient
+            of several splits, or no case of that split.
+    """
+    splits = split_files.read(path, fold)
+    faults = _overlaps(splits, os.fspath(path))
+    if faults:
+        more = f"; and {len(faults) - 3} more" if faults[3:] else ""
+        raise InputError(
+            f"{path}: training cases would be scored as if unseen: {'; '.join(faults[:3])}{more}. Mend the "
+            "file, or name the cases to score with --cases."
+        )
+    if not splits[name]:
+        there = ", ".join(f"{key} ({papers.cases_text(len(ids))})" for key, ids in splits.items())
+        raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
+    # The hash that records and models of this split carry.
+    sha256 = split_files.sha256_of_split(splits)
+    return splits[name], {"name": name, "sha256": sha256, "of": os.fspath(path)}
+
+
+def _overlaps(splits: Mapping[str, Sequence[str]], path: str) -> list[str]:
+    """Patients of several splits, by all names that one patient has, and what else is wrong."""
+    patient_of: dict[str, str] = {}
+    of_person: dict[str, str] = {}
+    for case_id in (case_id for ids in splits.values() for case_id in ids):
+        patient = naming.patient_of(case_id)
+        patient_of[case_id] = of_person.setdefault(naming.person_of(patient), patient)
+    return split_files.faults({name: ids for name, ids in splits.items() if ids}, patient_of, path)
+
+
+def check_split(
+    split: Mapping[str, Any], model: Mapping[str, Any] | None, prediction: str | os.PathLike
+) -> None:
+    """A case of this test split may be one of the training cases of another.
+
+    Args:
+        split: as `split_of` returns it.
+        model: its `name` and `split_sha256`, or None if nothing is known of it.
+        prediction: folder of what it predicted, for the error.
+
+    Raises:
+        InputError: the model was trained on another split.
+    """
+    theirs = (model or {}).get("split_sha256")
+    if theirs is not None and theirs != split["sha256"]:
+        raise InputError(
+            f"{prediction}: its model {model['name']} was trained on another split ({theirs[:12]}...) than "
+            f"{split['of']} ({split['sha256'][:12]}...): it may have seen cases of that {split['name']} split. "
+            "Pass the splits.json of the run that it was exported from."
+        )

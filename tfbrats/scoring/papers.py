@@ -1,0 +1,272 @@
+"""The two papers' tables as printed, and our rows set beside them. No I/O.
+
+A row of ours stands under the paper's row that it wants to reproduce and says which cases it is from: the
+papers' cases and splits are not public, so that a difference of a few thousandths is no news.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfbrats.errors import InputError
+from tfbrats.labels import REGIONS
+from tfbrats.machine import files
+from tfbrats.machine.wording import counted
+from tfbrats.predictions import seen
+
+Values = Mapping[tuple[str, str], float]  # (region, score) -> its mean; scores as `metrics.SCORES` names them
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One method of a table.
+
+    Attributes:
+        row: the config's name, e.g. "cun_lws".
+        title: the method's name in the paper.
+    """
+
+    row: str
+    title: str
+    scores: Values
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper.
+
+    Attributes:
+        cases: which it is the mean of.
+        columns: (score, heading, digits after the point).
+        note: what has to be known to compare it with ours.
+    """
+
+    name: str
+    title: str
+    cases: str
+    citation: str
+    columns: tuple[tuple[str, str, int], ...]
+    rows: tuple[PaperRow, ...]
+    note: str
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return tuple(score for score, _, _ in self.columns)
+
+
+@dataclass(frozen=True)
+class PaperStatistics:
+    """A table that says more of one method than its means.
+
+    Attributes:
+        row: the method, e.g. "msm".
+        columns: as `PaperTable.columns`.
+        values: (region, score, statistic) -> number; statistics are named as `summaries.summarise` does.
+    """
+
+    row: str
+    title: str
+    cases: str
+    citation: str
+    columns: tuple[tuple[str, str, int], ...]
+    values: Mapping[tuple[str, str, str], float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row to show.
+
+    Attributes:
+        row: as `PaperRow.row`; of a run that is no row of the table, its own name or "".
+        whose: "paper" or "ours".
+        cases: which the values are means of.
+        reference: name of the folder that ours were scored against: an edition goes by the names of its files,
+            and simulated cases bear the same.
+    """
+
+    row: str
+    title: str
+    whose: str
+    cases: str
+    values: Values
+    reference: str = ""
+
+
+# --- the numbers ----------------------------------------------------------------------------------------
+
+
+def _of_regions(scores: Mapping[str, str], regions: Sequence[str]) -> Values:
+    """{"dice": ".8 .7 .6"} in the order of `regions` -> {("WT", "dice"): 0.8, ...}."""
+    return types.MappingProxyType(
+        {
+            (region, score): float(number)
+            for score, numbers in scores.items()
+            for region, number in zip(regions, numbers.split(), strict=True)
+        }
+    )
+
+
+def _row_a(row: str, title: str, dice: str, sensitivity: str, specificity: str) -> PaperRow:
+    """Numbers of WT, TC and ET."""
+    scores = {"dice": dice, "sensitivity": sensitivity}
+    # Paper A does not say over which voxels its specificity is.
+    scores |= {"specificity_tumour_slices": specificity, "specificity": specificity}
+    return PaperRow(row, title, _of_regions(scores, ("WT", "TC", "ET")))
+
+
+def _row_b(row: str, title: str, dice: str, hausdorff_mm: str) -> PaperRow:
+    """Numbers of ET, WT and TC, as the paper has them."""
+    # Its eq. 4 is the plain Hausdorff distance; the challenge's server, which made the numbers, gave HD95.
+    scores = {"dice": dice, "hausdorff_mm": hausdorff_mm, "hd95_mm": hausdorff_mm}
+    return PaperRow(row, title, _of_regions(scores, ("ET", "WT", "TC")))
+
+
+_COLUMNS_B = (("dice", "Dice", 3), ("hausdorff_mm", "Hausdorff mm", 3), ("hd95_mm", "HD95 mm", 3))
+_CITATION_A = "Liu, Shen, Shang, Wang: Cascaded U-Net with loss weighted sampling, arXiv 1907.07677"
+_CITATION_B = (
+    "Xu, Gong, Fu, Tao, Zhang, Batmanghelich: Multi-scale masked 3-D U-Net, doi 10.1007/978-3-030-11726-9_20"
+)
+
+TABLES: Mapping[str, PaperTable] = types.MappingProxyType(
+    {
+        "paper_a": PaperTable(
+            name="paper_a",
+            title="Paper A, Table 1",
+            cases="42 HGG cases of BraTS 2017",
+            citation=_CITATION_A,
+            columns=(
+                ("dice", "Dice", 3),
+                ("sensitivity", "Sensitivity", 3),
+                ("specificity_tumour_slices", "Spec. tumour slices", 3),
+                ("specificity", "Spec. volume", 3),
+            ),
+            rows=(
+                _row_a("unet2d", "U-Net", ".872 .779 .751", ".885 .811 .829", ".996 .999 .999"),
+                _row_a("bfcn", "BFCN", ".874 .788 .757", ".857 .850 .851", ".997 .998 .998"),
+                _row_a("drn", "DRN", ".881 .810 .768", ".871 .854 .878", ".996 .998 .998"),
+                _row_a("cun", "CUN", ".886 .830 .784", ".892 .849 .869", ".997 .999 .998"),
+                _row_a("cun_lws", "CUN+LWS", ".888 .831 .768", ".903 .877 .881", ".996 .998 .998"),
+            ),
+            note=(
+                "The paper's one specificity fits tumour-bearing slices, not whole volumes; it stands in both "
+                "columns."
+            ),
+        ),
+        "paper_b": PaperTable(
+            name="paper_b",
+            title="Paper B, Table 1",
+            cases="66 validation cases of BraTS 2018",
+            citation=_CITATION_B,
+            columns=_COLUMNS_B,
+            rows=(
+                _row_b("unet3d", "original U-Net", ".739 .882 .788", "5.329 7.356 10.243"),
+                _row_b("msm_noaspp", "without ASPP", ".773 .899 .820", "4.259 6.374 6.404"),
+                _row_b("msm", "with ASPP", ".809 .903 .832", "3.780 6.022 7.091"),
+            ),
+            note=(
+                "The paper's one Hausdorff number stands in both columns: its eq. 4 is the plain distance, the "
+                "challenge reported HD95."
+            ),
+        ),
+    }
+)
+
+
+def _test_statistics() -> dict[tuple[str, str, str], float]:
+    numbers = {
+        # Dice and Hausdorff of ET, WT and TC, as the paper has them.
+        "mean": (".769 .871 .779", "4.799 9.523 7.186"),
+        "std": (".240 .129 .274", "9.293 16.822 10.900"),
+        "median": (".842 .915 .900", "2.000 3.464 3.162"),
+        "25quantile": (".747 .860 .758", "1.414 2.236 2.000"),
+        "75quantile": (".892 .939 .936", "3.000 6.364 7.280"),
+    }
+    found = {}
+    for statistic, (dice, hausdorff_mm) in numbers.items():
+        for (region, score), number in _row_b("msm", "", dice, hausdorff_mm).scores.items():
+            found[region, score, statistic] = number
+    return found
+
+
+PAPER_B_TEST = PaperStatistics(
+    row="msm",
+    title="Paper B, Table 2",
+    # Its caption says "BraTS 2017 testing set"; the text is on the challenge of 2018, which had 66 cases to
+    # validate on and 191 to test on.
+    cases="191 test cases of BraTS 2018",
+    citation=_CITATION_B,
+    columns=_COLUMNS_B,
+    values=types.MappingProxyType(_test_statistics()),
+)
+
+ROWS = tuple(row.row for table in TABLES.values() for row in table.rows)
+
+# --- ours beside them -----------------------------------------------------------------------------------
+
+
+def row_of(content: Mapping[str, Any]) -> str | None:
+    """Which row of a table `evaluate`'s content is of; None if that is not known."""
+    return (content.get("model") or {}).get("row")
+
+
+def cases_text(number: int) -> str:
+    """1 -> "1 case", 12 -> "12 cases"."""
+    return counted(number, "case")
+
+
+def title_of(edition: str) -> str:
+    """What people call the data of an edition: "BraTS 2020", "BraTS-PED", "UPenn-GBM"."""
+    titles = {"msd": "MSD Task01", "nnunet": "nnU-Net data set", "upenn": "UPenn-GBM", "ucsf": "UCSF-PDGM"}
+    return titles.get(edition, f"BraTS {edition}" if edition.isdigit() else f"BraTS-{edition.upper()}")
+
+
+def cases_of(content: Mapping[str, Any]) -> str:
+    """Which cases `evaluate`'s content is of: "test split, 12 cases (1 scored as empty), BraTS 2020"."""
+    split = content.get("split")
+    data = ", ".join(map(title_of, content["editions"]))
+    which = f"{split['name']} split" if split else "all cases given"
+    missing = f" ({len(content['missing'])} scored as empty)" if content.get("missing") else ""
+    known = seen.briefly(content.get("by_split"))
+    return f"{which}, {cases_text(content['cases'])}{missing}{known}, {data}"
+
+
+def table_named(name: str) -> PaperTable:
+    """Raises InputError: there is no such table."""
+    if name not in TABLES:
+        raise InputError(f"table {name!r} is unknown; choose from {', '.join(TABLES)}.")
+    return TABLES[name]
+
+
+def lines(table_name: str, ours: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """The paper's rows in its order, each followed by ours of that row; last, ours that are no row of it.
+
+    Args:
+        table_name: a key of `TABLES`.
+        ours: any number of `evaluate`'s contents.
+
+    Raises:
+        InputError: there is no such table.
+    """
+    table = table_named(table_name)
+    found = []
+    for paper in table.rows:
+        found.append(Line(paper.row, paper.title, "paper", table.cases, paper.scores))
+        found += [_line(table, paper.row, paper.title, one) for one in ours if row_of(one) == paper.row]
+    for one in ours:
+        if row_of(one) not in [paper.row for paper in table.rows]:
+            name = row_of(one) or (one.get("model") or {}).get("name") or ""
+            found.append(_line(table, name, name or "no row", one))
+    return found
+
+
+def _line(table: PaperTable, row: str, title: str, content: Mapping[str, Any]) -> Line:
+    values = {
+        (region, score): content["summary"][region][score]["mean"]
+        for region in REGIONS
+        for score in table.scores
+    }
+    return Line(row, title, "ours", cases_of(content), values, files.name(content["reference"]))
+
+
+# --- as text --------------------------------------------------------------------------------------------

@@ -1,0 +1,65 @@
+"""The best weights of a run, as networks: for export, and for training on predicted boxes."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from tfbrats import networks
+from tfbrats.config import Config
+from tfbrats.errors import InputError
+from tfbrats.networks import keras_settings
+from tfbrats.runs import folder
+from tfbrats.runs.folder import home_of
+from tfbrats.training import checkpoints
+
+
+def best_checkpoint(config: Config, region: str = "") -> str:
+    """Path of the best checkpoint in config.run.dir; of a damaged one, with a warning, the best before it.
+
+    Args:
+        region: whose network, where each region has its own.
+
+    Raises:
+        InputError: there is none yet, or none that can be read.
+    """
+    best = checkpoints.newest_whole(folder.checkpoints(home_of(config, region), "best"))
+    if best is None:
+        which = f" of {region}" if region else ""
+        how = f" (region={region.lower()})" if region else ""
+        raise InputError(f"{config.run.dir}: no checkpoint{which} yet. Train at least one epoch first{how}.")
+    return best
+
+
+def best_network(config: Config, region: str = "", precision: str = "float32") -> keras.Model:
+    """The network with its best weights, which are float32. Errors as `best_checkpoint`.
+
+    Args:
+        precision: Keras' policy, in which it computes, whatever it was trained in.
+    """
+    return _network(config, region, best_checkpoint(config, region), precision)
+
+
+def _network(config: Config, region: str, checkpoint: str, precision: str) -> keras.Model:
+    keras_settings.check_backend()
+    network = networks.build(config, region=region, precision=precision)
+    restored = checkpoints.restore(tf.train.Checkpoint(network=network), checkpoint)
+    restored.assert_existing_objects_matched().expect_partial()
+    return network
+
+
+def best_networks(config: Config, regions: Sequence[str], precision: str = "float32") -> dict[str, keras.Model]:
+    """Region -> `best_network`; every missing one is named at once.
+
+    Raises:
+        InputError: some have no checkpoint yet.
+    """
+    faults, found = [], {}
+    for region in regions:
+        try:
+            found[region] = best_checkpoint(config, region)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return {region: _network(config, region, checkpoint, precision) for region, checkpoint in found.items()}

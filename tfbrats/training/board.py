@@ -1,0 +1,334 @@
+"""What a person sees of a training while it runs: the progress bar's text, TensorBoard's scalars and pictures.
+
+Knows no network: whoever trains brings the numbers and the predicted tissues. What is kept of a run to be
+computed with is `run`'s; nothing reads these files but eyes.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfbrats.cases import overlays
+from tfbrats.errors import InputError
+from tfbrats.labels import REGIONS, Tissue, region_mask
+from tfbrats.machine import files
+from tfbrats.training.replicas import dice
+
+# --- TensorBoard ----------------------------------------------------------------------------------------
+
+# TensorBoard reads what has "tfevents" in its name, in the order of names: that of the epochs, whatever the
+# clocks of the machines that trained them.
+_FILE = "events.out.tfevents.epoch-{:06d}"
+_FILE_NAME = re.compile(r"events\.out\.tfevents\.epoch-(\d+)")
+_TAGS = (
+    (r"(loss)", r"loss/training"),
+    (r"validation_loss", r"loss/validation"),
+    (r"(loss\d|auxiliary)", r"loss/training_\1"),
+    (r"loss_(\w+)", r"loss/training_\1"),
+    (r"training_dice", r"dice/training"),
+    (r"training_dice_(\w+)", r"dice/training/\1"),
+    (r"dice", r"dice/validation"),
+    (r"dice_(\w+)", r"dice/validation/\1"),
+    (r"(learning_rate|omega)", r"schedule/\1"),
+    (r"(sampled_\w+)", r"lws/\1"),
+    (r"(seconds|\w+_per_second)", r"pace/\1"),
+)
+_NOT_DRAWN = ("epoch", "steps")  # the axis, and a constant
+
+
+def tag_of(column: str) -> str:
+    """Where TensorBoard shows a column of history.csv, e.g. "dice/training/WT" for training_dice_wt."""
+    for pattern, tag in _TAGS:
+        if found := re.fullmatch(pattern, column):
+            head, _, last = found.expand(tag).rpartition("/")
+            return f"{head}/{last.upper() if last.upper() in REGIONS else last}"
+    return f"other/{column}"
+
+
+class Board:
+    """TensorBoard's folder of one network. An epoch is one file, so that no epoch is told twice or not at all.
+
+    Called before the checkpoint that ends an epoch: a run killed in between trains the epoch again and its
+    file is written anew.
+
+    Args:
+        folder: local or gs://, e.g. runs/cun/tb; made when the first epoch is written.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self._folder = os.fspath(folder)
+
+    def write_epoch(self, row: Mapping[str, Any], drawn: Mapping[str, np.ndarray] | None = None) -> None:
+        """Scalars and pictures of one epoch; what the folder has of it and of later ones is deleted first.
+
+        Args:
+            row: of the history: "epoch", from 1, and its numbers, by the names of history.csv's columns.
+            drawn: uint8 [rows, columns, 3] by name, e.g. `FixedSlice.picture`'s.
+
+        Raises:
+            InputError: the disk is full, or the place may not be written to.
+        """
+        epoch = int(row["epoch"])
+        try:
+            self._forget_from(epoch)
+            with tempfile.TemporaryDirectory() as own:
+                with tf.summary.create_file_writer(own).as_default(step=epoch):
+                    for column, value in row.items():
+                        if column not in _NOT_DRAWN and isinstance(value, Real):
+                            tf.summary.scalar(tag_of(column), float(value))
+                    for name, picture in (drawn or {}).items():
+                        tf.summary.image(f"slice/{name}", picture[None], description=_LEGEND)
+                (written,) = tf.io.gfile.listdir(own)
+                tf.io.gfile.makedirs(self._folder)
+                # Whole or not at all, and under a name that TensorBoard does not read before.
+                partial = files.join(self._folder, f".epoch-{epoch:06d}{files.PARTIAL}")
+                tf.io.gfile.copy(files.join(own, written), partial, overwrite=True)
+            tf.io.gfile.rename(partial, files.join(self._folder, _FILE.format(epoch)), overwrite=True)
+        except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+            raise InputError(
+                f"{self._folder}: epoch {epoch} cannot be written for TensorBoard "
+                f"({error.message.splitlines()[0]}). Make room and run the same command again: it goes on from "
+                "the last checkpoint."
+            ) from error
+
+    def _forget_from(self, epoch: int) -> None:
+        if not tf.io.gfile.isdir(self._folder):
+            return
+        for name in tf.io.gfile.listdir(self._folder):
+            found = _FILE_NAME.fullmatch(name)
+            if found and int(found[1]) >= epoch:
+                tf.io.gfile.remove(files.join(self._folder, name))
+
+
+# --- the slice that is drawn after every epoch ----------------------------------------------------------
+
+_GAP_PIXELS = 8
+# What a binary network says is drawn in the colour of a tissue that tells its region from its parent.
+_TISSUE_OF_REGION = {"WT": Tissue.ED, "TC": Tissue.NCR, "ET": Tissue.ET}
+_SHOWN_FOR = {"WT": "flair", "TC": "t1ce", "ET": "t1ce"}  # the modality that a region is drawn on
+_LEGEND = (  # the colours are pictures.COLOURS
+    "Left the prediction, right the reference, always of the same slice, one with much tumour: NCR orange, ED "
+    "blue, ET yellow, RC green, CC dark blue. A network for one region is drawn in one of these colours."
+)
+
+
+def picture(image_hw: np.ndarray, tissues_predicted: np.ndarray, tissues_reference: np.ndarray) -> np.ndarray:
+    """An axial slice twice, side by side, front on top: left with the prediction, right with the reference.
+
+    Only the head is drawn, so that slices of one image give pictures of one size.
+
+    Args:
+        image_hw: one modality [H, W], H along i and W along j, any scale, 0 outside the brain.
+        tissues_predicted: same shape.
+        tissues_reference: same shape.
+
+    Returns:
+        uint8 [rows, columns, 3], the longer side of each half at least 400 pixels.
+    """
+    inside = np.argwhere(image_hw != 0)
+    box = (slice(None), slice(None))
+    grey = np.zeros(image_hw.shape, np.float32)
+    if len(inside):
+        first, last = inside.min(axis=0), inside.max(axis=0)
+        box = tuple(slice(max(low - 2, 0), high + 3) for low, high in zip(first, last, strict=True))
+        low, high = np.percentile(image_hw[image_hw != 0], (0.5, 99.5))
+        grey = np.where(image_hw == 0, 0, np.clip((image_hw - low) / max(high - low, 1e-6), 0.03, 1))
+    left, right = (
+        overlays.overlay(grey[box].T, np.asarray(tissues)[box].T, (1, 1))
+        for tissues in (tissues_predicted, tissues_reference)
+    )
+    gap = np.full((len(left), _GAP_PIXELS, 3), 255, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSlice:
+    """The slice, or the plane of a patch, that is drawn after every epoch: always the same one.
+
+    Attributes:
+        example: all that the stream gave of it, as a batch of one: name -> [1, ...].
+        grey: the modality it is drawn on, float32 [H, W].
+        reference: tissues [H, W].
+        k: the plane of a patch; None of a slice.
+        region: of a binary network, "" of a network that tells tissues apart.
+    """
+
+    example: Mapping[str, np.ndarray]
+    grey: np.ndarray
+    reference: np.ndarray
+    k: int | None = None
+    region: str = ""
+
+    def picture(self, predicted: np.ndarray) -> np.ndarray:
+        """`picture` of it with what the network predicts: tissues [H, W], or of a patch bool [S, S, S]."""
+        if self.k is not None:
+            predicted = np.asarray(predicted)[:, :, self.k] * np.uint8(_TISSUE_OF_REGION[self.region])
+        return picture(self.grey, np.asarray(predicted), self.reference)
+
+
+def fixed_slice(batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequence[str]) -> FixedSlice:
+    """The slice with the most tumour, the first of them, of some batches of `data.validation`.
+
+    Raises:
+        InputError: there is no slice in them.
+    """
+    # The first batch alone would not do: the slices of one case, from the lowest, may all be without tumour.
+    example = _fullest(batches, lambda batch: region_mask(batch["label"], "WT"))
+    return FixedSlice(example, example["image"][0, ..., _shown(modalities, "WT")], example["label"][0])
+
+
+def fixed_patch(
+    batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequence[str], region: str
+) -> FixedSlice:
+    """The axial plane with most of the region of the patch with most of it, of `patch_data.validation`'s.
+
+    Raises:
+        InputError: there is no patch in them.
+    """
+    example = _fullest(batches, lambda batch: batch["target"] > 0)
+    target = example["target"][0] > 0
+    counts = target.sum(axis=(0, 1))
+    k = int(counts.argmax()) if counts.any() else target.shape[2] // 2
+    # The first channels are the patch itself; its other scales come after them.
+    grey = example["patch"][0, :, :, k, _shown(modalities, region)]
+    reference = target[:, :, k] * np.uint8(_TISSUE_OF_REGION[region])
+    return FixedSlice(example, grey, reference, k, region)
+
+
+def _shown(modalities: Sequence[str], region: str) -> int:
+    wanted = _SHOWN_FOR[region]
+    return list(modalities).index(wanted) if wanted in modalities else 0
+
+
+def _fullest(batches: Iterable[Mapping[str, np.ndarray]], marked) -> dict[str, np.ndarray]:
+    """The example with most voxels in `marked(batch)`, as a batch of one; never one that is only filling."""
+    found, most = None, -1
+    for batch in batches:
+        batch = {name: np.asarray(values) for name, values in batch.items()}
+        counts = marked(batch).reshape(len(batch["valid"]), -1).sum(axis=1)
+        counts = np.where(batch["valid"] > 0, counts, -1)
+        n = int(counts.argmax())
+        if counts[n] > most:
+            most = counts[n]
+            found = {name: values[n : n + 1].copy() for name, values in batch.items()}
+    if found is None:
+        raise InputError("No validation example to draw: the split is empty. Give it cases.")
+    return found
+
+
+# --- progress bar ---------------------------------------------------------------------------------------
+
+_LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} ETA {remaining}{postfix}"
+_LONGEST_FIXED = " |#| / ETA 0:00:00, "
+_COLUMNS, _ROWS = 100, 24  # where the terminal does not say
+_PARTS = {
+    "loss1": "L1",
+    "loss2": "L2",
+    "auxiliary": "aux",
+    "loss_combination": "comb",
+    "loss_region": "reg",
+    "loss_boundary": "line",
+}
+
+
+def progress_bar(steps: int, first: int, text: str, hidden: bool | None = None) -> tqdm:
+    """One bar for an epoch of `steps`, of which `first` were done before; `show` gives it its numbers.
+
+    Args:
+        text: e.g. "WT epoch 3/10".
+        hidden: None hides it where the output is no terminal.
+    """
+    # Some terminals (of containers) say that they are 0 columns wide: nothing would be drawn.
+    size = {"dynamic_ncols": True} if _columns_known() else {"ncols": _COLUMNS, "nrows": _ROWS}
+    return tqdm(total=steps, initial=first, desc=text, disable=hidden, bar_format=_LINE, **size)
+
+
+def _columns_known() -> bool:
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except (OSError, ValueError):  # no terminal
+        return False
+
+
+def show(bar: tqdm, sums: Mapping[str, float], steps: int, global_batch: int, unit: str) -> None:
+    """Puts into the bar what the epoch came to so far; it is drawn with the next `bar.update`.
+
+    Args:
+        sums: of the training step's numbers over the `steps` of the epoch that are done.
+        global_batch: examples a step.
+        unit: "slices" or "patches".
+    """
+    if bar.disable:
+        return
+    now = bar.format_dict
+    done = now["n"] - now["initial"]
+    rate = now["rate"] or (done / now["elapsed"] if now["elapsed"] else 0.0)
+    fixed = len(f"{bar.desc}{_LONGEST_FIXED}") + 2 * len(str(bar.total))
+    room = (now["ncols"] or _COLUMNS) - fixed
+    bar.set_postfix_str(postfix(sums, steps, unit, rate * global_batch, room), refresh=False)
+
+
+def postfix(sums: Mapping[str, float], steps: int, unit: str, per_second: float, room: int) -> str:
+    """Loss, its parts, Dice of the training batches and speed, as many of them as fit; means over the epoch.
+
+    Args:
+        sums: as for `show`.
+        steps: how many they are over.
+        unit: of the examples.
+        per_second: examples a second; 0 leaves it out.
+        room: characters; the loss stands there even if they are fewer.
+    """
+    loss = f"loss {_short(sums['loss'] / steps)}"
+    parts = "".join(f" {said} {_short(sums[name] / steps)}" for name, said in _PARTS.items() if name in sums)
+    scores = training_dice(sums)
+    plain = "Dice " + " ".join(_score(score) for score in scores.values()) if scores else ""
+    named = "Dice " + " ".join(f"{region} {_score(score)}".strip() for region, score in scores.items())
+    pace, short = "", ""
+    if per_second:
+        pace, short = f"{_short(per_second)} {unit}/s", f"{_short(per_second)}/s"
+    for pieces in (
+        (loss + parts, named if scores else "", pace),
+        (loss + parts, plain, pace),
+        (loss + parts, plain, short),
+        (loss, plain, pace),
+        (loss, plain, short),
+        (loss, plain),
+    ):
+        text = ", ".join(filter(None, pieces))
+        if len(text) <= room:
+            return text
+    return loss
+
+
+def training_dice(sums: Mapping[str, float]) -> dict[str, float]:
+    """Region ("" for a network of one region) -> Dice, from the training step's sums of "overlap_..."."""
+    found = {}
+    for region in ("", *REGIONS):
+        names = [
+            "_".join(filter(None, ("overlap", region.lower(), what)))
+            for what in ("both", "predicted", "reference")
+        ]
+        if names[0] in sums:
+            found[region] = dice(*(sums[name] for name in names))
+    return found
+
+
+def _short(value: float) -> str:
+    """Three digits: 12.3, 1.23, .123; 1234 and 1e-04 as they are."""
+    size = abs(value)
+    if size >= 1:
+        return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
+    return f"{value:.3f}".replace("0.", ".", 1) if size >= 0.001 or size == 0 else f"{value:.0e}"
+
+
+def _score(value: float) -> str:
+    return f"{value:.2f}".replace("0.", ".", 1)

@@ -1,0 +1,78 @@
+"""One training and one validation step of paper B over a global batch, under any tf.distribute strategy."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfbrats.networks import losses
+from tfbrats.training.replicas import apply_gradients, dice, overlap, sum_over_replicas, summed
+
+
+def train_step(
+    strategy: tf.distribute.Strategy,
+    network: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    jit_compile: bool = False,
+) -> Callable:
+    """One update from one global batch of `patch_data.training`: batch -> sums over all replicas, float32.
+
+    "loss" is the mean binary cross-entropy over the voxels of the global batch: each replica divides its own
+    sum by everyone's count, and the optimizer adds up the gradients. "overlap_both", "overlap_predicted" and
+    "overlap_reference" are voxels of this batch, before the update, for `dice`.
+
+    Args:
+        jit_compile: the whole step through XLA; not on several devices (`devices.strategy_for`).
+    """
+
+    def on_replica(batch):
+        (voxels,) = sum_over_replicas([_voxels(batch)])
+        with tf.GradientTape() as tape:
+            logits = network(batch["patch"], training=True)["logits"][..., 0]
+            entropy = losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"])
+            loss = losses.ratio(entropy, voxels)
+            scaled = optimizer.scale_loss(loss)
+        apply_gradients(optimizer, tape.gradient(scaled, network.trainable_variables), network)
+        counts = zip(("both", "predicted", "reference"), _overlap(logits, batch), strict=True)
+        return {"loss": loss, **{f"overlap_{name}": count for name, count in counts}}
+
+    @tf.function(jit_compile=jit_compile or None)
+    def step(batch):
+        shares = strategy.run(on_replica, (batch,))
+        return {
+            name: strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None)
+            for name, share in shares.items()
+        }
+
+    return step
+
+
+def _overlap(logits, batch: dict) -> list:
+    """`overlap` of what is predicted with the target, without the filling."""
+    counts = batch["valid"][:, None, None, None] > 0
+    # A probability of one half and above, as the cascade counts it.
+    return overlap((logits >= 0) & counts, (batch["target"] > 0) & counts)
+
+
+def _voxels(batch: dict):
+    """How many voxels count in this replica's share."""
+    each = tf.reduce_prod(tf.shape(batch["target"])[1:])
+    return tf.reduce_sum(batch["valid"]) * tf.cast(each, tf.float32)
+
+
+def validation_step(strategy: tf.distribute.Strategy, network: keras.Model) -> Callable:
+    """Sums over one global batch of validation patches: batch -> float64 vector, for `validation_scores`."""
+
+    def on_replica(batch):
+        logits = network(batch["patch"], training=False)["logits"][..., 0]
+        sums = [losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"]), _voxels(batch)]
+        sums += _overlap(logits, batch)
+        return tf.cast(tf.stack(sums), tf.float64)
+
+    return summed(strategy, on_replica)
+
+
+def validation_scores(sums: Sequence[float]) -> dict[str, float]:
+    """`validation_step`'s sums over all batches -> loss (a voxel's) and Dice over all patches."""
+    entropy, voxels, *counts = (float(value) for value in sums)
+    return {"validation_loss": entropy / max(voxels, 1.0), "dice": dice(*counts)}

@@ -1,0 +1,226 @@
+"""What there is to train: for each network of a config its data, optimizer, schedule and steps.
+
+Paper A trains one network on slices, paper B three on patches, one after the other. `train` runs either by the
+same story.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfbrats import networks
+from tfbrats.batches import patch_stream, slice_stream
+from tfbrats.config import PatchConfig, SliceConfig
+from tfbrats.inference import answers
+from tfbrats.records.manifest import Manifest
+from tfbrats.runs.folder import home_of
+from tfbrats.training import board, patch_step, slice_step
+
+_LOOKED_THROUGH = 160  # examples, for the one that is drawn after every epoch: about a case's slices
+_READ = 8  # of them at once
+
+
+def _epoch_scores(sums: Mapping[str, float], steps: int) -> dict[str, float]:
+    """What an epoch's training came to: means over its steps, and Dice over all that it has seen."""
+    means = {name: total / steps for name, total in sums.items() if not name.startswith("overlap_")}
+    scores = {
+        "_".join(filter(None, ("training_dice", region.lower()))): score
+        for region, score in board.training_dice(sums).items()
+    }
+    return {**means, **scores}
+
+
+def _scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.optimizers.Optimizer:
+    """With the loss scaled where gradients are float16, whose range they would leave."""
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "mixed_float16" else optimizer
+
+
+class SliceRecipe:
+    """Paper A, baselines too: SGD down a ladder, omega with it."""
+
+    unit = "slices"
+    region = ""
+
+    def __init__(self, config: SliceConfig, manifest: Manifest):
+        self._config, self._manifest = config, manifest
+        self._drawn: board.FixedSlice | None = None
+
+    @property
+    def loss(self) -> str:
+        if self._config.model.name == "bfcn":
+            return "cross-entropy of combination, region and boundary"
+        return "loss weighted sampling" if self._config.lws.enabled else "cross-entropy"
+
+    @property
+    def home(self) -> str:
+        """Folder of its history and checkpoints."""
+        return self._config.run.dir
+
+    def examples(self, split: str) -> int:
+        return self._manifest.count(split)
+
+    def network(self, replicas: int) -> keras.Model:
+        return networks.build(self._config, replicas)
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        train = self._config.train
+        return _scaled(keras.optimizers.SGD(train.learning_rate, train.momentum), train.precision)
+
+    def schedule(self, epoch: int) -> dict[str, float]:
+        """What a step of this epoch (from 0) takes; `learning_rate` is the optimizer's."""
+        train = self._config.train
+        return {
+            "learning_rate": ladder(train.learning_rate, train.learning_rate_floor, epoch, self._config),
+            "omega": ladder(train.omega, train.omega_floor, epoch, self._config),
+        }
+
+    def training(
+        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
+    ) -> tf.data.Dataset:
+        return slice_stream.training(
+            self._manifest,
+            self._config.data.records,
+            self._config,
+            epoch,
+            global_batch,
+            first_example,
+            workers,
+            worker,
+        )
+
+    def validation(self, global_batch: int, workers: int, worker: int) -> tf.data.Dataset:
+        folder = self._config.data.records
+        return slice_stream.validation(
+            self._manifest, folder, self._config, "validation", global_batch, workers, worker
+        )
+
+    def train_step(self, strategy, network, optimizer) -> Callable:
+        """(batch, schedule) -> losses."""
+        one_step = slice_step.train_step(strategy, network, optimizer, self._config)
+        return lambda batch, schedule: one_step(batch, tf.constant(schedule["omega"], tf.float32))
+
+    def validation_step(self, strategy, network) -> Callable:
+        return slice_step.validation_step(strategy, network, self._config)
+
+    def training_scores(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
+        """An epoch's sums of what `train_step` gives -> columns of the history."""
+        return _epoch_scores(sums, steps)
+
+    def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
+        return slice_step.validation_scores(sums)
+
+    def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
+        """Always the same slice, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
+        if self._drawn is None:
+            split = "validation" if self._manifest.count("validation") else "train"
+            batches = slice_stream.validation(
+                self._manifest, self._config.data.records, self._config, split, _READ
+            )
+            few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
+            self._drawn = board.fixed_slice(few, self._config.data.modalities)
+        example = self._drawn.example
+        logits = network(example["image"], training=False)
+        tissues = answers.answer_of(network).tissues(logits, tf.not_equal(example["region"], 0))
+        return {"prediction": self._drawn.picture(tissues[0].numpy())}
+
+
+def ladder(start: float, floor: float, epoch: int, config: SliceConfig) -> float:
+    """Paper A's schedule for learning rate and omega: divided by ten every ten epochs, down to a floor."""
+    return max(start * config.train.ladder_factor ** (epoch // config.train.ladder_epochs), floor)
+
+
+class PatchRecipe:
+    """Paper B: Adam at one rate, a network for one region.
+
+    Args:
+        boxes: predicted parent boxes by case; None takes the reference's.
+    """
+
+    unit = "patches"
+    loss = "binary cross-entropy"
+
+    def __init__(
+        self, config: PatchConfig, manifest: Manifest, region: str, boxes: patch_stream.Boxes | None = None
+    ):
+        self._config, self._manifest, self.region, self._boxes = config, manifest, region, boxes
+        self._drawn: board.FixedSlice | None = None
+
+    @property
+    def home(self) -> str:
+        """Folder of its history and checkpoints."""
+        return home_of(self._config, self.region)
+
+    def examples(self, split: str) -> int:
+        return patch_stream.count(self._manifest, self._config, split, self.region)
+
+    def network(self, replicas: int) -> keras.Model:
+        return networks.build(self._config, replicas, self.region)
+
+    def optimizer(self) -> keras.optimizers.Optimizer:
+        train = self._config.train
+        return _scaled(keras.optimizers.Adam(train.learning_rate, train.beta1, train.beta2), train.precision)
+
+    def schedule(self, epoch: int) -> dict[str, float]:
+        """What a step of this epoch takes: the same rate throughout."""
+        return {"learning_rate": self._config.train.learning_rate}
+
+    def training(
+        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
+    ) -> tf.data.Dataset:
+        return patch_stream.training(
+            self._manifest,
+            self._config.data.records,
+            self._config,
+            self.region,
+            epoch,
+            global_batch,
+            first_example,
+            workers,
+            self._boxes,
+            worker,
+        )
+
+    def validation(self, global_batch: int, workers: int, worker: int) -> tf.data.Dataset:
+        return patch_stream.validation(
+            self._manifest,
+            self._config.data.records,
+            self._config,
+            self.region,
+            "validation",
+            global_batch,
+            self._boxes,
+            workers,
+            worker,
+        )
+
+    def train_step(self, strategy, network, optimizer) -> Callable:
+        """(batch, schedule) -> losses."""
+        one_step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
+        return lambda batch, _: one_step(batch)
+
+    def validation_step(self, strategy, network) -> Callable:
+        return patch_step.validation_step(strategy, network)
+
+    def training_scores(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
+        """An epoch's sums of what `train_step` gives -> columns of the history."""
+        return _epoch_scores(sums, steps)
+
+    def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
+        return patch_step.validation_scores(sums)
+
+    def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
+        """Always the same plane of a patch, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
+        if self._drawn is None:
+            split = "validation" if self.examples("validation") else "train"
+            batches = patch_stream.validation(
+                self._manifest, self._config.data.records, self._config, self.region, split, _READ, self._boxes
+            )
+            few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
+            self._drawn = board.fixed_patch(few, self._config.data.modalities, self.region)
+        logits = network(self._drawn.example["patch"], training=False)["logits"][0, ..., 0]
+        return {"prediction": self._drawn.picture(logits.numpy() >= 0)}
+
+
+Recipe = SliceRecipe | PatchRecipe

@@ -1,0 +1,1 @@
+"""What several of our commands in a row mean, cost and do."""

@@ -1,0 +1,183 @@
+"""What reproducing a table means: a config for each row, the cases, where everything goes.
+
+A row is what its YAML has different from that of the table's last row, the method itself: sizes and recipe may
+come from elsewhere, what makes the row may not.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfbrats import config_file
+from tfbrats.cases import dealing
+from tfbrats.config import Config
+from tfbrats.datasets import layouts, naming
+from tfbrats.datasets.layouts import Dataset
+from tfbrats.errors import InputError
+from tfbrats.machine import files, paths
+from tfbrats.scoring import papers
+
+
+def row_names(table: str) -> list[str]:
+    """The configs of a table's rows, in the paper's order; the method itself comes last."""
+    return [row.row for row in papers.TABLES[table].rows]
+
+
+def row_config(table: str, row: str, settings: str | None, overrides: Sequence[str] = ()) -> Config:
+    """A row's config: its own YAML, or `settings` with all that sets the row apart from the table's last row.
+
+    Args:
+        settings: a config of the same paper that brings sizes and recipe. A row's width keeps its ratio to the
+            last row's.
+        overrides: section.key=value, of every row alike.
+
+    Raises:
+        InputError: settings of another paper, overrides of what makes a row, or no batch size, which all rows
+            must share.
+    """
+    method = config_file.load(f"{row_names(table)[-1]}.yaml")
+    own = config_file.load(f"{row}.yaml")
+    wanted = config_file.load(settings) if settings else method
+    if type(wanted) is not type(method):
+        raise InputError(
+            f"--settings {settings}: {wanted.model.name} is not of {papers.TABLES[table].title}. Take a config "
+            f"of {method.model.name}'s kind."
+        )
+    identity = {key: value for key, value in _apart(own, method).items() if key != "run.dir"}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in ("model.name", "lws.enabled", "run.dir", "data.records", "region"):
+            raise InputError(f"{override}: {key} is settled by the table's row.")
+    if "model.width" in identity:
+        identity["model.width"] = max(2, identity["model.width"] * wanted.model.width // method.model.width)
+    found = config_file.overridden(wanted, overrides, identity)
+    if found.train.batch_size == "auto":
+        raise InputError(
+            "train.batch_size=auto: each row would take another, and the rows of a table differ in nothing but "
+            f"the method. Name a number; `python -m tfbrats.probe --config {method.model.name}.yaml "
+            "train.batch_size=auto` says what fits."
+        )
+    return found
+
+
+def _apart(own: Config, other: Config) -> dict[str, Any]:
+    """section.key -> own value, wherever two configs differ."""
+    found = {}
+    ours, theirs = own.model_dump(mode="json"), other.model_dump(mode="json")
+    for section, content in ours.items():
+        for key, value in content.items() if isinstance(content, Mapping) else ():
+            if (theirs.get(section) or {}).get(key) != value:
+                found[f"{section}.{key}"] = value
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        configs: by row, in the table's order.
+        test_data: where the scored cases lie: `data`, or a folder of its own.
+        case_ids: of the scored cases.
+    """
+
+    table: str
+    configs: dict[str, Config]
+    data: str
+    dataset: Dataset
+    splits: dict[str, list[str]]
+    test_data: str
+    case_ids: list[str]
+    output: pathlib.Path
+
+    @property
+    def main_row(self) -> str:
+        """The one that the others are compared with: the method itself, if it is among them."""
+        return list(self.configs)[-1]
+
+    @property
+    def records_config(self) -> Config:
+        """Any row's: they share the records."""
+        return self.configs[self.main_row]
+
+    def path(self, *parts: str) -> str:
+        return str(self.output.joinpath(*parts))
+
+
+def plan(
+    table: str,
+    data: str,
+    output: str,
+    rows: Sequence[str] | None = None,
+    settings: str | None = None,
+    test_data: str | None = None,
+    overrides: Sequence[str] = (),
+    scored: bool = True,
+) -> Plan:
+    """Settles what is to be done; reads names alone and writes nothing.
+
+    Args:
+        rows: only these.
+        settings: as for `row_config`, and so are `overrides`.
+        test_data: a data set to score on; else the test split of `data`.
+        scored: False needs no case to score on.
+
+    Raises:
+        InputError: an unknown row, data that cannot be used, no case to score on.
+    """
+    if not files.is_local(output):
+        raise InputError(f"{output}: reproduce into a local folder.")
+    known = row_names(table)
+    unknown = [row for row in rows or () if row not in known]
+    if unknown:
+        raise InputError(f"--rows {','.join(unknown)}: {table} has the rows {', '.join(known)}.")
+    chosen = [row for row in known if not rows or row in rows]
+    home = pathlib.Path(paths.absolute(output))
+    all_configs = {}
+    for row in chosen:
+        places = {"data.records": str(home / "records"), "run.dir": str(home / "runs" / row)}
+        all_configs[row] = config_file.overridden(row_config(table, row, settings, overrides), values=places)
+    first = all_configs[chosen[-1]]
+    differing = [row for row, one in all_configs.items() if one.records_identity() != first.records_identity()]
+    if differing:
+        raise InputError(f"the rows {', '.join(differing)} would need records of their own.")
+    dataset = layouts.find(data)
+    dealt = dealing.split_cases(dataset, first.records.split, first.records.seed)
+    case_ids = _unseen(test_data, dataset, dealt, first.data.modalities) if test_data else dealt["test"]
+    if not case_ids and scored:
+        raise InputError(
+            f"no case to score on: records.split={list(first.records.split)} keeps none of {data} for testing. "
+            "(Paper B trains on all cases, and its test cases are not public.) Hold some out, e.g. "
+            "records.split=[4,0,1], or name another data set with --test."
+        )
+    return Plan(table, all_configs, data, dataset, dealt, test_data or data, sorted(case_ids), home)
+
+
+def _unseen(
+    test_data: str, dataset: Dataset, dealt: Mapping[str, Sequence[str]], modalities: Sequence[str]
+) -> list[str]:
+    """The cases of a data set to score on.
+
+    Raises:
+        InputError: it has none, some lack a modality, or are of patients that are trained or validated on.
+    """
+    cases = [one for one in layouts.find(test_data).cases if one.label or one.label_expected]
+    if not cases:
+        raise InputError(f"{test_data}: no case with a segmentation to score against.")
+    faults = [f"{one.case_id}: {problem}" for one in cases for problem in one.problems]
+    for one in cases:
+        missing = [name for name in modalities if name not in {image[0] for image in one.images}]
+        faults += [f"{one.case_id}: no {', '.join(missing)}"] if missing else []
+    if faults:
+        raise InputError(f"--test {test_data}: cases that cannot be segmented:\n  " + "\n  ".join(faults))
+    used = {case_id for name in ("train", "validation") for case_id in dealt[name]}
+    # By person: the two data sets may be of two editions.
+    persons = {naming.person_of(patient) for case_id, patient in dataset.patient_of.items() if case_id in used}
+    seen = [one.case_id for one in cases if naming.person_of(one.patient_id) in persons]
+    if seen:
+        raise InputError(
+            f"--test {test_data}: {papers.cases_text(len(seen))} of patients who are trained or validated on, "
+            f"e.g. {', '.join(seen[:5])}. Take them out of one of the two data sets."
+        )
+    return [one.case_id for one in cases]
