@@ -158,6 +158,13 @@ def _is_of_ids(column: Sequence[str]) -> bool:
     return bool(is_named_so) or any(collections_of([cell]) for cell in column)
 
 
+def by_names(case_ids: Iterable[str]) -> dict[str, str]:
+    """Case id -> patient, by names alone; a person with two names in two editions goes by the first."""
+    first: dict[str, str] = {}
+    patients = ((case_id, naming.patient_of(case_id)) for case_id in case_ids)
+    return {case_id: first.setdefault(naming.person_of(patient), patient) for case_id, patient in patients}
+
+
 def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
     """What a person should know before cases are dealt out by patient: what names do not tell, and guesses.
 
