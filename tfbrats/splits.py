@@ -28,22 +28,6 @@ from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, paths
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
-    try:
-        report = _dealt_and_written(options)
-    except InputError as error:
-        if not options.json:
-            raise
-        print(json.dumps({"input": options.input, "output": options.output, "faults": [str(error)]}, indent=2))
-        return 1
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print(report)
-    return 0
-
-
 def _dealt_and_written(options: argparse.Namespace) -> dict[str, Any]:
     """Deals the cases out and writes the file; returns what is to be said of it, ready for JSON."""
     dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
@@ -123,6 +107,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace another split in --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        report = _dealt_and_written(options)
+    except InputError as error:
+        if not options.json:
+            raise
+        print(json.dumps({"input": options.input, "output": options.output, "faults": [str(error)]}, indent=2))
+        return 1
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    return 0
 
 
 if __name__ == "__main__":
