@@ -144,7 +144,7 @@ class _Same:
 def _ids_in(path: str) -> list[list[str]]:
     """The ids of each row of such a table; nothing of a file that is none."""
     try:
-        rows = id_tables.rows(path)
+        rows = id_tables.read(path).rows
     except InputError:
         return []
     widest = max(map(len, rows), default=0)
@@ -306,7 +306,7 @@ def _meant(strange: Sequence[str], case_ids: Iterable[str]) -> list[str]:
 
 def _read(path: str | os.PathLike) -> dict[str, str]:
     """Case id -> patient, of every row of such a file."""
-    rows = id_tables.rows(path)
+    rows = id_tables.read(path).rows
     header = [name.lower() for name in rows[0]] if rows else []
     if not set(_COLUMNS) <= set(header):
         raise InputError(
