@@ -18,12 +18,12 @@ import pytest
 
 from beam_pipelines import engine
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import labels, phantom
+from tfbrats import labels
 from tfbrats.cases import case, nifti
 from tfbrats.cases.splits import SPLITS
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.phantoms import data_sets
+from tfbrats.phantoms import data_sets, phantom_files
 from tfbrats.records import folder as record_folder
 from tfbrats.records import schema, shards, tfrecord
 from tfbrats.records.manifest import read_manifest
@@ -589,7 +589,7 @@ def cases_of_first(grown) -> pathlib.Path:
     folder = grown / "first"
     folder.mkdir()
     for number in range(5):
-        name = phantom.case_id("2020", number)
+        name = phantom_files.case_id("2020", number)
         (folder / name).symlink_to(grown / "in" / name)
     return folder
 
