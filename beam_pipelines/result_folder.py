@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tfbrats.cases.case import Rejected
 from tfbrats.machine import files, locks
 from tfbrats.predictions import results
-from tfbrats.records.manifest import Rejected
 
 REJECTED = "rejected.jsonl"
 _PARTS = ".parts"

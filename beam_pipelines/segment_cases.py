@@ -26,13 +26,13 @@ from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
 
 from beam_pipelines import engine, result_folder, running, transforms
 from tfbrats.cases import splits
+from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths, wording
 from tfbrats.predictions import model_card, provenance, results, seen
 from tfbrats.predictions.model_card import ModelCard
-from tfbrats.records.manifest import Rejected
 from tfbrats.reporting import score_text
 from tfbrats.scoring import comparison, evaluation, label_tables, origin, pairs, score_files
 

@@ -107,11 +107,9 @@ class SegmentCase(beam.DoFn):
         with model.alone:
             segmenter = model.segmenter
             done = results.attempt(segmenter.segment, entry, segmenter.card, target)
-        rejected = done.fault and manifest.Rejected(
-            case_id=entry.case_id, stage=done.fault.stage, reason=done.fault.reason, hint=done.fault.hint
-        )
-        if rejected and done.fault.traceback:
-            logging.getLogger(__name__).error(done.fault.traceback)
+        rejected = done.fault
+        if rejected and rejected.traceback:
+            logging.getLogger(__name__).error(rejected.traceback)
         row = {
             "case_id": entry.case_id,
             "worker": f"{socket.gethostname()}:{os.getpid()}",

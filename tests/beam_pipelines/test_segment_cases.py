@@ -14,6 +14,7 @@ from beam_pipelines import segment_cases as job
 from tfbrats import evaluate, predict
 from tfbrats.cases import case, nifti
 from tfbrats.cases import splits as split_files
+from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_model
@@ -21,7 +22,6 @@ from tfbrats.labels import MODALITIES
 from tfbrats.machine import files, locks
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card, results, seen
-from tfbrats.records.manifest import Rejected
 from tfbrats.scoring import evaluation, score_files
 
 IDS = [f"BraTS20_Training_00{number}" for number in range(1, 6)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pydantic
 
+from tfbrats.cases.case import Rejected
 from tfbrats.cases.splits import SPLITS
 from tfbrats.config import Config, differences
 from tfbrats.errors import InputError
@@ -72,15 +73,6 @@ class CaseRow(_Part):
     def _without_empty_notes(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
         content = serialize(self)
         return content if self.notes else {key: value for key, value in content.items() if key != "notes"}
-
-
-class Rejected(_Part):
-    """One case that could not be used, at which stage, and why."""
-
-    case_id: str
-    stage: str
-    reason: str
-    hint: str
 
 
 class Shard(_Part):

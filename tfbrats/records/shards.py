@@ -18,16 +18,16 @@ from typing import Any
 import google_crc32c
 
 from tfbrats.cases import case, patches, preprocess, slices
+from tfbrats.cases.case import Rejected
 from tfbrats.cases.preprocess import Prepared
 from tfbrats.config import Config
 from tfbrats.config_file import from_mapping
 from tfbrats.datasets.layouts import CaseFiles, Dataset
-from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
 from tfbrats.machine.wording import in_units
 from tfbrats.records import manifest, tfrecord
-from tfbrats.records.manifest import CaseRow, Rejected, Shard, Source
+from tfbrats.records.manifest import CaseRow, Shard, Source
 from tfbrats.records.schema import SCHEMAS, encode
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
@@ -295,15 +295,7 @@ def _write_case(
     except MemoryError:  # no fault of the case
         raise
     except Exception as error:  # one bad case must not cost the others
-        known = isinstance(error, InputError)
-        return Rejected(
-            case_id=one.case_id,
-            stage=stage,
-            reason=str(error) if known else f"{type(error).__name__}: {error}",
-            hint="python -m tfbrats.inspect lists every fault of every case"
-            if known
-            else "this is not expected; please report it with the case's header",
-        )
+        return Rejected.by(error, one.case_id, stage)
     is_first = True
     for region, of_region in writers.items():
         stream = itertools.chain(first[region], streams[region])
