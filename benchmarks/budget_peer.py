@@ -119,12 +119,13 @@ def slice_batches(folder: str, config: Config) -> Batches:
     import tensorflow as tf
 
     from tfbrats.batches import slice_stream
+    from tfbrats.batches.stream import Share
 
     tf.config.set_visible_devices([], "GPU")
     manifest, batch = read_manifest(folder), config.train.batch_size
     epoch = 0
     while True:
-        stream = slice_stream.training(manifest, folder, config, epoch, batch)
+        stream = slice_stream.training(manifest, folder, config, epoch, Share(batch))
         for one in stream.take(max(1, manifest.count("train") // batch)).as_numpy_iterator():
             tissues = one["label"]
             yield one["image"], np.where(tissues <= Tissue.ET, tissues, 0)

@@ -132,12 +132,13 @@ def _tfbrats(
     what: str, folder: str, config: Config, batch: int, disk: bool
 ) -> dict[str, Callable[[], Batches]]:
     from tfbrats.batches import patch_stream, slice_stream
+    from tfbrats.batches.stream import Share
 
     manifest = read_manifest(folder)
     if what == "slices":
-        stream = slice_stream.training(manifest, folder, config, 0, batch)
+        stream = slice_stream.training(manifest, folder, config, 0, Share(batch))
     else:
-        stream = patch_stream.training(manifest, folder, config, "WT", 0, batch)
+        stream = patch_stream.training(manifest, folder, config, "WT", 0, Share(batch))
     return {"": lambda: iter(stream)}
 
 

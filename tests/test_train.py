@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfbrats import config_file, networks, train
 from tfbrats.batches import slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.networks import cun, losses
@@ -134,6 +135,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from tfbrats import config_file, networks
 from tfbrats.batches import slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.records import manifest as manifests
 from tfbrats.training import devices, slice_step
 
@@ -148,7 +150,7 @@ def first_step(strategy_name, per_replica, overrides):
         optimizer = keras.optimizers.SGD(0.01, 0.9)
         optimizer.build(network.trainable_variables)
     one_step = slice_step.train_step(strategy, network, optimizer, settings)
-    batches = devices.shared_out(strategy, slice_stream.training(manifest, folder, settings, 0, 8))
+    batches = devices.shared_out(strategy, slice_stream.training(manifest, folder, settings, 0, Share(8)))
     found = {k: float(v) for k, v in one_step(next(batches), tf.constant(0.1)).items()}
     weights = np.concatenate([np.array(v.value).ravel() for v in network.variables])
     return strategy.num_replicas_in_sync, found, weights
@@ -236,7 +238,7 @@ def test_two_replicas_give_the_first_step_that_one_gives(record_set, extra):
 def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set):
     """Equations 1 and 4 in float64 by numpy: both branches, the eight auxiliary losses, the decay."""
     settings = record_set.config("train.batch_size=8", "train.weight_decay=0.01")
-    batch = next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 8)))
+    batch = next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, Share(8))))
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         network = networks.build(settings)
@@ -275,7 +277,8 @@ def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set
 def test_a_baselines_losses_are_ratios_over_the_batch(record_set, extra):
     """Cross-entropy of every pixel of three slices (a fourth only fills up), and outlines, in float64."""
     settings = record_set.config("train.batch_size=4", "train.weight_decay=0.01", *extra)
-    batch = dict(next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 4))))
+    stream = slice_stream.training(record_set.manifest, record_set.folder, settings, 0, Share(4))
+    batch = dict(next(iter(stream)))
     batch["valid"] = tf.constant([1.0, 1.0, 1.0, 0.0])
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
@@ -313,7 +316,8 @@ def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
     with strategy.scope():
         network = networks.build(settings)
     one_step = slice_step.validation_step(strategy, network, settings)
-    batches = list(slice_stream.validation(record_set.manifest, record_set.folder, settings, "validation", 4))
+    common = (record_set.manifest, record_set.folder, settings)
+    batches = list(slice_stream.validation(*common, "validation", Share(4)))
     scores = slice_step.validation_scores(sum(one_step(batch).numpy() for batch in batches))
     chosen = []
     for batch in batches:

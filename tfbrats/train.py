@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from tfbrats import config_file
-from tfbrats.batches import stream
 from tfbrats.cases import splits
 from tfbrats.config import Config, PatchConfig
 from tfbrats.errors import InputError
@@ -40,8 +39,8 @@ def _announce(training: Training) -> None:
     config, manifest, progress, recipe = training.config, training.manifest, training.progress, training.recipe
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
     examples = ", ".join(f"{name} {recipe.examples(name)}" for name in manifest.cases)
-    policy = stream.shard_policy(len(manifest.shards_of("train", recipe.region)), training.workers)
-    reading = f", shards by {policy}" if training.workers > 1 else ""
+    own_shards = training.share.has_own_shards(len(manifest.shards_of("train", recipe.region)))
+    reading = f", shards by {'FILE' if own_shards else 'DATA'}" if training.workers > 1 else ""
     print(
         f"network     {' '.join(filter(None, (config.model.name, recipe.region)))}, "
         f"width {config.model.width}, {training.network.count_params():,} parameters, "

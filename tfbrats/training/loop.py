@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfbrats.batches.stream import Share
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
@@ -103,6 +104,7 @@ class Training:
         self.global_batch = config.train.batch_size * self.replicas
         self.chief = devices.is_chief(self.strategy)
         self.workers = devices.workers(self.strategy)
+        self.share = Share(self.global_batch, self.workers, devices.worker(self.strategy))
         with self.strategy.scope(), keras_settings.ours(config.train.precision):
             self.network = recipe.network(self.replicas)
             self.optimizer = recipe.optimizer()
@@ -237,13 +239,7 @@ class Training:
         steps, schedule = self.steps, self.recipe.schedule(progress.epoch)
         self.optimizer.learning_rate = schedule["learning_rate"]
         if progress.step < steps:
-            stream = self.recipe.training(
-                progress.epoch,
-                self.global_batch,
-                progress.examples,
-                self.workers,
-                devices.worker(self.strategy),
-            )
+            stream = self.recipe.training(progress.epoch, self.share, progress.examples)
             batches = devices.shared_out(self.strategy, stream)
         saved = began = time.monotonic()
         before = progress.seconds
@@ -346,8 +342,7 @@ class Training:
         return True
 
     def _validation_scores(self) -> Mapping[str, float] | None:
-        stream = self.recipe.validation(self.global_batch, self.workers, devices.worker(self.strategy))
-        batches = devices.shared_out(self.strategy, stream)
+        batches = devices.shared_out(self.strategy, self.recipe.validation(self.share))
         sums = 0.0
         with tqdm(
             total=-(-self.recipe.examples("validation") // self.global_batch),

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfbrats import networks
 from tfbrats.batches import patch_stream, slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.config import PatchConfig, SliceConfig
 from tfbrats.inference import answers
 from tfbrats.records.manifest import Manifest
@@ -76,25 +77,12 @@ class SliceRecipe:
             "omega": ladder(train.omega, train.omega_floor, epoch, self._config),
         }
 
-    def training(
-        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
-    ) -> tf.data.Dataset:
-        return slice_stream.training(
-            self._manifest,
-            self._config.data.records,
-            self._config,
-            epoch,
-            global_batch,
-            first_example,
-            workers,
-            worker,
-        )
-
-    def validation(self, global_batch: int, workers: int, worker: int) -> tf.data.Dataset:
+    def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
         folder = self._config.data.records
-        return slice_stream.validation(
-            self._manifest, folder, self._config, "validation", global_batch, workers, worker
-        )
+        return slice_stream.training(self._manifest, folder, self._config, epoch, share, first_example)
+
+    def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
+        return slice_stream.validation(self._manifest, self._config.data.records, self._config, split, share)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> losses."""
@@ -114,10 +102,8 @@ class SliceRecipe:
     def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
         """Always the same slice, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
         if self._drawn is None:
-            split = "validation" if self._manifest.count("validation") else "train"
-            batches = slice_stream.validation(
-                self._manifest, self._config.data.records, self._config, split, _READ
-            )
+            split = "validation" if self.examples("validation") else "train"
+            batches = self.validation(Share(_READ), split)
             few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
             self._drawn = board.fixed_slice(few, self._config.data.modalities)
         example = self._drawn.example
@@ -166,34 +152,13 @@ class PatchRecipe:
         """What a step of this epoch takes: the same rate throughout."""
         return {"learning_rate": self._config.train.learning_rate}
 
-    def training(
-        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
-    ) -> tf.data.Dataset:
-        return patch_stream.training(
-            self._manifest,
-            self._config.data.records,
-            self._config,
-            self.region,
-            epoch,
-            global_batch,
-            first_example,
-            workers,
-            self._boxes,
-            worker,
-        )
+    def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
+        common = (self._manifest, self._config.data.records, self._config, self.region)
+        return patch_stream.training(*common, epoch, share, first_example, self._boxes)
 
-    def validation(self, global_batch: int, workers: int, worker: int) -> tf.data.Dataset:
-        return patch_stream.validation(
-            self._manifest,
-            self._config.data.records,
-            self._config,
-            self.region,
-            "validation",
-            global_batch,
-            self._boxes,
-            workers,
-            worker,
-        )
+    def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
+        common = (self._manifest, self._config.data.records, self._config, self.region)
+        return patch_stream.validation(*common, split, share, self._boxes)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> losses."""
@@ -214,9 +179,7 @@ class PatchRecipe:
         """Always the same plane of a patch, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
         if self._drawn is None:
             split = "validation" if self.examples("validation") else "train"
-            batches = patch_stream.validation(
-                self._manifest, self._config.data.records, self._config, self.region, split, _READ, self._boxes
-            )
+            batches = self.validation(Share(_READ), split)
             few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
             self._drawn = board.fixed_patch(few, self._config.data.modalities, self.region)
         logits = network(self._drawn.example["patch"], training=False)["logits"][0, ..., 0]
