@@ -24,7 +24,7 @@ from tfbrats.batches.stream import Share, parse, serialized
 from tfbrats.config import Config
 from tfbrats.records import schema
 from tfbrats.records.manifest import Manifest, read_manifest
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.training.recipes import recipe_for
 
 _REGION = "WT"
 
@@ -108,9 +108,7 @@ def stages(folder: str, config: Config, batch: int, examples: int, rounds: int) 
 def step(folder: str, config: Config, steps: int) -> dict[str, float]:
     """Seconds of a step alone, a batch alone, a step of the loop, and of it those spent in `next`."""
     manifest = read_manifest(folder)
-    recipe = (
-        SliceRecipe(config, manifest) if manifest.kind == "slices" else PatchRecipe(config, manifest, _REGION)
-    )
+    recipe = recipe_for(config, manifest, "" if manifest.kind == "slices" else _REGION)
     strategy = tf.distribute.get_strategy()
     network, optimizer = recipe.network(1), recipe.optimizer()
     optimizer.build(network.trainable_variables)

@@ -192,6 +192,11 @@ class SliceConfig(_Config):
         return 1
 
     @property
+    def examples_per_case(self) -> int | None:
+        """Of one network in an epoch; None, as it is the case that says how many slices it has."""
+        return None
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of what a network sees."""
         return self.records.slice_shape
@@ -331,6 +336,11 @@ class PatchConfig(_Config):
     def scales(self) -> int:
         """At how many scales a network sees a patch: x1, x0.5 and x2, or x1 alone."""
         return 1 if self.model.name == "unet3d" else 3
+
+    @property
+    def examples_per_case(self) -> int | None:
+        """Of one network in an epoch."""
+        return self.sampling.patches_per_case
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tfbrats import config_file
 from tfbrats.cases import splits
-from tfbrats.config import Config, PatchConfig
+from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, literal, locks, paths, stopping
 from tfbrats.machine.stopping import Stop, Stopped
@@ -29,7 +29,7 @@ from tfbrats.runs import folder as run
 from tfbrats.runs.folder import home_of
 from tfbrats.training import checkpoints, devices, predicted_boxes
 from tfbrats.training.loop import Training
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows import batch_size
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
@@ -40,7 +40,7 @@ def _announce(training: Training) -> None:
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
     examples = ", ".join(f"{name} {recipe.examples(name)}" for name in manifest.cases)
     own_shards = training.share.has_own_shards(len(manifest.shards_of("train", recipe.region)))
-    reading = f", shards by {'FILE' if own_shards else 'DATA'}" if training.workers > 1 else ""
+    reading = f", shards by {'FILE' if own_shards else 'DATA'}" if training.division.workers > 1 else ""
     print(
         f"network     {' '.join(filter(None, (config.model.name, recipe.region)))}, "
         f"width {config.model.width}, {training.network.count_params():,} parameters, "
@@ -48,9 +48,9 @@ def _announce(training: Training) -> None:
         f"loss        {recipe.loss}\n"
         f"records     {config.data.records}: {manifest.kind}, {in_units(manifest.bytes)}\n"
         f"cases       {cases}\n"
-        f"{recipe.unit:<11} {examples}\n"
-        f"replicas    {training.replicas} ({type(training.strategy).__name__}), "
-        f"{config.train.batch_size} {recipe.unit} each{reading}\n"
+        f"{config.unit:<11} {examples}\n"
+        f"replicas    {training.division.replicas} ({type(training.strategy).__name__}), "
+        f"{config.train.batch_size} {config.unit} each{reading}\n"
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
         f"writes      {recipe.home}"
     )
@@ -137,12 +137,8 @@ def _train_all(
         if any(devices.sum_over_workers(strategy, [stop.is_asked])):
             stop.is_asked = True
             break
-        if isinstance(config, PatchConfig):
-            boxes = predicted_boxes.of_training_cases(config, manifest, region, stop.check)
-            recipe = PatchRecipe(config, manifest, region, boxes)
-        else:
-            recipe = SliceRecipe(config, manifest)
-        training = Training(config, recipe, manifest, strategy, stop)
+        boxes = predicted_boxes.of_training_cases(config, manifest, region, stop.check)
+        training = Training(config, recipe_for(config, manifest, region, boxes), manifest, strategy, stop)
         if chief:
             run.write_config(config.run.dir, whole)  # with what may change, now that it is not refused
         rows = _train_network(training)

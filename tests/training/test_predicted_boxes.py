@@ -166,13 +166,13 @@ def test_training_on_predicted_boxes_writes_and_uses_them(patch_records, cascade
     folder.start(settings.run.dir, settings)
     shutil.copytree(f"{cascade_run.folder}/wt", tmp_path / "run" / "wt")
     given = []
-    real = train.PatchRecipe
+    real = train.recipe_for
 
     def recipe(config, manifest, region, boxes):
         given.append((region, boxes))
         return real(config, manifest, region, boxes)
 
-    monkeypatch.setattr(train, "PatchRecipe", recipe)
+    monkeypatch.setattr(train, "recipe_for", recipe)
     rows = train.train(overridden(settings, ["region=tc"]))
     assert np.isfinite([row["loss"] for row in rows]).all()
     kept = json.loads((tmp_path / "run" / "tc" / "boxes.json").read_text())

@@ -8,6 +8,7 @@ bit. Every tensor is read, with its checksum, before a checkpoint counts as whol
 import os
 import re
 import sys
+import time
 
 import tensorflow as tf
 from google.protobuf import text_format
@@ -128,19 +129,24 @@ class Manager(tf.train.CheckpointManager):
 
     Attributes:
         folder: as it was given; TensorFlow may know it by another name.
+        saved_at: when it last saved, by `time.monotonic`; at first, when it was made.
     """
 
     def __init__(self, checkpoint: tf.train.Checkpoint, folder: str, keep: int):
-        self.folder = folder
+        self.folder, self.saved_at = folder, time.monotonic()
         if (directory := literal.folder(folder)) != folder:
             os.makedirs(folder, exist_ok=True)  # a link is no folder before
         super().__init__(checkpoint, directory, max_to_keep=keep, checkpoint_name=PREFIX)
+
+    @property
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self.saved_at) / 60
 
 
 def tidy(folder: str, newest: str | None) -> None:
     """Makes TensorFlow's list in `folder` name what is whole, and removes what a killed write left.
 
-    For the one process that writes there, before its `manager`. Damaged checkpoints stay, and count as nothing.
+    For the one process that writes there, before its `Manager`. Damaged checkpoints stay, and count as nothing.
 
     Args:
         newest: what `newest_whole` found.
@@ -180,6 +186,7 @@ def save(manager: Manager, **options) -> None:
     """Raises InputError where the disk refuses."""
     try:
         manager.save(**options)
+        manager.saved_at = time.monotonic()
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
         reason = error.message.splitlines()[0]
         raise InputError(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfbrats.batches.patch_stream import Boxes
-from tfbrats.config import PatchConfig
+from tfbrats.config import Config, PatchConfig
 from tfbrats.errors import InputError
 from tfbrats.inference import cascade_segmenter
 from tfbrats.labels import REGIONS
@@ -26,7 +26,7 @@ FILE = "boxes.json"
 
 
 def of_training_cases(
-    config: PatchConfig, manifest: Manifest, region: str, check: Callable[[], None] = lambda: None
+    config: Config, manifest: Manifest, region: str, check: Callable[[], None] = lambda: None
 ) -> Boxes | None:
     """The boxes that the stages above give for each training and validation case, kept with the run.
 
@@ -36,13 +36,13 @@ def of_training_cases(
     Returns:
         case id -> [3][low, high), voxels of the crop. Where the parent was not found, the box of the next
         region above; a case in which nothing was found is left out. None if the reference's boxes are wanted,
-        or for WT, whose box is the brain.
+        and for what has no parent: WT, whose box is the brain, and paper A's network, of no region ("").
 
     Raises:
         InputError: a network above is not trained to its end, or was trained again since.
     """
-    above = list(REGIONS)[: list(REGIONS).index(region)]
-    if config.sampling.boxes == "reference" or not above:
+    above = list(REGIONS)[: list(REGIONS).index(region)] if region else []
+    if not above or config.sampling.boxes == "reference":
         return None
     parents = {one: _finished_network(config, one) for one in above}
     kept = files.join(home_of(config, region), FILE)

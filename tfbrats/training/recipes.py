@@ -1,7 +1,7 @@
 """What there is to train: for each network of a config its data, optimizer, schedule and steps.
 
-Paper A trains one network on slices, paper B three on patches, one after the other. `train` runs either by the
-same story.
+Paper A trains one network on slices, paper B three on patches, one after the other. `loop.Training` trains
+either: both recipes answer the same questions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfbrats import networks
 from tfbrats.batches import patch_stream, slice_stream
 from tfbrats.batches.stream import Share
-from tfbrats.config import PatchConfig, SliceConfig
+from tfbrats.config import Config, PatchConfig, SliceConfig
 from tfbrats.inference import answers
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import home_of
@@ -41,7 +41,6 @@ def _scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.opti
 class SliceRecipe:
     """Paper A, baselines too: SGD down a ladder, omega with it."""
 
-    unit = "slices"
     region = ""
 
     def __init__(self, config: SliceConfig, manifest: Manifest):
@@ -85,9 +84,9 @@ class SliceRecipe:
         return slice_stream.validation(self._manifest, self._config.data.records, self._config, split, share)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
-        """(batch, schedule) -> losses."""
-        one_step = slice_step.train_step(strategy, network, optimizer, self._config)
-        return lambda batch, schedule: one_step(batch, tf.constant(schedule["omega"], tf.float32))
+        """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
+        step = slice_step.train_step(strategy, network, optimizer, self._config)
+        return lambda batch, schedule: step(batch, tf.constant(schedule["omega"], tf.float32))
 
     def validation_step(self, strategy, network) -> Callable:
         return slice_step.validation_step(strategy, network, self._config)
@@ -124,7 +123,6 @@ class PatchRecipe:
         boxes: predicted parent boxes by case; None takes the reference's.
     """
 
-    unit = "patches"
     loss = "binary cross-entropy"
 
     def __init__(
@@ -161,9 +159,9 @@ class PatchRecipe:
         return patch_stream.validation(*common, split, share, self._boxes)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
-        """(batch, schedule) -> losses."""
-        one_step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
-        return lambda batch, _: one_step(batch)
+        """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
+        step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
+        return lambda batch, _: step(batch)
 
     def validation_step(self, strategy, network) -> Callable:
         return patch_step.validation_step(strategy, network)
@@ -187,3 +185,18 @@ class PatchRecipe:
 
 
 Recipe = SliceRecipe | PatchRecipe
+
+
+def recipe_for(
+    config: Config, manifest: Manifest | None, region: str = "", boxes: patch_stream.Boxes | None = None
+) -> Recipe:
+    """The recipe of one network of a config: the one place that asks which paper it is of.
+
+    Args:
+        manifest: of the records; None where only the network, its optimizer and its steps are asked for.
+        region: whose network, where each region has its own; else "".
+        boxes: predicted parent boxes by case; None takes the reference's.
+    """
+    if isinstance(config, PatchConfig):
+        return PatchRecipe(config, manifest, region, boxes)
+    return SliceRecipe(config, manifest)
