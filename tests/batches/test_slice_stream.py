@@ -181,8 +181,3 @@ def test_an_empty_split_is_an_error_that_names_it(record_set):
     settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
     with pytest.raises(InputError, match="no test examples"):
         slice_stream.validation(manifest, folder, settings, "test", Share(4))
-
-
-def test_files_are_shared_out_only_when_they_divide():
-    assert Share(12, workers=4).has_own_shards(8)
-    assert not Share(12, workers=3).has_own_shards(8)
