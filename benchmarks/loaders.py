@@ -136,9 +136,9 @@ def _tfbrats(
 
     manifest = read_manifest(folder)
     if what == "slices":
-        stream = slice_stream.training(manifest, folder, config, 0, Share(batch))
+        stream = slice_stream.training(manifest, config, 0, Share(batch))
     else:
-        stream = patch_stream.training(manifest, folder, config, "WT", 0, Share(batch))
+        stream = patch_stream.training(manifest, config, "WT", 0, Share(batch))
     return {"": lambda: iter(stream)}
 
 
@@ -339,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def answer(**found) -> None:
         print(json.dumps(found), file=answers, flush=True)
 
-    config = config_file.load(options.config, options.overrides)
+    config = config_file.load(options.config, [*options.overrides, f"data.records={options.records}"])
     try:
         forms = LOADERS[options.loader](options.what, options.records, config, options.batch, options.disk)
     except ImportError as error:

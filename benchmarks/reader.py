@@ -51,14 +51,14 @@ def _slice_forms(manifest: Manifest, folder: str, config: Config, batch: int) ->
         "read": (read, 1),
         "parse": (mapped(parsed), 1),
         "turn": (mapped(turned), 1),
-        "draw, batch": (slice_stream.training(manifest, folder, config, 0, Share(batch)), batch),
+        "draw, batch": (slice_stream.training(manifest, config, 0, Share(batch)), batch),
     }
 
 
 def _patch_forms(manifest: Manifest, folder: str, config: Config, batch: int) -> dict:
     shards = range(len(manifest.shards_of("train", _REGION)))
     read = serialized(manifest, folder, "train", shards, _REGION)
-    whole = (patch_stream.training(manifest, folder, config, _REGION, 0, Share(batch)), batch)
+    whole = (patch_stream.training(manifest, config, _REGION, 0, Share(batch)), batch)
     if manifest.kind == "patches":
         read = read.shuffle(config.data.shuffle_buffer, seed=0).repeat()
         parsed = patch_stream._stored(read)

@@ -24,15 +24,15 @@ def take(dataset, steps=10**6):
 def training(
     patch_records, kind, region="TC", epoch=0, batch=2, steps=6, overrides=(), workers=1, worker=0, **more
 ):
-    settings, folder = patch_records.config(kind, *overrides), patch_records.folders[kind]
-    manifest, share = patch_records.manifest(kind), Share(batch, workers, worker)
-    return take(patch_stream.training(manifest, folder, settings, region, epoch, share, **more), steps)
+    settings, manifest = patch_records.config(kind, *overrides), patch_records.manifest(kind)
+    share = Share(batch, workers, worker)
+    return take(patch_stream.training(manifest, settings, region, epoch, share, **more), steps)
 
 
 def validation(patch_records, kind, region="TC", batch=4, overrides=(), workers=1, worker=0):
-    settings, folder = patch_records.config(kind, *overrides), patch_records.folders[kind]
-    manifest, share = patch_records.manifest(kind), Share(batch, workers, worker)
-    return take(patch_stream.validation(manifest, folder, settings, region, "validation", share))
+    settings, manifest = patch_records.config(kind, *overrides), patch_records.manifest(kind)
+    share = Share(batch, workers, worker)
+    return take(patch_stream.validation(manifest, settings, region, "validation", share))
 
 
 def same(a, b):
@@ -288,12 +288,12 @@ def test_an_epoch_on_volumes_draws_as_many_patches_of_every_case(patch_records, 
 def test_an_empty_split_is_an_error_that_names_it(patch_records, kind):
     settings, manifest = patch_records.config(kind), patch_records.manifest(kind)
     with pytest.raises(InputError, match="no test examples"):
-        patch_stream.validation(manifest, patch_records.folders[kind], settings, "WT", "test", Share(2))
+        patch_stream.validation(manifest, settings, "WT", "test", Share(2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_stream_waits_for_a_thread_that_tunes_it_when_it_ends(patch_records, kind):
-    common = (patch_records.manifest(kind), patch_records.folders[kind], patch_records.config(kind), "WT")
+    common = (patch_records.manifest(kind), patch_records.config(kind), "WT")
     streams = [
         patch_stream.training(*common, 0, Share(2)),
         patch_stream.validation(*common, "validation", Share(2)),

@@ -4,7 +4,6 @@ What an epoch yields depends on the seed and the epoch's number alone: a resumed
 undisturbed one would have seen.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -220,7 +219,6 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
 
 def training(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: PatchConfig,
     region: str,
     epoch: int,
@@ -248,13 +246,13 @@ def training(
         "reshuffle_each_iteration": False,
     }
     if manifest.kind == "volumes":
-        stream = serialized(manifest, folder, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
+        stream = serialized(manifest, config.data.records, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
         looked_at = _looked_at_after(share.seen(first_example, own_shards), shuffled)
         cases = sum(shards[n].examples for n in order)
         patches = _fresh(stream, config, region, cases, epoch, boxes, looked_at)
         patches = share.after(patches.shuffle(**shuffled), first_example, own_shards)
     else:
-        stream = serialized(manifest, folder, "train", order, region, _READ_AT_ONCE)
+        stream = serialized(manifest, config.data.records, "train", order, region, _READ_AT_ONCE)
         # Shuffled as they lie in the file, in half the memory.
         patches = _stored(share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards))
     return untuned(_batched(patches, config, region, share.batch, 0))
@@ -262,7 +260,6 @@ def training(
 
 def validation(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: PatchConfig,
     region: str,
     split: str,
@@ -274,7 +271,7 @@ def validation(
     Of several workers, each has its share of each batch, as in `training`.
     """
     shards = range(len(manifest.shards_of(split, region)))
-    stream = serialized(manifest, folder, split, shards, region)
+    stream = serialized(manifest, config.data.records, split, shards, region)
     if manifest.kind == "volumes":
         visits = -(-config.sampling.patches_per_case // config.data.patches_per_read)
         cases = manifest.count(split)

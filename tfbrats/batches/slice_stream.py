@@ -49,7 +49,6 @@ def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
 
 def training(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: Config,
     epoch: int,
     share: Share,
@@ -69,7 +68,7 @@ def training(
     rng = np.random.default_rng([config.train.seed, epoch])
     shards = manifest.shards_of("train")
     order = share.shards(rng.permutation(len(shards)))
-    stream = serialized(manifest, folder, "train", order)
+    stream = serialized(manifest, config.data.records, "train", order)
     stream = stream.shuffle(
         config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
     )
@@ -83,7 +82,6 @@ def training(
 
 def validation(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: Config,
     split: str,
     share: Share,
@@ -92,7 +90,7 @@ def validation(
 
     Of several workers, each has its share of each batch, as in `training`.
     """
-    stream = serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
+    stream = serialized(manifest, config.data.records, split, range(len(manifest.shards_of(split))))
     stream = share.after(stream, 0, own_shards=False)
     padding = share.padding(manifest.examples[split])
     # Always the draws of "epoch 0", so that the losses of two epochs can be compared.

@@ -77,11 +77,10 @@ class SliceRecipe:
         }
 
     def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
-        folder = self._config.data.records
-        return slice_stream.training(self._manifest, folder, self._config, epoch, share, first_example)
+        return slice_stream.training(self._manifest, self._config, epoch, share, first_example)
 
     def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
-        return slice_stream.validation(self._manifest, self._config.data.records, self._config, split, share)
+        return slice_stream.validation(self._manifest, self._config, split, share)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
@@ -151,12 +150,11 @@ class PatchRecipe:
         return {"learning_rate": self._config.train.learning_rate}
 
     def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
-        common = (self._manifest, self._config.data.records, self._config, self.region)
-        return patch_stream.training(*common, epoch, share, first_example, self._boxes)
+        of = (self._manifest, self._config, self.region)
+        return patch_stream.training(*of, epoch, share, first_example, self._boxes)
 
     def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
-        common = (self._manifest, self._config.data.records, self._config, self.region)
-        return patch_stream.validation(*common, split, share, self._boxes)
+        return patch_stream.validation(self._manifest, self._config, self.region, split, share, self._boxes)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
