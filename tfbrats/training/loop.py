@@ -18,7 +18,7 @@ from tfbrats.machine import wording
 from tfbrats.machine.stopping import Stop
 from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import NetworkFolder, is_over
 from tfbrats.training import board, checkpoints, devices
 from tfbrats.training.devices import peak_bytes
 from tfbrats.training.recipes import Recipe
@@ -112,26 +112,26 @@ class Training:
         self._restore(checkpoint)
         # Saving is collective: workers other than the first save too, where nobody looks.
         self._scratch = None if self.chief else tempfile.TemporaryDirectory(prefix="tfbrats-worker-")
-        home = self._scratch.name if self._scratch else recipe.home
+        home = NetworkFolder(self._scratch.name) if self._scratch else recipe.home
         # Two of each: one that is damaged later has one before it.
         self.last, self.best = (
-            checkpoints.Manager(checkpoint, run.checkpoints(home, which), 2) for which in ("last", "best")
+            checkpoints.Manager(checkpoint, home.checkpoints_path(which), 2) for which in ("last", "best")
         )
-        self._board = board.Board(run.board(recipe.home)) if self.chief else None
+        self._board = board.Board(recipe.home.board_path) if self.chief else None
         self._train_step = recipe.train_step(self.strategy, self.network, self.optimizer)
         self._validation_step = recipe.validation_step(self.strategy, self.network)
 
     # --- where it goes on -------------------------------------------------------------------------------
 
     def _restore(self, checkpoint: tf.train.Checkpoint) -> None:
-        folder = run.checkpoints(self.recipe.home, "last")
+        folder = self.recipe.home.checkpoints_path("last")
         newest = checkpoints.newest_whole(folder)
         progress = self.progress
         if newest:
             checkpoints.restore(checkpoint, newest).assert_consumed()
             if not self.is_over:
                 self._explain_changes(folder)
-        elif rows := run.read_history(self.recipe.home):
+        elif rows := self.recipe.home.history:
             raise InputError(
                 f"{folder}: no checkpoint, though history.csv tells of {wording.counted(len(rows), 'epoch')}. "
                 "Restore it from a copy, or start again with another --run or with --overwrite."
@@ -146,14 +146,14 @@ class Training:
         if self.chief:
             checkpoints.tidy(folder, newest)
             # Saved before the run was killed, of an epoch that will be trained again, perhaps to another end.
-            checkpoints.forget_after(run.checkpoints(self.recipe.home, "best"), progress.epoch)
-            checkpoints.tidy(run.checkpoints(self.recipe.home, "best"), best)
+            checkpoints.forget_after(self.recipe.home.checkpoints_path("best"), progress.epoch)
+            checkpoints.tidy(self.recipe.home.checkpoints_path("best"), best)
 
     def _take_up_best(self) -> str | None:
         """The loss to beat is that of the best weights that can still be read, whatever they are."""
         progress = self.progress
         try:
-            best = checkpoints.newest_whole(run.checkpoints(self.recipe.home, "best"), up_to=progress.epoch)
+            best = checkpoints.newest_whole(self.recipe.home.checkpoints_path("best"), up_to=progress.epoch)
         except checkpoints.AllDamaged as error:
             print(f"WARNING: {error}\nThe best of the epochs to come will be kept.", file=sys.stderr)
             best = None
@@ -218,7 +218,7 @@ class Training:
 
     @property
     def is_over(self) -> bool:
-        return run.is_over(self.progress.history, self.config)
+        return is_over(self.progress.history, self.config)
 
     @property
     def is_stopped(self) -> bool:
@@ -364,10 +364,11 @@ class Training:
 
     def write_history(self) -> None:
         """history.csv and timing.csv anew."""
-        run.write_history(self.recipe.home, self.progress.history, self.progress.timing)
+        self.recipe.home.write_history(self.progress.history, self.progress.timing)
 
     def _diverged(self, where: str, loss: float) -> str:
         return (
             f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
-            f"(now {self.config.train.learning_rate:g}). What was saved before stays in {self.recipe.home}."
+            f"(now {self.config.train.learning_rate:g}). What was saved before stays in "
+            f"{self.recipe.home.path}."
         )
