@@ -18,7 +18,7 @@ from tfbrats.batches.stream import Share
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.networks import cun, losses
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import lessons, recipes, slice_step
 from tfbrats.workflows import batch_size
 
@@ -467,7 +467,7 @@ def test_the_batch_that_fits_is_found_once_and_kept(record_set, tmp_path, monkey
     small = ("train.batch_size=auto", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     train.train(record_set.config(*small, "train.epochs=1"))
     assert "batch       3 a replica, the largest that fits" in capsys.readouterr().out
-    assert run.read_config(tmp_path / "run").train.batch_size == 3
+    assert RunFolder(tmp_path / "run").config.train.batch_size == 3
     train.train(record_set.config(*small, "train.epochs=2"))  # would raise StopIteration if it looked again
     assert "batch       3 a replica, as before" in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ from tfbrats import __version__, config_file
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths
 from tfbrats.records import manifest
-from tfbrats.runs.folder import check_finished
+from tfbrats.runs.folder import RunFolder
 from tfbrats.workflows.chain import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
@@ -109,7 +109,7 @@ def demo(output: pathlib.Path, method: str) -> None:
         *("tfbrats.train", "--config", name, "--data", str(sets), "--run", str(run)),
         show=True,
     )
-    check_finished(run)
+    RunFolder(run).check_finished()
     steps.run(
         "Export it",
         *("tfbrats.export", "--run", str(run), "--output", str(model)),

@@ -26,7 +26,7 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths
 from tfbrats.predictions import model_card
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
 from tfbrats.workflows import table_cost
 from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
@@ -121,7 +121,8 @@ def _train_and_segment(wanted: Plan, row: str, config: Config, steps: Steps) -> 
     """One row, from the records to the segmented test cases."""
     trained, model = wanted.path("runs", row), wanted.path("models", row)
     # What is complete would only say so, after loading TensorFlow.
-    is_trained = files.exists(files.join(trained, "config.yaml")) and not run.unfinished(config)
+    run = RunFolder(trained)
+    is_trained = run.is_run and not run.unfinished(config)
     steps.run(
         f"Train {row}",
         *("tfbrats.train", "--config", wanted.path("configs", f"{row}.yaml")),
@@ -130,7 +131,7 @@ def _train_and_segment(wanted: Plan, row: str, config: Config, steps: Steps) -> 
         log_name=f"{row}-train",
     )
     if not is_trained:
-        run.check_finished(trained)
+        RunFolder(trained).check_finished()  # as it is now
     steps.run(
         f"Export {row}",
         *("tfbrats.export", "--run", trained, "--output", model),
@@ -164,7 +165,7 @@ def _evaluation(wanted: Plan, row: str) -> list[str]:
     arguments = ["tfbrats.evaluate", "--prediction", wanted.path("predictions", row)]
     arguments += ["--reference", wanted.test_data, "--row", row, "--output", wanted.path("scores", row)]
     if wanted.test_data == wanted.data:
-        return [*arguments, "--splits", wanted.path("runs", row, "splits.json"), "--split", "test"]
+        return [*arguments, "--splits", RunFolder(wanted.path("runs", row)).splits_path, "--split", "test"]
     return [*arguments, "--cases", ",".join(wanted.case_ids)]
 
 

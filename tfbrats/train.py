@@ -11,22 +11,18 @@ or the one that region= names.
 """
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
 from tfbrats import config_file
-from tfbrats.cases import splits
 from tfbrats.config import Config
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, literal, locks, paths, stopping
+from tfbrats.machine import command, literal, locks, paths, stopping
 from tfbrats.machine.stopping import Stop, Stopped
 from tfbrats.machine.wording import in_units
 from tfbrats.records.manifest import Manifest, check_identity, check_shard, read_manifest
-from tfbrats.runs import folder as run
-from tfbrats.runs.folder import home_of
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import checkpoints, devices, predicted_boxes
 from tfbrats.training.loop import Training
 from tfbrats.training.recipes import recipe_for
@@ -52,7 +48,7 @@ def _announce(training: Training) -> None:
         f"replicas    {training.division.replicas} ({type(training.strategy).__name__}), "
         f"{config.train.batch_size} {config.unit} each{reading}\n"
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
-        f"writes      {recipe.home}"
+        f"writes      {recipe.home.path}"
     )
     if (progress.epoch or progress.step) and not training.is_over:
         print(f"resumes     at {progress.place}")
@@ -103,7 +99,7 @@ def _train(config: Config, overwrite: bool, config_said: Sequence[str], stop: St
     )
     check_identity(manifest, config, folder)
     if not overwrite:
-        run.check(config.run.dir, config.whole)
+        RunFolder(config.run.dir).check(config.whole)
     _check_shards(config, manifest, stop)
     config = _with_batch_size(config, overwrite, stop)  # before this process itself takes the devices
     strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile, stop.check)
@@ -118,18 +114,19 @@ def _train_all(
 ) -> list[dict]:
     """Makes or checks the run folder and trains what the config means; the history."""
     folder, chief = config.data.records, devices.is_chief(strategy)
-    whole, overwritten = config.whole, config.run.dir
+    run = RunFolder(config.run.dir)  # looked at anew, now that no other command trains here
+    whole, overwritten = config.whole, run.path
     if whole != config:  # only this network's part may be deleted
-        overwritten = home_of(config, config.regions[0])
-    if not overwrite or overwritten != config.run.dir:
-        _check_split(config.run.dir, manifest, folder)
+        overwritten = run.network(config.regions[0]).path
+    if not overwrite or overwritten != run.path:
+        run.check_split(manifest.split_sha256, folder)
     if chief:
-        run.start(config.run.dir, whole, [overwritten] if overwrite else [])
-        _describe_data(config.run.dir, manifest)
+        run.start(whole, [overwritten] if overwrite else [])
+        run.write_data(manifest.cases, manifest.split_sha256, manifest.description())
     else:
-        run.check(config.run.dir, whole)
+        run.check(whole)
     for region in config.regions:
-        _check_content(config, manifest, region, chief)
+        run.network(region).check_trained_on(manifest.shards_sha256(region), folder, write=chief)
     history = []
     for region in config.regions:
         # Every worker comes here: the first must have written what the next network starts from, and if one is
@@ -140,7 +137,7 @@ def _train_all(
         boxes = predicted_boxes.of_training_cases(config, manifest, region, stop.check)
         training = Training(config, recipe_for(config, manifest, region, boxes), manifest, strategy, stop)
         if chief:
-            run.write_config(config.run.dir, whole)  # with what may change, now that it is not refused
+            run.write_config(whole)  # with what may change, now that it is not refused
         rows = _train_network(training)
         history += [{"region": region, **row} if region else row for row in rows]
     if chief:  # others may look before it has written
@@ -149,7 +146,8 @@ def _train_all(
 
 
 def _say_how_to_go_on(config: Config, stop: Stop) -> None:
-    unfinished = list(run.unfinished(config))
+    # Looked at anew: another command may have trained another network of it meanwhile.
+    unfinished = list(RunFolder(config.run.dir).unfinished(config))
     if stop.is_asked and unfinished:
         print("stopped as asked, all is saved: the same command goes on from here")
     elif unfinished:
@@ -170,12 +168,12 @@ def _alone(config: Config) -> Iterator[None]:
     """Keeps a run folder, or the part of a region, to one command that trains."""
     with contextlib.ExitStack() as locked:
         for region in config.regions:
-            home = home_of(config, region)
+            home = RunFolder(config.run.dir).network(region)
             busy = (
-                f"{home}: another command trains here. Wait for its end, end it (SIGTERM saves first), or "
+                f"{home.path}: another command trains here. Wait for its end, end it (SIGTERM saves first), or "
                 "choose another --run."
             )
-            locked.enter_context(locks.alone(files.join(home, run.LOCK), busy))
+            locked.enter_context(locks.alone(home.lock_path, busy))
         yield
 
 
@@ -192,9 +190,9 @@ def _with_batch_size(config: Config, overwrite: bool, stop: Stop) -> Config:
             "train.batch_size=auto: not with several workers, whose memory may differ. Find the number with "
             "python -m tfbrats.probe on the smallest, and give it to all."
         )
-    kept = files.join(config.run.dir, "config.yaml")
-    if files.exists(kept) and not (overwrite and config.whole == config):
-        found, why = run.read_config(config.run.dir).train.batch_size, "as before"
+    run = RunFolder(config.run.dir)
+    if run.is_run and not (overwrite and config.whole == config):
+        found, why = run.config.train.batch_size, "as before"
     else:
         found, why = _largest_batch(config, stop), "the largest that fits"
     print(f"batch       {found} a replica, {why}")
@@ -234,7 +232,7 @@ def _train_network(training: Training) -> list[dict]:
         patience = training.config.train.stop_patience
         print(f"stopped: the validation loss stayed high for {patience} epochs on end")
     if training.best.latest_checkpoint:
-        print(f"best weights: {run.checkpoints(recipe.home, 'best')}, {_best_line(training)}")
+        print(f"best weights: {recipe.home.checkpoints_path('best')}, {_best_line(training)}")
     return progress.history
 
 
@@ -265,51 +263,12 @@ def _check_scheme(path: str) -> None:
         )
 
 
-def _check_split(folder: str, manifest: Manifest, records_folder: str) -> None:
-    """A run must not go on with other cases: what it was validated on might be what it was trained on."""
-    kept = files.join(folder, "splits.json")
-    if not files.exists(kept):
-        return
-    if files.read_json(kept)["sha256"] != manifest.split_sha256:
-        raise InputError(
-            f"{folder}: was trained on another split than {records_folder} holds. Give it its own records, or "
-            "choose another --run."
-        )
-
-
-def _check_content(config: Config, manifest: Manifest, region: str, write: bool) -> None:
-    """... nor with other images under the same case ids; notes what a new run is trained on.
-
-    Args:
-        write: whether this process writes the run folder.
-    """
-    shards = sorted((one.file, one.crc32c) for s in splits.SPLITS for one in manifest.shards_of(s, region))
-    digest = hashlib.sha256(json.dumps(shards).encode()).hexdigest()
-    kept = files.join(home_of(config, region), "trained_on.json")
-    if not files.exists(kept):
-        if write:
-            files.write_json(kept, {"shards_sha256": digest})
-    elif files.read_json(kept)["shards_sha256"] != digest:
-        raise InputError(
-            f"{home_of(config, region)}: was trained on other records than {config.data.records} holds, though "
-            "the case ids are the same. Give it its own records, or choose another --run."
-        )
-
-
 def _best_line(training: Training) -> str:
     epoch = checkpoints.number(training.best.latest_checkpoint)
     loss = training.progress.history[epoch - 1].get("validation_loss")
     if loss is None:
         return f"epoch {epoch}, the last: there are no validation cases"
     return f"epoch {epoch}, validation loss {loss:.4g}"
-
-
-def _describe_data(folder: str, manifest: Manifest) -> None:
-    """Keeps with the run what export must say of its training data."""
-    files.write_json(files.join(folder, "splits.json"), {**manifest.cases, "sha256": manifest.split_sha256})
-    content = manifest.model_dump(mode="json", exclude={"shards", "cases"})
-    content["manifest_sha256"] = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
-    files.write_json(files.join(folder, "records.json"), content)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from tfbrats.machine import wording
 from tfbrats.machine.stopping import Stop
 from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import NetworkFolder, is_over
 from tfbrats.training import board, checkpoints, devices
 from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe
@@ -63,12 +63,12 @@ class Training:
         self._restore(checkpoint)
         # Saving is collective: workers other than the first save too, where nobody looks.
         self._scratch = None if self.chief else tempfile.TemporaryDirectory(prefix="tfbrats-worker-")
-        home = self._scratch.name if self._scratch else recipe.home
+        home = NetworkFolder(self._scratch.name) if self._scratch else recipe.home
         # Two of each: one that is damaged later has one before it.
         self.last, self.best = (
-            checkpoints.Manager(checkpoint, run.checkpoints(home, which), 2) for which in ("last", "best")
+            checkpoints.Manager(checkpoint, home.checkpoints_path(which), 2) for which in ("last", "best")
         )
-        self._board = board.Board(run.board(recipe.home)) if self.chief else None
+        self._board = board.Board(recipe.home.board_path) if self.chief else None
         self._train_step = recipe.train_step(strategy, self.network, self.optimizer)
         self._validation_step = recipe.validation_step(strategy, self.network)
 
@@ -76,14 +76,14 @@ class Training:
 
     def _restore(self, checkpoint: tf.train.Checkpoint) -> None:
         """Goes on from the newest whole checkpoint, if there is one, and clears away what a killed run left."""
-        last, best = (run.checkpoints(self.recipe.home, which) for which in ("last", "best"))
+        last, best = (self.recipe.home.checkpoints_path(which) for which in ("last", "best"))
         newest = checkpoints.newest_whole(last)
         if newest:
             checkpoints.restore(checkpoint, newest).assert_consumed()
             lines = [] if self.is_over else changes(self.progress, self.division, self.config, last)
             for line in lines if self.chief else ():
                 print(line)
-        elif rows := run.read_history(self.recipe.home):
+        elif rows := self.recipe.home.history:
             raise InputError(
                 f"{last}: no checkpoint, though history.csv tells of {wording.counted(len(rows), 'epoch')}. "
                 "Restore it from a copy, or start again with another --run or with --overwrite."
@@ -117,7 +117,7 @@ class Training:
 
     @property
     def is_over(self) -> bool:
-        return run.is_over(self.progress.history, self.config)
+        return is_over(self.progress.history, self.config)
 
     @property
     def is_stopped(self) -> bool:
@@ -271,10 +271,11 @@ class Training:
 
     def write_history(self) -> None:
         """history.csv and timing.csv anew."""
-        run.write_history(self.recipe.home, self.progress.history, self.progress.timing)
+        self.recipe.home.write_history(self.progress.history, self.progress.timing)
 
     def _diverged(self, where: str, loss: float) -> str:
         return (
             f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
-            f"(now {self.config.train.learning_rate:g}). What was saved before stays in {self.recipe.home}."
+            f"(now {self.config.train.learning_rate:g}). What was saved before stays in "
+            f"{self.recipe.home.path}."
         )

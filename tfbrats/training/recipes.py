@@ -16,7 +16,7 @@ from tfbrats.batches.stream import Share
 from tfbrats.config import Config, PatchConfig, SliceConfig
 from tfbrats.inference import answers
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs.folder import home_of
+from tfbrats.runs.folder import NetworkFolder, RunFolder
 from tfbrats.training import board, patch_step, slice_step
 
 _LOOKED_THROUGH = 160  # examples, for the one that is drawn after every epoch: about a case's slices
@@ -39,12 +39,17 @@ def _scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.opti
 
 
 class SliceRecipe:
-    """Paper A, baselines too: SGD down a ladder, omega with it."""
+    """Paper A, baselines too: SGD down a ladder, omega with it.
+
+    Attributes:
+        home: where its history and checkpoints lie.
+    """
 
     region = ""
 
     def __init__(self, config: SliceConfig, manifest: Manifest):
         self._config, self._manifest = config, manifest
+        self.home: NetworkFolder = RunFolder(config.run.dir).network()
         self._drawn: board.FixedSlice | None = None
 
     @property
@@ -52,11 +57,6 @@ class SliceRecipe:
         if self._config.model.name == "bfcn":
             return "cross-entropy of combination, region and boundary"
         return "loss weighted sampling" if self._config.lws.enabled else "cross-entropy"
-
-    @property
-    def home(self) -> str:
-        """Folder of its history and checkpoints."""
-        return self._config.run.dir
 
     def examples(self, split: str) -> int:
         return self._manifest.count(split)
@@ -120,6 +120,9 @@ class PatchRecipe:
 
     Args:
         boxes: predicted parent boxes by case; None takes the reference's.
+
+    Attributes:
+        home: where its history and checkpoints lie.
     """
 
     loss = "binary cross-entropy"
@@ -128,12 +131,8 @@ class PatchRecipe:
         self, config: PatchConfig, manifest: Manifest, region: str, boxes: patch_stream.Boxes | None = None
     ):
         self._config, self._manifest, self.region, self._boxes = config, manifest, region, boxes
+        self.home: NetworkFolder = RunFolder(config.run.dir).network(region)
         self._drawn: board.FixedSlice | None = None
-
-    @property
-    def home(self) -> str:
-        """Folder of its history and checkpoints."""
-        return home_of(self._config, self.region)
 
     def examples(self, split: str) -> int:
         return patch_stream.count(self._manifest, self._config, split, self.region)
