@@ -562,10 +562,12 @@ def _whole_way(cases, record_folder):
         settings = ("train.steps_per_epoch=1", *PLAIN_NETWORK, *SMALL)
         training = ["--config=smoke_2d.yaml", f"--data={name}.rec", f"--run={name}.run", *settings]
         train.main([*training, "train.epochs=1"])
-        first = checkpoints.found(f"./{plain(name)}.run/checkpoints/last")
+        first = checkpoints.paths_in(f"./{plain(name)}.run/checkpoints/last")
         train.main([*training, "train.epochs=2"])
         assert [row["epoch"] for row in RunFolder(f"./{plain(name)}.run").network().history] == ["1", "2"]
-        assert checkpoints.found(f"./{plain(name)}.run/checkpoints/last")[-1] in first  # it went on, not anew
+        assert (
+            checkpoints.paths_in(f"./{plain(name)}.run/checkpoints/last")[-1] in first
+        )  # it went on, not anew
         export.main([f"--run={name}.run", f"--output={name}.m"])
         assert os.listdir(f"./{plain(name)}.m") == ["1"]
         predict.main([f"--model={name}.m/1", f"--input={name}", f"--output={name}.out"])
@@ -602,7 +604,7 @@ def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
     before = {path: content for path, content in tree(".").items() if not path.startswith("real/")}
     settings = ("train.steps_per_epoch=1", "train.epochs=1", *PLAIN_NETWORK, *SMALL)
     train.main(["--config=smoke_2d.yaml", "--data=lnk/../rec", "--run=lnk/../run", *settings])
-    assert checkpoints.found("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
+    assert checkpoints.paths_in("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
     kept = config_file.load("real/run/config.yaml")
     assert (kept.run.dir, kept.data.records) == (f"{tmp_path}/real/run", f"{tmp_path}/real/rec")
     export.main(["--run=lnk/../run", "--output=lnk/../m"])

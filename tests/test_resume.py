@@ -159,7 +159,7 @@ def test_a_signal_saves_and_the_command_says_how_to_go_on(record_set, tmp_path, 
     process = started(command(record_set, tmp_path / "run", "train.steps_per_epoch=100000"))
     until_it_trains(process)
     folder = tmp_path / "run" / "checkpoints" / "last"
-    while not checkpoints.found(folder):
+    while not checkpoints.paths_in(folder):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     os.kill(process.pid, number)
@@ -235,7 +235,7 @@ def killed_until_it_ends(record_set, folder, rng, at_most):
         if not killed_after(process, folder, rng.randint(1, 40), rng.uniform(0, 0.2)):
             break
         kills += 1
-        with_checkpoint += bool(checkpoints.found(folder / "checkpoints" / "last"))
+        with_checkpoint += bool(checkpoints.paths_in(folder / "checkpoints" / "last"))
     ended = subprocess.run(command(record_set, folder), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return kills, with_checkpoint
@@ -362,7 +362,7 @@ def test_a_damaged_checkpoint_is_none_of_those_that_are_kept(two_checkpoints):
     manager = checkpoints.Manager(tf.train.Checkpoint(variable=variable), str(two_checkpoints), 2)
     checkpoints.save(manager, checkpoint_number=3)
     assert [path.name for path in map(pathlib.Path, manager.checkpoints)] == ["ckpt-1", "ckpt-3"]
-    assert checkpoints.found(two_checkpoints)[-1].endswith("ckpt-1")
+    assert checkpoints.paths_in(two_checkpoints)[-1].endswith("ckpt-1")
 
 
 @pytest.mark.parametrize(

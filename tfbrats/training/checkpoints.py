@@ -34,7 +34,7 @@ def number(path: str | os.PathLike) -> int:
     return int(os.fspath(path).rpartition("-")[2])
 
 
-def found(folder: str | os.PathLike) -> list[str]:
+def paths_in(folder: str | os.PathLike) -> list[str]:
     """The checkpoints in a folder, newest first, damaged ones too: paths without ".index"."""
     if not files.is_folder(folder):
         return []
@@ -103,7 +103,7 @@ def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | N
         InputError: one cannot be read now.
     """
     passed_over = []
-    for path in found(folder):
+    for path in paths_in(folder):
         if up_to is not None and number(path) > up_to:
             continue
         fault = damage(path)
@@ -149,9 +149,9 @@ def tidy(folder: str, newest: str | None) -> None:
     For the one process that writes there, before its `Manager`. Damaged checkpoints stay, and count as nothing.
 
     Args:
-        newest: what `newest_whole` found.
+        newest: `newest_whole`'s answer.
     """
-    paths = [path for path in found(folder)[::-1] if newest and number(path) <= number(newest)]
+    paths = [path for path in paths_in(folder)[::-1] if newest and number(path) <= number(newest)]
     listed = tf.train.get_checkpoint_state(folder)
     if (list(listed.all_model_checkpoint_paths) if listed else []) != paths:
         if paths:
@@ -176,7 +176,7 @@ def _write_list(folder: str, names: list[str]) -> None:
 
 def forget_after(folder: str, last: int) -> None:
     """Removes the checkpoints with later numbers than `last`."""
-    later = [f"{files.name(path)}." for path in found(folder) if number(path) > last]
+    later = [f"{files.name(path)}." for path in paths_in(folder) if number(path) > last]
     for path in files.walk(folder) if later else ():
         if files.name(path).startswith(tuple(later)):
             files.remove(path)

@@ -49,7 +49,7 @@ def of_training_cases(
         if content["networks"] == parents:
             return content["boxes"]
         # Inside its first epoch it has a checkpoint and no history yet.
-        if checkpoints.found(home.checkpoints_path("last")):
+        if checkpoints.paths_in(home.checkpoints_path("last")):
             raise InputError(
                 f"{kept}: {region} was begun on the boxes of {content['networks']}; now there are {parents}. "
                 f"Train it anew on the boxes of these: region={region.lower()} with --overwrite."
