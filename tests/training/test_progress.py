@@ -61,3 +61,10 @@ def test_all_of_it_goes_through_a_checkpoint_and_its_clock_goes_on():
     copy.start_clock()
     copy.add_step({"loss": 1.0}, 8)
     assert 100 < copy.seconds < 110 and copy.place == "epoch 1, step 4"
+
+
+def test_the_lowest_loss_is_the_best_and_without_validation_the_last():
+    progress = Progress()
+    assert [progress.take_loss(loss) for loss in (3.0, 2.0, 2.0, 2.5, 1.0)] == [True, True, False, False, True]
+    assert progress.best == 1.0
+    assert progress.take_loss(None) and progress.best == 1.0

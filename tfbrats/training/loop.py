@@ -139,7 +139,8 @@ class Training:
         self._pace.begin_step()
         with board.progress_bar(steps, progress.step, self._name, None if self.chief else True) as bar:
             for batch in batches:
-                values = self._checked(self._train_step(batch, schedule))
+                values = _on_host(self._train_step(batch, schedule))
+                self._check_finite(values["loss"], progress.place)
                 progress.add_step(values, self.share.global_batch)
                 self._tell(bar)
                 if self._is_cut_short(steps):
@@ -159,16 +160,14 @@ class Training:
         stream = self.recipe.training(self.progress.epoch, self.share, self.progress.examples)
         return itertools.islice(devices.shared_out(self.strategy, stream), left)
 
-    def _checked(self, sums: Mapping[str, tf.Tensor]) -> dict[str, float]:
-        """What a step gave, in one copy from the device.
-
-        Raises:
-            InputError: the loss is no finite number.
-        """
-        values = dict(zip(sums, tf.stack(list(sums.values())).numpy().tolist(), strict=True))
-        if not math.isfinite(values["loss"]):
-            raise InputError(self._diverged(self.progress.place, values["loss"]))
-        return values
+    def _check_finite(self, loss: float, where: str) -> None:
+        """Raises InputError if the loss is no number any more: such weights are not saved."""
+        if not math.isfinite(loss):
+            raise InputError(
+                f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
+                f"(now {self.config.train.learning_rate:g}). What was saved before stays in "
+                f"{self.recipe.home.path}."
+            )
 
     def _tell(self, bar: tqdm) -> None:
         """Puts the step that is done into the bar; says once how long the rest will take."""
@@ -216,8 +215,6 @@ class Training:
     def validate(self) -> bool:
         """Scores the validation split, ends the epoch and keeps the best weights.
 
-        Without validation cases the last weights count as the best.
-
         Returns:
             False if it was asked to stop before all was scored: that will be done anew.
         """
@@ -226,7 +223,7 @@ class Training:
         if scores is None:
             checkpoints.save(self.last)
             return False
-        is_best = self._is_best(scores)
+        is_best = progress.take_loss(scores.get("validation_loss"))
         row = {"epoch": progress.epoch + 1, "steps": progress.step, **recipe.schedule(progress.epoch)}
         row |= {**recipe.training_scores(progress.sums, progress.step), **scores}
         progress.add_epoch(row, self.config.unit)
@@ -242,7 +239,7 @@ class Training:
         return True
 
     def _validation_scores(self) -> Mapping[str, float] | None:
-        """Loss and Dice of the whole split; None if it was asked to stop before."""
+        """Loss and Dice of the whole split; None if it was asked to stop before all was scored."""
         batches = devices.shared_out(self.strategy, self.recipe.validation(self.share))
         count = -(-self.recipe.examples("validation") // self.share.global_batch)
         text = f"{self.recipe.region} validation".strip()
@@ -253,29 +250,15 @@ class Training:
                     return None
                 sums = sums + self._validation_step(batch).numpy()
                 bar.update()
-        return self.recipe.validation_scores(sums)
-
-    def _is_best(self, scores: Mapping[str, float]) -> bool:
-        """Whether no epoch before had a validation loss as low; without one the last is the best.
-
-        Raises:
-            InputError: the loss is no finite number, and such weights are not saved.
-        """
-        loss, best = scores.get("validation_loss"), self.progress.best
-        if loss is None:
-            return True
-        if not math.isfinite(loss):
-            raise InputError(self._diverged("validation", loss))
-        self.progress.best = min(loss, best)
-        return loss < best
+        scores = self.recipe.validation_scores(sums)
+        self._check_finite(scores["validation_loss"], "validation")
+        return scores
 
     def write_history(self) -> None:
         """history.csv and timing.csv anew."""
         self.recipe.home.write_history(self.progress.history, self.progress.timing)
 
-    def _diverged(self, where: str, loss: float) -> str:
-        return (
-            f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
-            f"(now {self.config.train.learning_rate:g}). What was saved before stays in "
-            f"{self.recipe.home.path}."
-        )
+
+def _on_host(sums: Mapping[str, tf.Tensor]) -> dict[str, float]:
+    """What a step gave, in one copy from the device."""
+    return dict(zip(sums, tf.stack(list(sums.values())).numpy().tolist(), strict=True))

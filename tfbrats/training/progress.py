@@ -117,6 +117,14 @@ class Progress(tf.train.experimental.PythonState):
         self.examples += examples
         self.seconds = time.monotonic() - self._began
 
+    def take_loss(self, validation_loss: float | None) -> bool:
+        """Whether the present epoch is the best so far; without validation cases, the last one is."""
+        if validation_loss is None:
+            return True
+        is_best = validation_loss < self.best
+        self.best = min(validation_loss, self.best)
+        return is_best
+
     def add_epoch(self, row: dict, unit: str) -> None:
         """The present epoch's row of the history, and how long it took.
 
