@@ -157,6 +157,8 @@ def _with_batch_size(config: Config, overwrite: bool, stop: Stop) -> Config:
 
 
 def _largest_batch(config: Config, stop: Stop) -> int:
+    """Of all networks of the run; raises Stopped if anyone asks to stop while it is looked for."""
+
     def say(line: str) -> None:
         print(line, flush=True)
         stop.check()
@@ -205,6 +207,7 @@ def _opened_run(config: Config, manifest: Manifest, overwrite: bool, chief: bool
 
 
 def _say_what_will_happen(training: Training) -> None:
+    """Network, loss, records, cases, devices, steps and folder; and where a training goes on."""
     config, manifest, progress, recipe = training.config, training.manifest, training.progress, training.recipe
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
     examples = ", ".join(f"{name} {recipe.examples(name)}" for name in manifest.cases)
@@ -253,6 +256,7 @@ def _epoch_line(row: dict) -> str:
 
 
 def _say_what_happened(training: Training) -> None:
+    """Whether the training ended early, and where its best weights are."""
     history, best = training.progress.history, training.best.latest_checkpoint
     if training.is_over and len(history) < training.config.train.epochs:
         patience = training.config.train.stop_patience
@@ -265,6 +269,7 @@ def _say_what_happened(training: Training) -> None:
 
 
 def _say_how_to_go_on(config: Config, stop: Stop) -> None:
+    """Which command comes next."""
     # Looked at anew: another command may have trained another network of it meanwhile.
     unfinished = list(RunFolder(config.run.dir).unfinished(config))
     if stop.is_asked and unfinished:
