@@ -1,7 +1,7 @@
 """MONAI's side of `budget.py`: one network trained until the time is over, then the held-out case segmented.
 
 slices     BasicUNet in 2-D with MONAI's own widths, four classes, DiceCELoss with softmax. Its batches are
-           those of our `data.training`: same records, same turning and flipping, same batch.
+           those of our `slice_stream.training`: same records, same turning and flipping, same batch.
 volumes    SegResNet in 3-D as MONAI's BraTS tutorial builds it, three sigmoid outputs WT, TC, ET, Dice and
            binary cross-entropy. Its patches are drawn by our rule (`tfbrats.cases.patches`) for WT, TC and ET
            in turn, x1 alone, from the same volumes; unlike ours, each is learned with all three of its masks.
@@ -119,12 +119,13 @@ def slice_batches(folder: str, config: Config) -> Batches:
     import tensorflow as tf
 
     from tfbrats.batches import slice_stream
+    from tfbrats.batches.stream import Share
 
     tf.config.set_visible_devices([], "GPU")
     manifest, batch = read_manifest(folder), config.train.batch_size
     epoch = 0
     while True:
-        stream = slice_stream.training(manifest, folder, config, epoch, batch)
+        stream = slice_stream.training(manifest, config, epoch, Share(batch))
         for one in stream.take(max(1, manifest.count("train") // batch)).as_numpy_iterator():
             tissues = one["label"]
             yield one["image"], np.where(tissues <= Tissue.ET, tissues, 0)
@@ -347,7 +348,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--case", help="its id")
     parser.add_argument("--output", type=pathlib.Path, help="folder of its segmentation")
     options = parser.parse_intermixed_args(arguments)
-    config = config_file.load(options.config, options.overrides)
+    records = [f"data.records={options.records}"] if options.records else []
+    config = config_file.load(options.config, [*options.overrides, *records])
     if options.what == "try":
         print(json.dumps(tried(config)))
     elif options.what == "train":

@@ -3,6 +3,7 @@
 Answers whether a set fits a config, and a shard its row.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -140,6 +141,18 @@ class Manifest(_Part):
     def count(self, split: str, region: str = "") -> int:
         """Examples in `shards_of`."""
         return sum(shard.examples for shard in self.shards_of(split, region))
+
+    def description(self) -> dict[str, Any]:
+        """What a run and its model keep of the set: all but shards and cases, and the hash of the whole."""
+        content = self.model_dump(mode="json", exclude={"shards", "cases"})
+        return {**content, "manifest_sha256": hashlib.sha256(self.model_dump_json().encode()).hexdigest()}
+
+    def shards_sha256(self, region: str = "") -> str:
+        """The hash of what `shards_of` hold, over all splits: other images give another."""
+        shards = sorted(
+            (shard.file, shard.crc32c) for split in SPLITS for shard in self.shards_of(split, region)
+        )
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
 
 def own_regions(config: Config) -> tuple[str, ...]:
