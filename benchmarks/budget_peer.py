@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tfbrats import config_file  # noqa: E402
-from tfbrats.cases import case, patches, preprocess  # noqa: E402
+from tfbrats.cases import boxes, case, patches, preprocess  # noqa: E402
 from tfbrats.config import Config, PatchConfig  # noqa: E402
 from tfbrats.datasets import layouts  # noqa: E402
 from tfbrats.errors import InputError  # noqa: E402
@@ -272,7 +272,7 @@ def train(folder: str, config: Config, output: pathlib.Path, seconds: float, cha
 
 def _from_slices(learner: _Learner, ready: preprocess.Prepared, canvas: Sequence[int]) -> np.ndarray:
     """Tissues uint8 [I, J, K]: the likeliest class of every pixel, slice by slice."""
-    image = preprocess.uncrop(ready.image, ready.box_ijk, ready.shape_ijk)
+    image = boxes.uncrop(ready.image, ready.box_ijk, ready.shape_ijk)
     sides = [
         max(least, -(-size // _MULTIPLE) * _MULTIPLE) for least, size in zip(canvas, image.shape, strict=False)
     ]
@@ -305,7 +305,7 @@ def _from_patches(learner: _Learner, ready: preprocess.Prepared, config: PatchCo
     for region, tissue in zip(REGIONS, (Tissue.ED, Tissue.NCR, Tissue.ET), strict=True):
         parent = parent & (probabilities[list(REGIONS).index(region)] >= config.cascade.threshold)
         tissues[parent] = tissue
-    return preprocess.uncrop(tissues, ready.box_ijk, ready.shape_ijk)
+    return boxes.uncrop(tissues, ready.box_ijk, ready.shape_ijk)
 
 
 def predict(config: Config, trained: pathlib.Path, cases: str, case_id: str, output: pathlib.Path) -> None:
@@ -329,7 +329,7 @@ def predict(config: Config, trained: pathlib.Path, cases: str, case_id: str, out
         else:
             tissues = _from_slices(learner, ready, config.records.slice_shape)
     # As our segmenters do it: outside the brain there is nothing.
-    brain = preprocess.uncrop(ready.brain, ready.box_ijk, ready.shape_ijk)
+    brain = boxes.uncrop(ready.brain, ready.box_ijk, ready.shape_ijk)
     output.mkdir(parents=True, exist_ok=True)
     tissues[~brain] = 0
     case.save_segmentation(output / f"{case_id}.nii.gz", tissues, loaded.grid, loaded.schema)

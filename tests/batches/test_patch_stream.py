@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfbrats.batches import patch_stream
 from tfbrats.batches.stream import Share
 from tfbrats.cases import patches
-from tfbrats.cases.preprocess import box_of
+from tfbrats.cases.boxes import box_of
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files

@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfbrats import train
-from tfbrats.cases import patches
-from tfbrats.cases.preprocess import box_of
+from tfbrats.cases import boxes
 from tfbrats.config_file import overridden
 from tfbrats.errors import InputError
 from tfbrats.machine import files
@@ -63,7 +62,7 @@ def volumes(patch_records):
 
 
 def box_by_hand(mask, margin=2):
-    return [list(side) for side in patches.grown(box_of(mask), margin, mask.shape)]
+    return [list(side) for side in boxes.grown(boxes.box_of(mask), margin, mask.shape)]
 
 
 def masks_by_hand(volume, **thresholds):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats.cases import case, nifti, preprocess
+from tfbrats.cases import boxes, case, nifti
 from tfbrats.cases.nifti import Grid
 from tfbrats.datasets import naming
 from tfbrats.errors import InputError
@@ -75,10 +75,10 @@ def whole(
         for low, size in zip(example["origin_ijk"].tolist(), example["image"].shape, strict=False)
     )
     images = {
-        name: preprocess.uncrop(example["image"][..., m].astype(np.float32), box, shape)
+        name: boxes.uncrop(example["image"][..., m].astype(np.float32), box, shape)
         for m, name in enumerate(modalities)
     }
-    return images, preprocess.uncrop(example["label"], box, shape), grid, schema
+    return images, boxes.uncrop(example["label"], box, shape), grid, schema
 
 
 def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, modalities: Sequence[str]) -> None:

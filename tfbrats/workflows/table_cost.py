@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfbrats.cases import case, preprocess
+from tfbrats.cases import boxes, case, preprocess
 from tfbrats.errors import InputError
 from tfbrats.machine import files, wording
 from tfbrats.records.price import measured_price
@@ -62,8 +62,10 @@ def _tiles_a_case(plan: Plan) -> int:
         except InputError as error:
             faults.append(str(error))
             continue
-        box = preprocess.brain_box_ijk(preprocess.brain_mask(image))
-        return math.prod(1 + max(0, math.ceil((high - low - size) / stride)) for low, high in box)
+        brain = preprocess.brain_mask(image)
+        preprocess.check(None, brain)
+        sides = (high - low for low, high in boxes.box_of(brain))
+        return math.prod(1 + max(0, math.ceil((side - size) / stride)) for side in sides)
     raise InputError("no case can be used:\n" + "\n".join(faults[:10]))
 
 
