@@ -22,9 +22,6 @@ from tfbrats.workflows.trial import Trial
 MOST = {"GPU": 128, "CPU": 32}
 
 
-_CPU_SHARE = 0.8  # of the free memory; the rest is for the shuffle buffer, a checkpoint, and other people
-
-
 _GPU_SHARE = 0.9  # of the largest batch that fits; the rest is for batches fetched ahead and for fragments
 
 
@@ -71,7 +68,7 @@ def trial_of(config: Config, region: str, batch_size: int, count: int) -> Trial 
     changes: dict = {"train": config.train.model_copy(update={"batch_size": batch_size})}
     changes |= {"region": region.lower()} if region else {}
     arguments = ["tfbrats.workflows.trial", "--batch", str(batch_size), "--steps", str(count)]
-    arguments += ["--memory", str(int(_CPU_SHARE * memory.free_bytes()))]
+    arguments += ["--memory", str(int(memory.spendable_bytes()))]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "config.yaml"
         path.write_text(config.model_copy(update=changes).to_yaml(), "utf-8")
@@ -161,7 +158,7 @@ def _largest_on_gpu(smallest: dict[str, Trial], most: int, tried: Callable) -> t
 
 def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> tuple[int, str]:
     """The batch, and why."""
-    allowed = _CPU_SHARE * memory.free_bytes()
+    allowed = memory.spendable_bytes()  # the rest is for the shuffle buffer, a checkpoint, and other people
     first, second = 1, min(_SECOND, most)
     if second == first:
         return first, "no larger one is tried"
@@ -184,7 +181,7 @@ def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> t
         size = max(second, size * 3 // 4)
     if size == most:
         return size, "no larger one is tried"
-    return size, f"{in_units(allowed)} of memory may be taken, {_CPU_SHARE:.0%} of what is free"
+    return size, f"{in_units(allowed)} of memory may be taken, {memory.SHARE:.0%} of what is free"
 
 
 def examples_of(config: Config, region: str) -> tuple[tuple[int, int], str]:
