@@ -152,17 +152,15 @@ def price(wanted: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[s
 def lines(content: Mapping[str, Any], rows: Sequence[str], free_bytes: int | None) -> list[str]:
     """The price tag as a table."""
     kept = content["records"]
-    text = [f"{'':12}{'parameters':>12}{'training':>12}{'prediction':>12}{'disk':>12}"]
-    text.append(
-        f"{'records':12}{'':>12}{_hours(kept['hours']):>12}{'':>12}{wording.in_units(kept['bytes']):>12}"
-    )
-    for row in rows:
-        one = content["rows"][row]
-        text.append(
-            f"{row:12}{one['parameters'] / 1e6:>10.2f} M{_hours(one['train_hours']):>12}"
-            f"{_hours(one['predict_hours']):>12}{wording.in_units(one['bytes']):>12}"
-        )
+    table = [
+        ("", "parameters", "training", "prediction", "disk"),
+        ("records", "", _hours(kept["hours"]), "", wording.in_units(kept["bytes"])),
+    ]
     all_rows = [content["rows"][row] for row in rows]
+    for row, one in zip(rows, all_rows, strict=True):
+        hours = (_hours(one["train_hours"]), _hours(one["predict_hours"]))
+        table.append((row, f"{one['parameters'] / 1e6:.2f} M", *hours, wording.in_units(one["bytes"])))
+    text = wording.columns(table, ("<12", *([">12"] * 4)))
     hours = kept["hours"] + sum(one["train_hours"] + one["predict_hours"] for one in all_rows)
     size = kept["bytes"] + sum(one["bytes"] for one in all_rows)
     text.append(
