@@ -213,9 +213,7 @@ def worker_options(
                 "--parallelism (Flink, Spark)."
             )
         return [], ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = int(0.8 * memory.free_bytes() // worker_bytes)
-    limits = {"cores": cores, "free memory": fitting, what: tasks}
+    limits = {"cores": memory.cores(), "free memory": memory.fitting_workers(worker_bytes), what: tasks}
     if max_workers is not None:
         limits = {"--max-workers": max_workers, **limits}
         limits.pop("cores")

@@ -19,7 +19,7 @@ from tfbrats import config_file
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import command, paths
-from tfbrats.machine.wording import in_units
+from tfbrats.machine.wording import columns, in_units
 from tfbrats.records.manifest import check_identity, read_manifest
 from tfbrats.workflows.batch_size import (
     examples_of,
@@ -64,15 +64,18 @@ def _lines(config: Config, trial: Trial) -> list[str]:
     hours = training_hours(config, trial, trained, validated)
     seen = f"{config.train.steps_per_epoch} steps" if config.train.steps_per_epoch else f"{trained:,} {unit}"
     over = "" if trial.device == "GPU" else ", over what the process takes to start"
+    paces = (f"{1 / seconds:.2f} {unit}/s" for seconds in (trial.train_seconds, trial.forward_seconds))
+    epochs = f"{config.train.epochs} epochs of {seen}, validated on {validated:,} ({whose})"
+    rows = [
+        ("speed", "training {}, forward {}".format(*paces)),
+        ("memory", f"{in_units(trial.peak_bytes)} at most{over}"),
+        ("hours", f"about {hours:.2g} for {epochs}"),
+    ]
     return [
         f"{named(config, trial.region)}, width {config.model.width}, {trial.parameters:,} parameters, "
         f"{config.train.precision}{', XLA' if config.train.jit_compile else ''}; "
         f"{trial.steps} steps of {trial.batch_size} on one {trial.device}",
-        f"  speed    training {1 / trial.train_seconds:.2f} {unit}/s, forward "
-        f"{1 / trial.forward_seconds:.2f} {unit}/s",
-        f"  memory   {in_units(trial.peak_bytes)} at most{over}",
-        f"  hours    about {hours:.2g} for {config.train.epochs} epochs of {seen}, validated on {validated:,} "
-        f"({whose})",
+        *columns(rows, ("  <9", "")),
     ]
 
 

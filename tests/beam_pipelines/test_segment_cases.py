@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 
 from beam_pipelines import segment_cases as job
-from tfbrats import evaluate, predict
+from tfbrats import predict
 from tfbrats.cases import case, nifti
 from tfbrats.cases import splits as split_files
 from tfbrats.cases.case import Rejected
@@ -19,7 +19,7 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_model
 from tfbrats.labels import MODALITIES
-from tfbrats.machine import files, locks
+from tfbrats.machine import files, locks, memory
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card, results, seen
 from tfbrats.scoring import evaluation, score_files
@@ -355,8 +355,8 @@ def test_no_more_processes_score_than_there_may_be(model, cases, tmp_path, monke
     monkeypatch.setattr(
         evaluation, "evaluate", lambda *a, workers, **k: found.append(workers) or real(*a, workers=1, **k)
     )
-    monkeypatch.setattr(evaluate.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(evaluate.memory, "free_bytes", lambda: 2**40)
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2**40)
     run(model, cases, tmp_path, f"--reference={cases}", *([f"--max-workers={most}"] if most else []))
     assert found == [most or 6]
 

@@ -17,6 +17,7 @@ import numpy as np
 from tfbrats.cases import boxes
 from tfbrats.errors import InputError
 from tfbrats.labels import PARENT, REGIONS, region_mask
+from tfbrats.machine.wording import columns
 from tfbrats.metrics import one_grid
 
 
@@ -196,12 +197,10 @@ def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
         for name in _PRINTED
         if not all(math.isnan(of_region["mean_share"][name]) for of_region in summary.values())
     ]
-    lines = ["      " + "".join(f"{_PRINTED[name]:>20}" for name in names) + f"{'cases':>8}"]
+    rows = [("", *(_PRINTED[name] for name in names), "cases")]
     for region, of_region in summary.items():
-        line = f"{region:6}"
-        for name in names:
-            value = of_region["mean_share"][name]
-            shown = possible(region, name) and not math.isnan(value)
-            line += f"{f'{value:.1%}' if shown else '-':>20}"
-        lines.append(line + f"{of_region['cases']:>8}")
-    return "\n".join(lines)
+        shares = of_region["mean_share"]
+        are_shown = [possible(region, name) and not math.isnan(shares[name]) for name in names]
+        cells = (f"{shares[name]:.1%}" if shown else "-" for name, shown in zip(names, are_shown, strict=True))
+        rows.append((region, *cells, of_region["cases"]))
+    return "\n".join(columns(rows, ("<6", *([">20"] * len(names)), ">8")))

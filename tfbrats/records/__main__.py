@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths
-from tfbrats.machine.wording import counted, in_units
+from tfbrats.machine.wording import columns, counted, in_units
 from tfbrats.records import show, stats, to_nifti, verify
 from tfbrats.records.manifest import Manifest, read_manifest
 
@@ -33,8 +33,9 @@ _INDENT, _WIDTH = 12, 112
 
 
 def _line(name: str, text: Any) -> None:
-    lines = textwrap.wrap(str(text), _WIDTH - _INDENT, break_long_words=False) or [""]
-    print(f"{name:<{_INDENT}}" + f"\n{'':{_INDENT}}".join(lines))
+    """A name and its text, wrapped beside it."""
+    first, *others = textwrap.wrap(str(text), _WIDTH - _INDENT, break_long_words=False) or [""]
+    print("\n".join(columns([(name, first), *(("", line) for line in others)], (f"<{_INDENT}", ""))))
 
 
 def _bytes_bar(manifest: Manifest) -> tqdm:
@@ -60,10 +61,8 @@ def _seconds(by_stage: Mapping[str, float]) -> str:
 
 def _table(rows: Sequence[Sequence[str]]) -> None:
     """The first column to the left, the others to the right."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip())
+    for line in columns(rows, ("<", *(["  >"] * (len(rows[0]) - 1)))):
+        print(line.rstrip())
 
 
 def _group_name(group: Mapping[str, Any]) -> str:

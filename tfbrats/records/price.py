@@ -12,7 +12,7 @@ from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
-from tfbrats.machine.wording import in_units
+from tfbrats.machine.wording import columns, in_units
 from tfbrats.records import tfrecord
 from tfbrats.records.schema import VOLUMES, encode
 from tfbrats.records.shards import encoded_examples
@@ -58,7 +58,7 @@ class Price:
         advice = self.advice(self.bytes)
         if advice:
             rows["the disk is short"] = advice
-        return [f"{name:<16} {text}" for name, text in rows.items()]
+        return columns(rows.items(), ("<16", " "))
 
     def advice(self, needed_bytes: float) -> str:
         """What to do when so many bytes do not fit, but all cases as volumes would; else empty."""

@@ -20,7 +20,7 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files, paths, stores
-from tfbrats.machine.wording import counted
+from tfbrats.machine.wording import columns, counted
 from tfbrats.runs.folder import CONFIG, NetworkFolder, RunFolder, best_row, is_over
 
 _NO_RUN = f"no run (no {CONFIG})"
@@ -246,7 +246,7 @@ def find(folder: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
 # --- on screen ------------------------------------------------------------------------------------------
 
 _HEADER = ("run", "network", "state", "best", "val. loss", *REGIONS, "pace", "written", "records")
-_RIGHT = range(3, 3 + 2 + len(REGIONS))  # columns of numbers
+_LAYOUT = ("<", "  <", "  <", *(("  >",) * (2 + len(REGIONS))), "  <", "  <", "  <")  # numbers to the right
 
 
 def as_text(runs: Sequence[Run], now: datetime.datetime) -> str:
@@ -268,14 +268,7 @@ def as_text(runs: Sequence[Run], now: datetime.datetime) -> str:
                     one.config.data.records if first else "",
                 )
             )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(_HEADER))]
-    return "\n".join(
-        "  ".join(
-            f"{cell:>{width}}" if n in _RIGHT else f"{cell:<{width}}"
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(line.rstrip() for line in columns(rows, _LAYOUT))
 
 
 def notes(runs: Sequence[Run], others: Mapping[str, str]) -> list[str]:

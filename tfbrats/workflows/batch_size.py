@@ -20,7 +20,6 @@ from tfbrats.workflows.trial import Trial
 # Examples in a batch that `largest_batch` takes at most: the papers have 8 and 24, and on a CPU an example of a
 # large batch takes as long as one of two.
 MOST = {"GPU": 128, "CPU": 32}
-_CPU_SHARE = 0.8  # of the free memory; the rest is for the shuffle buffer, a checkpoint, and other people
 _GPU_SHARE = 0.9  # of the largest batch that fits; the rest is for batches fetched ahead and for fragments
 _SECOND = 3  # a batch that says, beside one of 1, how memory grows on a CPU
 _TRIED_STEPS = 1  # of a batch that may not fit, after one that compiles
@@ -58,7 +57,7 @@ def trial_of(config: Config, region: str, batch_size: int, count: int) -> Trial 
     changes: dict = {"train": config.train.model_copy(update={"batch_size": batch_size})}
     changes |= {"region": region.lower()} if region else {}
     arguments = ["tfbrats.workflows.trial", "--batch", str(batch_size), "--steps", str(count)]
-    arguments += ["--memory", str(int(_CPU_SHARE * memory.free_bytes()))]
+    arguments += ["--memory", str(int(memory.spendable_bytes()))]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "config.yaml"
         path.write_text(config.model_copy(update=changes).to_yaml(), "utf-8")
@@ -149,7 +148,7 @@ def _largest_on_gpu(smallest: dict[str, Trial], most: int, tried: Callable) -> t
 
 def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> tuple[int, str]:
     """The batch, and why."""
-    allowed = _CPU_SHARE * memory.free_bytes()
+    allowed = memory.spendable_bytes()  # the rest is for the shuffle buffer, a checkpoint, and other people
     first, second = 1, min(_SECOND, most)
     if second == first:
         return first, "no larger one is tried"
@@ -172,7 +171,7 @@ def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> t
         size = max(second, size * 3 // 4)
     if size == most:
         return size, "no larger one is tried"
-    return size, f"{in_units(allowed)} of memory may be taken, {_CPU_SHARE:.0%} of what is free"
+    return size, f"{in_units(allowed)} of memory may be taken, {memory.SHARE:.0%} of what is free"
 
 
 def examples_of(config: Config, region: str) -> tuple[tuple[int, int], str]:

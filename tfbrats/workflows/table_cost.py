@@ -151,17 +151,15 @@ def price(plan: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[str
 def lines(content: Mapping[str, Any], rows: Sequence[str], free_bytes: int | None) -> list[str]:
     """The price tag as a table."""
     records = content["records"]
-    text = [f"{'':12}{'parameters':>12}{'training':>12}{'prediction':>12}{'disk':>12}"]
-    text.append(
-        f"{'records':12}{'':>12}{_hours(records['hours']):>12}{'':>12}{wording.in_units(records['bytes']):>12}"
-    )
-    for row in rows:
-        cost = content["rows"][row]
-        text.append(
-            f"{row:12}{cost['parameters'] / 1e6:>10.2f} M{_hours(cost['train_hours']):>12}"
-            f"{_hours(cost['predict_hours']):>12}{wording.in_units(cost['bytes']):>12}"
-        )
+    table = [
+        ("", "parameters", "training", "prediction", "disk"),
+        ("records", "", _hours(records["hours"]), "", wording.in_units(records["bytes"])),
+    ]
     costs = [content["rows"][row] for row in rows]
+    for row, cost in zip(rows, costs, strict=True):
+        hours = (_hours(cost["train_hours"]), _hours(cost["predict_hours"]))
+        table.append((row, f"{cost['parameters'] / 1e6:.2f} M", *hours, wording.in_units(cost["bytes"])))
+    text = wording.columns(table, ("<12", *([">12"] * 4)))
     hours = records["hours"] + sum(cost["train_hours"] + cost["predict_hours"] for cost in costs)
     size = records["bytes"] + sum(cost["bytes"] for cost in costs)
     text.append(
