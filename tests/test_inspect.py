@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import inspect, phantom
+from tfbrats import inspect
 from tfbrats.cases import dealing, nifti
 from tfbrats.cases import splits as split_files
 from tfbrats.datasets import layouts
@@ -32,7 +32,7 @@ def folder(place):
 
 
 def file_of(folder, number, kind):
-    name = phantom.case_id("2020", number)
+    name = phantom_files.case_id("2020", number)
     return files.join(folder, name, f"{name}_{kind}.nii.gz")
 
 
@@ -87,7 +87,7 @@ def test_each_case_is_described(folder):
     report = inspect.inspect(folder)
     for number, one in zip((1, 2, 3), report["cases"], strict=True):
         image, tissues = simulation.simulate(SHAPE, 2, number)
-        assert one["case_id"] == phantom.case_id("2020", number)
+        assert one["case_id"] == phantom_files.case_id("2020", number)
         assert one["modalities"] == ["flair", "t1", "t1ce", "t2"] and one["missing"] == []
         assert one["shape"] == list(image.shape[:3])
         assert one["spacing_mm"] == [1, 1, 1]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, Tissue
+from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, Tissue, by_meaning
 
 # A reading that fits so well where the chosen one does not is worth a warning; chance alone does not make it.
 _LEAST_DICE, _LEAST_GAIN = 0.6, 0.15
@@ -18,11 +18,11 @@ def candidates(present: Collection[int], like: LabelSchema) -> list[LabelSchema]
     Those whose tissues `like` has too come before those that have others, which are the answer only where
     there is nothing else: a paediatric table explains no adult's labels as long as an adult's does.
     """
-    fitting = [schema for schema in EDITIONS.values() if set(present) <= set(schema.tissue_of_value)]
+    fitting = [schema for schema in EDITIONS.values() if schema.has(present)]
     own = set(like.value_of_tissue)
     for tier in (
         [schema for schema in fitting if set(schema.value_of_tissue) <= own],
-        [schema for schema in fitting if tissues_of(schema, present) <= own],
+        [schema for schema in fitting if schema.tissues(present) <= own],
         fitting,
     ):
         if tier:
@@ -31,19 +31,21 @@ def candidates(present: Collection[int], like: LabelSchema) -> list[LabelSchema]
 
 
 def _distinct(schemas: Sequence[LabelSchema], present: Collection[int]) -> list[LabelSchema]:
+    """One table for each meaning of these values: the shortest, then the newest year."""
+
     def rank(schema: LabelSchema) -> tuple:
         year = int(schema.edition) if schema.edition.isdigit() else 0
         return len(schema.values), not year, -year, schema.edition
 
-    by_meaning: dict[tuple, LabelSchema] = {}
-    for schema in sorted(schemas, key=rank):
-        tissues = tuple(schema.tissue_of_value[value] for value in sorted(present))
-        by_meaning.setdefault(tissues, schema)
-    return list(by_meaning.values())
+    return [group[0] for group in by_meaning(sorted(schemas, key=rank), present)]
 
 
-def advice(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
-    """What to do about predictions with these values, which the table tried does not have."""
+def advice_on_predictions(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
+    """What to do about predictions with these values, which the table tried does not have.
+
+    Args:
+        possible: as `candidates` returns them.
+    """
     if not possible:
         return f"No edition has all of {listed(present)}. Write the files in the table of one."
     each = [f"--prediction-edition {schema.edition} ({meaning(schema, present)})" for schema in possible]
@@ -58,40 +60,33 @@ def meaning(schema: LabelSchema, present: Collection[int]) -> str:
 
 def telling_values(present: Collection[int]) -> set[int]:
     """Those of the values by which tables differ: what every edition with labels has tells nothing."""
-    return {value for value in present if any(value not in one.tissue_of_value for one in EDITIONS.values())}
+    return {value for schema in EDITIONS.values() for value in schema.lacking(present)}
 
 
-def tissues_of(schema: LabelSchema, present: Collection[int]) -> set[Tissue]:
-    return {schema.tissue_of_value[value] for value in present}
-
-
-def union(values: Iterable[frozenset[int] | None]) -> frozenset[int]:
-    return frozenset().union(*(one for one in values if one is not None))
-
-
-def outside(values: Collection[int] | None, schema: LabelSchema) -> list[int]:
-    return sorted(set(values or ()) - set(schema.tissue_of_value))
+def union(values_of_files: Iterable[frozenset[int] | None]) -> frozenset[int]:
+    """All values that some file holds; None is a file that could not be read."""
+    return frozenset().union(*(values for values in values_of_files if values is not None))
 
 
 def listed(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(values)))
 
 
-def contradiction(given: LabelSchema, names_say: LabelSchema, present: Collection[int]) -> str:
-    """How a table that was given reads values otherwise than the names' own table, which holds them all.
+def contradiction(chosen: LabelSchema, by_names: LabelSchema, present: Collection[int]) -> str:
+    """How the table that a person chose reads values otherwise than the names' own table, which holds them all.
 
     Returns:
         e.g. "reads 4 as RC"; "" where the two agree on the values, or the names' table lacks one of them.
     """
-    own, other = names_say.tissue_of_value, given.tissue_of_value
-    if not set(present) <= set(own):
+    differing = by_names.differing(chosen, present) if by_names.has(present) else []
+    if not differing:
         return ""
-    for value in sorted(present):
-        if value not in other:
-            return f"has no value {value}"
-        if other[value] != own[value]:
-            return f"reads {value} as {other[value].name}"
-    return ""
+    value = differing[0]
+    return (
+        f"has no value {value}"
+        if chosen.lacking([value])
+        else f"reads {value} as {chosen.tissue_of_value[value].name}"
+    )
 
 
 # --- after scoring: another table that fits better ------------------------------------------------------
@@ -140,7 +135,7 @@ def _better_readings(
     values = {0, *value_of.values()}
     readings: list[tuple[dict[int, Tissue], LabelSchema | None]] = [
         ({value: other.tissue_of_value[value] for value in values}, other)
-        for other in _distinct([one for one in EDITIONS.values() if values <= set(one.tissue_of_value)], values)
+        for other in _distinct(list(EDITIONS.values()), values)
     ]
     readings += [
         ({0: Tissue.BACKGROUND, **dict(zip(value_of.values(), order, strict=True))}, None)

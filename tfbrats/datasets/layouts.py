@@ -91,6 +91,11 @@ class Dataset:
         """Case id -> patient. No patient may be in two splits."""
         return {case.case_id: self.patients.get(case.case_id, case.patient_id) for case in self.cases}
 
+    @property
+    def patient_notes(self) -> list[str]:
+        """What a person should know before cases are dealt out by patient (`patients.notes`)."""
+        return patients.notes(self.patient_of, self.links)
+
     def with_patients(self, path: str | os.PathLike | None) -> "Dataset":
         """The same cases, with the patients that a file names (`patients.named`); itself for None."""
         if path is None:

@@ -144,7 +144,7 @@ class _Same:
 def _ids_in(path: str) -> list[list[str]]:
     """The ids of each row of such a table; nothing of a file that is none."""
     try:
-        rows = id_tables.rows(path)
+        rows = id_tables.read(path).rows
     except InputError:
         return []
     widest = max(map(len, rows), default=0)
@@ -156,6 +156,13 @@ def _ids_in(path: str) -> list[list[str]]:
 def _is_of_ids(column: Sequence[str]) -> bool:
     is_named_so = re.search(r"id\b|_id|brats|tcga", column[0], re.IGNORECASE)
     return bool(is_named_so) or any(collections_of([cell]) for cell in column)
+
+
+def by_names(case_ids: Iterable[str]) -> dict[str, str]:
+    """Case id -> patient, by names alone; a person with two names in two editions goes by the first."""
+    first: dict[str, str] = {}
+    patients = ((case_id, naming.patient_of(case_id)) for case_id in case_ids)
+    return {case_id: first.setdefault(naming.person_of(patient), patient) for case_id, patient in patients}
 
 
 def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
@@ -299,7 +306,7 @@ def _meant(strange: Sequence[str], case_ids: Iterable[str]) -> list[str]:
 
 def _read(path: str | os.PathLike) -> dict[str, str]:
     """Case id -> patient, of every row of such a file."""
-    rows = id_tables.rows(path)
+    rows = id_tables.read(path).rows
     header = [name.lower() for name in rows[0]] if rows else []
     if not set(_COLUMNS) <= set(header):
         raise InputError(

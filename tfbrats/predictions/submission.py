@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tfbrats.cases import nifti
 from tfbrats.cases.nifti import Placement
 from tfbrats.datasets import layouts
-from tfbrats.datasets.label_candidates import candidates, outside
+from tfbrats.datasets.label_candidates import candidates
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, paths
@@ -352,7 +352,7 @@ def _look(one: Member, rules: SubmissionRules) -> tuple[list[str], list[str]]:
     if values.size > _MOST_VALUES:
         return [*faults, f"{values.size} different values: an image, no segmentation. Leave it out."], warnings
     schema, present = EDITIONS[rules.edition], [int(value) for value in values]
-    if strange := outside(present, schema):
+    if strange := schema.lacking(present):
         faults.append(
             f"label values {strange} are not in edition {schema.edition}, which has {schema.describe()}. "
             + _written_anew(schema.edition, [other.edition for other in candidates(present, schema)])

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import matplotlib.image
 import numpy as np
-from scipy import ndimage
 
 from tfbrats.cases import case, overlays
+from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, focus, overlay, plane
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
@@ -24,6 +24,8 @@ from tfbrats.scoring import case_scores, label_tables
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.pairs import Pair, match
 from tfbrats.scoring.summaries import Row
+
+PICTURE_MARGIN = 2  # voxels round the head
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,6 @@ def as_grey(image: np.ndarray) -> np.ndarray:
     return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
 
 
-def with_margin(mask: np.ndarray) -> tuple[slice, ...]:
-    """The box of what is True in a mask, which must be something, with two voxels round it."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(side.start - 2, 0), side.stop + 2) for side in box)
-
-
 def case_pictures(
     pair: Pair,
     prediction: np.ndarray,
@@ -213,15 +209,18 @@ def case_pictures(
     greys = _greys(pair, reference.shape)
     # Only the head, with a small margin: the air around it is a third of a BraTS image.
     filled = np.any([grey > 0 for grey in greys.values()], axis=0) | (reference > 0) | (prediction > 0)
-    box = with_margin(filled) if filled.any() else (slice(None),) * 3
-    in_box = [at - (side.start or 0) for at, side in zip(voxel, box, strict=True)]
+    if filled.any():
+        box = grown(box_of(filled), PICTURE_MARGIN, filled.shape)
+    else:
+        box = tuple((0, size) for size in filled.shape)
+    in_box = [at - low for at, (low, _) in zip(voxel, box, strict=True)]
     planes = []
     for axis, name in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
         width_mm, height_mm = (spacing_mm[other] for other in range(3) if other != axis)
         panels = []
         for title, grey in greys.items():
             for side, tissues in (("reference", reference), ("prediction", prediction)):
-                cut = plane(grey[box], in_box, axis), plane(tissues[box], in_box, axis)
+                cut = plane(crop(grey, box), in_box, axis), plane(crop(tissues, box), in_box, axis)
                 panels.append(Panel(f"{title}, {side}", png(overlay(*cut, (height_mm, width_mm)))))
         planes.append(Plane(f"{name}, {'ijk'[axis]} = {voxel[axis]}", panels))
     present = [tissue for tissue in COLOURS if (reference == tissue).any() or (prediction == tissue).any()]

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from tfbrats.cases import case, preprocess, slices
+from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import LWS_COLOURS, SHOWN_MODALITIES, enlarged, overlay
 from tfbrats.config import Config, SliceConfig
 from tfbrats.labels import LwsRegion, region_mask
-from tfbrats.reporting.case_pictures import Panel, Pictured, as_grey, png, with_margin
+from tfbrats.reporting.case_pictures import PICTURE_MARGIN, Panel, Pictured, as_grey, png
 from tfbrats.scoring.pairs import Pair
 
 
@@ -98,25 +99,21 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> Maps | None:
     weights = [np.array(of_network)[0] for of_network in of_networks]
     shown = next(m for m in (*SHOWN_MODALITIES, *modalities) if m in modalities)
     grey = as_grey(loaded.image[..., modalities.index(shown)].astype(np.float32))[:, :, k]
-    pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])  # rows lie along j, columns along i
-    box = with_margin(regions != LwsRegion.S1)
+    box = grown(box_of(regions != LwsRegion.S1), PICTURE_MARGIN, regions.shape)
+    # Rows of the pictures lie along j, columns along i.
+    grey, tissues, in_box = (crop(plane, box).T for plane in (grey, tissues, regions))
+    pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])
     heaviest = max(settings.lws.contour_weight, 1)
+    pictures = {
+        f"{SHOWN_MODALITIES.get(shown, shown)}, reference": overlay(grey, tissues, pixel_mm),
+        "regions S1 to S4": enlarged(_in_colours(in_box), pixel_mm),
+    }
+    for number, weight in enumerate(weights, 1):
+        lightness = (crop(weight, box).T / heaviest)[..., None].repeat(3, -1)
+        pictures[f"W of U-Net{number}, one draw"] = enlarged(lightness, pixel_mm)
     return Maps(
         k=k,
-        panels=[
-            Panel(
-                f"{SHOWN_MODALITIES.get(shown, shown)}, reference",
-                png(overlay(grey[box].T, tissues[box].T, pixel_mm)),
-            ),
-            Panel("regions S1 to S4", png(enlarged(_in_colours(regions[box].T), pixel_mm))),
-            *(
-                Panel(
-                    f"W of U-Net{number}, one draw",
-                    png(enlarged((weight[box].T / heaviest)[..., None].repeat(3, -1), pixel_mm)),
-                )
-                for number, weight in enumerate(weights, 1)
-            ),
-        ],
+        panels=[Panel(title, png(picture)) for title, picture in pictures.items()],
         positives=positives,
         normals=normals,
         p2=p2,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import case, nifti
+from tfbrats.datasets import naming
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.metrics import lesion_rules, region_scores, stage_misses
@@ -93,6 +94,7 @@ def score_pair(
 
     by_region, each_lesion = [], []
     if lesion_rule is not None:
+        own_schema = naming.edition_by_id(pair.case_id)
         by_region, each_lesion = lesion_rules.score_case(
             prediction,
             reference,
@@ -100,7 +102,7 @@ def score_pair(
             pair.schema,
             lesion_rule,
             missing=pair.prediction is None,
-            case_id=pair.case_id,
+            named_edition=own_schema.edition if own_schema else None,
         )
     counts = {
         "case_id": pair.case_id,

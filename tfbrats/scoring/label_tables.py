@@ -18,13 +18,11 @@ import numpy as np
 from tfbrats.cases import case, nifti
 from tfbrats.datasets import naming
 from tfbrats.datasets.label_candidates import (
-    advice,
+    advice_on_predictions,
     candidates,
     contradiction,
     listed,
-    outside,
     telling_values,
-    tissues_of,
     union,
 )
 from tfbrats.errors import InputError
@@ -118,7 +116,7 @@ def settle(
         else:
             side.found(card)
             if own is not None:
-                strange = listed(union(side.values) - set(own.tissue_of_value))
+                strange = listed(own.lacking(union(side.values)))
                 notes.append(
                     f"{where} that the predictions are written as {own.describe()}, but they hold {strange}: "
                     "passed over"
@@ -227,7 +225,7 @@ def _strange(
         present = union(values[pair.reference] for pair in members)
         if not schema.has(present):  # reading them tells
             continue
-        remarks = doubts(schema, tissues_of(schema, present) - {Tissue.BACKGROUND})
+        remarks = doubts(schema, schema.tissues(present) - {Tissue.BACKGROUND})
         masks = sum(bool(values[pair.reference]) for pair in members)
         where = faults if edition is not None and masks >= MASKS_THAT_TELL else warnings
         where += [f"{reference}: {remark}." for remark in remarks]
@@ -250,7 +248,7 @@ class _Predictions:
         self._folder, self._schema, self._members = folder, schema, pairs
         self._values = {pair.case_id: values.get(pair.prediction) for pair in pairs}
         self._present = union(self._values.values())
-        self._reference_fits = not any(outside(values[pair.reference], schema) for pair in pairs)
+        self._reference_fits = all(schema.has(values[pair.reference] or ()) for pair in pairs)
         self._is_given = False
         self.pairs: list[Pair] = []
         self.found_by = ""
@@ -262,14 +260,13 @@ class _Predictions:
         return list(self._values.values())
 
     def fit(self, schema: LabelSchema) -> bool:
-        return set(self._present) <= set(schema.tissue_of_value)
+        return schema.has(self._present)
 
     def take(self, schema: LabelSchema, found_by: str) -> None:
         """Reads them by this table; a file whose values it lacks is a fault."""
         self.found_by = found_by
         for pair in self._members:
-            strange = outside(self._values[pair.case_id], schema)
-            if strange:
+            if strange := schema.lacking(self._values[pair.case_id] or ()):
                 self.faults.append(
                     f"{pair.case_id}: {pair.prediction}: label values {strange} are not in edition "
                     f"{schema.edition}, by which the predictions are read: {schema.describe()}. "
@@ -281,7 +278,7 @@ class _Predictions:
     def _cure(self, pair: Pair, schema: LabelSchema) -> str:
         """Of a file among others: it may be the only one that is written so."""
         files_with_labels = [values for values in self._values.values() if values]
-        fitting = [values for values in files_with_labels if not outside(values, schema)]
+        fitting = [values for values in files_with_labels if schema.has(values)]
         failing = len(files_with_labels) - len(fitting)
         # A file of the values that all tables have fits any of them.
         if any(map(telling_values, fitting)) and failing <= len(fitting):
@@ -294,7 +291,7 @@ class _Predictions:
                 f"The values found ({listed(self._present)}) fit the reference's own table: "
                 f"{self._schema.describe()}. Leave --prediction-edition out."
             )
-        return advice(candidates(self._present, self._schema), self._present)
+        return advice_on_predictions(candidates(self._present, self._schema), self._present)
 
     def given(self, edition: str) -> None:
         schema = EDITIONS[edition]
@@ -324,10 +321,11 @@ class _Predictions:
             self.take(of_the_model, f"the card of their model {card.name} says")
             return
         possible = candidates(self._present, self._schema)
-        like = [one for one in possible if tissues_of(one, self._present) <= set(self._schema.value_of_tissue)]
+        tissues = set(self._schema.value_of_tissue)
+        like = [table for table in possible if table.tissues(self._present) <= tissues]
         if len(like) == 1:
             self.take(like[0], f"no other table that the reference could share holds {listed(self._present)}")
-        elif not like and any(not outside(values, self._schema) for values in self._values.values() if values):
+        elif not like and any(self._schema.has(values) for values in self._values.values() if values):
             self.take(self._schema, "")  # a file or two among many
         elif not possible:
             self.take(self._schema, "")
@@ -339,7 +337,7 @@ class _Predictions:
             self.faults.append(
                 f"{self._folder}: the predictions hold the values {listed(self._present)}, which edition "
                 f"{self._schema.edition} of the reference does not: {self._schema.describe()}. "
-                + advice(possible, self._present)
+                + advice_on_predictions(possible, self._present)
                 + self._agreement(possible)
             )
 

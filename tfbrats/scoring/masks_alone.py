@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from tfbrats.datasets import naming, not_experts, references
 from tfbrats.datasets.groups import nifti_stem
 from tfbrats.datasets.label_names import schema_from_names
+from tfbrats.datasets.references import BIDS_SEGMENTATION, NAMELESS_MASK, SEGMENTATION
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, modality_named
 from tfbrats.machine import files, paths
 
 _ENDING = re.compile(
-    r"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:seg|segm|dseg|segmentation)"
+    rf"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:{'|'.join((*SEGMENTATION, BIDS_SEGMENTATION))})"
     r"(?:_GlistrBoost(?:_ManuallyCorrected)?)?$",  # the tool that drew some masks of 2017
     re.IGNORECASE,
 )
 # Of a mask that is called by what it is, the folder tells the case.
-_GENERIC = re.compile(
-    r"^(?:tumou?r[_-])?(?:seg|segm|segmentation|mask|label|labels|gt|ground[_-]?truth)$", re.IGNORECASE
+_NAMELESS = re.compile(
+    rf"^(?:tumou?r[_-])?(?:{'|'.join((*SEGMENTATION, *NAMELESS_MASK))}|ground[_-]?truth)$", re.IGNORECASE
 )
 
 
@@ -163,7 +164,7 @@ def _cases(
         bare = case_id or stem
         if case_id in named:
             yield case_id, path
-        elif _GENERIC.match(stem) and files.name(parent) not in named:
+        elif _NAMELESS.match(stem) and files.name(parent) not in named:
             yield files.name(parent), path
         elif _is_other(bare) or _is_of(bare, named):
             left_out.append(path)
@@ -173,7 +174,7 @@ def _cases(
 
 def _known_case_of(stem: str, case_ids: Collection[str]) -> str | None:
     """The longest of these ids with which a name begins, if what is behind it is said of an expert's mask."""
-    for case_id in sorted((one for one in case_ids if _is_of(stem, [one])), key=len, reverse=True):
+    for case_id in sorted((name for name in case_ids if _is_of(stem, [name])), key=len, reverse=True):
         # The id tells that it is a mask of that case: "gt" or "label" need not say of what.
         if references.objection([*references.words_of(stem[len(case_id) :]), "seg"]) is None:
             return case_id

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tfbrats.cases import splits as split_files
-from tfbrats.datasets import naming, not_experts
+from tfbrats.datasets import not_experts, patients
 from tfbrats.datasets.groups import nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.machine import files
@@ -250,7 +250,8 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
             of several splits, or no case of that split.
     """
     splits = split_files.read(path, fold)
-    faults = _overlaps(splits, os.fspath(path))
+    patient_of = patients.by_names(case_id for ids in splits.values() for case_id in ids)
+    faults = split_files.faults(splits, patient_of, os.fspath(path), to_train_on=False)
     if faults:
         more = f"; and {len(faults) - 3} more" if faults[3:] else ""
         raise InputError(
@@ -261,16 +262,6 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
         there = ", ".join(f"{key} ({papers.cases_text(len(ids))})" for key, ids in splits.items())
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
     return splits[name], Split(name, split_files.sha256_of_split(splits), os.fspath(path))
-
-
-def _overlaps(splits: Mapping[str, Sequence[str]], path: str) -> list[str]:
-    """Patients of several splits, by all names that one patient has, and what else is wrong."""
-    patient_of: dict[str, str] = {}
-    of_person: dict[str, str] = {}
-    for case_id in (case_id for ids in splits.values() for case_id in ids):
-        patient = naming.patient_of(case_id)
-        patient_of[case_id] = of_person.setdefault(naming.person_of(patient), patient)
-    return split_files.faults({name: ids for name, ids in splits.items() if ids}, patient_of, path)
 
 
 def check_split(split: Split, model: Model | None, prediction: str | os.PathLike) -> None:
