@@ -40,7 +40,7 @@ def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
         files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
     curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [one["title"] for one in curves] == ["WT", "ET"]
-    assert [chart["title"] for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
+    assert [chart.title for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
     files.write_bytes(files.join(place, "history.csv"), HISTORY)
     curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [one["title"] for one in curves] == ["", "WT", "ET"]
@@ -51,7 +51,7 @@ def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is
     files.write_bytes(files.join(place, "history.csv"), f"{header}\n1,9,0.9,0.5,800,1.0,0.4\n".encode())
     files.write_bytes(files.join(place, "timing.csv"), b"epoch,seconds,slices_per_second\n1,3,5\n")
     (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(place)))
-    assert [chart["title"] for chart in curves["charts"]] == [
+    assert [chart.title for chart in curves["charts"]] == [
         "Loss",
         "Dice (validation; dashed: training)",
         "Pixels that count in a step (U-Net1)",
@@ -133,7 +133,7 @@ def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path,
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):
     files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
     (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(tmp_path)))
-    assert [chart["title"] for chart in curves["charts"]] == ["Loss"]
+    assert [chart.title for chart in curves["charts"]] == ["Loss"]
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):

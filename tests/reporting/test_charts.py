@@ -47,12 +47,12 @@ def test_curves_are_drawn_from_whatever_columns_there_are(drawn_axes):
         {"epoch": "1", "loss": "0.9", "validation_loss": "1.0", "dice_wt": "0.4", "seconds": "3"},
         {"epoch": "2", "loss": "0.7", "validation_loss": "", "dice_wt": "0.5", "seconds": "3"},
     ]
-    assert [one["title"] for one in charts.training_curves(full)] == ["Loss", "Dice (validation)"]
+    assert [one.title for one in charts.training_curves(full)] == ["Loss", "Dice (validation)"]
     loss, dice = drawn_axes[0], drawn_axes[2]
     assert [line.get_label() for line in loss.lines] == ["loss", "validation loss"]
     assert [line.get_label() for line in dice.lines] == ["WT"]
     np.testing.assert_equal(loss.lines[1].get_xydata(), [[1, 1.0], [2, NAN]])
-    assert [one["title"] for one in charts.training_curves([{"loss": "0.9"}])] == ["Loss"]
+    assert [one.title for one in charts.training_curves([{"loss": "0.9"}])] == ["Loss"]
     assert charts.training_curves([]) == []
     assert charts.training_curves([{"seconds": "3"}]) == []
 
@@ -60,7 +60,7 @@ def test_curves_are_drawn_from_whatever_columns_there_are(drawn_axes):
 def test_dice_of_training_is_dashed_in_the_colour_of_the_same_region_of_validation(drawn_axes):
     row = {"epoch": "1", "loss": "0.9", "training_dice_wt": "0.6", "training_dice_tc": "0.5"}
     full = [{**row, "validation_loss": "1", "dice_wt": "0.4", "dice_tc": "0.3"}] * 2
-    titles = [one["title"] for one in charts.training_curves(full)]
+    titles = [one.title for one in charts.training_curves(full)]
     assert titles == ["Loss", "Dice (validation; dashed: training)"]
     validation, training = drawn_axes[2].lines[:2], drawn_axes[2].lines[2:]
     assert [line.get_ydata()[0] for line in training] == [0.6, 0.5]
@@ -72,7 +72,7 @@ def test_dice_of_training_is_dashed_in_the_colour_of_the_same_region_of_validati
 
 def test_without_validation_the_dice_of_training_is_named_as_such(drawn_axes):
     (curve,) = charts.training_curves([{"epoch": "1", "training_dice": "0.6"}])
-    assert curve["title"] == "Dice (training)"
+    assert curve.title == "Dice (training)"
     assert [line.get_linestyle() for line in drawn_axes[0].lines] == ["-"]
 
 
@@ -85,7 +85,7 @@ def test_one_epoch_alone_is_seen_although_it_is_no_line(drawn_axes):
 def test_pixels_that_sampling_counts_are_a_picture_of_their_own_from_zero_up(drawn_axes):
     rows = [{"sampled_normal": "5000", "sampled_tumour": "900", "sampled_contour": "2600"}] * 3
     (curve,) = charts.training_curves(rows)
-    assert curve["title"] == "Pixels that count in a step (U-Net1)"
+    assert curve.title == "Pixels that count in a step (U-Net1)"
     assert [line.get_label() for line in drawn_axes[0].lines] == ["normal", "tumour", "contour"]
     assert drawn_axes[0].get_ylim()[0] == 0 and drawn_axes[0].get_ylim()[1] > 5000
 
@@ -94,8 +94,8 @@ def test_a_chart_is_light_on_paper_and_dark_on_a_dark_screen():
     runs = {"ours": rows_of((0.5, 0.7))}
     (curve,) = charts.training_curves([{"loss": "0.9"}])
     for chart in (curve, charts.box_plot(runs, "dice"), *charts.volume_plots(runs)):
-        assert decoded(chart["light"])[0, 0].mean() > 0.9
-        assert decoded(chart["dark"])[0, 0].mean() < 0.2
+        assert decoded(chart.light)[0, 0].mean() > 0.9
+        assert decoded(chart.dark)[0, 0].mean() < 0.2
 
 
 def test_a_box_has_its_median_and_quartiles_and_every_case_its_point(drawn_axes):
@@ -135,7 +135,7 @@ def test_a_region_without_any_number_has_no_box_and_the_chart_is_still_drawn(dra
 def test_a_volume_is_drawn_against_its_dice_on_a_log_axis(drawn_axes):
     rows = rows_of((0.3, 0.6, 0.9, NAN), (2, 20, 0, 5))
     plots = charts.volume_plots({"ours": rows})
-    assert [one["title"] for one in plots] == ["WT"]
+    assert [one.title for one in plots] == ["WT"]
     axes = drawn_axes[0]
     assert axes.get_xscale() == "log"
     # Neither the case without the region in the reference nor the one without a Dice has a place.

@@ -8,7 +8,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from tfbrats.cases.overlays import own_style
 from tfbrats.labels import REGIONS
+from tfbrats.scoring.summaries import Row
 
 # Okabe and Ito's colours: told apart by colour-blind readers, on white and on black. Runs differ by marker too.
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -28,7 +29,21 @@ _DPI = 160
 _OF_TRAINING = "training_"  # before the name of the same column of validation, in history.csv
 _SAMPLED = "sampled_"  # before the names of its counts of pixels
 
-Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # a run's name -> its rows, keys as `score_files.COLUMNS`
+Runs = Mapping[str, Sequence[Row]]  # a run's name -> its rows, keys as `score_files.COLUMNS`
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture twice, as data URIs: for light pages and paper, and for dark screens.
+
+    Attributes:
+        alt: what it shows, for whoever does not see it.
+    """
+
+    title: str
+    light: str
+    dark: str
+    alt: str = ""
 
 
 def data_uri(png: bytes) -> str:
@@ -64,8 +79,8 @@ def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[st
     return pictures
 
 
-def training_curves(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Losses, Dice, and the pixels that loss weighted sampling counted: a picture each, with its `title`.
+def training_curves(history: Sequence[Mapping[str, str]]) -> list[Chart]:
+    """Losses, Dice, and the pixels that loss weighted sampling counted: a picture each.
 
     Dice of the training batches is dashed, that of the validation split is in the same colour and solid.
 
@@ -75,7 +90,7 @@ def training_curves(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]
     columns = {name: [number(row.get(name)) for row in history] for name in (history[0] if history else ())}
     epochs = columns.get("epoch", list(range(1, len(history) + 1)))
     return [
-        {"title": title, **_drawn(lambda axes, dark, names=names: _curves(axes, dark, epochs, columns, names))}
+        Chart(title, **_drawn(lambda axes, dark, names=names: _curves(axes, dark, epochs, columns, names)))
         for title, names in curve_columns(columns).items()
         if names
     ]
@@ -130,8 +145,8 @@ def number(text: str | None) -> float:
         return math.nan
 
 
-def box_plot(runs: Runs, score: str) -> dict[str, str]:
-    """A box for each run in each region, with a point for each case: paper A's Fig. 4. "light" and "dark".
+def box_plot(runs: Runs, score: str, title: str = "", alt: str = "") -> Chart:
+    """A box for each run in each region, with a point for each case: paper A's Fig. 4.
 
     Boxes hold the middle half, with the median; whiskers reach the last case within 1.5 times its width. Cases
     without a number are left out.
@@ -145,7 +160,8 @@ def box_plot(runs: Runs, score: str) -> dict[str, str]:
         for name, rows in runs.items()
     }
     values = {key: numbers[~np.isnan(numbers)] for key, numbers in values.items()}
-    return _drawn(lambda axes, dark: _boxes(axes, dark, values, list(runs)), max(_WIDTH, 1 + 0.75 * len(runs)))
+    width = max(_WIDTH, 1 + 0.75 * len(runs))
+    return Chart(title, **_drawn(lambda axes, dark: _boxes(axes, dark, values, list(runs)), width), alt=alt)
 
 
 def _boxes(axes: Axes, dark: bool, values: Mapping[tuple[str, str], np.ndarray], names: list[str]) -> None:
@@ -195,8 +211,8 @@ def _spread(number: int) -> np.ndarray:
     return 2 * ((np.arange(number) + 0.5) * golden % 1) - 1
 
 
-def volume_plots(runs: Runs) -> list[dict[str, str]]:
-    """The reference's volume (ml, log axis) against Dice: a picture for each region, with its `title`.
+def volume_plots(runs: Runs) -> list[Chart]:
+    """The reference's volume (ml, log axis) against Dice: a picture for each region.
 
     Cases that have no Dice, or not the region in the reference, have no place on a log axis (`without_volume`).
     A region that no case has is left out.
@@ -206,16 +222,16 @@ def volume_plots(runs: Runs) -> list[dict[str, str]]:
         points = {name: _points(rows, region) for name, rows in runs.items()}
         if any(len(ml) for ml, _ in points.values()):
             drawn = _drawn(lambda axes, dark, points=points: _volumes(axes, dark, points), 3.7)
-            pictures.append({"title": region, **drawn})
+            pictures.append(Chart(region, **drawn))
     return pictures
 
 
-def without_volume(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def without_volume(rows: Sequence[Row]) -> dict[str, int]:
     """Region -> how many cases `volume_plots` leaves out because the reference has nothing of it."""
     return {region: sum(not row["reference_volume_ml"] for row in _of(rows, region)) for region in REGIONS}
 
 
-def _points(rows: Sequence[Mapping[str, Any]], region: str) -> tuple[list[float], list[float]]:
+def _points(rows: Sequence[Row], region: str) -> tuple[list[float], list[float]]:
     shown = [row for row in _of(rows, region) if row["reference_volume_ml"] > 0 and not math.isnan(row["dice"])]
     return [row["reference_volume_ml"] for row in shown], [row["dice"] for row in shown]
 
@@ -247,5 +263,5 @@ def _volumes(axes: Axes, dark: bool, points: Mapping[str, tuple[list[float], lis
     axes.set_ylabel("Dice")
 
 
-def _of(rows: Sequence[Mapping[str, Any]], region: str) -> Iterator[Mapping[str, Any]]:
+def _of(rows: Sequence[Row], region: str) -> Iterator[Row]:
     return (row for row in rows if row["region"] == region)

@@ -171,22 +171,30 @@ def beside(table_name: str, runs: Sequence[Run]) -> Beside:
     return Beside(table, lines, own_lines[0].row is not None, more if more_runs else None, more_runs)
 
 
-def charts_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """`boxes` for Dice and sensitivity and `volumes` for each region, as `charts` draws them, with titles."""
+@dataclass(frozen=True)
+class Charts:
+    """The runs' cases as charts.
+
+    Attributes:
+        boxes: of Dice and sensitivity.
+        volumes: of each region, Dice over the reference's volume.
+        without_volume: as `charts.without_volume`.
+    """
+
+    boxes: list[charts.Chart]
+    volumes: list[charts.Chart]
+    without_volume: dict[str, int]
+
+
+def charts_of(runs: Sequence[Run]) -> Charts:
+    """The charts of all runs; cases without a volume are the first one's."""
     rows = {run.name: run.evaluation.rows for run in runs}
     titles = {score: title for score, title, _ in SCORES}
-    return {
-        "boxes": [
-            {
-                "title": titles[score],
-                "alt": "; ".join(f"{run.name} {_medians(run.evaluation.summary, score)}" for run in runs),
-                **charts.box_plot(rows, score),
-            }
-            for score in _BOXED
-        ],
-        "volumes": charts.volume_plots(rows),
-        "without_volume": charts.without_volume(runs[0].evaluation.rows),
-    }
+    boxes = []
+    for score in _BOXED:
+        medians = "; ".join(f"{run.name} {_medians(run.evaluation.summary, score)}" for run in runs)
+        boxes.append(charts.box_plot(rows, score, titles[score], medians))
+    return Charts(boxes, charts.volume_plots(rows), charts.without_volume(runs[0].evaluation.rows))
 
 
 def _medians(summary: Summary, score: str) -> str:

@@ -14,6 +14,7 @@ from tfbrats.datasets import not_experts, patients
 from tfbrats.datasets.groups import nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.machine import files
+from tfbrats.machine.wording import counted
 from tfbrats.predictions import model_card, provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.scoring import papers
@@ -259,7 +260,7 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
             "file, or name the cases to score with --cases."
         )
     if not splits[name]:
-        there = ", ".join(f"{key} ({papers.cases_text(len(ids))})" for key, ids in splits.items())
+        there = ", ".join(f"{key} ({counted(len(ids), 'case')})" for key, ids in splits.items())
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
     return splits[name], Split(name, split_files.sha256_of_split(splits), os.fspath(path))
 

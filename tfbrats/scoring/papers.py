@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.errors import InputError
-from tfbrats.machine.wording import counted
 
 # (region, score) -> its mean; scores as `region_scores.SCORES` names them
 Values = Mapping[tuple[str, str], float]
@@ -206,11 +205,6 @@ PAPER_B_TEST = PaperStatistics(
 )
 
 ROWS = tuple(row.row for table in TABLES.values() for row in table.rows)
-
-
-def cases_text(number: int) -> str:
-    """1 -> "1 case", 12 -> "12 cases"."""
-    return counted(number, "case")
 
 
 def title_of(edition: str) -> str:

@@ -15,7 +15,7 @@ from tfbrats.config import Config
 from tfbrats.datasets import layouts, naming
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
-from tfbrats.machine import files, paths
+from tfbrats.machine import files, paths, wording
 from tfbrats.scoring import papers
 
 
@@ -178,7 +178,7 @@ def _unseen(
     seen = [case.case_id for case in cases if naming.person_of(case.patient_id) in persons]
     if seen:
         raise InputError(
-            f"--test {test_data}: {papers.cases_text(len(seen))} of patients who are trained or validated on, "
-            f"e.g. {', '.join(seen[:5])}. Take them out of one of the two data sets."
+            f"--test {test_data}: {wording.counted(len(seen), 'case')} of patients who are trained or "
+            f"validated on, e.g. {', '.join(seen[:5])}. Take them out of one of the two data sets."
         )
     return [case.case_id for case in cases]
