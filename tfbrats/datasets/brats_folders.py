@@ -141,14 +141,14 @@ def _in_modality_folders(
     inside: dict[str, list[str]] = defaultdict(list)
     for path in niftis:
         inside[files.parent(path)].append(path)
-    told: dict[str, dict[str, ScanName]] = defaultdict(dict)  # the folder above -> folder -> what it says
+    named: dict[str, dict[str, ScanName]] = defaultdict(dict)  # the folder above -> folder -> what it says
     for folder, paths in inside.items():
         name = scan_name(_folder_stem(folder))
-        own = {scan.modality for scan in map(scan_name, map(nifti_stem, paths)) if scan is not None}
-        if name is not None and own <= {name.modality} and (len(paths) == 1 or name.prefix is None):
-            told[files.parent(folder)][folder] = name
+        of_files = {scan.modality for scan in map(scan_name, map(nifti_stem, paths)) if scan is not None}
+        if name is not None and of_files <= {name.modality} and (len(paths) == 1 or name.prefix is None):
+            named[files.parent(folder)][folder] = name
     placed: dict[str, tuple[str, ScanName]] = {}
-    for above, names in told.items():
+    for above, names in named.items():
         if len({name.modality for name in names.values()}) < 2:
             continue  # a case that happens to be named so
         alone = all(len(inside[folder]) == 1 for folder in names)

@@ -33,20 +33,20 @@ def predicted(listing: Sequence[str]) -> dict[str, tuple[str, str]]:
     """
     niftis = [path for path in listing if nifti_stem(path) is not None]
     scans = [path for path in niftis if is_scan(path)]
-    found: dict[str, tuple[str, str]] = {}
+    origins: dict[str, tuple[str, str]] = {}
     for record in (path for path in listing if files.name(path) in _RECORDS):
         folder = files.parent(record)
         has_scans = any(path.startswith(f"{folder}/") for path in scans)
         for path in niftis:
             is_its = files.parent(path) == folder and not is_named_mask(path)
             if is_its if has_scans else path.startswith(f"{folder}/"):
-                found.setdefault(path, (_RECORDS[files.name(record)], record))
+                origins.setdefault(path, (_RECORDS[files.name(record)], record))
     present = set(listing)
     for path in niftis:
         beside = files.join(files.parent(path), f"{nifti_stem(path)}.json")
-        if beside in present and path not in found and is_own_record(beside):
-            found[path] = ("tfbrats", beside)
-    return {path: how for path, how in found.items() if path not in scans}
+        if beside in present and path not in origins and is_own_record(beside):
+            origins[path] = ("tfbrats", beside)
+    return {path: origin for path, origin in origins.items() if path not in scans}
 
 
 def check(folder: str | os.PathLike) -> None:

@@ -96,32 +96,31 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     same = _Same()
     for patient in sorted(set(patient_ids.values())):
         same.unite([patient, f"person {naming.person_of(patient)}"])
-    names = {name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)}
-    links, workbooks = Links(), [path for path in tables if id_tables.is_workbook(path)]
-    unread, stems = [], {os.path.splitext(path)[0] for path in tables if path not in workbooks}
-    for path in tables:
-        rows = [] if path in workbooks else _ids_in(path)
-        ids = {name for row in rows for cell in row for name in (cell, naming.patient_of(cell))}
-        if path not in workbooks and not collections_of(ids) and not any(name.lower() in names for name in ids):
+    patient_named = {
+        name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)
+    }
+    workbooks = [path for path in tables if id_tables.is_workbook(path)]
+    texts = [path for path in tables if path not in workbooks]
+    links, unread = Links(), []
+    for path in texts:
+        rows = _ids_in(path)
+        links = links.with_rows(rows)
+        names_of_rows = [{name for cell in row for name in (cell, naming.patient_of(cell))} for row in rows]
+        for names in names_of_rows:
+            same.unite(sorted({patient_named[name.lower()] for name in names if name.lower() in patient_named}))
+        all_names = set().union(*names_of_rows)
+        if not collections_of(all_names) and not any(name.lower() in patient_named for name in all_names):
             unread.append(
                 f"{path}: no case id is read from it, so it tells nobody's names. If it is to, save it as CSV "
                 "(UTF-8) with a row for each patient and a column of ids for each edition."
             )
-        links = links.with_rows(rows)
-        for row in rows:
-            known = {
-                names[name.lower()]
-                for cell in row
-                for name in (cell, naming.patient_of(cell))
-                if name.lower() in names
-            }
-            same.unite(sorted(known))
     first: dict[str, str] = {}
     for patient in sorted(set(patient_ids.values())):
         first.setdefault(same.of(patient), patient)
     of_case = {case_id: first[same.of(patient)] for case_id, patient in patient_ids.items()}
     others = {case_id: patient for case_id, patient in of_case.items() if patient != patient_ids[case_id]}
-    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in stems]
+    saved_as_text = {os.path.splitext(path)[0] for path in texts}
+    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in saved_as_text]
     return others, Links(links.collections, tuple(unread), tuple(unsaved))
 
 

@@ -70,8 +70,8 @@ def is_mask_like(words: Sequence[str]) -> bool:
     """Whether a name speaks of a mask of anything."""
     return any(
         word in _SEGMENTATION | _MASK | _TUMOUR | _DRAFT or word.endswith(("seg", "segm", "mask"))
-        for given in words
-        for word in _stems(given)
+        for whole in words
+        for word in _stems(whole)
     )
 
 
