@@ -8,16 +8,14 @@ would cost 5 s and 530 MB to import. Knows plain numbers and strings; no complex
 import math
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from tfbrats.machine import protobuf
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 SIGNATURES = "signature_def"  # the one thing that METADATA tells
 
-_PACKAGE = "tfbrats.wire"
-_Field = descriptor_pb2.FieldDescriptorProto
-
-# Message -> field -> (number, type). A type in brackets is repeated, in braces a map from string.
+# As `protobuf.Table` explains. From:
 # tensorflow/core/framework/{tensor,tensor_shape}.proto, tensorflow/core/protobuf/meta_graph.proto,
 # tensorflow_serving/apis/{model,predict,get_model_metadata}.proto, google/protobuf/any.proto
 FIELDS = {
@@ -59,39 +57,7 @@ FIELDS = {
 }
 
 
-def _set_type(field: _Field, kind: str) -> None:
-    if kind in FIELDS:
-        field.type, field.type_name = _Field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
-    else:
-        field.type = getattr(_Field, f"TYPE_{kind.upper()}")
-
-
-def _build() -> dict[str, type]:
-    file = descriptor_pb2.FileDescriptorProto(name="tfbrats/wire.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in FIELDS.items():
-        message = file.message_type.add(name=name)
-        for field_name, (number, kind) in fields.items():
-            field = message.field.add(name=field_name, number=number)
-            field.label = _Field.LABEL_REPEATED if kind[0] in "[{" else _Field.LABEL_OPTIONAL
-            if kind[0] != "{":
-                _set_type(field, kind.strip("[]"))
-                continue
-            # A map is a repeated message {key = 1, value = 2} of a name that protobuf prescribes.
-            entry = message.nested_type.add(name=f"{field_name.title().replace('_', '')}Entry")
-            entry.options.map_entry = True
-            for number, (part, part_kind) in enumerate((("key", "string"), ("value", kind.strip("{}"))), 1):
-                _set_type(entry.field.add(name=part, number=number, label=_Field.LABEL_OPTIONAL), part_kind)
-            field.type = _Field.TYPE_MESSAGE
-            field.type_name = f".{_PACKAGE}.{name}.{entry.name}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in FIELDS
-    }
-
-
-_MESSAGES = _build()
+_MESSAGES = protobuf.message_classes("tfbrats.wire", FIELDS)
 Tensor = _MESSAGES["Tensor"]
 ModelSpec = _MESSAGES["ModelSpec"]
 PredictRequest = _MESSAGES["PredictRequest"]

@@ -16,7 +16,7 @@ from tfbrats.cases import case, nifti
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
-from tfbrats.machine import files
+from tfbrats.machine import files, memory
 from tfbrats.metrics import region_scores
 from tfbrats.predictions import model_card, seen
 from tfbrats.reporting import score_text
@@ -831,8 +831,8 @@ def test_one_case_is_one_case_and_has_no_interval(two_runs, tmp_path, capsys):
     [(8, 64, None, 8), (8, 64, 3, 3), (2, 64, 5, 2), (8, 1, None, 2), (8, 1, 5, 2), (8, 0, None, 1)],
 )
 def test_no_more_processes_than_cores_memory_and_the_person_allow(monkeypatch, cores, free_gib, most, expected):
-    monkeypatch.setattr(evaluate.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    monkeypatch.setattr(evaluate.memory, "free_bytes", lambda: free_gib * 2**30)
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(memory, "free_bytes", lambda: free_gib * 2**30)
     assert evaluation.fitting_workers(most) == expected
 
 

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
+from tfbrats.cases.case import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets, phantom_files
@@ -107,9 +108,9 @@ def contents_of_records(folder) -> set[bytes]:
     }
 
 
-def rejected(folder) -> list[manifest.Rejected]:
+def rejected(folder) -> list[Rejected]:
     lines = (pathlib.Path(folder) / "rejected.jsonl").read_text().splitlines()
-    return [manifest.Rejected.model_validate_json(line) for line in lines]
+    return [Rejected.model_validate_json(line) for line in lines]
 
 
 @pytest.fixture

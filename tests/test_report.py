@@ -21,7 +21,7 @@ from tfbrats.machine import files
 from tfbrats.metrics import region_scores, stage_misses
 from tfbrats.predictions import seen
 from tfbrats.reporting import charts, page, training_section
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import comparison, evaluation, origin, papers
 
 # --- the run that trained the model ---------------------------------------------------------------------
@@ -33,25 +33,22 @@ HISTORY = (
 
 
 def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
-    assert training_section.curves_of(training_section.histories_of(place)) == []
+    assert training_section.curves_of(training_section.histories_of(RunFolder(place))) == []
     for region in ("et", "wt"):
         files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
-    curves = training_section.curves_of(training_section.histories_of(place))
+    curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [one["title"] for one in curves] == ["WT", "ET"]
     assert [chart["title"] for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
     files.write_bytes(files.join(place, "history.csv"), HISTORY)
-    assert [one["title"] for one in training_section.curves_of(training_section.histories_of(place))] == [
-        "",
-        "WT",
-        "ET",
-    ]
+    curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
+    assert [one["title"] for one in curves] == ["", "WT", "ET"]
 
 
 def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is_not(place):
     header = "epoch,steps,loss,training_dice_wt,sampled_normal,validation_loss,dice_wt"
     files.write_bytes(files.join(place, "history.csv"), f"{header}\n1,9,0.9,0.5,800,1.0,0.4\n".encode())
     files.write_bytes(files.join(place, "timing.csv"), b"epoch,seconds,slices_per_second\n1,3,5\n")
-    (curves,) = training_section.curves_of(training_section.histories_of(place))
+    (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [chart["title"] for chart in curves["charts"]] == [
         "Loss",
         "Dice (validation; dashed: training)",
@@ -60,7 +57,7 @@ def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is
 
 
 def test_networks_that_have_not_begun_are_named(tmp_path):
-    run.start(tmp_path, config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
     assert (
         "No epoch has ended yet of TC, ET: no curve." in training_section.training_of(tmp_path, None)["notes"]
@@ -71,7 +68,7 @@ def test_networks_that_have_not_begun_are_named(tmp_path):
 
 
 def test_a_network_alone_that_has_not_begun_is_named(tmp_path):
-    run.start(tmp_path, config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
     assert training_section.training_of(tmp_path, None)["notes"] == [
         "No epoch has ended yet of the network: no curve."
     ]
@@ -91,7 +88,7 @@ def test_without_a_run_the_config_is_the_model_cards_and_the_page_says_what_is_m
 
 def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
     settings = config_file.load("cun_lws.yaml", [f"run.dir={tmp_path}"])
-    run.start(tmp_path, settings)
+    RunFolder(tmp_path).start(settings)
     files.write_bytes(tmp_path / "history.csv", HISTORY)
     card = {"config": settings.model_dump(mode="json")}
     assert training_section.training_of(tmp_path, card)["notes"] == []
@@ -102,7 +99,7 @@ def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
 
 
 def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp_path):
-    run.start(tmp_path, config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
     files.write_bytes(tmp_path / "tc" / "checkpoints" / "best" / "index", b"1")
     assert training_section.training_of(tmp_path, None)["notes"] == [
@@ -124,7 +121,7 @@ def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp
     ],
 )
 def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path, garbage):
-    run.start(tmp_path, config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "history.csv", garbage)
     found = training_section.training_of(tmp_path, None)
     (note,) = found["notes"]
@@ -133,7 +130,7 @@ def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path,
 
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):
     files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
-    (curves,) = training_section.curves_of(training_section.histories_of(tmp_path))
+    (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(tmp_path)))
     assert [chart["title"] for chart in curves["charts"]] == ["Loss"]
 
 
@@ -452,7 +449,7 @@ def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name
     folder, root = scored
     place = tmp_path / "run"
     settings = config_file.load(name, [f"run.dir={place}"])
-    run.start(place, settings)
+    RunFolder(place).start(settings)
     report.write(
         folder / "metrics", folder / "prediction", root, tmp_path / "r.html", cases=1, run_folder=place
     )
@@ -476,7 +473,7 @@ def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name
 
 def test_maps_that_cannot_be_drawn_are_said_to_be_missing(scored, tmp_path):
     folder, root = scored
-    run.start(tmp_path / "run", config_file.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
+    RunFolder(tmp_path / "run").start(config_file.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
     report.write(
         folder / "metrics",
         folder / "prediction",
@@ -624,7 +621,7 @@ def test_the_same_scores_give_the_same_page(scored, tmp_path):
 def test_a_run_that_is_not_the_models_is_said_on_the_screen_as_on_the_page(scored, tmp_path, capsys):
     folder, root = scored
     settings = config_file.load("cun.yaml", [f"run.dir={tmp_path / 'run'}"])
-    run.start(tmp_path / "run", settings)
+    RunFolder(tmp_path / "run").start(settings)
     content = evaluate.read(folder / "metrics")
     for rate, contradicts in ((settings.train.learning_rate, False), (0.5, True)):
         card = settings.model_dump(mode="json")

@@ -16,7 +16,7 @@ from tfbrats.datasets import layouts, naming
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths
-from tfbrats.machine.wording import counted
+from tfbrats.machine.wording import columns, counted
 from tfbrats.predictions import model_card, submission
 from tfbrats.predictions.submission import RULES, SUFFIX, Member, Verdict
 
@@ -53,12 +53,15 @@ def _checked(location: str, edition: str | None, cases: str | None) -> tuple[lis
 
 def _print(location: str, verdict: Verdict, all_known: bool) -> None:
     rules = verdict.rules
-    print(f"edition  {rules.edition}: {EDITIONS[rules.edition].describe()}")
-    print(f"asked    {' x '.join(map(str, rules.shape))} voxels, qform {submission.rows(rules.qform)},")
-    print(f"         named like {rules.example}{SUFFIX}")
+    heads = [
+        ("edition", f"{rules.edition}: {EDITIONS[rules.edition].describe()}"),
+        ("asked", f"{' x '.join(map(str, rules.shape))} voxels, qform {submission.rows(rules.qform)},"),
+        ("", f"named like {rules.example}{SUFFIX}"),
+    ]
     if verdict.ignored:
         outside = f"; pack without {model_card.FILE}" if model_card.FILE in verdict.ignored else ""
-        print(f"ignored  {', '.join(verdict.ignored)}{outside}")
+        heads.append(("ignored", f"{', '.join(verdict.ignored)}{outside}"))
+    print("\n".join(columns(heads, ("<9", ""))))
     for title, texts in (("warnings", verdict.warnings), ("faults", verdict.faults)):
         if texts:
             print(f"\n{title}")

@@ -213,6 +213,11 @@ class SliceConfig(RowConfig):
         return 1
 
     @property
+    def examples_per_case(self) -> int | None:
+        """Of one network in an epoch; None, as it is the case that says how many slices it has."""
+        return None
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of what a network sees."""
         return self.records.slice_shape
@@ -352,6 +357,11 @@ class PatchConfig(RowConfig):
     def scales(self) -> int:
         """The number of scales at which a network sees a patch: x1, x0.5 and x2, or x1 alone."""
         return 1 if self.model.name == "unet3d" else 3
+
+    @property
+    def examples_per_case(self) -> int | None:
+        """Of one network in an epoch."""
+        return self.sampling.patches_per_case
 
     @property
     def input_shape(self) -> tuple[int, ...]:

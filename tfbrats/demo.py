@@ -20,7 +20,7 @@ from tfbrats import __version__, config_file
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths
 from tfbrats.records import manifest
-from tfbrats.runs.folder import check_finished
+from tfbrats.runs.folder import RunFolder
 from tfbrats.workflows.chain import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
@@ -99,7 +99,7 @@ def _train_and_export(steps: Steps, places: _Places, what: str) -> None:
         *("tfbrats.train", "--config", places.config, "--data", str(places.records), "--run", str(places.run)),
         show=True,
     )
-    check_finished(places.run)
+    RunFolder(places.run).check_finished()
     steps.run(
         "Export it",
         *("tfbrats.export", "--run", str(places.run), "--output", str(places.model)),
@@ -113,14 +113,8 @@ def _segment(steps: Steps, places: _Places, case_ids: Sequence[str]) -> None:
     with steps.background("Serve it", *arguments) as (process, log):
         steps.run(
             "Segment the cases that nothing has seen, over gRPC",
-            *(
-                "serving.client",
-                "--server",
-                _address(process, log),
-                "--model",
-                places.model.name,
-                "--overwrite",
-            ),
+            *("serving.client", "--server", _address(process, log)),
+            *("--model", places.model.name, "--overwrite"),
             *("--input", str(places.cases), *(text for case_id in case_ids for text in ("--case", case_id))),
             *("--output", f"{places.predictions}/"),
             show=True,

@@ -31,11 +31,14 @@ from tfbrats.datasets import layouts, naming, patients
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 from tfbrats.machine import command, files, paths
+from tfbrats.machine.wording import columns, counted
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
 _MOSTLY = 0.5  # of a tumour outside the brain
 _READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
+_LAYOUT = ("<", "  <16", "  <4", "  <13", "  <15", "")  # of the table of cases; its last column by itself:
+_VOLUMES = (*([">8"] * len(REGIONS)), "  ")
 
 
 def describe(entry: layouts.CaseFiles) -> dict:
@@ -203,35 +206,39 @@ def _doubts(schema: labels.LabelSchema, descriptions: Sequence[Mapping]) -> _Dou
     return _Doubts(remarks, []) if len(masks) >= labels.MASKS_THAT_TELL else _Doubts([], remarks)
 
 
+def _volumes(described: Mapping) -> str:
+    """The last columns of a case's line: its volumes, and which tissues it lacks or has beside the usual."""
+    if not described["volume_ml"]:
+        return ""
+    tissues = described["tissue_voxels"]
+    absent = [one.name for one in (Tissue.NCR, Tissue.ED, Tissue.ET) if one.name not in tissues]
+    extra = [f"no {name}" for name in absent] + [name for name in ("RC", "CC") if name in tissues]
+    cells = [f"{volume:.1f}" for volume in described["volume_ml"].values()]
+    cells += [", ".join(extra)] if extra else []
+    return "".join(columns([cells], _VOLUMES))
+
+
+def _cells(described: Mapping) -> list[str]:
+    """A case's line of the table. Its faults stand in the place of shape and spacing."""
+    names = " ".join(m if m in described["modalities"] else "-" * len(m) for m in MODALITIES)
+    cells = [described["case_id"], names, "yes" if described["segmentation"] else "-"]
+    if described["faults"]:
+        return [*cells, f"{counted(len(described['faults']), 'fault')}, below{_volumes(described)}"]
+    spacing = " ".join(f"{side:.4g}" for side in described["spacing_mm"])
+    return [*cells, " ".join(map(str, described["shape"])), spacing, _volumes(described)]
+
+
 def _print(report: Mapping) -> None:
     described = report["cases"]
     patients = len({one["patient_id"] for one in described})
     masks = sum(one["segmentation"] is not None for one in described)
-    for layout in report["layouts"]:
-        print(f"layout   {layout}")
-    for edition, values in report["editions"].items():
-        print(f"edition  {edition}: {values}")
-    print(f"cases    {len(described)} of {patients} patients, {masks} with a segmentation\n")
-    width = max(len(one["case_id"]) for one in described)
-    print(f"{'case':{width}}  {'modalities':16}  mask  {'shape':13}  {'spacing mm':15}   WT ml   TC ml   ET ml")
-    for one in described:
-        names = " ".join(m if m in one["modalities"] else "-" * len(m) for m in MODALITIES)
-        line = f"{one['case_id']:{width}}  {names:16}  {'yes' if one['segmentation'] else '-':4}"
-        if one["faults"]:
-            line += f"  {len(one['faults'])} faults, below" if len(one["faults"]) > 1 else "  1 fault, below"
-        else:
-            spacing = " ".join(f"{side:.4g}" for side in one["spacing_mm"])
-            line += f"  {' '.join(map(str, one['shape'])):13}  {spacing:15}"
-        if one["volume_ml"]:
-            line += "".join(f"{value:8.1f}" for value in one["volume_ml"].values())
-            absent = [
-                tissue.name
-                for tissue in (Tissue.NCR, Tissue.ED, Tissue.ET)
-                if tissue.name not in one["tissue_voxels"]
-            ]
-            extra = [f"no {name}" for name in absent] + [n for n in ("RC", "CC") if n in one["tissue_voxels"]]
-            line += f"  {', '.join(extra)}" if extra else ""
-        print(line)
+    heads = [("layout", layout) for layout in report["layouts"]]
+    heads += [("edition", f"{edition}: {values}") for edition, values in report["editions"].items()]
+    heads.append(("cases", f"{len(described)} of {patients} patients, {masks} with a segmentation"))
+    print("\n".join(columns(heads, ("<9", ""))) + "\n")
+    volumes = columns([[f"{region} ml" for region in REGIONS]], _VOLUMES)
+    titles = ("case", "modalities", "mask", "shape", "spacing mm", *volumes)
+    print("\n".join(columns([titles, *map(_cells, described)], _LAYOUT)))
     for title in ("notes", "faults"):
         if report[title]:
             print(f"\n{title}")

@@ -26,6 +26,7 @@ from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, paths
+from tfbrats.machine.wording import columns
 
 
 def _dealt_and_written(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,12 +74,10 @@ def _dealt(options: argparse.Namespace, dataset: Dataset) -> tuple[Splits | list
 def _print(report: Mapping[str, Any]) -> None:
     for note in report["notes"]:
         print(f"note: {note}")
-    width = max(len(row["split"]) for row in report["rows"])
     grades = [name for name in (*GRADES, "unknown") if any(row[name] for row in report["rows"])]
-    columns = ["patients", "cases", *grades]
-    print(f"{'split':{width}}" + "".join(f"{name:>10}" for name in columns))
-    for row in report["rows"]:
-        print(f"{row['split']:{width}}" + "".join(f"{row[name]:>10}" for name in columns))
+    names = ["split", "patients", "cases", *grades]
+    rows = [names, *([row[name] for name in names] for row in report["rows"])]
+    print("\n".join(columns(rows, ("<", *([">10"] * (len(names) - 1))))))
     state = "wrote" if report["written"] else "unchanged:"
     print(f"{state} {report['output']}, sha256 {report['sha256'][:12]}...")
 

@@ -15,7 +15,7 @@ def machine(monkeypatch):
     """`machine(cores, free_gib)`"""
 
     def of(cores, free_gib):
-        monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
         monkeypatch.setattr(memory, "free_bytes", lambda: free_gib * GIB)
 
     return of

@@ -11,17 +11,17 @@ import pytest
 import tiny_model
 
 from beam_pipelines import segment_cases as job
-from tfbrats import evaluate, predict
+from tfbrats import predict
 from tfbrats.cases import case, nifti
 from tfbrats.cases import splits as split_files
+from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_model
 from tfbrats.labels import MODALITIES
-from tfbrats.machine import files, locks
+from tfbrats.machine import files, locks, memory
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card, results, seen
-from tfbrats.records.manifest import Rejected
 from tfbrats.scoring import evaluation, score_files
 
 IDS = [f"BraTS20_Training_00{number}" for number in range(1, 6)]
@@ -113,8 +113,8 @@ def test_another_spacing_is_told_before_the_job_and_guesses_in_reading_when_work
     (coarse / model_card.FILE).write_text(card.to_json())
     shutil.copytree(cases, tmp_path / "cases")
     without_codes(tmp_path / "cases" / IDS[2])
-    true_job = job.running.job
-    monkeypatch.setattr(job.running, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
+    true_job = job.engine.job
+    monkeypatch.setattr(job.engine, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
     assert run(coarse, tmp_path / "cases", tmp_path / "out") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "the job"))]
     expected = [*(f"note: {case_id}:" for case_id in IDS), "the job begins", f"note: {IDS[2]}:"]
@@ -355,8 +355,8 @@ def test_no_more_processes_score_than_there_may_be(model, cases, tmp_path, monke
     monkeypatch.setattr(
         evaluation, "evaluate", lambda *a, workers, **k: found.append(workers) or real(*a, workers=1, **k)
     )
-    monkeypatch.setattr(evaluate.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(evaluate.memory, "free_bytes", lambda: 2**40)
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2**40)
     run(model, cases, tmp_path, f"--reference={cases}", *([f"--max-workers={most}"] if most else []))
     assert found == [most or 6]
 

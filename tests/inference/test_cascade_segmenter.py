@@ -14,7 +14,7 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from keras import layers
 
-from tfbrats.cases import patches, preprocess
+from tfbrats.cases import boxes, patches, preprocess
 from tfbrats.config import Cascade
 from tfbrats.errors import InputError
 from tfbrats.inference import cascade_segmenter
@@ -145,17 +145,15 @@ def _slow_stage(network, image, box, size, settings, parent=None):
 
 
 def _slow_box(mask, margin):
-    if not mask.any():
-        return ((0, 0),) * 3
-    return patches.grown(preprocess.box_of(mask), margin, mask.shape)
+    return boxes.grown(boxes.box_of(mask), margin, mask.shape)
 
 
 def _prepared(image):
     """As `preprocess.prepare`: z-scored and cropped image, brain, and where the crop lies."""
     brain = preprocess.brain_mask(image)
-    box = preprocess.box_of(brain)
-    brain = preprocess.crop(brain, box)
-    return preprocess.z_score(preprocess.crop(image, box), brain), brain, box
+    box = boxes.box_of(brain)
+    brain = boxes.crop(brain, box)
+    return preprocess.z_score(boxes.crop(image, box), brain), brain, box
 
 
 def _slow_cascade(networks, image, brain, settings):
@@ -177,12 +175,12 @@ def _check_against_slow(networks, image, settings):
     slow = _slow_cascade(networks, prepared, brain, settings)
     for n, region in enumerate(REGIONS):
         probabilities, mask, _, tiles = slow[region]
-        ours = preprocess.crop(answer["probabilities"], box)[..., n]
+        ours = boxes.crop(answer["probabilities"], box)[..., n]
         assert np.allclose(ours, probabilities, atol=1e-5)
         assert np.array_equal(ours >= settings.threshold, mask)
         assert answer["tiles"][n] == tiles
     values = np.select([slow[region][1] for region in ("ET", "TC", "WT")], [4, 1, 2], 0)
-    assert np.array_equal(answer["segmentation"], preprocess.uncrop(values, box, image.shape[:3]))
+    assert np.array_equal(answer["segmentation"], boxes.uncrop(values, box, image.shape[:3]))
     return slow
 
 

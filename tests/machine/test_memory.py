@@ -67,3 +67,17 @@ def test_the_first_version_of_groups(groups):
 def test_a_group_that_is_over_its_limit_leaves_nothing(groups):
     groups("0::/\n", _second("", 8 * MIB, 9 * MIB))
     assert memory.free_bytes() == 0
+
+
+@pytest.mark.parametrize(("free_bytes", "fitting"), [(100, 8), (99, 7), (12, 0), (0, 0)])
+def test_workers_of_ten_bytes_fit_into_four_fifths_of_what_is_free(monkeypatch, free_bytes, fitting):
+    monkeypatch.setattr(memory, "free_bytes", lambda: free_bytes)
+    assert memory.fitting_workers(10) == fitting
+
+
+def test_cores_are_those_that_this_process_may_run_on(monkeypatch):
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: {1, 3, 5}, raising=False)
+    assert memory.cores() == 3
+    monkeypatch.delattr(memory.os, "sched_getaffinity")
+    monkeypatch.setattr(memory.os, "cpu_count", lambda: None)
+    assert memory.cores() == 1

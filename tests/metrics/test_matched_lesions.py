@@ -14,7 +14,8 @@ from tfbrats.cases import case
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
 from tfbrats.metrics import lesion_rules, matched_lesions, partners
-from tfbrats.scoring import evaluation
+from tfbrats.scoring import case_scores, evaluation
+from tfbrats.scoring.pairs import Pair
 
 MM = (1.0, 1.0, 1.0)
 _UNTIL_2023 = labels.EDITIONS["2023"].values
@@ -180,10 +181,13 @@ def test_groups_are_those_of_the_challenge():
     assert [row[group].fn for group in ("ET", "NETC", "CC", "ED", "TC", "WT")] == [0, 0, 1, 0, 1, 1]
 
 
-def test_a_table_of_nnunets_has_the_groups_of_the_cases_own_challenge():
+def test_a_table_of_nnunets_has_the_groups_of_the_cases_own_challenge(tmp_path):
     def groups(case_id, tissues=(Tissue.ET, Tissue.NCR, Tissue.ED)):
-        values = ((0, Tissue.BACKGROUND), *enumerate(tissues, 1))
-        return list(matched_lesions.groups_of(labels.LabelSchema("nnunet", values), case_id))
+        schema = labels.LabelSchema("nnunet", ((0, Tissue.BACKGROUND), *enumerate(tissues, 1)))
+        path = tmp_path / f"{case_id}.nii.gz"
+        nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_filename(path)
+        scored = case_scores.score_pair(Pair(case_id, None, str(path), schema), lesion_rule="2026")
+        return [row["region"] for row in scored.lesions]
 
     assert groups("BraTS-GLI-00001-000") == groups("own") == ["NETC", "SNFH", "ET", "TC", "WT"]
     assert groups("BraTS-SSA-00001-000") == ["ET", "TC", "WT"]

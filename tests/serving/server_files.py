@@ -4,54 +4,41 @@ import pathlib
 import re
 
 import yaml
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import text_format
+
+from tfbrats.machine import protobuf
 
 SERVING = pathlib.Path(__file__).parents[2] / "serving"
 REST_PORT = 8501  # the image's
 
-_Field = descriptor_pb2.FieldDescriptorProto
-_STRING, _BOOL, _INT64 = _Field.TYPE_STRING, _Field.TYPE_BOOL, _Field.TYPE_INT64
-
-
-def _messages(**messages):
-    """Message classes by name. A field is a type, another message's name, or a list of one: repeated."""
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    file = descriptor_pb2.FileDescriptorProto(
-        name="server_files.proto", syntax="proto3", dependency=["google/protobuf/wrappers.proto"]
-    )
-    for name, fields in messages.items():
-        built = file.message_type.add(name=name)
-        for number, (field, kind) in enumerate(fields.items(), 1):
-            repeated = isinstance(kind, list)
-            kind = kind[0] if repeated else kind
-            entry = built.field.add(name=field, number=number)
-            entry.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-            if isinstance(kind, str):
-                entry.type, entry.type_name = _Field.TYPE_MESSAGE, kind
-            else:
-                entry.type = kind
-    pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name)) for name in messages}
-
-
 # What the stubs on PyPI lack. Names and types as in tensorflow_serving/config/{monitoring,ssl}_config.proto and
 # servables/tensorflow/session_bundle_config.proto (its last two: bundle_factory_util.h, which reads them). The
 # numbers are not theirs: text has no use for them.
-_CLASSES = _messages(
-    PrometheusConfig={"enable": _BOOL, "path": _STRING},
-    MonitoringConfig={"prometheus_config": ".PrometheusConfig"},
-    SSLConfig={"server_key": _STRING, "server_cert": _STRING, "custom_ca": _STRING, "client_verify": _BOOL},
-    BatchingParameters={
-        "max_batch_size": ".google.protobuf.Int64Value",
-        "batch_timeout_micros": ".google.protobuf.Int64Value",
-        "max_enqueued_batches": ".google.protobuf.Int64Value",
-        "num_batch_threads": ".google.protobuf.Int64Value",
-        "thread_pool_name": ".google.protobuf.StringValue",
-        "allowed_batch_sizes": [_INT64],
-        "pad_variable_length_inputs": _BOOL,
-        "enable_large_batch_splitting": ".google.protobuf.BoolValue",
-        "max_execution_batch_size": ".google.protobuf.Int64Value",
+_CLASSES = protobuf.message_classes(
+    "server_files",
+    {
+        "Bool": {"value": (1, "bool")},
+        "Int64": {"value": (1, "int64")},
+        "String": {"value": (1, "string")},
+        "PrometheusConfig": {"enable": (1, "bool"), "path": (2, "string")},
+        "MonitoringConfig": {"prometheus_config": (1, "PrometheusConfig")},
+        "SSLConfig": {
+            "server_key": (1, "string"),
+            "server_cert": (2, "string"),
+            "custom_ca": (3, "string"),
+            "client_verify": (4, "bool"),
+        },
+        "BatchingParameters": {
+            "max_batch_size": (1, "Int64"),
+            "batch_timeout_micros": (2, "Int64"),
+            "max_enqueued_batches": (3, "Int64"),
+            "num_batch_threads": (4, "Int64"),
+            "thread_pool_name": (5, "String"),
+            "allowed_batch_sizes": (6, "[int64]"),
+            "pad_variable_length_inputs": (7, "bool"),
+            "enable_large_batch_splitting": (8, "Bool"),
+            "max_execution_batch_size": (9, "Int64"),
+        },
     },
 )
 

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from scipy import ndimage
 
+from tfbrats.cases import boxes
 from tfbrats.labels import LwsRegion, Tissue, region_mask
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
@@ -54,14 +55,14 @@ def focus(
     tumour = region_mask(reference, "WT") | region_mask(prediction, "WT")
     for where, text in ((prediction != reference, "the largest error"), (tumour, "the middle of the tumour")):
         if where.any():
-            box = ndimage.find_objects(where.astype(np.uint8))[0]
-            inside = np.pad(where[box], 1)
+            box = boxes.box_of(where)
+            inside = np.pad(boxes.crop(where, box), 1)
             depth_mm = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
             pieces, _ = ndimage.label(inside, np.ones((3, 3, 3)))
             deepest = np.argwhere(depth_mm == depth_mm.max())
             sizes = np.bincount(pieces.ravel())[pieces[tuple(deepest.T)]]
             chosen = deepest[sizes.argmax()]
-            return tuple(int(d) - 1 + s.start for d, s in zip(chosen, box, strict=True)), text
+            return tuple(int(at) - 1 + low for at, (low, _) in zip(chosen, box, strict=True)), text
     return tuple(size // 2 for size in reference.shape), "the middle of the volume: there is no tumour"
 
 

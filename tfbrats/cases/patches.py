@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tfbrats.cases.boxes import Box, box_of, grown
 from tfbrats.cases.case import case_seed
-from tfbrats.cases.preprocess import Box, Prepared, box_of
+from tfbrats.cases.preprocess import Prepared
 from tfbrats.config import Cascade, Sampling
 from tfbrats.labels import PARENT, REGIONS, region_mask
 
@@ -28,14 +29,6 @@ def ancestor(label: np.ndarray, region: str) -> str | None:
     while above is not None and not region_mask(label, above).any():
         above = PARENT[above]
     return above
-
-
-def grown(box_ijk: Box, margin: int, shape_ijk: Sequence[int]) -> Box:
-    """The box with `margin` voxels more on every side, as far as the volume goes."""
-    return tuple(
-        (max(low - margin, 0), min(high + margin, size))
-        for (low, high), size in zip(box_ijk, shape_ijk, strict=True)
-    )
 
 
 def parent_box(label: np.ndarray, region: str, margin: int) -> Box:

@@ -15,7 +15,7 @@ from tfbrats.config import Cascade
 from tfbrats.errors import InputError
 from tfbrats.inference import patches_graph
 from tfbrats.inference.answers import label_values
-from tfbrats.inference.boxes_graph import box_of, grown, inside, is_empty, placed
+from tfbrats.inference.boxes_graph import box_of, crop, grown, is_empty, uncrop
 from tfbrats.inference.pieces import in_pieces
 from tfbrats.inference.preprocess_graph import prepared
 from tfbrats.labels import REGIONS, LabelSchema
@@ -60,7 +60,7 @@ def _that_hold(wanted, origins, size: int):
 
     def holds(start):
         return tf.reduce_any(
-            inside(wanted, tf.stack([tf.maximum(start, 0), tf.minimum(start + size, shape)], axis=1))
+            crop(wanted, tf.stack([tf.maximum(start, 0), tf.minimum(start + size, shape)], axis=1))
         )
 
     return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
@@ -104,9 +104,9 @@ def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
             start = chosen[n]
             # Only what lies in the box counts.
             first, last = tf.maximum(low - start, 0), tf.minimum(high - start, patch_size)
-            kept = inside(answer[n], tf.stack([first, last], axis=1))
+            kept = crop(answer[n], tf.stack([first, last], axis=1))
             place = tf.stack([start + first - low, start + last - low], axis=1)
-            return n + 1, total + placed(kept, place, high - low)
+            return n + 1, total + uncrop(kept, place, high - low)
 
         _, total = tf.while_loop(
             lambda n, _: n < tf.shape(chosen)[0],
@@ -161,7 +161,7 @@ def _descend(networks: Mapping, image, brain, regions: Sequence[str], patch_size
     for region in regions:
         seen = tf.where(parent[..., None], image, 0.0) if settings.mask == "multiply" else image
         average, tiles = stage(networks[region], seen, box, patch_size, settings, wanted=parent)
-        probabilities = tf.where(parent, placed(average, box, shape), 0.0)
+        probabilities = tf.where(parent, uncrop(average, box, shape), 0.0)
         mask = tf.logical_and(parent, probabilities >= settings.threshold)
         parent, box = mask, grown(box_of(mask), settings.margin, shape)
         found[region] = Stage(probabilities, mask, box, tiles)
@@ -276,7 +276,7 @@ class CascadeSegmenter(tf.Module):
             values = tf.where(found[region].mask, value, values)
         probabilities = tf.stack([found[region].probabilities for region in REGIONS], axis=-1)
         return {
-            "segmentation": placed(values, box, shape),
-            "probabilities": placed(probabilities, box, shape),
+            "segmentation": uncrop(values, box, shape),
+            "probabilities": uncrop(probabilities, box, shape),
             "tiles": tf.stack([found[region].tiles for region in REGIONS]),
         }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tfbrats.inference.boxes_graph import box_of, inside
+from tfbrats.inference.boxes_graph import box_of, crop
 from tfbrats.inference.pieces import bounded
 
 
@@ -65,4 +65,4 @@ def prepared(volumes: Mapping, modalities: Sequence[str]) -> tuple:
     shape = tf.shape(image)[:3]
     box = box_of(tf.reduce_any(image != 0, axis=-1))
     # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
-    return *normalise(finite(inside(image, box))), box, shape
+    return *normalise(finite(crop(image, box))), box, shape

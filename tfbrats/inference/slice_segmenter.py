@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfbrats.inference.answers import answer_of, label_values
-from tfbrats.inference.boxes_graph import placed
+from tfbrats.inference.boxes_graph import uncrop
 from tfbrats.inference.pieces import in_pieces
 from tfbrats.inference.preprocess_graph import prepared
 from tfbrats.labels import REGIONS, LabelSchema
@@ -117,10 +117,10 @@ class CaseSegmenter(tf.Module):
         tissues = tf.scatter_nd(chosen[:, None], found["tissues"], planes)
         probabilities = tf.scatter_nd(chosen[:, None], found["regions"], [*tf.unstack(planes), len(REGIONS)])
         # back to I x J x K
-        tissues = placed(tf.transpose(tissues, [1, 2, 0]), box, shape)
+        tissues = uncrop(tf.transpose(tissues, [1, 2, 0]), box, shape)
         return {
             "segmentation": tf.gather(tf.constant(self._values, tf.uint8), tf.cast(tissues, tf.int32)),
-            "probabilities": placed(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
+            "probabilities": uncrop(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
         }
 
     def _frame(self, plane, box):

@@ -1,6 +1,7 @@
-"""How much memory this process may still take, and the most it has held. No TensorFlow."""
+"""Cores and memory: what this process may take of them, how many workers fit, and the most it has held."""
 
 import contextlib
+import os
 import pathlib
 import re
 import resource
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import psutil
 
+SHARE = 0.8  # of the free memory: the rest is for what is not counted, and for other people
 _GROUPS = pathlib.Path("/sys/fs/cgroup")  # Linux' control groups, by which containers and schedulers share out
 _OURS = pathlib.Path("/proc/self/cgroup")
 # Folder, limit, used, and what counts as used until someone needs the room (files that were read), of each
@@ -36,6 +38,21 @@ def free_bytes() -> int:
             lines = map(str.split, (group / "memory.stat").read_text().splitlines())
             free = min(free, limit - used + sum(int(size) for name, size in lines if name == files_name))
     return max(free, 0)
+
+
+def spendable_bytes() -> float:
+    """The share of the free memory that we plan with."""
+    return SHARE * free_bytes()
+
+
+def cores() -> int:
+    """How many cores this process may run on, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fitting_workers(worker_bytes: int) -> int:
+    """How many processes of so many bytes each fit into the free memory; 0 where not even one does."""
+    return int(spendable_bytes() // worker_bytes)
 
 
 def _groups() -> Iterator[tuple[pathlib.Path, str, str, str]]:

@@ -1,6 +1,7 @@
-"""Numbers and sentences as a person reads them: "2 faults", "1.4 GiB", wrapped lines."""
+"""Numbers, sentences and tables as a person reads them: "2 faults", "1.4 GiB", wrapped lines, columns."""
 
 import textwrap
+from collections.abc import Iterable, Sequence
 
 COLUMNS = 110  # of the terminal
 
@@ -11,6 +12,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def in_units(size: float) -> str:
+    """Bytes in the unit that fits: "1.4 GiB"."""
     for unit, factor in (("TiB", 2**40), ("GiB", 2**30)):
         if size >= factor / 2:
             return f"{size / factor:.1f} {unit}"
@@ -22,3 +24,24 @@ def wrapped(sentence: str, indent: int = 0) -> str:
     return textwrap.fill(
         sentence, COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
     )
+
+
+def columns(rows: Iterable[Sequence[object]], layout: Sequence[str]) -> list[str]:
+    """A table as lines, its cells one below the other.
+
+    Args:
+        rows: of cells. A row may end before the others do.
+        layout: what stands before each column, its side and its width. "  >10" is two blanks, to the right, 10
+            characters. Without a width, a column is as wide as its widest cell. Without a side ("  "), its
+            cells stay as they are. A cell that is wider than its column moves what follows it.
+    """
+    texts = [[str(cell) for cell in row] for row in rows]
+    forms = []
+    for n, column in enumerate(layout):
+        form = column.lstrip(" ")
+        width = max((len(row[n]) for row in texts if n < len(row)), default=0) if form in ("<", ">") else ""
+        forms.append((column.removesuffix(form), f"{form}{width}"))
+    return [
+        "".join(f"{blanks}{cell:{form}}" for cell, (blanks, form) in zip(row, forms[: len(row)], strict=True))
+        for row in texts
+    ]

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from tfbrats.cases import boxes
 from tfbrats.errors import InputError
 from tfbrats.labels import PARENT, REGIONS, region_mask
+from tfbrats.machine.wording import columns
+from tfbrats.metrics import one_grid
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,7 @@ def score_case(
     Raises:
         InputError: the shapes differ, or the margin is negative.
     """
-    if prediction.shape != reference.shape or prediction.ndim != 3:
-        raise InputError(
-            f"prediction of shape {prediction.shape}, reference of shape {reference.shape}; expected one "
-            "shape [I, J, K]. Resample one onto the other's grid."
-        )
+    one_grid.check(prediction, reference)
     if margin is not None and margin < 0:
         raise InputError(f"a cascade's margin is {margin} voxels; expected 0 or more.")
     voxel_ml = float(np.prod(spacing_mm)) / 1000
@@ -115,12 +114,7 @@ def score_case(
 def _in_box(mask: np.ndarray, margin: int) -> np.ndarray:
     """Where the box that holds `mask` (bool [I, J, K]) lies, grown by `margin` voxels; nowhere if empty."""
     inside = np.zeros_like(mask)
-    if mask.any():
-        box = []
-        for axis in range(3):
-            along = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            box.append(slice(max(int(along[0]) - margin, 0), int(along[-1]) + 1 + margin))
-        inside[tuple(box)] = True
+    boxes.crop(inside, boxes.grown(boxes.box_of(mask), margin, mask.shape))[...] = True
     return inside
 
 
@@ -203,12 +197,10 @@ def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
         for name in _PRINTED
         if not all(math.isnan(of_region["mean_share"][name]) for of_region in summary.values())
     ]
-    lines = ["      " + "".join(f"{_PRINTED[name]:>20}" for name in names) + f"{'cases':>8}"]
+    rows = [("", *(_PRINTED[name] for name in names), "cases")]
     for region, of_region in summary.items():
-        line = f"{region:6}"
-        for name in names:
-            value = of_region["mean_share"][name]
-            shown = possible(region, name) and not math.isnan(value)
-            line += f"{f'{value:.1%}' if shown else '-':>20}"
-        lines.append(line + f"{of_region['cases']:>8}")
-    return "\n".join(lines)
+        shares = of_region["mean_share"]
+        are_shown = [possible(region, name) and not math.isnan(shares[name]) for name in names]
+        cells = (f"{shares[name]:.1%}" if shown else "-" for name, shown in zip(names, are_shown, strict=True))
+        rows.append((region, *cells, of_region["cases"]))
+    return "\n".join(columns(rows, ("<6", *([">20"] * len(names)), ">8")))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from tfbrats.errors import InputError
+from tfbrats.machine import protobuf
 
 
 @dataclass(frozen=True)
@@ -69,55 +69,20 @@ VOLUMES = (
 SCHEMAS: Mapping[str, tuple[Field, ...]] = {"slices": SLICES, "patches": PATCHES, "volumes": VOLUMES}
 
 
-def _example_class():
-    """A class that reads and writes tf.train.Example: messages match by field number, not by name."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="tfbrats/example.proto", package="tfbrats.example", syntax="proto3"
-    )
-    kinds = descriptor_pb2.FieldDescriptorProto
-
-    def message(name, *fields):
-        added = file.message_type.add(name=name)
-        for number, (field_name, kind, repeated, type_name) in enumerate(fields, start=1):
-            added.field.add(
-                name=field_name,
-                number=number,
-                type=kind,
-                label=kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL,
-                type_name=f".tfbrats.example.{type_name}" if type_name else None,
-            )
-        return added
-
-    message("BytesList", ("value", kinds.TYPE_BYTES, True, ""))
-    message("FloatList", ("value", kinds.TYPE_FLOAT, True, ""))
-    message("Int64List", ("value", kinds.TYPE_INT64, True, ""))
-    feature = message(
-        "Feature",
-        ("bytes_list", kinds.TYPE_MESSAGE, False, "BytesList"),
-        ("float_list", kinds.TYPE_MESSAGE, False, "FloatList"),
-        ("int64_list", kinds.TYPE_MESSAGE, False, "Int64List"),
-    )
-    feature.oneof_decl.add(name="kind")
-    for field in feature.field:
-        field.oneof_index = 0
-    features = message("Features", ("feature", kinds.TYPE_MESSAGE, True, "Features.FeatureEntry"))
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value",
-        number=2,
-        type=kinds.TYPE_MESSAGE,
-        label=kinds.LABEL_OPTIONAL,
-        type_name=".tfbrats.example.Feature",
-    )
-    message("Example", ("features", kinds.TYPE_MESSAGE, False, "Features"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tfbrats.example.Example"))
-
-
-_Example = _example_class()
+# tf.train.Example: tensorflow/core/example/{example,feature}.proto
+_EXAMPLE = {
+    "BytesList": {"value": (1, "[bytes]")},
+    "FloatList": {"value": (1, "[float]")},
+    "Int64List": {"value": (1, "[int64]")},
+    "Feature": {
+        "bytes_list": (1, "BytesList", "kind"),
+        "float_list": (2, "FloatList", "kind"),
+        "int64_list": (3, "Int64List", "kind"),
+    },
+    "Features": {"feature": (1, "{Feature}")},
+    "Example": {"features": (1, "Features")},
+}
+_Example = protobuf.message_classes("tfbrats.example", _EXAMPLE)["Example"]
 
 
 def encode(schema: Sequence[Field], example: Mapping[str, Any]) -> bytes:

@@ -12,12 +12,14 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
-from scipy import ndimage
 
 from tfbrats.cases import case, overlays
+from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, focus, overlay, plane
 from tfbrats.reporting import charts
 from tfbrats.scoring.pairs import Pair
+
+PICTURE_MARGIN = 2  # voxels round the head
 
 # --- which cases, which planes --------------------------------------------------------------------------
 
@@ -73,12 +75,6 @@ def as_grey(image: np.ndarray) -> np.ndarray:
     return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
 
 
-def with_margin(mask: np.ndarray) -> tuple[slice, ...]:
-    """The box of what is True in a mask, which must be something, with two voxels round it."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(side.start - 2, 0), side.stop + 2) for side in box)
-
-
 def case_pictures(
     pair: Pair, prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
 ) -> dict[str, Any]:
@@ -97,8 +93,11 @@ def case_pictures(
     greys = _greys(pair, reference.shape)
     # Only the head, with a small margin: the air around it is a third of a BraTS image.
     filled = np.any([grey > 0 for grey in greys.values()], axis=0) | (reference > 0) | (prediction > 0)
-    box = with_margin(filled) if filled.any() else (slice(None),) * 3
-    inner = [at - (s.start or 0) for at, s in zip(voxel, box, strict=True)]
+    if filled.any():
+        box = grown(box_of(filled), PICTURE_MARGIN, filled.shape)
+    else:
+        box = tuple((0, size) for size in filled.shape)
+    inner = [at - low for at, (low, _) in zip(voxel, box, strict=True)]
     planes = []
     for axis, name in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
         width_mm, height_mm = (spacing_mm[other] for other in range(3) if other != axis)
@@ -107,7 +106,9 @@ def case_pictures(
                 "title": f"{title}, {who}",
                 "picture": png(
                     overlay(
-                        plane(grey[box], inner, axis), plane(tissues[box], inner, axis), (height_mm, width_mm)
+                        plane(crop(grey, box), inner, axis),
+                        plane(crop(tissues, box), inner, axis),
+                        (height_mm, width_mm),
                     )
                 ),
             }

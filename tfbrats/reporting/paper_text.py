@@ -1,11 +1,11 @@
 """A paper's table as text for a terminal, with our rows below the rows that they stand for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfbrats.labels import REGIONS
-from tfbrats.machine.wording import wrapped
+from tfbrats.machine import wording
 from tfbrats.scoring.papers import (
     PAPER_B_TEST,
     Line,
@@ -17,10 +17,7 @@ from tfbrats.scoring.papers import (
     table_named,
 )
 
-_NAME = 15  # of them, for a method's name
-
-
-_WHOSE = 9
+_NAME, _WHOSE = 15, 9  # characters for a method's name, and for whose row it is
 
 
 def text(table_name: str, ours: Sequence[Mapping[str, Any]]) -> str:
@@ -32,20 +29,12 @@ def text(table_name: str, ours: Sequence[Mapping[str, Any]]) -> str:
     shown = lines(table_name, ours)
     marked = [line for line in shown if line.whose == "ours"]
     marks = {id(line): f"ours [{n}]" for n, line in enumerate(marked, 1)}
-    parts = [wrapped(f"{table.title}: {table.citation}"), "", *_heading(table.columns)]
-    parts += [
-        f"{line.title[: _NAME - 1]:{_NAME}}{marks.get(id(line), 'paper'):{_WHOSE}}"
-        + _numbers(table.columns, line.values)
-        for line in shown
-    ]
-    parts += ["", f"paper    means of {table.cases}"]
-    parts += [
-        wrapped(f"{mark:{_WHOSE}}{_said_of(line)}", _WHOSE)
-        for line, mark in zip(marked, marks.values(), strict=True)
-    ]
-    if not marked:
-        parts.append("ours     no row yet")
-    parts.append(wrapped(table.note))
+    parts = [wording.wrapped(f"{table.title}: {table.citation}"), ""]
+    parts += _table(table.columns, ((line.title, marks.get(id(line), "paper"), line.values) for line in shown))
+    sources = [(mark, _said_of(line)) for line, mark in zip(marked, marks.values(), strict=True)]
+    sources = [("paper", f"means of {table.cases}"), *(sources or [("ours", "no row yet")])]
+    of_paper, *of_ours = wording.columns(sources, (f"<{_WHOSE}", ""))
+    parts += ["", of_paper, *(wording.wrapped(line, _WHOSE) for line in of_ours), wording.wrapped(table.note)]
     if table_name == "paper_b":
         parts += [_statistics_text(PAPER_B_TEST, one) for one in ours if row_of(one) == PAPER_B_TEST.row]
     return "\n".join(parts)
@@ -60,30 +49,32 @@ def _width(score: str) -> int:
     return 8 if score.endswith("_mm") else 6
 
 
-def _heading(columns: Sequence[tuple[str, str, int]]) -> list[str]:
-    blank = " " * (_NAME + _WHOSE)
-    scores = "  ".join(f"{title:>{3 * _width(score)}}" for score, title, _ in columns)
-    regions = "  ".join("".join(f"{region:>{_width(score)}}" for region in REGIONS) for score, _, _ in columns)
-    return [blank + scores, blank + regions]
+def _table(columns: Sequence[tuple[str, str, int]], rows: Iterable[tuple[str, str, Values]]) -> list[str]:
+    """Two lines of headings and a line a row: title, whose it is, and each score by region."""
+    heads, layout = [], [f"<{_NAME}", f"<{_WHOSE}"]
+    for score, _, _ in columns:
+        blanks, width = "  " if heads else "", _width(score)
+        heads.append(f"{blanks}>{3 * width}")
+        layout += [f"{blanks}>{width}", f">{width}", f">{width}"]
+    titles = ("", *(title for _, title, _ in columns))
+    cells = [("", "", *(region for _ in columns for region in REGIONS))]
+    cells += [(title[: _NAME - 1], whose, *_numbers(columns, values)) for title, whose, values in rows]
+    return [
+        *wording.columns([titles], (f"<{_NAME + _WHOSE}", *heads)),
+        *wording.columns(cells, layout),
+    ]
 
 
-def _numbers(columns: Sequence[tuple[str, str, int]], values: Values) -> str:
-    def number(value: float, digits: int) -> str:
-        return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-    return "  ".join(
-        "".join(f"{number(values[region, score], digits):>{_width(score)}}" for region in REGIONS)
-        for score, _, digits in columns
-    )
+def _numbers(columns: Sequence[tuple[str, str, int]], values: Values) -> list[str]:
+    numbers = [(values[region, score], digits) for score, _, digits in columns for region in REGIONS]
+    return ["-" if math.isnan(value) else f"{value:.{digits}f}" for value, digits in numbers]
 
 
 def _statistics_text(paper: PaperStatistics, content: Mapping[str, Any]) -> str:
-    parts = ["", f"{paper.title}: {paper.row}, paper's {paper.cases} and ours of {cases_of(content)}"]
-    parts += _heading(paper.columns)
-    statistics = dict.fromkeys(statistic for _, _, statistic in paper.values)
-    for statistic in statistics:
+    rows = []
+    for statistic in dict.fromkeys(statistic for _, _, statistic in paper.values):
         theirs = {key[:2]: value for key, value in paper.values.items() if key[2] == statistic}
         ours = {(region, score): content["summary"][region][score][statistic] for region, score in theirs}
-        for whose, values in (("paper", theirs), ("ours", ours)):
-            parts.append(f"{statistic:{_NAME}}{whose:{_WHOSE}}" + _numbers(paper.columns, values))
-    return "\n".join(parts)
+        rows += [(statistic, "paper", theirs), (statistic, "ours", ours)]
+    title = f"{paper.title}: {paper.row}, paper's {paper.cases} and ours of {cases_of(content)}"
+    return "\n".join(["", title, *_table(paper.columns, rows)])

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import case, preprocess, slices
+from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import LWS_COLOURS, SHOWN_MODALITIES, _rgb, enlarged, overlay
 from tfbrats.config import Config, SliceConfig
 from tfbrats.labels import LwsRegion, region_mask
-from tfbrats.reporting.case_pictures import as_grey, png, with_margin
+from tfbrats.reporting.case_pictures import PICTURE_MARGIN, as_grey, png
 from tfbrats.scoring import comparison as comparison
 from tfbrats.scoring.pairs import Pair
 
@@ -77,17 +78,17 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> dict[str, Any] | None:
         np.array(one)[0] for one in losses.sample_weights(regions[None], draws, p2, settings.lws.contour_weight)
     ]
 
-    box = with_margin(regions != LwsRegion.S1)
+    box = grown(box_of(regions != LwsRegion.S1), PICTURE_MARGIN, regions.shape)
     shown = next(m for m in (*SHOWN_MODALITIES, *modalities) if m in modalities)
     grey = as_grey(loaded.image[..., modalities.index(shown)].astype(np.float32))[:, :, k]
     pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])  # rows lie along j, columns along i
     title = SHOWN_MODALITIES.get(shown, shown)
     colours = np.array([_rgb(LWS_COLOURS[region]) for region in LwsRegion])
-    panels = [(f"{title}, reference", overlay(grey[box].T, tissues[box].T, pixel_mm))]
-    panels.append(("regions S1 to S4", enlarged(colours[regions[box].T], pixel_mm)))
+    panels = [(f"{title}, reference", overlay(crop(grey, box).T, crop(tissues, box).T, pixel_mm))]
+    panels.append(("regions S1 to S4", enlarged(colours[crop(regions, box).T], pixel_mm)))
     heaviest = max(settings.lws.contour_weight, 1)
     for number, weight in enumerate(weights, 1):
-        lightness = (weight[box].T / heaviest)[..., None].repeat(3, -1)
+        lightness = (crop(weight, box).T / heaviest)[..., None].repeat(3, -1)
         panels.append((f"W of U-Net{number}, one draw", enlarged(lightness, pixel_mm)))
     return {
         "k": k,

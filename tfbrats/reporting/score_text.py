@@ -131,15 +131,13 @@ def _by_split(by_split: Mapping[str, Any] | None) -> list[str]:
     """Means of what the model has seen and what not, apart; nothing where all cases are of one kind."""
     if not by_split or not by_split["known"] or len(by_split["cases"]) < 2:
         return []
-    width = max(len(seen.TITLES[kind]) for kind in by_split["cases"])
-    columns = [(score, region) for score in ("dice", "hd95_mm") for region in REGIONS]
-    heads = "".join(f"{_PRINTED[score] + ' ' + region:>12}" for score, region in columns)
-    lines = ["\nMeans by split of the model:\n", f"{'':{width}}  cases{heads}"]
+    shown = [(score, region) for score in ("dice", "hd95_mm") for region in REGIONS]
+    rows = [("", "cases", *(f"{_PRINTED[score]} {region}" for score, region in shown))]
     for kind, ids in by_split["cases"].items():
-        means = (by_split["summary"][kind][region][score]["mean"] for score, region in columns)
-        cells = "".join(f"{_number(column[0], mean):>12}" for column, mean in zip(columns, means, strict=True))
-        lines.append(f"{seen.TITLES[kind]:{width}}{len(ids):>7}{cells}")
-    return lines
+        summary = by_split["summary"][kind]
+        means = (_number(score, summary[region][score]["mean"]) for score, region in shown)
+        rows.append((seen.TITLES[kind], len(ids), *means))
+    return ["\nMeans by split of the model:\n", *wording.columns(rows, ("<", ">7", *([">12"] * len(shown))))]
 
 
 def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -147,15 +145,12 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
     The second specificity is that of the tumour-bearing slices, "pooled" the second definition of HD95.
     """
-    columns = {score: max(len(title), len("373.13 [42]")) + 1 for score, title in _PRINTED.items()}
-    lines = ["      " + "".join(f"{_PRINTED[score]:>{width}}" for score, width in columns.items())]
+    widths = [max(len(title), len("373.13 [42]")) + 1 for title in _PRINTED.values()]
+    rows = [("", *_PRINTED.values())]
     for region, scores in summary.items():
-        line = f"{region:6}"
-        for score, width in columns.items():
-            text = f"{_number(score, scores[score]['mean'])} [{scores[score]['touched']}]"
-            line += f"{text:>{width}}"
-        lines.append(line)
-    return "\n".join(lines)
+        means = (f"{_number(score, scores[score]['mean'])} [{scores[score]['touched']}]" for score in _PRINTED)
+        rows.append((region, *means))
+    return "\n".join(wording.columns(rows, ("<6", *(f">{width}" for width in widths))))
 
 
 def _number(score: str, mean: float) -> str:
@@ -187,18 +182,17 @@ def of_comparisons(content: Mapping[str, Any], output: str, table_name: str | No
 def _lesion_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
     """Means by region, and how many lesions all cases had; a score that the rule lacks is left out."""
     shown = {
-        name: max(len(title), 7) + 2
+        name: title
         for name, title in _LESIONS.items()
         if any(_is_known(of_region.get(name)) for of_region in summary.values())
     }
-    lines = ["      " + "".join(f"{_LESIONS[name]:>{width}}" for name, width in shown.items())]
+    rows = [("", *shown.values())]
     for region, of_region in summary.items():
-        line = f"{region:6}"
-        for name, width in shown.items():
-            value = of_region.get(name, "-")  # of cases of several editions some regions lack what others have
-            line += f"{_number(name, value['mean']) if isinstance(value, Mapping) else value:>{width}}"
-        lines.append(line)
-    return "\n".join(lines)
+        # Of cases of several editions some regions lack what others have.
+        values = [(name, of_region.get(name, "-")) for name in shown]
+        cells = (_number(name, one["mean"]) if isinstance(one, Mapping) else one for name, one in values)
+        rows.append((region, *cells))
+    return "\n".join(wording.columns(rows, ("<6", *(f">{max(len(title), 7) + 2}" for title in shown.values()))))
 
 
 def _is_known(value: Mapping[str, float] | int | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import case, nifti
+from tfbrats.datasets import naming
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.metrics import lesion_rules, region_scores, stage_misses
@@ -81,8 +82,8 @@ def score_pair(
     """All that is found in one case. Errors as `load_pair`.
 
     Args:
-        empty: a key of `metrics.EMPTY_RULES`.
-        margin: see `stages.score_case`.
+        empty: a key of `region_scores.EMPTY_RULES`.
+        margin: see `stage_misses.score_case`.
         lesion_rule: a key of `lesion_rules.MEANINGS`, or None for no lesion-wise scores.
     """
     prediction, reference, grid, notes = _sides(pair)
@@ -92,6 +93,7 @@ def score_pair(
 
     by_region, each_lesion = [], []
     if lesion_rule is not None:
+        own_schema = naming.edition_by_id(pair.case_id)
         by_region, each_lesion = lesion_rules.score_case(
             prediction,
             reference,
@@ -99,7 +101,7 @@ def score_pair(
             pair.schema,
             lesion_rule,
             missing=pair.prediction is None,
-            case_id=pair.case_id,
+            named_edition=own_schema.edition if own_schema else None,
         )
     counts = {
         "case_id": pair.case_id,

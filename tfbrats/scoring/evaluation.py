@@ -34,9 +34,8 @@ class WorkerDiedError(InputError):
 
 def fitting_workers(most: int | None = None) -> int:
     """How many processes this one has cores and free memory for, of `most` if that is fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = int(0.8 * memory.free_bytes() // _WORKER_BYTES)
-    return max(1, min(cores, fitting, most or cores))
+    cores = memory.cores()
+    return max(1, min(cores, memory.fitting_workers(_WORKER_BYTES), most or cores))
 
 
 def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:

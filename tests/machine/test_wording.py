@@ -1,0 +1,37 @@
+"""Tables and numbers as a person reads them."""
+
+import pytest
+
+from tfbrats.machine import wording
+
+
+def test_a_column_without_a_width_is_as_wide_as_its_widest_cell():
+    rows = [("run", "loss"), ("cun_lws", 0.25), ("u", 1)]
+    assert wording.columns(rows, ("<", "  >")) == ["run      loss", "cun_lws  0.25", "u           1"]
+
+
+def test_a_cell_wider_than_its_column_moves_what_follows():
+    assert wording.columns([("WT", 1, "a"), ("whole", 100000, "b")], ("<4", ">4", " <2")) == [
+        "WT     1 a ",
+        "whole100000 b ",
+    ]
+
+
+def test_a_row_may_end_early_and_its_cells_still_count_for_the_width():
+    assert wording.columns([("case", "mask", "ml"), ("longest", "1 fault")], ("<", "  <4", ">4")) == [
+        "case     mask  ml",
+        "longest  1 fault",
+    ]
+
+
+def test_a_column_without_a_side_leaves_its_cells_as_they_are():
+    assert wording.columns({"cases": "8 ", "hours": ""}.items(), ("<7", " ")) == ["cases   8 ", "hours   "]
+
+
+def test_a_row_longer_than_the_layout_is_our_own_fault():
+    with pytest.raises(ValueError, match="shorter"):
+        wording.columns([("a", "b")], ("<",))
+
+
+def test_a_table_without_rows_has_no_lines():
+    assert wording.columns([], ("<", ">")) == []
