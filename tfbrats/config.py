@@ -5,7 +5,7 @@ here too (`regions`, `unit`, `scales`), so that nobody has to ask which paper a 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -167,6 +167,9 @@ class LossWeightedSampling(_Section):
 class SliceConfig(RowConfig):
     """A row of paper A's table."""
 
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
+    scales: ClassVar[int] = 1  # at which a network sees an example
+
     model: SliceModel
     data: SliceData
     preprocess: Preprocess
@@ -201,16 +204,6 @@ class SliceConfig(RowConfig):
     def whole(self) -> "SliceConfig":
         """The config that a run's folder holds."""
         return self
-
-    @property
-    def unit(self) -> str:
-        """What the examples are, as a word for texts."""
-        return "slices"
-
-    @property
-    def scales(self) -> int:
-        """The number of scales at which a network sees an example."""
-        return 1
 
     @property
     def examples_per_case(self) -> int | None:
@@ -308,6 +301,8 @@ class PatchTrain(_Train):
 class PatchConfig(RowConfig):
     """A row of paper B's tables: three networks, WT, TC and ET."""
 
+    unit: ClassVar[str] = "patches"
+
     region: Literal["all", "wt", "tc", "et"]  # one of them, so that three machines can share the work
     model: PatchModel
     data: PatchData
@@ -347,11 +342,6 @@ class PatchConfig(RowConfig):
     def whole(self) -> "PatchConfig":
         """The config that a run's folder holds: of all three networks, whichever is trained now."""
         return self.model_copy(update={"region": "all"})
-
-    @property
-    def unit(self) -> str:
-        """What the examples are, as a word for texts."""
-        return "patches"
 
     @property
     def scales(self) -> int:
