@@ -5,7 +5,7 @@ here too (`regions`, `unit`, `scales`), so that nobody has to ask which paper a 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -175,6 +175,8 @@ class SliceConfig(RowConfig):
     lws: LossWeightedSampling
     run: Run
 
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
+
     @pydantic.model_validator(mode="after")
     def _what_cun_alone_has_is_off(self):
         if self.model.name == "cun":
@@ -201,11 +203,6 @@ class SliceConfig(RowConfig):
     def whole(self) -> "SliceConfig":
         """The config that a run's folder holds."""
         return self
-
-    @property
-    def unit(self) -> str:
-        """What the examples are, as a word for texts."""
-        return "slices"
 
     @property
     def scales(self) -> int:
@@ -318,6 +315,8 @@ class PatchConfig(RowConfig):
     train: PatchTrain
     run: Run
 
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
+
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
         if self.cascade.stride > self.sampling.patch_size:
@@ -347,11 +346,6 @@ class PatchConfig(RowConfig):
     def whole(self) -> "PatchConfig":
         """The config that a run's folder holds: of all three networks, whichever is trained now."""
         return self.model_copy(update={"region": "all"})
-
-    @property
-    def unit(self) -> str:
-        """What the examples are, as a word for texts."""
-        return "patches"
 
     @property
     def scales(self) -> int:
