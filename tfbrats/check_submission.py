@@ -16,38 +16,40 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths
 from tfbrats.machine.wording import columns, counted
-from tfbrats.predictions import model_card, submission
-from tfbrats.predictions.submission import RULES, SUFFIX, Member, Verdict
+from tfbrats.predictions import model_card, submission, submission_files, submission_rules
+from tfbrats.predictions.submission import Member, Verdict
+from tfbrats.predictions.submission_rules import RULES, SUFFIX
 
 
-def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:
+def _asked_for(source: str, edition: str | None) -> tuple[list[str], list[str]]:
     """The case ids that `--cases` names, and the editions of those that are a data set."""
     if files.is_folder(source):
         dataset = layouts.find(source, edition)
-        return [one.case_id for one in dataset.cases], dataset.editions
+        return [entry.case_id for entry in dataset.cases], dataset.editions
     lines = files.read_text(source).split("\n")
-    found = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
-    if not found:
+    case_ids = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
+    if not case_ids:
         raise InputError(f"{source}: names no case; expected a case id a line.")
-    return found, []
+    return case_ids, []
 
 
-def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
-    found = submission.members(location)
-    case_ids, editions = _wanted(cases, edition) if cases else (None, [])
+def _judged(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
+    """The files of a submission, and what is to be said of them."""
+    members = submission_files.members(location)
+    case_ids, editions = _asked_for(cases, edition) if cases else (None, [])
     if edition:
         editions = [edition]
     if not editions:
-        stems = [stem for one in found if (stem := layouts.nifti_stem(files.name(one.name))) is not None]
+        names = [files.name(member.name) for member in members]
+        stems = [stem for name in names if (stem := layouts.nifti_stem(name)) is not None]
         if not stems and not case_ids:
             raise InputError(
-                f"{location}: no segmentation among {counted(len(found), 'file')}; expected CASE{SUFFIX}."
+                f"{location}: no segmentation among {counted(len(members), 'file')}; expected CASE{SUFFIX}."
             )
-        told = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
-        editions = [schema.edition for schema in told if schema is not None]
-    return found, submission.check(
-        found, submission.rules_for(editions, location), case_ids, packed=not files.is_folder(location)
-    )
+        schemas = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
+        editions = [schema.edition for schema in schemas if schema is not None]
+    rules = submission_rules.rules_for(editions, location)
+    return members, submission.check(members, rules, case_ids, packed=not files.is_folder(location))
 
 
 def _print(location: str, verdict: Verdict, all_known: bool) -> None:
@@ -104,24 +106,26 @@ def main(arguments: Sequence[str]) -> int:
         help="if accepted, write the archive to upload; one that exists is replaced",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.pack:
-            submission.check_target(given.pack, given.submission)
-        found, verdict = _run(given.submission, given.edition, given.cases)
-        if given.pack and verdict.accepted:
-            submission.pack(found, verdict, given.pack)
+        if options.pack:
+            submission_files.check_target(options.pack, options.submission)
+        members, verdict = _judged(options.submission, options.edition, options.cases)
+        if options.pack and verdict.accepted:
+            submission_files.pack(members, verdict, options.pack)
     except InputError as error:
-        if not given.json:
+        if not options.json:
             raise
-        print(json.dumps({"submission": given.submission, "faults": [str(error)], "accepted": False}, indent=2))
+        print(
+            json.dumps({"submission": options.submission, "faults": [str(error)], "accepted": False}, indent=2)
+        )
         return 1
-    if given.json:
-        print(json.dumps(_to_json(given.submission, verdict), indent=2))
+    if options.json:
+        print(json.dumps(_to_json(options.submission, verdict), indent=2))
     else:
-        _print(given.submission, verdict, given.cases is not None)
-        if given.pack:
-            print(f"written: {given.pack}" if verdict.accepted else f"not written: {given.pack}")
+        _print(options.submission, verdict, options.cases is not None)
+        if options.pack:
+            print(f"written: {options.pack}" if verdict.accepted else f"not written: {options.pack}")
     return 0 if verdict.accepted else 1
 
 

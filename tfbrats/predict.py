@@ -18,9 +18,17 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference.saved_model import SavedSegmenter
 from tfbrats.machine import command, files, paths, wording
-from tfbrats.predictions import model_card, provenance, results, seen, submission
+from tfbrats.predictions import (
+    model_card,
+    provenance,
+    results,
+    seen,
+    submission,
+    submission_files,
+    submission_rules,
+)
 from tfbrats.predictions.results import Segmentation
-from tfbrats.predictions.submission import SubmissionRules
+from tfbrats.predictions.submission_rules import SubmissionRules
 
 # --- a data set -----------------------------------------------------------------------------------------
 
@@ -98,9 +106,9 @@ def predict(
 
 def _rules(dataset: layouts.Dataset, case_ids: Sequence[str] | None, archive: str) -> SubmissionRules:
     """The upload rules for these cases; refuses, before hours of work, what names alone forbid."""
-    submission.check_target(archive)
+    submission_files.check_target(archive)
     wanted = layouts.select(dataset, case_ids)
-    rules = submission.rules_for([one.schema.edition for one in wanted], dataset.root)
+    rules = submission_rules.rules_for([one.schema.edition for one in wanted], dataset.root)
     strangers = [one.case_id for one in wanted if rules.key(one.case_id) is None]
     if strangers:
         raise InputError(
@@ -117,8 +125,11 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
     Raises:
         InputError: it would not; says why, and writes nothing.
     """
-    found = [submission.member(files.join(output, f"{case_id}{submission.SUFFIX}")) for case_id in case_ids]
-    verdict = submission.check(found, rules, case_ids)
+    members = [
+        submission_files.member(files.join(output, f"{case_id}{submission_rules.SUFFIX}"))
+        for case_id in case_ids
+    ]
+    verdict = submission.check(members, rules, case_ids)
     for text in verdict.warnings:
         print(f"warning: {text}")
     if not verdict.accepted:
@@ -126,8 +137,8 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
         raise InputError(
             f"{archive}: not written{older}; the challenge would refuse it:\n" + "\n".join(verdict.faults)
         )
-    submission.pack(found, verdict, archive)
-    print(f"accepted: {len(found)} files, packed as {archive}")
+    submission_files.pack(members, verdict, archive)
+    print(f"accepted: {len(members)} files, packed as {archive}")
 
 
 def main(arguments: Sequence[str]) -> None:
