@@ -32,7 +32,7 @@ TITLES = {  # of a table's rows
     "test": "test",
     "unseen": "in no split of the model",
 }
-_SAID = {
+_WORDS = {
     "train": ("trained the model",) * 2,
     "validation": ("chose its checkpoint",) * 2,
     "train_patient": (
@@ -132,9 +132,6 @@ def by_kind(kinds: Mapping[str, str]) -> dict[str, list[str]]:
     return {kind: ids for kind, ids in lists.items() if ids}
 
 
-# --- in words -------------------------------------------------------------------------------------------
-
-
 def number_seen(cases: Mapping[str, Sequence[str]]) -> int:
     """How many of `by_kind`'s cases the model knows."""
     return sum(len(ids) for kind, ids in cases.items() if kind in KNOWN_TO_THE_MODEL)
@@ -151,7 +148,7 @@ def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> 
     for kind in (kind for kind in kinds if kind in cases):
         ids = cases[kind]
         tells = any(naming.edition_by_id(case_id) is not None for case_id in ids)
-        words = _SAID[kind] if tells else _NAMESAKES.get(kind, _SAID[kind])
+        words = _WORDS[kind] if tells else _NAMESAKES.get(kind, _WORDS[kind])
         texts.append(f"{len(ids)} {words[len(ids) > 1]}")
     return ", ".join(texts)
 
@@ -166,17 +163,18 @@ def other_names(trained_on: Iterable[str], case_ids: Iterable[str]) -> list[str]
     Returns:
         ["BraTS 2020", "BraTS 2021 and later"]: the model's and the cases'; empty if both have one way of names.
     """
-    models = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
-    told = (naming.edition_by_id(case_id) for case_id in case_ids)
-    theirs = {way for schema in told if schema is not None and (way := _way_of(schema.edition))}
-    for model in sorted(models):
-        for way in sorted(theirs - models):
-            if _UCSF not in (model, way) or _LATER in (model, way):
-                return [model, way]
+    ways_of_model = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
+    schemas = (naming.edition_by_id(case_id) for case_id in case_ids)
+    ways_of_cases = {way for schema in schemas if schema is not None and (way := _way_of(schema.edition))}
+    for of_model in sorted(ways_of_model):
+        for of_cases in sorted(ways_of_cases - ways_of_model):
+            if _UCSF not in (of_model, of_cases) or _LATER in (of_model, of_cases):
+                return [of_model, of_cases]
     return []
 
 
 def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
+    """The way of naming that an edition has; None for one whose patients are no other edition's."""
     # A model of 2024 to 2026 was trained on 2023's cases too; ids that tell 2024 are of other patients.
     if is_of_a_card and edition in ("2024", "2025", "2026"):
         return _LATER
@@ -223,25 +221,30 @@ def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool)
         which = (f"By their names n{which}" if shared else f"N{which}") if total > 1 else which
         verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
         return f"{which} {verbs} its checkpoint: {listed(cases)}.{by_names}", bool(shared)
-    known = listed(cases, KNOWN_TO_THE_MODEL)
-    if number < total:
-        dice = by_split["others_dice"]
-        means = ", ".join(
-            f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}" for region, mean in dice.items()
-        )
-        text = (
-            f"{number} of these {counted(total, 'case')} {'was' if number == 1 else 'were'} seen in training: "
-        )
-        text += f"{known}. Mean Dice of the {counted(total - number, 'other')}: {means}.{by_names}"
-    else:
-        which = f"All of these {total} cases were" if total > 1 else "The case scored was"
-        text = (
-            f"{which} seen in training: {known}. Nothing here says how the model does on cases that it has not "
-        )
-        text += "seen."
-    if not chosen:
-        text += _cure(by_split)
-    return text, True
+    text = (
+        _some_were_seen(by_split, number, total, by_names) if number < total else _all_were_seen(cases, total)
+    )
+    return text + ("" if chosen else _cure(by_split)), True
+
+
+def _some_were_seen(by_split: Mapping[str, Any], number: int, total: int, by_names: str) -> str:
+    means = ", ".join(
+        f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}"
+        for region, mean in by_split["others_dice"].items()
+    )
+    return (
+        f"{number} of these {counted(total, 'case')} {'was' if number == 1 else 'were'} seen in training: "
+        f"{listed(by_split['cases'], KNOWN_TO_THE_MODEL)}. Mean Dice of the "
+        f"{counted(total - number, 'other')}: {means}.{by_names}"
+    )
+
+
+def _all_were_seen(cases: Mapping[str, Sequence[str]], total: int) -> str:
+    which = f"All of these {total} cases were" if total > 1 else "The case scored was"
+    return (
+        f"{which} seen in training: {listed(cases, KNOWN_TO_THE_MODEL)}. Nothing here says how the model does on "
+        "cases that it has not seen."
+    )
 
 
 def _cure(by_split: Mapping[str, Any]) -> str:
