@@ -15,6 +15,7 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import os
 import sys
@@ -28,7 +29,7 @@ from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths, wording
-from tfbrats.predictions import model_card, provenance, results, seen
+from tfbrats.predictions import model_card, provenance, results
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
 from tfbrats.reporting import score_text
@@ -213,7 +214,7 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- scores ---------------------------------------------------------------------------------------------
 
 
-def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], dict[str, Any]] | None:
+def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], origin.Split] | None:
     """The cases to score and which split they are; None for all. What would fail afterwards is refused before.
 
     Raises:
@@ -233,7 +234,7 @@ def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], dic
     return case_ids, chosen
 
 
-def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] | None) -> None:
+def _score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | None) -> None:
     """Scores every finished case of the folder that the reference has, those of earlier jobs too.
 
     Args:
@@ -246,24 +247,25 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
         case_ids, chosen = split or (finished, None)
         left_out = [case_id for case_id in case_ids if case_id not in finished]
         if len(left_out) == len(case_ids):
-            print(f"nothing is scored: no case of split {chosen['name']} of {options.splits} is segmented here")
+            print(f"nothing is scored: no case of split {chosen.name} of {options.splits} is segmented here")
             return
-        content = evaluation.evaluate(
+        scores = evaluation.evaluate(
             options.output,
             options.reference,
             options.edition,
             cases=[case_id for case_id in case_ids if case_id in finished],
             workers=evaluation.fitting_workers(options.max_workers),
         )
-        content["split"] = chosen
         card = model_card.read(options.model)
-        content["by_split"] = origin.by_split_of(card, content["rows"], options.splits, options.fold)
+        by_split = origin.by_split_of(card, scores.rows, options.splits, options.fold)
+        scores = dataclasses.replace(scores, split=chosen, by_split=by_split)
         if left_out:
             of_all = wording.counted(len(case_ids), "case")
-            content["notes"].append(
-                f"{len(left_out)} of {of_all} of split {chosen['name']} are not segmented here, and so not "
+            note = (
+                f"{len(left_out)} of {of_all} of split {chosen.name} are not segmented here, and so not "
                 f"scored: {comparison.first(left_out)}"
             )
+            scores = dataclasses.replace(scores, notes=[*scores.notes, note])
     except evaluation.WorkerDiedError as error:
         raise InputError(
             f"{error} The segmentations are kept: run this again with --max-workers 1, and without --runner."
@@ -271,16 +273,16 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
     except InputError as error:
         raise InputError(f"{error}\nThe segmentations are kept: mend that and run this again.") from error
     folder = files.join(options.output, SCORES)
-    score_files.write(content, folder)
-    means = ", ".join(f"{region} {scores['dice']['mean']:.3f}" for region, scores in content["summary"].items())
-    number = wording.counted(content["cases"], "case") + seen.briefly(content["by_split"])
+    score_files.write(scores, folder)
+    means = ", ".join(f"{region} {of_region['dice'].mean:.3f}" for region, of_region in scores.summary.items())
+    number = wording.counted(scores.cases, "case") + scores.seen_briefly
     print(f"mean Dice        {means}; all scores of {number}: {folder}")
-    for note in content["notes"]:
+    for note in scores.notes:
         print(f"note: {note}")
-    text, is_warning = score_text.what_was_seen(content)
+    text, is_warning = score_text.what_was_seen(scores)
     if text and not is_warning:
         print(text)
-    for warning in score_text.warnings(content):
+    for warning in score_text.warnings(scores):
         print(f"WARNING: {warning}", file=sys.stderr)
 
 

@@ -170,9 +170,7 @@ class SliceConfig(RowConfig):
     regions: ClassVar[tuple[str, ...]] = ("",)  # the networks of a run: one, which has no region of its own
     unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
     scales: ClassVar[int] = 1  # at which a network sees an example
-    examples_per_case: ClassVar[int | None] = (
-        None  # in an epoch: it is the case that says how many slices it has
-    )
+    examples_per_case: ClassVar[int | None] = None  # in an epoch: a case has as many slices as it has
 
     model: SliceModel
     data: SliceData

@@ -290,11 +290,11 @@ def test_the_scores_are_those_of_evaluate(model, cases, tmp_path, capsys):
     run(model, cases, tmp_path / "out", f"--reference={cases}")
     content = evaluation.evaluate(tmp_path / "out", cases)
     score_files.write(content, tmp_path / "theirs")
-    assert 0 < content["summary"]["WT"]["dice"]["mean"] < 1
+    assert 0 < content.summary["WT"]["dice"].mean < 1
     ours = contents(tmp_path / "out" / "scores")
     assert set(ours) == set(score_files.names(content))
     assert ours["metrics.csv"] == (tmp_path / "theirs" / "metrics.csv").read_bytes()
-    dice = content["summary"]["WT"]["dice"]["mean"]
+    dice = content.summary["WT"]["dice"].mean
     assert f"mean Dice        WT {dice:.3f}, TC " in capsys.readouterr().out
 
 
@@ -398,7 +398,7 @@ def test_training_cases_are_told_and_splits_leave_them_out(of_a_split, cases, tm
     assert "all scores of 2 cases: " in printed.out and printed.err == ""
     assert scored(tmp_path / "out") == IDS[3:]
     content = score_files.read(tmp_path / "out" / "scores")
-    assert (content["split"]["name"], content["by_split"]["cases"]) == ("test", {"test": IDS[3:]})
+    assert (content.split.name, content.by_split.cases) == ("test", {"test": IDS[3:]})
 
 
 def test_test_cases_that_are_not_segmented_are_counted(of_a_split, cases, tmp_path, capsys):

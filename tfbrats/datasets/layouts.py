@@ -65,6 +65,8 @@ class Dataset:
         guesses: of the notes, those that tell whose labels these are where names leave it open.
         patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
         links: what tables of ids tell of collections that hold the same people.
+        names_say: case id -> the table that the data set tells by itself, where another edition was given;
+            empty where it does not tell the table of all cases.
     """
 
     root: str
@@ -74,6 +76,7 @@ class Dataset:
     guesses: tuple[str, ...] = ()
     patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
     links: Links = dataclasses.field(default_factory=Links)
+    names_say: Mapping[str, LabelSchema] = dataclasses.field(default_factory=dict)
 
     @property
     def layouts(self) -> list[str]:
@@ -148,6 +151,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         guesses=tuple(guesses),
         patients=of_others,
         links=links,
+        names_say=_names_say(groups, tellings) if edition is not None else {},
     )
 
 
@@ -248,6 +252,16 @@ def _cases(
             )
         )
     return cases
+
+
+def _names_say(groups: Sequence[Group], tellings: Sequence[Telling | None]) -> dict[str, LabelSchema]:
+    """Case id -> table; {} where one with a mask has none, or where label names were not understood."""
+    told = list(zip(groups, tellings, strict=True))
+    if any(telling is None and group.masks for group, telling in told):
+        return {}
+    if any(group.schema is None and group.layout in (decathlon.MSD, decathlon.NNUNET) for group in groups):
+        return {}
+    return {group.case_id: telling.schema for group, telling in told if telling is not None}
 
 
 def _schema(edition: str | None, telling: Telling | None) -> LabelSchema:

@@ -13,12 +13,10 @@ nobody's name and yet every scored case can be held against it. Pure: opens no f
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfbrats.datasets import naming
-from tfbrats.machine.wording import counted
 
 KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
 KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
@@ -132,9 +130,6 @@ def by_kind(kinds: Mapping[str, str]) -> dict[str, list[str]]:
     return {kind: ids for kind, ids in lists.items() if ids}
 
 
-# --- in words -------------------------------------------------------------------------------------------
-
-
 def number_seen(cases: Mapping[str, Sequence[str]]) -> int:
     """How many of `by_kind`'s cases the model knows."""
     return sum(len(ids) for kind, ids in cases.items() if kind in KNOWN_TO_THE_MODEL)
@@ -181,74 +176,6 @@ def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
     if is_of_a_card and edition in ("2024", "2025", "2026"):
         return _LATER
     return next((way for way, editions in _WAYS.items() if edition in editions), None)
-
-
-def briefly(by_split: Mapping[str, Any] | None) -> str:
-    """For a line that names scored cases: ", 5 of them seen by the model"; "" where nothing is amiss."""
-    if not by_split or not by_split["known"]:
-        return ""
-    number = number_seen(by_split["cases"])
-    return f", {number} of them seen by the model" if number else ""
-
-
-def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool) -> tuple[str, bool]:
-    """What is to be said of scored cases, and whether it is a warning; "" of predictions without a card.
-
-    Args:
-        by_split: as `evaluate`'s content holds it.
-        name: the model's.
-        chosen: the person has already named the split to score.
-    """
-    if by_split is None:
-        return "", False
-    if not by_split["known"]:
-        cure = "Export it again."
-        if not chosen:
-            cure += " Or pass --splits with the splits.json of the model's run."
-        return (
-            f"the card does not tell which cases the model {name} was trained on: an older version exported "
-            f"it. Some of the cases scored may be training cases. {cure}",
-            True,
-        )
-    cases = by_split["cases"]
-    total, number = sum(map(len, cases.values())), number_seen(cases)
-    shared = by_split.get("other_names")
-    by_names = (
-        f" {' and '.join(shared)} show many patients under different names: some may be the same."
-        if shared
-        else ""
-    )
-    if not number:
-        which = f"one of the {total} cases" if total > 1 else "The case scored neither"
-        which = (f"By their names n{which}" if shared else f"N{which}") if total > 1 else which
-        verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
-        return f"{which} {verbs} its checkpoint: {listed(cases)}.{by_names}", bool(shared)
-    known = listed(cases, KNOWN_TO_THE_MODEL)
-    if number < total:
-        dice = by_split["others_dice"]
-        means = ", ".join(
-            f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}" for region, mean in dice.items()
-        )
-        text = (
-            f"{number} of these {counted(total, 'case')} {'was' if number == 1 else 'were'} seen in training: "
-        )
-        text += f"{known}. Mean Dice of the {counted(total - number, 'other')}: {means}.{by_names}"
-    else:
-        which = f"All of these {total} cases were" if total > 1 else "The case scored was"
-        text = (
-            f"{which} seen in training: {known}. Nothing here says how the model does on cases that it has not "
-        )
-        text += "seen."
-    if not chosen:
-        text += _cure(by_split)
-    return text, True
-
-
-def _cure(by_split: Mapping[str, Any]) -> str:
-    if not by_split["has_test"]:
-        return " Its split has no test cases: score cases that it was not trained on."
-    path = f"{by_split['run']}/splits.json" if by_split["run"] else "with the splits.json of the model's run"
-    return f" To score the test cases alone, pass --splits {path}."
 
 
 def has_test(training_data: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.reporting import charts
 from tfbrats.runs.folder import NetworkFolder, RunFolder
-from tfbrats.scoring import comparison as comparison
+from tfbrats.scoring.origin import Model
 
 
 def curves_of(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, Any]]:
@@ -63,12 +63,12 @@ def _without_curve(run: RunFolder, regions: Sequence[str]) -> list[str]:
     return notes + ([f"No epoch has ended yet of {', '.join(silent)}: no curve."] if silent else [])
 
 
-def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] | None) -> dict[str, Any]:
+def training_of(run_folder: str | os.PathLike | None, model: Model | None) -> dict[str, Any]:
     """What is known of how the model was trained.
 
     Args:
         run_folder: of the training; None if it was not given: then the model's card may have the config.
-        model: `origin.model_of`'s.
+        model: that predicted; None if nothing is known of it.
 
     Returns:
         `settings` (config.Config or None), `source` (where they are from), `environment` (or None), `curves`
@@ -78,7 +78,7 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
     Raises:
         InputError: the folder is given and holds no run.
     """
-    known = (model or {}).get("config")
+    known = model.config if model else None
     if run_folder is None:
         found = {"settings": None, "source": "the model’s card", "environment": None, "curves": []}
         notes = ["No run folder was given (--run): no training curves, nothing of the machine that trained."]
