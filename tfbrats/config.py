@@ -122,6 +122,8 @@ class RowConfig(_Section):
 
 
 class SliceModel(_Model):
+    """A network of paper A's table."""
+
     name: Literal["cun", "unet2d", "bfcn", "drn"]
 
 
@@ -144,6 +146,8 @@ class SliceRecords(_Records):
 
 
 class SliceTrain(_Train):
+    """Stochastic gradient descent, with what paper A lets fall over the epochs."""
+
     learning_rate_floor: pydantic.PositiveFloat
     momentum: Fraction
     weight_decay: pydantic.NonNegativeFloat
@@ -254,6 +258,8 @@ class BoundaryConfig(SliceConfig):
 
 
 class PatchModel(_Model):
+    """A network of paper B's tables."""
+
     name: Literal["msm", "msm_noaspp", "unet3d"]
 
 
@@ -286,6 +292,8 @@ class Cascade(_Section):
 
 
 class PatchTrain(_Train):
+    """Adam."""
+
     beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]
     beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]
 

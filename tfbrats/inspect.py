@@ -117,6 +117,7 @@ def _too_large(loaded: case.Case) -> list[str]:
 
 
 def _saturation(loaded: case.Case) -> Iterator[str]:
+    """Notes on scans with many voxels at the top of their data type."""
     for channel, modality in enumerate(loaded.modalities):
         image = loaded.image[..., channel]
         top = image.max()
@@ -188,6 +189,8 @@ def _described(dataset: layouts.Dataset) -> list[dict]:
 
 
 class _Doubts(NamedTuple):
+    """What speaks against a table of labels."""
+
     faults: list[str]
     notes: list[str]
 
