@@ -122,6 +122,8 @@ class RowConfig(_Section):
 
 
 class SliceModel(_Model):
+    """A network of paper A's table."""
+
     name: Literal["cun", "unet2d", "bfcn", "drn"]
 
 
@@ -144,6 +146,8 @@ class SliceRecords(_Records):
 
 
 class SliceTrain(_Train):
+    """Stochastic gradient descent, with what paper A lets fall over the epochs."""
+
     learning_rate_floor: pydantic.PositiveFloat
     momentum: Fraction
     weight_decay: pydantic.NonNegativeFloat
@@ -167,8 +171,10 @@ class LossWeightedSampling(_Section):
 class SliceConfig(RowConfig):
     """A row of paper A's table."""
 
+    regions: ClassVar[tuple[str, ...]] = ("",)  # the networks of a run: one, which has no region of its own
     unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
     scales: ClassVar[int] = 1  # at which a network sees an example
+    examples_per_case: ClassVar[int | None] = None  # in an epoch: a case has as many slices as it has
 
     model: SliceModel
     data: SliceData
@@ -198,19 +204,9 @@ class SliceConfig(RowConfig):
         return self
 
     @property
-    def regions(self) -> tuple[str, ...]:
-        """The networks of a run, by their region: here one, which has no region of its own."""
-        return ("",)
-
-    @property
     def whole(self) -> "SliceConfig":
         """The config that a run's folder holds."""
         return self
-
-    @property
-    def examples_per_case(self) -> int | None:
-        """Of one network in an epoch; None, as it is the case that says how many slices it has."""
-        return None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -264,6 +260,8 @@ class BoundaryConfig(SliceConfig):
 
 
 class PatchModel(_Model):
+    """A network of paper B's tables."""
+
     name: Literal["msm", "msm_noaspp", "unet3d"]
 
 
@@ -296,6 +294,8 @@ class Cascade(_Section):
 
 
 class PatchTrain(_Train):
+    """Adam."""
+
     beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]
     beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]
 
@@ -303,7 +303,8 @@ class PatchTrain(_Train):
 class PatchConfig(RowConfig):
     """A row of paper B's tables: three networks, WT, TC and ET."""
 
-    unit: ClassVar[str] = "patches"
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
+    weighted_sampling: ClassVar[bool] = False  # it is paper A's
 
     region: Literal["all", "wt", "tc", "et"]  # one of them, so that three machines can share the work
     model: PatchModel
@@ -354,18 +355,13 @@ class PatchConfig(RowConfig):
 
     @property
     def examples_per_case(self) -> int | None:
-        """Of one network in an epoch."""
+        """The examples that one network gets of a case in an epoch."""
         return self.sampling.patches_per_case
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of what a network sees."""
         return (self.sampling.patch_size,) * 3
-
-    @property
-    def weighted_sampling(self) -> bool:
-        """Whether loss weighted sampling is on: never, as it is paper A's."""
-        return False
 
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: volumes are the same whatever is cut from them."""

@@ -43,7 +43,7 @@ class _Name:
 
 
 def _name(path: str, root: str) -> _Name | None:
-    """None for a name that is not of BIDS."""
+    """What a file's name says; None for a name that is not of BIDS."""
     match = _NAME.fullmatch(nifti_stem(path))
     if match is None:
         return None

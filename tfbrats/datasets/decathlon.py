@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
-from tfbrats.datasets.label_names import schema_from_names
+from tfbrats.datasets.label_names import schema_of_table
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 from tfbrats.machine import files
@@ -56,10 +56,8 @@ def _contents(table: str, edition: str | None) -> tuple[dict[int, str], LabelSch
         if modality_named(str(text)) is None:
             raise InputError(f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}.")
         modalities[int(number)] = modality_named(str(text))
-    if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
-        labels = {name: int(value) for value, name in labels.items()}
     try:
-        return modalities, schema_from_names(labels, where)
+        return modalities, schema_of_table(labels, where)
     except InputError:
         if edition is None:
             raise

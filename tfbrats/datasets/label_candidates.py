@@ -56,11 +56,12 @@ def advice_on_predictions(possible: Sequence[LabelSchema], present: Collection[i
 
 
 def meaning(schema: LabelSchema, present: Collection[int]) -> str:
+    """What values but the background mean, e.g. "1 NCR, 2 ED"."""
     return ", ".join(f"{value} {schema.tissue_of_value[value].name}" for value in sorted(present) if value)
 
 
 def telling_values(present: Collection[int]) -> set[int]:
-    """Those of the values by which tables differ: what every edition with labels has tells nothing."""
+    """The values that some edition does not have: those that all have tell nothing."""
     return {value for schema in EDITIONS.values() for value in schema.lacking(present)}
 
 
@@ -70,6 +71,7 @@ def union(values_of_files: Iterable[frozenset[int] | None]) -> frozenset[int]:
 
 
 def listed(values: Iterable[int]) -> str:
+    """E.g. "0, 1, 4"."""
     return ", ".join(map(str, sorted(values)))
 
 
@@ -103,7 +105,7 @@ def doubts(
 
     Args:
         written_in: by which table each prediction was read.
-        voxels: of each pair, `scoring.tissue_pairs`.
+        voxels: counts of each pair of tissues in each pair of files, `case_scores.tissue_pairs`.
     """
     groups: dict[LabelSchema, np.ndarray] = {}
     for schema, counts in zip(written_in, voxels, strict=True):
@@ -195,7 +197,11 @@ def _told_of_reading(best: _Reading, schema: LabelSchema, values: Collection[int
 
 
 def _dice(counts: np.ndarray) -> dict[str, float]:
-    """Of each region over all voxels; rows are the reference's tissues, columns the prediction's."""
+    """Dice of each region over all voxels.
+
+    Args:
+        counts: voxels by the reference's tissue (rows) and the prediction's (columns).
+    """
     dice = {}
     for region, tissues in REGIONS.items():
         inside = np.isin(np.arange(len(counts)), tissues)

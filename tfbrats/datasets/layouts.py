@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, decathlon, grades, naming, not_experts, patients
-from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
+from tfbrats.datasets.groups import Group, Leftovers, beginning_of_listing, nifti_stem
 from tfbrats.datasets.naming import Telling
 from tfbrats.datasets.patients import Links
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
-from tfbrats.machine import files, paths
+from tfbrats.machine import files
 from tfbrats.machine.wording import counted
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
@@ -164,9 +164,10 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
         inside = [path for path in niftis if path.startswith(f"{table}/")]
         niftis = [path for path in niftis if not path.startswith(f"{table}/")]
         groups += decathlon.read(table, inside, edition, leftovers)
-    names, others = bids.split(niftis, _top(root))
+    top = beginning_of_listing(root)
+    names, others = bids.split(niftis, top)
     groups += bids.read(names, leftovers)
-    groups += brats_folders.read(others, leftovers, _top(root))
+    groups += brats_folders.read(others, leftovers, top)
     present = set(listing)
     for group in groups:
         for path in group.masks[:]:
@@ -180,10 +181,6 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     leftovers.close()
     notes += leftovers.notes()
     return groups
-
-
-def _top(root: str) -> str:
-    return paths.absolute(root) if files.is_local(root) else files.canonical(root)
 
 
 def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:

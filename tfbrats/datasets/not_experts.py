@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from tfbrats.datasets import decathlon, references
-from tfbrats.datasets.groups import nifti_stem, scan_name
+from tfbrats.datasets.groups import beginning_of_listing, nifti_stem, scan_name
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted
@@ -80,7 +80,9 @@ def objection_of_folders(path: str, root: str | os.PathLike) -> str | None:
 
 def telling_folders(paths: Sequence[str], root: str | os.PathLike) -> list[str]:
     """Notes on folders, the root too, whose names say that a program drew the masks that lie there."""
-    names = {name: None for path in paths for name in (files.name(_top(root)), *_folders(path, root))}
+    names = {
+        name: None for path in paths for name in (files.name(beginning_of_listing(root)), *_folders(path, root))
+    }
     return [
         f"the folder's name {name} speaks of what a program predicts: the scores are against experts only if "
         "experts drew its masks"
@@ -90,16 +92,12 @@ def telling_folders(paths: Sequence[str], root: str | os.PathLike) -> list[str]:
 
 
 def _folders(path: str, root: str | os.PathLike) -> list[str]:
-    below = files.parent(path).removeprefix(_top(root))
+    below = files.parent(path).removeprefix(beginning_of_listing(root))
     return [name for name in below.split("/") if name]
 
 
-def _top(root: str | os.PathLike) -> str:
-    return (os.path.abspath(root) if files.is_local(root) else files.canonical(root)).rstrip("/")
-
-
 def _is_of_raw_data(name: str) -> bool:
-    """nnUNet_raw and nnUNet_preprocessed hold what experts drew."""
+    """Whether a folder is nnUNet_raw or nnUNet_preprocessed, which hold what experts drew."""
     return re.match(r"nnunet_(?:raw|preprocessed)", name, re.IGNORECASE) is not None
 
 

@@ -125,17 +125,19 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
 
 
 class _Same:
-    """Names that belong together."""
+    """Groups of names that are one person's."""
 
     def __init__(self):
         self._above: dict[str, str] = {}
 
     def of(self, name: str) -> str:
+        """The name that stands for the group."""
         while (above := self._above.get(name, name)) != name:
             name = above
         return name
 
     def unite(self, names: Sequence[str]) -> None:
+        """Puts names, with their groups, into one group."""
         for name in names[1:]:
             self._above[self.of(name)] = self.of(names[0])
 
@@ -295,7 +297,7 @@ def named(
 
 
 def _meant(strange: Sequence[str], case_ids: Iterable[str]) -> list[str]:
-    """Ids that no case has, the first of them with the nearest that one has: most are slips of the pen."""
+    """Ids that no case has; behind the first three the nearest that one has, as most are slips of the pen."""
     case_ids, texts = list(case_ids), []
     for name in strange[:3]:
         nearest = difflib.get_close_matches(name, case_ids, 1, 0.75)

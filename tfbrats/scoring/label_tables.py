@@ -236,7 +236,19 @@ def _strange(
 
 
 class _Predictions:
-    """Predictions of one table, to be found: `pairs` with it, `found_by` and `faults` come of it."""
+    """Predictions that are read by one table, once it is known which.
+
+    Args:
+        folder: of the predictions, named in faults.
+        pairs: whose predictions they are.
+        schema: of their references.
+        values: by path, as `values_of` found them.
+
+    Attributes:
+        pairs: those that can be read, with the table.
+        found_by: what told the table.
+        faults: what stands against it.
+    """
 
     def __init__(
         self,
@@ -256,10 +268,11 @@ class _Predictions:
 
     @property
     def values(self) -> list[frozenset[int] | None]:
-        """Of each prediction."""
+        """The values of each prediction; None of one that could not be read."""
         return list(self._values.values())
 
     def fit(self, schema: LabelSchema) -> bool:
+        """Whether a table has the values of all these predictions."""
         return schema.has(self._present)
 
     def take(self, schema: LabelSchema, found_by: str) -> None:
@@ -276,7 +289,7 @@ class _Predictions:
                 self.pairs.append(dataclasses.replace(pair, prediction_schema=schema))
 
     def _cure(self, pair: Pair, schema: LabelSchema) -> str:
-        """Of a file among others: it may be the only one that is written so."""
+        """What to do about a prediction that a table does not fit: it may be the only one written so."""
         files_with_labels = [values for values in self._values.values() if values]
         fitting = [values for values in files_with_labels if schema.has(values)]
         failing = len(files_with_labels) - len(fitting)
