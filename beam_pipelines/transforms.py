@@ -21,7 +21,7 @@ from tfbrats.records.shards import ShardTask
 
 
 class WriteShard(beam.DoFn):
-    """ShardTask -> a records.Shard for each of its files, which are on disk when the rows are out.
+    """ShardTask -> the row (`manifest.Shard`) of each of its files, which are on disk by then.
 
     Args:
         command_pid: of the command that starts the workers on its own machine and waits for them; a worker does

@@ -63,6 +63,20 @@ def checked(address: str) -> str:
     return address
 
 
+def parted(address: str) -> tuple[str, str]:
+    """host:port/MODEL -> host:port and MODEL. An address may have slashes of its own, as dns:///host:port.
+
+    Raises:
+        InputError: it names no model.
+    """
+    host, _, model = address.rpartition("/")
+    if not host or not model or ":" in model:
+        if "://" in address:
+            checked(address.rstrip("/"))
+        raise InputError(f"{address}: which model? Give it, or write {address}/MODEL.")
+    return host, model
+
+
 def _port_of(address: str) -> int | None:
     port = address.rpartition(":")[2]
     return int(port) if ":" in address and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16 else None

@@ -22,7 +22,9 @@ import numpy as np
 import tqdm
 
 from serving import addresses
-from serving.connection import Client, Segmentation, ServerError
+from serving.calls import ServerError
+from serving.case_request import Segmentation
+from serving.connection import Client
 from tfbrats import labels
 from tfbrats.cases.case import Case
 from tfbrats.datasets import layouts
@@ -98,48 +100,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _to_folder(given: argparse.Namespace) -> bool:
-    return given.output.endswith(("/", os.sep)) or files.is_folder(given.output)
+def _to_folder(options: argparse.Namespace) -> bool:
+    return options.output.endswith(("/", os.sep)) or files.is_folder(options.output)
 
 
-def _targets(given: argparse.Namespace) -> list[tuple[Target, CaseFiles]]:
+def _targets(options: argparse.Namespace) -> list[tuple[Target, CaseFiles]]:
     """Where the result of each case goes; refuses what cannot be meant."""
-    dataset = layouts.find(given.input, given.edition)
+    dataset = layouts.find(options.input, options.edition)
     for note in dataset.guesses:
         print(f"note: {note}", flush=True)
-    found = {entry.case_id: entry for entry in layouts.select(dataset, given.case)}
-    targets = _in_folder(given, found) if _to_folder(given) else [_in_file(given, found)]
-    layouts.check_outputs(tuple(found.values()), [path for target, _ in targets for path in target.paths])
-    if given.provenance:
+    entries = {entry.case_id: entry for entry in layouts.select(dataset, options.case)}
+    targets = _in_folder(options, entries) if _to_folder(options) else [_in_file(options, entries)]
+    layouts.check_outputs(tuple(entries.values()), [path for target, _ in targets for path in target.paths])
+    if options.provenance:
         provenance.check([target.segmentation for target, _ in targets])
     return targets
 
 
-def _in_folder(given: argparse.Namespace, found: Mapping[str, CaseFiles]) -> list[tuple[Target, CaseFiles]]:
-    if given.probabilities:
+def _in_folder(options: argparse.Namespace, entries: Mapping[str, CaseFiles]) -> list[tuple[Target, CaseFiles]]:
+    if options.probabilities:
         raise InputError("--probabilities goes with one case: give --output FILE.nii.gz and --case.")
-    files.check_can_hold(given.output)
+    files.check_can_hold(options.output)
     return [
-        (results.target(name, given.output, with_provenance=given.provenance), entry)
-        for name, entry in found.items()
+        (results.target(name, options.output, with_provenance=options.provenance), entry)
+        for name, entry in entries.items()
     ]
 
 
-def _in_file(given: argparse.Namespace, found: Mapping[str, CaseFiles]) -> tuple[Target, CaseFiles]:
-    for path in filter(None, (given.output, given.probabilities)):
+def _in_file(options: argparse.Namespace, entries: Mapping[str, CaseFiles]) -> tuple[Target, CaseFiles]:
+    for path in filter(None, (options.output, options.probabilities)):
         if layouts.nifti_stem(path) is None:
             raise InputError(f"{path}: an output ends in .nii.gz or .nii; a folder ends in /.")
-        if files.exists(path) and not given.overwrite:
+        if files.exists(path) and not options.overwrite:
             raise InputError(f"{path} exists. Give another name, or --overwrite.")
         files.check_can_hold(files.parent(path) or ".")
-    if given.probabilities and files.canonical(given.probabilities) == files.canonical(given.output):
-        raise InputError(f"{given.output}: named by --output and by --probabilities. Give two names.")
-    if len(found) > 1:
+    if options.probabilities and files.canonical(options.probabilities) == files.canonical(options.output):
+        raise InputError(f"{options.output}: named by --output and by --probabilities. Give two names.")
+    if len(entries) > 1:
         raise InputError(
-            f"{given.input}: {len(found)} cases for one output file: {_listed(found)}. Name one with "
+            f"{options.input}: {len(entries)} cases for one output file: {_listed(entries)}. Name one with "
             "--case, or give a folder as --output (ending in /)."
         )
-    return Target(given.output, given.probabilities, given.provenance), next(iter(found.values()))
+    return Target(options.output, options.probabilities, options.provenance), next(iter(entries.values()))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -155,15 +157,15 @@ class _OneVersion:
         self._version: int | None = None
         self._lock = threading.Lock()
 
-    def check(self, found: Segmentation) -> None:
+    def check(self, result: Segmentation) -> None:
         """Raises ServerError: another version's than those before it."""
         with self._lock:
-            first = self._version if self._version is not None else found.model_version
+            first = self._version if self._version is not None else result.model_version
             self._version = first
-        if found.model_version != first or found.card != self._begun_with:
+        if result.model_version != first or result.card != self._begun_with:
             raise ServerError(
-                f"{self._output}: version {found.model_version} of {self._client.model} took over; the results "
-                f"so far are of version {first}. Pass --version, or --overwrite to do all again.",
+                f"{self._output}: version {result.model_version} of {self._client.model} took over; the "
+                f"results so far are of version {first}. Pass --version, or --overwrite to do all again.",
                 grpc.StatusCode.FAILED_PRECONDITION,
             )
 
@@ -178,15 +180,15 @@ def _segment_one(
     one_version: _OneVersion,
     entry: CaseFiles,
     target: Target,
-    given: argparse.Namespace,
+    options: argparse.Namespace,
 ) -> tuple[str, bool]:
     """Reads, sends and writes one case: a line that says what came out, or why nothing did; and which."""
 
     def segment(case: Case) -> Segmentation:
-        found = client.segment(case, target.probabilities is not None, given.signature)
+        result = client.segment(case, target.probabilities is not None, options.signature)
         if target.folder is not None:
-            one_version.check(found)
-        return found
+            one_version.check(result)
+        return result
 
     def tell(note: str) -> None:
         tqdm.tqdm.write(f"note: {entry.case_id}: {note}")
@@ -207,13 +209,13 @@ def _segment_one(
 
 
 def _under_way(
-    client: Client, begun_with: ModelCard, todo: Sequence[tuple[Target, CaseFiles]], given: argparse.Namespace
+    client: Client, begun_with: ModelCard, todo: Sequence[tuple[Target, CaseFiles]], options: argparse.Namespace
 ) -> Iterator[tuple[str, bool]]:
     """The cases as they end, --concurrency of them at a time. Left early, the others end with it."""
-    one_version = _OneVersion(client, begun_with, given.output)
-    with futures.ThreadPoolExecutor(given.concurrency, thread_name_prefix="case") as pool:
+    one_version = _OneVersion(client, begun_with, options.output)
+    with futures.ThreadPoolExecutor(options.concurrency, thread_name_prefix="case") as pool:
         cases = [
-            pool.submit(_segment_one, client, begun_with, one_version, entry, target, given)
+            pool.submit(_segment_one, client, begun_with, one_version, entry, target, options)
             for target, entry in todo
         ]
         try:
@@ -227,27 +229,29 @@ def _under_way(
             raise
 
 
-def _credentials(given: argparse.Namespace) -> grpc.ChannelCredentials | None:
-    if (given.tls_certificate is None) != (given.tls_key is None) or (
-        given.tls_certificate and not given.tls_root_certificates
+def _credentials(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    if (options.tls_certificate is None) != (options.tls_key is None) or (
+        options.tls_certificate and not options.tls_root_certificates
     ):
         raise InputError(
             "--tls_certificate, --tls_key and --tls_root_certificates: the first two need all three."
         )
-    if not given.tls_root_certificates:
+    if not options.tls_root_certificates:
         return None
     roots, key, certificate = (
         path and files.read_bytes(path)
-        for path in (given.tls_root_certificates, given.tls_key, given.tls_certificate)
+        for path in (options.tls_root_certificates, options.tls_key, options.tls_certificate)
     )
     return grpc.ssl_channel_credentials(roots, key, certificate)
 
 
-def _known(client: Client, targets: Sequence[Target], todo: Sequence, given: argparse.Namespace) -> ModelCard:
-    """The model that is asked. The results that lie there are its, or --overwrite takes them away."""
-    card = client.stay() if _to_folder(given) else client.card()
-    folder = given.output if _to_folder(given) else files.parent(given.output) or "."
-    results.prepare(card, folder, given.overwrite, targets)
+def _begun_with(
+    client: Client, targets: Sequence[Target], todo: Sequence, options: argparse.Namespace
+) -> ModelCard:
+    """The card of the model that is asked. Results that lie there are its, or --overwrite takes them away."""
+    card = client.stay() if _to_folder(options) else client.card()
+    folder = options.output if _to_folder(options) else files.parent(options.output) or "."
+    results.prepare(card, folder, options.overwrite, targets)
     if todo and card.n4_modalities:
         print(
             f"The model wants N4 bias correction of {', '.join(card.n4_modalities)}: done here, "
@@ -258,29 +262,29 @@ def _known(client: Client, targets: Sequence[Target], todo: Sequence, given: arg
 
 
 def main(arguments: Sequence[str]) -> int | None:
-    given = _parser().parse_args(arguments)
-    addresses.checked(given.server)
-    pairs = _targets(given)
-    if given.concurrency < 1:
-        raise InputError(f"--concurrency {given.concurrency}: at least one case is needed.")
-    todo = [(target, entry) for target, entry in pairs if given.overwrite or not target.is_done()]
+    options = _parser().parse_args(arguments)
+    addresses.checked(options.server)
+    pairs = _targets(options)
+    if options.concurrency < 1:
+        raise InputError(f"--concurrency {options.concurrency}: at least one case is needed.")
+    todo = [(target, entry) for target, entry in pairs if options.overwrite or not target.is_done()]
     if len(todo) < len(pairs):
         print(f"{len(pairs) - len(todo)} of {len(pairs)} cases are done already (--overwrite redoes them)")
-    credentials = _credentials(given)
-    card = model_card.parse(files.read_bytes(given.card), given.card) if given.card else None
+    credentials = _credentials(options)
+    card = model_card.parse(files.read_bytes(options.card), options.card) if options.card else None
     faults = []
     with Client(
-        given.server,
-        given.model,
-        given.version,
-        given.version_label,
-        given.timeout,
+        options.server,
+        options.model,
+        options.version,
+        options.version_label,
+        options.timeout,
         credentials,
-        given.connect_timeout,
+        options.connect_timeout,
         card,
     ) as client:
         try:
-            begun_with = _known(client, [target for target, _ in pairs], todo, given)
+            begun_with = _begun_with(client, [target for target, _ in pairs], todo, options)
         except ServerError as error:
             if todo or error.code is not grpc.StatusCode.UNAVAILABLE:
                 raise
@@ -290,7 +294,7 @@ def main(arguments: Sequence[str]) -> int | None:
             # Quiet when it is not a terminal, and for one case.
             with (
                 tqdm.tqdm(total=len(todo), unit="case", disable=True if len(pairs) == 1 else None) as bar,
-                contextlib.closing(_under_way(client, begun_with, todo, given)) as ended,
+                contextlib.closing(_under_way(client, begun_with, todo, options)) as ended,
             ):
                 for line, is_written in ended:
                     if is_written:

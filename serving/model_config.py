@@ -29,12 +29,12 @@ class ModelConfig:
     specific: tuple[int, ...] = ()
     labels: Mapping[str, int] = field(default_factory=dict)
 
-    def wanted(self, found: Iterable[int]) -> list[int]:
-        """Those of the versions found that are to be served, ascending."""
-        found = sorted(found)
+    def to_serve(self, versions: Iterable[int]) -> list[int]:
+        """Those of the versions under the base path that are to be served, ascending."""
+        ascending = sorted(versions)
         if self.specific:
-            return [version for version in found if version in self.specific]
-        return found if self.latest is None else found[-self.latest :]
+            return [version for version in ascending if version in self.specific]
+        return ascending if self.latest is None else ascending[-self.latest :]
 
 
 def read(path: str | os.PathLike) -> list[ModelConfig]:
@@ -43,36 +43,39 @@ def read(path: str | os.PathLike) -> list[ModelConfig]:
     Raises:
         InputError: no such file, or the real server would not take it either.
     """
-    wanted = "Text format of tensorflow.serving.ModelServerConfig; serving/models.config is one."
+    expected = "Text format of tensorflow.serving.ModelServerConfig; serving/models.config is one."
     try:
         parsed = text_format.Parse(files.read_text(path), model_server_config_pb2.ModelServerConfig())
     except text_format.ParseError as error:
-        raise InputError(f"{path}: cannot be read: {error}. {wanted}") from error
-    found = [_model(one, path) for one in parsed.model_config_list.config]
-    if not found:
-        raise InputError(f"{path}: names no model. {wanted}")
-    names = [one.name for one in found]
+        raise InputError(f"{path}: cannot be read: {error}. {expected}") from error
+    models = [_model(config, path) for config in parsed.model_config_list.config]
+    if not models:
+        raise InputError(f"{path}: names no model. {expected}")
+    names = [model.name for model in models]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise InputError(
             f"{path}: {', '.join(sorted(doubled))} is named twice. Give each model a name of its own."
         )
-    return found
+    return models
 
 
-def _model(one, path) -> ModelConfig:
-    where = f"{path}: model {one.name!r}"
-    if not one.name:
+def _model(config, path: str | os.PathLike) -> ModelConfig:
+    """A ModelConfig message as ours. Raises InputError: the real server would not take it."""
+    where = f"{path}: model {config.name!r}"
+    if not config.name:
         raise InputError(f"{path}: a model has no name. Give it one.")
-    if not one.base_path.startswith("/"):
-        raise InputError(f"{where}: its base_path is {one.base_path!r}; the real server wants an absolute one.")
-    if one.model_platform != "tensorflow":
-        raise InputError(f"{where}: its model_platform is {one.model_platform!r}; expected 'tensorflow'.")
-    policy = one.model_version_policy
+    if not config.base_path.startswith("/"):
+        raise InputError(
+            f"{where}: its base_path is {config.base_path!r}; the real server wants an absolute one."
+        )
+    if config.model_platform != "tensorflow":
+        raise InputError(f"{where}: its model_platform is {config.model_platform!r}; expected 'tensorflow'.")
+    policy = config.model_version_policy
     kind = policy.WhichOneof("policy_choice")
     specific = tuple(sorted(policy.specific.versions))
     if kind == "specific" and not specific:
         raise InputError(f"{where}: its policy is `specific` and names no version. Name one.")
     latest = max(policy.latest.num_versions, 1) if kind in (None, "latest") else None
     return ModelConfig(
-        one.name, paths.direct(one.base_path.rstrip("/")), latest, specific, dict(one.version_labels)
+        config.name, paths.direct(config.base_path.rstrip("/")), latest, specific, dict(config.version_labels)
     )

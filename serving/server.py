@@ -11,6 +11,7 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
     raise SystemExit("error: run it as python -m serving.server from the folder above.")
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -115,32 +116,36 @@ def _loaded(config: ModelConfig, warm_up: bool) -> Versions:
         )
     model = Versions(config, warm_up)
     model.refresh()
-    states = model.states()
+    try:
+        _check_served(config, model)
+    except InputError:
+        model.close()
+        raise
+    return model
+
+
+def _check_served(config: ModelConfig, model: Versions) -> None:
+    """Raises InputError: there is no version, none can be loaded, or a label is of one that is not."""
+    states, loaded = model.states(), model.served
     if not states:
-        hint = " It is itself one version: give its parent folder." if is_version(base_path) else ""
+        asked = f" or of {', '.join(map(str, config.specific))}, which are wanted" if config.specific else ""
+        hint = " It is itself one version: give its parent folder." if is_version(config.base_path) else ""
         raise InputError(
-            f"{base_path}: no version in it, i.e. no folder named by a whole number such as 1"
-            + (
-                f" or of {', '.join(map(str, config.specific))}, which are wanted.{hint}"
-                if config.specific
-                else f".{hint}"
-            )
+            f"{config.base_path}: no version in it, i.e. no folder named by a whole number such as 1{asked}."
+            f"{hint}"
         )
-    if not model.served:
+    if not loaded:
         version, (_, _, text) = max(states.items())
         raise InputError(
-            f"{base_path}/{version}: the highest version cannot be loaded ({text}). Remove it or "
+            f"{config.base_path}/{version}: the highest version cannot be loaded ({text}). Remove it or "
             "export it again."
         )
-    loaded = model.served
     for label, version in config.labels.items():
         if version not in loaded:
-            model.close()
             raise InputError(
                 f"{config.name}: its label {label!r} is version {version}'s, which is not loaded (loaded: "
                 f"{', '.join(map(str, loaded))}). Name it in model_version_policy too, or export it."
             )
-    return model
 
 
 def start(
@@ -173,52 +178,65 @@ def start(
     """
     if not 0 <= port <= 65535:  # gRPC would take another, without a word
         raise InputError(f"--port {port}: there are ports 1 to 65535, and 0 for any free one.")
+    configs = _configs(model_base_path, model_name, model_config_file)
+    with contextlib.ExitStack() as loaded:  # closes what was loaded, if a later step fails
+        models = []
+        for config in configs:
+            models.append(_loaded(config, warm_up))
+            loaded.callback(models[-1].close)
+        by_name = services.Models(models)
+        prediction = services.Prediction(by_name, max_workers, max_enqueued, tensor_content)
+        calls = max_workers + max_enqueued + _SPARE_CALLS
+        grpc_server, bound = _listening(prediction, services.Status(by_name), f"{host}:{port}", calls)
+        loaded.pop_all()
+    return Server(grpc_server, models, host, bound, poll_s)
+
+
+def _configs(
+    model_base_path: str | os.PathLike | None,
+    model_name: str | None,
+    model_config_file: str | os.PathLike | None,
+) -> list[ModelConfig]:
+    """Which models are to be served. Raises InputError: not told, or told twice."""
     if (model_base_path is None) == (model_config_file is None):
         raise InputError("which models? Give --model_base_path or --model_config_file, one of the two.")
-    if model_name is not None and model_config_file is not None:
+    if model_config_file is None:
+        base_path = os.fspath(model_base_path).rstrip("/")
+        return [ModelConfig(model_name or files.name(base_path), base_path)]
+    if model_name is not None:
         raise InputError(
             f"--model_name {model_name}: {model_config_file} names its models itself. Leave it out."
         )
-    if model_config_file is not None:
-        wanted = model_config.read(model_config_file)
-    else:
-        base_path = os.fspath(model_base_path).rstrip("/")
-        wanted = [ModelConfig(model_name or files.name(base_path), base_path)]
-    served = []
-    try:
-        for one in wanted:
-            served.append(_loaded(one, warm_up))
-        grpc_server, bound = _open(served, host, port, tensor_content, max_workers, max_enqueued)
-    except BaseException:
-        for model in served:
-            model.close()
-        raise
-    return Server(grpc_server, served, host, bound, poll_s)
+    return model_config.read(model_config_file)
 
 
-def _open(
-    served: Sequence[Versions], host: str, port: int, tensor_content: bool, max_workers: int, max_enqueued: int
+def _listening(
+    prediction: services.Prediction, status: services.Status, address: str, calls: int
 ) -> tuple[grpc.Server, int]:
-    calls = max_workers + max_enqueued + _SPARE_CALLS
+    """A gRPC server at work, and its port.
+
+    Args:
+        calls: that are taken at once.
+
+    Raises:
+        InputError: the port is taken.
+    """
     pool = futures.ThreadPoolExecutor(calls, thread_name_prefix="call")
     grpc_server = grpc.server(
         pool, interceptors=[services.Readable()], maximum_concurrent_rpcs=calls, options=_CHANNEL
     )
-    models = services.Models(served)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        services.Prediction(models, max_workers, max_enqueued, tensor_content), grpc_server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(services.Status(models), grpc_server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, grpc_server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(status, grpc_server)
     health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), grpc_server)  # "" is SERVING
     try:
-        bound = grpc_server.add_insecure_port(f"{host}:{port}")
+        port = grpc_server.add_insecure_port(address)
     except RuntimeError as error:
         raise InputError(
-            f"{host}:{port}: cannot listen there ({error}). Is another server running? Give another "
+            f"{address}: cannot listen there ({error}). Is another server running? Give another "
             "--port, or 0 for any free one."
         ) from error
     grpc_server.start()
-    return grpc_server, bound
+    return grpc_server, port
 
 
 def _flag(text: str) -> bool:
@@ -230,7 +248,7 @@ def _flag(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r}: true or false")
 
 
-def main(arguments: Sequence[str]) -> int | None:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("serving.server", __doc__)
     parser.add_argument("--model_base_path", type=paths.argument, help="folder of versions, e.g. models/cun")
     parser.add_argument(
@@ -278,36 +296,25 @@ def main(arguments: Sequence[str]) -> int | None:
         default=22,
         help="calls that wait; more are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
     )
-    given = parser.parse_args(arguments)
-    if given.max_workers < 1 or given.file_system_poll_wait_seconds <= 0 or given.max_enqueued < 0:
-        raise InputError(
-            "--max_workers and --file_system_poll_wait_seconds must be above 0, --max_enqueued not below."
-        )
-    logging.getLogger("serving").setLevel(logging.INFO)
+    return parser
+
+
+def _announce(host: str) -> None:
     print(
         "The embedded server of tfbrats, for the desk and the tests: no production server. "
         "serving/README.md has the real one.",
         flush=True,
     )
-    if given.host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in ("127.0.0.1", "localhost", "::1"):
         print(
-            f"WARNING: listening on {given.host}: whoever reaches this machine can send it cases and read what "
+            f"WARNING: listening on {host}: whoever reaches this machine can send it cases and read what "
             "comes back, without encryption or log-in. Patients' scans do not belong on such a line.",
             flush=True,
         )
-    server = start(
-        given.model_base_path,
-        model_config_file=given.model_config_file,
-        port=given.port,
-        model_name=given.model_name,
-        host=given.host,
-        tensor_content=given.enable_serialization_as_tensor_content,
-        poll_s=given.file_system_poll_wait_seconds,
-        max_workers=given.max_workers,
-        max_enqueued=given.max_enqueued,
-        warm_up=given.enable_model_warmup,
-    )
 
+
+def _serve_until_told(server: Server) -> None:
+    """Returns once SIGTERM or SIGINT has come, and calls under way have ended or been cancelled."""
     stop = threading.Event()
     before = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
@@ -320,7 +327,29 @@ def main(arguments: Sequence[str]) -> int | None:
         signal.signal(number, handler)
     print(f"stopping: calls under way have {_GRACE_S} s to end", flush=True)
     server.stop(_GRACE_S)
-    return None
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
+    if options.max_workers < 1 or options.file_system_poll_wait_seconds <= 0 or options.max_enqueued < 0:
+        raise InputError(
+            "--max_workers and --file_system_poll_wait_seconds must be above 0, --max_enqueued not below."
+        )
+    logging.getLogger("serving").setLevel(logging.INFO)
+    _announce(options.host)
+    server = start(
+        options.model_base_path,
+        model_config_file=options.model_config_file,
+        port=options.port,
+        model_name=options.model_name,
+        host=options.host,
+        tensor_content=options.enable_serialization_as_tensor_content,
+        poll_s=options.file_system_poll_wait_seconds,
+        max_workers=options.max_workers,
+        max_enqueued=options.max_enqueued,
+        warm_up=options.enable_model_warmup,
+    )
+    _serve_until_told(server)
 
 
 if __name__ == "__main__":

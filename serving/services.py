@@ -89,7 +89,7 @@ class Models:
     """The models that are served, by name."""
 
     def __init__(self, models: Sequence[Versions]):
-        self._by_name = {one.name: one for one in models}
+        self._by_name = {model.name: model for model in models}
 
     @contextlib.contextmanager
     def using(self, request) -> Iterator[Servable]:

@@ -78,32 +78,21 @@ def _braced(names: Sequence[str]) -> str:
 
 def _arrays(signature, inputs) -> dict[str, np.ndarray]:
     """Input alias -> array, checked against the signature."""
-    sent, wanted = set(inputs), set(signature.inputs)
-    if len(sent) != len(wanted):
+    sent, expected = set(inputs), set(signature.inputs)
+    if len(sent) != len(expected):
         raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(wanted)} len({_braced(sent)}) != "
-            f"len({_braced(wanted)}). Sent extra: {_braced(sent - wanted)}. "
-            f"Missing but required: {_braced(wanted - sent)}."
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_braced(sent)}) != "
+            f"len({_braced(expected)}). Sent extra: {_braced(sent - expected)}. "
+            f"Missing but required: {_braced(expected - sent)}."
         )
     arrays = {}
     for alias, tensor in inputs.items():
-        if alias not in wanted:
+        if alias not in expected:
             raise invalid(
                 f"input tensor alias not found in signature: {alias}. "
-                f"Inputs expected to be in the set {_braced(wanted)}."
+                f"Inputs expected to be in the set {_braced(expected)}."
             )
-        info = signature.inputs[alias]
-        expected = tf.dtypes.as_dtype(info.dtype)
-        if tensor.dtype != info.dtype:
-            number = tensor.dtype
-            received = types_pb2.DataType.Name(number) if number in types_pb2.DataType.values() else number
-            raise invalid(f"input {alias}: expected {expected.name}, received {received}.")
-        shape = tf.TensorShape(info.tensor_shape)
-        sides = [dim.size for dim in tensor.tensor_shape.dim]
-        known = not tensor.tensor_shape.unknown_rank and min(sides, default=0) >= 0
-        if not known or not shape.is_compatible_with(sides):
-            raise invalid(f"input {alias}: expected shape {shape}, received {sides if known else 'no shape'}.")
-        _check_claim(alias, tensor, expected, sides)
+        _check_input(alias, tensor, signature.inputs[alias])
         try:
             arrays[alias] = tf.make_ndarray(tensor)
         except (TypeError, ValueError, OverflowError) as error:
@@ -111,8 +100,23 @@ def _arrays(signature, inputs) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _check_input(alias: str, tensor, info: meta_graph_pb2.TensorInfo) -> None:
+    """Raises CallError: of another type or shape than the signature's, or it claims too much."""
+    dtype = tf.dtypes.as_dtype(info.dtype)
+    if tensor.dtype != info.dtype:
+        number = tensor.dtype
+        received = types_pb2.DataType.Name(number) if number in types_pb2.DataType.values() else number
+        raise invalid(f"input {alias}: expected {dtype.name}, received {received}.")
+    shape = tf.TensorShape(info.tensor_shape)
+    sides = [dim.size for dim in tensor.tensor_shape.dim]
+    has_shape = not tensor.tensor_shape.unknown_rank and min(sides, default=0) >= 0
+    if not has_shape or not shape.is_compatible_with(sides):
+        raise invalid(f"input {alias}: expected shape {shape}, received {sides if has_shape else 'no shape'}.")
+    _check_claim(alias, tensor, dtype, sides)
+
+
 def _check_claim(alias: str, tensor, dtype: tf.DType, sides: Sequence[int]) -> None:
-    """Before it is made: a tensor whose bytes are not all there would be filled up to what it claims."""
+    """Refuses, before it is made, a tensor that claims many bytes and sends few: it would be filled up."""
     if tensor.tensor_content:
         return  # as long as it claims, or refused
     claimed = math.prod(sides) * (_STRING_BYTES if dtype == tf.string else dtype.size)
@@ -181,25 +185,25 @@ def _stamp_of(path: str) -> frozenset[tuple[str, int, int]]:
 
     TensorFlow tells times in whole seconds, and who copies a version, late or again, may keep its times.
     """
-    found = set()
+    stamps = set()
     with contextlib.suppress(tf.errors.OpError):  # it changes under us: so does its stamp
         for folder, _, names in tf.io.gfile.walk(path):
             for name in names:
                 file = tf.io.gfile.stat(files.join(folder, name))
-                found.add((files.join(folder, name), file.mtime_nsec, file.length))
-    return frozenset(found)
+                stamps.add((files.join(folder, name), file.mtime_nsec, file.length))
+    return frozenset(stamps)
 
 
 # --- versions -------------------------------------------------------------------------------------------
 
 
 def _numbered(names: Iterable[str]) -> dict[int, str]:
-    """Version -> folder, of those named by a number that a call can ask for; leading zeros are none of it."""
-    found = {}
+    """Version -> folder, of the folders named by a number that a call can ask for; "007" is version 7."""
+    folders = {}
     for name in sorted(name.rstrip("/") for name in names):
         if _NUMBER.fullmatch(name) and int(name) < 2**63:
-            found.setdefault(int(name), name)
-    return found
+            folders.setdefault(int(name), name)
+    return folders
 
 
 class Versions:
@@ -217,14 +221,14 @@ class Versions:
     def refresh(self) -> None:
         """Loads the versions that are wanted and retires the others. Logs a broken one, and keeps serving."""
         base_path = self._config.base_path
-        found = _numbered(tf.io.gfile.listdir(base_path))
-        wanted = self._config.wanted(found)
-        for version in wanted:
+        folders = _numbered(tf.io.gfile.listdir(base_path))
+        to_serve = self._config.to_serve(folders)
+        for version in to_serve:
             if version not in self._served:
-                self._try(version, files.join(base_path, found[version]))
-        # As long as nothing that is wanted can be served, what was served is.
-        if any(version in self._served for version in wanted):
-            for version in [version for version in self._served if version not in wanted]:
+                self._try(version, files.join(base_path, folders[version]))
+        # As long as nothing that is to be served can be, what was served is.
+        if any(version in self._served for version in to_serve):
+            for version in [version for version in self._served if version not in to_serve]:
                 self._retire(version)
 
     def _try(self, version: int, path: str) -> None:
@@ -278,11 +282,11 @@ class Versions:
         with self._lock:
             if choice == "version_label" and spec.version_label not in self._config.labels:
                 raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-            wanted = {
+            named = {
                 "version": spec.version.value,
                 "version_label": self._config.labels.get(spec.version_label),
             }
-            version = wanted[choice] if choice else max(self._served, default=None)
+            version = named[choice] if choice else max(self._served, default=None)
             servable = self._served.get(version)
             if servable is None:
                 raise not_found(self.name, version if choice else None)

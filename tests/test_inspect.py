@@ -224,6 +224,12 @@ def test_a_case_listed_in_two_splits_is_a_fault_even_if_unknown():
     assert any("in more than one split" in fault for fault in twice)
 
 
+def test_a_split_that_is_only_scored_needs_no_training_case():
+    splits = {"train": [], "test": ["x"]}
+    assert split_files.faults(splits, {"x": "x"}, "/data") == ["no training case"]
+    assert split_files.faults(splits, {"x": "x"}, "/data", to_train_on=False) == []
+
+
 def test_a_runs_splits_and_one_of_several_folds_are_read(time_points):
     dataset = layouts.find(time_points)
     path = splits(time_points, split_files.as_json(dealing.split_cases(dataset, (1, 1, 0), 0)))

@@ -8,6 +8,7 @@ but a person should know is a warning. Extracts and repairs nothing. `tfbrats.pr
 ends with this check.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 
@@ -16,38 +17,39 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths
 from tfbrats.machine.wording import columns, counted
-from tfbrats.predictions import model_card, submission
-from tfbrats.predictions.submission import RULES, SUFFIX, Member, Verdict
+from tfbrats.predictions import model_card, submission, submission_files, submission_rules
+from tfbrats.predictions.submission import Member, Verdict
+from tfbrats.predictions.submission_rules import RULES, SUFFIX
 
 
-def _wanted(source: str, edition: str | None) -> tuple[list[str], list[str]]:
+def _cases_to_submit(source: str, edition: str | None) -> tuple[list[str], list[str]]:
     """The case ids that `--cases` names, and the editions of those that are a data set."""
     if files.is_folder(source):
         dataset = layouts.find(source, edition)
-        return [one.case_id for one in dataset.cases], dataset.editions
+        return [entry.case_id for entry in dataset.cases], dataset.editions
     lines = files.read_text(source).split("\n")
-    found = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
-    if not found:
+    case_ids = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
+    if not case_ids:
         raise InputError(f"{source}: names no case; expected a case id a line.")
-    return found, []
+    return case_ids, []
 
 
-def _run(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
-    found = submission.members(location)
-    case_ids, editions = _wanted(cases, edition) if cases else (None, [])
+def _checked(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
+    """The files of an upload, and whether the challenge would take them."""
+    members = submission_files.members(location)
+    case_ids, editions = _cases_to_submit(cases, edition) if cases else (None, [])
     if edition:
         editions = [edition]
     if not editions:
-        stems = [stem for one in found if (stem := layouts.nifti_stem(files.name(one.name))) is not None]
+        stems = [stem for file in members if (stem := layouts.nifti_stem(files.name(file.name))) is not None]
         if not stems and not case_ids:
             raise InputError(
-                f"{location}: no segmentation among {counted(len(found), 'file')}; expected CASE{SUFFIX}."
+                f"{location}: no segmentation among {counted(len(members), 'file')}; expected CASE{SUFFIX}."
             )
-        told = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
-        editions = [schema.edition for schema in told if schema is not None]
-    return found, submission.check(
-        found, submission.rules_for(editions, location), case_ids, packed=not files.is_folder(location)
-    )
+        schemas = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
+        editions = [schema.edition for schema in schemas if schema is not None]
+    rules = submission_rules.rules_for(editions, location)
+    return members, submission.check(members, rules, case_ids, packed=not files.is_folder(location))
 
 
 def _print(location: str, verdict: Verdict, all_known: bool) -> None:
@@ -85,7 +87,7 @@ def _to_json(location: str, verdict: Verdict) -> dict:
     }
 
 
-def main(arguments: Sequence[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.check_submission", __doc__)
     parser.add_argument(
         "submission", type=paths.argument, help="a folder of <case_id>.nii.gz, or a .zip of them; gs:// too"
@@ -104,24 +106,29 @@ def main(arguments: Sequence[str]) -> int:
         help="if accepted, write the archive to upload; one that exists is replaced",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    location = options.submission
     try:
-        if given.pack:
-            submission.check_target(given.pack, given.submission)
-        found, verdict = _run(given.submission, given.edition, given.cases)
-        if given.pack and verdict.accepted:
-            submission.pack(found, verdict, given.pack)
+        if options.pack:
+            submission_files.check_target(options.pack, location)
+        members, verdict = _checked(location, options.edition, options.cases)
+        if options.pack and verdict.accepted:
+            submission_files.pack(members, verdict, options.pack)
     except InputError as error:
-        if not given.json:
+        if not options.json:
             raise
-        print(json.dumps({"submission": given.submission, "faults": [str(error)], "accepted": False}, indent=2))
+        print(json.dumps({"submission": location, "faults": [str(error)], "accepted": False}, indent=2))
         return 1
-    if given.json:
-        print(json.dumps(_to_json(given.submission, verdict), indent=2))
+    if options.json:
+        print(json.dumps(_to_json(location, verdict), indent=2))
     else:
-        _print(given.submission, verdict, given.cases is not None)
-        if given.pack:
-            print(f"written: {given.pack}" if verdict.accepted else f"not written: {given.pack}")
+        _print(location, verdict, options.cases is not None)
+        if options.pack:
+            print(f"written: {options.pack}" if verdict.accepted else f"not written: {options.pack}")
     return 0 if verdict.accepted else 1
 
 

@@ -5,7 +5,7 @@ here too (`regions`, `unit`, `scales`), so that nobody has to ask which paper a 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -122,6 +122,8 @@ class RowConfig(_Section):
 
 
 class SliceModel(_Model):
+    """A network of paper A's table."""
+
     name: Literal["cun", "unet2d", "bfcn", "drn"]
 
 
@@ -144,6 +146,8 @@ class SliceRecords(_Records):
 
 
 class SliceTrain(_Train):
+    """Stochastic gradient descent, with what paper A lets fall over the epochs."""
+
     learning_rate_floor: pydantic.PositiveFloat
     momentum: Fraction
     weight_decay: pydantic.NonNegativeFloat
@@ -167,6 +171,11 @@ class LossWeightedSampling(_Section):
 class SliceConfig(RowConfig):
     """A row of paper A's table."""
 
+    regions: ClassVar[tuple[str, ...]] = ("",)  # the networks of a run: one, which has no region of its own
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
+    scales: ClassVar[int] = 1  # at which a network sees an example
+    examples_per_case: ClassVar[int | None] = None  # in an epoch: a case has as many slices as it has
+
     model: SliceModel
     data: SliceData
     preprocess: Preprocess
@@ -174,6 +183,8 @@ class SliceConfig(RowConfig):
     train: SliceTrain
     lws: LossWeightedSampling
     run: Run
+
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _what_cun_alone_has_is_off(self):
@@ -193,29 +204,9 @@ class SliceConfig(RowConfig):
         return self
 
     @property
-    def regions(self) -> tuple[str, ...]:
-        """The networks of a run, by their region: here one, which has no region of its own."""
-        return ("",)
-
-    @property
     def whole(self) -> "SliceConfig":
         """The config that a run's folder holds."""
         return self
-
-    @property
-    def unit(self) -> str:
-        """What the examples are, as a word for texts."""
-        return "slices"
-
-    @property
-    def scales(self) -> int:
-        """The number of scales at which a network sees an example."""
-        return 1
-
-    @property
-    def examples_per_case(self) -> int | None:
-        """Of one network in an epoch; None, as it is the case that says how many slices it has."""
-        return None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -269,6 +260,8 @@ class BoundaryConfig(SliceConfig):
 
 
 class PatchModel(_Model):
+    """A network of paper B's tables."""
+
     name: Literal["msm", "msm_noaspp", "unet3d"]
 
 
@@ -301,12 +294,17 @@ class Cascade(_Section):
 
 
 class PatchTrain(_Train):
+    """Adam."""
+
     beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]
     beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class PatchConfig(RowConfig):
     """A row of paper B's tables: three networks, WT, TC and ET."""
+
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
+    weighted_sampling: ClassVar[bool] = False  # it is paper A's
 
     region: Literal["all", "wt", "tc", "et"]  # one of them, so that three machines can share the work
     model: PatchModel
@@ -317,6 +315,8 @@ class PatchConfig(RowConfig):
     cascade: Cascade
     train: PatchTrain
     run: Run
+
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
@@ -349,29 +349,19 @@ class PatchConfig(RowConfig):
         return self.model_copy(update={"region": "all"})
 
     @property
-    def unit(self) -> str:
-        """What the examples are, as a word for texts."""
-        return "patches"
-
-    @property
     def scales(self) -> int:
         """The number of scales at which a network sees a patch: x1, x0.5 and x2, or x1 alone."""
         return 1 if self.model.name == "unet3d" else 3
 
     @property
     def examples_per_case(self) -> int | None:
-        """Of one network in an epoch."""
+        """The examples that one network gets of a case in an epoch."""
         return self.sampling.patches_per_case
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of what a network sees."""
         return (self.sampling.patch_size,) * 3
-
-    @property
-    def weighted_sampling(self) -> bool:
-        """Whether loss weighted sampling is on: never, as it is paper A's."""
-        return False
 
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: volumes are the same whatever is cut from them."""

@@ -117,6 +117,7 @@ def _too_large(loaded: case.Case) -> list[str]:
 
 
 def _saturation(loaded: case.Case) -> Iterator[str]:
+    """Notes on scans with many voxels at the top of their data type."""
     for channel, modality in enumerate(loaded.modalities):
         image = loaded.image[..., channel]
         top = image.max()
@@ -188,6 +189,8 @@ def _described(dataset: layouts.Dataset) -> list[dict]:
 
 
 class _Doubts(NamedTuple):
+    """What speaks against a table of labels."""
+
     faults: list[str]
     notes: list[str]
 
@@ -206,49 +209,49 @@ def _doubts(schema: labels.LabelSchema, descriptions: Sequence[Mapping]) -> _Dou
     return _Doubts(remarks, []) if len(masks) >= labels.MASKS_THAT_TELL else _Doubts([], remarks)
 
 
-def _volumes(described: Mapping) -> str:
+def _volumes(row: Mapping) -> str:
     """The last columns of a case's line: its volumes, and which tissues it lacks or has beside the usual."""
-    if not described["volume_ml"]:
+    if not row["volume_ml"]:
         return ""
-    tissues = described["tissue_voxels"]
-    absent = [one.name for one in (Tissue.NCR, Tissue.ED, Tissue.ET) if one.name not in tissues]
+    tissues = row["tissue_voxels"]
+    absent = [name for name in ("NCR", "ED", "ET") if name not in tissues]
     extra = [f"no {name}" for name in absent] + [name for name in ("RC", "CC") if name in tissues]
-    cells = [f"{volume:.1f}" for volume in described["volume_ml"].values()]
+    cells = [f"{volume:.1f}" for volume in row["volume_ml"].values()]
     cells += [", ".join(extra)] if extra else []
     return "".join(columns([cells], _VOLUMES))
 
 
-def _cells(described: Mapping) -> list[str]:
+def _cells(row: Mapping) -> list[str]:
     """A case's line of the table. Its faults stand in the place of shape and spacing."""
-    names = " ".join(m if m in described["modalities"] else "-" * len(m) for m in MODALITIES)
-    cells = [described["case_id"], names, "yes" if described["segmentation"] else "-"]
-    if described["faults"]:
-        return [*cells, f"{counted(len(described['faults']), 'fault')}, below{_volumes(described)}"]
-    spacing = " ".join(f"{side:.4g}" for side in described["spacing_mm"])
-    return [*cells, " ".join(map(str, described["shape"])), spacing, _volumes(described)]
+    names = " ".join(m if m in row["modalities"] else "-" * len(m) for m in MODALITIES)
+    cells = [row["case_id"], names, "yes" if row["segmentation"] else "-"]
+    if row["faults"]:
+        return [*cells, f"{counted(len(row['faults']), 'fault')}, below{_volumes(row)}"]
+    spacing = " ".join(f"{side:.4g}" for side in row["spacing_mm"])
+    return [*cells, " ".join(map(str, row["shape"])), spacing, _volumes(row)]
 
 
 def _print(report: Mapping) -> None:
-    described = report["cases"]
-    patients = len({one["patient_id"] for one in described})
-    masks = sum(one["segmentation"] is not None for one in described)
+    rows = report["cases"]
+    patient_count = len({row["patient_id"] for row in rows})
+    masks = sum(row["segmentation"] is not None for row in rows)
     heads = [("layout", layout) for layout in report["layouts"]]
     heads += [("edition", f"{edition}: {values}") for edition, values in report["editions"].items()]
-    heads.append(("cases", f"{len(described)} of {patients} patients, {masks} with a segmentation"))
+    heads.append(("cases", f"{len(rows)} of {patient_count} patients, {masks} with a segmentation"))
     print("\n".join(columns(heads, ("<9", ""))) + "\n")
     volumes = columns([[f"{region} ml" for region in REGIONS]], _VOLUMES)
     titles = ("case", "modalities", "mask", "shape", "spacing mm", *volumes)
-    print("\n".join(columns([titles, *map(_cells, described)], _LAYOUT)))
+    print("\n".join(columns([titles, *map(_cells, rows)], _LAYOUT)))
     for title in ("notes", "faults"):
         if report[title]:
             print(f"\n{title}")
             for text in report[title]:
                 print("  " + text.replace("\n", "\n  "))
-    faulty = sum(bool(one["faults"]) for one in described)
+    faulty = sum(bool(row["faults"]) for row in rows)
     if report["sound"]:
         print("\nNothing is wrong.")
     else:
-        print(f"\n{len(report['faults'])} faults; {faulty} of {len(described)} cases cannot be used.")
+        print(f"\n{len(report['faults'])} faults; {faulty} of {len(rows)} cases cannot be used.")
 
 
 def _parser() -> argparse.ArgumentParser:

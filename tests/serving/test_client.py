@@ -18,7 +18,7 @@ import tensorflow as tf
 import tiny_model
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from serving import client, messages, server, services
+from serving import calls, client, messages, server, services
 from tfbrats.cases import case as cases
 from tfbrats.cases import nifti, preprocess
 from tfbrats.datasets import layouts
@@ -394,7 +394,7 @@ def test_what_the_server_takes_is_looked_at_before_a_case_is_sent(served, tmp_pa
 
 
 def test_a_signature_that_the_server_lacks_is_named_before_a_case_is_sent(served, tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(client.Client, "_offered", lambda *_: (1, {"int16": {}, "describe": {}}))
+    monkeypatch.setattr(calls.Calls, "signatures", lambda *_: (1, {"int16": {}, "describe": {}}))
     with pytest.raises(client.ServerError, match="has no signature 'gzip_int16'; it has describe, int16"):
         run(served, write_case(tmp_path), tmp_path / "seg.nii.gz")
     assert asked == [("describe", ["content"])]

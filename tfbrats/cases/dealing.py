@@ -184,10 +184,12 @@ def _labelled(dataset: Dataset) -> _Strata:
 
 
 def _order(stratum: str, patients: Iterable[str], seed: int) -> list[str]:
+    """The patients of one grade in the order in which they are dealt out, which the seed decides."""
     return list(np.random.default_rng(case.case_seed(seed, stratum)).permutation(sorted(patients)))
 
 
 def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:
+    """Deals the patients of each grade out; the largest remainders get those that no whole share takes."""
     splits = {name: [] for name in split_files.SPLITS}
     for stratum, by_patient in sorted(strata.items()):
         order = _order(stratum, by_patient, seed)

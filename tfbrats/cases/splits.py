@@ -23,7 +23,11 @@ _EXPECTED = f"expected {{split: [case ids]}} with {', '.join(SPLITS)}"
 
 
 def sha256_of_split(cases: Mapping[str, Sequence[str]]) -> str:
-    """What records, runs and models know a split by; `cases`: split -> sorted ids, for each of `SPLITS`."""
+    """The hash by which records, runs and models know a split.
+
+    Args:
+        cases: split -> sorted case ids, for each of `SPLITS`.
+    """
     return hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()
 
 
@@ -148,7 +152,7 @@ def some(names: Sequence[str]) -> str:
 
 
 def _unedited(content: Any) -> Splits:
-    """{split: ids}, with a hash or without."""
+    """The split that a mapping of a file holds; its hash, where it has one, is checked."""
     if not isinstance(content, Mapping):
         return named(content)
     splits = named({key: ids for key, ids in content.items() if key != "sha256"})

@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,11 +56,12 @@ def advice_on_predictions(possible: Sequence[LabelSchema], present: Collection[i
 
 
 def meaning(schema: LabelSchema, present: Collection[int]) -> str:
+    """What values but the background mean, e.g. "1 NCR, 2 ED"."""
     return ", ".join(f"{value} {schema.tissue_of_value[value].name}" for value in sorted(present) if value)
 
 
 def telling_values(present: Collection[int]) -> set[int]:
-    """Those of the values by which tables differ: what every edition with labels has tells nothing."""
+    """The values that some edition does not have: those that all have tell nothing."""
     return {value for schema in EDITIONS.values() for value in schema.lacking(present)}
 
 
@@ -69,6 +71,7 @@ def union(values_of_files: Iterable[frozenset[int] | None]) -> frozenset[int]:
 
 
 def listed(values: Iterable[int]) -> str:
+    """E.g. "0, 1, 4"."""
     return ", ".join(map(str, sorted(values)))
 
 
@@ -102,7 +105,7 @@ def doubts(
 
     Args:
         written_in: by which table each prediction was read.
-        voxels: of each pair, `scoring.tissue_pairs`.
+        voxels: counts of each pair of tissues in each pair of files, `case_scores.tissue_pairs`.
     """
     groups: dict[LabelSchema, np.ndarray] = {}
     for schema, counts in zip(written_in, voxels, strict=True):
@@ -131,49 +134,74 @@ def _better_readings(
     The meanings are those of other editions, and each exchange of the values among their own tissues: a
     conversion done by half leaves files in no edition's table.
     """
-    value_of = {tissue: schema.value_of_tissue[tissue] for tissue in there}
-    values = {0, *value_of.values()}
-    readings: list[tuple[dict[int, Tissue], LabelSchema | None]] = [
-        ({value: other.tissue_of_value[value] for value in values}, other)
-        for other in _distinct(list(EDITIONS.values()), values)
-    ]
-    readings += [
-        ({0: Tissue.BACKGROUND, **dict(zip(value_of.values(), order, strict=True))}, None)
-        for order in itertools.permutations(there)
-    ]
-    now = _dice(counts)
-    best, best_gain, then = None, 0.0, now
-    for tissue_of, other in readings:  # editions first: of the same gain, the one with a name
+    values = {0, *(schema.value_of_tissue[tissue] for tissue in there)}
+    dice_now = _dice(counts)
+    best, best_gain, best_dice = None, 0.0, dice_now
+    for reading in _readings(schema, there):
         read = np.zeros_like(counts)
-        for value, tissue in tissue_of.items():
+        for value, tissue in reading.tissue_of.items():
             read[:, tissue] += counts[:, schema.tissue_of_value[value]]
         dice = _dice(read)
-        gain = float(np.mean(list(dice.values())) - np.mean(list(now.values())))
+        gain = float(np.mean(list(dice.values())) - np.mean(list(dice_now.values())))
         if gain > best_gain + 1e-9:
-            best, best_gain, then = (tissue_of, other), gain, dice
-    if best is None or min(then.values()) < _LEAST_DICE or best_gain < _LEAST_GAIN:
+            best, best_gain, best_dice = reading, gain, dice
+    if best is None or min(best_dice.values()) < _LEAST_DICE or best_gain < _LEAST_GAIN:
         return []
-    texts = [", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (then, now)]
-    own = meaning(schema, values)
-    held = f"over all voxels Dice {texts[0]}, and now, by {schema.edition} ({own}), Dice {texts[1]}"
-    tissue_of, other = best
-    if other is not None:
-        return [
-            f"{prediction}: read by the table of {other.edition} ({meaning(other, values)}) the predictions "
+    texts = [
+        ", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (best_dice, dice_now)
+    ]
+    held = (
+        f"over all voxels Dice {texts[0]}, and now, by {schema.edition} ({meaning(schema, values)}), "
+        f"Dice {texts[1]}"
+    )
+    return [f"{prediction}: {_told_of_reading(best, schema, values, held)}"]
+
+
+class _Reading(NamedTuple):
+    """What values may mean: `tissue_of` each; `table` is the edition that has it so, None for none."""
+
+    tissue_of: Mapping[int, Tissue]
+    table: LabelSchema | None
+
+
+def _readings(schema: LabelSchema, there: Sequence[Tissue]) -> Iterator[_Reading]:
+    """Those of the editions first: of two that explain as much, the one with a name is told."""
+    values = [schema.value_of_tissue[tissue] for tissue in there]
+    for other in _distinct(list(EDITIONS.values()), {0, *values}):
+        yield _Reading({value: other.tissue_of_value[value] for value in {0, *values}}, other)
+    for order in itertools.permutations(there):
+        yield _Reading({0: Tissue.BACKGROUND, **dict(zip(values, order, strict=True))}, None)
+
+
+def _told_of_reading(best: _Reading, schema: LabelSchema, values: Collection[int], held: str) -> str:
+    """What a person is told of a reading that fits better, and what to do.
+
+    Args:
+        schema: by which the predictions are read now.
+        held: the scores by both.
+    """
+    tissue_of, table = best
+    if table is not None:
+        return (
+            f"read by the table of {table.edition} ({meaning(table, values)}) the predictions "
             f"would fit the reference far better: {held}. If they were written so, pass --prediction-edition "
-            f"{other.edition}."
-        ]
+            f"{table.edition}."
+        )
     moved = [value for value in sorted(values) if tissue_of[value] is not schema.tissue_of_value[value]]
     words = ", ".join(f"{value} {tissue_of[value].name}" for value in sorted(values) if value)
-    return [
-        f"{prediction}: the values {listed(moved[:-1])} and {moved[-1]} seem exchanged: read as {words}, "
+    return (
+        f"the values {listed(moved[:-1])} and {moved[-1]} seem exchanged: read as {words}, "
         f"which no edition's table has, the predictions would fit the reference far better: {held}. Write the "
         f"files again in the table of {schema.edition}."
-    ]
+    )
 
 
 def _dice(counts: np.ndarray) -> dict[str, float]:
-    """Of each region over all voxels; rows are the reference's tissues, columns the prediction's."""
+    """Dice of each region over all voxels.
+
+    Args:
+        counts: voxels by the reference's tissue (rows) and the prediction's (columns).
+    """
     dice = {}
     for region, tissues in REGIONS.items():
         inside = np.isin(np.arange(len(counts)), tissues)

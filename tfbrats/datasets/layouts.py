@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, decathlon, grades, naming, not_experts, patients
-from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
+from tfbrats.datasets.groups import Group, Leftovers, beginning_of_listing, nifti_stem
 from tfbrats.datasets.naming import Telling
 from tfbrats.datasets.patients import Links
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
-from tfbrats.machine import files, paths
+from tfbrats.machine import files
 from tfbrats.machine.wording import counted
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
@@ -108,9 +108,9 @@ class Dataset:
             notes=(*self.notes, *notes),
         )
 
-    def grade_of(self, one: CaseFiles) -> str | None:
+    def grade_of(self, entry: CaseFiles) -> str | None:
         """One of `grades.GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
-        return grades.by_folder(one.paths()[0]) or self.table_grades.get(one.case_id)
+        return grades.by_folder(entry.paths()[0]) or self.table_grades.get(entry.case_id)
 
 
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
@@ -164,9 +164,10 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
         inside = [path for path in niftis if path.startswith(f"{table}/")]
         niftis = [path for path in niftis if not path.startswith(f"{table}/")]
         groups += decathlon.read(table, inside, edition, leftovers)
-    names, others = bids.split(niftis, _top(root))
+    top = beginning_of_listing(root)
+    names, others = bids.split(niftis, top)
     groups += bids.read(names, leftovers)
-    groups += brats_folders.read(others, leftovers, _top(root))
+    groups += brats_folders.read(others, leftovers, top)
     present = set(listing)
     for group in groups:
         for path in group.masks[:]:
@@ -180,10 +181,6 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     leftovers.close()
     notes += leftovers.notes()
     return groups
-
-
-def _top(root: str) -> str:
-    return paths.absolute(root) if files.is_local(root) else files.canonical(root)
 
 
 def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
@@ -302,14 +299,15 @@ def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles,
     """
     if case_ids is None:
         return dataset.cases
-    known = {one.case_id for one in dataset.cases}
-    missing = sorted(set(case_ids) - known)
+    present = sorted(entry.case_id for entry in dataset.cases)
+    missing = sorted(set(case_ids) - set(present))
     if missing:
         raise InputError(
-            f"{dataset.root}: no case {', '.join(missing)}; it has {', '.join(sorted(known)[:10])}"
-            + (", ..." if len(known) > 10 else ".")
+            f"{dataset.root}: no case {', '.join(missing)}; it has {', '.join(present[:10])}"
+            + (", ..." if len(present) > 10 else ".")
         )
-    return tuple(one for one in dataset.cases if one.case_id in set(case_ids))
+    chosen = set(case_ids)
+    return tuple(entry for entry in dataset.cases if entry.case_id in chosen)
 
 
 def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLike]) -> None:
@@ -317,8 +315,8 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
 
     Data is never overwritten, and what a model predicted never taken for an expert's mask.
     """
-    case_of_scan = {files.canonical(path): one.case_id for one in cases for _, path, _ in one.images}
-    inputs = {*case_of_scan, *(files.canonical(one.label) for one in cases if one.label)}
+    case_of_scan = {files.canonical(path): entry.case_id for entry in cases for _, path, _ in entry.images}
+    inputs = {*case_of_scan, *(files.canonical(entry.label) for entry in cases if entry.label)}
     written = {files.canonical(output): output for output in outputs}
     for path, output in written.items():
         if path in inputs:
@@ -342,9 +340,9 @@ def _tables_of(cases: Sequence[CaseFiles]) -> set[str]:
     """The dataset.json that each case's layout was read from, if any."""
     folders = {
         re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
-        for one in cases
-        if one.layout in (decathlon.MSD, decathlon.NNUNET)
-        for _, path, _ in one.images
+        for entry in cases
+        if entry.layout in (decathlon.MSD, decathlon.NNUNET)
+        for _, path, _ in entry.images
     }
     return {files.join(folder, decathlon.TABLE) for folder in folders}
 
@@ -363,7 +361,7 @@ def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
     if not doubled:
         return
     folders = [
-        files.parent(one.images[0][1]) for name, one in zip(names, cases, strict=True) if name == doubled[0]
+        files.parent(entry.images[0][1]) for name, entry in zip(names, cases, strict=True) if name == doubled[0]
     ]
     shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
     raise InputError(

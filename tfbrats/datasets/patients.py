@@ -96,47 +96,48 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     same = _Same()
     for patient in sorted(set(patient_ids.values())):
         same.unite([patient, f"person {naming.person_of(patient)}"])
-    names = {name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)}
-    links, workbooks = Links(), [path for path in tables if id_tables.is_workbook(path)]
-    unread, stems = [], {os.path.splitext(path)[0] for path in tables if path not in workbooks}
-    for path in tables:
-        rows = [] if path in workbooks else _ids_in(path)
-        ids = {name for row in rows for cell in row for name in (cell, naming.patient_of(cell))}
-        if path not in workbooks and not collections_of(ids) and not any(name.lower() in names for name in ids):
+    patient_named = {
+        name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)
+    }
+    workbooks = [path for path in tables if id_tables.is_workbook(path)]
+    texts = [path for path in tables if path not in workbooks]
+    links, unread = Links(), []
+    for path in texts:
+        rows = _ids_in(path)
+        links = links.with_rows(rows)
+        names_of_rows = [{name for cell in row for name in (cell, naming.patient_of(cell))} for row in rows]
+        for names in names_of_rows:
+            same.unite(sorted({patient_named[name.lower()] for name in names if name.lower() in patient_named}))
+        all_names = set().union(*names_of_rows)
+        if not collections_of(all_names) and not any(name.lower() in patient_named for name in all_names):
             unread.append(
                 f"{path}: no case id is read from it, so it tells nobody's names. If it is to, save it as CSV "
                 "(UTF-8) with a row for each patient and a column of ids for each edition."
             )
-        links = links.with_rows(rows)
-        for row in rows:
-            known = {
-                names[name.lower()]
-                for cell in row
-                for name in (cell, naming.patient_of(cell))
-                if name.lower() in names
-            }
-            same.unite(sorted(known))
     first: dict[str, str] = {}
     for patient in sorted(set(patient_ids.values())):
         first.setdefault(same.of(patient), patient)
     of_case = {case_id: first[same.of(patient)] for case_id, patient in patient_ids.items()}
     others = {case_id: patient for case_id, patient in of_case.items() if patient != patient_ids[case_id]}
-    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in stems]
+    saved_as_text = {os.path.splitext(path)[0] for path in texts}
+    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in saved_as_text]
     return others, Links(links.collections, tuple(unread), tuple(unsaved))
 
 
 class _Same:
-    """Names that belong together."""
+    """Groups of names that are one person's."""
 
     def __init__(self):
         self._above: dict[str, str] = {}
 
     def of(self, name: str) -> str:
+        """The name that stands for the group."""
         while (above := self._above.get(name, name)) != name:
             name = above
         return name
 
     def unite(self, names: Sequence[str]) -> None:
+        """Puts names, with their groups, into one group."""
         for name in names[1:]:
             self._above[self.of(name)] = self.of(names[0])
 
@@ -296,7 +297,7 @@ def named(
 
 
 def _meant(strange: Sequence[str], case_ids: Iterable[str]) -> list[str]:
-    """Ids that no case has, the first of them with the nearest that one has: most are slips of the pen."""
+    """Ids that no case has; behind the first three the nearest that one has, as most are slips of the pen."""
     case_ids, texts = list(case_ids), []
     for name in strange[:3]:
         nearest = difflib.get_close_matches(name, case_ids, 1, 0.75)

@@ -70,8 +70,8 @@ def is_mask_like(words: Sequence[str]) -> bool:
     """Whether a name speaks of a mask of anything."""
     return any(
         word in _SEGMENTATION | _MASK | _TUMOUR | _DRAFT or word.endswith(("seg", "segm", "mask"))
-        for given in words
-        for word in _stems(given)
+        for whole in words
+        for word in _stems(whole)
     )
 
 
@@ -139,7 +139,10 @@ def foreign_objection(words: Sequence[str]) -> str | None:
 
 
 def _is_other_id(word: str) -> bool:
-    """W39, 1998, 09; but no version (v02), and no word that means something with a number behind it (sam22)."""
+    """Whether a word is part of another id or of a date: W39, 1998, 09.
+
+    A version (v02) is none, nor is a word that means something with a number behind it (sam22).
+    """
     match = re.fullmatch(r"([a-z]{0,3})\d{2,}", word)
     if match is None or modality_named(word) is not None:
         return False

@@ -192,21 +192,8 @@ def _verify(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=2))
         return 1
     if options.json:
-        content = {
-            "folder": options.folder,
-            "quick": options.quick,
-            "shards": len(manifest.shards),
-            "records": report.records,
-            "bytes": report.bytes,
-            "seconds": round(seconds, 3),
-            "notes": report.notes,
-            "faults": [
-                {"file": fault.file, "record": fault.record, "text": fault.text, "cure": fault.cure}
-                for fault in report.faults
-            ],
-            "sound": not report.faults,
-        }
-        print(json.dumps(content, indent=2))
+        content = {"folder": options.folder, "quick": options.quick, "shards": len(manifest.shards)}
+        print(json.dumps({**content, **_content(report, seconds)}, indent=2))
         return 1 if report.faults else 0
     shards = counted(len(manifest.shards), "shard")
     if options.quick:
@@ -221,6 +208,20 @@ def _verify(options: argparse.Namespace) -> int:
         return 0
     _print_faults(report.faults, options.folder)
     return 1
+
+
+def _content(report: verify.Report, seconds: float) -> dict[str, Any]:
+    return {
+        "records": report.records,
+        "bytes": report.bytes,
+        "seconds": round(seconds, 3),
+        "notes": report.notes,
+        "faults": [
+            {"file": fault.file, "record": fault.record, "text": fault.text, "cure": fault.cure}
+            for fault in report.faults
+        ],
+        "sound": not report.faults,
+    }
 
 
 def _print_faults(faults: Sequence[verify.Fault], folder: str) -> None:

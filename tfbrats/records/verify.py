@@ -106,40 +106,48 @@ def _check_content(
     checksum = google_crc32c.Checksum()
     texts: list[tuple[int | None, str]] = []  # the record, and what is wrong
     counts: Counter[str] = Counter()
-    number = -1
+    frames = tfrecord.read_frames(files.join(folder, shard.file), checksum)
     try:
-        for number, (place, content) in enumerate(
-            tfrecord.read_frames(files.join(folder, shard.file), checksum)
-        ):
+        for number, (at, content) in enumerate(frames):
             if content is None:
-                texts.append((number, f"record {number} (at byte {place}){belonging(shard, number)}: damaged"))
+                texts.append((number, f"{_place(shard, number, at)}: damaged"))
                 continue
+            size = len(content) + tfrecord.FRAME_BYTES
             report.records += 1
-            report.bytes += len(content) + tfrecord.FRAME_BYTES
+            report.bytes += size
             try:
                 counts[example_of(manifest, shard, content, folder)["case_id"]] += 1
             except InputError as error:
                 # Counted as its place says: the count below is of what is there, not of what is sound.
                 counts[belonging(shard, number).removeprefix(" of ")] += 1
-                texts.append((number, f"record {number} (at byte {place}){belonging(shard, number)}: {error}"))
-            seen(len(content) + tfrecord.FRAME_BYTES)
+                texts.append((number, f"{_place(shard, number, at)}: {error}"))
+            seen(size)
     except InputError as error:  # the file cannot be read
         report.faults.append(Fault(shard.file, str(error), AGAIN))
         return
-    expected: Counter[str] = Counter()
-    for row in shard.cases:
-        expected[row.case_id] += row.examples
-    texts += [
-        (None, f"{counted(counts[case_id], 'record')} of {case_id}; dataset.json says {expected[case_id]}")
-        for case_id in sorted({*counts, *expected})
-        if counts[case_id] != expected[case_id]
-    ]
+    texts += [(None, text) for text in _miscounted(shard, counts)]
     is_as_written = checksum.hexdigest().decode() == shard.crc32c
     if not is_as_written and not texts:
         texts.append((None, "its checksum is not the one in dataset.json, though each record is sound"))
     # Where the file is the one that was written, to write it again would give the same.
     cure = OVERWRITE if is_as_written else AGAIN
     report.faults += [Fault(shard.file, text, cure, number) for number, text in texts]
+
+
+def _place(shard: Shard, number: int, at: int) -> str:
+    """Where a record is, and whose. `at`: its first byte in the file."""
+    return f"record {number} (at byte {at}){belonging(shard, number)}"
+
+
+def _miscounted(shard: Shard, counts: Counter[str]) -> Iterator[str]:
+    """Cases of which there are more or fewer records than dataset.json says. `counts`: by case id."""
+    expected: Counter[str] = Counter()
+    for row in shard.cases:
+        expected[row.case_id] += row.examples
+    for case_id in sorted({*counts, *expected}):
+        if counts[case_id] != expected[case_id]:
+            number = counted(counts[case_id], "record")
+            yield f"{number} of {case_id}; dataset.json says {expected[case_id]}"
 
 
 # --- dataset.json and the folder ------------------------------------------------------------------------

@@ -105,20 +105,20 @@ def settle(
     found_by: dict[str, str] = {}
     groups: dict[tuple, list[Pair]] = {}
     for pair in checked:
-        own = stated.get(pair.case_id, (None, ""))
-        groups.setdefault((pair.schema, *own), []).append(pair)
-    for (schema, own, where), members in groups.items():
+        table, where = stated.get(pair.case_id, (None, ""))
+        groups.setdefault((pair.schema, table, where), []).append(pair)
+    for (schema, table, where), members in groups.items():
         side = _Predictions(os.fspath(prediction), members, schema, values)
         if prediction_edition is not None:
-            side.given(prediction_edition)
-        elif own is not None and side.fit(own):
-            side.take(own, where)
+            side.read_by_option(prediction_edition)
+        elif table is not None and side.fit(table):
+            side.take(table, where)
         else:
-            side.found(card)
-            if own is not None:
-                strange = listed(own.lacking(union(side.values)))
+            side.read_by_values(card)
+            if table is not None:
+                lacking = listed(table.lacking(union(side.values)))
                 notes.append(
-                    f"{where} that the predictions are written as {own.describe()}, but they hold {strange}: "
+                    f"{where} that the predictions are written as {table.describe()}, but they hold {lacking}: "
                     "passed over"
                 )
         settled += side.pairs
@@ -152,9 +152,9 @@ def as_json(pairs: Iterable[Pair], found_by: Mapping[str, str]) -> list[dict[str
             "prediction": pair.written_in.to_json(),
             "prediction_told_by": found_by[pair.case_id],
         }
-        for known in entries:
-            if {**known, "cases": None} == {**entry, "cases": None}:
-                known["cases"].append(pair.case_id)
+        for earlier in entries:
+            if {**earlier, "cases": None} == {**entry, "cases": None}:
+                earlier["cases"].append(pair.case_id)
                 break
         else:
             entries.append({**entry, "cases": [pair.case_id]})
@@ -236,7 +236,19 @@ def _strange(
 
 
 class _Predictions:
-    """Predictions of one table, to be found: `pairs` with it, `found_by` and `faults` come of it."""
+    """Predictions that are read by one table, once it is known which.
+
+    Args:
+        folder: of the predictions, named in faults.
+        pairs: whose predictions they are.
+        schema: of their references.
+        values: by path, as `values_of` found them.
+
+    Attributes:
+        pairs: those that can be read, with the table.
+        found_by: what told the table.
+        faults: what stands against it.
+    """
 
     def __init__(
         self,
@@ -256,10 +268,11 @@ class _Predictions:
 
     @property
     def values(self) -> list[frozenset[int] | None]:
-        """Of each prediction."""
+        """The values of each prediction; None of one that could not be read."""
         return list(self._values.values())
 
     def fit(self, schema: LabelSchema) -> bool:
+        """Whether a table has the values of all these predictions."""
         return schema.has(self._present)
 
     def take(self, schema: LabelSchema, found_by: str) -> None:
@@ -276,7 +289,7 @@ class _Predictions:
                 self.pairs.append(dataclasses.replace(pair, prediction_schema=schema))
 
     def _cure(self, pair: Pair, schema: LabelSchema) -> str:
-        """Of a file among others: it may be the only one that is written so."""
+        """What to do about a prediction that a table does not fit: it may be the only one written so."""
         files_with_labels = [values for values in self._values.values() if values]
         fitting = [values for values in files_with_labels if schema.has(values)]
         failing = len(files_with_labels) - len(fitting)
@@ -293,7 +306,8 @@ class _Predictions:
             )
         return advice_on_predictions(candidates(self._present, self._schema), self._present)
 
-    def given(self, edition: str) -> None:
+    def read_by_option(self, edition: str) -> None:
+        """Reads them by --prediction-edition, unless that has tissues that the reference cannot hold."""
         schema = EDITIONS[edition]
         self._is_given = True
         foreign = [
@@ -312,7 +326,11 @@ class _Predictions:
             schema = self._schema
         self.take(schema, f"--prediction-edition {edition} says")
 
-    def found(self, card: model_card.ModelCard | None) -> None:
+    def read_by_values(self, card: model_card.ModelCard | None) -> None:
+        """Reads them by the reference's table, else by their model's, else by the only one that is possible.
+
+        What several tables could mean is a fault, with what each would make of it.
+        """
         if self.fit(self._schema):
             self.take(self._schema, "")
             return
@@ -373,8 +391,8 @@ def _stated(pairs: Sequence[Pair], prediction: str | os.PathLike) -> dict[str, t
         if path not in listing:
             continue
         try:
-            told = LabelSchema.from_json(files.read_json(path)["labels"])
+            table = LabelSchema.from_json(files.read_json(path)["labels"])
         except (InputError, KeyError, TypeError, ValueError, AttributeError):  # another program's JSON
             continue
-        tables[pair.case_id] = (told, "the files of --provenance beside them say")
+        tables[pair.case_id] = (table, "the files of --provenance beside them say")
     return tables

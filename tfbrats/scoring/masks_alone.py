@@ -14,12 +14,12 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tfbrats.datasets import naming, not_experts, references
-from tfbrats.datasets.groups import nifti_stem
-from tfbrats.datasets.label_names import schema_from_names
+from tfbrats.datasets.groups import beginning_of_listing, nifti_stem
+from tfbrats.datasets.label_names import schema_of_table
 from tfbrats.datasets.references import BIDS_SEGMENTATION, NAMELESS_MASK, SEGMENTATION
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, modality_named
-from tfbrats.machine import files, paths
+from tfbrats.machine import files
 
 _ENDING = re.compile(
     rf"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:{'|'.join((*SEGMENTATION, BIDS_SEGMENTATION))})"
@@ -67,8 +67,8 @@ def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
 
 
 def _visible(folder: str | os.PathLike, listing: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """As `niftis`, of a folder whose paths are known."""
-    root = paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)
+    """The images among all paths of a folder, as `niftis`."""
+    root = beginning_of_listing(folder)
     for path in listing:
         stem = nifti_stem(path)
         below = path.removeprefix(root) if path.startswith(root) else files.name(path)
@@ -197,7 +197,7 @@ def _mask(case_id: str, path: str, edition: str | None) -> Mask:
 
 
 def _tables(case_id: str, path: str, edition: str | None) -> tuple[LabelSchema | None, LabelSchema | None]:
-    """By which table to read a mask, and what its names tell where that is another's word."""
+    """The table by which a mask is read, and the one that its names tell, where an edition was given."""
     names_say = _of_names(case_id, path)
     return (EDITIONS[edition], names_say) if edition else (names_say, None)
 
@@ -214,10 +214,6 @@ def _of_names(case_id: str, path: str) -> LabelSchema | None:
 def of_dataset_json(path: str) -> LabelSchema | None:
     """The table that a dataset.json of nnU-Net or the Decathlon states; None where it states no tumour's."""
     try:
-        content = files.read_json(path)
-        labels = content["labels"]
-        if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
-            labels = {name: int(value) for value, name in labels.items()}
-        return schema_from_names(labels, path)
+        return schema_of_table(files.read_json(path)["labels"], path)
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
         return None
