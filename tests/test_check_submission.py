@@ -15,8 +15,8 @@ import pytest
 from tfbrats import check_submission, labels
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.predictions import submission
-from tfbrats.predictions.submission import RULES
+from tfbrats.predictions import submission, submission_files, submission_rules
+from tfbrats.predictions.submission_rules import RULES
 
 NAMES = ("BraTS2021_00003.nii.gz", "BraTS2021_00007.nii.gz")
 IDENTITY = np.eye(4)
@@ -318,7 +318,7 @@ def test_each_edition_has_its_own_grid_and_labels(good):
 )
 def test_an_edition_that_is_not_told_is_asked_for(editions, words):
     with pytest.raises(InputError, match=rf"^here: .*{words}.*--edition"):
-        submission.rules_for(editions, "here")
+        submission_rules.rules_for(editions, "here")
 
 
 # --- folders, archives and the command ------------------------------------------------------------------
@@ -382,11 +382,11 @@ def test_files_in_a_folder_of_the_archive_are_found_and_packed_side_by_side(fold
 def test_a_place_in_memory_is_as_good_as_a_folder(place, good):
     for name in NAMES:
         files.write_bytes(files.join(place, "deep", name), good["2021"])
-    members = submission.members(place)
+    members = submission_files.members(place)
     assert [member.name for member in members] == [f"deep/{name}" for name in NAMES]
     verdict = submission.check(members, RULES["2021"])
-    submission.pack(members, verdict, files.join(place, "up.zip"))
-    assert [member.name for member in submission.members(files.join(place, "up.zip"))] == list(NAMES)
+    submission_files.pack(members, verdict, files.join(place, "up.zip"))
+    assert [member.name for member in submission_files.members(files.join(place, "up.zip"))] == list(NAMES)
 
 
 def test_damage_in_an_archive_is_named(tmp_path, good, capsys):

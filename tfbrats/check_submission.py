@@ -17,8 +17,9 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths
 from tfbrats.machine.wording import columns, counted
-from tfbrats.predictions import model_card, submission
-from tfbrats.predictions.submission import RULES, SUFFIX, Member, Verdict
+from tfbrats.predictions import model_card, submission, submission_files, submission_rules
+from tfbrats.predictions.submission import Member, Verdict
+from tfbrats.predictions.submission_rules import RULES, SUFFIX
 
 
 def _cases_to_submit(source: str, edition: str | None) -> tuple[list[str], list[str]]:
@@ -35,7 +36,7 @@ def _cases_to_submit(source: str, edition: str | None) -> tuple[list[str], list[
 
 def _checked(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
     """The files of an upload, and whether the challenge would take them."""
-    members = submission.members(location)
+    members = submission_files.members(location)
     case_ids, editions = _cases_to_submit(cases, edition) if cases else (None, [])
     if edition:
         editions = [edition]
@@ -47,7 +48,7 @@ def _checked(location: str, edition: str | None, cases: str | None) -> tuple[lis
             )
         schemas = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
         editions = [schema.edition for schema in schemas if schema is not None]
-    rules = submission.rules_for(editions, location)
+    rules = submission_rules.rules_for(editions, location)
     return members, submission.check(members, rules, case_ids, packed=not files.is_folder(location))
 
 
@@ -113,10 +114,10 @@ def main(arguments: Sequence[str]) -> int:
     location = options.submission
     try:
         if options.pack:
-            submission.check_target(options.pack, location)
+            submission_files.check_target(options.pack, location)
         members, verdict = _checked(location, options.edition, options.cases)
         if options.pack and verdict.accepted:
-            submission.pack(members, verdict, options.pack)
+            submission_files.pack(members, verdict, options.pack)
     except InputError as error:
         if not options.json:
             raise

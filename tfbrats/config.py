@@ -184,6 +184,8 @@ class SliceConfig(RowConfig):
     lws: LossWeightedSampling
     run: Run
 
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
+
     @pydantic.model_validator(mode="after")
     def _what_cun_alone_has_is_off(self):
         if self.model.name == "cun":
@@ -313,6 +315,8 @@ class PatchConfig(RowConfig):
     cascade: Cascade
     train: PatchTrain
     run: Run
+
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):

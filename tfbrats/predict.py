@@ -20,10 +20,18 @@ from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_model
 from tfbrats.machine import command, files, paths, wording
-from tfbrats.predictions import model_card, provenance, results, seen, submission
+from tfbrats.predictions import (
+    model_card,
+    provenance,
+    results,
+    seen,
+    submission,
+    submission_files,
+    submission_rules,
+)
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Segmentation, Target
-from tfbrats.predictions.submission import SubmissionRules
+from tfbrats.predictions.submission_rules import SubmissionRules
 
 
 def predict(
@@ -125,9 +133,9 @@ def _note_cases_seen(card: ModelCard, case_ids: Sequence[str]) -> None:
 
 def _rules(dataset: layouts.Dataset, case_ids: Sequence[str] | None, archive: str) -> SubmissionRules:
     """The upload rules for these cases; refuses, before hours of work, what names alone forbid."""
-    submission.check_target(archive)
+    submission_files.check_target(archive)
     entries = layouts.select(dataset, case_ids)
-    rules = submission.rules_for([entry.schema.edition for entry in entries], dataset.root)
+    rules = submission_rules.rules_for([entry.schema.edition for entry in entries], dataset.root)
     strangers = [entry.case_id for entry in entries if rules.key(entry.case_id) is None]
     if strangers:
         raise InputError(
@@ -144,7 +152,10 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
     Raises:
         InputError: it would not; says why, and writes nothing.
     """
-    members = [submission.member(files.join(output, f"{case_id}{submission.SUFFIX}")) for case_id in case_ids]
+    members = [
+        submission_files.member(files.join(output, f"{case_id}{submission_rules.SUFFIX}"))
+        for case_id in case_ids
+    ]
     verdict = submission.check(members, rules, case_ids)
     for text in verdict.warnings:
         print(f"warning: {text}")
@@ -153,7 +164,7 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
         raise InputError(
             f"{archive}: not written{older}; the challenge would refuse it:\n" + "\n".join(verdict.faults)
         )
-    submission.pack(members, verdict, archive)
+    submission_files.pack(members, verdict, archive)
     print(f"accepted: {len(members)} files, packed as {archive}")
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from upsampling import upsampled_centre
 
 from tfbrats.batches import patch_stream
 from tfbrats.batches.stream import Share
@@ -134,7 +135,7 @@ def test_a_stored_patch_reaches_the_network_as_x1_half_and_the_upsampled_x1(patc
     for image, target, patch in zip(images, targets, written, strict=True):
         assert np.array_equal(image[..., :4], patch["x1"].astype(np.float32))
         assert np.array_equal(image[..., 4:8], patch["half"].astype(np.float32))
-        assert np.array_equal(image[..., 8:], patches.upsampled_centre(patch["x1"]))
+        assert np.array_equal(image[..., 8:], upsampled_centre(patch["x1"]))
         assert np.array_equal(target, region_mask(patch["label"], "WT"))
 
 

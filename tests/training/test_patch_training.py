@@ -171,7 +171,7 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
 def trained_now(monkeypatch):
     """The regions that `train.train` would train, instead of training them."""
     started = []
-    monkeypatch.setattr(train, "_train_network", lambda one: started.append(one.recipe.region) or [])
+    monkeypatch.setattr(train, "_train_network", lambda training: started.append(training.recipe.region))
     return started
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfbrats.batches.slice_stream import MAPS_AT_ONCE, region_mask
 from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import PatchConfig
-from tfbrats.inference import patches_graph
+from tfbrats.inference import patches_graph, scales
 from tfbrats.inference.boxes_graph import box_of, grown
 from tfbrats.labels import PARENT, REGIONS
 from tfbrats.records.manifest import Manifest
@@ -209,7 +209,7 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
         # A batch at once: put together in float16 it is a third of what the network takes.
         # 24 x 64 x 64 x 64 x 4, twice -> 24 x 64 x 64 x 64 x 12
         x1 = tf.cast(stored["x1"], tf.float32)
-        image = patches_graph.multi_scale(x1, stored["half"]) if scaled else x1
+        image = scales.multi_scale(x1, stored["half"]) if scaled else x1
         target = tf.cast(region_mask(stored["label"], region), tf.uint8)
         return {"patch": image, "target": target, "valid": stored["valid"]}
 

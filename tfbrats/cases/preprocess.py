@@ -1,7 +1,9 @@
-"""Bias field, brain, z-score, crop: a case as the networks see it, and the way back. No TensorFlow.
+"""Bias field, brain, z-score, crop: a case as the networks see it. No TensorFlow.
 
 Does no skull stripping and no co-registration: BraTS has had both (elsewhere: HD-BET, SynthStrip, ANTs).
 The brain is where any modality is not 0. Not "above 0": interpolated scans have negative voxels in it.
+
+`inference.preprocess_graph` is the twin in the graph, but for the bias field.
 """
 
 import concurrent.futures

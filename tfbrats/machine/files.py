@@ -38,6 +38,7 @@ _REFUSED = (
 
 
 def join(*parts: str | os.PathLike) -> str:
+    """Parts of a path, local or a store's, as one path."""
     return posixpath.join(*(os.fspath(part) for part in parts))
 
 
@@ -96,10 +97,10 @@ def walk(folder: str | os.PathLike) -> dict[str, int]:
             if fs.exists(inner):
                 raise InputError(f"{folder}: a file; expected a folder. Give the one that it lies in.")
             raise InputError(f"{folder}: no such folder.")
-        found = {} if fs is stores.DISK else fs.find(inner, detail=True)
+        stored = {} if fs is stores.DISK else fs.find(inner, detail=True)
     if fs is stores.DISK:
         return dict(sorted(_walk_local(inner)))
-    return {fs.unstrip_protocol(path): int(info["size"] or 0) for path, info in sorted(found.items())}
+    return {fs.unstrip_protocol(path): int(info["size"] or 0) for path, info in sorted(stored.items())}
 
 
 @contextlib.contextmanager
@@ -128,8 +129,7 @@ def _walk_local(folder: str) -> Iterator[tuple[str, int]]:
             subfolders.clear()
             continue
         seen.add(os.path.realpath(here))
-        for name_ in names:
-            path = os.path.join(here, name_)
+        for path in (os.path.join(here, entry) for entry in names):
             with contextlib.suppress(FileNotFoundError):  # renamed by a writer meanwhile, or a dead link
                 yield path, os.stat(path).st_size
 
@@ -192,6 +192,11 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds. Errors as `read_bytes`.
+
+    Raises:
+        InputError: it is no JSON.
+    """
     content = read_bytes(path)
     try:
         return json.loads(content)
@@ -345,11 +350,11 @@ def sweep(paths: Iterable[str | os.PathLike], older_than_s: float) -> None:
         names_in.setdefault(parent(path) or ".", set()).add(name(path))
     for folder, names in names_in.items():
         fs, inner = stores.located(folder)
-        for found in fs.ls(inner, detail=False) if fs.isdir(inner) else ():
-            meant, partial, _ = name(found).removeprefix(".").partition(PARTIAL)  # .NAME.partial-12345678
+        for entry in fs.ls(inner, detail=False) if fs.isdir(inner) else ():
+            final, partial, _ = name(entry).removeprefix(".").partition(PARTIAL)  # .NAME.partial-12345678
             with contextlib.suppress(FileNotFoundError):  # finished meanwhile
-                if partial and meant in names and _age_s(fs, found) >= older_than_s:
-                    fs.rm_file(found)
+                if partial and final in names and _age_s(fs, entry) >= older_than_s:
+                    fs.rm_file(entry)
 
 
 def _age_s(fs: fsspec.AbstractFileSystem, inner: str) -> float:
@@ -364,11 +369,11 @@ def clear(folder: str | os.PathLike, kept: Collection[str]) -> None:
             if name(path) not in kept:
                 remove(path)
         return
-    for inner, folders, found in os.walk(canonical(folder), topdown=False):
-        links = [one for one in folders if os.path.islink(os.path.join(inner, one))]
-        for one in (*found, *links):
-            if one not in kept:
-                os.unlink(os.path.join(inner, one))
+    for inner, folders, names in os.walk(canonical(folder), topdown=False):
+        links = [entry for entry in folders if os.path.islink(os.path.join(inner, entry))]
+        for entry in (*names, *links):
+            if entry not in kept:
+                os.unlink(os.path.join(inner, entry))
         with contextlib.suppress(OSError):  # not empty: a kept file is in it
             os.rmdir(inner)
 

@@ -1,8 +1,8 @@
-"""One command at a time at one place: by the disk's own lock, elsewhere (gs://) by a file that is renewed.
+"""Locks, so that of several commands only one works in a folder at a time.
 
-On a disk the lock goes with the process that holds it, however that ends. An object store knows no locks:
-there the holder writes the file again every few seconds, and whoever finds one waits to see whether it
-changes. Two machines' clocks are never compared.
+On a disk it is the disk's own lock, which goes with the process that holds it, however that ends. An object
+store (gs://) knows no locks: there the holder writes a file again every few seconds, and whoever finds such a
+file waits to see whether it changes. Two machines' clocks are never compared.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tfbrats.errors import InputError
 from tfbrats.machine import files
@@ -69,39 +69,64 @@ def _flocked(path: str, busy: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _leased(path: str | os.PathLike, busy: str) -> Iterator[None]:
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
 
     def renew() -> None:
-        files.write_bytes(path, json.dumps({**mine, "renewed": uuid.uuid4().hex}).encode())
+        files.write_bytes(path, json.dumps({**own, "renewed": uuid.uuid4().hex}).encode())
 
-    def seen() -> bytes | None:
-        try:
-            return files.read_bytes(path)
-        except InputError:
-            return None
-
-    looked = time.monotonic()
-    found = seen()
-    waited_until = time.monotonic() + GIVEN_UP_AFTER_S
-    if found is not None:
-        print(f"{path}: looking for up to {GIVEN_UP_AFTER_S:.0f} s whether its holder lives", file=sys.stderr)
-    while found is not None:
-        if time.monotonic() > waited_until:
-            break
-        time.sleep(min(1.0, RENEWED_EVERY_S))
-        looked = time.monotonic()
-        now = seen()
-        if now is not None and now != found:
-            raise InputError(f"{busy} (host {json.loads(now)['host']}, process {json.loads(now)['pid']})")
-        found = now
+    looked = _wait_until_dead(path, busy)
     renew()
     # Another that came at the same moment has written over ours, or we over its: the last one holds it. But if
     # we were slow, it may have looked again before we wrote, and hold the lock: then it will write once more.
     took = time.monotonic() - looked
     time.sleep(SETTLED_AFTER_S if took < SETTLED_AFTER_S / 2 else RENEWED_EVERY_S + SETTLED_AFTER_S + took)
-    found = seen()
-    if found is None or json.loads(found)["id"] != mine["id"]:
+    content = _content(path)
+    if content is None or json.loads(content)["id"] != own["id"]:
         raise InputError(busy)
+    try:
+        with _renewed(renew):
+            yield
+    finally:
+        with contextlib.suppress(OSError, InputError):
+            files.remove(path)
+
+
+def _content(path: str | os.PathLike) -> bytes | None:
+    """What the lock file holds; None without one."""
+    try:
+        return files.read_bytes(path)
+    except InputError:
+        return None
+
+
+def _wait_until_dead(path: str | os.PathLike, busy: str) -> float:
+    """Returns when nobody holds the lock: its file is not there, or has not changed for long.
+
+    Returns:
+        when it was last looked at, as `time.monotonic` tells it.
+
+    Raises:
+        InputError: its holder lives.
+    """
+    looked = time.monotonic()
+    content = _content(path)
+    waited_until = time.monotonic() + GIVEN_UP_AFTER_S
+    if content is not None:
+        print(f"{path}: looking for up to {GIVEN_UP_AFTER_S:.0f} s whether its holder lives", file=sys.stderr)
+    while content is not None and time.monotonic() <= waited_until:
+        time.sleep(min(1.0, RENEWED_EVERY_S))
+        looked = time.monotonic()
+        newer = _content(path)
+        if newer is not None and newer != content:
+            holder = json.loads(newer)
+            raise InputError(f"{busy} (host {holder['host']}, process {holder['pid']})")
+        content = newer
+    return looked
+
+
+@contextlib.contextmanager
+def _renewed(renew: Callable[[], None]) -> Iterator[None]:
+    """Calls `renew` every few seconds while the block runs."""
     ended = threading.Event()
 
     def keep() -> None:
@@ -116,5 +141,3 @@ def _leased(path: str | os.PathLike, busy: str) -> Iterator[None]:
     finally:
         ended.set()
         keeper.join()
-        with contextlib.suppress(OSError, InputError):
-            files.remove(path)

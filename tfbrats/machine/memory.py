@@ -23,9 +23,9 @@ def peak_resident_bytes() -> int:
     """The most that this process has held of the machine's memory."""
     # Linux' ru_maxrss begins with what the process that started this one held, which may be more.
     status = pathlib.Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    if found:
-        return int(found[1]) * 1024
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if peak:
+        return int(peak[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -57,15 +57,15 @@ def fitting_workers(worker_bytes: int) -> int:
 
 def _groups() -> Iterator[tuple[pathlib.Path, str, str, str]]:
     """The groups that bound this process, and those round them. A container may see its own as the root."""
-    found = {_VERSION_2: ["/"]}
+    paths_by_version = {_VERSION_2: ["/"]}
     with contextlib.suppress(OSError):
         for line in _OURS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
-                found[_VERSION_2].append(path)
+                paths_by_version[_VERSION_2].append(path)
             elif "memory" in controllers.split(","):
-                found.setdefault(_VERSION_1, ["/"]).append(path)
-    for (folder, *names), paths in found.items():
+                paths_by_version.setdefault(_VERSION_1, ["/"]).append(path)
+    for (folder, *names), paths in paths_by_version.items():
         for path in paths:
             inside = pathlib.PurePosixPath(path.lstrip("/"))
             for group in (inside, *inside.parents):

@@ -52,7 +52,7 @@ def _add_field(
     else:
         _set_type(field, kind.strip("[]"), package, table)
     if choice:
-        choices = [one.name for one in message.oneof_decl]
+        choices = [declared.name for declared in message.oneof_decl]
         if choice[0] not in choices:
             message.oneof_decl.add(name=choice[0])
             choices += choice

@@ -38,8 +38,8 @@ class Stop:
 
 
 @contextlib.contextmanager
-def on_signals(said: str) -> Iterator[Stop]:
-    """In the block, SIGTERM and the first Ctrl-C are a wish; it prints `said` when one comes.
+def on_signals(notice: str) -> Iterator[Stop]:
+    """In the block, SIGTERM and the first Ctrl-C are a wish; it prints `notice` when the first one comes.
 
     Signals reach the main thread alone: in another thread nothing is changed.
     """
@@ -52,7 +52,7 @@ def on_signals(said: str) -> Iterator[Stop]:
         first = not stop.is_asked
         stop.ask(number, frame)
         if first:
-            os.write(2, f"\n{said}\n".encode())  # print may be interrupted in the middle of a print
+            os.write(2, f"\n{notice}\n".encode())  # print may be interrupted in the middle of a print
 
     before = {number: signal.signal(number, noted) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,7 +1,8 @@
-"""What a SavedModel says of itself: tfbrats.json. Written by export, read before a case is sent.
+"""The card: what a SavedModel says of itself, in tfbrats.json. No TensorFlow.
 
-No TensorFlow. Lies in the version's folder and is also served, by the signature `describe`, so that a
-client needs no access to the disk of the server. Names follow MONAI's metadata.json where it has one.
+Export writes it, and it is read before a case is sent. It lies in the version's folder and is also served, by
+the signature `describe`, so that a client needs no access to the disk of the server. Names follow MONAI's
+metadata.json where it has one.
 """
 
 import json
@@ -16,7 +17,7 @@ from tfbrats.cases import preprocess
 from tfbrats.cases.case import Case
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema
-from tfbrats.machine import files
+from tfbrats.machine import files, memory
 
 FILE = "tfbrats.json"
 FORMAT = 1
@@ -81,7 +82,14 @@ class ModelCard(pydantic.BaseModel):
 
 
 def parse(text: str | bytes, where: str) -> ModelCard:
-    """Raises InputError: not a tfbrats.json, or one of another format."""
+    """The card that a text is.
+
+    Args:
+        where: the text is from, named in errors.
+
+    Raises:
+        InputError: not a tfbrats.json, or one of another format.
+    """
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -100,7 +108,11 @@ def parse(text: str | bytes, where: str) -> ModelCard:
 
 
 def read(model_dir: str | os.PathLike) -> ModelCard:
-    """The card in a version's folder, e.g. models/cun/1."""
+    """The card in a version's folder, e.g. models/cun/1. Errors as `parse`.
+
+    Raises:
+        InputError: there is none.
+    """
     path = files.join(model_dir, FILE)
     if not files.exists(path):
         raise InputError(
@@ -123,10 +135,10 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
     path = files.join(output, FILE)
     if not files.exists(path) and files.create(path, card.to_file()):
         return
-    theirs = parse(files.read_bytes(path), path)
-    if theirs != card:
+    kept = parse(files.read_bytes(path), path)
+    if kept != card:
         raise OtherModelError(
-            f"{output}: another command has begun to write results of {theirs.name} version {theirs.version} "
+            f"{output}: another command has begun to write results of {kept.name} version {kept.version} "
             f"here (these are of {card.name} version {card.version}). Choose another --output."
         )
 
@@ -158,8 +170,7 @@ def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
             f"{', '.join(case.modalities)}."
         )
     # One case is waited for here: its modalities may share the cores, which changes no bit.
-    cores = os.cpu_count() or 1
-    image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink, modalities_at_once=cores)
+    image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink, modalities_at_once=memory.cores())
     return {name: np.ascontiguousarray(image[..., m]) for m, name in enumerate(case.modalities)}
 
 
@@ -176,7 +187,14 @@ def outputs(card: ModelCard, signature: str, probabilities: bool = False) -> lis
 
 
 def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:
-    """The graph's `segmentation` (the card's label values, uint8) as tissues, same shape."""
+    """The graph's `segmentation` (the card's label values, uint8) as tissues, same shape.
+
+    Args:
+        where: it is from, named in errors.
+
+    Raises:
+        InputError: it holds a value that the card has no tissue for.
+    """
     return card.schema_of_labels.to_tissues(segmentation, where)
 
 

@@ -1,8 +1,8 @@
 """Where a segmentation comes from, as a JSON file beside it: model, its data, inputs. No TensorFlow.
 
 The same case segmented by the same model has the same file, whoever asked for it: `predict`, the client, or the
-Beam job. It holds no times and no paths. A segmentation that is replaced takes its old file along; a file of
-that name that is not ours is refused before work begins, and never touched.
+Beam job. It holds no times and no paths. When a segmentation is replaced, its old file is removed. Another
+file of that name is refused before work begins, and never touched.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def _of_config(card: ModelCard) -> str | None:
-    """Of its values, in whatever order they stand; None for a model that tells none."""
+def _config_sha256(card: ModelCard) -> str | None:
+    """Of the config's values, in whatever order they stand; None for a model that tells no config."""
     config = card.training_data.get("config")
     if not config:
         return None
@@ -59,7 +59,7 @@ def describe(
     Raises:
         InputError: one of these files cannot be read.
     """
-    images = sorted(one for one in entry.images if one[0] in card.modalities)
+    images = sorted(image for image in entry.images if image[0] in card.modalities)
     sums = {path: sha256(path) for path in {path for _, path, _ in images}}
     return {
         "format": FORMAT,
@@ -71,7 +71,7 @@ def describe(
             "version": card.version,
             "tfbrats_json_sha256": hashlib.sha256(card.to_file()).hexdigest(),
             "records_sha256": card.training_data.get("records_sha256"),
-            "config_sha256": _of_config(card),
+            "config_sha256": _config_sha256(card),
             "exported_by": f"tfbrats {card.tfbrats_version}",
         },
         "inputs": [
@@ -86,10 +86,10 @@ def describe(
 
 
 def check(segmentations: Iterable[str | os.PathLike]) -> None:
-    """Before work begins: may these get a file beside them?
+    """Looks, before work begins, whether each of these may get a file beside it.
 
     Raises:
-        InputError: there lies another file of that name, or the model's card would.
+        InputError: there lies another file of that name, or the model's card would have to.
     """
     for segmentation in segmentations:
         path = path_of(segmentation)

@@ -30,7 +30,7 @@ TITLES = {  # of a table's rows
     "test": "test",
     "unseen": "in no split of the model",
 }
-_SAID = {
+_WORDS = {
     "train": ("trained the model",) * 2,
     "validation": ("chose its checkpoint",) * 2,
     "train_patient": (
@@ -146,7 +146,7 @@ def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> 
     for kind in (kind for kind in kinds if kind in cases):
         ids = cases[kind]
         tells = any(naming.edition_by_id(case_id) is not None for case_id in ids)
-        words = _SAID[kind] if tells else _NAMESAKES.get(kind, _SAID[kind])
+        words = _WORDS[kind] if tells else _NAMESAKES.get(kind, _WORDS[kind])
         texts.append(f"{len(ids)} {words[len(ids) > 1]}")
     return ", ".join(texts)
 
@@ -161,17 +161,18 @@ def other_names(trained_on: Iterable[str], case_ids: Iterable[str]) -> list[str]
     Returns:
         ["BraTS 2020", "BraTS 2021 and later"]: the model's and the cases'; empty if both have one way of names.
     """
-    models = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
-    told = (naming.edition_by_id(case_id) for case_id in case_ids)
-    theirs = {way for schema in told if schema is not None and (way := _way_of(schema.edition))}
-    for model in sorted(models):
-        for way in sorted(theirs - models):
-            if _UCSF not in (model, way) or _LATER in (model, way):
-                return [model, way]
+    ways_of_model = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
+    schemas = (naming.edition_by_id(case_id) for case_id in case_ids)
+    ways_of_cases = {way for schema in schemas if schema is not None and (way := _way_of(schema.edition))}
+    for of_model in sorted(ways_of_model):
+        for of_cases in sorted(ways_of_cases - ways_of_model):
+            if _UCSF not in (of_model, of_cases) or _LATER in (of_model, of_cases):
+                return [of_model, of_cases]
     return []
 
 
 def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
+    """The way of naming that an edition has; None for one whose patients are no other edition's."""
     # A model of 2024 to 2026 was trained on 2023's cases too; ids that tell 2024 are of other patients.
     if is_of_a_card and edition in ("2024", "2025", "2026"):
         return _LATER
