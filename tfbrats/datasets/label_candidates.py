@@ -154,7 +154,7 @@ def _better_readings(
         f"over all voxels Dice {texts[0]}, and now, by {schema.edition} ({meaning(schema, values)}), "
         f"Dice {texts[1]}"
     )
-    return [f"{prediction}: {_told_of_reading(best, schema, values, held)}"]
+    return [f"{prediction}: {_text_of_reading(best, schema, values, held)}"]
 
 
 class _Reading(NamedTuple):
@@ -173,7 +173,7 @@ def _readings(schema: LabelSchema, there: Sequence[Tissue]) -> Iterator[_Reading
         yield _Reading({0: Tissue.BACKGROUND, **dict(zip(values, order, strict=True))}, None)
 
 
-def _told_of_reading(best: _Reading, schema: LabelSchema, values: Collection[int], held: str) -> str:
+def _text_of_reading(best: _Reading, schema: LabelSchema, values: Collection[int], held: str) -> str:
     """What a person is told of a reading that fits better, and what to do.
 
     Args:

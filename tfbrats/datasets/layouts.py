@@ -256,12 +256,12 @@ def _cases(
 
 def _names_say(groups: Sequence[Group], tellings: Sequence[Telling | None]) -> dict[str, LabelSchema]:
     """Case id -> table; {} where one with a mask has none, or where label names were not understood."""
-    told = list(zip(groups, tellings, strict=True))
-    if any(telling is None and group.masks for group, telling in told):
+    with_tellings = list(zip(groups, tellings, strict=True))
+    if any(telling is None and group.masks for group, telling in with_tellings):
         return {}
     if any(group.schema is None and group.layout in (decathlon.MSD, decathlon.NNUNET) for group in groups):
         return {}
-    return {group.case_id: telling.schema for group, telling in told if telling is not None}
+    return {group.case_id: telling.schema for group, telling in with_tellings if telling is not None}
 
 
 def _schema(edition: str | None, telling: Telling | None) -> LabelSchema:
