@@ -242,8 +242,8 @@ def _some_were_seen(by_split: Mapping[str, Any], number: int, total: int, by_nam
 def _all_were_seen(cases: Mapping[str, Sequence[str]], total: int) -> str:
     which = f"All of these {total} cases were" if total > 1 else "The case scored was"
     return (
-        f"{which} seen in training: {listed(cases, KNOWN_TO_THE_MODEL)}. Nothing here says how the model does on "
-        "cases that it has not seen."
+        f"{which} seen in training: {listed(cases, KNOWN_TO_THE_MODEL)}. Nothing here says how the model does "
+        "on cases that it has not seen."
     )
 
 
