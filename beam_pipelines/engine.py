@@ -1,4 +1,4 @@
-"""Which Beam engine runs a job, with how many workers, and what its failures mean to a person."""
+"""Which Beam engine runs a job, with how many workers, and what the person at the command sees of it."""
 
 import argparse
 import builtins
@@ -11,12 +11,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import apache_beam as beam
 import psutil
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TestOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
+from tqdm import tqdm
 
 from tfbrats.errors import InputError
 from tfbrats.machine import memory, paths
@@ -50,14 +52,14 @@ def parsed(
     Raises:
         InputError: a fraction or a number of workers that is none.
     """
-    known, rest = parser.parse_known_args(arguments)
-    if not 0 <= known.max_bad_fraction <= 1:
-        raise InputError(f"--max-bad-fraction {known.max_bad_fraction:g}: a fraction is between 0 and 1.")
-    if known.max_workers is not None and known.max_workers < 1:
-        raise InputError(f"--max-workers {known.max_workers}: at least one worker is needed.")
+    options, rest = parser.parse_known_args(arguments)
+    if not 0 <= options.max_bad_fraction <= 1:
+        raise InputError(f"--max-bad-fraction {options.max_bad_fraction:g}: a fraction is between 0 and 1.")
+    if options.max_workers is not None and options.max_workers < 1:
+        raise InputError(f"--max-workers {options.max_workers}: at least one worker is needed.")
     for name in places:
-        setattr(known, name, paths.absolute(getattr(known, name)))
-    return known, rest
+        setattr(options, name, paths.absolute(getattr(options, name)))
+    return options, rest
 
 
 def with_runner(beam_options: Sequence[str]) -> list[str]:
@@ -65,6 +67,11 @@ def with_runner(beam_options: Sequence[str]) -> list[str]:
     # Not DirectRunner: since 2.68 that first tries to download and start Prism.
     named = any(text.startswith("--runner") for text in beam_options)
     return [*beam_options, *([] if named else [f"--runner={LOCAL}"])]
+
+
+def is_dry_run(beam_options: Sequence[str]) -> bool:
+    """Whether the job is only to be built and its options checked."""
+    return bool(PipelineOptions(list(beam_options)).view_as(TestOptions).dry_run)
 
 
 def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
@@ -108,13 +115,18 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
             "--dry_run: only DataflowRunner has one."
             + (" For what a run would cost, use --price." if "--price" in ours else "")
         )
-    host, colon, port = (chosen.job_endpoint or "").rpartition(":")
+    _check_job_server(chosen.job_endpoint or "")
+
+
+def _check_job_server(address: str) -> None:
+    """Raises InputError where no job server answers: Beam would wait for minutes."""
+    host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
             raise InputError(
-                f"--job_endpoint={chosen.job_endpoint}: no job server answers there ({error}). Start it first: "
+                f"--job_endpoint={address}: no job server answers there ({error}). Start it first: "
                 "beam_pipelines/README.md."
             ) from error
 
@@ -129,6 +141,13 @@ def _was_interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _can_be_mended(kind: str) -> bool:
+    """Whether an error of this name is of the disk, or one that tells a person what to mend."""
+    builtin = getattr(builtins, kind, None)
+    is_of_disk = isinstance(builtin, type) and issubclass(builtin, OSError)
+    return is_of_disk or kind in {error.__name__ for error in (InputError, *InputError.__subclasses__())}
 
 
 @contextlib.contextmanager
@@ -148,12 +167,9 @@ def explained(output: str, what: str = "shards") -> Iterator[None]:
     except Exception as error:
         if _was_interrupted(error):  # Beam wraps Ctrl-C like any error in a DoFn
             raise KeyboardInterrupt from None
-        found = _ERROR_LINE.findall(str(error)) or [(f"{type(error).__name__}: {error}", type(error).__name__)]
-        line, kind = found[-1]
-        builtin = getattr(builtins, kind, None)
-        theirs = isinstance(builtin, type) and issubclass(builtin, OSError)
-        told = kind in {one.__name__ for one in (InputError, *InputError.__subclasses__())}
-        if theirs or told or type(error).__module__.startswith(("grpc", "google.")):
+        lines = _ERROR_LINE.findall(str(error)) or [(f"{type(error).__name__}: {error}", type(error).__name__)]
+        line, kind = lines[-1]
+        if _can_be_mended(kind) or type(error).__module__.startswith(("grpc", "google.")):
             raise InputError(f"the Beam job stopped: {line}\n{go_on}") from error
         error.add_note(go_on)
         raise
@@ -231,13 +247,13 @@ def ended_with_its_workers(output: str, what: str = "shards") -> Iterator[None]:
         os._exit(code)
 
     def hook(ended) -> None:
-        found = re.search(r"Worker subprocess exited with return code (-?\d+)", str(ended.exc_value))
+        death = re.search(r"Worker subprocess exited with return code (-?\d+)", str(ended.exc_value))
         if over.is_set():  # what else fails now fails because of that
             return
-        if found is None:
+        if death is None:
             hook_before(ended)
             return
-        code = int(found.group(1))
+        code = int(death.group(1))
         if code in (-signal.SIGINT, 128 + signal.SIGINT):  # a terminal interrupts the workers too
             leave("interrupted", 130)
         why = ": the system kills one when memory runs out" if code in (-signal.SIGKILL, 137) else ""
@@ -272,3 +288,79 @@ def end_with(pid: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+# --- a job while it runs --------------------------------------------------------------------------------
+
+
+def dry_run(
+    beam_options: Sequence[str], output: str, what: str, build: Callable[[beam.Pipeline], object]
+) -> None:
+    """Builds a job and has its options checked.
+
+    Args:
+        what: finished pieces are called, in messages.
+        build: puts the work into the pipeline.
+    """
+    with explained(output, what), beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+        build(pipeline)
+    print("dry run: the job was built and its options checked; nothing was sent or written")
+
+
+class _Progress(threading.Thread):
+    """A bar over what is done on disk: runners block until the end, so the disk is what tells."""
+
+    def __init__(self, done: Callable[[], int], total: int, **bar):
+        super().__init__(daemon=True)
+        self._done, self._total, self._bar = done, total, bar
+        self._ended = threading.Event()
+
+    def run(self):
+        if not sys.stderr.isatty():
+            return
+        with tqdm(total=self._total, **self._bar) as bar:
+            ended = False
+            while not ended:
+                ended = self._ended.wait(1.0)
+                with contextlib.suppress(InputError, OSError):  # a file was renamed while it was looked at
+                    done = self._done()
+                    bar.total = max(bar.total, done)
+                    bar.update(done - bar.n)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self.join()
+
+
+@contextlib.contextmanager
+def job(
+    beam_options: Sequence[str], output: str, what: str, done: Callable[[], int], total: int, **bar
+) -> Iterator[tuple[beam.Pipeline, int | None]]:
+    """A pipeline that is run to its end when the block ends.
+
+    Args:
+        what: finished pieces are called, in messages.
+        done: how much there is by now, in the bar's unit.
+        total: how much there will be, roughly.
+        bar: options of `tqdm`.
+
+    Yields:
+        The pipeline, and the process that its workers must not outlive: this one, where they are its own.
+
+    Raises:
+        InputError: it stopped for a reason that the person can mend.
+    """
+    options = PipelineOptions(list(beam_options))
+    is_local = options.view_as(StandardOptions).runner == LOCAL
+    several = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+    with (
+        explained(output, what),
+        ended_with_its_workers(output, what) if several else contextlib.nullcontext(),
+        _Progress(done, total, **bar),
+        beam.Pipeline(options=options) as pipeline,
+    ):
+        yield pipeline, os.getpid() if is_local else None

@@ -13,14 +13,11 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
     raise SystemExit("error: run it as python -m beam_pipelines.nifti_to_tfrecord from the folder above.")
 
 import argparse
-import contextlib
+import dataclasses
 import re
 from collections.abc import Sequence
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
-
-from beam_pipelines import engine, running, transforms
+from beam_pipelines import engine, transforms
 from tfbrats import config_file
 from tfbrats.cases import dealing
 from tfbrats.cases.splits import SPLITS
@@ -31,11 +28,14 @@ from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths, wording
 from tfbrats.predictions import results
 from tfbrats.records import folder, shards
-from tfbrats.records.manifest import MANIFEST, Batch, Manifest, read_manifest
+from tfbrats.records.folder import RecordFolder, Remaining
+from tfbrats.records.manifest import MANIFEST, Batch, Manifest
 from tfbrats.records.price import Price, measured_price
+from tfbrats.records.shards import ShardTask
 
 
-def _arguments(arguments: Sequence[str]):
+def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Our options, the config's overrides, and Beam's options."""
     parser = command.parser("beam_pipelines.nifti_to_tfrecord", __doc__)
     parser.add_argument(
         "--config", type=paths.argument, required=True, help="a YAML file, or the name of a shipped one"
@@ -59,8 +59,8 @@ def _arguments(arguments: Sequence[str]):
     parser.add_argument("--add", action="store_true", help="write new cases beside those that --output holds")
     parser.add_argument("--price", action="store_true", help="print what it would cost, and stop")
     parser.add_argument("--overwrite", action="store_true", help="delete what --output holds first")
-    known, rest = engine.parsed(parser, arguments, ("input", "output"))
-    if known.add and known.overwrite:
+    options, rest = engine.parsed(parser, arguments, ("input", "output"))
+    if options.add and options.overwrite:
         raise InputError("--add keeps what is there, --overwrite deletes it: choose one.")
     # What reads section.key=value is an override; the rest is Beam's.
     overrides = [
@@ -68,164 +68,201 @@ def _arguments(arguments: Sequence[str]):
     ]
     beam_options = engine.with_runner([text for text in rest if text not in overrides])
     engine.check_options(beam_options, [name for action in parser._actions for name in action.option_strings])
-    return known, overrides, beam_options
-
-
-def _dealt(
-    options: argparse.Namespace, config: Config, dataset: Dataset, known: Sequence[Batch]
-) -> dealing.Dealt:
-    """Which case goes where: all cases, or with --add those that the set does not have yet."""
-    settings = config.records
-    if options.add and not known:
-        raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
-    old = folder.cases_of(known) if options.add else None
-    return dealing.deal(dataset, settings.split, settings.seed, options.splits, options.fold, old)
+    return options, overrides, beam_options
 
 
 def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
     config = config_file.load(options.config, overrides)
     dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
-    known = [] if options.overwrite else folder.batches(options.output)
-    dealt, dealt_notes = _dealt(options, config, dataset, known)
-    priced = dealt if any(dealt.values()) else folder.cases_of(known)
-    price = measured_price(dataset, priced, config, options.output, with_n4=options.price)
-    # Records of other cases are refused before anything is written; the price is that of these.
-    same = options.add or folder.cases_of(known) == dealt
-    planned = list(known) if same else []
-    if options.add or not planned:
-        planned += [Batch(cases=dealt, bytes_per_case=price.bytes_per_case)] if any(dealt.values()) else []
-    splits = folder.cases_of(planned) if options.add else dealt
-    tasks = [
-        task
-        for number, batch in enumerate(planned)
-        for task in shards.plan(dataset, batch.cases, config, options.output, batch.bytes_per_case, number)
-    ]
-
-    print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
-    of_cases = (f"{one.case_id}: {note}" for one in dataset.cases for note in one.notes)
-    for note in (*dataset.notes, *dealt_notes, *of_cases):
-        print(f"note: {note}")
-    left_out = len(dataset.cases) - sum(len(ids) for ids in splits.values())
-    if left_out:
-        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
-    new = {case_id for ids in priced.values() for case_id in ids}
-    of_price = [task for task in tasks if new & {one.case_id for one in task.cases}]
-    print("\n".join(price.lines(sum(len(task.files) for task in of_price))))
-    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in priced.items()))
-    if options.add:
-        kept = sum(len(batch.cases.get(name, ())) for batch in known for name in SPLITS)
-        print(f"added to         {kept} cases")
+    records = RecordFolder(options.output, options.overwrite)
+    plan = _planned(options, config, dataset, records)
+    _print_plan(options, dataset, records, plan)
     if options.price:
         return 0
-    pipeline_options = PipelineOptions(beam_options)
-    if pipeline_options.view_as(TestOptions).dry_run:
-        with engine.explained(options.output), beam.Pipeline(options=pipeline_options) as pipeline:
-            transforms.write_shards(pipeline, tasks)
-        print("dry run: the job was built and its options checked; nothing was sent or written")
+    if engine.is_dry_run(beam_options):
+        engine.dry_run(
+            beam_options, options.output, "shards", lambda job: transforms.write_shards(job, plan.tasks)
+        )
         return 0
+    records.check_free()
+    with records.alone():
+        manifest = _written(options, config, beam_options, records, plan)
+    _print_written(manifest, options.output)
+    return 0
 
-    freed = folder.deletable_bytes(options.output) if options.overwrite else 0
-    folder.check_free(options.output)
-    with folder.alone(options.output):
-        if not options.overwrite and folder.batches(options.output) != known:
-            raise InputError(
-                f"{options.output}: another job wrote here while this one was looking. Run it again."
-            )
-        manifest = _written(options, config, beam_options, splits, planned, tasks, price, freed)
+
+# --- what is to be written ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What the record set will be.
+
+    Attributes:
+        new: split -> ids of the cases that are given now; of all, where none is new.
+        splits: split -> ids of all cases, those of earlier batches too.
+        batches: the same cases, as they were given.
+        tasks: of all shards.
+        price: of the new cases.
+        notes: on how cases were dealt.
+    """
+
+    new: dict[str, list[str]]
+    splits: dict[str, list[str]]
+    batches: list[Batch]
+    tasks: list[ShardTask]
+    price: Price
+    notes: Sequence[str]
+
+    def shard_count(self) -> int:
+        """Of the shards that hold new cases."""
+        new = {case_id for ids in self.new.values() for case_id in ids}
+        return sum(len(task.files) for task in self.tasks if new & {case.case_id for case in task.cases})
+
+
+def _planned(options: argparse.Namespace, config: Config, dataset: Dataset, records: RecordFolder) -> _Plan:
+    """Deals the cases, prices them, and plans the shards of all, those of earlier batches as they were."""
+    if options.add and not records.batches:
+        raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
+    written = records.cases if options.add else None
+    settings = config.records
+    dealt, notes = dealing.deal(dataset, settings.split, settings.seed, options.splits, options.fold, written)
+    has_cases = any(dealt.values())
+    new = dealt if has_cases else records.cases
+    # Records of other cases are refused before anything is written; the price is that of these.
+    price = measured_price(dataset, new, config, options.output, with_n4=options.price)
+    batches = list(records.batches) if options.add or records.cases == dealt else []
+    if has_cases and (options.add or not batches):
+        batches.append(Batch(cases=dealt, bytes_per_case=price.bytes_per_case))
+    splits = folder.cases_of(batches) if options.add else dealt
+    tasks = [
+        task
+        for number, batch in enumerate(batches)
+        for task in shards.plan(dataset, batch.cases, config, options.output, batch.bytes_per_case, number)
+    ]
+    return _Plan(new, splits, batches, tasks, price, notes)
+
+
+def _print_plan(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, plan: _Plan) -> None:
+    print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
+    of_cases = (f"{case.case_id}: {note}" for case in dataset.cases for note in case.notes)
+    for note in (*dataset.notes, *plan.notes, *of_cases):
+        print(f"note: {note}")
+    left_out = len(dataset.cases) - sum(len(ids) for ids in plan.splits.values())
+    if left_out:
+        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
+    print("\n".join(plan.price.lines(plan.shard_count())))
+    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in plan.new.items()))
+    if options.add:
+        kept = sum(len(batch.cases.get(name, ())) for batch in records.batches for name in SPLITS)
+        print(f"added to         {kept} cases")
+
+
+# --- the job --------------------------------------------------------------------------------------------
+
+
+def _written(
+    options: argparse.Namespace, config: Config, beam_options: list[str], records: RecordFolder, plan: _Plan
+) -> Manifest:
+    """Writes what is not there yet, then dataset.json. The folder is held by this job."""
+    records.check_claim(config, records.cases if options.add else plan.splits)
+    remaining = records.remaining(plan.tasks, plan.batches)
+    _check_disk(records, plan.price, remaining)
+    beam_options, line = _with_workers(options, beam_options, plan.price, remaining)
+    records.claim(config, plan.batches)
+    _print_kept(plan.tasks, remaining)
+    if remaining.todo:
+        if line:
+            print(f"workers          {line}", flush=True)
+        records.resume(remaining)
+        _run(beam_options, records.output, plan.price, remaining)
+    manifest = records.assemble(plan.tasks, remaining.kept, config, plan.batches)
+    records.write_rejected(manifest)
+    _check_rejected(options, records, plan, manifest)
+    if not manifest.examples["train"]:
+        raise InputError(f"{records.output}: no training example came out. Give more cases, or --splits.")
+    records.finish(manifest)
+    return manifest
+
+
+def _check_disk(records: RecordFolder, price: Price, remaining: Remaining) -> None:
+    """Raises InputError where what is left to be written will not fit."""
+    needed = sum(task.expected_bytes for task in remaining.todo)
+    if price.free_bytes is None or needed <= (free := price.free_bytes + records.freed_bytes()):
+        return
+    advice = price.advice(needed)
+    raise InputError(
+        f"{records.output}: the records need about {wording.in_units(needed)}, and "
+        f"{wording.in_units(free)} are free. Free some, choose another --output"
+        + (f", or {advice}" if advice else ".")
+    )
+
+
+def _with_workers(
+    options: argparse.Namespace, beam_options: list[str], price: Price, remaining: Remaining
+) -> tuple[list[str], str]:
+    """Beam's options with the number of workers, and a line that says why so many."""
+    seconds = price.seconds * sum(len(task.cases) for task in remaining.todo) / price.cases
+    workers, line = engine.worker_options(
+        beam_options, options.max_workers, len(remaining.todo), seconds, price.worker_bytes
+    )
+    return [*beam_options, *workers], line
+
+
+def _print_kept(tasks: Sequence[ShardTask], remaining: Remaining) -> None:
+    if len(remaining.todo) < len(tasks):
+        shard_count = sum(len(task.files) for task in tasks)
+        print(f"{len(remaining.kept)} of {shard_count} shards are finished already and are kept")
+    if remaining.again:
+        print(
+            f"{remaining.again} shards are written again: damaged, with rejected cases, or of files that "
+            "changed or lie in another folder now"
+        )
+
+
+def _run(beam_options: Sequence[str], output: str, price: Price, remaining: Remaining) -> None:
+    """Runs the Beam job to its end, with a bar."""
+
+    def written_bytes() -> int:
+        return sum(files.walk(output).values())
+
+    bar = {"unit": "B", "unit_scale": True, "desc": "records"}
+    with engine.job(beam_options, output, "shards", written_bytes, price.bytes, **bar) as (pipeline, pid):
+        transforms.write_shards(pipeline, remaining.todo, pid)
+
+
+def _check_rejected(
+    options: argparse.Namespace, records: RecordFolder, plan: _Plan, manifest: Manifest
+) -> None:
+    """Raises InputError where more cases than --max-bad-fraction were rejected."""
+    case_count = sum(len(ids) for ids in plan.splits.values())
+    if manifest.rejected / case_count <= options.max_bad_fraction:
+        return
+    if records.was_accepted(manifest):
+        records.finish(manifest)  # a set that was accepted once is not taken away again
+    first = next(row for shard in manifest.shards for row in shard.rejected)
+    raise InputError(
+        f"{manifest.rejected} of {case_count} cases were rejected, more than --max-bad-fraction "
+        f"{options.max_bad_fraction:g} allows: {files.join(records.output, folder.REJECTED)}\n"
+        f"the first: {first.reason}\n"
+        "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
+    )
+
+
+def _print_written(manifest: Manifest, output: str) -> None:
     notes = {row.case_id: row.notes for shard in manifest.shards for row in shard.cases if row.notes}
     for line in results.notes_told(notes):
         print(line)
-    seconds = manifest.seconds_per_case
+    by_stage = manifest.seconds_per_case
+    listed = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in by_stage.items())
+    print(f"seconds a case: {sum(by_stage.values()):.2f} ({listed})")
     print(
-        f"seconds a case: {sum(seconds.values()):.2f} ("
-        + ", ".join(f"{stage} {of_stage:.2f}" for stage, of_stage in seconds.items())
-        + ")"
-    )
-    print(
-        f"wrote {files.join(options.output, MANIFEST)}: "
+        f"wrote {files.join(output, MANIFEST)}: "
         + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
         + f" {manifest.kind}, {wording.in_units(manifest.bytes)} in {len(manifest.shards)} shards"
         + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
     )
-    return 0
-
-
-def _written(
-    options: argparse.Namespace,
-    config: Config,
-    beam_options: Sequence[str],
-    splits: dict[str, list[str]],
-    planned: Sequence[Batch],
-    tasks: Sequence[shards.ShardTask],
-    price: Price,
-    freed: int,
-) -> Manifest:
-    """Writes what is not there yet, then dataset.json. The folder is held by this job."""
-    output = options.output
-    finished, accepted, rejected_before = {}, set(), None
-    if not options.overwrite:
-        there = folder.cases_of(folder.batches(output)) if options.add else splits
-        folder.check_claim(output, config, there)
-        finished = folder.finished_shards(output)
-        accepted = folder.shards_of_readers(output, planned)
-        with contextlib.suppress(InputError):
-            before = read_manifest(output)
-            rejected_before = before.rejected if list(before.batches) == planned else None
-    todo = [task for task in tasks if not shards.is_finished(task, finished, accepted)]
-    needed = sum(task.expected_bytes for task in todo)
-    if price.free_bytes is not None and needed > price.free_bytes + freed:
-        raise InputError(
-            f"{output}: the records need about {wording.in_units(needed)}, and "
-            f"{wording.in_units(price.free_bytes + freed)} are free. Free some, choose another --output"
-            + (f", or {advice}" if (advice := price.advice(needed)) else ".")
-        )
-    seconds = price.seconds * sum(len(task.cases) for task in todo) / price.cases
-    workers, line = engine.worker_options(
-        beam_options, options.max_workers, len(todo), seconds, price.worker_bytes
-    )
-    if options.overwrite:
-        folder.clear(output)
-    folder.claim(output, config, planned)
-    if len(todo) < len(tasks):
-        left, of_all = (sum(len(task.files) for task in some) for some in (todo, tasks))
-        print(f"{of_all - left} of {of_all} shards are finished already and are kept")
-    if again := sum(file in finished for task in todo for file in task.files):
-        print(
-            f"{again} shards are written again: damaged, with rejected cases, or of files that changed or lie "
-            "in another folder now"
-        )
-    if todo:
-        if line:
-            print(f"workers          {line}", flush=True)
-        kept = [finished[file] for task in tasks if task not in todo for file in task.files]
-        folder.resume(output, kept, todo)
-
-        def written_bytes() -> int:
-            return sum(files.walk(output).values())
-
-        bar = {"unit": "B", "unit_scale": True, "desc": "records"}
-        beam_options = [*beam_options, *workers]
-        with running.job(beam_options, output, "shards", written_bytes, price.bytes, **bar) as (pipeline, pid):
-            transforms.write_shards(pipeline, todo, pid)
-
-    manifest = folder.assemble(tasks, config, planned)
-    folder.write_rejected(output, manifest)
-    cases = sum(len(ids) for ids in splits.values())
-    if manifest.rejected / cases > options.max_bad_fraction:
-        first = next(row for shard in manifest.shards for row in shard.rejected)
-        if rejected_before is not None and manifest.rejected <= rejected_before:
-            folder.finish(output, manifest)  # a set that was accepted once is not taken away again
-        raise InputError(
-            f"{manifest.rejected} of {cases} cases were rejected, more than --max-bad-fraction "
-            f"{options.max_bad_fraction:g} allows: {files.join(output, folder.REJECTED)}\n"
-            f"the first: {first.reason}\n"
-            "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
-        )
-    if not manifest.examples["train"]:
-        raise InputError(f"{output}: no training example came out. Give more cases, or --splits.")
-    folder.finish(output, manifest)
-    return manifest
 
 
 if __name__ == "__main__":

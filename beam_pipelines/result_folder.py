@@ -1,4 +1,4 @@
-"""What the batch job keeps in its output folder beside the segmentations. Runs where the command runs.
+"""What `segment_cases` keeps in its output folder beside the segmentations. Runs where the command runs.
 
 While a job is under way `.parts/` holds a row for each case that a worker has ended with, and `.segmenting` is
 its lock; both go with it. `rejected.jsonl` stays while cases are without a result. Refuses a second job in the
@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tfbrats.cases.case import Rejected
 from tfbrats.machine import files, locks
 from tfbrats.predictions import results
-from tfbrats.records.manifest import Rejected
 
 REJECTED = "rejected.jsonl"
 _PARTS = ".parts"
@@ -60,8 +60,8 @@ def write_row(output: str, case_id: str, row: dict[str, Any]) -> None:
 
 def rows(output: str, case_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Case id -> row, of those of the cases that have one."""
-    found = {case_id: _row_path(output, case_id) for case_id in case_ids}
-    return {case_id: files.read_json(path) for case_id, path in found.items() if files.exists(path)}
+    paths = {case_id: _row_path(output, case_id) for case_id in case_ids}
+    return {case_id: files.read_json(path) for case_id, path in paths.items() if files.exists(path)}
 
 
 def row_count(output: str) -> int:
@@ -90,9 +90,9 @@ def write_rejected(output: str, rejected: Sequence[Rejected], case_ids: Sequence
         for row in _rejected_before(path)
         if row.case_id not in case_ids and not results.target(row.case_id, output).is_done()
     ]
-    found = sorted([*kept, *rejected], key=lambda row: row.case_id)
-    if found:
-        files.write_bytes(path, "".join(row.model_dump_json() + "\n" for row in found).encode())
+    rows = sorted([*kept, *rejected], key=lambda row: row.case_id)
+    if rows:
+        files.write_bytes(path, "".join(row.model_dump_json() + "\n" for row in rows).encode())
     else:
         files.remove(path)
 

@@ -15,24 +15,23 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, TestOptions
-
-from beam_pipelines import engine, result_folder, running, transforms
+from beam_pipelines import engine, result_folder, transforms
 from tfbrats.cases import splits
+from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
-from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths, wording
-from tfbrats.predictions import model_card, provenance, results, seen
+from tfbrats.predictions import model_card, provenance, results
 from tfbrats.predictions.model_card import ModelCard
-from tfbrats.records.manifest import Rejected
+from tfbrats.predictions.results import Target
 from tfbrats.reporting import score_text
 from tfbrats.scoring import comparison, evaluation, label_tables, origin, pairs, score_files
 
@@ -72,10 +71,10 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     )
     engine.add_arguments(parser, "1, as the network uses all cores by itself")
     parser.add_argument("--overwrite", action="store_true", help="delete the cases' results first")
-    known, rest = engine.parsed(parser, arguments, ("model", "input", "output"))
+    options, rest = engine.parsed(parser, arguments, ("model", "input", "output"))
     beam_options = engine.with_runner(rest)
     engine.check_options(beam_options, [name for action in parser._actions for name in action.option_strings])
-    return known, beam_options
+    return options, beam_options
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,49 +82,65 @@ def main(arguments: Sequence[str]) -> int:
     dataset = layouts.find(options.input, options.edition)
     for note in dataset.guesses:
         print(f"note: {note}")
-    entries = {one.case_id: one for one in layouts.select(dataset, options.case)}
+    entries = {entry.case_id: entry for entry in layouts.select(dataset, options.case)}
     targets = [results.target(name, options.output, with_provenance=options.provenance) for name in entries]
-    layouts.check_outputs(dataset.cases, [path for one in targets for path in one.all_paths])
-    files.check_can_hold(options.output)
-    if options.provenance:
-        provenance.check([one.segmentation for one in targets])
+    _check_places(options, dataset, targets)
     card = model_card.read(options.model)
     split = _split(options, card)
     if options.reference:
         there = pairs.references_of(options.reference, options.edition, list(entries))
         label_tables.check_references(there, options.reference, options.edition)
     print(f"model            {card.name} version {card.version}")
-
-    if PipelineOptions(beam_options).view_as(TestOptions).dry_run:
-        with (
-            engine.explained(options.output, "cases"),
-            beam.Pipeline(options=PipelineOptions(beam_options)) as pipeline,
-        ):
-            transforms.segment_cases(
-                pipeline, list(entries.values()), options.model, options.output, options.provenance
-            )
-        print("dry run: the job was built and its options checked; nothing was sent or written")
+    if engine.is_dry_run(beam_options):
+        engine.dry_run(
+            beam_options,
+            options.output,
+            "cases",
+            lambda job: transforms.segment_cases(
+                job, list(entries.values()), options.model, options.output, options.provenance
+            ),
+        )
         return 0
-
     with result_folder.alone(options.output):
-        results.prepare(card, options.output, options.overwrite, targets)
-        if options.overwrite:
-            _remove_scores(options.output)
-            for one in targets:
-                results.remove(one)
+        _make_way(options, card, targets)
         rejected = _segmented(options, beam_options, entries, card)
         done = [name for name in entries if name not in rejected]
         print(f"segmentations of {wording.counted(len(done), 'case')} are in {options.output}")
         if options.reference and done:
             _score(options, split)
-    if len(rejected) > options.max_bad_fraction * len(entries):
+    _check_rejected(options, rejected, len(entries))
+    return 0
+
+
+def _check_places(options: argparse.Namespace, dataset: Dataset, targets: Sequence[Target]) -> None:
+    """Raises InputError where the results would lie on a case's own files, or could not be written."""
+    layouts.check_outputs(dataset.cases, [path for target in targets for path in target.all_paths])
+    files.check_can_hold(options.output)
+    if options.provenance:
+        provenance.check([target.segmentation for target in targets])
+
+
+def _make_way(options: argparse.Namespace, card: ModelCard, targets: Sequence[Target]) -> None:
+    """Sees to it that no other model's results lie there, and none of these cases with --overwrite."""
+    results.prepare(card, options.output, options.overwrite, targets)
+    if options.overwrite:
+        _remove_scores(options.output)
+        for target in targets:
+            results.remove(target)
+
+
+def _check_rejected(options: argparse.Namespace, rejected: Mapping[str, Rejected], case_count: int) -> None:
+    """Raises InputError where more cases than --max-bad-fraction were rejected."""
+    if len(rejected) > options.max_bad_fraction * case_count:
         raise InputError(
-            f"{len(rejected)} of {len(entries)} cases were rejected, more than --max-bad-fraction "
+            f"{len(rejected)} of {case_count} cases were rejected, more than --max-bad-fraction "
             f"{options.max_bad_fraction:g} allows: {files.join(options.output, result_folder.REJECTED)}\n"
             f"the first: {next(iter(rejected.values())).reason}\n"
             "Mend them and run this again (finished cases are kept), or raise --max-bad-fraction."
         )
-    return 0
+
+
+# --- the job --------------------------------------------------------------------------------------------
 
 
 def _segmented(
@@ -140,37 +155,48 @@ def _segmented(
     def is_done(name: str) -> bool:
         return results.target(name, output, with_provenance=options.provenance).is_done()
 
-    todo = [name for name in entries if not is_done(name)]
+    todo = {name: entry for name, entry in entries.items() if not is_done(name)}
     if len(todo) < len(entries):
         print(f"{len(entries) - len(todo)} of {len(entries)} cases are done already and are kept")
-    result_folder.sweep(output, todo)
-    told = results.spacing_notes(card, [entries[name] for name in todo])
-    for line in results.notes_told({name: [note] for name, note in told.items()}):
+    result_folder.sweep(output, list(todo))
+    spacing_notes = results.spacing_notes(card, list(todo.values()))
+    for line in results.notes_told({name: [note] for name, note in spacing_notes.items()}):
         print(line, flush=True)
     if todo:
-        # One worker unless more are asked for: the network uses all cores by itself.
-        workers, line = engine.worker_options(
-            beam_options, options.max_workers, len(todo), 0.0, _WORKER_BYTES, "cases to segment"
-        )
-        if line:
-            print(f"workers          {line}", flush=True)
-        beam_options = [*beam_options, *workers]
-        done = functools.partial(result_folder.row_count, output)
-        with running.job(beam_options, output, "cases", done, len(todo), unit="case") as (pipeline, pid):
-            transforms.segment_cases(
-                pipeline, [entries[name] for name in todo], options.model, output, options.provenance, pid
-            )
-    rows = result_folder.rows(output, todo)
+        _run(options, beam_options, list(todo.values()))
+    rows = result_folder.rows(output, list(todo))
     if missing := [name for name in todo if name not in rows]:
         raise InputError(f"the job ended without {', '.join(missing)}. Run it again: it goes on from here.")
     if rows:
-        later = {name: [note for note in row["notes"] if note != told.get(name)] for name, row in rows.items()}
-        for line in results.notes_told(later):
-            print(line)
-        print(_times(list(rows.values())))
+        _print_rows(rows, spacing_notes)
     rejected = {name: Rejected.model_validate(row["rejected"]) for name, row in rows.items() if row["rejected"]}
     result_folder.write_rejected(output, list(rejected.values()), list(entries))
     return rejected
+
+
+def _run(options: argparse.Namespace, beam_options: Sequence[str], todo: Sequence[CaseFiles]) -> None:
+    """Runs the Beam job to its end, with a bar."""
+    # One worker unless more are asked for: the network uses all cores by itself.
+    workers, line = engine.worker_options(
+        beam_options, options.max_workers, len(todo), 0.0, _WORKER_BYTES, "cases to segment"
+    )
+    if line:
+        print(f"workers          {line}", flush=True)
+    output = options.output
+    done = functools.partial(result_folder.row_count, output)
+    all_options = [*beam_options, *workers]
+    with engine.job(all_options, output, "cases", done, len(todo), unit="case") as (pipeline, pid):
+        transforms.segment_cases(pipeline, todo, options.model, output, options.provenance, pid)
+
+
+def _print_rows(rows: Mapping[str, Mapping[str, Any]], spacing_notes: Mapping[str, str]) -> None:
+    """What was noted in reading, but what was said before the job; and how long it took."""
+    later = {
+        name: [note for note in row["notes"] if note != spacing_notes.get(name)] for name, row in rows.items()
+    }
+    for line in results.notes_told(later):
+        print(line)
+    print(_times(list(rows.values())))
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -188,8 +214,8 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- scores ---------------------------------------------------------------------------------------------
 
 
-def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], dict[str, Any]] | None:
-    """The cases to score and which split they are; None for all. Said before the work what would not do after.
+def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], origin.Split] | None:
+    """The cases to score and which split they are; None for all. What would fail afterwards is refused before.
 
     Raises:
         InputError: options that do not go together, no such split, or one that the model was not trained on.
@@ -208,7 +234,7 @@ def _split(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], dic
     return case_ids, chosen
 
 
-def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] | None) -> None:
+def _score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | None) -> None:
     """Scores every finished case of the folder that the reference has, those of earlier jobs too.
 
     Args:
@@ -221,24 +247,25 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
         case_ids, chosen = split or (finished, None)
         left_out = [case_id for case_id in case_ids if case_id not in finished]
         if len(left_out) == len(case_ids):
-            print(f"nothing is scored: no case of split {chosen['name']} of {options.splits} is segmented here")
+            print(f"nothing is scored: no case of split {chosen.name} of {options.splits} is segmented here")
             return
-        content = evaluation.evaluate(
+        scores = evaluation.evaluate(
             options.output,
             options.reference,
             options.edition,
             cases=[case_id for case_id in case_ids if case_id in finished],
             workers=evaluation.fitting_workers(options.max_workers),
         )
-        content["split"] = chosen
         card = model_card.read(options.model)
-        content["by_split"] = origin.by_split_of(card, content["rows"], options.splits, options.fold)
+        by_split = origin.by_split_of(card, scores.rows, options.splits, options.fold)
+        scores = dataclasses.replace(scores, split=chosen, by_split=by_split)
         if left_out:
             of_all = wording.counted(len(case_ids), "case")
-            content["notes"].append(
-                f"{len(left_out)} of {of_all} of split {chosen['name']} are not segmented here, and so not "
+            note = (
+                f"{len(left_out)} of {of_all} of split {chosen.name} are not segmented here, and so not "
                 f"scored: {comparison.first(left_out)}"
             )
+            scores = dataclasses.replace(scores, notes=[*scores.notes, note])
     except evaluation.WorkerDiedError as error:
         raise InputError(
             f"{error} The segmentations are kept: run this again with --max-workers 1, and without --runner."
@@ -246,16 +273,16 @@ def _score(options: argparse.Namespace, split: tuple[list[str], dict[str, Any]] 
     except InputError as error:
         raise InputError(f"{error}\nThe segmentations are kept: mend that and run this again.") from error
     folder = files.join(options.output, SCORES)
-    score_files.write(content, folder)
-    means = ", ".join(f"{region} {scores['dice']['mean']:.3f}" for region, scores in content["summary"].items())
-    number = wording.counted(content["cases"], "case") + seen.briefly(content["by_split"])
+    score_files.write(scores, folder)
+    means = ", ".join(f"{region} {of_region['dice'].mean:.3f}" for region, of_region in scores.summary.items())
+    number = wording.counted(scores.cases, "case") + scores.seen_briefly
     print(f"mean Dice        {means}; all scores of {number}: {folder}")
-    for note in content["notes"]:
+    for note in scores.notes:
         print(f"note: {note}")
-    text, is_warning = score_text.what_was_seen(content)
+    text, is_warning = score_text.what_was_seen(scores)
     if text and not is_warning:
         print(text)
-    for warning in score_text.warnings(content):
+    for warning in score_text.warnings(scores):
         print(f"WARNING: {warning}", file=sys.stderr)
 
 

@@ -15,12 +15,13 @@ from beam_pipelines import engine, result_folder
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.predictions import results
 from tfbrats.records import manifest, shards
+from tfbrats.records.shards import ShardTask
 
 # --- records --------------------------------------------------------------------------------------------
 
 
 class WriteShard(beam.DoFn):
-    """ShardTask -> a records.Shard for each of its files, which are on disk when the rows are out.
+    """ShardTask -> the row (`manifest.Shard`) of each of its files, which are on disk by then.
 
     Args:
         command_pid: of the command that starts the workers on its own machine and waits for them; a worker does
@@ -34,7 +35,7 @@ class WriteShard(beam.DoFn):
         if self._command_pid not in (None, os.getpid()):
             engine.end_with(self._command_pid)
 
-    def process(self, task: shards.ShardTask):
+    def process(self, task: ShardTask):
         written = shards.write_shard(task)
         Metrics.counter("tfbrats", "cases").inc(len({row.case_id for shard in written for row in shard.cases}))
         Metrics.counter("tfbrats", "rejected").inc(sum(len(shard.rejected) for shard in written))
@@ -48,7 +49,7 @@ class WriteShard(beam.DoFn):
 
 
 def write_shards(
-    pipeline: beam.Pipeline, tasks: list[shards.ShardTask], command_pid: int | None = None
+    pipeline: beam.Pipeline, tasks: Sequence[ShardTask], command_pid: int | None = None
 ) -> beam.PCollection:
     """Only the tasks travel: paths and settings, never voxels. Reshuffle spreads them over the workers."""
     return (
@@ -107,11 +108,9 @@ class SegmentCase(beam.DoFn):
         with model.alone:
             segmenter = model.segmenter
             done = results.attempt(segmenter.segment, entry, segmenter.card, target)
-        rejected = done.fault and manifest.Rejected(
-            case_id=entry.case_id, stage=done.fault.stage, reason=done.fault.reason, hint=done.fault.hint
-        )
-        if rejected and done.fault.traceback:
-            logging.getLogger(__name__).error(done.fault.traceback)
+        rejected = done.fault
+        if rejected and rejected.traceback:
+            logging.getLogger(__name__).error(rejected.traceback)
         row = {
             "case_id": entry.case_id,
             "worker": f"{socket.gethostname()}:{os.getpid()}",

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from tfbrats import config_file
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.workflows.chain import Steps, exported_since, output_of
 
 _PACED = (4, 20)  # steps an epoch of the two trainings that tell the pace, of two epochs each
@@ -125,7 +125,7 @@ def train(
     log, spent, stopped = _run_for(
         seconds, chain, *training, "--run", str(trained), f"train.steps_per_epoch={steps}"
     )
-    rows = {region: run.read_history(run.home_of(settings, region)) for region in run.regions_of(settings)}
+    rows = {region: RunFolder(trained).network(region).history for region in settings.regions}
     empty = [region or "the network" for region, found in rows.items() if not found]
     if empty:
         raise InputError(f"{' and '.join(empty)} had no whole epoch in {seconds:g} s. What it printed: {log}")
@@ -156,8 +156,8 @@ def _measured(chain: Steps, folder: pathlib.Path, *training: str) -> Pace:
             began = time.monotonic()
             chain.run(f"Pace: 2 x {count} steps", *training, "--run", place, *sizes)
             took = time.monotonic() - began
-            config = run.read_config(place)
-            timings = [run.read_timing(run.home_of(config, region)) for region in run.regions_of(config)]
+            run = RunFolder(place)
+            timings = [run.network(region).timing for region in run.config.regions]
             second_epochs.append(sum(float(rows[1]["seconds"]) for rows in timings))
         return pace_of(took, second_epochs)
 
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str]) -> None:
     config_file.add_arguments(parser)
     options = parser.parse_intermixed_args(arguments)
     config = config_file.load(options.config, options.overrides)
-    print(sum(networks.build(config, region=region).count_params() for region in run.regions_of(config)))
+    print(sum(networks.build(config, region=region).count_params() for region in config.regions))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """MONAI's side of `budget.py`: one network trained until the time is over, then the held-out case segmented.
 
 slices     BasicUNet in 2-D with MONAI's own widths, four classes, DiceCELoss with softmax. Its batches are
-           those of our `data.training`: same records, same turning and flipping, same batch.
+           those of our `slice_stream.training`: same records, same turning and flipping, same batch.
 volumes    SegResNet in 3-D as MONAI's BraTS tutorial builds it, three sigmoid outputs WT, TC, ET, Dice and
            binary cross-entropy. Its patches are drawn by our rule (`tfbrats.cases.patches`) for WT, TC and ET
            in turn, x1 alone, from the same volumes; unlike ours, each is learned with all three of its masks.
@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tfbrats import config_file  # noqa: E402
-from tfbrats.cases import case, patches, preprocess  # noqa: E402
+from tfbrats.cases import boxes, case, patches, preprocess  # noqa: E402
 from tfbrats.config import Config, PatchConfig  # noqa: E402
 from tfbrats.datasets import layouts  # noqa: E402
 from tfbrats.errors import InputError  # noqa: E402
@@ -119,12 +119,13 @@ def slice_batches(folder: str, config: Config) -> Batches:
     import tensorflow as tf
 
     from tfbrats.batches import slice_stream
+    from tfbrats.batches.stream import Share
 
     tf.config.set_visible_devices([], "GPU")
     manifest, batch = read_manifest(folder), config.train.batch_size
     epoch = 0
     while True:
-        stream = slice_stream.training(manifest, folder, config, epoch, batch)
+        stream = slice_stream.training(manifest, config, epoch, Share(batch))
         for one in stream.take(max(1, manifest.count("train") // batch)).as_numpy_iterator():
             tissues = one["label"]
             yield one["image"], np.where(tissues <= Tissue.ET, tissues, 0)
@@ -271,7 +272,7 @@ def train(folder: str, config: Config, output: pathlib.Path, seconds: float, cha
 
 def _from_slices(learner: _Learner, ready: preprocess.Prepared, canvas: Sequence[int]) -> np.ndarray:
     """Tissues uint8 [I, J, K]: the likeliest class of every pixel, slice by slice."""
-    image = preprocess.uncrop(ready.image, ready.box_ijk, ready.shape_ijk)
+    image = boxes.uncrop(ready.image, ready.box_ijk, ready.shape_ijk)
     sides = [
         max(least, -(-size // _MULTIPLE) * _MULTIPLE) for least, size in zip(canvas, image.shape, strict=False)
     ]
@@ -304,7 +305,7 @@ def _from_patches(learner: _Learner, ready: preprocess.Prepared, config: PatchCo
     for region, tissue in zip(REGIONS, (Tissue.ED, Tissue.NCR, Tissue.ET), strict=True):
         parent = parent & (probabilities[list(REGIONS).index(region)] >= config.cascade.threshold)
         tissues[parent] = tissue
-    return preprocess.uncrop(tissues, ready.box_ijk, ready.shape_ijk)
+    return boxes.uncrop(tissues, ready.box_ijk, ready.shape_ijk)
 
 
 def predict(config: Config, trained: pathlib.Path, cases: str, case_id: str, output: pathlib.Path) -> None:
@@ -328,7 +329,7 @@ def predict(config: Config, trained: pathlib.Path, cases: str, case_id: str, out
         else:
             tissues = _from_slices(learner, ready, config.records.slice_shape)
     # As our segmenters do it: outside the brain there is nothing.
-    brain = preprocess.uncrop(ready.brain, ready.box_ijk, ready.shape_ijk)
+    brain = boxes.uncrop(ready.brain, ready.box_ijk, ready.shape_ijk)
     output.mkdir(parents=True, exist_ok=True)
     tissues[~brain] = 0
     case.save_segmentation(output / f"{case_id}.nii.gz", tissues, loaded.grid, loaded.schema)
@@ -347,7 +348,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--case", help="its id")
     parser.add_argument("--output", type=pathlib.Path, help="folder of its segmentation")
     options = parser.parse_intermixed_args(arguments)
-    config = config_file.load(options.config, options.overrides)
+    records = [f"data.records={options.records}"] if options.records else []
+    config = config_file.load(options.config, [*options.overrides, *records])
     if options.what == "try":
         print(json.dumps(tried(config)))
     elif options.what == "train":

@@ -132,12 +132,13 @@ def _tfbrats(
     what: str, folder: str, config: Config, batch: int, disk: bool
 ) -> dict[str, Callable[[], Batches]]:
     from tfbrats.batches import patch_stream, slice_stream
+    from tfbrats.batches.stream import Share
 
     manifest = read_manifest(folder)
     if what == "slices":
-        stream = slice_stream.training(manifest, folder, config, 0, batch)
+        stream = slice_stream.training(manifest, config, 0, Share(batch))
     else:
-        stream = patch_stream.training(manifest, folder, config, "WT", 0, batch)
+        stream = patch_stream.training(manifest, config, "WT", 0, Share(batch))
     return {"": lambda: iter(stream)}
 
 
@@ -338,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def answer(**found) -> None:
         print(json.dumps(found), file=answers, flush=True)
 
-    config = config_file.load(options.config, options.overrides)
+    config = config_file.load(options.config, [*options.overrides, f"data.records={options.records}"])
     try:
         forms = LOADERS[options.loader](options.what, options.records, config, options.batch, options.disk)
     except ImportError as error:

@@ -5,8 +5,8 @@
     python benchmarks/metrics.py --real FOLDER    # holds <case>_seg.nii.gz and <case>_pred_<model>.nii.gz
 
 Each peer computes what it can, for WT, TC and ET, from the masks as they are in the image; ours of the same
-scores starts from the same masks. Our full score (`metrics.score_case`: all scores of all regions, from the
-label map) stands beside them. Rounds alternate between all of them, so that a busy moment of the machine
+scores starts from the same masks. Our full score (`region_scores.score_case`: all scores of all regions, from
+the label map) stands beside them. Rounds alternate between all of them, so that a busy moment of the machine
 meets every one; a figure is the median over the rounds. CPU seconds sum over threads: they vary less than
 wall seconds where other programs run.
 
@@ -166,7 +166,7 @@ def compare(reference_path: pathlib.Path, prediction_path: pathlib.Path, edition
         region: tuple(np.ascontiguousarray(region_mask(tissues, region)) for tissues in (prediction, reference))
         for region in REGIONS
     }
-    masks = {region: pair for region, pair in masks.items() if not region_scores.absent_from(*pair)}
+    masks = {region: pair for region, pair in masks.items() if all(mask.any() for mask in pair)}
 
     jobs = {"tfbrats": lambda: region_scores.score_case(prediction, reference, spacing_mm)}
     compared = peers()

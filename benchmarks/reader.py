@@ -19,12 +19,12 @@ import tensorflow as tf
 
 from tfbrats import config_file
 from tfbrats.batches import patch_stream, slice_stream
-from tfbrats.batches import stream as data
 from tfbrats.batches.augment import rotate_and_flip
+from tfbrats.batches.stream import Share, parse, serialized
 from tfbrats.config import Config
 from tfbrats.records import schema
 from tfbrats.records.manifest import Manifest, read_manifest
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.training.recipes import recipe_for
 
 _REGION = "WT"
 
@@ -33,11 +33,11 @@ def _slice_forms(manifest: Manifest, folder: str, config: Config, batch: int) ->
     """Stage -> the pipeline up to it, and the examples in each of its elements."""
     settings, canvas = config.data, config.records.slice_shape
     shards = range(len(manifest.shards_of("train")))
-    read = data.serialized(manifest, folder, "train", shards)
+    read = serialized(manifest, folder, "train", shards)
     read = read.shuffle(settings.shuffle_buffer, seed=0).repeat()
 
     def parsed(record):
-        example = data.parse(schema.SLICES, record)
+        example = parse(schema.SLICES, record)
         return {**example, "image": tf.ensure_shape(example["image"], [None, None, len(settings.modalities)])}
 
     def turned(record):
@@ -51,21 +51,21 @@ def _slice_forms(manifest: Manifest, folder: str, config: Config, batch: int) ->
         "read": (read, 1),
         "parse": (mapped(parsed), 1),
         "turn": (mapped(turned), 1),
-        "draw, batch": (slice_stream.training(manifest, folder, config, 0, batch), batch),
+        "draw, batch": (slice_stream.training(manifest, config, 0, Share(batch)), batch),
     }
 
 
 def _patch_forms(manifest: Manifest, folder: str, config: Config, batch: int) -> dict:
     shards = range(len(manifest.shards_of("train", _REGION)))
-    read = data.serialized(manifest, folder, "train", shards, _REGION)
-    whole = (patch_stream.training(manifest, folder, config, _REGION, 0, batch), batch)
+    read = serialized(manifest, folder, "train", shards, _REGION)
+    whole = (patch_stream.training(manifest, config, _REGION, 0, Share(batch)), batch)
     if manifest.kind == "patches":
         read = read.shuffle(config.data.shuffle_buffer, seed=0).repeat()
         parsed = patch_stream._stored(read)
         forms = {"read": (read, 1), "parse": (parsed, 1)}
     else:
         read, per_read = read.repeat(), config.data.patches_per_read
-        parsed = read.map(lambda record: data.parse(patch_stream._OF_VOLUME, record))
+        parsed = read.map(lambda record: parse(patch_stream._OF_VOLUME, record))
         cut = patch_stream._fresh(read, config, _REGION, manifest.count("train"), 0, None)
         forms = {"read": (read, per_read), "parse": (parsed, per_read), "cut": (cut, 1)}
     return {**forms, "batch, scales": whole}
@@ -108,16 +108,14 @@ def stages(folder: str, config: Config, batch: int, examples: int, rounds: int) 
 def step(folder: str, config: Config, steps: int) -> dict[str, float]:
     """Seconds of a step alone, a batch alone, a step of the loop, and of it those spent in `next`."""
     manifest = read_manifest(folder)
-    recipe = (
-        SliceRecipe(config, manifest) if manifest.kind == "slices" else PatchRecipe(config, manifest, _REGION)
-    )
+    recipe = recipe_for(config, manifest, "" if manifest.kind == "slices" else _REGION)
     strategy = tf.distribute.get_strategy()
     network, optimizer = recipe.network(1), recipe.optimizer()
     optimizer.build(network.trainable_variables)
     train_step, schedule = recipe.train_step(strategy, network, optimizer), recipe.schedule(0)
 
     def stream():
-        return iter(recipe.training(0, config.train.batch_size, 0, 1))
+        return iter(recipe.training(0, Share(config.train.batch_size)))
 
     def timed(run) -> float:
         started = time.perf_counter()

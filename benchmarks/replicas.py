@@ -37,7 +37,7 @@ from tfbrats import config_file
 from tfbrats.config import Config, PatchConfig
 from tfbrats.labels import LwsRegion, Tissue
 from tfbrats.training import devices
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.training.recipes import recipe_for
 
 LOSS_TOLERANCE = 1e-5  # float32 has about seven digits; the sums run over some ten thousand pixels
 # Small and deep, the networks carry rounding far: one device's batch in another order gives 3e-3 already (drn).
@@ -69,7 +69,7 @@ def load(name: str, batch_norm: str) -> tuple[Config, str]:
 
 
 def made_up(config: Config, count: int) -> dict[str, np.ndarray]:
-    """A batch as `data.training` or `patch_data.training` yields it; the last one is filling."""
+    """A batch as `slice_stream.training` or `patch_stream.training` yields it; the last one is filling."""
     rng = np.random.default_rng(0)
     valid = np.ones(count, np.float32)
     valid[-1] = 0
@@ -113,8 +113,7 @@ def first_step(
         reverse: the batch's last example first.
     """
     config, region = load(name, batch_norm)
-    is_patches = isinstance(config, PatchConfig)
-    recipe = PatchRecipe(config, None, region) if is_patches else SliceRecipe(config, None)
+    recipe = recipe_for(config, None, region)
     batch = made_up(config, count)
     if reverse:
         batch = {key: value[::-1] for key, value in batch.items()}

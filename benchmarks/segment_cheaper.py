@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats import config, export
-from tfbrats.cases import case, preprocess
+from tfbrats.cases import boxes, case
 from tfbrats.config import PatchConfig
 from tfbrats.datasets import layouts
 from tfbrats.inference import slice_segmenter
@@ -83,7 +83,7 @@ class Slices:
         canvas = tuple(self._settings.records.slice_shape)
         if brain.shape[:2] != canvas:
             return
-        box = preprocess.box_of(brain)
+        box = boxes.box_of(brain)
         for margin in _MARGINS:
             (i0, i1), (j0, j1) = (
                 (

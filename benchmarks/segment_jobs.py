@@ -31,7 +31,7 @@ from tfbrats.machine import files
 from tfbrats.machine.memory import peak_resident_bytes
 from tfbrats.predictions import results
 from tfbrats.predictions.model_card import ModelCard
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import CONFIG, RunFolder
 
 
 class Clock:
@@ -79,11 +79,11 @@ def without_n4(run_dir: str, folder: str) -> Config:
     """A run folder beside the run's, with all that is the run's but N4; its config."""
     os.makedirs(folder)
     for name in os.listdir(run_dir):
-        if name != "config.yaml":
+        if name != CONFIG:
             os.symlink(os.path.abspath(os.path.join(run_dir, name)), os.path.join(folder, name))
-    config = overridden(run.read_config(run_dir), ["preprocess.n4_modalities=[]"])
-    run.write_config(folder, config)
-    return run.read_config(folder)
+    copy = RunFolder(folder)
+    copy.write_config(overridden(RunFolder(run_dir).config, ["preprocess.n4_modalities=[]"]))
+    return copy.config
 
 
 def _exported(spec: Mapping, folder: str) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _weights(config: Config, work: str) -> dict[str, dict]:
 def export_all(spec: Mapping) -> dict:
     """Exports a run in each precision; what the peer needs to carry the same networks."""
     folder = os.path.join(spec["work"], "run")
-    left_out = run.read_config(spec["run"]).preprocess.n4_modalities
+    left_out = RunFolder(spec["run"]).config.preprocess.n4_modalities
     config = without_n4(spec["run"], folder)
     with contextlib.redirect_stdout(sys.stderr):
         return {

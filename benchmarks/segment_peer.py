@@ -26,7 +26,7 @@ from segment_jobs import answer, serve
 from tfbrats.config import Config, PatchConfig
 from tfbrats.datasets import layouts
 from tfbrats.labels import Tissue
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 
 torch, torch_networks = step_jobs._torch()
 with contextlib.redirect_stderr(io.StringIO()):  # it says which of its optional parts are not there
@@ -219,7 +219,7 @@ def segmenter(spec: Mapping, config: Config, timed: Mapping[str, Timed]) -> Call
 
 def main(spec: Mapping) -> None:
     torch.set_num_threads(spec["threads"])
-    config = run.read_config(spec["run"])
+    config = RunFolder(spec["run"]).config
     built = networks(config, spec["weights"])
     of_patches = isinstance(config, PatchConfig)
     sides = (config.sampling.patch_size,) * 3 if of_patches else config.records.slice_shape

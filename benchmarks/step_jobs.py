@@ -69,13 +69,13 @@ def ours(spec: Mapping, config: Config) -> tuple[dict, Callable]:
     import tensorflow as tf
 
     from tfbrats import networks
-    from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+    from tfbrats.training.recipes import recipe_for
 
     tf.config.threading.set_intra_op_parallelism_threads(spec["threads"])
     keras.utils.set_random_seed(_SEED)
     keras.mixed_precision.set_global_policy(config.train.precision)
     region, arrays = NETWORKS[spec["network"]][1], made_up(config)
-    recipe = PatchRecipe(config, None, region) if region else SliceRecipe(config, None)
+    recipe = recipe_for(config, None, region)
     network = recipe.network(1)
     if spec["weights"]:
         numbered = {f"{name} {n}": a for name, of in weights_of(network).items() for n, a in enumerate(of)}

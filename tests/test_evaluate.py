@@ -20,7 +20,8 @@ from tfbrats.machine import files, memory
 from tfbrats.metrics import region_scores
 from tfbrats.predictions import model_card, seen
 from tfbrats.reporting import score_text
-from tfbrats.scoring import case_scores, evaluation, origin, score_files
+from tfbrats.scoring import case_scores, evaluation, origin, score_files, summaries
+from tfbrats.scoring.summaries import Statistics
 
 SHAPE = (12, 12, 8)
 
@@ -67,17 +68,17 @@ def test_a_data_sets_own_segmentations_score_perfectly_against_it(tiny_dataset, 
     for case_id, one in labels_of(root).items():
         shutil.copy(one.label, tmp_path / f"{case_id}.nii.gz")
     content = evaluation.evaluate(tmp_path, root)
-    assert content["cases"] == 2
-    assert {row["dice"] for row in content["rows"]} == {1.0}
-    assert {row["hd95_mm"] for row in content["rows"]} == {0.0}
-    assert all(row["volume_ml"] == row["reference_volume_ml"] for row in content["rows"])
+    assert content.cases == 2
+    assert {row["dice"] for row in content.rows} == {1.0}
+    assert {row["hd95_mm"] for row in content.rows} == {0.0}
+    assert all(row["volume_ml"] == row["reference_volume_ml"] for row in content.rows)
 
 
 def test_predictions_hold_the_values_of_the_references_edition(tmp_path):
     # 3 is enhancing tumour in 2023 and nothing in 2020.
     save(tmp_path / "p", "BraTS-GLI-00001-000.nii.gz", tissues(), "2023")
     save(tmp_path / "r", "BraTS-GLI-00001-000-seg.nii", tissues(), "2023")
-    assert {row["dice"] for row in evaluation.evaluate(tmp_path / "p", tmp_path / "r")["rows"]} == {1.0}
+    assert {row["dice"] for row in evaluation.evaluate(tmp_path / "p", tmp_path / "r").rows} == {1.0}
     with pytest.raises(
         InputError, match=r"--edition 2020 has no value 3, but the names say 2023.*--edition out"
     ):
@@ -89,7 +90,7 @@ def test_masks_whose_names_tell_no_edition_need_one(tmp_path):
     save(tmp_path / "r", "patient7.nii.gz", tissues())
     with pytest.raises(InputError, match=r"patient7\.nii\.gz.*--edition"):
         evaluation.evaluate(tmp_path / "p", tmp_path / "r")
-    assert evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2020")["editions"] == ["2020"]
+    assert evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2020").editions == ["2020"]
 
 
 def test_every_fault_of_every_case_is_listed_and_nothing_is_written(folders, tmp_path):
@@ -160,17 +161,17 @@ def test_a_missing_prediction_is_scored_as_an_empty_one_only_when_allowed_and_th
     printed = capsys.readouterr().out
     assert "missing: 1 case without a prediction, scored as empty: BraTS20_Training_001" in printed
     assert "2 cases, edition 2020" in printed
-    content = evaluate.read(tmp_path / "out")
-    assert content["missing"] == ["BraTS20_Training_001"] and content["cases"] == 2
-    assert "left_out" not in content
-    whole, core, enhancing = content["rows"][:3]
+    content = score_files.read(tmp_path / "out")
+    assert content.missing == ["BraTS20_Training_001"] and content.cases == 2
+    assert "left_out" not in json.loads((tmp_path / "out" / "metrics.json").read_text())
+    whole, core, enhancing = content.rows[:3]
     for row in (whole, core, enhancing):
         assert (row["empty"], row["dice"], row["sensitivity"], row["volume_ml"]) == ("prediction", 0, 0, 0)
         assert row["hd95_mm"] == region_scores.MISSING_REGION_MM and row["specificity"] == 1
     assert whole["reference_volume_ml"] == pytest.approx(6 * 6 * 4 / 1000)
     # Half of what it would be if the case were left out: missing one is never free.
-    (moved,) = (row for row in content["rows"][3:] if row["region"] == "WT")
-    assert content["summary"]["WT"]["dice"]["mean"] == pytest.approx(moved["dice"] / 2)
+    (moved,) = (row for row in content.rows[3:] if row["region"] == "WT")
+    assert content.summary["WT"]["dice"].mean == pytest.approx(moved["dice"] / 2)
 
 
 def test_a_missing_prediction_scores_just_as_an_empty_file_does(folders):
@@ -179,10 +180,10 @@ def test_a_missing_prediction_scores_just_as_an_empty_file_does(folders):
     missing = evaluation.evaluate(prediction, reference, allow_missing=True, lesion_rule="2023")
     save(prediction, "BraTS20_Training_001.nii.gz", np.zeros(SHAPE, np.uint8))
     empty = evaluation.evaluate(prediction, reference, lesion_rule="2023")
-    for key in ("rows", "summary", "lesions", "cascade"):
-        assert repr(missing[key]) == repr(empty[key])
-    assert missing["counts"][0]["regions"] == empty["counts"][0]["regions"]
-    assert missing["counts"][0]["prediction"] is None
+    for name in ("rows", "summary", "lesions", "cascade"):
+        assert repr(getattr(missing, name)) == repr(getattr(empty, name))
+    assert missing.counts[0]["regions"] == empty.counts[0]["regions"]
+    assert missing.counts[0]["prediction"] is None
 
 
 def test_extra_predictions_stay_a_fault_when_missing_ones_are_allowed(folders):
@@ -197,7 +198,7 @@ def test_cases_can_be_named_between_commas_or_in_a_file(folders, tmp_path):
     for named in ("BraTS20_Training_002", tmp_path / "ids.txt"):
         run("--prediction", prediction, "--reference", reference, "--output", tmp_path / "out",
             "--cases", named, "--workers", 1)  # fmt: skip
-        rows = evaluate.read(tmp_path / "out")["rows"]
+        rows = score_files.read(tmp_path / "out").rows
         assert {row["case_id"] for row in rows} == {"BraTS20_Training_002"}
     for nothing in ("", ",", " "):
         with pytest.raises(InputError, match="--cases names no case"):
@@ -219,7 +220,7 @@ def test_probabilities_beside_the_predictions_are_no_cases(folders):
     chances = np.zeros((*SHAPE, 3), np.float32)
     path = prediction / "BraTS20_Training_001_probabilities.nii.gz"
     case.save_probabilities(path, chances, nifti.new_grid(SHAPE))
-    assert evaluation.evaluate(prediction, reference)["cases"] == 2
+    assert evaluation.evaluate(prediction, reference).cases == 2
 
 
 def test_a_folder_without_predictions_says_what_was_expected(folders, tmp_path):
@@ -245,24 +246,24 @@ def test_rows_are_the_scores_of_the_arrays_with_the_files_spacing(tmp_path):
     grid = nifti.new_grid((8, 12, 12), spacing_mm, axes=("S", "A", "R"))
     save(tmp_path / "p", "BraTS20_Training_001.nii.gz", tissues(1), grid=grid)
     save(tmp_path / "r", "BraTS20_Training_001.nii.gz", tissues(0), grid=grid)
-    rows = evaluation.evaluate(tmp_path / "p", tmp_path / "r")["rows"]
+    rows = evaluation.evaluate(tmp_path / "p", tmp_path / "r").rows
     expected = region_scores.score_case(tissues(1), tissues(0), spacing_mm)
     assert [row["hd95_mm"] for row in rows] == [row.hd95_mm for row in expected]
     assert rows[0]["hausdorff_mm"] == 3
 
 
 def test_worker_processes_find_the_same_as_one(folders):
-    assert evaluation.evaluate(*folders, workers=2)["rows"] == evaluation.evaluate(*folders)["rows"]
+    assert evaluation.evaluate(*folders, workers=2).rows == evaluation.evaluate(*folders).rows
 
 
 def test_the_summary_leaves_nan_out_and_counts_what_the_rule_touched(folders):
-    brats = evaluation.evaluate(*folders)["summary"]
-    nan = evaluation.evaluate(*folders, empty="nan")["summary"]
+    brats = evaluation.evaluate(*folders).summary
+    nan = evaluation.evaluate(*folders, empty="nan").summary
     # ET: 2 x 2 x 2 voxels moved by one of two (Dice 0.5), and absent from both in the other case (1 or nan).
-    assert (brats["ET"]["dice"]["mean"], brats["ET"]["dice"]["n"]) == (0.75, 2)
-    assert (nan["ET"]["dice"]["mean"], nan["ET"]["dice"]["n"]) == (0.5, 1)
-    assert brats["ET"]["dice"]["touched"] == nan["ET"]["dice"]["touched"] == 1
-    assert brats["WT"]["dice"]["touched"] == 0
+    assert (brats["ET"]["dice"].mean, brats["ET"]["dice"].n) == (0.75, 2)
+    assert (nan["ET"]["dice"].mean, nan["ET"]["dice"].n) == (0.5, 1)
+    assert brats["ET"]["dice"].touched == nan["ET"]["dice"].touched == 1
+    assert brats["WT"]["dice"].touched == 0
 
 
 def test_statistics_worked_out_by_hand():
@@ -270,16 +271,9 @@ def test_statistics_worked_out_by_hand():
         {"region": "WT", "empty": "", **dict.fromkeys(region_scores.SCORES, value)}
         for value in (1.0, 2.0, 3.0, 10.0)
     ]
-    found = evaluate.summarise(rows)["WT"]["dice"]
-    assert found == {
-        "mean": 4.0,
-        "std": math.sqrt((9 + 4 + 1 + 36) / 4),
-        "median": 2.5,
-        "25quantile": 1.75,
-        "75quantile": 4.75,
-        "n": 4,
-        "touched": 0,
-    }
+    found = summaries.summarise(rows)["WT"]["dice"]
+    std = math.sqrt((9 + 4 + 1 + 36) / 4)
+    assert found == Statistics(4.0, std, 2.5, lower_quartile=1.75, upper_quartile=4.75, n=4, touched=0)
 
 
 def card(config, **changed):
@@ -301,18 +295,18 @@ def test_the_model_card_beside_the_predictions_tells_the_cascades_margin(folders
     for margin in (None, 0, 1):
         if margin is not None:
             (prediction / "tfbrats.json").write_text(card_of_a_cascade(margin))
-        cascade = evaluation.evaluate(prediction, reference)["cascade"]
-        assert cascade["margin_voxels"] == margin
-        outside[margin] = cascade["summary"]["TC"]["sum_ml"]["lost_outside_box_ml"]
+        cascade = evaluation.evaluate(prediction, reference).cascade
+        assert cascade.margin_voxels == margin
+        outside[margin] = cascade.summary["TC"]["sum_ml"]["lost_outside_box_ml"]
     # Moved by a voxel, WT still holds all of TC: nothing is lost before; without a margin nothing is known.
     assert math.isnan(outside[None]) and outside[0] == outside[1] == 0
     save(prediction, "BraTS20_Training_001.nii.gz", tissues(3))
     (prediction / "tfbrats.json").write_text(card_of_a_cascade(0))
     # TC is voxels 3 to 6 along i, by 4 x 2; the predicted WT begins at 5.
-    row = evaluation.evaluate(prediction, reference)["cascade"]["rows"][1]
+    row = evaluation.evaluate(prediction, reference).cascade.rows[1]
     assert row["lost_outside_box_ml"] == pytest.approx(2 * 4 * 2 / 1000)
     (prediction / "tfbrats.json").write_text(card_of_a_cascade(1))
-    row = evaluation.evaluate(prediction, reference)["cascade"]["rows"][1]
+    row = evaluation.evaluate(prediction, reference).cascade.rows[1]
     assert row["lost_outside_box_ml"] == pytest.approx(1 * 4 * 2 / 1000)
     assert row["lost_before_ml"] == pytest.approx(2 * 4 * 2 / 1000)
 
@@ -320,17 +314,17 @@ def test_the_model_card_beside_the_predictions_tells_the_cascades_margin(folders
 def test_the_card_of_a_model_that_is_no_cascade_has_no_margin(folders):
     (folders[0] / "tfbrats.json").write_text(card({"model": {"name": "cun"}}))
     content = evaluation.evaluate(*folders)
-    assert content["cascade"]["margin_voxels"] is None and content["notes"] == []
+    assert content.cascade.margin_voxels is None and content.notes == []
 
 
 @pytest.mark.parametrize("text", ["{", '{"format": 99}', card_of_a_cascade(5, axes=3)])
 def test_a_card_that_cannot_be_read_costs_the_margin_alone_and_is_noted(folders, text):
     (folders[0] / "tfbrats.json").write_text(text)
     content = evaluation.evaluate(*folders)
-    assert content["cascade"]["margin_voxels"] is None
-    (note,) = content["notes"]
+    assert content.cascade.margin_voxels is None
+    (note,) = content.notes
     assert "margin is unknown" in note and "tfbrats.json" in note
-    assert content["cases"] == 2
+    assert content.cases == 2
 
 
 # --- which model, which split ---------------------------------------------------------------------------
@@ -351,15 +345,15 @@ CUN = {"model": {"name": "cun"}, "lws": {"enabled": False}}
 )
 def test_the_row_of_the_table_follows_from_the_models_config(folders, config, row):
     (folders[0] / "tfbrats.json").write_text(card(config))
-    model = evaluation.evaluate(*folders)["model"]
-    assert (model["row"], model["name"], model["version"], model["config"]) == (row, "x", 1, config)
+    model = evaluation.evaluate(*folders).model
+    assert (model.row, model.name, model.version, model.config) == (row, "x", 1, config)
 
 
 def test_a_row_can_be_given_where_the_card_tells_no_other(folders):
-    assert evaluation.evaluate(*folders)["model"] is None
-    assert evaluation.evaluate(*folders, row="drn")["model"]["row"] == "drn"
+    assert evaluation.evaluate(*folders).model is None
+    assert evaluation.evaluate(*folders, row="drn").model.row == "drn"
     (folders[0] / "tfbrats.json").write_text(card(CUN))
-    assert evaluation.evaluate(*folders, row="cun")["model"]["row"] == "cun"
+    assert evaluation.evaluate(*folders, row="cun").model.row == "cun"
     with pytest.raises(InputError, match="--row unet2d: the card beside the predictions says cun"):
         evaluation.evaluate(*folders, row="unet2d")
     with pytest.raises(InputError, match="row 'cnn' is in no table"):
@@ -397,9 +391,9 @@ def test_training_cases_are_counted_told_and_scored_apart(folders, tmp_path, cap
     assert "means of all cases given, 2 cases, 1 of them seen by the model, BraTS 2020" in " ".join(
         printed.out.split()
     )
-    by_split = evaluate.read(tmp_path / "out")["by_split"]
-    assert by_split["cases"] == {"train": ["BraTS20_Training_001"], "test": ["BraTS20_Training_002"]}
-    assert by_split["summary"]["train"]["ET"]["dice"]["mean"] == 0.5
+    by_split = score_files.read(tmp_path / "out").by_split
+    assert by_split.cases == {"train": ["BraTS20_Training_001"], "test": ["BraTS20_Training_002"]}
+    assert by_split.summary["train"]["ET"]["dice"].mean == 0.5
 
 
 def test_the_test_cases_alone_are_no_warning(folders, tmp_path, capsys):
@@ -426,16 +420,16 @@ def test_a_card_of_before_is_said_to_tell_nothing_unless_the_right_splits_do(fol
     text = card({}, training_data={"split_sha256": SPLITS_SHA256, "config": CUN})
     (folders[0] / "tfbrats.json").write_text(text)
     content = evaluation.evaluate(*folders)
-    assert content["by_split"] == {"known": False}
+    assert content.by_split == origin.NotTold()
     (warning,) = score_text.warnings(content)
     assert warning.startswith("the card does not tell which cases the model x was trained on")
     content = evaluation.evaluate(*folders, splits=splits)
-    assert content["by_split"]["cases"] == {"test": ["BraTS20_Training_002"]}
+    assert content.by_split.cases == {"test": ["BraTS20_Training_002"]}
     assert score_text.warnings(content) == []
     # Of predictions without a card nothing can be said.
     (folders[0] / "tfbrats.json").unlink()
     content = evaluation.evaluate(*folders)
-    assert content["by_split"] is None and score_text.warnings(content) == []
+    assert content.by_split is None and score_text.warnings(content) == []
 
 
 def test_what_another_run_has_seen_is_told_where_it_is_compared_with(two_runs, folders, tmp_path, capsys):
@@ -452,7 +446,7 @@ def test_what_another_run_has_seen_is_told_where_it_is_compared_with(two_runs, f
 def test_what_was_guessed_in_reading_either_side_is_noted_with_the_files(folders, without_codes):
     for folder in folders:
         without_codes(folder)
-    (note,) = evaluation.evaluate(*folders, workers=2)["notes"]
+    (note,) = evaluation.evaluate(*folders, workers=2).notes
     assert note.startswith(
         "BraTS20_Training_001_seg.nii.gz, BraTS20_Training_001.nii.gz, BraTS20_Training_002_seg"
     )
@@ -462,8 +456,8 @@ def test_what_was_guessed_in_reading_either_side_is_noted_with_the_files(folders
 def test_a_prediction_whose_name_differs_in_letter_case_is_its_cases_with_a_note(folders):
     (folders[0] / "BraTS20_Training_001.nii.gz").rename(folders[0] / "brats20_training_001.nii.gz")
     content = evaluation.evaluate(*folders, allow_missing=True)
-    assert content["missing"] == []
-    assert content["notes"] == [
+    assert content.missing == []
+    assert content.notes == [
         "BraTS20_Training_001: its prediction is called brats20_training_001.nii.gz; its letters are only "
         "spelt otherwise"
     ]
@@ -480,11 +474,11 @@ def test_only_the_cases_of_a_split_are_scored_and_extra_predictions_do_not_matte
     save(folders[0], "BraTS20_Training_009.nii.gz", tissues())
     run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--splits", splits,
         "--workers", 1)  # fmt: skip
-    content = evaluate.read(tmp_path / "out")
-    assert {row["case_id"] for row in content["rows"]} == {"BraTS20_Training_002"}
-    assert content["split"] == {"name": "test", "sha256": SPLITS_SHA256, "of": str(splits)}
+    content = score_files.read(tmp_path / "out")
+    assert {row["case_id"] for row in content.rows} == {"BraTS20_Training_002"}
+    assert content.split == origin.Split("test", SPLITS_SHA256, str(splits))
     of_train = evaluation.evaluate(*folders, splits=splits, split="train")
-    assert [row["case_id"] for row in of_train["rows"]] == ["BraTS20_Training_001"] * 3
+    assert [row["case_id"] for row in of_train.rows] == ["BraTS20_Training_001"] * 3
     with pytest.raises(InputError, match=r"no case of split validation; it has train \(1 case\)"):
         evaluation.evaluate(*folders, splits=splits, split="validation")
 
@@ -497,7 +491,7 @@ def test_a_model_of_another_split_is_refused_since_it_may_have_seen_the_test_cas
             with pytest.raises(InputError, match=r"another split \(666666666666\.\.\.\).*splits\.json"):
                 evaluation.evaluate(*folders, splits=splits)
         else:
-            assert evaluation.evaluate(*folders, splits=splits)["cases"] == 1
+            assert evaluation.evaluate(*folders, splits=splits).cases == 1
 
 
 def test_splits_of_ones_own_get_the_hash_that_records_made_of_them_carry(record_set, tmp_path):
@@ -505,7 +499,7 @@ def test_splits_of_ones_own_get_the_hash_that_records_made_of_them_carry(record_
     own = tmp_path / "splits.json"
     own.write_text(json.dumps({"train": manifest.cases["train"], "val": manifest.cases["validation"]}))
     ids, split = origin.split_of(own, "validation")
-    assert ids == list(manifest.cases["validation"]) and split["sha256"] == manifest.split_sha256
+    assert ids == list(manifest.cases["validation"]) and split.sha256 == manifest.split_sha256
 
 
 def test_a_case_of_the_split_that_is_not_there_is_said_to_be_the_splits(folders, splits):
@@ -538,7 +532,7 @@ def test_a_file_that_holds_no_splits_is_refused(folders, tmp_path, text):
 
 
 def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(folders, tmp_path):
-    evaluate.write(evaluation.evaluate(*folders), tmp_path / "out")
+    score_files.write(evaluation.evaluate(*folders), tmp_path / "out")
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -554,28 +548,28 @@ def test_metrics_csv_has_a_row_per_case_and_region_and_the_expected_columns(fold
 
 def test_cascade_csv_has_a_row_per_case_and_region_and_says_nan_where_it_is_unknown(folders, tmp_path):
     content = evaluation.evaluate(*folders)
-    evaluate.write(content, tmp_path / "out")
+    score_files.write(content, tmp_path / "out")
     with (tmp_path / "out" / "cascade.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == [
         "case_id", "region", "reference_ml", "missed_ml", "missed_here_ml", "lost_before_ml",
     ]  # fmt: skip
     assert [(row["case_id"], row["region"]) for row in rows] == [
-        (row["case_id"], row["region"]) for row in content["rows"]
+        (row["case_id"], row["region"]) for row in content.rows
     ]
     assert float(rows[0]["missed_ml"]) == pytest.approx(6 * 4 / 1000)
-    for row, score in zip(rows, content["rows"], strict=True):
+    for row, score in zip(rows, content.rows, strict=True):
         assert float(row["reference_ml"]) == score["reference_volume_ml"]
         assert row["lost_outside_box_ml"] == "nan"
 
 
 def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_path):
-    evaluate.write(evaluation.evaluate(*folders), tmp_path)
+    score_files.write(evaluation.evaluate(*folders), tmp_path)
     content = json.loads((tmp_path / "metrics.json").read_text())
     del content["cascade"]
     (tmp_path / "metrics.json").write_text(json.dumps(content))
-    back = evaluate.read(tmp_path)
-    assert back["cascade"] is None and back["cases"] == 2
+    back = score_files.read(tmp_path)
+    assert back.cascade is None and back.cases == 2
     for key in ("model", "split", "lesions", "missing", "counts", "compared", "tables", "warnings", "by_split"):
         del content[key]
     for row in content["rows"]:
@@ -583,30 +577,30 @@ def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_pa
     for scores in content["summary"].values():
         del scores["nsd_1mm"]
     (tmp_path / "metrics.json").write_text(json.dumps(content | {"left_out": ["BraTS20_Training_003"]}))
-    back = evaluate.read(tmp_path)
-    assert (back["model"], back["split"], back["lesions"], back["missing"]) == (None, None, None, [])
-    assert math.isnan(back["rows"][0]["nsd_1mm"]) and math.isnan(back["summary"]["WT"]["nsd_1mm"]["mean"])
-    assert back["summary"]["WT"]["dice"]["mean"] == pytest.approx(5 / 6)
+    back = score_files.read(tmp_path)
+    assert (back.model, back.split, back.lesions, back.missing) == (None, None, None, [])
+    assert math.isnan(back.rows[0]["nsd_1mm"]) and math.isnan(back.summary["WT"]["nsd_1mm"].mean)
+    assert back.summary["WT"]["dice"].mean == pytest.approx(5 / 6)
     content["cascade"] = {"rows": [{"case_id": "x"}]}
     (tmp_path / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"not written by python -m tfbrats\.evaluate"):
-        evaluate.read(tmp_path)
+        score_files.read(tmp_path)
 
 
 def test_metrics_json_is_strict_json_and_reads_back_as_written(folders, tmp_path):
     content = evaluation.evaluate(*folders, empty="nan")
-    evaluate.write(content, tmp_path / "out")
+    score_files.write(content, tmp_path / "out")
     text = (tmp_path / "out" / "metrics.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    back = evaluate.read(tmp_path / "out")
-    assert math.isnan(back["rows"][5]["dice"])
+    back = score_files.read(tmp_path / "out")
+    assert math.isnan(back.rows[5]["dice"])
     assert repr(back) == repr(content)
-    assert back["empty_rule"]["name"] == "nan"
+    assert back.empty_rule.name == "nan"
 
 
 def test_summary_json_is_nnunets_with_regions_in_the_editions_own_values(folders, tmp_path):
     prediction, reference = folders
-    evaluate.write(evaluation.evaluate(prediction, reference), tmp_path / "out")
+    score_files.write(evaluation.evaluate(prediction, reference), tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary) == ["foreground_mean", "mean", "metric_per_case"]
     assert list(summary["mean"]) == ["(1, 2, 4)", "(1, 4)", "(4,)"]
@@ -651,7 +645,7 @@ def test_resection_cavity_is_in_no_region_of_the_counts():
 
 def test_the_challenges_file_closes_with_its_five_rows(folders, tmp_path):
     content = evaluation.evaluate(*folders)
-    evaluate.write(content, tmp_path / "out")
+    score_files.write(content, tmp_path / "out")
     with (tmp_path / "out" / "challenge.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
@@ -664,15 +658,15 @@ def test_the_challenges_file_closes_with_its_five_rows(folders, tmp_path):
     ]  # fmt: skip
     # Dice of ET is 0.5 and, on neither side, 1.
     assert [float(row["Dice_ET"]) for row in rows] == [0.5, 1, 0.75, 0.25, 0.75, 0.625, 0.875]
-    assert float(rows[0]["Hausdorff95_WT"]) == content["rows"][0]["hd95_mm"]
+    assert float(rows[0]["Hausdorff95_WT"]) == content.rows[0]["hd95_mm"]
 
 
 def test_lesion_wise_scores_are_written_when_asked_for_and_not_left_behind(folders, tmp_path, capsys):
     arguments = ["--prediction", folders[0], "--reference", folders[1], "--output", tmp_path, "--workers", 1]
     run(*arguments, "--lesions", "2023")
     assert "Rule 2023, lesion by lesion" in capsys.readouterr().out
-    content = evaluate.read(tmp_path)
-    assert content["lesions"]["rule"] == "2023" and content["lesions"]["meaning"]
+    content = score_files.read(tmp_path)
+    assert content.lesions.rule == "2023" and content.lesions.meaning
     with (tmp_path / "lesions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["case_id"][-3:], row["region"]) for row in rows] == [
@@ -680,19 +674,19 @@ def test_lesion_wise_scores_are_written_when_asked_for_and_not_left_behind(folde
     ]
     # One tumour, found: as a whole its Dice. 144 voxels are over the 50 mm3 that count.
     assert float(rows[0]["dice"]) == pytest.approx(5 / 6)
-    assert content["lesions"]["summary"]["WT"]["found"] == 2
-    assert content["lesions"]["summary"]["WT"]["dice"]["mean"] == pytest.approx(5 / 6)
+    assert content.lesions.summary["WT"]["found"] == 2
+    assert content.lesions.summary["WT"]["dice"].mean == pytest.approx(5 / 6)
     run(*arguments)
-    assert evaluate.read(tmp_path)["lesions"] is None and not (tmp_path / "lesions.csv").exists()
+    assert score_files.read(tmp_path).lesions is None and not (tmp_path / "lesions.csv").exists()
 
 
 def test_no_lesions_of_a_tissue_that_the_edition_cannot_hold(folders, tmp_path):
-    of_2020 = evaluation.evaluate(*folders, lesion_rule="2024")["lesions"]["summary"]
+    of_2020 = evaluation.evaluate(*folders, lesion_rule="2024").lesions.summary
     assert set(of_2020) == {"ET", "NETC", "SNFH", "TC", "WT"}
     for side in ("p", "r"):
         save(tmp_path / side, "BraTS-GLI-00001-100.nii.gz", tissues(), "2024")
-    of_2024 = evaluation.evaluate(tmp_path / "p", tmp_path / "r", "2024", lesion_rule="2024")["lesions"]
-    assert set(of_2024["summary"]) == {*of_2020, "RC"}
+    of_2024 = evaluation.evaluate(tmp_path / "p", tmp_path / "r", "2024", lesion_rule="2024").lesions
+    assert set(of_2024.summary) == {*of_2020, "RC"}
 
 
 def test_any_place_will_do(folders, place):
@@ -700,8 +694,8 @@ def test_any_place_will_do(folders, place):
         for path in folder.iterdir():
             files.write_bytes(files.join(place, folder.name, path.name), path.read_bytes())
     content = evaluation.evaluate(files.join(place, "prediction"), files.join(place, "reference"))
-    evaluate.write(content, files.join(place, "out"))
-    assert evaluate.read(files.join(place, "out"))["cases"] == 2
+    score_files.write(content, files.join(place, "out"))
+    assert score_files.read(files.join(place, "out")).cases == 2
 
 
 def test_the_command_prints_a_line_per_region_with_the_count_of_cases_touched(folders, tmp_path, capsys):
@@ -757,11 +751,11 @@ def test_the_papers_table_is_printed_with_both_runs_in_their_rows(two_runs, caps
 def test_differences_are_kept_with_the_scores(two_runs):
     arguments, other = two_runs
     run(*arguments, "--compare", other)
-    (compared,) = evaluate.read(arguments[5])["compared"]
-    assert (compared["with"], compared["folder"]) == ("cun", str(other))
-    found = {(one["region"], one["score"]): one for one in compared["differences"]}
-    assert found["WT", "dice"]["difference"] == pytest.approx(1 / 6)
-    assert found["WT", "hd95_mm"]["difference"] < 0
+    (compared,) = score_files.read(arguments[5]).compared
+    assert (compared.name, compared.folder) == ("cun", str(other))
+    found = {(one.region, one.score): one for one in compared.differences}
+    assert found["WT", "dice"].difference == pytest.approx(1 / 6)
+    assert found["WT", "hd95_mm"].difference < 0
     assert {score for _, score in found} == set(region_scores.SCORES) - {"volume_ml", "reference_volume_ml"}
 
 
@@ -771,7 +765,7 @@ def test_runs_on_other_cases_or_by_another_rule_are_not_compared_but_the_scores_
         run(*arguments, "--compare", other, "--empty", "nan")
     with pytest.raises(InputError, match="1 case only on the other: BraTS20_Training_002"):
         run(*arguments, "--compare", other, "--cases", "BraTS20_Training_001")
-    assert evaluate.read(tmp_path / "scores")["cases"] == 1
+    assert score_files.read(tmp_path / "scores").cases == 1
     with pytest.raises(InputError, match=r"The scores of this run are in .*scores, uncompared"):
         run(*arguments, "--compare", other, "--empty", "nan")
     with pytest.raises(InputError, match=r"metrics\.json: no such file"):
@@ -799,7 +793,7 @@ def test_the_file_in_the_folder_is_not_the_folder(two_runs):
     with pytest.raises(InputError, match=rf"metrics\.json: a file; .* Give the folder: {other}$"):
         run(*arguments, "--compare", other / "metrics.json")
     with pytest.raises(InputError, match=r"metrics\.csv: a file; .* Give the folder\.$"):
-        evaluate.read(other / "metrics.csv")
+        score_files.read(other / "metrics.csv")
 
 
 def test_two_runs_of_one_row_are_told_apart_by_their_folders(two_runs, tmp_path, capsys):
@@ -856,15 +850,15 @@ IDS = ["BraTS20_Training_001", "BraTS20_Training_002"]
 @pytest.mark.parametrize("between", ["\n", "\r\n", ","])
 def test_ids_are_read_from_a_file_or_between_commas(tmp_path, encoding, between):
     (tmp_path / "ids.txt").write_bytes(between.join(IDS).encode(encoding))
-    assert evaluation._names(str(tmp_path / "ids.txt")) == evaluation._names(between.join(IDS)) == IDS
+    assert evaluate.case_ids_of(str(tmp_path / "ids.txt")) == evaluate.case_ids_of(between.join(IDS)) == IDS
 
 
 def test_a_file_of_ids_that_is_none_is_named(tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(IDS), "utf-16")
     with pytest.raises(InputError, match=r"ids\.txt: no text in UTF-8 .* Save it as UTF-8"):
-        evaluation._names(str(tmp_path / "ids.txt"))
+        evaluate.case_ids_of(str(tmp_path / "ids.txt"))
     with pytest.raises(InputError, match=f"--cases {tmp_path}: a folder; expected a file"):
-        evaluation._names(str(tmp_path))
+        evaluate.case_ids_of(str(tmp_path))
     for missing in (f"{tmp_path}/none", "none.txt", "none.csv"):
         with pytest.raises(InputError, match=f"--cases {missing}: no such file"):
-            evaluation._names(missing)
+            evaluate.case_ids_of(missing)

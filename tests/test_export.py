@@ -21,7 +21,7 @@ from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card, seen
 from tfbrats.records import tfrecord
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights as best
 
 
@@ -172,7 +172,7 @@ def test_the_edition_of_the_output_can_be_chosen(trained, tmp_path):
 def test_no_run_and_no_checkpoint_are_said(tmp_path, record_set):
     with pytest.raises(InputError, match="no run here"):
         export.export(tmp_path / "none", tmp_path / "model")
-    run.start(tmp_path / "begun", record_set.config())
+    RunFolder(tmp_path / "begun").start(record_set.config())
     with pytest.raises(InputError, match="no checkpoint yet"):
         export.export(tmp_path / "begun", tmp_path / "model")
 
@@ -448,7 +448,7 @@ def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, ser
     assert found["tiles"][0] > plain["tiles"][0]
     assert not np.array_equal(found["probabilities"], plain["probabilities"])
     assert model_card.read(other).training_data["config"]["cascade"]["stride"] == 2
-    assert run.read_config(cascade_run.folder).cascade.stride == 8  # the run stays as it was
+    assert RunFolder(cascade_run.folder).config.cascade.stride == 8  # the run stays as it was
 
 
 def test_the_tile_batch_and_the_threshold_chosen_at_export_do_what_they_say(cascade_run, a_case):

@@ -23,10 +23,10 @@ import psutil
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import phantom
+from tfbrats.cases.case import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.phantoms import data_sets
+from tfbrats.phantoms import data_sets, phantom_files
 from tfbrats.records import manifest, schema, tfrecord
 
 ROOT = pathlib.Path(job.__file__).parents[1]
@@ -108,9 +108,9 @@ def contents_of_records(folder) -> set[bytes]:
     }
 
 
-def rejected(folder) -> list[manifest.Rejected]:
+def rejected(folder) -> list[Rejected]:
     lines = (pathlib.Path(folder) / "rejected.jsonl").read_text().splitlines()
-    return [manifest.Rejected.model_validate_json(line) for line in lines]
+    return [Rejected.model_validate_json(line) for line in lines]
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ VICTIM = 4
 
 
 def file_of(folder, kind) -> pathlib.Path:
-    name = phantom.case_id("2020", VICTIM)
+    name = phantom_files.case_id("2020", VICTIM)
     return pathlib.Path(folder) / name / f"{name}_{kind}.nii.gz"
 
 
@@ -346,7 +346,7 @@ def test_one_bad_case_in_ten_costs_that_case_alone(fault, cases, undisturbed, tm
     corrupt, reason = INTAKE[fault]
     shutil.copytree(cases, tmp_path / "in")
     corrupt(tmp_path / "in")
-    victim = phantom.case_id("2020", VICTIM)
+    victim = phantom_files.case_id("2020", VICTIM)
     arguments = [*SMALL, "preprocess.n4_modalities=[]", f"--input={tmp_path / 'in'}"]
     with pytest.raises(InputError, match=f"(?s)1 of 10 cases.*{victim}.*max-bad-fraction"):
         job.main([*arguments, f"--output={tmp_path / 'strict'}"])
@@ -370,7 +370,7 @@ def test_one_bad_case_in_ten_costs_that_case_alone(fault, cases, undisturbed, tm
 
 def test_a_patient_in_two_splits_is_refused(tmp_path, tally):
     data_sets.write_dataset(tmp_path / "in", 2, "2023", seed=2, shape=(32, 32, 20), first=1)
-    first = phantom.case_id("2023", 1)
+    first = phantom_files.case_id("2023", 1)
     again = first[:-1] + "1"
     for path in sorted((tmp_path / "in" / first).iterdir()):
         target = tmp_path / "in" / again / path.name.replace(first, again)
@@ -409,7 +409,7 @@ def forbidden(path: pathlib.Path, mode: int = 0):
 
 def test_a_folder_that_may_not_be_read_is_named(cases, tmp_path, tally):
     shutil.copytree(cases, tmp_path / "in")
-    closed = tmp_path / "in" / phantom.case_id("2020", VICTIM)
+    closed = tmp_path / "in" / phantom_files.case_id("2020", VICTIM)
     with forbidden(closed):
         ended = finished(start(tmp_path / "in", tmp_path / "out", preexec_fn=as_anybody))
     assert ended.returncode == 1

@@ -39,8 +39,8 @@ from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card
 from tfbrats.records import __main__ as records_command
 from tfbrats.records import manifest, tfrecord
-from tfbrats.runs import folder as run
-from tfbrats.runs import listing
+from tfbrats.runs import __main__ as runs
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import checkpoints
 from tfbrats.training.board import Board
 from tfbrats.workflows import table_plan
@@ -358,10 +358,10 @@ def test_tensorflow_reads_records_of_any_name(over, record_folder):
 def test_a_run_is_listed_under_its_name_and_reads_its_config_back(over):
     def work(name):
         settings = config_file.load("smoke_2d.yaml", [f"run.dir={name}", f"data.records={name}.rec"])
-        run.start(settings.run.dir, settings)
+        RunFolder(settings.run.dir).start(settings)
         assert set(os.listdir(plain(name))) == {"config.yaml", "environment.json"}
-        assert run.read_config(settings.run.dir) == settings
-        listed = json.loads(said_by(listing.main, "--json", "--", name))
+        assert RunFolder(settings.run.dir).config == settings
+        listed = json.loads(said_by(runs.main, "--json", "--", name))
         assert [one["records"] for one in listed["runs"]] == [settings.data.records]
         again = config_file.load(settings.run.dir + "/config.yaml")
         assert plain(again.run.dir) == plain(name) and plain(again.data.records) == f"{plain(name)}.rec"
@@ -562,10 +562,12 @@ def _whole_way(cases, record_folder):
         settings = ("train.steps_per_epoch=1", *PLAIN_NETWORK, *SMALL)
         training = ["--config=smoke_2d.yaml", f"--data={name}.rec", f"--run={name}.run", *settings]
         train.main([*training, "train.epochs=1"])
-        first = checkpoints.found(f"./{plain(name)}.run/checkpoints/last")
+        first = checkpoints.paths_in(f"./{plain(name)}.run/checkpoints/last")
         train.main([*training, "train.epochs=2"])
-        assert [row["epoch"] for row in run.read_history(f"./{plain(name)}.run")] == ["1", "2"]
-        assert checkpoints.found(f"./{plain(name)}.run/checkpoints/last")[-1] in first  # it went on, not anew
+        assert [row["epoch"] for row in RunFolder(f"./{plain(name)}.run").network().history] == ["1", "2"]
+        assert (
+            checkpoints.paths_in(f"./{plain(name)}.run/checkpoints/last")[-1] in first
+        )  # it went on, not anew
         export.main([f"--run={name}.run", f"--output={name}.m"])
         assert os.listdir(f"./{plain(name)}.m") == ["1"]
         predict.main([f"--model={name}.m/1", f"--input={name}", f"--output={name}.out"])
@@ -602,7 +604,7 @@ def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
     before = {path: content for path, content in tree(".").items() if not path.startswith("real/")}
     settings = ("train.steps_per_epoch=1", "train.epochs=1", *PLAIN_NETWORK, *SMALL)
     train.main(["--config=smoke_2d.yaml", "--data=lnk/../rec", "--run=lnk/../run", *settings])
-    assert checkpoints.found("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
+    assert checkpoints.paths_in("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
     kept = config_file.load("real/run/config.yaml")
     assert (kept.run.dir, kept.data.records) == (f"{tmp_path}/real/run", f"{tmp_path}/real/rec")
     export.main(["--run=lnk/../run", "--output=lnk/../m"])

@@ -25,7 +25,7 @@ ORDER = {
     "runs": "config_file",
     "cases": "datasets",
     "phantoms": "datasets cases",
-    "metrics": "datasets cases",
+    "metrics": "cases",
     "records": "datasets cases config_file",
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",

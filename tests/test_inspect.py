@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tfbrats import inspect, phantom
+from tfbrats import inspect
 from tfbrats.cases import dealing, nifti
 from tfbrats.cases import splits as split_files
 from tfbrats.datasets import layouts
@@ -32,7 +32,7 @@ def folder(place):
 
 
 def file_of(folder, number, kind):
-    name = phantom.case_id("2020", number)
+    name = phantom_files.case_id("2020", number)
     return files.join(folder, name, f"{name}_{kind}.nii.gz")
 
 
@@ -87,7 +87,7 @@ def test_each_case_is_described(folder):
     report = inspect.inspect(folder)
     for number, one in zip((1, 2, 3), report["cases"], strict=True):
         image, tissues = simulation.simulate(SHAPE, 2, number)
-        assert one["case_id"] == phantom.case_id("2020", number)
+        assert one["case_id"] == phantom_files.case_id("2020", number)
         assert one["modalities"] == ["flair", "t1", "t1ce", "t2"] and one["missing"] == []
         assert one["shape"] == list(image.shape[:3])
         assert one["spacing_mm"] == [1, 1, 1]
@@ -222,6 +222,12 @@ def test_a_case_listed_in_two_splits_is_a_fault_even_if_unknown():
     assert len(split_files.faults({"a": ["x"], "b": ["x"]}, {"x": "x"}, "/data")) == 1
     twice = split_files.faults({"a": ["y"], "b": ["y"]}, {"x": "x"}, "/data")
     assert any("in more than one split" in fault for fault in twice)
+
+
+def test_a_split_that_is_only_scored_needs_no_training_case():
+    splits = {"train": [], "test": ["x"]}
+    assert split_files.faults(splits, {"x": "x"}, "/data") == ["no training case"]
+    assert split_files.faults(splits, {"x": "x"}, "/data", to_train_on=False) == []
 
 
 def test_a_runs_splits_and_one_of_several_folds_are_read(time_points):

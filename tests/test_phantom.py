@@ -182,8 +182,8 @@ def test_a_case_is_the_same_file_however_many_are_written(tmp_path):
 def test_the_ids_returned_are_those_found(tiny_dataset, tmp_path):
     for edition in phantom_files.EDITIONS:
         ids = data_sets.write_dataset(tmp_path / edition, 2, edition, 0, simulation.LEAST_SHAPE, first=9)
-        assert ids == [phantom.case_id(edition, number) for number in (9, 10)]
-        assert ids == [found.case_id for found in layouts.find(tmp_path / edition).cases]
+        assert ids == [phantom_files.case_id(edition, number) for number in (9, 10)]
+        assert ids == [case.case_id for case in layouts.find(tmp_path / edition).cases]
 
 
 @pytest.mark.parametrize("edition", ["msd", "nnunet", "2019", "2020"])
@@ -196,7 +196,7 @@ def test_more_cases_added_later_join_the_table(place, edition):
         assert files.read_json(files.join(place, "dataset.json"))["numTraining"] == 3
     else:
         table = files.read_bytes(files.join(place, "name_mapping.csv")).decode().splitlines()
-        assert [line.split(",")[1] for line in table[1:]] == [found.case_id for found in cases]
+        assert [line.split(",")[1] for line in table[1:]] == [case.case_id for case in cases]
 
 
 def test_the_decathlons_file_is_4d_in_its_own_order(tmp_path):

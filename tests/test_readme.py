@@ -122,17 +122,19 @@ def test_its_own_scores_are_those_of_the_test_cases_alone(workspace):
 def test_links_and_files_that_it_names_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
-    table = README.partition("## Where is what")[2].partition("##")[0]
-    rooms = re.findall(r"`([a-z_/]+(?:\.py)?)`", table)
+    table = README.partition("## Where is what")[2].partition("## ")[0]
+    rooms = re.findall(r"`([a-z_/]+(?:/|\.py))`", table)
     assert len(rooms) > 25
     for room in rooms:
         assert (ROOT / room).exists() or (ROOT / "tfbrats" / room).exists(), room
 
 
-def test_each_file_of_the_package_has_its_line():
-    table = README.partition("## Where is what")[2].partition("##")[0]
-    for path in (ROOT / "tfbrats").glob("*.py"):
-        assert path.name == "__init__.py" or path.name in table, path.name
+def test_each_wing_and_each_flat_file_has_its_place_in_the_table():
+    table = README.partition("## Where is what")[2].partition("## ")[0]
+    wings = [path.parent for path in (ROOT / "tfbrats").glob("*/__init__.py")]
+    assert len(wings) >= 12
+    for path in (*wings, *(ROOT / "tfbrats").glob("*.py")):
+        assert path.name == "__init__.py" or f"{path.name}{'' if path.suffix else '/'}`" in table, path.name
 
 
 def test_every_shipped_config_of_a_paper_is_in_the_table():

@@ -1,5 +1,6 @@
 """The page: its numbers are those of metrics.json, it says what is missing, and it stands alone."""
 
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import config_file, evaluate, report
+from tfbrats import config_file, report
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
@@ -21,8 +22,9 @@ from tfbrats.machine import files
 from tfbrats.metrics import region_scores, stage_misses
 from tfbrats.predictions import seen
 from tfbrats.reporting import charts, page, training_section
-from tfbrats.runs import folder as run
-from tfbrats.scoring import comparison, evaluation, origin, papers
+from tfbrats.runs.folder import RunFolder
+from tfbrats.scoring import comparison, evaluation, origin, papers, score_files
+from tfbrats.scoring.origin import Model, Split
 
 # --- the run that trained the model ---------------------------------------------------------------------
 
@@ -33,25 +35,22 @@ HISTORY = (
 
 
 def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
-    assert training_section.curves_of(training_section.histories_of(place)) == []
+    assert training_section.curves_of(training_section.histories_of(RunFolder(place))) == []
     for region in ("et", "wt"):
         files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
-    curves = training_section.curves_of(training_section.histories_of(place))
+    curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [one["title"] for one in curves] == ["WT", "ET"]
     assert [chart["title"] for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
     files.write_bytes(files.join(place, "history.csv"), HISTORY)
-    assert [one["title"] for one in training_section.curves_of(training_section.histories_of(place))] == [
-        "",
-        "WT",
-        "ET",
-    ]
+    curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
+    assert [one["title"] for one in curves] == ["", "WT", "ET"]
 
 
 def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is_not(place):
     header = "epoch,steps,loss,training_dice_wt,sampled_normal,validation_loss,dice_wt"
     files.write_bytes(files.join(place, "history.csv"), f"{header}\n1,9,0.9,0.5,800,1.0,0.4\n".encode())
     files.write_bytes(files.join(place, "timing.csv"), b"epoch,seconds,slices_per_second\n1,3,5\n")
-    (curves,) = training_section.curves_of(training_section.histories_of(place))
+    (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [chart["title"] for chart in curves["charts"]] == [
         "Loss",
         "Dice (validation; dashed: training)",
@@ -60,7 +59,7 @@ def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is
 
 
 def test_networks_that_have_not_begun_are_named(tmp_path):
-    run.start(tmp_path, config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
     assert (
         "No epoch has ended yet of TC, ET: no curve." in training_section.training_of(tmp_path, None)["notes"]
@@ -71,7 +70,7 @@ def test_networks_that_have_not_begun_are_named(tmp_path):
 
 
 def test_a_network_alone_that_has_not_begun_is_named(tmp_path):
-    run.start(tmp_path, config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
     assert training_section.training_of(tmp_path, None)["notes"] == [
         "No epoch has ended yet of the network: no curve."
     ]
@@ -79,30 +78,30 @@ def test_a_network_alone_that_has_not_begun_is_named(tmp_path):
 
 def test_without_a_run_the_config_is_the_model_cards_and_the_page_says_what_is_missing():
     settings = config_file.load("cun_lws.yaml")
-    model = {"config": settings.model_dump(mode="json")}
+    model = Model(config=settings.model_dump(mode="json"))
     found = training_section.training_of(None, model)
     assert found["settings"] == settings and found["environment"] is None and found["curves"] == []
     assert "(--run)" in " ".join(found["notes"])
-    for nothing in (None, {"config": None}):
+    for nothing in (None, Model()):
         assert "the config is not known" in " ".join(training_section.training_of(None, nothing)["notes"])
-    old = training_section.training_of(None, {"config": {"model": {"name": "cun"}}})
+    old = training_section.training_of(None, Model(config={"model": {"name": "cun"}}))
     assert old["settings"] is None and "another version" in " ".join(old["notes"])
 
 
 def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
     settings = config_file.load("cun_lws.yaml", [f"run.dir={tmp_path}"])
-    run.start(tmp_path, settings)
+    RunFolder(tmp_path).start(settings)
     files.write_bytes(tmp_path / "history.csv", HISTORY)
-    card = {"config": settings.model_dump(mode="json")}
-    assert training_section.training_of(tmp_path, card)["notes"] == []
-    card["config"]["train"]["learning_rate"] = 0.5
+    model = Model(config=settings.model_dump(mode="json"))
+    assert training_section.training_of(tmp_path, model)["notes"] == []
+    model.config["train"]["learning_rate"] = 0.5
     assert "train.learning_rate: 0.001, there 0.5" in " ".join(
-        training_section.training_of(tmp_path, card)["notes"]
+        training_section.training_of(tmp_path, model)["notes"]
     )
 
 
 def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp_path):
-    run.start(tmp_path, config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
     files.write_bytes(tmp_path / "tc" / "checkpoints" / "best" / "index", b"1")
     assert training_section.training_of(tmp_path, None)["notes"] == [
@@ -124,7 +123,7 @@ def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp
     ],
 )
 def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path, garbage):
-    run.start(tmp_path, config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
+    RunFolder(tmp_path).start(config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "history.csv", garbage)
     found = training_section.training_of(tmp_path, None)
     (note,) = found["notes"]
@@ -133,7 +132,7 @@ def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path,
 
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):
     files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
-    (curves,) = training_section.curves_of(training_section.histories_of(tmp_path))
+    (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(tmp_path)))
     assert [chart["title"] for chart in curves["charts"]] == ["Loss"]
 
 
@@ -186,7 +185,7 @@ def scored(tiny_dataset, tmp_path_factory):
         tissues, grid = case.load_label(one.label, one.schema)
         path = folder / "prediction" / f"{one.case_id}.nii.gz"
         case.save_segmentation(path, np.roll(tissues, 3 * number, axis=0), grid, one.schema)
-    evaluate.write(evaluation.evaluate(folder / "prediction", root), folder / "metrics")
+    score_files.write(evaluation.evaluate(folder / "prediction", root), folder / "metrics")
     return folder, root
 
 
@@ -213,7 +212,7 @@ def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
     drawn = [picture for picture in found.pictures if "class" in picture]
     assert len(drawn) == 2 * (2 + 3 + 1)
     assert all(picture["alt"] for picture in found.pictures)
-    for row in evaluate.read(folder / "metrics")["rows"]:
+    for row in score_files.read(folder / "metrics").rows:
         assert row["case_id"] in found.text
         assert f"{row['dice']:.3f}" in found.text
     assert "has no config.yaml" in found.text and "has no environment.json" in found.text
@@ -230,17 +229,17 @@ def section(found, heading):
 
 def test_the_numbers_on_the_page_are_those_of_metrics_json(scored, tmp_path):
     folder, _ = scored
-    content = evaluate.read(folder / "metrics")
-    for number, found in enumerate(one for scores in content["summary"].values() for one in scores.values()):
-        found["median"] += 0.01 * number  # of two cases the median is the mean
+    content = score_files.read(folder / "metrics")
+    columns = [(region, score) for region in REGIONS for score in content.summary[region]]
+    for number, (region, score) in enumerate(columns):
+        found = content.summary[region][score]  # of two cases the median is the mean
+        content.summary[region][score] = dataclasses.replace(found, median=found.median + 0.01 * number)
     text = section(page_of(content, tmp_path), "Scores by region")
     for region in REGIONS:
         _, _, line = text.partition(f" {region} ")
         for score, _, digits in page.SCORES:
-            found = content["summary"][region][score]
-            expected = (
-                f"{found['mean']:.{digits}f} ± {found['std']:.{digits}f} median {found['median']:.{digits}f}"
-            )
+            found = content.summary[region][score]
+            expected = f"{found.mean:.{digits}f} ± {found.std:.{digits}f} median {found.median:.{digits}f}"
             assert expected in line, (region, score)
 
 
@@ -252,13 +251,13 @@ def test_every_score_has_its_column():
 
 def test_the_first_line_says_which_cases_and_which_model(scored, tmp_path):
     folder, _ = scored
-    content = evaluate.read(folder / "metrics")
+    content = score_files.read(folder / "metrics")
     assert "all cases given, 2 cases, BraTS 2020; empty-mask rule" in " ".join(
         page_of(content, tmp_path).text.split()
     )
-    content["split"] = {"name": "test", "sha256": "ab12", "of": "runs/x/splits.json"}
-    content["model"] = {"name": "tumours", "version": 4, "row": "cun", "split_sha256": "ab12", "config": None}
-    found = page_of(content, tmp_path)
+    split = Split("test", "ab12", "runs/x/splits.json")
+    model = Model("tumours", 4, "cun", "ab12")
+    found = page_of(dataclasses.replace(content, split=split, model=model), tmp_path)
     line = "test split, 2 cases, BraTS 2020; model tumours version 4; empty-mask rule"
     assert line in " ".join(found.text.split())
     assert "runs/x/splits.json" in section(found, "What was compared") and "ab12" in found.text
@@ -270,7 +269,7 @@ def test_cases_without_a_prediction_are_said_to_be_scored_as_empty(scored, tmp_p
     there, gone = sorted((folder / "prediction").iterdir())
     shutil.copy(there, tmp_path / "prediction")
     content = evaluation.evaluate(tmp_path / "prediction", root, allow_missing=True)
-    evaluate.write(content, tmp_path / "metrics")
+    score_files.write(content, tmp_path / "metrics")
     report.write(tmp_path / "metrics", tmp_path / "prediction", root, tmp_path / "r.html")
     found = Page(tmp_path / "r.html")
     name = gone.name.removesuffix(".nii.gz")
@@ -285,25 +284,25 @@ def test_cases_without_a_prediction_are_said_to_be_scored_as_empty(scored, tmp_p
 def test_lesion_wise_scores_are_shown_with_their_rule(scored, tmp_path):
     folder, root = scored
     content = evaluation.evaluate(folder / "prediction", root, lesion_rule="2023")
-    evaluate.write(content, tmp_path / "lesion_wise")
-    text = section(page_of(evaluate.read(tmp_path / "lesion_wise"), tmp_path), "Lesion by lesion")
-    assert content["lesions"]["meaning"].split()[0] in text and "Rule 2023" in text
-    for region, found in content["lesions"]["summary"].items():
-        assert f"{region} {found['dice']['mean']:.3f}" in text
+    score_files.write(content, tmp_path / "lesion_wise")
+    text = section(page_of(score_files.read(tmp_path / "lesion_wise"), tmp_path), "Lesion by lesion")
+    assert content.lesions.meaning.split()[0] in text and "Rule 2023" in text
+    for region, found in content.lesions.summary.items():
+        assert f"{region} {found['dice'].mean:.3f}" in text
     assert "NSD" not in text  # the rule of 2023 has none
-    assert "Lesion by lesion" not in page_of(evaluate.read(folder / "metrics"), tmp_path).text
+    assert "Lesion by lesion" not in page_of(score_files.read(folder / "metrics"), tmp_path).text
 
 
 def test_lesions_matched_one_to_one_are_shown_each_with_its_scores(scored, tmp_path):
     folder, root = scored
     content = evaluation.evaluate(folder / "prediction", root, lesion_rule="2026")
-    evaluate.write(content, tmp_path / "lesion_wise")
-    page = page_of(evaluate.read(tmp_path / "lesion_wise"), tmp_path)
+    score_files.write(content, tmp_path / "lesion_wise")
+    page = page_of(score_files.read(tmp_path / "lesion_wise"), tmp_path)
     text = section(page, "Lesion by lesion")
     assert "Rule 2026" in text and "too small" not in text
-    for region, summary in content["lesions"]["summary"].items():
-        assert f"{region} {summary['rq']['mean']:.3f}" in text
-    of_reference = [lesion for lesion in content["lesions"]["list"] if lesion["outcome"] != "false"]
+    for region, summary in content.lesions.summary.items():
+        assert f"{region} {summary['rq'].mean:.3f}" in text
+    of_reference = [lesion for lesion in content.lesions.each if lesion["outcome"] != "false"]
     assert f"{len(of_reference)} reference lesions" in text
     matched = next(lesion for lesion in of_reference if lesion["outcome"] == "matched")
     assert f"{matched['volume_mm3'] / 1000:.3f} {matched['dice']:.3f} {matched['nsd']:.3f}" in text
@@ -312,9 +311,8 @@ def test_lesions_matched_one_to_one_are_shown_each_with_its_scores(scored, tmp_p
 # --- beside the paper, beside other runs ----------------------------------------------------------------
 
 
-def of_row(content, row, **more):
-    model = None if row is None else {"name": None, "version": None, "row": row, "config": None}
-    return content | {"model": model} | more
+def of_row(content, row):
+    return dataclasses.replace(content, model=Model(row=row))
 
 
 def cells(found, label):
@@ -330,7 +328,7 @@ def cells(found, label):
 @pytest.mark.parametrize("name", ["paper_a", "paper_b"])
 def test_the_table_has_every_number_of_the_paper_and_ours_below_its_row(name, scored, tmp_path):
     table = papers.TABLES[name]
-    content = of_row(evaluate.read(scored[0] / "metrics"), table.rows[-1].row)
+    content = of_row(score_files.read(scored[0] / "metrics"), table.rows[-1].row)
     found = page_of(content, tmp_path, table=name)
     rows = cells(found, f"{table.title}, and our rows")
 
@@ -341,7 +339,7 @@ def test_the_table_has_every_number_of_the_paper_and_ours_below_its_row(name, sc
     for row, paper in zip(rows, table.rows, strict=False):
         assert row[1].startswith(paper.title) and "paper" in row[1] and table.cases in row[1]
         assert row[2:] == numbers(paper.scores)
-    means = {(r, s): content["summary"][r][s]["mean"] for r in REGIONS for s in table.scores}
+    means = {(r, s): content.summary[r][s].mean for r in REGIONS for s in table.scores}
     assert rows[-1][2:] == numbers(means)
     assert "ours" in rows[-1][1] and "all cases given, 2 cases, BraTS 2020" in rows[-1][1]
     assert table.note in found.text and table.citation in found.text
@@ -349,7 +347,7 @@ def test_the_table_has_every_number_of_the_paper_and_ours_below_its_row(name, sc
 
 
 def test_papers_second_table_stands_beside_our_msm_alone(scored, tmp_path):
-    content = of_row(evaluate.read(scored[0] / "metrics"), "msm")
+    content = of_row(score_files.read(scored[0] / "metrics"), "msm")
     more = papers.PAPER_B_TEST
     label = f"{more.title}, and our row"
     rows = cells(page_of(content, tmp_path, table="paper_b"), label)
@@ -358,7 +356,7 @@ def test_papers_second_table_stands_beside_our_msm_alone(scored, tmp_path):
     for place, statistic in enumerate(statistics):
         for row, value in (
             (rows[2 * place], lambda region, score, s=statistic: more.values[region, score, s]),
-            (rows[2 * place + 1], lambda region, score, s=statistic: content["summary"][region][score][s]),
+            (rows[2 * place + 1], lambda region, score, s=statistic: content.summary[region][score].named(s)),
         ):
             assert row[2:] == [f"{value(r, s):.{d}f}" for s, _, d in more.columns for r in REGIONS]
     other = of_row(content, "msm_noaspp")
@@ -366,7 +364,7 @@ def test_papers_second_table_stands_beside_our_msm_alone(scored, tmp_path):
 
 
 def test_a_run_that_is_no_row_of_the_table_says_so(scored, tmp_path):
-    content = evaluate.read(scored[0] / "metrics")
+    content = score_files.read(scored[0] / "metrics")
     found = page_of(content, tmp_path, table="paper_a", name="metrics")
     assert "no row of that table" in found.text and "--row" in found.text
     assert cells(found, "Paper A, Table 1, and our rows")[-1][0] == "ours own"
@@ -377,13 +375,13 @@ def runs(scored, tmp_path_factory):
     """Folders of scores of two runs on the same cases, rows cun_lws and cun; the second predicts worse."""
     folder, root = scored
     place = tmp_path_factory.mktemp("runs")
-    evaluate.write(evaluation.evaluate(folder / "prediction", root, row="cun_lws"), place / "good")
+    score_files.write(evaluation.evaluate(folder / "prediction", root, row="cun_lws"), place / "good")
     for number, one in enumerate(layouts.find(root).cases):
         tissues, grid = case.load_label(one.label, one.schema)
         tissues[tissues.shape[0] // 2 - number :] = 0
         path = place / "prediction" / f"{one.case_id}.nii.gz"
         case.save_segmentation(path, tissues, grid, one.schema)
-    evaluate.write(evaluation.evaluate(place / "prediction", root, row="cun"), place / "worse")
+    score_files.write(evaluation.evaluate(place / "prediction", root, row="cun"), place / "worse")
     return place
 
 
@@ -396,29 +394,29 @@ def test_another_run_joins_the_table_the_boxes_and_the_differences(scored, runs,
     found = Page(tmp_path / "r.html")
     rows = cells(found, "Paper A, Table 1, and our rows")
     assert [row[0] for row in rows] == [*["theirs"] * 4, "ours", "theirs", "ours own"]
-    worse = evaluate.read(runs / "worse")
-    assert rows[4][2] == f"{worse['summary']['WT']['dice']['mean']:.3f}"
+    worse = score_files.read(runs / "worse")
+    assert rows[4][2] == f"{worse.summary['WT']['dice'].mean:.3f}"
     alts = {picture["alt"] for picture in found.pictures if picture.get("class") == "chart light"}
     for score in ("dice", "sensitivity"):
         (alt,) = (one for one in alts if one.startswith(f"{score.title()} of each case"))
-        assert f"cun WT {worse['summary']['WT'][score]['median']:.3f}" in alt and "cun_lws WT" in alt
+        assert f"cun WT {worse.summary['WT'][score].median:.3f}" in alt and "cun_lws WT" in alt
     text = section(found, "Against the other runs")
-    good = evaluate.read(runs / "good")
-    for one in comparison.differences(good["rows"], worse["rows"], ["dice", "sensitivity"]):
+    good = score_files.read(runs / "good")
+    for one in comparison.differences(good.rows, worse.rows, ["dice", "sensitivity"]):
         shown = f"{one.difference:+.3f}{' *' if one.excludes_0 else ''} {one.low:+.3f} to {one.high:+.3f} "
         shown += f"{one.mean:.3f} and {one.other_mean:.3f}, n {one.cases}"
         assert shown.replace("-", "−").replace("+0.000", "0.000") in text, one
 
 
 def test_without_others_there_is_nothing_to_compare(scored, tmp_path):
-    found = page_of(evaluate.read(scored[0] / "metrics"), tmp_path)
+    found = page_of(score_files.read(scored[0] / "metrics"), tmp_path)
     assert "Against the other runs" not in found.text and "Beside the paper" not in found.text
 
 
 def test_a_run_on_other_cases_is_refused_by_the_name_of_its_folder(scored, runs, tmp_path):
     folder, root = scored
     alone = [next(iter(layouts.find(root).cases)).case_id]
-    evaluate.write(evaluation.evaluate(folder / "prediction", root, cases=alone), tmp_path / "fewer")
+    score_files.write(evaluation.evaluate(folder / "prediction", root, cases=alone), tmp_path / "fewer")
     with pytest.raises(InputError, match=r"fewer: .*same cases"):
         report.write(
             runs / "good", folder / "prediction", root, tmp_path / "r.html", compare=[tmp_path / "fewer"]
@@ -426,17 +424,18 @@ def test_a_run_on_other_cases_is_refused_by_the_name_of_its_folder(scored, runs,
     assert not (tmp_path / "r.html").exists()
 
 
-def test_two_runs_of_one_row_have_names_of_their_own():
-    content = {"model": {"row": "cun"}}
-    found = report.named(["a/one", "b/one", "b/two"], [content] * 3)
+def test_two_runs_of_one_row_have_names_of_their_own(scored):
+    content = score_files.read(scored[0] / "metrics")
+    cun = of_row(content, "cun")
+    found = page.named(["a/one", "b/one", "b/two"], [cun] * 3)
     assert [one.name for one in found] == ["cun (one)", "cun (one) [2]", "cun (two)"]
-    assert [one.name for one in report.named(["a/one", "b/two"], [content, {"model": None}])] == ["cun", "two"]
+    assert [one.name for one in page.named(["a/one", "b/two"], [cun, content])] == ["cun", "two"]
 
 
 def test_a_number_that_rounds_to_nothing_points_nowhere(scored, runs, tmp_path):
-    good = evaluate.read(runs / "good")
-    compared = comparison.compared_with(good, good, runs / "good")
-    found = page_of(good, tmp_path, others=[page.Scored("again", good)], compared=[compared])
+    good = score_files.read(runs / "good")
+    compared = good.compared_with(good, runs / "good")
+    found = page_of(good, tmp_path, others=[page.Run("again", good)], compared=[compared])
     text = section(found, "Against the other runs")
     assert "0.000 0.000 to 0.000" in text and "−0.0" not in text and "+0.0" not in text
 
@@ -452,7 +451,7 @@ def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name
     folder, root = scored
     place = tmp_path / "run"
     settings = config_file.load(name, [f"run.dir={place}"])
-    run.start(place, settings)
+    RunFolder(place).start(settings)
     report.write(
         folder / "metrics", folder / "prediction", root, tmp_path / "r.html", cases=1, run_folder=place
     )
@@ -476,7 +475,7 @@ def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name
 
 def test_maps_that_cannot_be_drawn_are_said_to_be_missing(scored, tmp_path):
     folder, root = scored
-    run.start(tmp_path / "run", config_file.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
+    RunFolder(tmp_path / "run").start(config_file.load("cun_lws.yaml", [f"run.dir={tmp_path / 'run'}"]))
     report.write(
         folder / "metrics",
         folder / "prediction",
@@ -495,11 +494,11 @@ def test_maps_that_cannot_be_drawn_are_said_to_be_missing(scored, tmp_path):
 
 def test_the_page_tells_what_each_stage_lost_worst_first(scored, tmp_path):
     folder, _ = scored
-    content = evaluate.read(folder / "metrics")
+    content = score_files.read(folder / "metrics")
     found = page_of(content, tmp_path)
     _, section = found.text.split("What each stage lost")
     section, _ = section.split("What was compared")
-    rows = content["cascade"]["rows"]
+    rows = content.cascade.rows
     missed = {row["case_id"]: row["missed_ml"] for row in rows if row["region"] == "WT"}
     worst, perfect = sorted(missed, key=missed.get, reverse=True)
     assert missed[perfect] == 0 and section.index(worst) < section.index(perfect)
@@ -507,26 +506,26 @@ def test_the_page_tells_what_each_stage_lost_worst_first(scored, tmp_path):
         if row["reference_ml"]:
             assert f"{row['missed_here_ml'] / row['reference_ml']:.1%}" in section
     for region in REGIONS:
-        mean = content["cascade"]["summary"][region]["mean_share"]
+        mean = content.cascade.summary[region]["mean_share"]
         assert f"{mean['missed_ml']:.1%}" in section and f"{mean['missed_here_ml']:.1%}" in section
     assert "lost outside the box" not in section and "no cascade’s margin is known" in section
 
 
 def test_the_page_names_the_margin_where_it_is_known(scored, tmp_path):
     folder, _ = scored
-    content = evaluate.read(folder / "metrics")
-    content["cascade"]["margin_voxels"] = 5
-    section = page_of(content, tmp_path).text
+    content = score_files.read(folder / "metrics")
+    cascade = dataclasses.replace(content.cascade, margin_voxels=5)
+    section = page_of(dataclasses.replace(content, cascade=cascade), tmp_path).text
     assert "grown by 5 voxels" in section and "lost outside the box" in section
 
 
 def test_bars_are_as_long_as_what_was_lost(tmp_path, scored):
     folder, _ = scored
-    content = evaluate.read(folder / "metrics")
-    for row in content["cascade"]["rows"]:
+    content = score_files.read(folder / "metrics")
+    for row in content.cascade.rows:
         row.update({name: 0.0 for name in row if name.endswith("_ml")})
     losses = {"reference_ml": 8.0, "missed_ml": 7.0, "missed_here_ml": 1.0, "lost_before_ml": 6.0}
-    content["cascade"]["rows"][2].update(losses, lost_by_wt_ml=4.0, lost_by_tc_ml=2.0)
+    content.cascade.rows[2].update(losses, lost_by_wt_ml=4.0, lost_by_tc_ml=2.0)
     page_of(content, tmp_path)
     source = (tmp_path / "page.html").read_text().split("What each stage lost in every case")[1]
     assert re.findall(r'class="([a-z-]+)" style="width:([\d.]+)%"', source) == [
@@ -537,28 +536,29 @@ def test_bars_are_as_long_as_what_was_lost(tmp_path, scored):
 
 def test_scores_of_an_older_version_make_a_page_without_that_section(scored, tmp_path):
     folder, _ = scored
-    found = page_of(evaluate.read(folder / "metrics") | {"cascade": None}, tmp_path)
+    found = page_of(dataclasses.replace(score_files.read(folder / "metrics"), cascade=None), tmp_path)
     assert "What each stage lost" not in found.text and "Every case" in found.text
 
 
 def test_a_region_that_no_case_has_is_shown_as_a_dash(scored, tmp_path):
     folder, _ = scored
-    content = evaluate.read(folder / "metrics")
-    rows = content["cascade"]["rows"]
+    content = score_files.read(folder / "metrics")
+    rows = content.cascade.rows
     for row in rows:
         if row["region"] == "ET":
             row.update({name: 0.0 for name in row if name.endswith("_ml")})
-    content["cascade"]["summary"] = stage_misses.summarise(rows)
-    text = page_of(content, tmp_path).text
+    cascade = dataclasses.replace(content.cascade, summary=stage_misses.summarise(rows))
+    text = page_of(dataclasses.replace(content, cascade=cascade), tmp_path).text
     assert "nan" not in text.split("What each stage lost")[1].split("What was compared")[0]
 
 
-def page_of(content, folder, **more):
+def page_of(content, folder, name="this run", others=(), **more):
     path = folder / "page.html"
-    training = training_section.training_of(None, content["model"])
+    runs = [page.Run(name, content), *others]
+    training = training_section.training_of(None, content.model)
     drawn = dict.fromkeys(("light", "dark"), "data:image/png;base64,")  # tests/test_charts.py looks at charts
     with unittest.mock.patch.object(charts, "_drawn", return_value=drawn):
-        html_text = page.render(content, [], "A page", training, **more)
+        html_text = page.render(page.Content(title="A page", runs=runs, training=training, **more))
     path.write_text(html_text, encoding="utf-8")
     found = Page(path)
     assert found.open == [] and found.outside == []
@@ -567,17 +567,17 @@ def page_of(content, folder, **more):
 
 
 def test_cases_that_the_model_has_seen_stand_in_a_banner_and_apart(scored, tmp_path):
-    content = evaluate.read(scored[0] / "metrics")
-    one, two = dict.fromkeys(row["case_id"] for row in content["rows"])
+    content = score_files.read(scored[0] / "metrics")
+    one, two = dict.fromkeys(row["case_id"] for row in content.rows)
     kinds = seen.hashes_of({"train": [one], "validation": [], "test": [two]})
     card = types.SimpleNamespace(training_data={"config": {"run": {"dir": "runs/x"}}, **kinds})
-    content["by_split"] = origin.by_split_of(card, content["rows"])
-    found = page_of(content, tmp_path)
+    by_split = origin.by_split_of(card, content.rows)
+    found = page_of(dataclasses.replace(content, by_split=by_split), tmp_path)
     (banner,) = re.findall(r'<p class="warning loud" role="alert">(.*?)</p>', found.source)
     assert banner.startswith("1 of these 2 cases was seen in training: 1 trained the model.")
     assert found.source.index(banner) < found.source.index('class="tile"')
     apart = section(found, "What the model has seen of these cases")
-    by_case = stage_misses.by_case(content["rows"])
+    by_case = stage_misses.by_case(content.rows)
     for kind, case_id in (("train", one), ("test", two)):
         numbers = " ".join(f"{by_case[case_id][region]['dice']:.3f}" for region in REGIONS)
         assert f"{kind} 1 {numbers}" in apart
@@ -609,7 +609,7 @@ def test_masks_alone_are_drawn_on_black(scored, tmp_path):
     (tmp_path / "masks").mkdir()
     for one in layouts.find(root).cases:
         shutil.copy(one.label, tmp_path / "masks")
-    evaluate.write(evaluation.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
+    score_files.write(evaluation.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
     report.write(tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", cases=1)
     assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 2
 
@@ -624,13 +624,13 @@ def test_the_same_scores_give_the_same_page(scored, tmp_path):
 def test_a_run_that_is_not_the_models_is_said_on_the_screen_as_on_the_page(scored, tmp_path, capsys):
     folder, root = scored
     settings = config_file.load("cun.yaml", [f"run.dir={tmp_path / 'run'}"])
-    run.start(tmp_path / "run", settings)
-    content = evaluate.read(folder / "metrics")
+    RunFolder(tmp_path / "run").start(settings)
+    content = score_files.read(folder / "metrics")
     for rate, contradicts in ((settings.train.learning_rate, False), (0.5, True)):
         card = settings.model_dump(mode="json")
         card["train"]["learning_rate"] = rate
-        model = {"name": None, "version": None, "row": "cun", "split_sha256": None, "config": card}
-        evaluate.write(content | {"model": model}, tmp_path / "scores")
+        model = Model(row="cun", config=card)
+        score_files.write(dataclasses.replace(content, model=model), tmp_path / "scores")
         report.main([
             "--metrics", str(tmp_path / "scores"), "--prediction", str(folder / "prediction"), "--reference",
             str(root), "--output", str(tmp_path / "r.html"), "--cases", "0", "--run", str(tmp_path / "run"),

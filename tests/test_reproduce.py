@@ -18,7 +18,7 @@ from tfbrats import config_file, reproduce
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
 from tfbrats.workflows import table_cost, table_plan
 
@@ -235,7 +235,9 @@ class _Recorded:
             rows = [{"epoch": n + 1, "validation_loss": 1.0} for n in range(settings.train.epochs)]
             home = pathlib.Path(settings.run.dir)
             files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
-            run.write_history(home, rows, [{"epoch": row["epoch"], "seconds": 1.0} for row in rows])
+            RunFolder(home).network().write_history(
+                rows, [{"epoch": row["epoch"], "seconds": 1.0} for row in rows]
+            )
             files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
         if arguments[0] == "tfbrats.export":
             model = pathlib.Path(given["--output"])

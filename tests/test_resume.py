@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfbrats import train
 from tfbrats.errors import InputError
 from tfbrats.machine import locks, stopping
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import LOCK, RunFolder
 from tfbrats.training import checkpoints, slice_step
 from tfbrats.workflows import batch_size
 
@@ -27,7 +27,7 @@ SMALL = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=
 
 def weights(folder, which="last"):
     """Network and optimizer as they lie in a run's newest checkpoint: name -> array."""
-    path = checkpoints.newest_whole(run.checkpoints(folder, which))
+    path = checkpoints.newest_whole(RunFolder(folder).network().checkpoints_path(which))
     reader = tf.train.load_checkpoint(path)
     names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("network", "optimizer"))]
     return {name: reader.get_tensor(name) for name in names}
@@ -159,7 +159,7 @@ def test_a_signal_saves_and_the_command_says_how_to_go_on(record_set, tmp_path, 
     process = started(command(record_set, tmp_path / "run", "train.steps_per_epoch=100000"))
     until_it_trains(process)
     folder = tmp_path / "run" / "checkpoints" / "last"
-    while not checkpoints.found(folder):
+    while not checkpoints.paths_in(folder):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     os.kill(process.pid, number)
@@ -235,7 +235,7 @@ def killed_until_it_ends(record_set, folder, rng, at_most):
         if not killed_after(process, folder, rng.randint(1, 40), rng.uniform(0, 0.2)):
             break
         kills += 1
-        with_checkpoint += bool(checkpoints.found(folder / "checkpoints" / "last"))
+        with_checkpoint += bool(checkpoints.paths_in(folder / "checkpoints" / "last"))
     ended = subprocess.run(command(record_set, folder), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return kills, with_checkpoint
@@ -289,7 +289,7 @@ def test_the_best_weights_of_an_epoch_that_is_trained_again_are_forgotten(record
     assert calls[2].endswith("best") and calls[3].endswith("last")
     monkeypatch.setattr(checkpoints, "save", real)
     train.train(record_set.config(*small, "train.epochs=3"))
-    assert [float(row["validation_loss"]) for row in run.read_history(tmp_path)] == [1.0, 1.2, 1.1]
+    assert [float(row["validation_loss"]) for row in RunFolder(tmp_path).network().history] == [1.0, 1.2, 1.1]
     assert checkpoints.newest_whole(tmp_path / "checkpoints" / "best").endswith("ckpt-1")
 
 
@@ -362,7 +362,7 @@ def test_a_damaged_checkpoint_is_none_of_those_that_are_kept(two_checkpoints):
     manager = checkpoints.Manager(tf.train.Checkpoint(variable=variable), str(two_checkpoints), 2)
     checkpoints.save(manager, checkpoint_number=3)
     assert [path.name for path in map(pathlib.Path, manager.checkpoints)] == ["ckpt-1", "ckpt-3"]
-    assert checkpoints.found(two_checkpoints)[-1].endswith("ckpt-1")
+    assert checkpoints.paths_in(two_checkpoints)[-1].endswith("ckpt-1")
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_a_run_goes_on_with_other_replicas_and_says_what_changes(record_set, tmp
     assert "resumes     at epoch 1, step 4" in said
     assert "2 replicas instead of 1 replica: a step takes 8 slices instead of 4" in said
     assert "train.batch_size=2" in said
-    rows = run.read_history(tmp_path / "run")
+    rows = RunFolder(tmp_path / "run").network().history
     # What the first three steps of four left of the slices, in steps of eight; then whole epochs of them.
     assert [int(row["steps"]) for row in rows] == [3 + (examples - 12) // 8, examples // 8]
 
@@ -467,7 +467,7 @@ def test_a_folder_that_is_no_run_is_refused_without_a_lock_in_it(record_set, tmp
 
 
 def test_two_commands_do_not_train_into_one_run(record_set, straight):
-    with locks.alone(straight / run.LOCK, "busy"), pytest.raises(InputError, match="another command trains"):
+    with locks.alone(straight / LOCK, "busy"), pytest.raises(InputError, match="another command trains"):
         train.train(record_set.config(f"run.dir={straight}", *SMALL))
 
 
@@ -475,8 +475,8 @@ def test_overwriting_keeps_the_lock_that_it_holds(record_set, tmp_path):
     small = (f"run.dir={tmp_path / 'run'}", "train.epochs=1", "train.steps_per_epoch=1")
     train.train(record_set.config(*small))
     (tmp_path / "run" / "stray.txt").write_text("old")
-    before = os.stat(tmp_path / "run" / run.LOCK).st_ino
+    before = os.stat(tmp_path / "run" / LOCK).st_ino
     train.train(record_set.config(*small, "lws.beta=3"), overwrite=True)
-    assert os.stat(tmp_path / "run" / run.LOCK).st_ino == before
+    assert os.stat(tmp_path / "run" / LOCK).st_ino == before
     assert not (tmp_path / "run" / "stray.txt").exists()
     assert json.loads((tmp_path / "run" / "environment.json").read_text())

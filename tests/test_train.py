@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from tfbrats import config_file, networks, train
 from tfbrats.batches import slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.networks import cun, losses
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import lessons, recipes, slice_step
 from tfbrats.workflows import batch_size
 
@@ -134,21 +135,21 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from tfbrats import config_file, networks
 from tfbrats.batches import slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.records import manifest as manifests
 from tfbrats.training import devices, slice_step
 
 def first_step(strategy_name, per_replica, overrides):
     settings = config_file.load("smoke_2d.yaml", overrides + [f"train.batch_size={per_replica}"])
     strategy = devices.strategy_for(strategy_name)
-    folder = settings.data.records
-    manifest = manifests.read_manifest(folder)
+    manifest = manifests.read_manifest(settings.data.records)
     keras.utils.set_random_seed(0)
     with strategy.scope():
         network = networks.build(settings, strategy.num_replicas_in_sync)
         optimizer = keras.optimizers.SGD(0.01, 0.9)
         optimizer.build(network.trainable_variables)
     one_step = slice_step.train_step(strategy, network, optimizer, settings)
-    batches = devices.shared_out(strategy, slice_stream.training(manifest, folder, settings, 0, 8))
+    batches = devices.shared_out(strategy, slice_stream.training(manifest, settings, 0, Share(8)))
     found = {k: float(v) for k, v in one_step(next(batches), tf.constant(0.1)).items()}
     weights = np.concatenate([np.array(v.value).ravel() for v in network.variables])
     return strategy.num_replicas_in_sync, found, weights
@@ -236,7 +237,7 @@ def test_two_replicas_give_the_first_step_that_one_gives(record_set, extra):
 def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set):
     """Equations 1 and 4 in float64 by numpy: both branches, the eight auxiliary losses, the decay."""
     settings = record_set.config("train.batch_size=8", "train.weight_decay=0.01")
-    batch = next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 8)))
+    batch = next(iter(slice_stream.training(record_set.manifest, settings, 0, Share(8))))
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
         network = networks.build(settings)
@@ -275,7 +276,8 @@ def test_the_step_takes_the_papers_loss_with_one_ratio_over_the_batch(record_set
 def test_a_baselines_losses_are_ratios_over_the_batch(record_set, extra):
     """Cross-entropy of every pixel of three slices (a fourth only fills up), and outlines, in float64."""
     settings = record_set.config("train.batch_size=4", "train.weight_decay=0.01", *extra)
-    batch = dict(next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 4))))
+    stream = slice_stream.training(record_set.manifest, settings, 0, Share(4))
+    batch = dict(next(iter(stream)))
     batch["valid"] = tf.constant([1.0, 1.0, 1.0, 0.0])
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
@@ -313,7 +315,7 @@ def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
     with strategy.scope():
         network = networks.build(settings)
     one_step = slice_step.validation_step(strategy, network, settings)
-    batches = list(slice_stream.validation(record_set.manifest, record_set.folder, settings, "validation", 4))
+    batches = list(slice_stream.validation(record_set.manifest, settings, "validation", Share(4)))
     scores = slice_step.validation_scores(sum(one_step(batch).numpy() for batch in batches))
     chosen = []
     for batch in batches:
@@ -465,7 +467,7 @@ def test_the_batch_that_fits_is_found_once_and_kept(record_set, tmp_path, monkey
     small = ("train.batch_size=auto", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     train.train(record_set.config(*small, "train.epochs=1"))
     assert "batch       3 a replica, the largest that fits" in capsys.readouterr().out
-    assert run.read_config(tmp_path / "run").train.batch_size == 3
+    assert RunFolder(tmp_path / "run").config.train.batch_size == 3
     train.train(record_set.config(*small, "train.epochs=2"))  # would raise StopIteration if it looked again
     assert "batch       3 a replica, as before" in capsys.readouterr().out
 

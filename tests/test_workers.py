@@ -19,6 +19,7 @@ from loopback import free_addresses
 
 from tfbrats import networks
 from tfbrats.batches import slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.training import slice_step
 
 # All that a training does with others, without the training: it meets them, over and over.
@@ -182,9 +183,7 @@ def test_workers_with_shards_of_their_own_share_one_ratio_over_the_global_batch(
     settings = record_set.config(*small)
     keras.utils.set_random_seed(settings.train.seed)  # the order in tf.data hangs on it too
     streams = [
-        slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 12, 0, 3, worker)
-        .unbatch()
-        .take(4)
+        slice_stream.training(record_set.manifest, settings, 0, Share(12, 3, worker)).unbatch().take(4)
         for worker in range(3)
     ]
     batch = next(iter(streams[0].concatenate(streams[1]).concatenate(streams[2]).batch(12)))

@@ -8,6 +8,7 @@ but a person should know is a warning. Extracts and repairs nothing. `tfbrats.pr
 ends with this check.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from tfbrats.predictions.submission import Member, Verdict
 from tfbrats.predictions.submission_rules import RULES, SUFFIX
 
 
-def _asked_for(source: str, edition: str | None) -> tuple[list[str], list[str]]:
+def _cases_to_submit(source: str, edition: str | None) -> tuple[list[str], list[str]]:
     """The case ids that `--cases` names, and the editions of those that are a data set."""
     if files.is_folder(source):
         dataset = layouts.find(source, edition)
@@ -33,15 +34,14 @@ def _asked_for(source: str, edition: str | None) -> tuple[list[str], list[str]]:
     return case_ids, []
 
 
-def _judged(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
-    """The files of a submission, and what is to be said of them."""
+def _checked(location: str, edition: str | None, cases: str | None) -> tuple[list[Member], Verdict]:
+    """The files of an upload, and whether the challenge would take them."""
     members = submission_files.members(location)
-    case_ids, editions = _asked_for(cases, edition) if cases else (None, [])
+    case_ids, editions = _cases_to_submit(cases, edition) if cases else (None, [])
     if edition:
         editions = [edition]
     if not editions:
-        names = [files.name(member.name) for member in members]
-        stems = [stem for name in names if (stem := layouts.nifti_stem(name)) is not None]
+        stems = [stem for file in members if (stem := layouts.nifti_stem(files.name(file.name))) is not None]
         if not stems and not case_ids:
             raise InputError(
                 f"{location}: no segmentation among {counted(len(members), 'file')}; expected CASE{SUFFIX}."
@@ -87,7 +87,7 @@ def _to_json(location: str, verdict: Verdict) -> dict:
     }
 
 
-def main(arguments: Sequence[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.check_submission", __doc__)
     parser.add_argument(
         "submission", type=paths.argument, help="a folder of <case_id>.nii.gz, or a .zip of them; gs:// too"
@@ -106,24 +106,27 @@ def main(arguments: Sequence[str]) -> int:
         help="if accepted, write the archive to upload; one that exists is replaced",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    location = options.submission
     try:
         if options.pack:
-            submission_files.check_target(options.pack, options.submission)
-        members, verdict = _judged(options.submission, options.edition, options.cases)
+            submission_files.check_target(options.pack, location)
+        members, verdict = _checked(location, options.edition, options.cases)
         if options.pack and verdict.accepted:
             submission_files.pack(members, verdict, options.pack)
     except InputError as error:
         if not options.json:
             raise
-        print(
-            json.dumps({"submission": options.submission, "faults": [str(error)], "accepted": False}, indent=2)
-        )
+        print(json.dumps({"submission": location, "faults": [str(error)], "accepted": False}, indent=2))
         return 1
     if options.json:
-        print(json.dumps(_to_json(options.submission, verdict), indent=2))
+        print(json.dumps(_to_json(location, verdict), indent=2))
     else:
-        _print(options.submission, verdict, options.cases is not None)
+        _print(location, verdict, options.cases is not None)
         if options.pack:
             print(f"written: {options.pack}" if verdict.accepted else f"not written: {options.pack}")
     return 0 if verdict.accepted else 1

@@ -1,10 +1,11 @@
 """The YAML of a run as typed, frozen objects. Every key is required; an unknown one is an error.
 
-Scientific values live in the YAML alone: nothing here has a default. No TensorFlow.
+Scientific values live in the YAML alone: nothing here has a default. What follows from a config alone stands
+here too (`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -12,11 +13,14 @@ import yaml
 from tfbrats.labels import MODALITIES, REGIONS
 from tfbrats.machine import paths
 
+# --- values and sections that both papers have ----------------------------------------------------------
+
 Modality = Literal["flair", "t1", "t1ce", "t2"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 def _place(value: Any) -> str:
+    """The name of a folder as it was written: YAML makes other things of some names."""
     if not isinstance(value, str):
         raise ValueError("not the name of a folder as YAML reads it. Put the name between quotes: 'NAME'")
     return paths.given(value)
@@ -26,20 +30,28 @@ Place = Annotated[str, pydantic.BeforeValidator(_place)]  # a folder
 
 
 class _Section(pydantic.BaseModel):
+    """A section of the YAML: unknown keys are refused, and nothing changes later."""
+
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Preprocess(_Section):
+    """What is done to a case before it is cut."""
+
     n4_modalities: tuple[Modality, ...]
     n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
 
 
 class _Model(_Section):
+    """The network."""
+
     width: pydantic.PositiveInt  # channels at full resolution; doubles at each level
     batch_norm: Literal["synchronised", "per_replica"]  # over the global batch, or each replica's
 
 
 class _Data(_Section):
+    """Which records train, and how they are read."""
+
     records: Place  # folder that holds dataset.json and its shards
     modalities: tuple[Modality, ...]  # the channel order inside the network
     shuffle_buffer: pydantic.PositiveInt  # examples
@@ -53,6 +65,8 @@ class _Data(_Section):
 
 
 class _Records(_Section):
+    """How a record set is written."""
+
     split: tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
     seed: pydantic.NonNegativeInt
     shard_mib: pydantic.PositiveInt  # a shard holds whole cases up to about this size
@@ -60,6 +74,8 @@ class _Records(_Section):
 
 
 class _Train(_Section):
+    """How long and how fast a network learns, and on what."""
+
     epochs: pydantic.PositiveInt
     steps_per_epoch: pydantic.PositiveInt | None  # null: as many as the records fill
     batch_size: int | Literal["auto"]  # per replica; auto: the largest that fits
@@ -82,10 +98,12 @@ class _Train(_Section):
 
 
 class Run(_Section):
+    """Where the run's folder lies."""
+
     dir: Place
 
 
-class _Config(_Section):
+class RowConfig(_Section):
     """One row of a paper's table, ready to run."""
 
     @pydantic.model_validator(mode="after")
@@ -96,6 +114,7 @@ class _Config(_Section):
         return self
 
     def to_yaml(self) -> str:
+        """The config as a file of its own."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -103,6 +122,8 @@ class _Config(_Section):
 
 
 class SliceModel(_Model):
+    """A network of paper A's table."""
+
     name: Literal["cun", "unet2d", "bfcn", "drn"]
 
 
@@ -125,6 +146,8 @@ class SliceRecords(_Records):
 
 
 class SliceTrain(_Train):
+    """Stochastic gradient descent, with what paper A lets fall over the epochs."""
+
     learning_rate_floor: pydantic.PositiveFloat
     momentum: Fraction
     weight_decay: pydantic.NonNegativeFloat
@@ -135,6 +158,8 @@ class SliceTrain(_Train):
 
 
 class LossWeightedSampling(_Section):
+    """Weights of the pixels in the loss, by their region (paper A)."""
+
     enabled: bool  # false: W = 1 everywhere
     beta: pydantic.PositiveFloat
     contour_weight: Annotated[float, pydantic.Field(ge=1)]  # alpha1, U-Net1's
@@ -143,8 +168,13 @@ class LossWeightedSampling(_Section):
     scope: Literal["batch", "slice"]  # what N_pos and N_S2 are counted over
 
 
-class SliceConfig(_Config):
+class SliceConfig(RowConfig):
     """A row of paper A's table."""
+
+    regions: ClassVar[tuple[str, ...]] = ("",)  # the networks of a run: one, which has no region of its own
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
+    scales: ClassVar[int] = 1  # at which a network sees an example
+    examples_per_case: ClassVar[int | None] = None  # in an epoch: a case has as many slices as it has
 
     model: SliceModel
     data: SliceData
@@ -153,6 +183,8 @@ class SliceConfig(_Config):
     train: SliceTrain
     lws: LossWeightedSampling
     run: Run
+
+    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _what_cun_alone_has_is_off(self):
@@ -172,24 +204,9 @@ class SliceConfig(_Config):
         return self
 
     @property
-    def regions(self) -> tuple[str, ...]:
-        """As a `PatchConfig`'s: one network, of no region's own."""
-        return ("",)
-
-    @property
     def whole(self) -> "SliceConfig":
-        """What a run's folder is of."""
+        """The config that a run's folder holds."""
         return self
-
-    @property
-    def unit(self) -> str:
-        """Of the examples."""
-        return "slices"
-
-    @property
-    def scales(self) -> int:
-        """At how many scales a network sees an example."""
-        return 1
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -243,6 +260,8 @@ class BoundaryConfig(SliceConfig):
 
 
 class PatchModel(_Model):
+    """A network of paper B's tables."""
+
     name: Literal["msm", "msm_noaspp", "unet3d"]
 
 
@@ -275,12 +294,17 @@ class Cascade(_Section):
 
 
 class PatchTrain(_Train):
+    """Adam."""
+
     beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]
     beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
-class PatchConfig(_Config):
+class PatchConfig(RowConfig):
     """A row of paper B's tables: three networks, WT, TC and ET."""
+
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
+    weighted_sampling: ClassVar[bool] = False  # it is paper A's
 
     region: Literal["all", "wt", "tc", "et"]  # one of them, so that three machines can share the work
     model: PatchModel
@@ -291,6 +315,8 @@ class PatchConfig(_Config):
     cascade: Cascade
     train: PatchTrain
     run: Run
+
+    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):
@@ -314,33 +340,28 @@ class PatchConfig(_Config):
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """The regions that are meant, in the cascade's order, e.g. ("WT", "TC", "ET")."""
+        """The networks of a run, by their region and in the cascade's order, e.g. ("WT", "TC", "ET")."""
         return tuple(REGIONS) if self.region == "all" else (self.region.upper(),)
 
     @property
     def whole(self) -> "PatchConfig":
-        """What a run's folder is of: all three networks, whichever is trained now."""
+        """The config that a run's folder holds: of all three networks, whichever is trained now."""
         return self.model_copy(update={"region": "all"})
 
     @property
-    def unit(self) -> str:
-        """Of the examples."""
-        return "patches"
+    def scales(self) -> int:
+        """The number of scales at which a network sees a patch: x1, x0.5 and x2, or x1 alone."""
+        return 1 if self.model.name == "unet3d" else 3
 
     @property
-    def scales(self) -> int:
-        """At how many scales a network sees a patch: x1, x0.5 and x2, or x1 alone."""
-        return 1 if self.model.name == "unet3d" else 3
+    def examples_per_case(self) -> int | None:
+        """The examples that one network gets of a case in an epoch."""
+        return self.sampling.patches_per_case
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of what a network sees."""
         return (self.sampling.patch_size,) * 3
-
-    @property
-    def weighted_sampling(self) -> bool:
-        """Loss weighted sampling is paper A's."""
-        return False
 
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: volumes are the same whatever is cut from them."""
@@ -356,16 +377,18 @@ class PatchConfig(_Config):
         return identity
 
 
+# --- any config -----------------------------------------------------------------------------------------
+
 Config = SliceConfig | PatchConfig
 
 
-def differences(ours: Mapping, theirs: Mapping, prefix: str = "") -> list[str]:
-    """Where two nested mappings differ: ["records.seed: 0, there 1", ...]."""
-    found = []
-    for key in {**ours, **theirs}:
-        a, b = ours.get(key), theirs.get(key)
+def differences(here: Mapping, there: Mapping, prefix: str = "") -> list[str]:
+    """What differs between two nested mappings, by key: ["records.seed: 0, there 1", ...]."""
+    lines = []
+    for key in {**here, **there}:
+        a, b = here.get(key), there.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
+            lines += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a}, there {b}")
-    return found
+            lines.append(f"{prefix}{key}: {a}, there {b}")
+    return lines

@@ -1,4 +1,4 @@
-"""A YAML file becomes a config: found, read, overridden; every fault is told."""
+"""A YAML file becomes a config: it is found, read, overridden and checked, and every fault is told at once."""
 
 import argparse
 import difflib
@@ -11,20 +11,16 @@ from typing import Any
 import pydantic
 import yaml
 
-from tfbrats.config import BoundaryConfig, Config, PatchConfig, PatchModel, SliceConfig, SliceModel, _Config
+from tfbrats.config import BoundaryConfig, Config, PatchConfig, PatchModel, RowConfig, SliceConfig, SliceModel
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths, yaml_text
 
 _HERE = pathlib.Path(__file__).parent
-
-
 # Installed, the shipped configs lie inside the package; in a checkout, beside it.
 SHIPPED = next((p for p in (_HERE / "configs", _HERE.parent / "configs") if p.is_dir()), _HERE)
 
-
+_FORM = "section.key=value, e.g. train.epochs=3"
 ROOT_KEYS = ("region",)  # those that stand in no section
-
-
 # Those of texts, in which nothing is to be read: folders.
 _TEXT_KEYS = {
     f"{section}.{key}"
@@ -33,34 +29,45 @@ _TEXT_KEYS = {
     for key, field in getattr(content.annotation, "model_fields", {}).items()
     if field.annotation is str
 }
-
-
-_BY_NETWORK: Mapping[str, type[_Config]] = {
+_BY_NETWORK: Mapping[str, type[RowConfig]] = {
     name: kind
     for kind, model in ((SliceConfig, SliceModel), (PatchConfig, PatchModel))
     for name in typing.get_args(model.model_fields["name"].annotation)
 } | {"bfcn": BoundaryConfig}
 
 
+# --- which file is meant --------------------------------------------------------------------------------
+
+
 def shipped_names() -> list[str]:
+    """The configs that come with the package, e.g. "cun.yaml"."""
     return sorted(path.name for path in SHIPPED.glob("*.yaml"))
 
 
-def _find(given: str | os.PathLike) -> str:
-    given = os.fspath(given)
-    if files.exists(given):
-        return given
-    shipped = SHIPPED / given
-    if os.sep not in given and shipped.is_file():
+def _path_of(name: str | os.PathLike) -> str:
+    """The file of that name, else the shipped config of that name.
+
+    Raises:
+        InputError: there is neither.
+    """
+    name = os.fspath(name)
+    if files.exists(name):
+        return name
+    shipped = SHIPPED / name
+    if os.sep not in name and shipped.is_file():
         return str(shipped)
-    near = difflib.get_close_matches(given, shipped_names(), n=1)
+    near = difflib.get_close_matches(name, shipped_names(), n=1)
     raise InputError(
-        f"config {given}: neither a file {pathlib.Path(given).absolute()} nor among the shipped ones in "
+        f"config {name}: neither a file {pathlib.Path(name).absolute()} nor among the shipped ones in "
         f"{SHIPPED}: {', '.join(shipped_names()) or 'none'}." + (f" Did you mean {near[0]}?" if near else "")
     )
 
 
+# --- what is wrong with its keys ------------------------------------------------------------------------
+
+
 def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    """All keys of a section and of those below it, with their sections: "train", "train.epochs", ..."""
     keys = []
     for key, field in section.model_fields.items():
         keys.append(prefix + key)
@@ -69,8 +76,11 @@ def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _instead_of(unknown: str, kind: type[_Config]) -> str:
-    """The nearest key of the same section, or the key of that name in another, or all that there are."""
+def _suggestion(unknown: str, kind: type[RowConfig]) -> str:
+    """What to write instead of an unknown key.
+
+    That is the nearest key of the same section, or the key of that name in another, or all that there are.
+    """
     section, _, name = unknown.rpartition(".")
     if unknown in _keys(kind):  # one key with a dot in it
         return f"; write {name}: on a line of its own, indented, below {section}:"
@@ -78,21 +88,22 @@ def _instead_of(unknown: str, kind: type[_Config]) -> str:
         return f"; {section} is one value, with nothing below it"
     siblings = [key for key in _keys(kind) if key.rpartition(".")[0] == section]
     # By their own names: with the section before them any two keys of it look alike.
-    named = {key.rpartition(".")[2]: key for key in siblings}
-    near = [named[one] for one in difflib.get_close_matches(name, named, n=1, cutoff=0.7)]
+    by_name = {key.rpartition(".")[2]: key for key in siblings}
+    near = [by_name[alike] for alike in difflib.get_close_matches(name, by_name, n=1, cutoff=0.7)]
     near = near or [key for key in _keys(kind) if key.rpartition(".")[2] == name]
     if near:
         return f"; did you mean {near[0]}?"
-    names = ", ".join(key.rpartition(".")[2] for key in siblings)
+    names = ", ".join(by_name)
     return f"; {section} has {names}" if section else f"; the sections are {names}"
 
 
-def _explain(error: pydantic.ValidationError, kind: type[_Config]) -> str:
+def _explain(error: pydantic.ValidationError, kind: type[RowConfig]) -> str:
+    """A line for each fault of a config."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key}{_instead_of(key, kind)}")
+            lines.append(f"unknown key {key}{_suggestion(key, kind)}")
         elif fault["type"] == "missing":
             lines.append(f"missing key {key}")
         else:
@@ -102,7 +113,10 @@ def _explain(error: pydantic.ValidationError, kind: type[_Config]) -> str:
     return "\n  ".join(lines)
 
 
-def _kind_of(content: Mapping) -> type[_Config]:
+# --- from text to config --------------------------------------------------------------------------------
+
+
+def _kind_of(content: Mapping) -> type[RowConfig]:
     """Which paper's keys apply: model.name decides; without a known one, what fits more of the sections."""
     model = content.get("model")
     name = model.get("name") if isinstance(model, Mapping) else None
@@ -134,18 +148,23 @@ def load(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: not found, not YAML, or a key or value that does not fit.
     """
-    found = _find(path)
+    file = _path_of(path)
     try:
-        content = yaml_text.parsed(files.read_text(found), _TEXT_KEYS)
+        content = yaml_text.parsed(files.read_text(file), _TEXT_KEYS)
     except yaml.YAMLError as error:
-        raise InputError(f"{found}: not valid YAML ({error}).") from error
-    return _overridden(content, overrides, str(found))
+        raise InputError(f"{file}: not valid YAML ({error}).") from error
+    return _overridden(content, overrides, file)
 
 
 def overridden(
     config: Config, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
 ) -> Config:
-    """A config with `values` by section.key, then `section.key=value`s, put over it. Errors as `load`."""
+    """A config with some of its keys replaced. Errors as `load`.
+
+    Args:
+        overrides: `section.key=value`s, the last to be put over it.
+        values: by section.key.
+    """
     content = config.model_dump(mode="json")
     for key, value in (values or {}).items():
         section, _, name = key.rpartition(".")
@@ -153,28 +172,36 @@ def overridden(
     return _overridden(content, overrides, "the config")
 
 
-def _overridden(content: Any, overrides: Sequence[str], found: str) -> Config:
+def _overridden(content: Any, overrides: Sequence[str], where: str) -> Config:
+    """Puts the overrides into a YAML's content, and makes a config of it.
+
+    Args:
+        where: the file, named in errors.
+    """
     for override in overrides:
-        key, equals, text = override.partition("=")
-        section, dot, name = key.rpartition(".")
-        if not (equals and name and bool(dot) == bool(section)):
-            raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
-        try:
-            value = text if key in _TEXT_KEYS else yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"{override!r}: {text!r} is not a YAML value.") from error
-        if "." in section:
-            raise InputError(
-                f"{override!r}: nothing stands below {section}. An override reads section.key=value, e.g. "
-                "train.epochs=3."
-            )
-        place = content.setdefault(section, {}) if dot and isinstance(content, dict) else content
+        section, name, value = _parsed(override)
+        place = content.setdefault(section, {}) if section and isinstance(content, dict) else content
         if not isinstance(place, dict):
-            raise InputError(f"{override!r}: {found} has no section {section}.")
-        if not dot and key not in ROOT_KEYS:
-            raise InputError(f"{override!r}: an override reads section.key=value, e.g. train.epochs=3.")
+            raise InputError(f"{override!r}: {where} has no section {section}.")
+        if not section and name not in ROOT_KEYS:
+            raise InputError(f"{override!r}: an override reads {_FORM}.")
         place[name] = value
-    return from_mapping(content, found)
+    return from_mapping(content, where)
+
+
+def _parsed(override: str) -> tuple[str, str, Any]:
+    """Section ("" for a key that stands in none), name and value of a `section.key=value`."""
+    key, equals, text = override.partition("=")
+    section, dot, name = key.rpartition(".")
+    if not (equals and name and bool(dot) == bool(section)):
+        raise InputError(f"{override!r}: an override reads {_FORM}.")
+    try:
+        value = text if key in _TEXT_KEYS else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{override!r}: {text!r} is not a YAML value.") from error
+    if "." in section:
+        raise InputError(f"{override!r}: nothing stands below {section}. An override reads {_FORM}.")
+    return section, name, value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

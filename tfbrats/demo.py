@@ -8,20 +8,19 @@ you could have typed; it is printed before it runs, and its output is kept under
 where it was stopped.
 """
 
-import contextlib
 import json
 import os
 import pathlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tfbrats import __version__, config_file
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths
 from tfbrats.records import manifest
-from tfbrats.runs.folder import check_finished
+from tfbrats.runs.folder import RunFolder
 from tfbrats.workflows.chain import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
@@ -33,18 +32,101 @@ SHAPE = ("96", "96", "64")
 SERVER_START_S = 120
 
 
-class _Steps(Steps):
-    """The demo's chain: one of its commands is a server, which answers while others run."""
+class _Places:
+    """Where everything of a demo lies, under one folder.
 
-    @contextlib.contextmanager
-    def server(self, model: pathlib.Path) -> Iterator[str]:
-        """The embedded server on a free port, as host:port, until the block ends."""
-        arguments = ("serving.server", "--model_base_path", str(model), "--port", "0")
-        with self.background("Serve it", *arguments) as (process, log):
-            yield _address(process, log)
+    Args:
+        output: the folder itself; scores and the report page lie in it.
+        config: name of the method's YAML.
+    """
+
+    def __init__(self, output: pathlib.Path, config: str):
+        self.output, self.config = output, config
+        self.cases, self.records, self.run = output / "cases", output / "records", output / "run"
+        self.model = output / "models" / config.removesuffix(".yaml")
+        self.predictions = output / "predictions"
+        self.page = output / "report.html"
+
+
+def demo(output: pathlib.Path, method: str) -> None:
+    """Runs all steps under `output`.
+
+    Args:
+        method: a key of `METHODS`.
+
+    Raises:
+        InputError: a step failed.
+    """
+    started = time.monotonic()
+    config, what = METHODS[method]
+    _check_stamp(output, config)
+    places = _Places(output, config)
+    steps = Steps(output / "logs")
+    _prepare(steps, places)
+    _train_and_export(steps, places, what)
+    unseen = manifest.read_manifest(places.records).cases["test"]
+    _segment(steps, places, unseen)
+    _score_and_draw(steps, places, what, unseen)
+    print(
+        f"\ndone in {time.monotonic() - started:.0f} s. Look at\n"
+        f"    {places.page}  pictures beside scores\n"
+        f"    {output / 'metrics.csv'}  a row per case and region\n"
+        f"    {places.predictions}/  the segmentations, NIfTI\n"
+        f"    {places.run}/  the run: config, history, TensorBoard, checkpoints\n"
+        f"    {places.model}/  the SavedModel's versions, each with its tfbrats.json"
+    )
+
+
+def _prepare(steps: Steps, places: _Places) -> None:
+    """NIfTI, looked at, as TFRecords."""
+    steps.run(
+        "Simulate glioma cases",
+        *("tfbrats.phantom", "--output", str(places.cases), "--cases", str(CASES), "--edition", "2021"),
+        *("--seed", "1", "--shape", *SHAPE),
+    )
+    steps.run("Look at them", "tfbrats.inspect", str(places.cases))
+    steps.run(
+        "Turn NIfTI into TFRecords with Beam",
+        *("beam_pipelines.nifti_to_tfrecord", "--config", places.config),
+        *("--input", str(places.cases), "--output", str(places.records)),
+    )
+
+
+def _train_and_export(steps: Steps, places: _Places, what: str) -> None:
+    """A run, and a model of it."""
+    steps.run(
+        f"Train {what}",
+        *("tfbrats.train", "--config", places.config, "--data", str(places.records), "--run", str(places.run)),
+        show=True,
+    )
+    RunFolder(places.run).check_finished()
+    steps.run(
+        "Export it",
+        *("tfbrats.export", "--run", str(places.run), "--output", str(places.model)),
+        is_done=exported_since(places.run, places.model),
+    )
+
+
+def _segment(steps: Steps, places: _Places, case_ids: Sequence[str]) -> None:
+    """The cases through a server of the model, which runs while they are segmented."""
+    arguments = ("serving.server", "--model_base_path", str(places.model), "--port", "0")
+    with steps.background("Serve it", *arguments) as (process, log):
+        steps.run(
+            "Segment the cases that nothing has seen, over gRPC",
+            *("serving.client", "--server", _address(process, log)),
+            *("--model", places.model.name, "--overwrite"),
+            *("--input", str(places.cases), *(text for case_id in case_ids for text in ("--case", case_id))),
+            *("--output", f"{places.predictions}/"),
+            show=True,
+        )
 
 
 def _address(process: subprocess.Popen, log: pathlib.Path) -> str:
+    """Where the server listens, as host:port, once it is ready.
+
+    Raises:
+        InputError: it ended, or is not ready after `SERVER_START_S`.
+    """
     limit = time.monotonic() + SERVER_START_S
     while time.monotonic() < limit and process.poll() is None:
         ready = re.search(r"^ready: .* on (\S+:\d+)", log.read_text("utf-8", "replace"), re.MULTILINE)
@@ -52,8 +134,25 @@ def _address(process: subprocess.Popen, log: pathlib.Path) -> str:
             print(f"    ready on {ready.group(1)}", flush=True)
             return ready.group(1)
         time.sleep(0.2)
-    said = log.read_text("utf-8", "replace")[-2000:]
-    raise InputError(f"the server did not start:\n{said}")
+    printed = log.read_text("utf-8", "replace")[-2000:]
+    raise InputError(f"the server did not start:\n{printed}")
+
+
+def _score_and_draw(steps: Steps, places: _Places, what: str, case_ids: Sequence[str]) -> None:
+    """Scores of the segmentations, and the page of them."""
+    steps.run(
+        "Score the segmentations",
+        *("tfbrats.evaluate", "--prediction", str(places.predictions), "--reference", str(places.cases)),
+        *("--cases", ",".join(case_ids), "--output", str(places.output)),
+        show=True,
+    )
+    steps.run(
+        "Draw them",
+        *("tfbrats.report", "--metrics", str(places.output), "--prediction", str(places.predictions)),
+        *("--reference", str(places.cases), "--run", str(places.run), "--output", str(places.page)),
+        *("--title", f"Demo: {what}"),
+        notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
+    )
 
 
 def _check_stamp(output: pathlib.Path, name: str) -> None:
@@ -75,77 +174,6 @@ def _check_stamp(output: pathlib.Path, name: str) -> None:
     if not path.exists() and output.exists() and any(output.iterdir()):
         raise InputError(f"{output}: not empty, and not a demo. Choose another --output.")
     files.write_json(path, stamp)
-
-
-def demo(output: pathlib.Path, method: str) -> None:
-    """Runs all steps under `output`.
-
-    Args:
-        method: a key of `METHODS`.
-
-    Raises:
-        InputError: a step failed.
-    """
-    started = time.monotonic()
-    name, what = METHODS[method]
-    _check_stamp(output, name)
-    steps = _Steps(output / "logs")
-    cases, sets, run = output / "cases", output / "records", output / "run"
-    model, predictions = output / "models" / name.removesuffix(".yaml"), output / "predictions"
-
-    steps.run(
-        "Simulate glioma cases",
-        *("tfbrats.phantom", "--output", str(cases), "--cases", str(CASES), "--edition", "2021"),
-        *("--seed", "1", "--shape", *SHAPE),
-    )
-    steps.run("Look at them", "tfbrats.inspect", str(cases))
-    steps.run(
-        "Turn NIfTI into TFRecords with Beam",
-        *("beam_pipelines.nifti_to_tfrecord", "--config", name),
-        *("--input", str(cases), "--output", str(sets)),
-    )
-    steps.run(
-        f"Train {what}",
-        *("tfbrats.train", "--config", name, "--data", str(sets), "--run", str(run)),
-        show=True,
-    )
-    check_finished(run)
-    steps.run(
-        "Export it",
-        *("tfbrats.export", "--run", str(run), "--output", str(model)),
-        is_done=exported_since(run, model),
-    )
-    unseen = manifest.read_manifest(sets).cases["test"]
-    with steps.server(model) as address:
-        steps.run(
-            "Segment the cases that nothing has seen, over gRPC",
-            *("serving.client", "--server", address, "--model", model.name, "--overwrite"),
-            *("--input", str(cases), *(text for case_id in unseen for text in ("--case", case_id))),
-            *("--output", f"{predictions}/"),
-            show=True,
-        )
-    steps.run(
-        "Score the segmentations",
-        *("tfbrats.evaluate", "--prediction", str(predictions), "--reference", str(cases)),
-        *("--cases", ",".join(unseen), "--output", str(output)),
-        show=True,
-    )
-    page = output / "report.html"
-    steps.run(
-        "Draw them",
-        *("tfbrats.report", "--metrics", str(output), "--prediction", str(predictions)),
-        *("--reference", str(cases), "--run", str(run), "--output", str(page)),
-        *("--title", f"Demo: {what}"),
-        notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
-    )
-    print(
-        f"\ndone in {time.monotonic() - started:.0f} s. Look at\n"
-        f"    {page}  pictures beside scores\n"
-        f"    {output / 'metrics.csv'}  a row per case and region\n"
-        f"    {predictions}/  the segmentations, NIfTI\n"
-        f"    {run}/  the run: config, history, TensorBoard, checkpoints\n"
-        f"    {model}/  the SavedModel's versions, each with its tfbrats.json"
-    )
 
 
 def main(arguments: Sequence[str]) -> None:

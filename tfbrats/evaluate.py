@@ -21,7 +21,10 @@ all of it with summaries.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 
@@ -30,22 +33,14 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths
 from tfbrats.metrics import lesion_rules, region_scores
-from tfbrats.reporting import paper_text, score_text
-from tfbrats.scoring import comparison, papers
-from tfbrats.scoring.evaluation import WorkerDiedError, _names, evaluate, fitting_workers
-from tfbrats.scoring.score_files import names, read, without_nan, write
-
-# --- the command ----------------------------------------------------------------------------------------
+from tfbrats.reporting import options, paper_text, score_text
+from tfbrats.scoring import comparison, evaluation, papers, score_files
+from tfbrats.scoring.evaluation import Evaluation, WorkerDiedError
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.evaluate", __doc__)
-    parser.add_argument(
-        "--prediction", type=paths.argument, required=True, metavar="DIR", help="folder of CASE.nii.gz"
-    )
-    parser.add_argument(
-        "--reference", type=paths.argument, required=True, metavar="DIR", help="data set, or folder of masks"
-    )
+    options.add_folders(parser)
     parser.add_argument(
         "--output", type=paths.argument, required=True, metavar="REPORT", help="folder for the tables"
     )
@@ -72,17 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(lesion_rules.MEANINGS),
         help="lesion-wise scores too, by that year's rules (2026: also those of 2025)",
     )
-    parser.add_argument("--table", choices=tuple(papers.TABLES), help="print a paper's table, ours beside it")
+    options.add_table(parser, "print a paper's table, ours beside it")
     parser.add_argument("--row", choices=papers.ROWS, help="which row this is, where no model's card tells it")
-    parser.add_argument(
-        "--compare",
-        type=paths.argument,
-        action="append",
-        default=[],
-        metavar="REPORT",
-        help="another run's --output: how far the two differ, with intervals; may be repeated",
+    options.add_compare(
+        parser, "another run's --output: how far the two differ, with intervals; may be repeated"
     )
-    parser.add_argument("--workers", type=int, default=fitting_workers(), help="processes (%(default)s)")
+    workers = evaluation.fitting_workers()
+    parser.add_argument("--workers", type=int, default=workers, help="processes (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
     return parser
 
@@ -105,53 +96,84 @@ def _check_output(output: str, prediction: str, reference: str, others: Sequence
 
 def main(arguments: Sequence[str]) -> None:
     parser = _parser()
-    given = parser.parse_args(arguments)
-    if given.workers < 1:
-        parser.error(f"argument --workers: expected 1 or more processes, not {given.workers}")
+    asked = parser.parse_args(arguments)
+    if asked.workers < 1:
+        parser.error(f"argument --workers: expected 1 or more processes, not {asked.workers}")
     # Before minutes of scoring:
-    _check_output(given.output, given.prediction, given.reference, given.compare)
-    comparison.check_once(given.compare)
-    others = [read(folder) for folder in given.compare]
+    _check_output(asked.output, asked.prediction, asked.reference, asked.compare)
+    comparison.check_once(asked.compare)
+    others = [score_files.read(folder) for folder in asked.compare]
+    scores = _scores(asked)
+    score_files.write(scores, asked.output)  # whatever the other runs are, these scores are good
+    if others:
+        scores = _compared(scores, others, asked)
+        score_files.write(scores, asked.output)
+    _tell(scores, others, asked)
+
+
+def _scores(asked: argparse.Namespace) -> Evaluation:
     try:
-        content = evaluate(
-            given.prediction,
-            given.reference,
-            given.edition,
-            given.empty,
-            None if given.cases is None else _names(given.cases),
-            given.allow_missing,
-            given.workers,
-            given.splits,
-            given.split,
-            given.row,
-            given.lesions,
-            given.prediction_edition,
-            given.fold,
+        return evaluation.evaluate(
+            asked.prediction,
+            asked.reference,
+            asked.edition,
+            empty=asked.empty,
+            cases=None if asked.cases is None else case_ids_of(asked.cases),
+            allow_missing=asked.allow_missing,
+            workers=asked.workers,
+            splits=asked.splits,
+            split=asked.split,
+            fold=asked.fold,
+            row=asked.row,
+            lesion_rule=asked.lesions,
+            prediction_edition=asked.prediction_edition,
         )
     except WorkerDiedError as error:
         raise InputError(f"{error} Pass --workers 1.") from error
-    write(content, given.output)  # whatever the other runs are, these scores are good
-    if others:
-        try:
-            content["compared"] = [
-                comparison.compared_with(content, other, folder)
-                for other, folder in zip(others, given.compare, strict=True)
-            ]
-        except InputError as error:
-            raise InputError(f"{error} The scores of this run are in {given.output}, uncompared.") from error
-        write(content, given.output)
-    if given.json or not (sys.stdout.isatty() and sys.stderr.isatty()):  # who sees both reads it below
-        for warning in score_text.warnings(content, *others):
+
+
+def case_ids_of(text: str) -> list[str]:
+    """What --cases names: a file with a case id a line, or ids between commas."""
+    path = ""
+    with contextlib.suppress(InputError):  # ids may stand on lines of their own, which is no path
+        path = paths.given(text)
+    if path and files.is_folder(path):
+        raise InputError(f"--cases {text}: a folder; expected a file with a case id a line, or ids.")
+    if path and files.exists(path):
+        text = files.read_text(path)
+    elif path and "," not in text and ("/" in text or text.lower().endswith((".txt", ".csv", ".json"))):
+        raise InputError(f"--cases {text}: no such file.")
+    case_ids = [case_id for case_id in re.split(r"[,\s]+", text) if case_id]
+    if not case_ids:
+        raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
+    return case_ids
+
+
+def _compared(scores: Evaluation, others: Sequence[Evaluation], asked: argparse.Namespace) -> Evaluation:
+    """The scores with their differences from other runs."""
+    try:
+        compared = [
+            scores.compared_with(other, folder) for other, folder in zip(others, asked.compare, strict=True)
+        ]
+    except InputError as error:
+        raise InputError(f"{error} The scores of this run are in {asked.output}, uncompared.") from error
+    return dataclasses.replace(scores, compared=compared)
+
+
+def _tell(scores: Evaluation, others: Sequence[Evaluation], asked: argparse.Namespace) -> None:
+    """Prints the scores; warnings also on stderr, unless a person sees both."""
+    if asked.json or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        for warning in score_text.warnings(scores, *others):
             print(f"WARNING: {warning}", file=sys.stderr)
-    if given.json:
-        print(json.dumps(without_nan(content), indent=2))
+    if asked.json:
+        print(json.dumps(score_files.as_json(scores), indent=2))
         return
-    print(score_text.of_scores(content))
-    if given.table:
-        print("\n" + paper_text.text(given.table, [content, *others]))
-    if content["compared"]:
-        print("\n" + score_text.of_comparisons(content, given.output, given.table))
-    print("\n" + "\n".join(files.join(given.output, name) for name in names(content)))
+    print(score_text.of_scores(scores))
+    if asked.table:
+        print("\n" + paper_text.text(asked.table, [scores, *others]))
+    if scores.compared:
+        print("\n" + score_text.of_comparisons(scores, asked.output, asked.table))
+    print("\n" + "\n".join(files.join(asked.output, name) for name in score_files.names(scores)))
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ from tfbrats.machine import command, files, literal, paths
 from tfbrats.predictions import model_card, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.records import tfrecord
-from tfbrats.runs import folder
-from tfbrats.runs.folder import home_of
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights
 
 _LEFT = re.compile(rf"\.\d+{re.escape(files.PARTIAL)}-\w+")  # a version in the making
@@ -59,7 +58,7 @@ def _read_config(run_dir: str | os.PathLike, overrides: Sequence[str] = ()) -> C
     Raises:
         InputError: no run, or an override of what training has settled.
     """
-    config = folder.read_config(run_dir).model_copy(update={"run": Run(dir=os.fspath(run_dir))})
+    config = RunFolder(run_dir).config.model_copy(update={"run": Run(dir=os.fspath(run_dir))})
     settled = [text for text in overrides if text.partition("=")[0] not in FREE]
     if settled or (overrides and not isinstance(config, PatchConfig)):
         raise InputError(
@@ -103,7 +102,7 @@ def _unlearned(schema: LabelSchema) -> str:
 
 def _schema(run_dir: str | os.PathLike, edition: str | None) -> LabelSchema:
     if edition is None:
-        return LabelSchema.from_json(files.read_json(files.join(run_dir, "records.json"))["label_schemas"][0])
+        return LabelSchema.from_json(RunFolder(run_dir).records["label_schemas"][0])
     if edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
     return EDITIONS[edition]
@@ -113,11 +112,9 @@ def _scores(config: Config) -> dict[str, Any]:
     """What the weights scored on the validation split when they were saved, of each network; {} without one."""
 
     def of(region: str) -> dict[str, float]:
-        home = home_of(config, region)
+        history = RunFolder(config.run.dir).network(region).history
         epoch = best_weights.best_checkpoint(config, region).rpartition("-")[2]
-        rows = [
-            row for row in folder.read_history(home) if row["epoch"] == epoch and row.get("validation_loss")
-        ]
+        rows = [row for row in history if row["epoch"] == epoch and row.get("validation_loss")]
         return {key: float(value) for row in rows for key, value in row.items()}
 
     if not isinstance(config, PatchConfig):
@@ -136,8 +133,8 @@ def card_of(
 ) -> ModelCard:
     """What the exported model will say of itself."""
     config, schema = _read_config(run_dir, overrides), _schema(run_dir, edition)
-    trained_on = files.read_json(files.join(run_dir, "records.json"))
-    splits = files.read_json(files.join(run_dir, "splits.json"))
+    run = RunFolder(run_dir)
+    trained_on, splits = run.records, run.splits
     scores = _scores(config)
     if scores:
         cases = len(splits["validation"])
@@ -208,7 +205,7 @@ def card_of(
             **seen.hashes_of(splits),
             "records_sha256": trained_on["manifest_sha256"],
             "config": config.model_dump(mode="json"),
-            "unfinished": folder.unfinished(config),  # networks -> epochs so far
+            "unfinished": run.unfinished(config),  # networks -> epochs so far
         },
         scores=scores,
         license="the weights are bound by the terms of the data they were trained on",
@@ -297,7 +294,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     final = export(options.run, options.output, options.edition, options.overrides, options.precision)
     config = _read_config(options.run)
-    for region, epochs in folder.unfinished(config).items():
+    for region, epochs in RunFolder(options.run).unfinished(config).items():
         print(f"note: {region or 'the network'} has had {epochs} of {config.train.epochs} epochs")
     version = files.join(options.output, files.name(final))
     following = ("--model", version, "--input", "FOLDER", "--output", "predictions")

@@ -14,6 +14,7 @@ if __name__ == "inspect":  # not tfbrats.inspect: somebody asked for Python's ow
         "python -m tfbrats.train, not python tfbrats/train.py."
     )
 
+import argparse
 import concurrent.futures
 import json
 import os
@@ -40,7 +41,7 @@ _LAYOUT = ("<", "  <16", "  <4", "  <13", "  <15", "")  # of the table of cases;
 _VOLUMES = (*([">8"] * len(REGIONS)), "  ")
 
 
-def describe(found: layouts.CaseFiles) -> dict:
+def describe(entry: layouts.CaseFiles) -> dict:
     """What one case has and lacks, and its faults, ready for JSON. Reads each of its files once.
 
     Returns:
@@ -48,50 +49,60 @@ def describe(found: layouts.CaseFiles) -> dict:
         of a case that could be read also shape, spacing_mm, and of its segmentation tissue_voxels and
         volume_ml (by region).
     """
-    present = [modality for modality, _, _ in found.images]
+    present = [modality for modality, _, _ in entry.images]
     content = {
-        "case_id": found.case_id,
-        "patient_id": found.patient_id,
-        "edition": found.schema.edition,
+        "case_id": entry.case_id,
+        "patient_id": entry.patient_id,
+        "edition": entry.schema.edition,
         "modalities": present,
         "missing": [m for m in MODALITIES if m not in present],
-        "segmentation": files.name(found.label) if found.label else None,
+        "segmentation": files.name(entry.label) if entry.label else None,
         "shape": None,
         "spacing_mm": None,
         "tissue_voxels": None,
         "volume_ml": None,
-        "notes": list(found.notes),
+        "notes": list(entry.notes),
         "faults": [],
     }
     try:
-        loaded = case.load(found, need_label=found.label_expected)
+        loaded = case.load(entry, need_label=entry.label_expected)
     except case.CaseError as error:
         content["faults"] = list(error.faults)
         content["notes"] += error.notes
         return content
     content["shape"] = list(loaded.image.shape[:3])
     content["spacing_mm"] = list(loaded.spacing_mm)
-    content["notes"] += [*loaded.notes, *_saturation(loaded)]
-    content["notes"] += _too_large(loaded)
+    content["notes"] += [*loaded.notes, *_saturation(loaded), *_too_large(loaded)]
     brain = preprocess.brain_mask(loaded.image)
     try:
         preprocess.check(loaded.label, brain)
     except InputError as error:
         content["faults"].append(str(error))
     if loaded.label is not None:
-        voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
-        counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
-        content["tissue_voxels"] = {t.name: int(counts[t]) for t in Tissue if t and counts[t]}
-        content["volume_ml"] = {
-            region: round(float(region_mask(loaded.label, region).sum()) * voxel_ml, 3) for region in REGIONS
-        }
-        if not content["tissue_voxels"]:
-            content["notes"].append("its segmentation is empty")
-        if 1 > (outside := preprocess.tumour_outside(loaded.label, brain)) > _MOSTLY:
-            content["notes"].append(
-                f"{100 * outside:.0f} % of its segmentation lies outside the brain: another case's, or flipped?"
-            )
+        sizes, notes = _segmentation(loaded, brain)
+        content |= sizes
+        content["notes"] += notes
     return content
+
+
+def _segmentation(loaded: case.Case, brain: np.ndarray) -> tuple[dict[str, dict], list[str]]:
+    """`tissue_voxels` and `volume_ml` of a case's segmentation, and what is odd about it.
+
+    Args:
+        brain: bool [I, J, K].
+    """
+    voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
+    counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
+    voxels = {tissue.name: int(counts[tissue]) for tissue in Tissue if tissue and counts[tissue]}
+    volumes = {
+        region: round(float(region_mask(loaded.label, region).sum()) * voxel_ml, 3) for region in REGIONS
+    }
+    notes = [] if voxels else ["its segmentation is empty"]
+    if 1 > (outside := preprocess.tumour_outside(loaded.label, brain)) > _MOSTLY:
+        notes.append(
+            f"{100 * outside:.0f} % of its segmentation lies outside the brain: another case's, or flipped?"
+        )
+    return {"tissue_voxels": voxels, "volume_ml": volumes}, notes
 
 
 def _too_large(loaded: case.Case) -> list[str]:
@@ -106,6 +117,7 @@ def _too_large(loaded: case.Case) -> list[str]:
 
 
 def _saturation(loaded: case.Case) -> Iterator[str]:
+    """Notes on scans with many voxels at the top of their data type."""
     for channel, modality in enumerate(loaded.modalities):
         image = loaded.image[..., channel]
         top = image.max()
@@ -131,12 +143,40 @@ def inspect(
     """
     if fold is not None and not splits:
         raise InputError(f"--fold {fold} needs --splits: the file that holds the folds.")
-    divided = split_files.read(splits, fold) if splits else None
+    division = split_files.read(splits, fold) if splits else None
     dataset = layouts.find(root, edition).with_patients(patients_file)
-    patient_of = dataset.patient_of
+    descriptions = _described(dataset)
+    faults = [f"{row['case_id']}: {fault}" for row in descriptions for fault in row["faults"]]
+    of_cases = (f"{row['case_id']}: {note}" for row in descriptions for note in row["notes"])
+    notes = [*dataset.notes, *dataset.patient_notes, *of_cases]
+    if edition is not None:
+        doubts = _doubts(EDITIONS[edition], descriptions)
+        faults += doubts.faults
+        notes += doubts.notes
+    if not any(row["segmentation"] for row in descriptions):
+        notes.append("no segmentations: usable for prediction only")
+    if division is not None:
+        patient_of = dataset.patient_of
+        faults += [f"{splits}: {fault}" for fault in split_files.faults(division, patient_of, dataset.root)]
+        left = sorted(set(patient_of) - {case_id for ids in division.values() for case_id in ids})
+        if left:
+            notes.append(f"{splits}: {len(left)} cases are in no split: {split_files.some(left)}")
+    return {
+        "root": dataset.root,
+        "layouts": dataset.layouts,
+        "editions": {entry.schema.edition: entry.schema.describe() for entry in dataset.cases},
+        "cases": descriptions,
+        "notes": notes,
+        "faults": faults,
+        "sound": not faults,
+    }
+
+
+def _described(dataset: layouts.Dataset) -> list[dict]:
+    """`describe` of each case, with its patient as the data set's tables tell it."""
     # Decompression releases the interpreter's lock; only descriptions are kept.
     with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
-        described = list(
+        descriptions = list(
             tqdm(
                 pool.map(describe, dataset.cases),
                 total=len(dataset.cases),
@@ -144,100 +184,77 @@ def inspect(
                 disable=not sys.stderr.isatty(),
             )
         )
-    for one in described:
-        one["patient_id"] = patient_of[one["case_id"]]
-    faults = [f"{one['case_id']}: {fault}" for one in described for fault in one["faults"]]
-    untold = patients.notes(patient_of, dataset.links)
-    of_cases = (f"{one['case_id']}: {note}" for one in described for note in one["notes"])
-    notes = [*dataset.notes, *untold, *of_cases]
-    if edition is not None:
-        doubts = _doubts(EDITIONS[edition], described)
-        faults += doubts.faults
-        notes += doubts.notes
-    if not any(one["segmentation"] for one in described):
-        notes.append("no segmentations: usable for prediction only")
-    if divided is not None:
-        faults += [f"{splits}: {fault}" for fault in split_files.faults(divided, patient_of, dataset.root)]
-        left = sorted(set(patient_of) - {name for ids in divided.values() for name in ids})
-        if left:
-            shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-            notes.append(f"{splits}: {len(left)} cases are in no split: {shown}")
-    return {
-        "root": dataset.root,
-        "layouts": dataset.layouts,
-        "editions": {found.schema.edition: found.schema.describe() for found in dataset.cases},
-        "cases": described,
-        "notes": notes,
-        "faults": faults,
-        "sound": not faults,
-    }
+    patient_of = dataset.patient_of
+    return [{**row, "patient_id": patient_of[row["case_id"]]} for row in descriptions]
 
 
 class _Doubts(NamedTuple):
+    """What speaks against a table of labels."""
+
     faults: list[str]
     notes: list[str]
 
 
-def _doubts(schema: labels.LabelSchema, described: Sequence[Mapping]) -> _Doubts:
+def _doubts(schema: labels.LabelSchema, descriptions: Sequence[Mapping]) -> _Doubts:
     """What speaks against the table that was given by hand, in all masks of which no id tells the edition.
 
     Of a mask or two it is a note, as they may be so; of more it is a fault.
     """
     masks = [
-        {Tissue[name] for name in one["tissue_voxels"]}
-        for one in described
-        if one["tissue_voxels"] and naming.edition_by_id(one["case_id"]) is None
+        {Tissue[name] for name in row["tissue_voxels"]}
+        for row in descriptions
+        if row["tissue_voxels"] and naming.edition_by_id(row["case_id"]) is None
     ]
     remarks = labels.doubts(schema, set().union(*masks))
     return _Doubts(remarks, []) if len(masks) >= labels.MASKS_THAT_TELL else _Doubts([], remarks)
 
 
-def _volumes(described: Mapping) -> str:
+def _volumes(row: Mapping) -> str:
     """The last columns of a case's line: its volumes, and which tissues it lacks or has beside the usual."""
-    if not described["volume_ml"]:
+    if not row["volume_ml"]:
         return ""
-    tissues = described["tissue_voxels"]
-    absent = [one.name for one in (Tissue.NCR, Tissue.ED, Tissue.ET) if one.name not in tissues]
+    tissues = row["tissue_voxels"]
+    absent = [name for name in ("NCR", "ED", "ET") if name not in tissues]
     extra = [f"no {name}" for name in absent] + [name for name in ("RC", "CC") if name in tissues]
-    cells = [f"{volume:.1f}" for volume in described["volume_ml"].values()]
+    cells = [f"{volume:.1f}" for volume in row["volume_ml"].values()]
     cells += [", ".join(extra)] if extra else []
     return "".join(columns([cells], _VOLUMES))
 
 
-def _cells(described: Mapping) -> list[str]:
+def _cells(row: Mapping) -> list[str]:
     """A case's line of the table. Its faults stand in the place of shape and spacing."""
-    names = " ".join(m if m in described["modalities"] else "-" * len(m) for m in MODALITIES)
-    cells = [described["case_id"], names, "yes" if described["segmentation"] else "-"]
-    if described["faults"]:
-        return [*cells, f"{counted(len(described['faults']), 'fault')}, below{_volumes(described)}"]
-    spacing = " ".join(f"{side:.4g}" for side in described["spacing_mm"])
-    return [*cells, " ".join(map(str, described["shape"])), spacing, _volumes(described)]
+    names = " ".join(m if m in row["modalities"] else "-" * len(m) for m in MODALITIES)
+    cells = [row["case_id"], names, "yes" if row["segmentation"] else "-"]
+    if row["faults"]:
+        return [*cells, f"{counted(len(row['faults']), 'fault')}, below{_volumes(row)}"]
+    spacing = " ".join(f"{side:.4g}" for side in row["spacing_mm"])
+    return [*cells, " ".join(map(str, row["shape"])), spacing, _volumes(row)]
 
 
 def _print(report: Mapping) -> None:
-    described = report["cases"]
-    patients = len({one["patient_id"] for one in described})
-    masks = sum(one["segmentation"] is not None for one in described)
+    rows = report["cases"]
+    patient_count = len({row["patient_id"] for row in rows})
+    masks = sum(row["segmentation"] is not None for row in rows)
     heads = [("layout", layout) for layout in report["layouts"]]
     heads += [("edition", f"{edition}: {values}") for edition, values in report["editions"].items()]
-    heads.append(("cases", f"{len(described)} of {patients} patients, {masks} with a segmentation"))
+    heads.append(("cases", f"{len(rows)} of {patient_count} patients, {masks} with a segmentation"))
     print("\n".join(columns(heads, ("<9", ""))) + "\n")
     volumes = columns([[f"{region} ml" for region in REGIONS]], _VOLUMES)
     titles = ("case", "modalities", "mask", "shape", "spacing mm", *volumes)
-    print("\n".join(columns([titles, *map(_cells, described)], _LAYOUT)))
+    print("\n".join(columns([titles, *map(_cells, rows)], _LAYOUT)))
     for title in ("notes", "faults"):
         if report[title]:
             print(f"\n{title}")
             for text in report[title]:
                 print("  " + text.replace("\n", "\n  "))
-    faulty = sum(bool(one["faults"]) for one in described)
+    faulty = sum(bool(row["faults"]) for row in rows)
     if report["sound"]:
         print("\nNothing is wrong.")
     else:
-        print(f"\n{len(report['faults'])} faults; {faulty} of {len(described)} cases cannot be used.")
+        print(f"\n{len(report['faults'])} faults; {faulty} of {len(rows)} cases cannot be used.")
 
 
-def main(arguments: Sequence[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.inspect", __doc__)
     parser.add_argument("folder", type=paths.argument, help="a data set, or one case's folder; gs:// too")
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
@@ -247,17 +264,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     patients.add_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args(arguments)
-    options = (given.folder, given.edition, given.splits, given.fold, given.patients)
-    if not given.json:
-        report = inspect(*options)
-        _print(report)
-        return 0 if report["sound"] else 1
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
     try:
-        report = inspect(*options)
+        report = inspect(options.folder, options.edition, options.splits, options.fold, options.patients)
     except InputError as error:
-        report = {"root": given.folder, "cases": [], "notes": [], "faults": [str(error)], "sound": False}
-    print(json.dumps(report, indent=2))
+        if not options.json:
+            raise
+        report = {"root": options.folder, "cases": [], "notes": [], "faults": [str(error)], "sound": False}
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print(report)
     return 0 if report["sound"] else 1
 
 

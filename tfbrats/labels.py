@@ -113,18 +113,15 @@ class LabelSchema:
                 that the names tell and mean other tissues here.
         """
         present = [int(value) for value in np.unique(values)]
-        known = self.tissue_of_value
-        unknown = [value for value in present if value not in known]
-        if unknown:
+        if unknown := self.lacking(present):
             raise UnknownLabelError(
                 f"{where}: label values {_listed(unknown)} are not in edition {self.edition}, "
                 f"which has {self.describe()}. {advice(self, present)}"
             )
-        misread = self._misread(present)
-        if misread:
+        if misread := self._misread(present):
             raise UnknownLabelError(f"{where}: {misread}")
-        table = np.zeros(max(known) + 1, np.uint8)
-        for value, tissue in known.items():
+        table = np.zeros(max(self.tissue_of_value) + 1, np.uint8)
+        for value, tissue in self.values:
             table[value] = tissue
         return table[values.astype(np.int64)]
 
@@ -133,8 +130,7 @@ class LabelSchema:
         own = self.by_names
         if own is None or self.edition in REWRITTEN or not own.has(present):
             return None
-        here, there = self.tissue_of_value, own.tissue_of_value
-        differing = [value for value in present if here[value] != there[value]]
+        differing = own.differing(self, present)
         if not differing:
             return None
         return (
@@ -149,21 +145,34 @@ class LabelSchema:
         Raises:
             UnknownLabelError: a tissue has no value in this edition (RC before 2024, CC outside PED).
         """
-        known = self.value_of_tissue
-        missing = [Tissue(int(t)).name for t in np.unique(tissues) if int(t) not in known]
+        value_of = self.value_of_tissue
+        missing = [Tissue(int(t)).name for t in np.unique(tissues) if int(t) not in value_of]
         if missing:
             raise UnknownLabelError(
                 f"{where}: edition {self.edition} has no label value for {', '.join(missing)}; "
                 f"it has {self.describe()}."
             )
         table = np.zeros(len(Tissue), np.uint8)
-        for tissue, value in known.items():
+        for tissue, value in value_of.items():
             table[tissue] = value
         return table[tissues]
 
     def has(self, present: Iterable[int]) -> bool:
         """Whether all these values are in the table."""
-        return set(present) <= set(self.tissue_of_value)
+        return not self.lacking(present)
+
+    def lacking(self, values: Iterable[int]) -> list[int]:
+        """Those of these values that are not in the table, in order."""
+        return sorted(set(values) - set(self.tissue_of_value))
+
+    def tissues(self, values: Iterable[int]) -> set[Tissue]:
+        """What these values mean; all have to be in the table."""
+        return {self.tissue_of_value[value] for value in values}
+
+    def differing(self, other: "LabelSchema", values: Iterable[int]) -> list[int]:
+        """Those of these values, all in this table, that another table reads otherwise or does not have."""
+        here, there = self.tissue_of_value, other.tissue_of_value
+        return [value for value in sorted(values) if there.get(value) is not here[value]]
 
     def holds(self, tissues: np.ndarray) -> bool:
         """Whether every tissue of a label map (any shape) has a value."""
@@ -237,29 +246,30 @@ def _listed(values: Collection[int]) -> str:
     return str(values) if len(values) <= 10 else f"[{', '.join(map(str, list(values)[:10]))}, ...]"
 
 
-def fitting(present: Collection[int]) -> list[tuple[list[str], LabelSchema]]:
-    """The editions that have all these values, those together that mean the same by them.
-
-    Tables that leave a mask with a resection cavity and no enhancing tumour come last: a mask can be so, but
-    4 was enhancing tumour until 2021.
-    """
-    by_meaning: dict[tuple, list[str]] = {}
-    for key, schema in EDITIONS.items():
+def by_meaning(schemas: Iterable[LabelSchema], present: Collection[int]) -> list[list[LabelSchema]]:
+    """The tables that have all these values, those together that mean the same by them; in their own order."""
+    groups: dict[tuple[Tissue, ...], list[LabelSchema]] = {}
+    for schema in schemas:
         if schema.has(present):
-            by_meaning.setdefault(tuple(schema.tissue_of_value[v] for v in sorted(present)), []).append(key)
-    ordered = sorted(by_meaning.items(), key=lambda item: Tissue.RC in item[0] and Tissue.ET not in item[0])
-    return [(keys, EDITIONS[keys[0]]) for _, keys in ordered]
+            meaning = tuple(schema.tissue_of_value[value] for value in sorted(present))
+            groups.setdefault(meaning, []).append(schema)
+    return list(groups.values())
 
 
-def advice(schema: LabelSchema, present: Collection[int], option: str = "--edition") -> str:
+def _is_unlikely(tissues: Collection[Tissue]) -> bool:
+    """A mask can have a resection cavity and no enhancing tumour; but 4 was enhancing tumour until 2021."""
+    return Tissue.RC in tissues and Tissue.ET not in tissues
+
+
+def advice(schema: LabelSchema, present: Collection[int]) -> str:
     """What to do about a label map whose values `schema` does not have.
 
-    Names every table that has them and what they mean in it, as values alone seldom tell which it is.
+    Names every table that has them and what they mean in it, as values alone seldom tell which it is; the
+    unlikely ones last. Of predictions `label_candidates.advice_on_predictions` says it.
 
     Args:
         schema: the table that was tried.
         present: all values of the file.
-        option: the command's option that chooses the table of this file.
     """
     if schema.ignored in present:
         return (
@@ -268,16 +278,17 @@ def advice(schema: LabelSchema, present: Collection[int], option: str = "--editi
         )
     own = schema.by_names
     if own is not None and own.has(present):
-        return f"Its names tell edition {own.edition}, which has all of its values: leave {option} out."
+        return f"Its names tell edition {own.edition}, which has all of its values: leave --edition out."
+    groups = by_meaning(EDITIONS.values(), present)
     tables = [
-        f"{option} {keys[0]} ({table._words(value for value in sorted(present) if value)}"
-        + (f"; so do {', '.join(keys[1:])})" if keys[1:] else ")")
-        for keys, table in fitting(present)
+        f"--edition {table.edition} ({table._words(value for value in sorted(present) if value)}"
+        + (f"; so do {', '.join(other.edition for other in others)})" if others else ")")
+        for table, *others in sorted(groups, key=lambda group: _is_unlikely(group[0].tissues(present)))
     ]
     if not tables:
         return (
             f"No edition has all of its values, {_listed(sorted(present))}: give a mask of tumour tissues in "
-            f"the values of one. Pass {option} if it was recognised wrongly."
+            f"the values of one. Pass --edition if it was recognised wrongly."
         )
     return (
         f"These tables have its values: {', '.join(tables)}. Pass the one that this file was written in; the "

@@ -16,17 +16,11 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from tfbrats.cases import nifti
 from tfbrats.errors import InputError
 from tfbrats.machine import command, paths
 from tfbrats.phantoms import phantom_files
 from tfbrats.phantoms.data_sets import write_cases
 from tfbrats.phantoms.simulation import FULL_SHAPE
-
-# --- one case -------------------------------------------------------------------------------------------
-
-
-# --- a data set -----------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -39,14 +33,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the data set (0)")
     parser.add_argument("--shape", type=int, nargs=3, default=FULL_SHAPE, metavar=("I", "J", "K"))
     parser.add_argument("--first", type=int, default=0, help="number of the first case (0)")
-    given = parser.parse_args(arguments)
-    if given.cases < 1 or given.first < 0 or given.seed < 0:
+    options = parser.parse_args(arguments)
+    if options.cases < 1 or options.first < 0 or options.seed < 0:
         raise InputError("--cases must be at least 1, --first and --seed at least 0.")
     written = write_cases(
-        given.output, given.cases, given.edition, given.seed, given.shape, given.first, (1, 1, 1), nifti.AXES
+        options.output, options.cases, options.edition, options.seed, options.shape, options.first
     )
-    names = list(tqdm(written, total=given.cases, unit="case", disable=not sys.stderr.isatty()))
-    print(f"{len(names)} simulated cases, {names[0]} to {names[-1]}, are in {given.output}")
+    case_ids = list(tqdm(written, total=options.cases, unit="case", disable=not sys.stderr.isatty()))
+    print(f"{len(case_ids)} simulated cases, {case_ids[0]} to {case_ids[-1]}, are in {options.output}")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ on with the cases that have none yet. With --submission all of them are then hel
 upload rules (tfbrats.check_submission); the archive is written only if it would take every one.
 """
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
 from tfbrats.cases.case import Case
 from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.inference.saved_model import SavedSegmenter
+from tfbrats.inference import saved_model
 from tfbrats.machine import command, files, paths, wording
 from tfbrats.predictions import (
     model_card,
@@ -27,10 +29,9 @@ from tfbrats.predictions import (
     submission_files,
     submission_rules,
 )
-from tfbrats.predictions.results import Segmentation
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.predictions.results import Segmentation, Target
 from tfbrats.predictions.submission_rules import SubmissionRules
-
-# --- a data set -----------------------------------------------------------------------------------------
 
 
 def predict(
@@ -58,17 +59,38 @@ def predict(
     Raises:
         InputError: no model, no such case, or an output that cannot be or must not be written.
     """
-    wanted = layouts.select(dataset, case_ids)
+    entries = layouts.select(dataset, case_ids)
     target_of = {
-        one.case_id: results.target(one.case_id, output, probabilities, with_provenance) for one in wanted
+        entry.case_id: results.target(entry.case_id, output, probabilities, with_provenance)
+        for entry in entries
     }
     targets = list(target_of.values())
-    layouts.check_outputs(dataset.cases, [path for one in targets for path in one.all_paths])
+    layouts.check_outputs(dataset.cases, [path for target in targets for path in target.all_paths])
     files.check_can_hold(output)
     if with_provenance:
-        provenance.check([one.segmentation for one in targets])
-    segmenter = SavedSegmenter(model_dir)
+        provenance.check([target.segmentation for target in targets])
+    segmenter = saved_model.SavedSegmenter(model_dir)
     results.prepare(segmenter.card, output, overwrite, targets)
+
+    segment = _segmenting(segmenter, probabilities, rules)
+    faults = []
+    kept = 0
+    for entry in tqdm(entries, desc="cases", disable=None):
+        target = target_of[entry.case_id]
+        if not overwrite and target.is_done():
+            kept += 1
+        elif fault := _fault_of(segment, entry, segmenter.card, target):
+            faults.append(fault)
+    if kept:
+        print(f"{kept} of {len(entries)} cases are done already and are kept (--overwrite redoes them)")
+    _note_cases_seen(segmenter.card, list(target_of))
+    return faults
+
+
+def _segmenting(
+    segmenter: saved_model.SavedSegmenter, probabilities: bool, rules: SubmissionRules | None
+) -> Callable[[Case], Segmentation]:
+    """What segments a case; says of the first that breaks the upload's rules that it will be refused."""
 
     def segment(loaded: Case) -> Segmentation:
         nonlocal rules
@@ -77,39 +99,44 @@ def predict(
             rules = None
         return segmenter.segment(loaded, probabilities)
 
-    faults = []
-    kept = 0
-    for one in tqdm(wanted, desc="cases", disable=None):
-        target = target_of[one.case_id]
-        if not overwrite and target.is_done():
-            kept += 1
-            continue
+    return segment
 
-        def tell(note: str, case_id: str = one.case_id) -> None:
-            tqdm.write(f"note: {case_id}: {note}")
 
-        done = results.attempt(segment, one, segmenter.card, target, tell=tell)
-        if done.fault is not None:
-            faults.append(done.fault.reason)
-            if done.fault.traceback:
-                tqdm.write(done.fault.traceback, file=sys.stderr)
-        elif done.found.tiles is not None:
-            tqdm.write(f"{one.case_id}: {model_card.tiles_line(done.found.tiles)}")
-    if kept:
-        print(f"{kept} of {len(wanted)} cases are done already and are kept (--overwrite redoes them)")
-    kinds = seen.kinds_of(segmenter.card.training_data, target_of)
+def _fault_of(
+    segment: Callable[[Case], Segmentation], entry: CaseFiles, card: ModelCard, target: Target
+) -> str | None:
+    """Segments one case and writes its files; returns why that could not be, None if it is done."""
+
+    def tell(note: str) -> None:
+        tqdm.write(f"note: {entry.case_id}: {note}")
+
+    attempt = results.attempt(segment, entry, card, target, tell=tell)
+    if attempt.fault is None:
+        if attempt.found.tiles is not None:
+            tqdm.write(f"{entry.case_id}: {model_card.tiles_line(attempt.found.tiles)}")
+        return None
+    if attempt.fault.traceback:
+        tqdm.write(attempt.fault.traceback, file=sys.stderr)
+    return attempt.fault.reason
+
+
+def _note_cases_seen(card: ModelCard, case_ids: Sequence[str]) -> None:
+    """Says how many of the cases the model has seen in training."""
+    kinds = seen.kinds_of(card.training_data, case_ids)
     if kinds and seen.number_seen(cases := seen.by_kind(kinds)):
         number = wording.counted(len(kinds), "case")
         print(f"note: of {number} {seen.listed(cases)}; scores of all are not those of unseen cases")
-    return faults
+
+
+# --- the upload -----------------------------------------------------------------------------------------
 
 
 def _rules(dataset: layouts.Dataset, case_ids: Sequence[str] | None, archive: str) -> SubmissionRules:
     """The upload rules for these cases; refuses, before hours of work, what names alone forbid."""
     submission_files.check_target(archive)
-    wanted = layouts.select(dataset, case_ids)
-    rules = submission_rules.rules_for([one.schema.edition for one in wanted], dataset.root)
-    strangers = [one.case_id for one in wanted if rules.key(one.case_id) is None]
+    entries = layouts.select(dataset, case_ids)
+    rules = submission_rules.rules_for([entry.schema.edition for entry in entries], dataset.root)
+    strangers = [entry.case_id for entry in entries if rules.key(entry.case_id) is None]
     if strangers:
         raise InputError(
             f"{dataset.root}: the challenge of {rules.edition} knows no cases named like "
@@ -141,7 +168,10 @@ def submit(output: str, case_ids: Sequence[str], rules: SubmissionRules, archive
     print(f"accepted: {len(members)} files, packed as {archive}")
 
 
-def main(arguments: Sequence[str]) -> None:
+# --- the command ----------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.predict", __doc__)
     parser.add_argument(
         "--model", type=paths.argument, required=True, help="a version's folder, e.g. models/cun/1; gs:// too"
@@ -160,7 +190,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--submission", type=paths.argument, metavar="FILE.zip", help="check and pack them for the challenge"
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
     dataset = layouts.find(options.input, options.edition)
     for note in dataset.guesses:
         print(f"note: {note}")
@@ -180,7 +214,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("these cases could not be segmented:\n" + "\n".join(faults) + unpacked)
     print(f"segmentations are in {options.output}")
     if rules:
-        case_ids = [one.case_id for one in layouts.select(dataset, options.case)]
+        case_ids = [entry.case_id for entry in layouts.select(dataset, options.case)]
         submit(options.output, case_ids, rules, options.submission)
 
 

@@ -21,7 +21,6 @@ from tfbrats.errors import InputError
 from tfbrats.machine import command, paths
 from tfbrats.machine.wording import columns, in_units
 from tfbrats.records.manifest import check_identity, read_manifest
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
 from tfbrats.workflows.batch_size import (
     examples_of,
     largest_batch,
@@ -31,17 +30,6 @@ from tfbrats.workflows.batch_size import (
     trial_of,
 )
 from tfbrats.workflows.trial import Trial
-
-# --- trials ---------------------------------------------------------------------------------------------
-
-
-# --- the largest batch ----------------------------------------------------------------------------------
-
-
-# --- hours ----------------------------------------------------------------------------------------------
-
-
-# --- the probe ------------------------------------------------------------------------------------------
 
 
 def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -> list[Trial]:
@@ -57,36 +45,36 @@ def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -
         InputError: a batch of 1 does not fit, or a network does not train at all.
     """
     size = largest_batch(config, say) if config.train.batch_size == "auto" else config.train.batch_size
-    found = []
+    trials = []
     for region in config.regions:
         fitting = size
-        while (one := trial_of(config, region, fitting, steps)) is None:
+        while (trial := trial_of(config, region, fitting, steps)) is None:
             if fitting == 1:
                 raise nothing_fits(config, region)
             say(f"{named(config, region)}: a batch of {fitting} does not fit into the memory; half of it next")
             fitting //= 2
-        found.append(one)
-    return found
+        trials.append(trial)
+    return trials
 
 
-def _lines(config: Config, found: Trial) -> list[str]:
+def _lines(config: Config, trial: Trial) -> list[str]:
     """What a person reads of a network."""
-    unit = (PatchRecipe if found.region else SliceRecipe).unit
-    (trained, validated), whose = examples_of(config, found.region)
-    hours = training_hours(config, found, trained, validated)
+    unit = config.unit
+    (trained, validated), whose = examples_of(config, trial.region)
+    hours = training_hours(config, trial, trained, validated)
     seen = f"{config.train.steps_per_epoch} steps" if config.train.steps_per_epoch else f"{trained:,} {unit}"
-    over = "" if found.device == "GPU" else ", over what the process takes to start"
-    paces = (f"{1 / seconds:.2f} {unit}/s" for seconds in (found.train_seconds, found.forward_seconds))
+    over = "" if trial.device == "GPU" else ", over what the process takes to start"
+    paces = (f"{1 / seconds:.2f} {unit}/s" for seconds in (trial.train_seconds, trial.forward_seconds))
     epochs = f"{config.train.epochs} epochs of {seen}, validated on {validated:,} ({whose})"
     rows = [
         ("speed", "training {}, forward {}".format(*paces)),
-        ("memory", f"{in_units(found.peak_bytes)} at most{over}"),
+        ("memory", f"{in_units(trial.peak_bytes)} at most{over}"),
         ("hours", f"about {hours:.2g} for {epochs}"),
     ]
     return [
-        f"{named(config, found.region)}, width {config.model.width}, {found.parameters:,} parameters, "
+        f"{named(config, trial.region)}, width {config.model.width}, {trial.parameters:,} parameters, "
         f"{config.train.precision}{', XLA' if config.train.jit_compile else ''}; "
-        f"{found.steps} steps of {found.batch_size} on one {found.device}",
+        f"{trial.steps} steps of {trial.batch_size} on one {trial.device}",
         *columns(rows, ("  <9", "")),
     ]
 
@@ -110,16 +98,18 @@ def main(arguments: Sequence[str]) -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    found = probe(config, options.steps, say)
+    trials = probe(config, options.steps, say)
     if options.json:
         rows = []
-        for one in found:
-            examples, _ = examples_of(config, one.region)
-            rows.append(dataclasses.asdict(one) | {"training_hours": training_hours(config, one, *examples)})
+        for trial in trials:
+            examples, _ = examples_of(config, trial.region)
+            rows.append(
+                dataclasses.asdict(trial) | {"training_hours": training_hours(config, trial, *examples)}
+            )
         print(json.dumps(rows))
         return
-    for one in found:
-        print("\n".join(_lines(config, one)))
+    for trial in trials:
+        print("\n".join(_lines(config, trial)))
     print("Reading and augmenting run beside the steps, and are not in it; nor is stopping early.")
 
 

@@ -26,129 +26,130 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import command, files, paths
 from tfbrats.predictions import model_card
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
-from tfbrats.workflows import table_cost
+from tfbrats.workflows import table_cost, table_plan
 from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
-from tfbrats.workflows.table_plan import Plan, plan, row_names
+from tfbrats.workflows.table_plan import Plan, row_names
 
 STAMP = "reproduce.json"
 
 
 def _check_folder(output: pathlib.Path) -> None:
     """Raises InputError if the folder holds something else; writes nothing into it."""
-    if output.is_dir() and not (output / STAMP).exists() and {one.name for one in output.iterdir()} - {LOCK}:
+    if output.is_dir() and not (output / STAMP).exists() and {path.name for path in output.iterdir()} - {LOCK}:
         raise InputError(f"{output}: not empty, and not a reproduction. Choose another --output.")
 
 
-def _check_stamp(wanted: Plan) -> None:
+def _check_stamp(plan: Plan) -> None:
     """A folder is gone on with by the same data and configs alone; rows may be added.
 
     Raises:
         InputError: it holds a reproduction of other data or settings.
     """
-    path = wanted.output / STAMP
-    ours = {
-        "table": wanted.table,
-        "data": files.canonical(wanted.data),
-        "test_data": files.canonical(wanted.test_data),
-        "cases": wanted.case_ids,
-        "rows": {row: one.model_dump(mode="json") for row, one in wanted.configs.items()},
+    path = plan.output / STAMP
+    content = {
+        "table": plan.table,
+        "data": files.canonical(plan.data),
+        "test_data": files.canonical(plan.test_data),
+        "cases": plan.case_ids,
+        "rows": {row: config.model_dump(mode="json") for row, config in plan.configs.items()},
     }
-    ours = json.loads(json.dumps(ours))
-    theirs = files.read_json(path) if path.exists() else {"rows": {}}
-    kept = {row: content for row, content in theirs["rows"].items() if row in ours["rows"]}
-    found = configs.differences(
-        {**ours, "rows": {row: ours["rows"][row] for row in kept}},
-        {**{key: theirs.get(key, ours[key]) for key in ours}, "rows": kept},
+    content = json.loads(json.dumps(content))
+    before = files.read_json(path) if path.exists() else {"rows": {}}
+    rows = {row: config for row, config in before["rows"].items() if row in content["rows"]}
+    differences = configs.differences(
+        {**content, "rows": {row: content["rows"][row] for row in rows}},
+        {**{key: before.get(key, content[key]) for key in content}, "rows": rows},
     )
-    if found:
+    if differences:
         raise InputError(
-            f"{wanted.output}: holds a reproduction of other data or settings:\n  "
-            + "\n  ".join(line[:160] for line in found[:10])
+            f"{plan.output}: holds a reproduction of other data or settings:\n  "
+            + "\n  ".join(line[:160] for line in differences[:10])
             + "\nChoose another --output."
         )
-    files.write_json(path, {"tfbrats": __version__, **ours, "rows": {**theirs["rows"], **ours["rows"]}})
+    files.write_json(path, {"tfbrats": __version__, **content, "rows": {**before["rows"], **content["rows"]}})
 
 
-def reproduce(wanted: Plan, steps: Steps) -> None:
-    """Runs all of it under wanted.output, or what is left of it; rows scored there before stay on the page.
+def reproduce(plan: Plan, steps: Steps) -> None:
+    """Runs all of it under plan.output, or what is left of it; rows scored there before stay on the page.
 
     Raises:
         InputError: a step failed.
     """
     steps.run(
         "Turn NIfTI into TFRecords with Beam, once for every row",
-        *("beam_pipelines.nifti_to_tfrecord", "--config", wanted.path("configs", f"{wanted.main_row}.yaml")),
-        *("--input", wanted.data, "--output", wanted.path("records")),
+        *("beam_pipelines.nifti_to_tfrecord", "--config", plan.path("configs", f"{plan.main_row}.yaml")),
+        *("--input", plan.data, "--output", plan.path("records")),
         log_name="records",
     )
-    if wanted.test_data != wanted.data:
-        steps.run("Look at the test cases", "tfbrats.inspect", wanted.test_data, log_name="test_cases")
+    if plan.test_data != plan.data:
+        steps.run("Look at the test cases", "tfbrats.inspect", plan.test_data, log_name="test_cases")
     shown = [
         row
-        for row in row_names(wanted.table)
-        if row in wanted.configs or files.exists(wanted.path("scores", row, "metrics.json"))
+        for row in row_names(plan.table)
+        if row in plan.configs or files.exists(plan.path("scores", row, "metrics.json"))
     ]
     *others, main_row = shown
-    for row, config in wanted.configs.items():
-        _train_and_segment(wanted, row, config, steps)
+    for row, config in plan.configs.items():
+        _train_and_segment(plan, row, config, steps)
         if row != main_row:
-            steps.run(f"Score {row}", *_evaluation(wanted, row), log_name=f"{row}-score")
-    compared = [text for row in others for text in ("--compare", wanted.path("scores", row))]
-    beside = ("--table", wanted.table, *compared)
+            steps.run(f"Score {row}", *_evaluation(plan, row), log_name=f"{row}-score")
+    compared = [text for row in others for text in ("--compare", plan.path("scores", row))]
+    beside = ("--table", plan.table, *compared)
     steps.run(
         f"Score {main_row}, beside the paper's rows" + (" and ours" if others else ""),
-        *(*_evaluation(wanted, main_row), *beside),
+        *(*_evaluation(plan, main_row), *beside),
         show=True,
         log_name=f"{main_row}-score",
     )
-    page = wanted.path("report.html")
+    page = plan.path("report.html")
     steps.run(
         "Draw it",
-        *("tfbrats.report", "--metrics", wanted.path("scores", main_row)),
-        *("--prediction", wanted.path("predictions", main_row), "--reference", wanted.test_data),
-        *("--run", wanted.path("runs", main_row), *beside),
-        *("--output", page, "--title", f"{papers.TABLES[wanted.table].title}, reproduced"),
+        *("tfbrats.report", "--metrics", plan.path("scores", main_row)),
+        *("--prediction", plan.path("predictions", main_row), "--reference", plan.test_data),
+        *("--run", plan.path("runs", main_row), *beside),
+        *("--output", page, "--title", f"{papers.TABLES[plan.table].title}, reproduced"),
         notes=[f"`{line}`" for line in steps.done],
         log_name="report",
     )
     print(f"\n{page}  the table beside the paper's, with pictures")
-    print(f"{wanted.path('scores')}  for each row its scores, a line per case and region")
+    print(f"{plan.path('scores')}  for each row its scores, a line per case and region")
 
 
-def _train_and_segment(wanted: Plan, row: str, config: Config, steps: Steps) -> None:
+def _train_and_segment(plan: Plan, row: str, config: Config, steps: Steps) -> None:
     """One row, from the records to the segmented test cases."""
-    trained, model = wanted.path("runs", row), wanted.path("models", row)
+    trained, model = plan.path("runs", row), plan.path("models", row)
     # What is complete would only say so, after loading TensorFlow.
-    is_trained = files.exists(files.join(trained, "config.yaml")) and not run.unfinished(config)
+    run = RunFolder(trained)
+    is_trained = run.is_run and not run.unfinished(config)
     steps.run(
         f"Train {row}",
-        *("tfbrats.train", "--config", wanted.path("configs", f"{row}.yaml")),
+        *("tfbrats.train", "--config", plan.path("configs", f"{row}.yaml")),
         show=True,
         is_done=is_trained,
         log_name=f"{row}-train",
     )
     if not is_trained:
-        run.check_finished(trained)
+        RunFolder(trained).check_finished()  # as it is now
     steps.run(
         f"Export {row}",
         *("tfbrats.export", "--run", trained, "--output", model),
         is_done=exported_since(trained, model),
         log_name=f"{row}-export",
     )
-    version = max((int(one.name) for one in pathlib.Path(model).glob("[0-9]*")), default=1)
-    predictions = wanted.path("predictions", row)
-    theirs = _version_of(predictions)
-    found = [files.exists(files.join(predictions, f"{case_id}.nii.gz")) for case_id in wanted.case_ids]
+    version = max((int(path.name) for path in pathlib.Path(model).glob("[0-9]*")), default=1)
+    predictions = plan.path("predictions", row)
+    segmented_by = _version_of(predictions)
+    are_there = [files.exists(files.join(predictions, f"{case_id}.nii.gz")) for case_id in plan.case_ids]
     steps.run(
-        f"Segment the test cases with {row} ({len(wanted.case_ids)})",
-        *("tfbrats.predict", "--model", files.join(model, str(version)), "--input", wanted.test_data),
-        *(text for case_id in wanted.case_ids for text in ("--case", case_id)),
+        f"Segment the test cases with {row} ({len(plan.case_ids)})",
+        *("tfbrats.predict", "--model", files.join(model, str(version)), "--input", plan.test_data),
+        *(text for case_id in plan.case_ids for text in ("--case", case_id)),
         *("--output", predictions),
         # A row trained again has a newer version, and its older one's segmentations go.
-        *(() if theirs in (None, version) else ("--overwrite",)),
-        is_done=all(found) and theirs == version,
+        *(() if segmented_by in (None, version) else ("--overwrite",)),
+        is_done=all(are_there) and segmented_by == version,
         log_name=f"{row}-segment",
     )
 
@@ -159,13 +160,13 @@ def _version_of(predictions: str) -> int | None:
     return model_card.parse(files.read_bytes(card), card).version if files.exists(card) else None
 
 
-def _evaluation(wanted: Plan, row: str) -> list[str]:
+def _evaluation(plan: Plan, row: str) -> list[str]:
     """The command that scores a row, without what it is compared with."""
-    arguments = ["tfbrats.evaluate", "--prediction", wanted.path("predictions", row)]
-    arguments += ["--reference", wanted.test_data, "--row", row, "--output", wanted.path("scores", row)]
-    if wanted.test_data == wanted.data:
-        return [*arguments, "--splits", wanted.path("runs", row, "splits.json"), "--split", "test"]
-    return [*arguments, "--cases", ",".join(wanted.case_ids)]
+    arguments = ["tfbrats.evaluate", "--prediction", plan.path("predictions", row)]
+    arguments += ["--reference", plan.test_data, "--row", row, "--output", plan.path("scores", row)]
+    if plan.test_data == plan.data:
+        return [*arguments, "--splits", RunFolder(plan.path("runs", row)).splits_path, "--split", "test"]
+    return [*arguments, "--cases", ",".join(plan.case_ids)]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of every row alike")
     options = parser.parse_intermixed_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    wanted = plan(
+    plan = table_plan.plan(
         options.table,
         options.data,
         options.output,
@@ -196,23 +197,23 @@ def main(arguments: Sequence[str]) -> None:
         options.overrides,
         scored=not options.price,
     )
-    files.check_can_hold(wanted.output)
-    _check_folder(wanted.output)
-    counts = ", ".join(f"{name} {len(ids)}" for name, ids in wanted.splits.items())
-    print(f"{papers.TABLES[wanted.table].title}: {', '.join(wanted.configs)}\ncases: {counts}", flush=True)
+    files.check_can_hold(plan.output)
+    _check_folder(plan.output)
+    counts = ", ".join(f"{name} {len(ids)}" for name, ids in plan.splits.items())
+    print(f"{papers.TABLES[plan.table].title}: {', '.join(plan.configs)}\ncases: {counts}", flush=True)
     if options.price:
         with tempfile.TemporaryDirectory() as folder:
-            _print_price(wanted, pathlib.Path(folder))
+            _print_price(plan, pathlib.Path(folder))
         return
-    with alone(wanted.output) as lock:
-        _check_stamp(wanted)
-        _print_price(wanted, wanted.output, lock)
-        reproduce(wanted, Steps(wanted.output / "logs", lock))
+    with alone(plan.output) as lock:
+        _check_stamp(plan)
+        _print_price(plan, plan.output, lock)
+        reproduce(plan, Steps(plan.output / "logs", lock))
 
 
-def _print_price(wanted: Plan, folder: pathlib.Path, lock: int | None = None) -> None:
-    found = table_cost.price(wanted, folder, lock)
-    print("\n".join(table_cost.lines(found, list(wanted.configs), files.free_bytes(wanted.output))), flush=True)
+def _print_price(plan: Plan, folder: pathlib.Path, lock: int | None = None) -> None:
+    price = table_cost.price(plan, folder, lock)
+    print("\n".join(table_cost.lines(price, list(plan.configs), files.free_bytes(plan.output))), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 from tfbrats import config_file
 from tfbrats.cases import splits as split_files
-from tfbrats.cases.dealing import RECIPES, _notes, deal, folds, table
+from tfbrats.cases.dealing import RECIPES, deal, folds, table
 from tfbrats.cases.splits import Splits
 from tfbrats.datasets import layouts, patients
 from tfbrats.datasets.grades import GRADES
@@ -28,13 +28,20 @@ from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, paths
 from tfbrats.machine.wording import columns
 
-# --- deal -----------------------------------------------------------------------------------------------
 
-
-# --- recipes --------------------------------------------------------------------------------------------
-
-
-# --- the command ----------------------------------------------------------------------------------------
+def _dealt_and_written(options: argparse.Namespace) -> dict[str, Any]:
+    """Deals the cases out and writes the file; returns what is to be said of it, ready for JSON."""
+    dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
+    splits, notes = _dealt(options, dataset)
+    return {
+        "input": options.input,
+        "output": options.output,
+        "written": split_files.write(options.output, splits, options.overwrite),
+        "sha256": split_files.as_json(splits)["sha256"],
+        "notes": [*dataset.notes, *notes],
+        "rows": table(dataset, splits),
+        "faults": [],
+    }
 
 
 def _ratio(text: str) -> tuple[int, ...]:
@@ -46,8 +53,8 @@ def _ratio(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _wanted(options: argparse.Namespace, dataset: Dataset) -> tuple[Splits | list[Splits], tuple[str, ...]]:
-    """What the options ask for, and what is to be noted."""
+def _dealt(options: argparse.Namespace, dataset: Dataset) -> tuple[Splits | list[Splits], Sequence[str]]:
+    """The split or the folds that the options ask for, and what is to be noted."""
     ways = {"--ratio": options.ratio, "--folds": options.folds, "--recipe": options.recipe}
     passed = [name for name, value in ways.items() if value is not None]
     if len(passed) > 1:
@@ -59,7 +66,7 @@ def _wanted(options: argparse.Namespace, dataset: Dataset) -> tuple[Splits | lis
     if seed < 0:
         raise InputError(f"--seed {seed}: expected 0 or more.")
     if options.folds is not None:
-        return folds(dataset, options.folds, seed), tuple(_notes(dataset))
+        return folds(dataset, options.folds, seed), dataset.patient_notes
     ratio = _ratio(options.ratio) if options.ratio else config.split if config else (3, 1, 1)
     return deal(dataset, ratio, seed, options.recipe)
 
@@ -75,7 +82,7 @@ def _print(report: Mapping[str, Any]) -> None:
     print(f"{state} {report['output']}, sha256 {report['sha256'][:12]}...")
 
 
-def main(arguments: Sequence[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.splits", __doc__)
     parser.add_argument(
         "--input",
@@ -98,19 +105,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     parser.add_argument("--overwrite", action="store_true", help="replace another split in --output")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
     try:
-        dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
-        splits, notes = _wanted(options, dataset)
-        report = {
-            "input": options.input,
-            "output": options.output,
-            "written": split_files.write(options.output, splits, options.overwrite),
-            "sha256": split_files.as_json(splits)["sha256"],
-            "notes": [*dataset.notes, *notes],
-            "rows": table(dataset, splits),
-            "faults": [],
-        }
+        report = _dealt_and_written(options)
     except InputError as error:
         if not options.json:
             raise

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from upsampling import upsampled_centre
 
 from tfbrats.batches import patch_stream
+from tfbrats.batches.stream import Share
 from tfbrats.cases import patches
-from tfbrats.cases.preprocess import box_of
+from tfbrats.cases.boxes import box_of
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files
@@ -20,16 +22,18 @@ def take(dataset, steps=10**6):
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(steps)]
 
 
-def training(patch_records, kind, region="TC", epoch=0, batch=2, steps=6, overrides=(), **more):
-    settings, folder = patch_records.config(kind, *overrides), patch_records.folders[kind]
-    stream = patch_stream.training(patch_records.manifest(kind), folder, settings, region, epoch, batch, **more)
-    return take(stream, steps)
+def training(
+    patch_records, kind, region="TC", epoch=0, batch=2, steps=6, overrides=(), workers=1, worker=0, **more
+):
+    settings, manifest = patch_records.config(kind, *overrides), patch_records.manifest(kind)
+    share = Share(batch, workers, worker)
+    return take(patch_stream.training(manifest, settings, region, epoch, share, **more), steps)
 
 
-def validation(patch_records, kind, region="TC", batch=4, overrides=(), **more):
-    settings, folder = patch_records.config(kind, *overrides), patch_records.folders[kind]
-    manifest = patch_records.manifest(kind)
-    return take(patch_stream.validation(manifest, folder, settings, region, "validation", batch, **more))
+def validation(patch_records, kind, region="TC", batch=4, overrides=(), workers=1, worker=0):
+    settings, manifest = patch_records.config(kind, *overrides), patch_records.manifest(kind)
+    share = Share(batch, workers, worker)
+    return take(patch_stream.validation(manifest, settings, region, "validation", share))
 
 
 def same(a, b):
@@ -131,7 +135,7 @@ def test_a_stored_patch_reaches_the_network_as_x1_half_and_the_upsampled_x1(patc
     for image, target, patch in zip(images, targets, written, strict=True):
         assert np.array_equal(image[..., :4], patch["x1"].astype(np.float32))
         assert np.array_equal(image[..., 4:8], patch["half"].astype(np.float32))
-        assert np.array_equal(image[..., 8:], patches.upsampled_centre(patch["x1"]))
+        assert np.array_equal(image[..., 8:], upsampled_centre(patch["x1"]))
         assert np.array_equal(target, region_mask(patch["label"], "WT"))
 
 
@@ -285,13 +289,16 @@ def test_an_epoch_on_volumes_draws_as_many_patches_of_every_case(patch_records, 
 def test_an_empty_split_is_an_error_that_names_it(patch_records, kind):
     settings, manifest = patch_records.config(kind), patch_records.manifest(kind)
     with pytest.raises(InputError, match="no test examples"):
-        patch_stream.validation(manifest, patch_records.folders[kind], settings, "WT", "test", 2)
+        patch_stream.validation(manifest, settings, "WT", "test", Share(2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_stream_waits_for_a_thread_that_tunes_it_when_it_ends(patch_records, kind):
-    common = (patch_records.manifest(kind), patch_records.folders[kind], patch_records.config(kind), "WT")
-    streams = [patch_stream.training(*common, 0, 2), patch_stream.validation(*common, "validation", 2)]
+    common = (patch_records.manifest(kind), patch_records.config(kind), "WT")
+    streams = [
+        patch_stream.training(*common, 0, Share(2)),
+        patch_stream.validation(*common, "validation", Share(2)),
+    ]
     assert [stream.options().autotune.enabled for stream in streams] == [False, False]
 
 

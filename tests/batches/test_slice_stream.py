@@ -5,7 +5,7 @@ import pytest
 
 from tfbrats import labels
 from tfbrats.batches import slice_stream
-from tfbrats.batches import stream as data
+from tfbrats.batches.stream import Share, parse
 from tfbrats.cases import case as cases
 from tfbrats.cases import preprocess
 from tfbrats.datasets import layouts
@@ -18,8 +18,8 @@ def _take(dataset, steps):
 
 
 def test_validation_yields_every_slice_once_in_place_and_fills_up_with_nothing(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
-    batches = _take(slice_stream.validation(manifest, folder, settings, "validation", 4), 100)
+    settings, manifest = record_set.config(), record_set.manifest
+    batches = _take(slice_stream.validation(manifest, settings, "validation", Share(4)), 100)
     valid = np.concatenate([batch["valid"] for batch in batches])
     count = manifest.examples["validation"]
     assert valid.sum() == count
@@ -38,10 +38,10 @@ def test_validation_yields_every_slice_once_in_place_and_fills_up_with_nothing(r
 
 
 def test_an_epoch_sees_every_training_slice_once(record_set):
-    folder, manifest = record_set.folder, record_set.manifest
+    manifest = record_set.manifest
     settings = record_set.config("data.rotation_degrees=0", "data.flip=0")
     count = manifest.examples["train"]
-    batches = _take(slice_stream.training(manifest, folder, settings, 0, count), 1)
+    batches = _take(slice_stream.training(manifest, settings, 0, Share(count)), 1)
     keys = {
         label.tobytes() + image.tobytes()
         for label, image in zip(batches[0]["label"], batches[0]["image"], strict=True)
@@ -50,9 +50,9 @@ def test_an_epoch_sees_every_training_slice_once(record_set):
 
 
 def test_the_same_epoch_is_the_same_stream_and_the_next_another(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    settings, manifest = record_set.config(), record_set.manifest
     first, again, other = (
-        _take(slice_stream.training(manifest, folder, settings, epoch, 4), 5) for epoch in (1, 1, 2)
+        _take(slice_stream.training(manifest, settings, epoch, Share(4)), 5) for epoch in (1, 1, 2)
     )
     for a, b in zip(first, again, strict=True):
         for name in a:
@@ -61,18 +61,18 @@ def test_the_same_epoch_is_the_same_stream_and_the_next_another(record_set):
 
 
 def test_going_on_at_step_three_sees_what_step_three_would_have_seen(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
-    whole = _take(slice_stream.training(manifest, folder, settings, 0, 4), 6)
-    rest = _take(slice_stream.training(manifest, folder, settings, 0, 4, first_example=12), 3)
+    settings, manifest = record_set.config(), record_set.manifest
+    whole = _take(slice_stream.training(manifest, settings, 0, Share(4)), 6)
+    rest = _take(slice_stream.training(manifest, settings, 0, Share(4), first_example=12), 3)
     for a, b in zip(whole[3:], rest, strict=True):
         for name in a:
             assert np.array_equal(a[name], b[name]), name
 
 
 def test_going_on_with_another_batch_sees_the_rest_of_the_same_slices(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
-    whole = _take(slice_stream.training(manifest, folder, settings, 0, 4), 6)
-    rest = _take(slice_stream.training(manifest, folder, settings, 0, 6, first_example=12), 2)
+    settings, manifest = record_set.config(), record_set.manifest
+    whole = _take(slice_stream.training(manifest, settings, 0, Share(4)), 6)
+    rest = _take(slice_stream.training(manifest, settings, 0, Share(6), first_example=12), 2)
     for name in rest[0]:
         expected = np.concatenate([batch[name] for batch in whole[3:]])
         assert np.array_equal(np.concatenate([batch[name] for batch in rest]), expected), name
@@ -80,29 +80,30 @@ def test_going_on_with_another_batch_sees_the_rest_of_the_same_slices(record_set
 
 def test_a_worker_with_shards_of_its_own_skips_its_own_part(record_set):
     """Three shards, three workers: a step takes four slices of each."""
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
-    assert data.shard_policy(len(manifest.shards_of("train")), 3) == "FILE"
-    whole = _take(slice_stream.training(manifest, folder, settings, 0, 12, workers=3), 2)
-    rest = _take(slice_stream.training(manifest, folder, settings, 0, 12, first_example=12, workers=3), 1)
+    settings, manifest = record_set.config(), record_set.manifest
+    share = Share(12, workers=3)
+    assert share.has_own_shards(len(manifest.shards_of("train")))
+    whole = _take(slice_stream.training(manifest, settings, 0, share), 2)
+    rest = _take(slice_stream.training(manifest, settings, 0, share, first_example=12), 1)
     assert whole[1]["image"].shape[0] == 4
     assert np.array_equal(whole[1]["image"], rest[0]["image"])
 
 
 @pytest.mark.parametrize("seen", [0, 6])
 def test_workers_that_read_all_shards_have_a_batch_between_them(record_set, seen):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
-    assert data.shard_policy(len(manifest.shards_of("train")), 2) == "DATA"
-    common = (manifest, folder, settings)
-    whole = _take(slice_stream.training(*common, 0, 6, seen), 3)
-    parts = [_take(slice_stream.training(*common, 0, 6, seen, 2, worker), 3) for worker in range(2)]
+    settings, manifest = record_set.config(), record_set.manifest
+    assert not Share(6, workers=2).has_own_shards(len(manifest.shards_of("train")))
+    common = (manifest, settings)
+    whole = _take(slice_stream.training(*common, 0, Share(6), seen), 3)
+    parts = [_take(slice_stream.training(*common, 0, Share(6, 2, worker), seen), 3) for worker in range(2)]
     assert _together(parts, "draws") == [batch["draws"].tobytes() for batch in whole]
 
 
 @pytest.mark.parametrize("batch", [4, 10])
 def test_workers_validate_every_slice_once_and_fill_up_the_same_batch(record_set, batch):
-    common = (record_set.manifest, record_set.folder, record_set.config(), "validation", batch)
-    whole = _take(slice_stream.validation(*common), 100)
-    parts = [_take(slice_stream.validation(*common, 2, worker), 100) for worker in range(2)]
+    common = (record_set.manifest, record_set.config(), "validation")
+    whole = _take(slice_stream.validation(*common, Share(batch)), 100)
+    parts = [_take(slice_stream.validation(*common, Share(batch, 2, worker)), 100) for worker in range(2)]
     for name in ("image", "valid"):
         assert _together(parts, name) == [one[name].tobytes() for one in whole]
     assert whole[-1]["valid"].sum() < batch
@@ -114,32 +115,32 @@ def _together(parts, name):
 
 
 def test_workers_with_shards_of_their_own_see_every_slice_once_together(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    settings, manifest = record_set.config(), record_set.manifest
     shards = [one.examples for one in manifest.shards_of("train")]
     seen = []
     for worker in range(3):
-        stream = slice_stream.training(manifest, folder, settings, 0, 3, workers=3, worker=worker)
+        stream = slice_stream.training(manifest, settings, 0, Share(3, workers=3, worker=worker))
         # One shard each, and no shard has more slices than this: a stream that were not its own would go on.
         batches = _take(stream, max(shards))
         seen.append({batch["draws"].tobytes() for batch in batches})
     assert sorted(map(len, seen)) == [max(shards)] * 3  # a smaller shard's second round is drawn anew
     assert len(set.union(*seen)) == 3 * max(shards)
-    whole = _take(slice_stream.training(manifest, folder, settings, 0, 1), sum(shards))
+    whole = _take(slice_stream.training(manifest, settings, 0, Share(1)), sum(shards))
     assert {batch["draws"].tobytes() for batch in whole} <= set.union(*seen)
 
 
 def test_a_second_round_through_few_slices_is_turned_and_drawn_anew(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    settings, manifest = record_set.config(), record_set.manifest
     count = manifest.examples["train"]
-    first, second = _take(slice_stream.training(manifest, folder, settings, 0, count), 2)
+    first, second = _take(slice_stream.training(manifest, settings, 0, Share(count)), 2)
     assert not {d.tobytes() for d in first["draws"]} & {d.tobytes() for d in second["draws"]}
 
 
 def test_draws_are_uniform_and_new_each_epoch(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    manifest, common = record_set.manifest, (record_set.manifest, record_set.config())
     first, other = (
-        np.concatenate([b["draws"] for b in _take(slice_stream.training(manifest, folder, settings, e, 4), 5)])
-        for e in (0, 1)
+        np.concatenate([b["draws"] for b in _take(slice_stream.training(*common, epoch, Share(4)), 5)])
+        for epoch in (0, 1)
     )
     assert abs(first.mean() - 0.5) < 0.01
     assert first.min() >= 0 and first.max() < 1
@@ -152,7 +153,7 @@ def test_the_parser_reads_what_the_writer_wrote_to_the_bit(record_set):
     folder, manifest = record_set.folder, record_set.manifest
     for content in tfrecord.read_records(f"{folder}/{manifest.shards[0].file}"):
         ours = schema.decode(schema.SLICES, content)
-        theirs = data.parse(schema.SLICES, content)
+        theirs = parse(schema.SLICES, content)
         for field in schema.SLICES:
             value = theirs[field.name].numpy()
             value = value.decode() if field.dtype == "string" else value
@@ -160,28 +161,23 @@ def test_the_parser_reads_what_the_writer_wrote_to_the_bit(record_set):
 
 
 def test_padding_is_background_everywhere(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
-    batch = _take(slice_stream.validation(manifest, folder, settings, "validation", 4), 1)[0]
+    settings, manifest = record_set.config(), record_set.manifest
+    batch = _take(slice_stream.validation(manifest, settings, "validation", Share(4)), 1)[0]
     corner = batch["region"][:, 0, 0]
     assert (corner == labels.LwsRegion.S1).all()
     assert not batch["image"][:, 0, 0].any()
 
 
 def test_no_stream_waits_for_a_thread_that_tunes_it_when_it_ends(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    settings, manifest = record_set.config(), record_set.manifest
     streams = [
-        slice_stream.training(manifest, folder, settings, 0, 2),
-        slice_stream.validation(manifest, folder, settings, "validation", 2),
+        slice_stream.training(manifest, settings, 0, Share(2)),
+        slice_stream.validation(manifest, settings, "validation", Share(2)),
     ]
     assert [stream.options().autotune.enabled for stream in streams] == [False, False]
 
 
 def test_an_empty_split_is_an_error_that_names_it(record_set):
-    settings, folder, manifest = record_set.config(), record_set.folder, record_set.manifest
+    settings, manifest = record_set.config(), record_set.manifest
     with pytest.raises(InputError, match="no test examples"):
-        slice_stream.validation(manifest, folder, settings, "test", 4)
-
-
-def test_files_are_shared_out_only_when_they_divide():
-    assert data.shard_policy(8, 4) == "FILE"
-    assert data.shard_policy(8, 3) == "DATA"
+        slice_stream.validation(manifest, settings, "test", Share(4))

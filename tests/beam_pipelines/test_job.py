@@ -6,7 +6,7 @@ import sys
 import apache_beam as beam
 import pytest
 
-from beam_pipelines import engine, running
+from beam_pipelines import engine
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 
@@ -23,7 +23,7 @@ def run(folder, function=lambda number: number):
         files.write_bytes(files.join(folder, f"{number}.bin"), bytes(function(number)))
 
     options = [f"--runner={engine.LOCAL}"]
-    with running.job(options, str(folder), "pieces", lambda: len(files.walk(folder)), 5, unit="piece") as (
+    with engine.job(options, str(folder), "pieces", lambda: len(files.walk(folder)), 5, unit="piece") as (
         pipeline,
         _,
     ):

@@ -14,18 +14,19 @@ import uuid
 
 import fsspec
 import numpy as np
+import opened
 import pytest
 
 from beam_pipelines import engine
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats import labels, phantom
+from tfbrats import labels
 from tfbrats.cases import case, nifti
 from tfbrats.cases.splits import SPLITS
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.phantoms import data_sets
-from tfbrats.records import folder as record_folder
+from tfbrats.phantoms import data_sets, phantom_files
 from tfbrats.records import schema, shards, tfrecord
+from tfbrats.records.folder import RecordFolder
 from tfbrats.records.manifest import read_manifest
 
 ROOT = pathlib.Path(job.__file__).parents[1]
@@ -214,6 +215,14 @@ def test_a_second_run_keeps_everything_and_changes_no_byte(cases, tmp_path, undi
     assert "5 of 5 shards are finished already and are kept" in capsys.readouterr().out
     assert contents(tmp_path) == undisturbed
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord")} == times
+
+
+@pytest.mark.parametrize("more", [[], ["--add"], ["--price"]])
+def test_a_second_run_opens_dataset_json_once(cases, tmp_path, monkeypatch, more):
+    run(cases, tmp_path)
+    paths = opened.for_reading(monkeypatch, "dataset.json")
+    assert run(cases, tmp_path, *more) == 0
+    assert paths == [f"{tmp_path}/dataset.json"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
@@ -589,7 +598,7 @@ def cases_of_first(grown) -> pathlib.Path:
     folder = grown / "first"
     folder.mkdir()
     for number in range(5):
-        name = phantom.case_id("2020", number)
+        name = phantom_files.case_id("2020", number)
         (folder / name).symlink_to(grown / "in" / name)
     return folder
 
@@ -642,10 +651,10 @@ def test_killed_while_it_deletes_it_can_be_run_again(cases, tmp_path, monkeypatc
 
         monkeypatch.setattr(files, "remove", remove)
         with contextlib.suppress(KeyboardInterrupt):
-            record_folder.clear(str(copy))
+            RecordFolder(copy, overwrite=True).clear()
         monkeypatch.undo()
-        record_folder.check_free(str(copy))
-        assert record_folder.deletable_bytes(str(copy)) >= 0
+        for overwrite in (False, True):
+            RecordFolder(copy, overwrite).check_free()
     assert run(cases, copy, "--overwrite") == 0
     assert contents(copy) == undisturbed
 

@@ -14,6 +14,7 @@ from beam_pipelines import segment_cases as job
 from tfbrats import predict
 from tfbrats.cases import case, nifti
 from tfbrats.cases import splits as split_files
+from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_model
@@ -21,7 +22,6 @@ from tfbrats.labels import MODALITIES
 from tfbrats.machine import files, locks, memory
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card, results, seen
-from tfbrats.records.manifest import Rejected
 from tfbrats.scoring import evaluation, score_files
 
 IDS = [f"BraTS20_Training_00{number}" for number in range(1, 6)]
@@ -113,8 +113,8 @@ def test_another_spacing_is_told_before_the_job_and_guesses_in_reading_when_work
     (coarse / model_card.FILE).write_text(card.to_json())
     shutil.copytree(cases, tmp_path / "cases")
     without_codes(tmp_path / "cases" / IDS[2])
-    true_job = job.running.job
-    monkeypatch.setattr(job.running, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
+    true_job = job.engine.job
+    monkeypatch.setattr(job.engine, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
     assert run(coarse, tmp_path / "cases", tmp_path / "out") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "the job"))]
     expected = [*(f"note: {case_id}:" for case_id in IDS), "the job begins", f"note: {IDS[2]}:"]
@@ -290,11 +290,11 @@ def test_the_scores_are_those_of_evaluate(model, cases, tmp_path, capsys):
     run(model, cases, tmp_path / "out", f"--reference={cases}")
     content = evaluation.evaluate(tmp_path / "out", cases)
     score_files.write(content, tmp_path / "theirs")
-    assert 0 < content["summary"]["WT"]["dice"]["mean"] < 1
+    assert 0 < content.summary["WT"]["dice"].mean < 1
     ours = contents(tmp_path / "out" / "scores")
     assert set(ours) == set(score_files.names(content))
     assert ours["metrics.csv"] == (tmp_path / "theirs" / "metrics.csv").read_bytes()
-    dice = content["summary"]["WT"]["dice"]["mean"]
+    dice = content.summary["WT"]["dice"].mean
     assert f"mean Dice        WT {dice:.3f}, TC " in capsys.readouterr().out
 
 
@@ -398,7 +398,7 @@ def test_training_cases_are_told_and_splits_leave_them_out(of_a_split, cases, tm
     assert "all scores of 2 cases: " in printed.out and printed.err == ""
     assert scored(tmp_path / "out") == IDS[3:]
     content = score_files.read(tmp_path / "out" / "scores")
-    assert (content["split"]["name"], content["by_split"]["cases"]) == ("test", {"test": IDS[3:]})
+    assert (content.split.name, content.by_split.cases) == ("test", {"test": IDS[3:]})
 
 
 def test_test_cases_that_are_not_segmented_are_counted(of_a_split, cases, tmp_path, capsys):

@@ -15,7 +15,7 @@ from tfbrats import config_file, labels
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
 from tfbrats.phantoms import data_sets
-from tfbrats.runs import folder
+from tfbrats.runs.folder import RunFolder
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 
@@ -128,12 +128,12 @@ def test_the_clock_tells_what_was_added_since_it_was_last_read(benchmark, tmp_pa
 def test_n4_is_left_out_and_the_run_stays_as_it_was(benchmark, tmp_path):
     settings = config_file.load("cun.yaml", [f"run.dir={tmp_path / 'run'}"])
     (tmp_path / "run").mkdir()
-    folder.write_config(tmp_path / "run", settings)
+    RunFolder(tmp_path / "run").write_config(settings)
     (tmp_path / "run" / "records.json").write_text("{}")
     found = benchmark("segment_jobs").without_n4(str(tmp_path / "run"), str(tmp_path / "copy"))
     assert found.preprocess.n4_modalities == () and found.model == settings.model
     assert (tmp_path / "copy" / "records.json").read_text() == "{}"
-    assert folder.read_config(tmp_path / "run") == settings
+    assert RunFolder(tmp_path / "run").config == settings
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,18 @@ def change(path, voxels=None, header=None, dtype=None):
 
 
 def faults_of(folder):
-    return case.check(layouts.find(folder).cases[0])
+    """Every fault of the folder's one case."""
+    return faults_in(layouts.find(folder).cases[0])
+
+
+def faults_in(entry):
+    """Every fault of a case, its name in front; none of a sound one."""
+    try:
+        case.load(entry, need_label=entry.label_expected)
+    except case.CaseError as error:
+        assert str(error) == "\n".join(f"{entry.case_id}: {fault}" for fault in error.faults)
+        return [f"{entry.case_id}: {fault}" for fault in error.faults]
+    return []
 
 
 def only_fault(folder, *words):
@@ -376,8 +387,21 @@ def test_a_stacked_file_with_too_few_channels_is_refused(tiny_dataset, tmp_path)
     broken = dataclasses.replace(
         source, images=tuple((m, str(tmp_path / "x.nii.gz"), channel) for m, _, channel in source.images)
     )
-    (fault,) = case.check(broken)
+    (fault,) = faults_in(broken)
     assert "x.nii.gz" in fault and "channel 3" in fault
+
+
+def test_a_rejected_case_says_what_to_do_and_its_json_has_no_traceback():
+    faulty = case.Rejected.by(InputError("a: no t1."), "a", "read")
+    ours = case.Rejected.by(ZeroDivisionError("ours"), "a", "prepare")
+    assert (faulty.reason, faulty.hint, faulty.traceback) == ("a: no t1.", case.LIST_FAULTS, "")
+    assert ours.reason == "ZeroDivisionError: ours" and "please report it" in ours.hint
+    assert "ZeroDivisionError: ours" in ours.traceback
+    assert faulty.model_dump_json() == (
+        '{"case_id":"a","stage":"read","reason":"a: no t1.",'
+        '"hint":"python -m tfbrats.inspect lists every fault of every case"}'
+    )
+    assert "traceback" not in ours.model_dump() and "traceback" not in ours.model_dump_json()
 
 
 # --- the grid: a marked corner comes back at the same ijk -----------------------------------------------

@@ -331,7 +331,7 @@ def test_the_notes_of_a_case_with_a_fault_are_told_too(folder):
 def test_a_file_packed_twice_is_called_so(folder):
     path = folder / f"{CASE}_flair.nii.gz"
     path.write_bytes(gzip.compress(path.read_bytes()))
-    (fault,) = case.check(layouts.find(folder).cases[0])
+    (fault,) = inspect.inspect(folder)["faults"]
     assert f"{CASE}_flair.nii.gz: gzipped twice. Unpack it once" in fault
 
 
@@ -339,7 +339,7 @@ def test_a_modality_that_is_there_as_a_pair_of_files_is_named(folder):
     image = nibabel.load(folder / f"{CASE}_t1.nii.gz")
     nibabel.save(nibabel.Nifti1Pair(np.asanyarray(image.dataobj), image.affine), folder / f"{CASE}_t1.img")
     files.remove(folder / f"{CASE}_t1.nii.gz")
-    (fault,) = case.check(layouts.find(folder).cases[0])
+    (fault,) = inspect.inspect(folder)["faults"]
     assert "no t1; found" in fault and f"{CASE}_t1.hdr and .img are not read: convert them to .nii.gz" in fault
 
 

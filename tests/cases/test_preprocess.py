@@ -10,12 +10,9 @@ import time
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from tfbrats import labels
-from tfbrats.cases import case, nifti, preprocess
+from tfbrats.cases import boxes, case, nifti, preprocess
 from tfbrats.errors import InputError
 from tfbrats.phantoms import simulation
 
@@ -85,24 +82,6 @@ def test_a_modality_that_is_constant_in_the_brain_becomes_0_not_nan(value):
     assert scaled[..., 1].std() > 0
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_crop_then_uncrop_is_identity_for_what_is_0_outside_the_brain(data):
-    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
-    brain = data.draw(hnp.arrays(bool, shape).filter(np.any))
-    channels = data.draw(st.sampled_from([(), (3,)]))
-    values = data.draw(hnp.arrays(np.int16, (*shape, *channels)))
-    array = np.where(brain.reshape(*shape, *[1] * len(channels)), values, 0).astype(np.int16)
-    box = preprocess.brain_box_ijk(brain)
-    cropped = preprocess.crop(array, box)
-    back = preprocess.uncrop(cropped, box, shape)
-    assert back.dtype == array.dtype and np.array_equal(back, array)
-    # ... and the box is the smallest: each of its six faces touches the brain.
-    inside = preprocess.crop(brain, box)
-    assert inside.sum() == brain.sum()
-    assert all(np.take(inside, end, axis=axis).any() for axis in range(3) for end in (0, -1))
-
-
 def test_an_image_without_brain_is_an_error_that_names_the_case():
     empty = a_case(np.zeros((4, 4, 4, 4), np.int16))
     with pytest.raises(InputError, match=r"Case_1: no voxel differs from 0"):
@@ -129,9 +108,9 @@ def test_a_marked_voxel_of_the_prepared_case_is_found_where_it_was(head):
     label[at] = labels.Tissue.ET
     prepared = preprocess.prepare(a_case(image, label), (), 4)
     assert prepared.shape_ijk == SHAPE
-    assert np.array_equal(preprocess.uncrop(prepared.label, prepared.box_ijk, SHAPE), label)
-    assert np.array_equal(preprocess.uncrop(prepared.brain, prepared.box_ijk, SHAPE), brain)
-    whole = preprocess.uncrop(prepared.image, prepared.box_ijk, SHAPE)
+    assert np.array_equal(boxes.uncrop(prepared.label, prepared.box_ijk, SHAPE), label)
+    assert np.array_equal(boxes.uncrop(prepared.brain, prepared.box_ijk, SHAPE), brain)
+    whole = boxes.uncrop(prepared.image, prepared.box_ijk, SHAPE)
     assert np.array_equal(whole, preprocess.z_score(image, brain))
 
 

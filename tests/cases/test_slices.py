@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from tfbrats.cases import case, preprocess, slices
+from tfbrats.cases import boxes, case, preprocess, slices
 from tfbrats.errors import InputError
 from tfbrats.labels import LwsRegion
 from tfbrats.phantoms import simulation
@@ -200,13 +200,13 @@ def test_a_brain_larger_than_the_canvas_is_an_error_that_names_the_case_and_the_
 def prepared():
     image, tissues = simulation.simulate((48, 40, 32), 5, 1)
     brain = preprocess.brain_mask(image)
-    box = preprocess.brain_box_ijk(brain)
-    brain = preprocess.crop(brain, box)
+    box = boxes.box_of(brain)
+    brain = boxes.crop(brain, box)
     return preprocess.Prepared(
         case_id="Case_1",
-        image=preprocess.z_score(preprocess.crop(image, box), brain),
+        image=preprocess.z_score(boxes.crop(image, box), brain),
         brain=brain,
-        label=preprocess.crop(tissues, box),
+        label=boxes.crop(tissues, box),
         box_ijk=box,
         shape_ijk=(48, 40, 32),
         spacing_mm=(1.0, 1.0, 2.0),

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import evaluate, inspect, labels, phantom, predict
+from tfbrats import evaluate, inspect, labels, predict
 from tfbrats.datasets import layouts
 from tfbrats.labels import Tissue
-from tfbrats.phantoms import data_sets, simulation
+from tfbrats.phantoms import data_sets, phantom_files, simulation
 from tfbrats.predictions import model_card
 from tfbrats.records import reading
 from tfbrats.records.manifest import read_manifest
@@ -150,7 +150,7 @@ def test_one_model_answers_in_the_values_of_every_edition_and_is_scored_there(
     cases, values = data_set(edition), VALUES[edition]
     run_predict(model, cases, tmp_path / "out")
     ids = sorted(path.name.removesuffix(".nii.gz") for path in (tmp_path / "out").glob("*.nii.gz"))
-    assert ids == [phantom.case_id(edition, number) for number in (4, 5)]
+    assert ids == [phantom_files.case_id(edition, number) for number in (4, 5)]
     seen = set()
     for case_id in ids:
         check_segmentation(tmp_path / "out" / f"{case_id}.nii.gz", *scans_of(edition, cases, case_id), values)

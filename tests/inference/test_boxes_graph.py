@@ -6,33 +6,30 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfbrats.cases import patches, preprocess
+from tfbrats.cases import boxes
 from tfbrats.inference import boxes_graph
 
 SHAPES = st.tuples(*[st.integers(0, 6)] * 3)
 
 
-def _slow_box(mask, margin):
-    if not mask.any():
-        return ((0, 0),) * 3
-    return patches.grown(preprocess.box_of(mask), margin, mask.shape)
-
-
 @given(SHAPES, st.integers(0, 3), st.floats(0, 0.1), st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
-def test_the_box_is_the_smallest_that_holds_the_mask(shape, margin, share, seed):
+def test_the_twins_find_and_grow_the_same_box(shape, margin, share, seed):
     mask = np.random.default_rng(seed).random(shape) < share
-    box = boxes_graph.grown(boxes_graph.box_of(tf.constant(mask)), margin, tf.constant(shape)).numpy()
-    assert np.array_equal(box, _slow_box(mask, margin))
-    assert bool(boxes_graph.is_empty(box)) == (not mask.any())
+    smallest, expected = boxes_graph.box_of(tf.constant(mask)), boxes.box_of(mask)
+    assert np.array_equal(smallest, expected)
+    assert bool(boxes_graph.is_empty(smallest)) == boxes.is_empty(expected) == (not mask.any())
+    larger = boxes_graph.grown(smallest, margin, tf.constant(shape))
+    assert np.array_equal(larger, boxes.grown(expected, margin, shape))
 
 
 def _round_trip(array, box):
-    return boxes_graph.placed(boxes_graph.inside(array, box), box, tf.shape(array)[:3])
+    cut_out = boxes_graph.crop(array, box)
+    return cut_out, boxes_graph.uncrop(cut_out, box, tf.shape(array)[:3])
 
 
 @pytest.mark.parametrize("channels", [(), (4,)])
-def test_what_was_cut_out_is_put_back_where_it_was(channels):
+def test_the_twins_cut_out_the_same_and_put_it_back_where_it_was(channels):
     # Shapes that the graph does not know, as of a served model's inputs.
     specs = (tf.TensorSpec([None] * 3 + list(channels), tf.float32), tf.TensorSpec([3, 2], tf.int32))
     round_trip = tf.function(_round_trip, input_signature=specs)
@@ -43,10 +40,10 @@ def test_what_was_cut_out_is_put_back_where_it_was(channels):
         rng = np.random.default_rng(seed)
         mask = rng.random(shape) < share
         array = rng.normal(size=(*shape, *channels)).astype(np.float32)
-        box = _slow_box(mask, 0)
-        expected = np.zeros_like(array)
-        within = tuple(slice(*axis) for axis in box)
-        expected[within] = array[within]
-        assert np.array_equal(round_trip(array, np.array(box, np.int32)), expected)
+        box = boxes.box_of(mask)
+        expected = boxes.crop(array, box)
+        cut_out, back = round_trip(array, np.array(box, np.int32))
+        assert np.array_equal(cut_out, expected)
+        assert np.array_equal(back, boxes.uncrop(expected, box, shape))
 
     trial()

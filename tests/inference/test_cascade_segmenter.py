@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 from keras import layers
+from upsampling import upsampled_centre
 
-from tfbrats.cases import patches, preprocess
+from tfbrats.cases import boxes, patches, preprocess
 from tfbrats.config import Cascade
 from tfbrats.errors import InputError
 from tfbrats.inference import cascade_segmenter
@@ -131,7 +132,7 @@ def _slow_stage(network, image, box, size, settings, parent=None):
         x1 = patches.window(image, start, size)
         wide = patches.window(image, np.array(start) - size // 2, 2 * size)
         half = wide.reshape(size, 2, size, 2, size, 2, -1).mean(axis=(1, 3, 5))
-        patch = np.concatenate([x1, half, patches.upsampled_centre(x1)], -1)[..., : kernel.shape[3]]
+        patch = np.concatenate([x1, half, upsampled_centre(x1)], -1)[..., : kernel.shape[3]]
         probabilities = 1 / (1 + np.exp(-(patch.astype(np.float64) @ kernel[0, 0, 0, :, 0] + bias)))
         for index in np.ndindex(size, size, size):
             at = tuple(np.add(start, index))
@@ -145,17 +146,15 @@ def _slow_stage(network, image, box, size, settings, parent=None):
 
 
 def _slow_box(mask, margin):
-    if not mask.any():
-        return ((0, 0),) * 3
-    return patches.grown(preprocess.box_of(mask), margin, mask.shape)
+    return boxes.grown(boxes.box_of(mask), margin, mask.shape)
 
 
 def _prepared(image):
     """As `preprocess.prepare`: z-scored and cropped image, brain, and where the crop lies."""
     brain = preprocess.brain_mask(image)
-    box = preprocess.box_of(brain)
-    brain = preprocess.crop(brain, box)
-    return preprocess.z_score(preprocess.crop(image, box), brain), brain, box
+    box = boxes.box_of(brain)
+    brain = boxes.crop(brain, box)
+    return preprocess.z_score(boxes.crop(image, box), brain), brain, box
 
 
 def _slow_cascade(networks, image, brain, settings):
@@ -177,12 +176,12 @@ def _check_against_slow(networks, image, settings):
     slow = _slow_cascade(networks, prepared, brain, settings)
     for n, region in enumerate(REGIONS):
         probabilities, mask, _, tiles = slow[region]
-        ours = preprocess.crop(answer["probabilities"], box)[..., n]
+        ours = boxes.crop(answer["probabilities"], box)[..., n]
         assert np.allclose(ours, probabilities, atol=1e-5)
         assert np.array_equal(ours >= settings.threshold, mask)
         assert answer["tiles"][n] == tiles
     values = np.select([slow[region][1] for region in ("ET", "TC", "WT")], [4, 1, 2], 0)
-    assert np.array_equal(answer["segmentation"], preprocess.uncrop(values, box, image.shape[:3]))
+    assert np.array_equal(answer["segmentation"], boxes.uncrop(values, box, image.shape[:3]))
     return slow
 
 
@@ -222,7 +221,7 @@ BOXES = [
 def test_stitching_a_constant_gives_the_constant_back(box, stride):
     image = tf.random.stateless_normal([20, 25, 22, 4], [1, 2])
     network = _of_channels(bias=0.3)
-    average, tiles = cascade_segmenter.stage(network, image, tf.constant(box), SIZE, _with(stride=stride))
+    average, tiles = cascade_segmenter.slide(network, image, tf.constant(box), SIZE, _with(stride=stride))
     assert average.shape == tuple(high - low for low, high in box)
     assert np.allclose(average, 1 / (1 + np.exp(-0.3)), rtol=1e-6)
     assert tiles == np.prod([len(_slow_origins(*axis, SIZE, stride)) for axis in box])
@@ -233,7 +232,7 @@ def test_where_tiles_overlap_each_weighs_the_same(box):
     # x0.5 and x2 look different from every tile, so the mean tells who took part.
     image = np.random.default_rng(0).normal(size=(20, 25, 22, 4)).astype(np.float32)
     network = _random_networks(1)["WT"]
-    average, _ = cascade_segmenter.stage(network, image, tf.constant(box), SIZE, SETTINGS)
+    average, _ = cascade_segmenter.slide(network, image, tf.constant(box), SIZE, SETTINGS)
     expected, _ = _slow_stage(network, image, box, SIZE, SETTINGS)
     assert np.allclose(average, expected[tuple(slice(*axis) for axis in box)], atol=1e-6)
 
@@ -249,18 +248,18 @@ def test_tiles_that_hold_nothing_of_what_is_wanted_are_left_out_and_change_nothi
     image = np.random.default_rng(0).normal(size=(20, 25, 22, 4)).astype(np.float32)
     network, mask = _random_networks(1)["WT"], wanted(image.shape[:3])
     box = tf.constant([(0, side) for side in image.shape[:3]])
-    whole, all_tiles = cascade_segmenter.stage(network, image, box, SIZE, SETTINGS)
-    some, few_tiles = cascade_segmenter.stage(network, image, box, SIZE, SETTINGS, wanted=tf.constant(mask))
+    whole, all_tiles = cascade_segmenter.slide(network, image, box, SIZE, SETTINGS)
+    some, few_tiles = cascade_segmenter.slide(network, image, box, SIZE, SETTINGS, parent=tf.constant(mask))
     assert np.array_equal(some.numpy()[mask], whole.numpy()[mask])
     _, needed = _slow_stage(network, image, box.numpy().tolist(), SIZE, SETTINGS, mask)
     assert 0 < few_tiles < all_tiles and few_tiles == needed
 
 
-def test_where_nothing_is_wanted_no_tile_is_run():
+def test_where_there_is_no_parent_no_tile_is_run():
     network = mock.Mock(inputs=_of_channels().inputs, side_effect=AssertionError("a tile was run"))
-    nothing = tf.zeros([9, 9, 9], tf.bool)
-    average, tiles = cascade_segmenter.stage(
-        network, tf.zeros([9, 9, 9, 4]), tf.constant([[0, 9]] * 3), SIZE, SETTINGS, wanted=nothing
+    no_parent = tf.zeros([9, 9, 9], tf.bool)
+    average, tiles = cascade_segmenter.slide(
+        network, tf.zeros([9, 9, 9, 4]), tf.constant([[0, 9]] * 3), SIZE, SETTINGS, parent=no_parent
     )
     assert tiles == 0 and average.shape == (9, 9, 9)
 
@@ -268,10 +267,10 @@ def test_where_nothing_is_wanted_no_tile_is_run():
 def test_an_empty_box_runs_no_tile():
     network = mock.Mock(inputs=_of_channels().inputs, side_effect=AssertionError("a tile was run"))
     image = tf.zeros([9, 9, 9, 4])
-    average, tiles = cascade_segmenter.stage(network, image, tf.zeros([3, 2], tf.int32), SIZE, SETTINGS)
+    average, tiles = cascade_segmenter.slide(network, image, tf.zeros([3, 2], tf.int32), SIZE, SETTINGS)
     assert tiles == 0 and average.shape == (0, 0, 0)
     with pytest.raises(AssertionError, match="a tile was run"):
-        cascade_segmenter.stage(network, image, tf.constant([[0, 1]] * 3), SIZE, SETTINGS)
+        cascade_segmenter.slide(network, image, tf.constant([[0, 1]] * 3), SIZE, SETTINGS)
 
 
 # --- the whole cascade ----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from tfbrats.cases import patches
 from tfbrats.inference import patches_graph
@@ -82,13 +81,11 @@ def test_the_twins_agree_to_the_bit(drawn):
     label = (image[..., 0] > 0).astype(np.uint8)
     x1, half = patches_graph.cut(image, np.array(centres), size)
     labels = patches_graph.cut_label(label, np.array(centres), size)
-    fine = patches_graph.upsampled_centre(x1)
     for n, centre in enumerate(centres):
         expected_x1, expected_half = patches.cut(image, centre, size)
         assert np.array_equal(x1[n], expected_x1)
         assert np.array_equal(half[n].numpy().astype(np.float16), expected_half)
         assert np.array_equal(labels[n], patches.cut_label(label, centre, size))
-        assert np.array_equal(fine[n], patches.upsampled_centre(expected_x1))
 
 
 def test_the_twins_agree_on_float32_sums_before_rounding():
@@ -102,44 +99,3 @@ def test_the_twins_agree_on_float32_sums_before_rounding():
     assert np.array_equal(half[0], pairs * np.float32(0.125))
     other = patches.window(image, (1, 2, -5), 16).reshape(8, 2, 8, 2, 8, 2, 2).mean(axis=(5, 3, 1))
     assert not np.array_equal(half[0], other)  # so the order does matter here
-
-
-def test_upsampling_is_scipys_on_the_grid_of_voxels():
-    x1 = np.stack([_image((16, 16, 16), 2, seed) for seed in range(2)])
-    fine = patches_graph.upsampled_centre(x1)
-    assert fine.shape == x1.shape
-    for n in range(2):
-        for m in range(2):
-            whole = ndimage.zoom(x1[n, ..., m], 2, order=1, grid_mode=True, mode="nearest")
-            assert np.allclose(fine[n, ..., m], whole[8:24, 8:24, 8:24], atol=1e-6)
-
-
-@pytest.mark.parametrize("axis", range(3))
-def test_a_ramp_stays_a_ramp_of_half_the_slope(axis):
-    size = 16
-    ramp = np.moveaxis(np.broadcast_to(np.arange(size, dtype=np.float32), (size,) * 3), -1, axis)
-    fine = patches_graph.upsampled_centre(ramp[None, ..., None])[0, ..., 0].numpy()
-    # The centre of the patch, between voxels S / 2 - 1 and S / 2, stays its centre.
-    expected = (np.arange(size) + 0.5) / 2 - 0.5 + size / 4
-    assert np.allclose(np.moveaxis(fine, axis, -1), expected)
-
-
-def test_scales_follow_each_other_on_the_channel_axis():
-    x1, half = patches_graph.cut(_image((20, 20, 20), 3), [[9, 9, 9]], 8)
-    together = patches_graph.multi_scale(x1, half)
-    assert together.shape == (1, 8, 8, 8, 9)
-    assert np.array_equal(together[..., :3], x1)
-    assert np.array_equal(together[..., 3:6], half)
-    assert np.array_equal(together[..., 6:], patches_graph.upsampled_centre(x1))
-
-
-def test_in_a_graph_sizes_may_be_unknown_and_no_centre_gives_no_patch():
-    specs = [tf.TensorSpec([None, None, None, 2]), tf.TensorSpec([None, 3], tf.int32)]
-    scaled = tf.function(
-        lambda image, centres: patches_graph.multi_scale(*patches_graph.cut(image, centres, 8)), specs
-    )
-    assert scaled.get_concrete_function().output_shapes.as_list() == [None, 8, 8, 8, 6]
-    image, centres = _image((9, 30, 4)), np.array([[1, 28, 3], [-5, 0, 2]], np.int32)
-    eager = patches_graph.multi_scale(*patches_graph.cut(image, centres, 8))
-    assert np.array_equal(scaled(image, centres), eager)
-    assert scaled(image, centres[:0]).shape == (0, 8, 8, 8, 6)

@@ -6,10 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from tfbrats.cases import case, preprocess
+from tfbrats.cases import preprocess
 from tfbrats.cases import slices as examples
 from tfbrats.cases.packing import LONGEST_SIDE, MOST_VOXELS
-from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import answers, preprocess_graph, slice_segmenter
 from tfbrats.inference.pieces import bounded, in_pieces
@@ -106,6 +105,12 @@ def test_whole_numbers_give_the_same_as_floats():
         assert np.array_equal(a[name], b[name])
 
 
+def _normalised(image):
+    """z-scored image and brain of an image that is not cropped."""
+    brain = preprocess_graph.brain_mask(image)
+    return preprocess_graph.z_score(image, brain), brain
+
+
 def _trained_like():
     keras.utils.set_random_seed(3)
     return cun.build(width=2, channels=4, synchronised=False)
@@ -146,7 +151,7 @@ def test_only_slices_with_brain_are_run_and_the_answer_is_that_of_all_of_them():
     segmenter, shapes = _counted(network)
     answer = segmenter(_volumes(image))
     assert sum(shape[0] for shape in shapes) == 14
-    normalised, brain = preprocess_graph.normalise(tf.constant(image, tf.float32))
+    normalised, brain = _normalised(tf.constant(image, tf.float32))
     all_slices, masks = tf.transpose(normalised, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
     logits = network(all_slices, training=False)
     tissues = answers.BranchAnswer().tissues(logits, masks).numpy()
@@ -168,7 +173,7 @@ def test_the_network_sees_the_whole_plane_on_its_canvas_wherever_the_brain_lies(
     network = _trained_like()
     answer = CaseSegmenter(network, MODALITIES, (32, 48), EDITIONS["2020"])(_volumes(image))
 
-    normalised, brain = preprocess_graph.normalise(tf.constant(image))
+    normalised, brain = _normalised(tf.constant(image))
     canvas = [max(least, -(-side // 16) * 16) for side, least in zip(plane, (32, 48), strict=True)]
     top, left = examples.canvas_origin([(0, side) for side in plane], plane, canvas, "the test")
     planes = np.zeros((9, *canvas, 4), np.float32)
@@ -259,33 +264,6 @@ def test_modalities_of_several_shapes_are_refused():
 
 
 # --- what goes in, what comes out -----------------------------------------------------------------------
-
-
-def test_normalisation_in_the_graph_is_that_of_the_records():
-    image = _brain((20, 24, 9)).astype(np.float32)
-    image[10, 10, 4] = -50.0  # interpolated data
-    normalised, brain = preprocess_graph.normalise(tf.constant(image))
-    ours = preprocess.brain_mask(image)
-    assert np.array_equal(brain, ours)
-    assert np.allclose(normalised, preprocess.z_score(image, ours), atol=1e-5)
-
-
-def test_the_size_of_a_volume_costs_no_digits_of_its_normalisation():
-    """A float32 sum of all voxels, one after the other, would be off by a hundredth of a deviation."""
-    image = _brain((200, 200, 100)).astype(np.float32)
-    image[image > 0] += 3000
-    normalised, brain = preprocess_graph.normalise(tf.constant(image))
-    inside = image[brain.numpy()].astype(np.float64)
-    exact = (inside - inside.mean(0)) / inside.std(0)
-    assert len(inside) > 10**6
-    assert np.abs(normalised.numpy()[brain.numpy()] - exact).max() < 1e-5
-
-
-def test_a_real_case_is_normalised_as_the_records_are(real_cases):
-    loaded = case.load(layouts.find(real_cases).cases[0], read_label=False)
-    normalised, brain = preprocess_graph.normalise(tf.constant(loaded.image, tf.float32))
-    ours = preprocess.z_score(loaded.image.astype(np.float32), brain.numpy())
-    assert np.abs(normalised.numpy() - ours).max() < 1e-5
 
 
 def test_a_volume_without_brain_is_empty_not_an_error():

@@ -253,3 +253,13 @@ def test_a_half_file_that_may_be_a_living_command_s_stays(tmp_path):
     os.utime(old, (time.time() - 61,) * 2)
     files.sweep([tmp_path / "x.bin"], 60)
     assert not old.exists() and new.exists()
+
+
+def test_a_file_that_was_replaced_by_the_same_content_has_another_stamp(place):
+    path = files.join(place, "a.json")
+    assert files.stamp(path) is None
+    files.write_bytes(path, b"{}")
+    first = files.stamp(path)
+    assert first is not None and files.stamp(path) == first
+    files.write_bytes(path, b"{}")
+    assert files.stamp(path) not in (None, first)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
-from tfbrats.metrics import lesions, region_scores
+from tfbrats.metrics import lesions, region_scores, surfaces
 
 MM = (1.0, 1.0, 1.0)
 SHAPE = (30, 30, 30)
@@ -26,6 +26,10 @@ def boxes(*bounds, tissue=Tissue.ET, shape=SHAPE):
 
 def scores(prediction, reference, rule, region="WT", spacing_mm=MM):
     return {row.region: row for row in lesions.score_case(prediction, reference, spacing_mm, rule)}[region]
+
+
+def hd95_mm(prediction, reference, spacing_mm):
+    return surfaces.robust_hausdorff_mm(surfaces.element_distances(prediction, reference, spacing_mm), 95)
 
 
 def counts(row):
@@ -285,7 +289,7 @@ def plainly(prediction, reference, spacing_mm, rule, region):
         if not too_small(lesion):
             ours = np.logical_or.reduce([parts[n] for n in near]) if near else np.zeros_like(lesion)
             dice += region_scores.dice(ours, lesion)
-            hd95 += region_scores.hd95_mm(ours, lesion, spacing_mm) if near else rule.penalty_mm
+            hd95 += hd95_mm(ours, lesion, spacing_mm) if near else rule.penalty_mm
             judged += 1
     false = len(parts) - len(hit)
     judged += false
@@ -370,7 +374,7 @@ def published_2023(prediction, reference, offsets):
         overlapping = set().union(*(predicted[n] for n in here))
         dice.append(2 * len(overlapping & lesion) / (len(overlapping) + len(lesion)))
         masks = (as_mask(voxels, reference.shape) for voxels in (overlapping, lesion))
-        hd95.append(region_scores.hd95_mm(*masks, MM))
+        hd95.append(hd95_mm(*masks, MM))
     false = len(predicted) - len(hit)
     judged = len(dice) + false
     return (sum(dice) / judged, (sum(hd95) + 374 * false) / judged, missed, false) if judged else (1, 0, 0, 0)

@@ -14,7 +14,8 @@ from tfbrats.cases import case
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
 from tfbrats.metrics import lesion_rules, matched_lesions, partners
-from tfbrats.scoring import evaluation
+from tfbrats.scoring import case_scores, evaluation, score_files
+from tfbrats.scoring.pairs import Pair
 
 MM = (1.0, 1.0, 1.0)
 _UNTIL_2023 = labels.EDITIONS["2023"].values
@@ -180,10 +181,13 @@ def test_groups_are_those_of_the_challenge():
     assert [row[group].fn for group in ("ET", "NETC", "CC", "ED", "TC", "WT")] == [0, 0, 1, 0, 1, 1]
 
 
-def test_a_table_of_nnunets_has_the_groups_of_the_cases_own_challenge():
+def test_a_table_of_nnunets_has_the_groups_of_the_cases_own_challenge(tmp_path):
     def groups(case_id, tissues=(Tissue.ET, Tissue.NCR, Tissue.ED)):
-        values = ((0, Tissue.BACKGROUND), *enumerate(tissues, 1))
-        return list(matched_lesions.groups_of(labels.LabelSchema("nnunet", values), case_id))
+        schema = labels.LabelSchema("nnunet", ((0, Tissue.BACKGROUND), *enumerate(tissues, 1)))
+        path = tmp_path / f"{case_id}.nii.gz"
+        nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_filename(path)
+        scored = case_scores.score_pair(Pair(case_id, None, str(path), schema), lesion_rule="2026")
+        return [row["region"] for row in scored.lesions]
 
     assert groups("BraTS-GLI-00001-000") == groups("own") == ["NETC", "SNFH", "ET", "TC", "WT"]
     assert groups("BraTS-SSA-00001-000") == ["ET", "TC", "WT"]
@@ -243,13 +247,13 @@ def test_evaluate_writes_regions_and_lesions_and_reads_them_back(tmp_path, capsy
     printed = capsys.readouterr().out
     assert "Rule 2026" in printed and "lesion_list.csv" in printed
 
-    content = evaluate.read(tmp_path / "out")["lesions"]
+    content = score_files.read(tmp_path / "out").lesions
     # The missing case's ET: 0 and 373. Found: one of two lesions, one false.
-    assert content["summary"]["ET"]["rq"]["mean"] == pytest.approx((2 * 1 / (2 + 1 + 1) + 0) / 2)
-    assert content["summary"]["ET"]["sq_hd95"]["mean"] == pytest.approx((2 + 373) / 2)
-    assert [content["summary"]["ET"][name] for name in ("tp", "fp", "fn")] == [1, 1, 2]
+    assert content.summary["ET"]["rq"].mean == pytest.approx((2 * 1 / (2 + 1 + 1) + 0) / 2)
+    assert content.summary["ET"]["sq_hd95"].mean == pytest.approx((2 + 373) / 2)
+    assert [content.summary["ET"][name] for name in ("tp", "fp", "fn")] == [1, 1, 2]
     # SNFH: both empty is left out, missing is not.
-    assert content["summary"]["SNFH"]["rq"]["n"] == 1
+    assert content.summary["SNFH"]["rq"].n == 1
     with (tmp_path / "out" / "lesions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["region"] for row in rows[:5]] == ["NETC", "SNFH", "ET", "TC", "WT"] and len(rows) == 10
@@ -261,12 +265,12 @@ def test_evaluate_writes_regions_and_lesions_and_reads_them_back(tmp_path, capsy
         ("001-000", "false", "1.0"),
         ("002-000", "missed", "64.0"),
     ]
-    assert content["list"][0]["dice"] == pytest.approx(2 / 3) and math.isnan(content["list"][1]["dice"])
+    assert content.each[0]["dice"] == pytest.approx(2 / 3) and math.isnan(content.each[1]["dice"])
     # What an older version wrote has no list.
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     del written["lesions"]["list"]
     (tmp_path / "out" / "metrics.json").write_text(json.dumps(written))
-    assert evaluate.read(tmp_path / "out")["lesions"]["list"] == []
+    assert score_files.read(tmp_path / "out").lesions.each == []
     # Another rule leaves no list of 2026 behind.
     evaluate.main([*arguments, "--edition", "2023", "--lesions", "2023"])
     assert not (tmp_path / "out" / "lesion_list.csv").exists()
@@ -280,7 +284,7 @@ def test_lesions_are_told_by_the_voxels_of_their_file(tmp_path):
     upwards = np.array([[0, -1.0, 0, 0], [0, 0, -1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]])
     for name in ("p", "r"):
         write(tmp_path / name, "BraTS-GLI-00001-000", boxes(((2, 3), (4, 5), (6, 7))), schema, upwards)
-    lesions = evaluation.evaluate(tmp_path / "p", tmp_path / "r", "2023", lesion_rule="2026")["lesions"]["list"]
+    lesions = evaluation.evaluate(tmp_path / "p", tmp_path / "r", "2023", lesion_rule="2026").lesions.each
     assert {(lesion["i"], lesion["j"], lesion["k"]) for lesion in lesions} == {(2, 4, 6)}
 
 

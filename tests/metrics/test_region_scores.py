@@ -14,6 +14,7 @@ from tfbrats.labels import EDITIONS, Tissue, region_mask
 from tfbrats.metrics import region_scores, surfaces
 
 MM = (1.0, 1.0, 1.0)
+ON_SURFACES = (*region_scores.DISTANCES, "nsd_1mm")
 
 
 def mask(*voxels, shape=(8, 8, 8)):
@@ -23,11 +24,19 @@ def mask(*voxels, shape=(8, 8, 8)):
     return array
 
 
-def nsd_1mm(prediction, reference, spacing_mm, empty="brats"):
-    return region_scores.normalised_surface_dice(prediction, reference, spacing_mm, 1, empty)
+def scores(prediction, reference, spacing_mm=MM, empty="brats"):
+    """The row of two masks: those of cases with nothing but enhancing tumour, so that every region is alike."""
+    tissues = (side.astype(np.uint8) * Tissue.ET for side in (prediction, reference))
+    rows = region_scores.score_case(*tissues, spacing_mm, empty)
+    assert len({str(dataclasses.replace(row, region="")) for row in rows}) == 1
+    return rows[-1]
 
 
-ALL_DISTANCES = (region_scores.hd95_mm, region_scores.hd95_pooled_mm, region_scores.hausdorff_mm)
+def distances(prediction, reference, spacing_mm=MM):
+    """All distances of two masks, in the order of their names."""
+    row = scores(prediction, reference, spacing_mm)
+    return [getattr(row, name) for name in region_scores.DISTANCES]
+
 
 # --- overlap --------------------------------------------------------------------------------------------
 
@@ -36,18 +45,19 @@ def test_overlap_scores_counted_by_hand():
     # 4 reference voxels and 3 predicted, 2 of them right, among 4 x 4 x 2 = 32.
     reference = mask((0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0), shape=(4, 4, 2))
     prediction = mask((0, 2, 0), (0, 3, 0), (1, 3, 0), shape=(4, 4, 2))
-    assert region_scores.dice(prediction, reference) == pytest.approx(2 * 2 / 7)
-    assert region_scores.sensitivity(prediction, reference) == 2 / 4
-    assert region_scores.specificity(prediction, reference) == 27 / 28
+    row = scores(prediction, reference)
+    assert row.dice == region_scores.dice(prediction, reference) == pytest.approx(2 * 2 / 7)
+    assert row.sensitivity == 2 / 4
+    assert row.specificity == 27 / 28
     # Tumour lies in the slice k = 0 only: 16 voxels, 12 of them negative, 1 falsely predicted.
-    assert region_scores.specificity_tumour_slices(prediction, reference, reference) == 11 / 12
+    assert row.specificity_tumour_slices == 11 / 12
 
 
 def test_a_false_positive_outside_the_tumour_slices_does_not_lower_their_specificity():
     reference = mask((1, 1, 0), shape=(4, 4, 2))
-    stray = mask((1, 1, 0), (2, 2, 1), shape=(4, 4, 2))
-    assert region_scores.specificity(stray, reference) == 30 / 31
-    assert region_scores.specificity_tumour_slices(stray, reference, reference) == 1
+    row = scores(mask((1, 1, 0), (2, 2, 1), shape=(4, 4, 2)), reference)
+    assert row.specificity == 30 / 31
+    assert row.specificity_tumour_slices == 1
 
 
 def test_dice_does_not_care_which_side_is_the_reference():
@@ -59,93 +69,66 @@ def test_dice_does_not_care_which_side_is_the_reference():
 # --- distances ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("score", ALL_DISTANCES)
-def test_two_voxels_2mm_apart_have_a_distance_of_2mm(score):
+def test_two_voxels_2mm_apart_have_a_distance_of_2mm():
     one = mask((3, 3, 3))
     # Spacing 3, 2, 1 mm: one step along j, or two along k; one step along i is 3 mm.
-    assert score(one, mask((3, 4, 3)), (3, 2, 1)) == pytest.approx(2, abs=1e-12)
-    assert score(one, mask((3, 3, 5)), (3, 2, 1)) == pytest.approx(2, abs=1e-12)
-    assert score(one, mask((4, 3, 3)), (3, 2, 1)) == pytest.approx(3, abs=1e-12)
+    assert distances(one, mask((3, 4, 3)), (3, 2, 1)) == pytest.approx([2] * 3, abs=1e-12)
+    assert distances(one, mask((3, 3, 5)), (3, 2, 1)) == pytest.approx([2] * 3, abs=1e-12)
+    assert distances(one, mask((4, 3, 3)), (3, 2, 1)) == pytest.approx([3] * 3, abs=1e-12)
 
 
-@pytest.mark.parametrize("score", ALL_DISTANCES)
-def test_equal_masks_are_0mm_apart_even_at_the_edge_of_the_image(score):
+def test_equal_masks_are_0mm_apart_even_at_the_edge_of_the_image():
     corner = box((0, 5), (0, 12), (7, 12))
-    assert score(corner, corner, (3, 2, 1)) == 0
+    assert distances(corner, corner, (3, 2, 1)) == [0] * 3
 
 
-@pytest.mark.parametrize("score", ALL_DISTANCES)
-def test_a_box_moved_by_a_step_of_3mm_is_3mm_away_whichever_side_is_the_reference(score):
+def test_a_box_moved_by_a_step_of_3mm_is_3mm_away_whichever_side_is_the_reference():
     # Every piece of a thin plate is moved along its normal, so that every percentile is 3 mm.
     plate, moved = box((3, 4), (2, 9), (2, 9)), box((4, 5), (2, 9), (2, 9))
-    assert score(plate, moved, (3, 1, 1)) == score(moved, plate, (3, 1, 1)) == pytest.approx(3)
+    there, back = distances(plate, moved, (3, 1, 1)), distances(moved, plate, (3, 1, 1))
+    assert there == back == pytest.approx([3] * 3)
 
 
-@pytest.mark.parametrize("score", ALL_DISTANCES)
-def test_distances_do_not_depend_on_where_in_the_image_the_masks_lie(score):
+def test_distances_do_not_depend_on_where_in_the_image_the_masks_lie():
     a, b = mask((2, 2, 2), (2, 3, 2), shape=(9, 9, 9)), mask((4, 3, 3), shape=(9, 9, 9))
+    expected = pytest.approx(distances(a, b, (3, 2, 1)), abs=1e-12)
     moved = [np.roll(m, (2, 4, 3), axis=(0, 1, 2)) for m in (a, b)]
-    assert score(*moved, (3, 2, 1)) == pytest.approx(score(a, b, (3, 2, 1)), abs=1e-12)
+    assert distances(*moved, (3, 2, 1)) == expected
     turned = [m.transpose(2, 0, 1) for m in (a, b)]
-    assert score(*turned, (1, 3, 2)) == pytest.approx(score(a, b, (3, 2, 1)), abs=1e-12)
+    assert distances(*turned, (1, 3, 2)) == expected
 
 
-def test_the_surface_dice_is_1_within_the_tolerance_and_0_beyond_at_any_spacing():
-    # Plates a step of 3 mm apart along i: all of both surfaces but nothing less than 3 mm away.
+def test_the_surface_dice_is_1_within_1mm_and_0_beyond_at_any_spacing():
+    # Plates a step apart along i: all of both surfaces but nothing less than that step away.
     plate, moved = box((3, 4), (2, 9), (2, 9)), box((4, 5), (2, 9), (2, 9))
-    assert region_scores.normalised_surface_dice(plate, moved, (3, 1, 1), 3) == 1
+    assert scores(plate, moved, (1, 1, 1)).nsd_1mm == 1
     # The plates share the faces halfway between them: less than all, more than nothing.
-    assert 0 < region_scores.normalised_surface_dice(plate, moved, (3, 1, 1), 2.9) < 1
+    assert 0 < scores(plate, moved, (1.01, 1, 1)).nsd_1mm < 1
     far = box((9, 10), (2, 9), (2, 9))
-    assert region_scores.normalised_surface_dice(plate, far, (3, 1, 1), 2.9) == 0
-    assert region_scores.normalised_surface_dice(plate, far, (0.5, 1, 1), 2.9) > 0
-
-
-def test_a_wider_tolerance_never_lowers_the_surface_dice():
-    a, b = ball((9, 9, 9), 6, (1, 1, 2), (19, 19, 19)), ball((11, 8, 9), 7, (1, 1, 2), (19, 19, 19))
-    scores = [region_scores.normalised_surface_dice(a, b, (1, 1, 2), mm) for mm in (0, 0.5, 1, 2, 4, 8)]
-    assert scores == sorted(scores)
-    assert scores[0] < scores[-1] == 1
+    assert scores(plate, far, (3, 1, 1)).nsd_1mm == 0
+    assert scores(plate, far, (0.18, 1, 1)).nsd_1mm > 0
 
 
 def test_one_far_voxel_raises_hausdorff_and_not_hd95():
     body = box((2, 9), (2, 9), (2, 9), shape=(12, 12, 40))
     stray = body.copy()
     stray[5, 5, 35] = True
-    assert region_scores.hausdorff_mm(stray, body, MM) == 35 - 8
-    assert region_scores.hd95_pooled_mm(stray, body, MM) == 0
-    assert region_scores.hd95_mm(stray, body, MM) == 0
+    row = scores(stray, body)
+    assert row.hausdorff_mm == 35 - 8
+    assert row.hd95_pooled_mm == row.hd95_mm == 0
 
 
 def test_the_two_definitions_of_hd95_differ_where_one_side_has_little_surface():
     # The far ball is a large part of the prediction's surface, a small part of both surfaces pooled.
     reference = ball((10, 10, 10), 8, MM, (21, 21, 60))
     prediction = ball((10, 10, 10), 2, MM, (21, 21, 60)) | ball((10, 10, 50), 1, MM, (21, 21, 60))
-    assert (
-        region_scores.hd95_mm(prediction, reference, MM)
-        > region_scores.hd95_pooled_mm(prediction, reference, MM) + 5
-    )
+    row = scores(prediction, reference)
+    assert row.hd95_mm > row.hd95_pooled_mm + 5
 
 
 # --- empty masks ----------------------------------------------------------------------------------------
 
 SOME, NOTHING = mask((3, 3, 3)), mask()
-
-
-def by_name(prediction, reference, empty):
-    """Every score of one pair under a rule, in the columns' names."""
-    tissues = [one.astype(np.uint8) * Tissue.ET for one in (prediction, reference)]
-    rows = region_scores.score_case(*tissues, MM, empty)
-    for row in rows:  # nothing but ET: its masks are those of WT and TC too
-        assert str(dataclasses.replace(row, region="ET")) == str(rows[2])
-    one = dataclasses.asdict(rows[2])
-    # Each score alone says the same.
-    assert str(one["dice"]) == str(region_scores.dice(prediction, reference, empty))
-    assert str(one["sensitivity"]) == str(region_scores.sensitivity(prediction, reference, empty))
-    assert str(one["specificity"]) == str(region_scores.specificity(prediction, reference))
-    for score in (region_scores.hd95_mm, region_scores.hd95_pooled_mm, region_scores.hausdorff_mm, nsd_1mm):
-        assert str(one[score.__name__]) == str(score(prediction, reference, MM, empty))
-    return {name: one[name] for name in (*region_scores.SCORES, "empty") if not name.endswith("_ml")}
 
 
 # One voxel among 8 x 8 x 8 = 512, in a slice of 64.
@@ -186,10 +169,10 @@ EMPTIES = {
     ids=["both_empty", "reference_empty", "prediction_empty"],
 )
 def test_every_score_of_an_empty_mask_is_what_its_rule_says(rule, lacking, prediction, reference):
-    expected = EMPTIES[rule, lacking]
-    found = by_name(prediction, reference, rule)
-    assert found.pop("empty") == lacking
-    assert found == pytest.approx(expected, abs=0, nan_ok=True)
+    row = dataclasses.asdict(scores(prediction, reference, empty=rule))
+    assert row["empty"] == lacking
+    judged = {name: row[name] for name in region_scores.SCORES if not name.endswith("_ml")}
+    assert judged == pytest.approx(EMPTIES[rule, lacking], abs=0, nan_ok=True)
 
 
 def test_the_distance_of_a_region_that_one_side_lacks_is_the_challenge_image_s_diagonal():
@@ -198,14 +181,12 @@ def test_the_distance_of_a_region_that_one_side_lacks_is_the_challenge_image_s_d
 
 def test_an_unknown_rule_names_the_known_ones():
     with pytest.raises(InputError, match="brats, nan"):
-        region_scores.hd95_mm(SOME, SOME, MM, "zero")
-    with pytest.raises(InputError, match="brats, nan"):
-        region_scores.score_case(SOME.astype(np.uint8), SOME.astype(np.uint8), MM, "zero")
+        scores(SOME, SOME, empty="zero")
 
 
 def test_masks_of_two_shapes_are_refused_with_both_shapes():
     with pytest.raises(InputError, match=r"\(8, 8, 8\).*\(8, 8, 9\)"):
-        region_scores.hd95_mm(SOME, mask(shape=(8, 8, 9)), MM)
+        scores(SOME, mask(shape=(8, 8, 9)))
 
 
 # --- whole cases ----------------------------------------------------------------------------------------
@@ -220,23 +201,28 @@ def a_pair():
     return prediction, reference
 
 
-def test_a_case_gives_a_row_per_region_that_agrees_with_each_score_alone():
+def alone(prediction, reference, region, spacing_mm):
+    """A region's row as of a case that has nothing else."""
+    return scores(region_mask(prediction, region), region_mask(reference, region), spacing_mm)
+
+
+def test_a_case_gives_a_row_per_region_as_if_each_were_alone():
     prediction, reference = a_pair()
     spacing = (1.0, 2.0, 3.0)
     rows = {row.region: row for row in region_scores.score_case(prediction, reference, spacing)}
     assert list(rows) == ["WT", "TC", "ET"]
-    for region in ("WT", "TC"):
-        ours, theirs = region_mask(prediction, region), region_mask(reference, region)
-        assert rows[region].hd95_mm == region_scores.hd95_mm(ours, theirs, spacing)
-        assert rows[region].hd95_pooled_mm == region_scores.hd95_pooled_mm(ours, theirs, spacing)
-        assert rows[region].hausdorff_mm == region_scores.hausdorff_mm(ours, theirs, spacing)
-        assert rows[region].nsd_1mm == nsd_1mm(ours, theirs, spacing)
-        assert rows[region].dice == region_scores.dice(ours, theirs)
-        assert rows[region].sensitivity == region_scores.sensitivity(ours, theirs)
-        assert rows[region].specificity == region_scores.specificity(ours, theirs)
-        in_slices = region_scores.specificity_tumour_slices(ours, theirs, region_mask(reference, "WT"))
-        assert rows[region].specificity_tumour_slices == in_slices
-        assert rows[region].specificity_tumour_slices < rows[region].specificity < 1
+    for region, row in rows.items():
+        expected = dataclasses.replace(
+            alone(prediction, reference, region, spacing),
+            region=region,
+            specificity_tumour_slices=row.specificity_tumour_slices,
+        )
+        assert row == expected
+        # The slices that hold tumour are the whole tumour's, for every region: k from 2 to 7.
+        ours, theirs = (region_mask(tissues, region)[:, :, 2:8] for tissues in (prediction, reference))
+        negatives = np.count_nonzero(~theirs)
+        assert row.specificity_tumour_slices == 1 - np.count_nonzero(ours & ~theirs) / negatives
+        assert row.specificity_tumour_slices < row.specificity < 1
     # 6 x 6 x 6 voxels of 6 mm3 are 1.296 ml.
     assert rows["WT"].reference_volume_ml == pytest.approx(1.296)
     assert rows["ET"].empty == "reference"
@@ -252,9 +238,8 @@ def test_regions_of_one_size_on_one_side_only_keep_their_own_distances():
     prediction[4, 4, 9:] = Tissue.ED
     rows = {row.region: row for row in region_scores.score_case(prediction, reference, MM)}
     for region, row in rows.items():
-        pair = region_mask(prediction, region), region_mask(reference, region)
-        assert row.hausdorff_mm == region_scores.hausdorff_mm(*pair, MM)
-        assert row.nsd_1mm == nsd_1mm(*pair, MM)
+        expected = alone(prediction, reference, region, MM)
+        assert [getattr(row, name) for name in ON_SURFACES] == [getattr(expected, name) for name in ON_SURFACES]
     assert len({row.hausdorff_mm for row in rows.values()}) == 3
 
 

@@ -65,12 +65,6 @@ def test_masks_laid_out_along_k_first_have_the_same_distances():
     np.testing.assert_array_equal(plain.prediction_to_reference_mm, turned.prediction_to_reference_mm)
 
 
-def test_the_bounding_box_holds_all_and_no_more():
-    assert surfaces.bounding_box(box((2, 5), (0, 12), (11, 12))) == np.s_[2:5, 0:12, 11:12]
-    assert surfaces.bounding_box(box((3, 4), (3, 4), (3, 4)).astype(np.uint8) * 4) == np.s_[3:4, 3:4, 3:4]
-    assert np.zeros((4, 4, 4))[surfaces.bounding_box(np.zeros((4, 4, 4)))].size == 0
-
-
 # --- what distances say ---------------------------------------------------------------------------------
 
 
@@ -92,6 +86,26 @@ def test_the_surface_dice_of_areas_is_their_share_within_the_tolerance():
     assert surfaces.area_within(distances, 1) == pytest.approx((1 + 2 + 4) / (6 + 9))  # 1 mm is within 1 mm
     # Voxels count alike, and each surface for half: 2 of 3, and 1 of 2.
     assert surfaces.voxels_within(distances, 1) == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_a_wider_tolerance_never_lowers_the_surface_dice():
+    a, b = ball((9, 9, 9), 6, (1, 1, 2), (19, 19, 19)), ball((11, 8, 9), 7, (1, 1, 2), (19, 19, 19))
+    distances = surfaces.element_distances(a, b, (1, 1, 2))
+    shares = [surfaces.area_within(distances, tolerance_mm) for tolerance_mm in (0, 0.5, 1, 2, 4, 8)]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] == 1
+
+
+def test_the_surface_dice_is_1_within_any_tolerance_and_0_beyond():
+    # Plates a step of 3 mm apart along i: all of both surfaces but nothing less than 3 mm away.
+    plate, moved = box((3, 4), (2, 9), (2, 9)), box((4, 5), (2, 9), (2, 9))
+    near = surfaces.element_distances(plate, moved, (3, 1, 1))
+    assert surfaces.area_within(near, 3) == 1
+    # The plates share the faces halfway between them: less than all, more than nothing.
+    assert 0 < surfaces.area_within(near, 2.9) < 1
+    far = box((9, 10), (2, 9), (2, 9))
+    assert surfaces.area_within(surfaces.element_distances(plate, far, (3, 1, 1)), 2.9) == 0
+    assert surfaces.area_within(surfaces.element_distances(plate, far, (0.5, 1, 1)), 2.9) > 0
 
 
 def test_pooled_percentiles_count_both_directions_alike():

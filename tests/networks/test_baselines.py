@@ -13,6 +13,7 @@ from serving.client import Client
 from tfbrats import config, config_file, export, train
 from tfbrats import networks as models
 from tfbrats.batches import slice_stream
+from tfbrats.batches.stream import Share
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
 from tfbrats.inference import saved_model
@@ -270,7 +271,7 @@ def test_its_header_names_paper_row_score_and_data(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_its_loss_goes_down_on_slices_that_it_sees_again(name, record_set):
     settings = record_set.config(*overrides_of(name), "model.width=4")
-    batch = next(iter(slice_stream.training(record_set.manifest, record_set.folder, settings, 0, 4)))
+    batch = next(iter(slice_stream.training(record_set.manifest, settings, 0, Share(4))))
     keras.utils.set_random_seed(0)
     network, optimizer = models.build(settings), keras.optimizers.SGD(0.02, 0.9)
     optimizer.build(network.trainable_variables)

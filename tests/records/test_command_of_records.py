@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord
-from tfbrats.cases import case, nifti, overlays, preprocess
+from tfbrats.cases import boxes, case, nifti, overlays, preprocess
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
@@ -505,7 +505,7 @@ def check_given_back(cases, folder, output, edition=None):
         loaded = case.load(one, modalities)
         prepared = preprocess.prepare(loaded, (), 4)
         stored = prepared.image.astype(np.float16).astype(np.float32)
-        whole = loaded.grid.to_file(preprocess.uncrop(stored, prepared.box_ijk, prepared.shape_ijk))
+        whole = loaded.grid.to_file(boxes.uncrop(stored, prepared.box_ijk, prepared.shape_ijk))
         for m, name in enumerate(modalities):
             image = nibabel.load(output / one.case_id / f"{one.case_id}_{name}.nii.gz")
             assert image.get_data_dtype() == np.float32 and np.array_equal(image.affine, ours.affine)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfbrats import config_file
+from tfbrats.cases.case import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.records import tfrecord
@@ -16,7 +17,6 @@ from tfbrats.records.manifest import (
     MANIFEST,
     CaseRow,
     Manifest,
-    Rejected,
     Shard,
     check_identity,
     check_shard,

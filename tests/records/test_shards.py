@@ -22,7 +22,7 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets
-from tfbrats.records import manifest, schema, shards, tfrecord
+from tfbrats.records import manifest, price, schema, shards, tfrecord
 from tfbrats.records.price import Price, measured_price
 
 OVERRIDES = ("records.slice_shape=[32, 32]", "records.min_shards=2")
@@ -240,7 +240,7 @@ def test_a_shard_is_finished_when_file_row_and_task_agree(cases_folder, tmp_path
     assert shards.is_finished(task, {task.files[0]: row})
     assert not shards.is_finished(other, {task.files[0]: row})
     assert not shards.is_finished(dataclasses.replace(task, sha256="another"), {task.files[0]: row})
-    rejected = manifest.Rejected(case_id="a", stage="read", reason="b", hint="c")
+    rejected = case.Rejected(case_id="a", stage="read", reason="b", hint="c")
     assert not shards.is_finished(task, {task.files[0]: row.model_copy(update={"rejected": (rejected,)})})
     path = tmp_path / task.files[0]
     content = bytearray(path.read_bytes())
@@ -283,7 +283,7 @@ def test_n4_is_in_the_hours_once_for_each_modality(cases_folder, monkeypatch):
     dataset = layouts.find(cases_folder)
     splits = {"train": [one.case_id for one in dataset.cases]}
     clock = [0.0]
-    monkeypatch.setattr(shards.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(price.time, "monotonic", lambda: clock[0])
 
     def n4(*_):
         clock[0] += 100

@@ -130,8 +130,8 @@ def test_a_picture_shows_the_prediction_where_the_prediction_is(pairs):
     pair = pairs[0]
     expert, grid = case.load_label(pair.reference, pair.schema)
     for prediction, same in ((expert, True), (np.roll(expert, 3, axis=0), False)):
-        for plane in case_pictures.case_pictures(pair, prediction, expert, grid.spacing_mm)["planes"]:
-            drawn = {panel["title"]: panel["picture"] for panel in plane["panels"]}
+        for plane in case_pictures.case_pictures(pair, prediction, expert, grid.spacing_mm).planes:
+            drawn = {panel.title: panel.picture for panel in plane.panels}
             assert list(drawn) == [
                 "FLAIR, reference", "FLAIR, prediction", "T1ce, reference", "T1ce, prediction",
             ]  # fmt: skip
@@ -154,20 +154,20 @@ def test_the_sampling_maps_show_the_slice_with_most_tumour_and_its_counts(pairs)
     loaded = case.load(pairs[0].source)
     tumour, brain = region_mask(loaded.label, "WT"), (loaded.image != 0).any(-1)
     maps = sampling_maps.sampling_maps(pairs[0], settings)
-    assert maps["k"] == (tumour & brain).sum((0, 1)).argmax()
-    assert maps["positives"] == (tumour & brain)[..., maps["k"]].sum()
-    assert maps["p2"] == pytest.approx(min(1, 0.5 * maps["positives"] / maps["normals"]))
+    assert maps.k == (tumour & brain).sum((0, 1)).argmax()
+    assert maps.positives == (tumour & brain)[..., maps.k].sum()
+    assert maps.p2 == pytest.approx(min(1, 0.5 * maps.positives / maps.normals))
     # Drawn at random with probability p2: five standard deviations are beyond chance.
-    spread = np.sqrt(maps["normals"] * maps["p2"] * (1 - maps["p2"]))
-    assert abs(maps["drawn"] - maps["normals"] * maps["p2"]) < 5 * spread + 1
+    spread = np.sqrt(maps.normals * maps.p2 * (1 - maps.p2))
+    assert abs(maps.drawn - maps.normals * maps.p2) < 5 * spread + 1
     assert maps == sampling_maps.sampling_maps(pairs[0], settings)
 
 
 def test_the_weights_are_those_of_the_regions(pairs):
     maps = sampling_maps.sampling_maps(pairs[0], config_file.load("cun_lws.yaml", LWS))
-    titles = [panel["title"] for panel in maps["panels"]]
+    titles = [panel.title for panel in maps.panels]
     assert titles == ["FLAIR, reference", "regions S1 to S4", "W of U-Net1, one draw", "W of U-Net2, one draw"]
-    _, regions, first, second = (decoded(panel["picture"]) for panel in maps["panels"])
+    _, regions, first, second = (decoded(panel.picture) for panel in maps.panels)
     assert regions.shape == first.shape == second.shape
 
     def inside(region):

@@ -10,8 +10,9 @@ import pytest
 from tfbrats import config_file
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.runs import folder as run
 from tfbrats.runs import listing
+from tfbrats.runs.__main__ import main
+from tfbrats.runs.folder import RunFolder
 
 A_HEADER = "epoch,steps,loss,training_dice_wt,validation_loss,dice_wt,dice_tc,dice_et\n"
 B_HEADER = "epoch,steps,loss,validation_loss,dice\n"
@@ -19,7 +20,7 @@ B_HEADER = "epoch,steps,loss,validation_loss,dice\n"
 
 def write_run(folder, name="cun.yaml", *overrides, **histories):
     """A run folder with the history.csv of each region; `own` is that of the run itself."""
-    run.start(folder, config_file.load(name, ["train.epochs=3", "data.records=records/x", *overrides]))
+    RunFolder(folder).start(config_file.load(name, ["train.epochs=3", "data.records=records/x", *overrides]))
     for region, text in histories.items():
         home = folder if region == "own" else files.join(folder, region)
         files.write_bytes(files.join(home, "history.csv"), text.encode())
@@ -183,13 +184,13 @@ def test_it_lists_runs_of_an_object_store():
 def test_json_holds_what_the_table_shows(tmp_path, capsys):
     write_run(tmp_path / "one", own=a_rows((1.0, 0.5)))
     (tmp_path / "photos").mkdir()
-    listing.main([str(tmp_path), "--json"])
+    main([str(tmp_path), "--json"])
     told = json.loads(capsys.readouterr().out)
     (one,) = told["runs"]
     assert (one["name"], one["network"], one["records"], one["mean_dice"]) == ("one", "cun", "records/x", 0.5)
     assert one["networks"][0]["state"] == "epoch 1 of 3" and one["networks"][0]["best_epoch"] == 1
     assert told["not_listed"] == {"photos": "no run (no config.yaml)"}
-    listing.main([str(tmp_path)])
+    main([str(tmp_path)])
     assert "one  cun      epoch 1 of 3     1          1  0.500" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """Paired differences of two runs: what must hold of any interval, and numbers worked out by hand."""
 
+import dataclasses
 import math
 import warnings
 
@@ -9,6 +10,8 @@ import pytest
 from tfbrats.errors import InputError
 from tfbrats.reporting import score_text
 from tfbrats.scoring import comparison
+from tfbrats.scoring.evaluation import Evaluation
+from tfbrats.scoring.origin import Model
 
 
 def rows(values, **more):
@@ -143,9 +146,10 @@ def test_scores_against_two_references_are_not_compared():
 
 
 def test_what_to_call_a_run():
-    assert comparison.name_of({"model": {"row": "cun_lws"}}, "scores/a") == "cun_lws"
-    assert comparison.name_of({"model": {"row": None}}, "scores/a/") == "a"
-    assert comparison.name_of({"model": None}, "scores/a") == "a"
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(Evaluation))
+    assert Evaluation(**nothing | {"model": Model(row="cun_lws")}).name("scores/a") == "cun_lws"
+    assert Evaluation(**nothing | {"model": Model(name="tumours")}).name("scores/a/") == "a"
+    assert Evaluation(**nothing).name("scores/a") == "a"
 
 
 def test_the_text_marks_what_excludes_0():

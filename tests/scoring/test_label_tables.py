@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from tfbrats import evaluate, report
+from tfbrats import report
 from tfbrats.cases import case, nifti
 from tfbrats.datasets import label_candidates
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, Tissue
-from tfbrats.scoring import case_scores, evaluation, label_tables
+from tfbrats.scoring import case_scores, evaluation, label_tables, score_files
 from tfbrats.scoring.pairs import Pair
 
 SHAPE = (40, 40, 16)  # what a picture needs
@@ -43,7 +43,7 @@ def folders(root, reference, prediction):
 
 
 def dice(content):
-    return [content["summary"][region]["dice"]["mean"] for region in ("WT", "TC", "ET")]
+    return [content.summary[region]["dice"].mean for region in ("WT", "TC", "ET")]
 
 
 def test_the_advice_followed_to_the_letter_gives_the_true_score(tmp_path):
@@ -58,7 +58,7 @@ def test_the_advice_followed_to_the_letter_gives_the_true_score(tmp_path):
     # Of 16 x 16 x 8 voxels 4 x 4 x 4 are ET, which both tables have as 3; the rest is exchanged in msd's.
     assert f"100.0% by 2023, {64 / 2048:.1%} by msd" in text
     content = evaluation.evaluate(*sides, prediction_edition="2023")
-    assert dice(content) == [1, 1, 1] and content["warnings"] == []
+    assert dice(content) == [1, 1, 1] and content.warnings == []
 
 
 @pytest.mark.parametrize("edition", ["2023", "2024"])
@@ -81,8 +81,8 @@ def test_masks_rewritten_in_the_decathlons_table_are_read_as_said_with_a_note(tm
     content = evaluation.evaluate(*sides, edition="msd")
     assert dice(content) == [1, 1, 1]
     # TC is 600 voxels, of which the names' own table would make the rest of 2048.
-    assert content["rows"][1]["reference_volume_ml"] == pytest.approx(0.6)
-    (note,) = content["notes"]
+    assert content.rows[1]["reference_volume_ml"] == pytest.approx(0.6)
+    (note,) = content.notes
     assert "--edition msd reads 1 as ED, but the names say 2023" in note and note.endswith("read as given")
 
 
@@ -95,14 +95,14 @@ def test_a_table_that_only_the_values_tell_is_believed(tmp_path):
     with pytest.raises(InputError, match="faults: 1\n"):  # the prediction's table may be the reference's
         evaluation.evaluate(*sides)
     content = evaluation.evaluate(*sides, edition="2023")
-    assert dice(content) == [1, 1, 1] and content["editions"] == ["2023"]
+    assert dice(content) == [1, 1, 1] and content.editions == ["2023"]
 
 
 def test_a_cavity_where_enhancing_tumour_was_meant_is_not_overlooked(tmp_path):
     # 4 is enhancing tumour until 2021 and the cavity in 2024: the values fit, and ET would be 0.
     content = evaluation.evaluate(*folders(tmp_path, "2024", "2021"))
     assert dice(content) == [pytest.approx(2 * 1984 / (2048 + 1984)), pytest.approx(2 * 536 / (600 + 536)), 0]
-    (warning,) = content["warnings"]
+    (warning,) = content.warnings
     assert warning.endswith("pass --prediction-edition 2021.")
 
 
@@ -110,7 +110,7 @@ def test_the_only_other_meaning_is_taken_and_noted(tmp_path):
     sides = folders(tmp_path, "2023", "2021")
     content = evaluation.evaluate(*sides)
     assert dice(content) == [1, 1, 1]
-    (entry,) = content["tables"]
+    (entry,) = content.tables
     assert (entry["reference"]["edition"], entry["prediction"]["edition"]) == ("2023", "2021")
     assert entry["prediction_told_by"].startswith("no other table")
 
@@ -133,11 +133,11 @@ def test_tables_of_the_same_values_are_not_confused_in_silence(tmp_path):
     content = evaluation.evaluate(*sides)
     # Reference TC: 600 voxels of NCR and ET; predicted: the 1448 that are ED, and the 64 of ET.
     assert dice(content) == [1, pytest.approx(2 * 64 / (600 + 1448 + 64)), 1]
-    (warning,) = content["warnings"]
+    (warning,) = content.warnings
     assert "Dice WT 1.000, TC 1.000, ET 1.000, and now, by 2023" in warning
     assert warning.endswith("pass --prediction-edition msd.")
     content = evaluation.evaluate(*sides, prediction_edition="msd")
-    assert dice(content) == [1, 1, 1] and content["warnings"] == []
+    assert dice(content) == [1, 1, 1] and content.warnings == []
 
 
 def test_a_poor_prediction_is_not_taken_for_an_exchanged_one():
@@ -183,7 +183,7 @@ def test_exchanged_values_are_told_whether_or_not_an_edition_has_them_so(edition
 def test_a_mask_of_one_region_is_not_scored_as_a_tissue_in_silence(tmp_path):
     sides = folders(tmp_path, "2021", "2021")
     save(sides[0], "BraTS2021_00001.nii.gz", "2021", (tissues() > 0).astype(np.uint8))
-    (warning,) = evaluation.evaluate(*sides)["warnings"]
+    (warning,) = evaluation.evaluate(*sides).warnings
     assert "all predictions hold the value 1 alone, read as NCR" in warning
 
 
@@ -192,8 +192,8 @@ def test_the_file_of_provenance_beside_a_prediction_tells_its_table(tmp_path):
     told = {"case_id": NAMES["2023"], "labels": EDITIONS["msd"].to_json(), "model": {}}
     (sides[0] / f"{NAMES['2023']}.json").write_text(json.dumps(told))
     content = evaluation.evaluate(*sides)
-    assert dice(content) == [1, 1, 1] and content["warnings"] == []
-    assert content["tables"][0]["prediction_told_by"] == "the files of --provenance beside them say"
+    assert dice(content) == [1, 1, 1] and content.warnings == []
+    assert content.tables[0]["prediction_told_by"] == "the files of --provenance beside them say"
 
 
 def test_nnunets_own_file_beside_its_predictions_tells_their_table(tmp_path):
@@ -201,8 +201,8 @@ def test_nnunets_own_file_beside_its_predictions_tells_their_table(tmp_path):
     labels = {"background": 0, "edema": 1, "non-enhancing": 2, "enhancing": 3}
     (sides[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
     content = evaluation.evaluate(*sides)
-    assert dice(content) == [1, 1, 1] and content["warnings"] == []
-    assert content["tables"][0]["prediction_told_by"].endswith("dataset.json says")
+    assert dice(content) == [1, 1, 1] and content.warnings == []
+    assert content.tables[0]["prediction_told_by"].endswith("dataset.json says")
 
 
 def test_a_file_or_two_in_other_values_are_named_and_the_rest_is_not_reinterpreted(tmp_path):
@@ -217,7 +217,7 @@ def test_a_file_or_two_in_other_values_are_named_and_the_rest_is_not_reinterpret
 
 def test_the_page_reads_each_side_as_it_was_scored(tmp_path):
     sides = folders(tmp_path, "2021", "2023")
-    evaluate.write(evaluation.evaluate(*sides, prediction_edition="2023"), tmp_path / "scores")
+    score_files.write(evaluation.evaluate(*sides, prediction_edition="2023"), tmp_path / "scores")
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     (one,) = summary["metric_per_case"]
     assert one["prediction_values"] == {"(1, 2, 4)": [1, 2, 3], "(1, 4)": [1, 3], "(4,)": [3]}
@@ -303,13 +303,13 @@ def test_references_without_any_enhancing_tumour_by_the_table_given_are_not_read
         save(tmp_path / "p", f"own{n}.nii.gz", "2021")
     says = r"edition 2024 reads value 4 as resection cavity, and no mask has enhancing tumour; in edition 2017"
     if number == 1:
-        (warning,) = evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")["warnings"]
+        (warning,) = evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2024").warnings
         assert says in warning
     else:
         with pytest.raises(InputError, match=says):
             evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2024")
     content = evaluation.evaluate(tmp_path / "p", tmp_path / "r", edition="2021")
-    assert content["warnings"] == [] and dice(content) == [1, 1, 1]
+    assert content.warnings == [] and dice(content) == [1, 1, 1]
 
 
 def test_files_of_values_that_every_table_has_do_not_make_the_others_the_exception(tmp_path):
@@ -329,7 +329,7 @@ def test_a_dataset_json_that_the_predictions_contradict_is_passed_over_with_a_no
     (sides[0] / "dataset.json").write_text(json.dumps({"labels": labels}))
     content = evaluation.evaluate(*sides)
     assert dice(content) == [1, 1, 1]
-    (note,) = content["notes"]
+    (note,) = content.notes
     assert note.endswith(
         "dataset.json says that the predictions are written as 0 BACKGROUND, 1 ED, 2 NCR, 3 ET, "
         "but they hold 4: passed over"

@@ -5,6 +5,7 @@ import unicodedata
 
 import pytest
 
+from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.scoring import pairs
 
@@ -144,3 +145,26 @@ def test_a_prediction_whose_accents_are_stored_otherwise_is_the_cases(tmp_path):
     matched = pairs.match(tmp_path / "mine", tmp_path / "experts")
     assert [pair.case_id for pair in matched.pairs] == [composed] and not matched.faults
     assert "its letters are only spelt otherwise" in matched.notes[0]
+
+
+def test_a_data_set_is_found_once_whatever_edition_is_given(tiny_dataset, tmp_path, monkeypatch):
+    root = tiny_dataset("2020")
+    by_names = {entry.case_id: entry.schema for entry in layouts.find(root).cases}
+    calls = []
+    real = layouts.find
+    monkeypatch.setattr(layouts, "find", lambda *given: calls.append(given) or real(*given))
+    for edition in (None, "2023"):
+        references = pairs.references_of(root, edition, [ONE, TWO])
+        names_say = {pair.case_id: pair.names_say for pair in references}
+        assert names_say == (dict.fromkeys(by_names) if edition is None else by_names)
+    assert len(calls) == 2
+
+
+def test_names_that_do_not_tell_every_table_say_nothing(tiny_dataset, tmp_path):
+    root = shutil.copytree(tiny_dataset("2020"), tmp_path / "data")
+    for path in (root / TWO).iterdir():
+        path.rename(path.with_name(path.name.replace(TWO, "patient7")))
+    (root / TWO).rename(root / "patient7")
+    with pytest.raises(InputError, match="the edition of patient7"):
+        layouts.find(root)
+    assert [pair.names_say for pair in pairs.references_of(root, "2023", [ONE, "patient7"])] == [None, None]

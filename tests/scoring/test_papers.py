@@ -1,6 +1,6 @@
 """The papers' numbers, digit by digit, and our rows beside them."""
 
-import math
+import dataclasses
 
 import pytest
 
@@ -8,6 +8,9 @@ from tfbrats.errors import InputError
 from tfbrats.metrics import region_scores
 from tfbrats.reporting import paper_text
 from tfbrats.scoring import papers
+from tfbrats.scoring.evaluation import EmptyRule, Evaluation
+from tfbrats.scoring.origin import Model, Split
+from tfbrats.scoring.summaries import Statistics
 
 # Paper A, Table 1 as printed: Dice, sensitivity, specificity of WT, then TC, then ET.
 PAPER_A = {
@@ -33,24 +36,35 @@ PAPER_B_TEST = {
 }
 
 
-def content(row="cun_lws", dice=0.5, cases=12, split="test", edition="2020"):
-    """What `tables` looks at of an evaluation; every score of a region is `dice`, but ET's a tenth less."""
+def evaluation(row="cun_lws", dice=0.5, cases=12, split="test", edition="2020", missing=()):
+    """One of which every score of a region is `dice`, but ET's a tenth less."""
     number = {"WT": dice, "TC": dice, "ET": dice - 0.1}
     summary = {
         region: {
-            score: {"mean": number[region], "std": 0.01, "median": 0.02, "25quantile": 0.03, "75quantile": 0.04}
+            score: Statistics(number[region], 0.01, 0.02, 0.03, 0.04, n=cases, touched=0)
             for score in region_scores.SCORES
         }
         for region in number
     }
-    return {
-        "model": {"row": row, "name": row} if row else None,
-        "split": {"name": split, "sha256": "5", "of": "splits.json"} if split else None,
-        "cases": cases,
-        "editions": [edition],
-        "reference": "data/phantoms",
-        "summary": summary,
-    }
+    return Evaluation(
+        prediction="predicted",
+        reference="data/phantoms",
+        edition_given=None,
+        editions=[edition],
+        cases=cases,
+        missing=list(missing),
+        notes=[],
+        model=Model(name=row, row=row) if row else None,
+        split=Split(split, "5", "splits.json") if split else None,
+        empty_rule=EmptyRule("brats", ""),
+        summary=summary,
+        rows=[],
+        versions={},
+    )
+
+
+def lines(name, ours):
+    return papers.lines(name, [one.line(papers.TABLES[name]) for one in ours])
 
 
 def test_paper_as_table_is_the_papers():
@@ -92,8 +106,8 @@ def test_every_column_is_a_score_of_ours_and_every_row_is_full():
 
 
 def test_each_paper_row_is_followed_by_ours_of_that_row():
-    first, second, other = content("cun", 0.6), content("cun", 0.7), content("drn", 0.8)
-    found = papers.lines("paper_a", [first, second, other])
+    first, second, other = evaluation("cun", 0.6), evaluation("cun", 0.7), evaluation("drn", 0.8)
+    found = lines("paper_a", [first, second, other])
     assert [(line.row, line.whose) for line in found] == [
         ("unet2d", "paper"), ("bfcn", "paper"), ("drn", "paper"), ("drn", "ours"), ("cun", "paper"),
         ("cun", "ours"), ("cun", "ours"), ("cun_lws", "paper"),
@@ -107,25 +121,32 @@ def test_each_paper_row_is_followed_by_ours_of_that_row():
 
 @pytest.mark.parametrize("row", ["cun", None])
 def test_ours_that_is_no_row_of_the_table_is_shown_last_and_not_dropped(row):
-    found = papers.lines("paper_b", [content(row)])
+    found = lines("paper_b", [evaluation(row)])
     assert [line.whose for line in found] == ["paper"] * 3 + ["ours"]
-    assert found[-1].row == (row or "")
+    assert (found[-1].row, found[-1].name, found[-1].title) == (None, row or "", row or "no row")
+
+
+def test_a_model_that_is_called_as_a_row_is_no_row():
+    named = dataclasses.replace(evaluation("cun"), model=Model(name="cun"))
+    found = lines("paper_a", [named])
+    assert [line.whose for line in found] == ["paper"] * 5 + ["ours"]
+    assert (found[-1].row, found[-1].title) == (None, "cun")
 
 
 def test_which_cases_ours_are_of_is_said():
-    assert papers.cases_of(content(split=None, cases=1)) == "all cases given, 1 case, BraTS 2020"
-    assert papers.cases_of(content(edition="msd")) == "test split, 12 cases, MSD Task01"
-    with_missing = content() | {"missing": ["a", "b"]}
-    assert papers.cases_of(with_missing) == "test split, 12 cases (2 scored as empty), BraTS 2020"
+    assert evaluation(split=None, cases=1).which_cases == "all cases given, 1 case, BraTS 2020"
+    assert evaluation(edition="msd").which_cases == "test split, 12 cases, MSD Task01"
+    with_missing = evaluation(missing=("a", "b"))
+    assert with_missing.which_cases == "test split, 12 cases (2 scored as empty), BraTS 2020"
 
 
 def test_the_row_of_an_evaluation_without_a_model_is_unknown():
-    assert papers.row_of(content("msm")) == "msm"
-    assert papers.row_of({"model": None}) is None and papers.row_of({}) is None
+    assert evaluation("msm").row == "msm"
+    assert evaluation(None).row is None
 
 
 @pytest.mark.parametrize("name", ["paper_a", "paper_b"])
-@pytest.mark.parametrize("ours", [[], [content("msm"), content("cun"), content(None)]])
+@pytest.mark.parametrize("ours", [[], [evaluation("msm"), evaluation("cun"), evaluation(None)]])
 def test_the_text_fits_a_terminal_of_110_columns_and_has_every_number_of_the_paper(name, ours):
     text = paper_text.text(name, ours)
     assert max(map(len, text.splitlines())) <= 110
@@ -135,15 +156,15 @@ def test_the_text_fits_a_terminal_of_110_columns_and_has_every_number_of_the_pap
 
 
 def test_the_text_says_whose_each_row_is_and_how_specificity_is_meant():
-    text = paper_text.text("paper_a", [content("cun_lws")])
+    text = paper_text.text("paper_a", [evaluation("cun_lws")])
     assert "ours [1] cun_lws, means of test split, 12 cases, BraTS 2020, reference phantoms" in text
     assert "paper    means of 42 HGG cases of BraTS 2017" in text
     assert "fits tumour-bearing slices" in text
 
 
 def test_paper_bs_second_table_stands_below_beside_ours_of_msm_alone():
-    assert "Table 2" not in paper_text.text("paper_b", [content("unet3d")])
-    lines = paper_text.text("paper_b", [content("msm", 0.7)]).splitlines()
+    assert "Table 2" not in paper_text.text("paper_b", [evaluation("unet3d")])
+    lines = paper_text.text("paper_b", [evaluation("msm", 0.7)]).splitlines()
     (at,) = (n for n, line in enumerate(lines) if line.startswith("median") and "paper" in line)
     # WT, TC, ET of Dice, Hausdorff and HD95
     assert lines[at].split() == [
@@ -156,8 +177,8 @@ def test_paper_bs_second_table_stands_below_beside_ours_of_msm_alone():
 
 
 def test_an_undefined_mean_is_a_dash():
-    ours = content("cun")
-    ours["summary"]["ET"]["dice"]["mean"] = math.nan
+    ours = evaluation("cun")
+    ours.summary["ET"]["dice"] = Statistics.of([], touched=0)
     (line,) = (
         line
         for line in paper_text.text("paper_a", [ours]).splitlines()

@@ -14,7 +14,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.predictions import model_card
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights
 
 
@@ -68,7 +68,7 @@ def test_a_run_that_was_moved_is_still_read(cascade_run, tmp_path):
     """Checkpoints are found by the folder that is given, not by the one that the config was written with."""
     folder = tmp_path / "elsewhere"
     shutil.copytree(cascade_run.folder, folder)
-    settings = run.read_config(folder)
+    settings = RunFolder(folder).config
     assert settings.run.dir == cascade_run.folder
     card = export.card_of(folder, "m", 1, export.segmenter_of(folder))
     assert card.training_data["config"]["run"]["dir"] == str(folder)

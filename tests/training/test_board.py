@@ -301,3 +301,26 @@ def test_loss_parts_dice_and_speed_stand_in_a_hundred_columns(size, monkeypatch)
 def test_a_hidden_bar_takes_its_numbers_without_a_word():
     with board.progress_bar(3, 0, "epoch 1/1", hidden=True) as bar:
         board.show(bar, SUMS, 1, 4, "slices")
+
+
+# --- pace -----------------------------------------------------------------------------------------------
+
+
+def test_the_pace_is_told_once_without_the_first_step_and_without_what_is_no_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
+    pace, told = board.Pace(), []
+    pace.begin_step()
+    for step in range(30):
+        now[0] += 100 if step == 0 else 2  # the first compiles
+        told.append(pace.after_step())
+        now[0] += 7  # a checkpoint is saved
+        pace.begin_step()
+    assert [value for value in told if value] == [2.0] and told.index(2.0) == 20
+
+
+def test_the_forecast_says_pace_time_left_and_memory():
+    assert board.forecast("61.2 slices/s", 3725.0, 50, {"GPU:0": 3 * 2**29, "GPU:1": 2**30}) == (
+        "pace        61.2 slices/s over 20 steps; about 1:02:05 to the end of epoch 50; "
+        "peak memory: GPU:0 1.5 GiB, GPU:1 1.0 GiB"
+    )

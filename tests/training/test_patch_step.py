@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfbrats import networks
 from tfbrats.batches import patch_stream
+from tfbrats.batches.stream import Share
 from tfbrats.networks import losses
 from tfbrats.training import patch_step
 
@@ -182,24 +183,24 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from tfbrats import config_file, networks
 from tfbrats.batches import patch_stream
+from tfbrats.batches.stream import Share
 from tfbrats.records import manifest as manifests
 from tfbrats.training import devices, patch_step
 
 def first_step(strategy_name, per_replica):
     settings = config_file.load("smoke_3d.yaml", json.loads(sys.argv[1]) + [f"train.batch_size={per_replica}"])
     strategy = devices.strategy_for(strategy_name)
-    folder = settings.data.records
-    manifest = manifests.read_manifest(folder)
+    manifest = manifests.read_manifest(settings.data.records)
     keras.utils.set_random_seed(0)
     with strategy.scope():
         network = networks.build(settings, 2, "ET")
         optimizer = keras.optimizers.SGD(0.1)
         optimizer.build(network.trainable_variables)
-    stream = devices.shared_out(strategy, patch_stream.training(manifest, folder, settings, "ET", 0, 4))
+    stream = devices.shared_out(strategy, patch_stream.training(manifest, settings, "ET", 0, Share(4)))
     loss = float(patch_step.train_step(strategy, network, optimizer)(next(stream))["loss"])
     weights = np.concatenate([np.array(v.value).ravel() for v in network.variables])
     validate = patch_step.validation_step(strategy, network)
-    batches = patch_stream.validation(manifest, folder, settings, "ET", "validation", 4)
+    batches = patch_stream.validation(manifest, settings, "ET", "validation", Share(4))
     sums = sum(validate(batch).numpy() for batch in devices.shared_out(strategy, batches))
     return strategy.num_replicas_in_sync, loss, weights, sums
 
@@ -257,8 +258,8 @@ def test_two_steps_in_mixed_precision_have_logits_and_loss_in_float32(patch_reco
     size = 32 if name == "unet3d" else 16
     own = (f"model.name={name}", f"sampling.patch_size={size}", f"train.precision={precision}")
     settings = patch_records.config("volumes", *own)
-    manifest, folder = patch_records.manifest("volumes"), patch_records.folders["volumes"]
-    batches = list(patch_stream.training(manifest, folder, settings, region, 0, 2).take(2))
+    manifest = patch_records.manifest("volumes")
+    batches = list(patch_stream.training(manifest, settings, region, 0, Share(2)).take(2))
     network = built(precision, settings, region)
     assert network.layers[1].compute_dtype == precision.removeprefix("mixed_")
     optimizer = keras.optimizers.Adam(1e-3, 0.5, 0.9999)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfbrats import train
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import patch_step
 
 HOMES = ("wt", "tc", "et")
@@ -162,7 +162,7 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
             assert same(weights(folder / home, which), weights(f"{cascade_run.folder}/{home}", which)), home
     assert history == [row for row in cascade_run.history if row["region"] == "TC"]
     # What the folder says of itself is of all three, whichever was trained last.
-    kept = run.read_config(folder)
+    kept = RunFolder(folder).config
     assert (
         kept.region == "all" and kept.model_copy(update={"run": cascade_run.config.run}) == cascade_run.config
     )
@@ -171,7 +171,7 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
 def trained_now(monkeypatch):
     """The regions that `train.train` would train, instead of training them."""
     started = []
-    monkeypatch.setattr(train, "_train_network", lambda one: started.append(one.recipe.region) or [])
+    monkeypatch.setattr(train, "_train_network", lambda training: started.append(training.recipe.region))
     return started
 
 
@@ -209,7 +209,7 @@ def test_overwriting_without_a_region_deletes_all_three(copy, monkeypatch):
     assert started == list(REGIONS)
     of_networks = {name for name in files_of(folder) if name.startswith(("wt/", "tc/", "et/"))}
     assert of_networks == {f"{home}/{name}" for home in HOMES for name in (".training", "trained_on.json")}
-    assert run.read_config(folder).train.seed == 9
+    assert RunFolder(folder).config.train.seed == 9
 
 
 def test_a_folder_that_is_no_run_is_not_overwritten_for_one_region(cascade_run, tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_a_run_can_be_made_longer_one_region_at_a_time(copy, monkeypatch):
     folder, settings = copy
     trained_now(monkeypatch)
     train.train(settings("region=et", "train.epochs=5"))
-    assert run.read_config(folder).train.epochs == 5
+    assert RunFolder(folder).config.train.epochs == 5
     with pytest.raises(InputError, match=r"model\.width: 2, there 4"):
         train.train(settings("region=et", "model.width=2"))
 

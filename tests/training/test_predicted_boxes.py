@@ -9,13 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tfbrats import train
-from tfbrats.cases import patches
-from tfbrats.cases.preprocess import box_of
+from tfbrats.cases import boxes
 from tfbrats.config_file import overridden
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.records import schema, tfrecord
-from tfbrats.runs import folder
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights, predicted_boxes
 
 CHANNEL = {"WT": 0, "TC": 2}  # flair, t1ce
@@ -63,7 +62,7 @@ def volumes(patch_records):
 
 
 def box_by_hand(mask, margin=2):
-    return [list(side) for side in patches.grown(box_of(mask), margin, mask.shape)]
+    return [list(side) for side in boxes.grown(boxes.box_of(mask), margin, mask.shape)]
 
 
 def masks_by_hand(volume, **thresholds):
@@ -118,7 +117,7 @@ def test_they_are_found_once_and_kept_with_the_run(patch_records, settings, foun
     asked = found_by(WT=1.2)
     manifest = patch_records.manifest("volumes")
     first = predicted_boxes.of_training_cases(settings, manifest, "TC")
-    kept = json.loads(files.read_bytes(f"{folder.home_of(settings, 'TC')}/boxes.json"))
+    kept = json.loads(files.read_bytes(f"{settings.run.dir}/tc/boxes.json"))
     assert kept == {"networks": {"WT": "epoch 1"}, "boxes": first}
     assert predicted_boxes.of_training_cases(settings, manifest, "TC") == first
     assert len(asked) == 1
@@ -135,7 +134,8 @@ def test_boxes_of_a_network_that_was_trained_again_are_found_again_unless_traini
     later = predicted_boxes.of_training_cases(settings, manifest, "TC")
     assert later != first
     monkeypatch.setattr(predicted_boxes, "_finished_network", lambda config, region: "epoch 3")
-    last = folder.checkpoints(folder.home_of(settings, "TC"), "last")  # inside the first epoch: no history yet
+    # Inside the first epoch: no history yet.
+    last = RunFolder(settings.run.dir).network("TC").checkpoints_path("last")
     tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(1)), last, max_to_keep=1).save()
     with pytest.raises(
         InputError, match=r"begun on the boxes of \{'WT': 'epoch 2'\}.*region=tc with --overwrite"
@@ -163,16 +163,16 @@ def test_training_on_predicted_boxes_writes_and_uses_them(patch_records, cascade
     """TC on the boxes of the shared run's WT."""
     small = ("train.epochs=2", "train.steps_per_epoch=1", "model.width=4")
     settings = patch_records.config("volumes", f"run.dir={tmp_path / 'run'}", *small, PREDICTED)
-    folder.start(settings.run.dir, settings)
+    RunFolder(settings.run.dir).start(settings)
     shutil.copytree(f"{cascade_run.folder}/wt", tmp_path / "run" / "wt")
     given = []
-    real = train.PatchRecipe
+    real = train.recipe_for
 
     def recipe(config, manifest, region, boxes):
         given.append((region, boxes))
         return real(config, manifest, region, boxes)
 
-    monkeypatch.setattr(train, "PatchRecipe", recipe)
+    monkeypatch.setattr(train, "recipe_for", recipe)
     rows = train.train(overridden(settings, ["region=tc"]))
     assert np.isfinite([row["loss"] for row in rows]).all()
     kept = json.loads((tmp_path / "run" / "tc" / "boxes.json").read_text())

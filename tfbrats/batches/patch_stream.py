@@ -4,26 +4,15 @@ What an epoch yields depends on the seed and the epoch's number alone: a resumed
 undisturbed one would have seen.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfbrats.batches.slice_stream import MAPS_AT_ONCE, region_mask
-from tfbrats.batches.stream import (
-    in_batches,
-    own_examples,
-    own_padding,
-    own_seen,
-    own_shards,
-    parse,
-    serialized,
-    shard_policy,
-    untuned,
-)
+from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import PatchConfig
-from tfbrats.inference import patches_graph
+from tfbrats.inference import patches_graph, scales
 from tfbrats.inference.boxes_graph import box_of, grown
 from tfbrats.labels import PARENT, REGIONS
 from tfbrats.records.manifest import Manifest
@@ -75,15 +64,15 @@ def _centres(label, region: str, box, numbers, region_fraction: float, seed):
     uniform = tf.random.stateless_uniform([size, 4], seed, dtype=tf.float64)
     drawn = tf.cast(tf.floor(low + uniform[:, :3] * (high - low)), tf.int32)
     voxels = tf.where(tf.reshape(region_mask(label, region), [-1]))[:, 0]  # flat: a third of the time
-    known = tf.size(voxels)
-    chosen = tf.cast(tf.floor(uniform[:, 3] * tf.cast(known, tf.float64)), tf.int32)
+    region_voxels = tf.size(voxels)
+    chosen = tf.cast(tf.floor(uniform[:, 3] * tf.cast(region_voxels, tf.float64)), tf.int32)
     number = tf.cast(numbers, tf.float64)
-    wanted = tf.floor((number + 1) * region_fraction) > tf.floor(number * region_fraction)
-    on_region = wanted & (known > 0)
+    is_due = tf.floor((number + 1) * region_fraction) > tf.floor(number * region_fraction)
+    on_region = is_due & (region_voxels > 0)
     # Without the region there is nothing to gather from: one voxel that is never chosen.
-    voxels = tf.cond(known > 0, lambda: voxels, lambda: tf.zeros([1], tf.int64))
-    found = tf.unravel_index(tf.gather(voxels, chosen), tf.shape(label, tf.int64))
-    return tf.where(on_region[:, None], tf.cast(tf.transpose(found), tf.int32), drawn)
+    voxels = tf.cond(region_voxels > 0, lambda: voxels, lambda: tf.zeros([1], tf.int64))
+    chosen_ijk = tf.unravel_index(tf.gather(voxels, chosen), tf.shape(label, tf.int64))
+    return tf.where(on_region[:, None], tf.cast(tf.transpose(chosen_ijk), tf.int32), drawn)
 
 
 def cut(image, label, centres, size: int) -> dict:
@@ -107,9 +96,9 @@ def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | Non
     box = _parent_box(label, region, config.cascade.margin)
     if boxes:
         # Where nothing was predicted, the reference's box stays.
-        known = tf.equal(volume["case_id"], list(boxes))
-        given = tf.boolean_mask(tf.constant(list(boxes.values()), tf.int32), known)
-        box = tf.cond(tf.reduce_any(known), lambda: given[0], lambda: box)
+        is_case = tf.equal(volume["case_id"], list(boxes))
+        predicted = tf.boolean_mask(tf.constant(list(boxes.values()), tf.int32), is_case)
+        box = tf.cond(tf.reduce_any(is_case), lambda: predicted[0], lambda: box)
     case_hash = tf.strings.to_hash_bucket_fast(volume["case_id"], 2**31 - 1)
     seeds = tf.stack([tf.cast(case_hash, tf.int32), seed])
     box = _jittered(box, sampling.box_jitter, tf.shape(label), seeds)
@@ -128,12 +117,12 @@ def _fresh(
     cases: int,
     epoch: int,
     boxes: Boxes | None,
-    wanted: np.ndarray | None = None,
+    looked_at: np.ndarray | None = None,
 ):
     """Serialised volumes, each pass over them after the other -> patches, `patches_per_read` of each volume.
 
     Args:
-        wanted: bool, for the first patches of the stream: where False, zeros will do, since nobody will look.
+        looked_at: bool, for the first patches of the stream: where False, zeros will do.
     """
     size, modalities = config.sampling.patch_size, len(config.data.modalities)
     per_case = config.sampling.patches_per_case
@@ -154,7 +143,7 @@ def _fresh(
             place = seed + 2 * tf.cast(number, tf.int32)
             return _cut_from(volume, config, region, boxes, first, last, place)
 
-        if wanted is None:
+        if looked_at is None:
             return cut_out()
 
         def zeros():
@@ -165,11 +154,11 @@ def _fresh(
         # The patches of all visits before: whole passes over the cases, then those of this pass.
         before = (visit // visits) * cases * per_case + cases * first + (number % cases) * (last - first)
         after = before + last - first
-        looked_at = (after > len(wanted)) | tf.reduce_any(tf.constant(wanted)[before:after])
-        found = tf.cond(looked_at, cut_out, zeros)
+        is_needed = (after > len(looked_at)) | tf.reduce_any(tf.constant(looked_at)[before:after])
+        patches = tf.cond(is_needed, cut_out, zeros)
         endings = {"x1": [modalities], "half": [modalities], "label": []}
         return {
-            name: tf.ensure_shape(found[name], [None, size, size, size, *ending])
+            name: tf.ensure_shape(patches[name], [None, size, size, size, *ending])
             for name, ending in endings.items()
         }
 
@@ -177,7 +166,7 @@ def _fresh(
     return visited.unbatch()
 
 
-def _wanted_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
+def _looked_at_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
     """Which of the first patches before a shuffle come out of it after `seen` others: bool; None: all of them.
 
     A resumed epoch skips what the first part of it saw; so that this need not be cut again, the same shuffle is
@@ -186,9 +175,9 @@ def _wanted_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
     if not seen:
         return None
     numbers = tf.data.Dataset.range(seen + shuffled["buffer_size"]).shuffle(**shuffled).take(seen)
-    wanted = np.ones(seen + shuffled["buffer_size"], bool)
-    wanted[list(numbers.as_numpy_iterator())] = False
-    return wanted
+    looked_at = np.ones(seen + shuffled["buffer_size"], bool)
+    looked_at[list(numbers.as_numpy_iterator())] = False
+    return looked_at
 
 
 # --- streams --------------------------------------------------------------------------------------------
@@ -220,7 +209,7 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
         # A batch at once: put together in float16 it is a third of what the network takes.
         # 24 x 64 x 64 x 64 x 4, twice -> 24 x 64 x 64 x 64 x 12
         x1 = tf.cast(stored["x1"], tf.float32)
-        image = patches_graph.multi_scale(x1, stored["half"]) if scaled else x1
+        image = scales.multi_scale(x1, stored["half"]) if scaled else x1
         target = tf.cast(region_mask(stored["label"], region), tf.uint8)
         return {"patch": image, "target": target, "valid": stored["valid"]}
 
@@ -230,73 +219,65 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
 
 def training(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: PatchConfig,
     region: str,
     epoch: int,
-    global_batch: int,
+    share: Share,
     first_example: int = 0,
-    workers: int = 1,
     boxes: Boxes | None = None,
-    worker: int = 0,
 ) -> tf.data.Dataset:
-    """One epoch of shuffled training batches for a region's network, without end: a worker's part of each.
+    """One epoch of shuffled training batches for a region's network, without end: a worker's share of each.
 
     Args:
-        global_batch, first_example, workers, worker: as in `data.training`.
+        first_example: as in `slice_stream.training`.
         boxes: predicted parent boxes by case; by default the reference's.
 
     Yields:
         patch float32 [N, S, S, S, 3M] (x1, x0.5, x2; x1 alone for unet3d), target uint8 [N, S, S, S] (1 in the
-        region), valid float32 [N] (all 1).
+        region), valid float32 [N] (all 1); N = share.batch.
     """
     rng = np.random.default_rng([config.train.seed, epoch])
     shards = manifest.shards_of("train", region)
-    order, shuffle_seed = rng.permutation(len(shards)), int(rng.integers(2**31))
-    policy = shard_policy(len(shards), workers)
-    order = own_shards(order, policy, workers, worker)
-    own = (policy, global_batch, first_example, workers, worker)
+    order, shuffle_seed = share.shards(rng.permutation(len(shards))), int(rng.integers(2**31))
+    own_shards = share.has_own_shards(len(shards))
     shuffled = {
         "buffer_size": config.data.shuffle_buffer,
         "seed": shuffle_seed,
         "reshuffle_each_iteration": False,
     }
     if manifest.kind == "volumes":
-        stream = serialized(manifest, folder, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
-        wanted = _wanted_after(own_seen(policy, first_example, workers), shuffled)
-        patches = _fresh(stream, config, region, sum(shards[n].examples for n in order), epoch, boxes, wanted)
-        patches = own_examples(patches.shuffle(**shuffled), *own)
+        stream = serialized(manifest, config.data.records, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
+        looked_at = _looked_at_after(share.seen(first_example, own_shards), shuffled)
+        cases = sum(shards[n].examples for n in order)
+        patches = _fresh(stream, config, region, cases, epoch, boxes, looked_at)
+        patches = share.after(patches.shuffle(**shuffled), first_example, own_shards)
     else:
-        stream = serialized(manifest, folder, "train", order, region, _READ_AT_ONCE)
+        stream = serialized(manifest, config.data.records, "train", order, region, _READ_AT_ONCE)
         # Shuffled as they lie in the file, in half the memory.
-        patches = _stored(own_examples(stream.shuffle(**shuffled).repeat(), *own))
-    return untuned(_batched(patches, config, region, global_batch // workers, 0))
+        patches = _stored(share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards))
+    return untuned(_batched(patches, config, region, share.batch, 0))
 
 
 def validation(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: PatchConfig,
     region: str,
     split: str,
-    global_batch: int,
+    share: Share,
     boxes: Boxes | None = None,
-    workers: int = 1,
-    worker: int = 0,
 ) -> tf.data.Dataset:
     """The same patches every epoch, as many as `count`; the last batch is filled up with valid = 0.
 
-    Of several workers, each has its part of each batch, as in `training`.
+    Of several workers, each has its share of each batch, as in `training`.
     """
     shards = range(len(manifest.shards_of(split, region)))
-    stream = serialized(manifest, folder, split, shards, region)
-    own = ("DATA", global_batch, 0, workers, worker)
+    stream = serialized(manifest, config.data.records, split, shards, region)
     if manifest.kind == "volumes":
         visits = -(-config.sampling.patches_per_case // config.data.patches_per_read)
         cases = manifest.count(split)
         patches = _fresh(stream.repeat(visits), config, region, cases, 0, boxes)
-        patches = own_examples(patches, *own)
+        patches = share.after(patches, 0, own_shards=False)
     else:
-        patches = _stored(own_examples(stream, *own))
-    padding = own_padding(count(manifest, config, split, region), global_batch, workers, worker)
-    return untuned(_batched(patches, config, region, global_batch // workers, padding))
+        patches = _stored(share.after(stream, 0, own_shards=False))
+    padding = share.padding(count(manifest, config, split, region))
+    return untuned(_batched(patches, config, region, share.batch, padding))

@@ -11,16 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats.batches.augment import rotate_and_flip
-from tfbrats.batches.stream import (
-    in_batches,
-    own_examples,
-    own_padding,
-    own_shards,
-    parse,
-    serialized,
-    shard_policy,
-    untuned,
-)
+from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import Config
 from tfbrats.labels import REGIONS
 from tfbrats.records.manifest import Manifest
@@ -58,62 +49,53 @@ def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
 
 def training(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: Config,
     epoch: int,
-    global_batch: int,
+    share: Share,
     first_example: int = 0,
-    workers: int = 1,
-    worker: int = 0,
 ) -> tf.data.Dataset:
-    """One epoch of shuffled, augmented training batches, without end: a worker's part of each.
+    """One epoch of shuffled, augmented training batches, without end: a worker's share of each.
 
     Args:
-        global_batch: all workers together; theirs are equal parts.
         first_example: how many examples of the epoch all workers together have seen already: goes on after
             them, with batches of whatever size.
-        worker: which of `workers` reads here.
 
     Yields:
         image float32 [N, H, W, M], label uint8 [N, H, W] (tissues), region uint8 [N, H, W]
-        (`examples.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1);
-        N = global_batch / workers.
+        (`labels.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1);
+        N = share.batch.
     """
     rng = np.random.default_rng([config.train.seed, epoch])
     shards = manifest.shards_of("train")
-    policy = shard_policy(len(shards), workers)
-    order = own_shards(rng.permutation(len(shards)), policy, workers, worker)
-    stream = serialized(manifest, folder, "train", order)
+    order = share.shards(rng.permutation(len(shards)))
+    stream = serialized(manifest, config.data.records, "train", order)
     stream = stream.shuffle(
         config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
     )
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
     examples = sum(shards[n].examples for n in order)
     stream = stream.repeat().enumerate()
-    stream = own_examples(stream, policy, global_batch, first_example, workers, worker)
+    stream = share.after(stream, first_example, share.has_own_shards(len(shards)))
     stream = stream.map(lambda n, record: (n // examples, record))
-    return untuned(_batched(stream, config, epoch, global_batch // workers, True, 0))
+    return untuned(_batched(stream, config, epoch, share.batch, True, 0))
 
 
 def validation(
     manifest: Manifest,
-    folder: str | os.PathLike,
     config: Config,
     split: str,
-    global_batch: int,
-    workers: int = 1,
-    worker: int = 0,
+    share: Share,
 ) -> tf.data.Dataset:
     """Every slice of a split once, in order, not augmented; the last batch is filled up with valid = 0.
 
-    Of several workers, each has its part of each batch, as in `training`.
+    Of several workers, each has its share of each batch, as in `training`.
     """
-    stream = serialized(manifest, folder, split, range(len(manifest.shards_of(split))))
-    stream = own_examples(stream, "DATA", global_batch, 0, workers, worker)
-    padding = own_padding(manifest.examples[split], global_batch, workers, worker)
+    stream = serialized(manifest, config.data.records, split, range(len(manifest.shards_of(split))))
+    stream = share.after(stream, 0, own_shards=False)
+    padding = share.padding(manifest.examples[split])
     # Always the draws of "epoch 0", so that the losses of two epochs can be compared.
     stream = stream.map(lambda record: (tf.constant(0, tf.int64), record))
-    return untuned(_batched(stream, config, 0, global_batch // workers, False, padding))
+    return untuned(_batched(stream, config, 0, share.batch, False, padding))
 
 
 def _seed_of(example: dict, seed: int, epoch: int, round_):

@@ -1,5 +1,6 @@
 """From shards to tensors: records as a stream, and which part of each global batch a worker reads."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -14,19 +15,19 @@ _READ_AT_ONCE = 4  # shards open at a time
 
 
 def parse(schema: Sequence[Field], serialized) -> dict:
-    """The inverse of `records.encode` in the graph: a scalar string -> tensors of the schema's types."""
+    """The inverse of `schema.encode` in the graph: a scalar string -> tensors of the schema's types."""
     features = {}
     for field in schema:
         is_int = not field.is_array and field.dtype != "string"
         features[field.name] = tf.io.FixedLenFeature([], tf.int64 if is_int else tf.string)
         if field.is_array:
             features[field.shape_name] = tf.io.FixedLenFeature([len(field.shape)], tf.int64)
-    found = tf.io.parse_single_example(serialized, features)
+    stored = tf.io.parse_single_example(serialized, features)
     example = {}
     for field in schema:
-        value = found[field.name]
+        value = stored[field.name]
         if field.is_array:
-            value = tf.reshape(tf.io.decode_raw(value, field.dtype), found[field.shape_name])
+            value = tf.reshape(tf.io.decode_raw(value, field.dtype), stored[field.shape_name])
             value.set_shape([None if size == -1 else size for size in field.shape])
         example[field.name] = value
     return example
@@ -66,41 +67,56 @@ def in_batches(examples: tf.data.Dataset, batch: int, padding: int) -> tf.data.D
     return examples.batch(batch, drop_remainder=True)
 
 
-def shard_policy(shards: int, workers: int) -> str:
-    """FILE when each worker can have whole shards of its own, else DATA: each worker reads all of them."""
-    return "FILE" if shards % workers == 0 else "DATA"
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The part of each global batch that one worker reads: all workers' parts are equal.
 
+    Where the shards can be dealt out evenly, each worker reads shards of its own. Else, and in validation, each
+    reads all of them: in each global batch the workers' parts lie one after the other.
 
-def own_shards(order: Sequence[int], policy: str, workers: int, worker: int) -> Sequence[int]:
-    """The shards of `order` that a worker reads."""
-    return order[worker::workers] if policy == "FILE" else order
-
-
-def own_seen(policy: str, seen: int, workers: int) -> int:
-    """How many of the examples that all workers together have seen lie in the stream that a worker reads."""
-    return seen // workers if policy == "FILE" else seen
-
-
-def own_examples(
-    stream: tf.data.Dataset, policy: str, global_batch: int, seen: int, workers: int, worker: int
-) -> tf.data.Dataset:
-    """What a worker reads, after `seen` examples of all workers together, by `shard_policy`'s name.
-
-    FILE: the stream is the worker's own. DATA: it is everyone's, and in each global batch the workers' parts
-    lie one after the other.
+    Attributes:
+        global_batch: examples of a step, of all workers together.
+        workers: processes that train together.
+        worker: which of them reads here, from 0.
     """
-    stream = stream.skip(own_seen(policy, seen, workers))
-    if policy == "FILE" or workers == 1:
-        return stream
-    part = global_batch // workers
-    numbered = stream.enumerate().filter(lambda n, _: n // part % workers == worker)
-    return numbered.map(lambda _, example: example)
 
+    global_batch: int
+    workers: int = 1
+    worker: int = 0
 
-def own_padding(examples: int, global_batch: int, workers: int, worker: int) -> int:
-    """How many examples a worker's part of the last global batch lacks."""
-    part, rest = global_batch // workers, examples % global_batch
-    return part - min(max(rest - worker * part, 0), part) if rest else 0
+    @property
+    def batch(self) -> int:
+        """Examples of a step that this worker reads."""
+        return self.global_batch // self.workers
+
+    def has_own_shards(self, shards: int) -> bool:
+        """Whether each worker has whole ones of so many shards for itself."""
+        return shards % self.workers == 0
+
+    def shards(self, order: Sequence[int]) -> Sequence[int]:
+        """The shards of `order` that this worker reads: its own, or all of them."""
+        return order[self.worker :: self.workers] if self.has_own_shards(len(order)) else order
+
+    def seen(self, examples: int, own_shards: bool) -> int:
+        """How many of the examples that all workers together have seen lie in the stream that this one reads.
+
+        Args:
+            own_shards: whether the stream is of this worker's own shards; else of all.
+        """
+        return examples // self.workers if own_shards else examples
+
+    def after(self, stream: tf.data.Dataset, examples: int, own_shards: bool) -> tf.data.Dataset:
+        """The worker's examples of a stream, once all workers together have seen so many; args as `seen`'s."""
+        stream = stream.skip(self.seen(examples, own_shards))
+        if own_shards or self.workers == 1:
+            return stream
+        numbered = stream.enumerate().filter(lambda n, _: n // self.batch % self.workers == self.worker)
+        return numbered.map(lambda _, example: example)
+
+    def padding(self, examples: int) -> int:
+        """How many examples this worker's part of the last global batch lacks, if all workers read so many."""
+        rest = examples % self.global_batch
+        return self.batch - min(max(rest - self.worker * self.batch, 0), self.batch) if rest else 0
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -7,11 +7,14 @@ in it.
 
 import dataclasses
 import os
+import traceback
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+import pydantic
 
 from tfbrats.cases import nifti, voxels
 from tfbrats.cases.nifti import Grid
@@ -34,6 +37,46 @@ class CaseError(InputError):
         self.case_id = case_id
         self.faults = tuple(faults)
         self.notes = tuple(notes)
+
+
+LIST_FAULTS = "python -m tfbrats.inspect lists every fault of every case"
+_REPORT = "this is not expected; please report it with the case's header"
+
+
+class Rejected(pydantic.BaseModel):
+    """A case that cannot be used, and why: a line of rejected.jsonl, and of a shard in dataset.json.
+
+    Attributes:
+        stage: of the work on the case, that it did not pass.
+        reason: what is wrong, as a sentence or several.
+        hint: what to do.
+        traceback: of an error that nobody expected, for a log, else empty; not in the JSON.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    case_id: str
+    stage: str
+    reason: str
+    hint: str
+    traceback: str = pydantic.Field(default="", exclude=True, repr=False)
+
+    @classmethod
+    def by(cls, error: Exception, case_id: str, stage: str, hint: str = LIST_FAULTS) -> "Rejected":
+        """What an error in the work on a case means: a fault of the case, or one of ours.
+
+        Args:
+            hint: what to do about an `InputError`; any other error is to be reported.
+        """
+        if isinstance(error, InputError):
+            return cls(case_id=case_id, stage=stage, reason=str(error), hint=hint)
+        return cls(
+            case_id=case_id,
+            stage=stage,
+            reason=f"{type(error).__name__}: {error}",
+            hint=_REPORT,
+            traceback="".join(traceback.format_exception(error)),
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +112,7 @@ def load(
     need_label: bool = False,
     read_label: bool = True,
 ) -> Case:
-    """Reads a case and checks all that can be checked on it.
+    """Reads a case in three steps, its files, its channels, its label; checks all that can be checked on it.
 
     Args:
         case: from `layouts.find`.
@@ -78,99 +121,133 @@ def load(
         read_label: False leaves a segmentation unread: prediction does not depend on it.
 
     Raises:
-        CaseError: with every fault found, not only the first.
+        CaseError: with every fault of every step, not only the first.
     """
+    volumes, of_files = _open(case, read_label)
+    channels, reference, of_channels = _channels(case, modalities, volumes)
+    label, of_label = _label(case, volumes, reference)
+    steps = (of_files, of_channels, of_label)
     faults = [*case.problems, *_missing(case, modalities, need_label)]
-    notes: dict[str, list[str]] = {}
-    volumes = _opened([path for path in case.paths() if read_label or path != case.label], faults, notes)
-    arrays, reference = _scans(case, modalities, volumes, faults, notes)
-    label = None
-    if case.label in volumes:
-        if reference is not None:
-            faults += _grid_faults(case.label, volumes[case.label].grid, *reference)
-        try:
-            label, own_notes = _tissues(volumes[case.label], case.schema, case.label)
-            notes[case.label] += own_notes
-        except InputError as error:
-            faults.append(str(error))
+    faults += [fault for step in steps for fault in step.faults]
     if not faults:
-        faults += voxels.background_faults(arrays)
+        faults += voxels.background_faults(channels)
+    notes = noted(_by_path(steps))
     if faults or reference is None:
-        raise CaseError(case.case_id, faults or ["nothing to read."], noted(notes))
+        raise CaseError(case.case_id, faults or ["nothing to read."], notes)
     grid = reference[1]
-    whole = all(array.dtype == np.int16 for array in arrays.values())
-    stacked = np.stack([arrays[m] for m in modalities], axis=-1, dtype=np.int16 if whole else np.float32)
+    is_whole = all(channel.dtype == np.int16 for channel in channels.values())
+    dtype = np.int16 if is_whole else np.float32
+    image = np.stack([channels[modality] for modality in modalities], axis=-1, dtype=dtype)
     return Case(
         case_id=case.case_id,
         patient_id=case.patient_id,
-        image=grid.from_file(stacked),
+        image=grid.from_file(image),
         modalities=tuple(modalities),
         label=None if label is None else grid.from_file(label),
         spacing_mm=grid.spacing_mm,
         schema=case.schema,
         grid=grid,
-        notes=tuple(noted(notes)),
+        notes=tuple(notes),
     )
 
 
-def _pairs(case: CaseFiles) -> str:
-    """A sentence on headers that lie beside a case's files with their voxels in a file of their own."""
-    beside = {path for file in case.paths() for path in files.walk(files.parent(file) or ".")}
-    headers = sorted(files.name(path) for path in beside if path.lower().endswith(".hdr"))
-    return f"{', '.join(headers[:_NAMED])} and .img are not read: convert them to .nii.gz. " if headers else ""
+class _Findings(NamedTuple):
+    """What a step found wrong, as sentences; and what it noted, by path."""
+
+    faults: list[str]
+    notes: dict[str, list[str]]
 
 
-def _opened(paths: Sequence[str], faults: list[str], notes: dict[str, list[str]]) -> dict[str, nifti.Volume]:
-    """The files that can be read, by path; adds what is wrong and what is to be noted."""
-    volumes = {}
-    for path in paths:
+def _by_path(steps: Sequence[_Findings]) -> dict[str, list[str]]:
+    """The notes of all steps by path, in the order in which the files were opened."""
+    joined: dict[str, list[str]] = {}
+    for step in steps:
+        for path, notes in step.notes.items():
+            joined.setdefault(path, []).extend(notes)
+    return joined
+
+
+def _open(case: CaseFiles, read_label: bool) -> tuple[dict[str, nifti.Volume], _Findings]:
+    """The first step: path -> volume, of the files that can be read."""
+    volumes: dict[str, nifti.Volume] = {}
+    findings = _Findings([], {})
+    for path in case.paths():
+        if path == case.label and not read_label:
+            continue
         try:
             volumes[path] = nifti.read(path)
-            notes[path] = list(volumes[path].grid.notes)
+            findings.notes[path] = list(volumes[path].grid.notes)
         except InputError as error:
-            faults.append(str(error))
-    return volumes
+            findings.faults.append(str(error))
+    return volumes, findings
 
 
-def _scans(
-    case: CaseFiles,
-    modalities: Sequence[str],
-    volumes: Mapping[str, nifti.Volume],
-    faults: list[str],
-    notes: dict[str, list[str]],
-) -> tuple[dict[str, np.ndarray], tuple[str, Grid] | None]:
-    """Modality -> [file axes], of the sound ones; path and grid of the first file. Adds faults and notes."""
-    arrays: dict[str, np.ndarray] = {}
+def _channels(
+    case: CaseFiles, modalities: Sequence[str], volumes: Mapping[str, nifti.Volume]
+) -> tuple[dict[str, np.ndarray], tuple[str, Grid] | None, _Findings]:
+    """The second step: modality -> [file axes], of the sound ones; path and grid of the first file."""
+    channels: dict[str, np.ndarray] = {}
     reference: tuple[str, Grid] | None = None
-    sources = {modality: (path, channel) for modality, path, channel in case.images}
+    findings = _Findings([], {})
+    sources = {modality: (path, number) for modality, path, number in case.images}
     for modality in modalities:
-        path, channel = sources.get(modality, (None, None))
+        path, number = sources.get(modality, (None, None))
         if path not in volumes:
             continue
-        array, grid = volumes[path].array, volumes[path].grid
-        if channel is not None:
-            if array.ndim != 4 or channel >= array.shape[3]:
-                faults.append(f"{path}: shape {array.shape}; expected 4-D with channel {channel}.")
-                continue
-            array = array[..., channel]
         try:
-            array = _volume(array, path)
+            channel = _channel(volumes[path].array, number, path)
         except InputError as error:
-            faults.append(str(error))
+            findings.faults.append(str(error))
             continue
-        if min(array.shape) < 2:
-            faults.append(f"{path}: shape {array.shape}; expected a volume, not a single slice.")
-            continue
+        grid = volumes[path].grid
         if reference is None:
             reference = (path, grid)
         elif path != reference[0]:
-            faults += _grid_faults(path, grid, *reference)
-        own_faults, own_notes = voxels.intensity_faults(path, modality, array)
-        faults += own_faults
-        notes[path] += own_notes
-        if not own_faults:
-            arrays[modality] = voxels.compact(array)
-    return arrays, reference
+            findings.faults.extend(_grid_faults(path, grid, *reference))
+        faults, notes = voxels.intensity_faults(path, modality, channel)
+        findings.faults.extend(faults)
+        findings.notes.setdefault(path, []).extend(notes)
+        if not faults:
+            channels[modality] = voxels.compact(channel)
+    return channels, reference, findings
+
+
+def _channel(array: np.ndarray, number: int | None, path: str) -> np.ndarray:
+    """One modality of a file, [file axes].
+
+    Args:
+        number: its place in a 4-D file; None for a file of its own.
+
+    Raises:
+        InputError: the file has another shape.
+    """
+    if number is not None:
+        if array.ndim != 4 or number >= array.shape[3]:
+            raise InputError(f"{path}: shape {array.shape}; expected 4-D with channel {number}.")
+        array = array[..., number]
+    channel = _volume(array, path)
+    if min(channel.shape) < 2:
+        raise InputError(f"{path}: shape {channel.shape}; expected a volume, not a single slice.")
+    return channel
+
+
+def _label(
+    case: CaseFiles, volumes: Mapping[str, nifti.Volume], reference: tuple[str, Grid] | None
+) -> tuple[np.ndarray | None, _Findings]:
+    """The third step: tissues on the file's axes, or None where there is no segmentation that can be used.
+
+    Args:
+        reference: path and grid that the segmentation has to lie on.
+    """
+    path = case.label
+    if path not in volumes:
+        return None, _Findings([], {})
+    faults = [] if reference is None else _grid_faults(path, volumes[path].grid, *reference)
+    try:
+        tissues, notes = _tissues(volumes[path], case.schema, path)
+    except InputError as error:
+        return None, _Findings([*faults, str(error)], {})
+    return tissues, _Findings(faults, {path: list(notes)})
 
 
 def _tissues(volume: nifti.Volume, schema: LabelSchema, path: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -199,6 +276,13 @@ def _missing(case: CaseFiles, modalities: Sequence[str], need_label: bool) -> li
     if case.label is None and need_label:
         faults.append(f"no segmentation; found {there}. Add or rename the file.")
     return faults
+
+
+def _pairs(case: CaseFiles) -> str:
+    """A sentence on headers that lie beside a case's files with their voxels in a file of their own."""
+    beside = {path for file in case.paths() for path in files.walk(files.parent(file) or ".")}
+    headers = sorted(files.name(path) for path in beside if path.lower().endswith(".hdr"))
+    return f"{', '.join(headers[:_NAMED])} and .img are not read: convert them to .nii.gz. " if headers else ""
 
 
 def load_label(path: str | os.PathLike, schema: LabelSchema) -> tuple[np.ndarray, Grid]:
@@ -254,15 +338,6 @@ def noted(notes: Mapping[str, Sequence[str]]) -> list[str]:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         sentences.append(f"{', '.join(names[:_NAMED])}{more}: {note}")
     return sentences
-
-
-def check(case: CaseFiles) -> list[str]:
-    """Every fault of one case as a sentence, its name in front; empty when it is sound."""
-    try:
-        load(case, need_label=case.label_expected)
-    except CaseError as error:
-        return [f"{case.case_id}: {fault}" for fault in error.faults]
-    return []
 
 
 # --- writing --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 from tfbrats.cases import case
 from tfbrats.cases import splits as split_files
 from tfbrats.cases.splits import Splits
-from tfbrats.datasets import layouts, patients
+from tfbrats.datasets import layouts
 from tfbrats.datasets.grades import GRADES
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
@@ -29,15 +29,15 @@ def deal(
     dataset: Dataset,
     ratio: Sequence[int],
     seed: int,
-    given: str | None = None,
+    source: str | None = None,
     fold: int | None = None,
     old: Mapping[str, Sequence[str]] | None = None,
 ) -> Dealt:
     """The split that a command asks for: by ratio, by a recipe, or from a file.
 
     Args:
-        ratio: train : validation : test, e.g. (3, 1, 1); of no effect where `given` is.
-        given: one of `RECIPES`, or the path of a file for `split_files.read` (./paper_a for one of that name).
+        ratio: train : validation : test, e.g. (3, 1, 1); of no effect where `source` is.
+        source: one of `RECIPES`, or the path of a file for `splits.read` (./paper_a for one of that name).
         fold: which of a file's folds.
         old: split -> case ids that were dealt out before; only the others are then dealt out, by `extended`.
 
@@ -45,34 +45,30 @@ def deal(
         InputError: no such recipe or file, or one that does not fit the data set.
     """
 
-    def whole_or_new(found: Splits | None) -> Splits:
+    def whole_or_new(by_hand: Splits | None) -> Splits:
         if old is None:
-            return split_cases(dataset, ratio, seed, found)
-        return extended(dataset, ratio, seed, old, found)
+            return split_cases(dataset, ratio, seed, by_hand)
+        return extended(dataset, ratio, seed, old, by_hand)
 
-    if given is None or given in RECIPES:
+    if source is None or source in RECIPES:
         if fold is not None:
             raise InputError(
                 f"--fold {fold}: of which file? Write one with python -m tfbrats.splits --folds 5, and name it "
                 "with --splits."
             )
-        found, notes = (None, ()) if given is None else RECIPES[given](dataset)
-        return Dealt(whole_or_new(found), (*notes, *_notes(dataset)))
-    if not files.exists(given):
-        raise InputError(f"{given}: no such file, nor a recipe; the recipes are {', '.join(RECIPES)}.")
-    found = split_files.read(given, fold)
+        by_recipe, notes = (None, ()) if source is None else RECIPES[source](dataset)
+        return Dealt(whole_or_new(by_recipe), (*notes, *dataset.patient_notes))
+    if not files.exists(source):
+        raise InputError(f"{source}: no such file, nor a recipe; the recipes are {', '.join(RECIPES)}.")
+    of_file = split_files.read(source, fold)
     try:
-        return Dealt(whole_or_new(found))
+        return Dealt(whole_or_new(of_file))
     except InputError as error:
-        raise InputError(f"{given}: {error}") from error
-
-
-def _notes(dataset: Dataset) -> list[str]:
-    return patients.notes(dataset.patient_of, dataset.links)
+        raise InputError(f"{source}: {error}") from error
 
 
 def split_cases(
-    dataset: Dataset, ratio: Sequence[int], seed: int, given: Mapping[str, Sequence[str]] | None = None
+    dataset: Dataset, ratio: Sequence[int], seed: int, by_hand: Mapping[str, Sequence[str]] | None = None
 ) -> Splits:
     """Which case belongs to which split, by patient.
 
@@ -81,19 +77,19 @@ def split_cases(
 
     Args:
         ratio: train : validation : test, e.g. (3, 1, 1).
-        given: split -> case ids, used as it is; cases that it does not name are left out.
+        by_hand: split -> case ids, used as it is; cases that it does not name are left out.
 
     Returns:
-        split -> sorted case ids, for each of `records.SPLITS`. Test images, which come without a
+        split -> sorted case ids, for each of `splits.SPLITS`. Test images, which come without a
         segmentation, are in none.
 
     Raises:
-        InputError: `given` names an unknown split or case, one patient is in two splits, or no case has a
+        InputError: `by_hand` names an unknown split or case, one patient is in two splits, or no case has a
             segmentation.
     """
-    if given is None:
+    if by_hand is None:
         return _by_ratio(_labelled(dataset), ratio, seed)
-    splits = split_files.named(given)
+    splits = split_files.named(by_hand)
     _check(splits, dataset)
     return splits
 
@@ -103,7 +99,7 @@ def extended(
     ratio: Sequence[int],
     seed: int,
     old: Mapping[str, Sequence[str]],
-    given: Mapping[str, Sequence[str]] | None = None,
+    by_hand: Mapping[str, Sequence[str]] | None = None,
 ) -> Splits:
     """Where the cases go that came to a data set later; those that were there stay where they are.
 
@@ -112,27 +108,27 @@ def extended(
 
     Args:
         old: split -> case ids, all that were dealt out before, rejected ones too.
-        given: as for `split_cases`; may name old cases as well, each where it is.
+        by_hand: as for `split_cases`; may name old cases as well, each where it is.
 
     Returns:
         split -> sorted ids of the new cases alone; empty lists if there are none.
 
     Raises:
-        InputError: an old case is no longer there, or `given` would put a patient into two splits.
+        InputError: an old case is no longer there, or `by_hand` would put a patient into two splits.
     """
     home = {case_id: name for name, ids in old.items() for case_id in ids}
     try:
         layouts.select(dataset, sorted(home))
     except InputError as error:
         raise InputError(f"{error} Cases that were dealt out must stay: give old and new together.") from error
-    if given is not None:
-        together = {name: {*old.get(name, ()), *ids} for name, ids in split_files.named(given).items()}
-        wanted = split_cases(dataset, ratio, seed, {name: sorted(ids) for name, ids in together.items()})
-        return {name: [i for i in ids if i not in home] for name, ids in wanted.items()}
-    filled = {name: ids for name, ids in old.items() if ids}  # there need not be a training case
-    _check(filled, dataset, "They were written so: write all anew, with --overwrite.")
+    if by_hand is not None:
+        together = {name: {*old.get(name, ()), *ids} for name, ids in split_files.named(by_hand).items()}
+        checked = split_cases(dataset, ratio, seed, {name: sorted(ids) for name, ids in together.items()})
+        return {name: [i for i in ids if i not in home] for name, ids in checked.items()}
+    cure = "They were written so: write all anew, with --overwrite."
+    _check(old, dataset, cure, to_train_on=False)  # there need not be a training case
     patient_of = dataset.patient_of
-    homes = {patient_of[one.case_id]: home[one.case_id] for one in dataset.cases if one.case_id in home}
+    homes = {patient_of[entry.case_id]: home[entry.case_id] for entry in dataset.cases if entry.case_id in home}
     joining = {name: [] for name in split_files.SPLITS}
     strata = collections.defaultdict(dict)
     for stratum, by_patient in _labelled(dataset).items():
@@ -174,23 +170,26 @@ def _labelled(dataset: Dataset) -> _Strata:
         InputError: there is none.
     """
     of_patient, patient_of = collections.defaultdict(list), dataset.patient_of
-    for one in dataset.cases:
-        if one.label or one.label_expected:
-            of_patient[patient_of[one.case_id]].append(one)
+    for entry in dataset.cases:
+        if entry.label or entry.label_expected:
+            of_patient[patient_of[entry.case_id]].append(entry)
     if not of_patient:
         raise InputError(f"{dataset.root}: no case has a segmentation, and training needs them.")
     strata = collections.defaultdict(dict)
     for patient, cases in of_patient.items():
-        grades = {dataset.grade_of(one) for one in cases}
-        strata[next((grade for grade in GRADES if grade in grades), "")][patient] = [c.case_id for c in cases]
+        grades = {dataset.grade_of(entry) for entry in cases}
+        stratum = next((grade for grade in GRADES if grade in grades), "")
+        strata[stratum][patient] = [entry.case_id for entry in cases]
     return strata
 
 
 def _order(stratum: str, patients: Iterable[str], seed: int) -> list[str]:
+    """The patients of one grade in the order in which they are dealt out, which the seed decides."""
     return list(np.random.default_rng(case.case_seed(seed, stratum)).permutation(sorted(patients)))
 
 
 def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:
+    """Deals the patients of each grade out; the largest remainders get those that no whole share takes."""
     splits = {name: [] for name in split_files.SPLITS}
     for stratum, by_patient in sorted(strata.items()):
         order = _order(stratum, by_patient, seed)
@@ -206,9 +205,14 @@ def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:
     return {name: sorted(ids) for name, ids in splits.items()}
 
 
-def _check(splits: Mapping[str, Sequence[str]], dataset: Dataset, cure: str = "Correct the file.") -> None:
+def _check(
+    splits: Mapping[str, Sequence[str]],
+    dataset: Dataset,
+    cure: str = "Correct the file.",
+    to_train_on: bool = True,
+) -> None:
     """Raises InputError where these are no splits of this data set, or one patient is in two."""
-    if faults := split_files.faults(splits, dataset.patient_of, dataset.root):
+    if faults := split_files.faults(splits, dataset.patient_of, dataset.root, to_train_on):
         raise InputError("splits: " + "; ".join(faults) + f". {cure}")
 
 
@@ -219,14 +223,14 @@ def _paper_a(dataset: Dataset) -> Dealt:
     """
     strata = _labelled(dataset)
     cases = {grade or "of unknown grade": sum(map(len, of.values())) for grade, of in sorted(strata.items())}
-    found = [f"{count} {grade}" for grade, count in cases.items()]
+    counts = [f"{count} {grade}" for grade, count in cases.items()]
     if cases.get("HGG") != 210 or len(strata["HGG"]) != 210:
         raise InputError(
-            f"{dataset.root}: paper_a divides the 210 HGG cases of BraTS 2017; found {', '.join(found)}. "
+            f"{dataset.root}: paper_a divides the 210 HGG cases of BraTS 2017; found {', '.join(counts)}. "
             "Folders HGG and LGG or name_mapping.csv tell the grade. For data of your own leave the "
             "recipe out, or write a file with python -m tfbrats.splits --ratio 3,1,1."
         )
-    left = [text for text in found if text != "210 HGG"]
+    left = [text for text in counts if text != "210 HGG"]
     notes = (f"paper_a takes HGG alone; left out: {', '.join(left)}",) if left else ()
     return Dealt(_by_ratio({"HGG": strata["HGG"]}, (3, 1, 1), seed=0), notes)
 
@@ -234,9 +238,9 @@ def _paper_a(dataset: Dataset) -> Dealt:
 def _paper_b(dataset: Dataset) -> Dealt:
     """Paper B's experiments: all 285 cases of BraTS 2018 train; those that it scored have no public labels."""
     dealt = _by_ratio(_labelled(dataset), (1, 0, 0), seed=0)
-    found = len(dealt["train"])
-    notes = (f"paper_b trains on the 285 cases of BraTS 2018; all {found} found are taken",)
-    return Dealt(dealt, notes if found != 285 else ())
+    count = len(dealt["train"])
+    notes = (f"paper_b trains on the 285 cases of BraTS 2018; all {count} found are taken",)
+    return Dealt(dealt, notes if count != 285 else ())
 
 
 RECIPES: Mapping[str, Callable[[Dataset], Dealt]] = {"paper_a": _paper_a, "paper_b": _paper_b}
@@ -247,10 +251,10 @@ def table(dataset: Dataset, splits: Splits | Sequence[Splits]) -> list[dict[str,
     if isinstance(splits, Mapping):
         named = dict(splits)
     else:
-        named = {f"fold {n} {name}": ids for n, one in enumerate(splits) for name, ids in one.items() if ids}
+        named = {f"fold {n} {name}": ids for n, fold in enumerate(splits) for name, ids in fold.items() if ids}
     used = {case_id for ids in named.values() for case_id in ids}
-    left = [one.case_id for one in dataset.cases if one.case_id not in used]
-    by_id, patient_of = {one.case_id: one for one in dataset.cases}, dataset.patient_of
+    by_id, patient_of = {entry.case_id: entry for entry in dataset.cases}, dataset.patient_of
+    left = [case_id for case_id in by_id if case_id not in used]
     rows = []
     for name, ids in [*named.items(), *([("none", left)] if left else [])]:
         grades = collections.Counter(dataset.grade_of(by_id[case_id]) or "unknown" for case_id in ids)

@@ -1,12 +1,14 @@
-"""A plane of a case with its tissues in colour. Pure numpy."""
+"""A plane of a case with its tissues in colour: which plane, which way up, in which colours. Pure numpy."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgb
 from scipy import ndimage
 
+from tfbrats.cases import boxes
 from tfbrats.labels import LwsRegion, Tissue, region_mask
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
@@ -17,8 +19,6 @@ COLOURS = {
     Tissue.RC: "#009E73",
     Tissue.CC: "#0072B2",
 }
-
-
 NAMES = {
     Tissue.NCR: "NCR, necrotic and non-enhancing core",
     Tissue.ED: "ED, oedema",
@@ -26,14 +26,21 @@ NAMES = {
     Tissue.RC: "RC, resection cavity",
     Tissue.CC: "CC, cystic component",
 }
-
-
+# None of them a tissue's, and apart in lightness too.
+LWS_COLOURS = {
+    LwsRegion.S1: "#000000",
+    LwsRegion.S2: "#59616b",
+    LwsRegion.S3: "#cc79a7",
+    LwsRegion.S4: "#e69f00",
+}
+LWS_NAMES = {
+    LwsRegion.S1: "S1, background: every modality is 0",
+    LwsRegion.S2: "S2, normal brain",
+    LwsRegion.S3: "S3, tumour inside the contour band",
+    LwsRegion.S4: "S4, contour band of the whole tumour",
+}
 SHOWN_MODALITIES = {"flair": "FLAIR", "t1ce": "T1ce"}
-
-
 _FILL = 0.5  # opacity inside an outline
-
-
 _PICTURE_PIXELS = 400  # of the longest side, at least
 
 
@@ -54,14 +61,14 @@ def focus(
     tumour = region_mask(reference, "WT") | region_mask(prediction, "WT")
     for where, text in ((prediction != reference, "the largest error"), (tumour, "the middle of the tumour")):
         if where.any():
-            box = ndimage.find_objects(where.astype(np.uint8))[0]
-            inside = np.pad(where[box], 1)
+            box = boxes.box_of(where)
+            inside = np.pad(boxes.crop(where, box), 1)
             depth_mm = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
             pieces, _ = ndimage.label(inside, np.ones((3, 3, 3)))
             deepest = np.argwhere(depth_mm == depth_mm.max())
             sizes = np.bincount(pieces.ravel())[pieces[tuple(deepest.T)]]
             chosen = deepest[sizes.argmax()]
-            return tuple(int(d) - 1 + s.start for d, s in zip(chosen, box, strict=True)), text
+            return tuple(int(at) - 1 + low for at, (low, _) in zip(chosen, box, strict=True)), text
     return tuple(size // 2 for size in reference.shape), "the middle of the volume: there is no tumour"
 
 
@@ -86,11 +93,6 @@ def _places(shape: tuple[int, int], pixel_mm: tuple[float, float]) -> np.ndarray
     return np.array(np.meshgrid(rows, columns, indexing="ij"))
 
 
-def _rgb(colour: str) -> np.ndarray:
-    """A colour like #rrggbb as [3] from 0 to 1."""
-    return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
-
-
 def overlay(grey: np.ndarray, tissues: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
     """A plane with its tissues in colour, outlined: uint8 [rows, columns, 3], square pixels.
 
@@ -105,8 +107,9 @@ def overlay(grey: np.ndarray, tissues: np.ndarray, pixel_mm: tuple[float, float]
     for tissue, colour in COLOURS.items():
         inside = labels == tissue
         outline = inside & ~ndimage.binary_erosion(inside, iterations=2)
-        picture[inside] = (1 - _FILL) * picture[inside] + _FILL * _rgb(colour)
-        picture[outline] = _rgb(colour)
+        rgb = np.array(to_rgb(colour))
+        picture[inside] = (1 - _FILL) * picture[inside] + _FILL * rgb
+        picture[outline] = rgb
     return np.round(picture * 255).astype(np.uint8)
 
 
@@ -122,20 +125,3 @@ def own_style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
-
-
-# None of them a tissue's, and apart in lightness too.
-LWS_COLOURS = {
-    LwsRegion.S1: "#000000",
-    LwsRegion.S2: "#59616b",
-    LwsRegion.S3: "#cc79a7",
-    LwsRegion.S4: "#e69f00",
-}
-
-
-LWS_NAMES = {
-    LwsRegion.S1: "S1, background: every modality is 0",
-    LwsRegion.S2: "S2, normal brain",
-    LwsRegion.S3: "S3, tumour inside the contour band",
-    LwsRegion.S4: "S4, contour band of the whole tumour",
-}

@@ -1,6 +1,7 @@
-"""Volumes as they travel compressed: a gzip member for each slice. No TensorFlow; `unpacking` is the way back.
+"""Volumes as they travel compressed: a gzip member for each slice. No TensorFlow.
 
 Slice by slice, so that whoever receives them need not take more on trust than one slice at a time.
+`inference.packing_graph` is the way back, in the graph.
 """
 
 import numpy as np
@@ -16,6 +17,6 @@ def packed(volume: np.ndarray) -> np.ndarray:
     """A volume, int16 [I, J, K], as an object array of bytes [K]: slices [I, J] in C order, little-endian."""
     # 240 x 240 x 155 -> 155 x 115 kB, of which about an eighth is left
     slices = np.ascontiguousarray(np.moveaxis(volume, 2, 0), "<i2")
-    found = np.empty(len(slices), object)
-    found[:] = [igzip.compress(one.data, _LEVEL, mtime=0) for one in slices]
-    return found
+    members = np.empty(len(slices), object)
+    members[:] = [igzip.compress(plane.data, _LEVEL, mtime=0) for plane in slices]
+    return members

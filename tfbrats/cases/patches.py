@@ -1,15 +1,16 @@
 """Cut prepared cases into multi-scale patches for paper B's three networks. Pure numpy: no I/O, no TensorFlow.
 
-`patches_graph` is the twin that cuts in the graph, from stored volumes and from whole cases; tests hold the two
-equal to the bit.
+`inference.patches_graph` is the twin of `window`, `cut` and `cut_label` in the graph, for stored volumes and
+whole cases; tests hold the two equal to the bit. Where patches are cut, `batches.patch_stream` draws anew.
 """
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tfbrats.cases.boxes import Box, box_of, grown
 from tfbrats.cases.case import case_seed
-from tfbrats.cases.preprocess import Box, Prepared, box_of
+from tfbrats.cases.preprocess import Prepared
 from tfbrats.config import Cascade, Sampling
 from tfbrats.labels import PARENT, REGIONS, region_mask
 
@@ -28,14 +29,6 @@ def ancestor(label: np.ndarray, region: str) -> str | None:
     while above is not None and not region_mask(label, above).any():
         above = PARENT[above]
     return above
-
-
-def grown(box_ijk: Box, margin: int, shape_ijk: Sequence[int]) -> Box:
-    """The box with `margin` voxels more on every side, as far as the volume goes."""
-    return tuple(
-        (max(low - margin, 0), min(high + margin, size))
-        for (low, high), size in zip(box_ijk, shape_ijk, strict=True)
-    )
 
 
 def parent_box(label: np.ndarray, region: str, margin: int) -> Box:
@@ -112,7 +105,7 @@ def window(array: np.ndarray, start_ijk: Sequence[int], size: int) -> np.ndarray
 
 
 def cut(image: np.ndarray, centre_ijk: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One patch at the scales that carry voxels of their own; x2 is derived from x1 (`upsampled_centre`).
+    """One patch at the scales that carry voxels of their own; x2 is derived from x1 (`inference.scales`).
 
     Args:
         image: float16 [i, j, k, M].
@@ -138,33 +131,6 @@ def cut(image: np.ndarray, centre_ijk: Sequence[int], size: int) -> tuple[np.nda
 def cut_label(label: np.ndarray, centre_ijk: Sequence[int], size: int) -> np.ndarray:
     """Tissues uint8 [i, j, k] -> [S, S, S]."""
     return window(label, np.asarray(centre_ijk) - size // 2, size)
-
-
-def upsampled_centre(x1: np.ndarray) -> np.ndarray:
-    """The x2 scale: the image upsampled twice and cut round the same centre, so x1's middle alone.
-
-    Trilinear, voxel centres at half indices: each new voxel is 3/4 its own old voxel and 1/4 the neighbour on
-    its side, along each axis.
-
-    Args:
-        x1: [S, S, S, M], S a multiple of 4.
-
-    Returns:
-        float32 [S, S, S, M].
-    """
-    size = x1.shape[0]
-    low, high = size // 4 - 1, size - size // 4 + 1  # S / 2 voxels and a ring of neighbours
-    fine = x1[low:high, low:high, low:high].astype(np.float32)
-    for axis in (2, 1, 0):  # the twin's order
-        fine = np.moveaxis(fine, axis, 0)
-        before, own, after = fine[:-2], fine[1:-1], fine[2:]
-        pair = (
-            own * np.float32(0.75) + before * np.float32(0.25),
-            own * np.float32(0.75) + after * np.float32(0.25),
-        )
-        fine = np.stack(pair, axis=1).reshape(-1, *fine.shape[1:])
-        fine = np.moveaxis(fine, 0, axis)
-    return fine
 
 
 # --- examples -------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
-"""Bias field, brain, z-score, crop: a case as the networks see it, and the way back. No TensorFlow.
+"""Bias field, brain, z-score, crop: a case as the networks see it. No TensorFlow.
 
 Does no skull stripping and no co-registration: BraTS has had both (elsewhere: HD-BET, SynthStrip, ANTs).
 The brain is where any modality is not 0. Not "above 0": interpolated scans have negative voxels in it.
+
+`inference.preprocess_graph` is the twin in the graph, but for the bias field.
 """
 
 import concurrent.futures
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from tfbrats.cases.boxes import Box, box_of, crop
 from tfbrats.cases.case import Case
 from tfbrats.errors import InputError
 
@@ -21,8 +24,6 @@ from tfbrats.errors import InputError
 _N4_THREADS = 1
 
 _NO_BRAIN = "no voxel differs from 0: there is no brain to crop to."
-
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # half-open ranges along i, j, k
 
 
 @dataclass(frozen=True)
@@ -104,38 +105,6 @@ def z_score(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     scaled /= deviation.astype(np.float32)
     np.copyto(scaled, 0, where=~brain[..., None])
     return scaled.astype(np.float32, copy=False)
-
-
-def box_of(mask: np.ndarray) -> Box:
-    """The smallest box that holds what is True in bool [I, J, K], which must be something."""
-    ranges = []
-    for axis in range(3):
-        along = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        ranges.append((int(along[0]), int(along[-1]) + 1))
-    return tuple(ranges)
-
-
-def brain_box_ijk(brain: np.ndarray) -> Box:
-    """The smallest box that holds the brain.
-
-    Raises:
-        InputError: there is no brain.
-    """
-    if not brain.any():
-        raise InputError(_NO_BRAIN)
-    return box_of(brain)
-
-
-def crop(array: np.ndarray, box_ijk: Box) -> np.ndarray:
-    """[I, J, K, ...] -> [i, j, k, ...]."""
-    return array[tuple(slice(low, high) for low, high in box_ijk)]
-
-
-def uncrop(array: np.ndarray, box_ijk: Box, shape_ijk: Sequence[int]) -> np.ndarray:
-    """The exact inverse of `crop` for what is 0 outside the box: [i, j, k, ...] -> [I, J, K, ...]."""
-    whole = np.zeros((*shape_ijk, *array.shape[3:]), array.dtype)
-    whole[tuple(slice(low, high) for low, high in box_ijk)] = array
-    return whole
 
 
 def correct_bias(

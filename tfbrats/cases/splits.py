@@ -23,7 +23,11 @@ _EXPECTED = f"expected {{split: [case ids]}} with {', '.join(SPLITS)}"
 
 
 def sha256_of_split(cases: Mapping[str, Sequence[str]]) -> str:
-    """What records, runs and models know a split by; `cases`: split -> sorted ids, for each of `SPLITS`."""
+    """The hash by which records, runs and models know a split.
+
+    Args:
+        cases: split -> sorted case ids, for each of `SPLITS`.
+    """
     return hashlib.sha256(json.dumps(cases, sort_keys=True).encode()).hexdigest()
 
 
@@ -38,13 +42,13 @@ def read(path: str | os.PathLike, fold: int | None = None) -> Splits:
     """
     content = files.read_json(path)
     try:
-        several = content.get("folds") if isinstance(content, Mapping) else content
-        if not isinstance(several, list) or not several:
+        entries = content.get("folds") if isinstance(content, Mapping) else content
+        if not isinstance(entries, list) or not entries:
             splits = _unedited(content)
             if fold is not None:
                 raise InputError(f"splits: it holds one split, no folds. Leave --fold {fold} out.")
             return splits
-        folds = [_unedited(one) for one in several]
+        folds = [_unedited(entry) for entry in entries]
         if isinstance(content, Mapping):
             _check_hash(content, _sha256_of_folds(folds))
         if fold is None or not 0 <= fold < len(folds):
@@ -65,7 +69,7 @@ def as_json(splits: Splits | Sequence[Splits]) -> dict[str, Any]:
     """
     if isinstance(splits, Mapping):
         return {**splits, "sha256": sha256_of_split(splits)}
-    return {"folds": [as_json(one) for one in splits], "sha256": _sha256_of_folds(splits)}
+    return {"folds": [as_json(fold) for fold in splits], "sha256": _sha256_of_folds(splits)}
 
 
 def write(path: str | os.PathLike, splits: Splits | Sequence[Splits], overwrite: bool = False) -> bool:
@@ -77,12 +81,13 @@ def write(path: str | os.PathLike, splits: Splits | Sequence[Splits], overwrite:
     content = as_json(splits)
     if files.exists(path):
         try:
-            found = files.read_json(path)
+            present = files.read_json(path)
         except InputError:
-            found = None
-        if found == content:
+            present = None
+        if present == content:
             return False
-        if not isinstance(found, list) and not (isinstance(found, Mapping) and {"train", "folds"} & set(found)):
+        is_mapping = isinstance(present, Mapping) and bool({"train", "folds"} & set(present))
+        if not isinstance(present, list) and not is_mapping:
             raise InputError(f"{path}: exists, and holds no splits. Choose another --output.")
         if not overwrite:
             raise InputError(f"{path}: holds other splits. Choose another --output, or pass --overwrite.")
@@ -90,55 +95,64 @@ def write(path: str | os.PathLike, splits: Splits | Sequence[Splits], overwrite:
     return True
 
 
-def named(given: Any) -> Splits:
+def named(ids_of: Any) -> Splits:
     """A person's {split: ids} under our names, ids sorted; a split that is not there is empty.
 
     Raises:
         InputError: not such a mapping, or unknown splits.
     """
-    if not isinstance(given, Mapping) or not given or not all(isinstance(ids, list) for ids in given.values()):
-        raise InputError(f"splits: {_EXPECTED}; found {json.dumps(given)[:60]}")
-    if {"val", "validation"} <= set(given):
+    if (
+        not isinstance(ids_of, Mapping)
+        or not ids_of
+        or not all(isinstance(ids, list) for ids in ids_of.values())
+    ):
+        raise InputError(f"splits: {_EXPECTED}; found {json.dumps(ids_of)[:60]}")
+    if {"val", "validation"} <= set(ids_of):
         raise InputError("splits: both val and validation are there. Keep one of them.")
-    splits = {"validation" if name == "val" else name: sorted(map(str, ids)) for name, ids in given.items()}
+    splits = {"validation" if name == "val" else name: sorted(map(str, ids)) for name, ids in ids_of.items()}
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown:
         raise InputError(f"splits: unknown splits {unknown}; {_EXPECTED}. Correct the file.")
     return {name: splits.get(name, []) for name in SPLITS}
 
 
-def faults(splits: Mapping[str, Sequence[str]], patient_of: Mapping[str, str], root: str) -> list[str]:
+def faults(
+    splits: Mapping[str, Sequence[str]], patient_of: Mapping[str, str], root: str, to_train_on: bool = True
+) -> list[str]:
     """What is wrong with a division of these cases into splits, as sentences.
 
     Args:
         splits: case ids by name of the split.
         patient_of: case id -> patient, of the cases there are.
         root: where they lie.
+        to_train_on: a split named "train" without a case is a fault too.
     """
     sentences = []
-    places: dict[str, dict[str, list[str]]] = {}
+    ids_by_patient: dict[str, dict[str, list[str]]] = {}  # ... and split
     for split, ids in splits.items():
-        if strange := sorted({name for name in ids if name not in patient_of}):
-            sentences.append(f"split {split}: case ids that are not in {root}: {_some(strange)}")
-        if doubled := sorted({name for name in ids if ids.count(name) > 1}):
-            sentences.append(f"split {split}: case ids listed twice: {_some(doubled)}")
-        for name in ids:
-            places.setdefault(patient_of.get(name, name), {}).setdefault(split, []).append(name)
-    for patient, by_split in sorted(places.items()):
+        if strange := sorted({case_id for case_id in ids if case_id not in patient_of}):
+            sentences.append(f"split {split}: case ids that are not in {root}: {some(strange)}")
+        if doubled := sorted({case_id for case_id in ids if ids.count(case_id) > 1}):
+            sentences.append(f"split {split}: case ids listed twice: {some(doubled)}")
+        for case_id in ids:
+            by_split = ids_by_patient.setdefault(patient_of.get(case_id, case_id), {})
+            by_split.setdefault(split, []).append(case_id)
+    for patient, by_split in sorted(ids_by_patient.items()):
         if len(by_split) > 1:
-            where = "; ".join(f"{split}: {_some(sorted(set(ids)))}" for split, ids in by_split.items())
+            where = "; ".join(f"{split}: {some(sorted(set(ids)))}" for split, ids in by_split.items())
             sentences.append(f"patient {patient} is in more than one split ({where}); keep all scans in one")
-    if "train" in splits and not splits["train"]:
+    if to_train_on and "train" in splits and not splits["train"]:
         sentences.append("no training case")
     return sentences
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first three of many names, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _unedited(content: Any) -> Splits:
-    """{split: ids}, with a hash or without."""
+    """The split that a mapping of a file holds; its hash, where it has one, is checked."""
     if not isinstance(content, Mapping):
         return named(content)
     splits = named({key: ids for key, ids in content.items() if key != "sha256"})

@@ -43,7 +43,7 @@ class _Name:
 
 
 def _name(path: str, root: str) -> _Name | None:
-    """None for a name that is not of BIDS."""
+    """What a file's name says; None for a name that is not of BIDS."""
     match = _NAME.fullmatch(nifti_stem(path))
     if match is None:
         return None
@@ -107,8 +107,8 @@ def _modality(name: _Name) -> str | None:
 
 
 def _deal(name: _Name, group: Group | None, elsewhere: str, leftovers: Leftovers) -> None:
-    said = [word for key in _SAYING for word in references.words_of(name.entities.get(key, ""))]
-    words = [*said, *references.words_of(name.suffix)]
+    by_entities = [word for key in _SAYING for word in references.words_of(name.entities.get(key, ""))]
+    words = [*by_entities, *references.words_of(name.suffix)]
     if not references.is_mask_like(words):
         leftovers.add(name.path, "another kind of file, left out")
         return

@@ -100,7 +100,7 @@ def _is_anothers(folder: str, file_id: str) -> bool:
 
 
 def _with_patient(file_id: str, place: str, root: str) -> str:
-    """P1_2019-01-01 for what is called 2019-01-01 and lies in P1; else the name itself."""
+    """A case's id: P1_2019-01-01 for what is called 2019-01-01 and lies in P1, else the name itself."""
     if not naming.is_time_point(file_id):
         return file_id
     above = files.parent(place) if files.name(place).lower() == file_id.lower() else place
@@ -110,7 +110,10 @@ def _with_patient(file_id: str, place: str, root: str) -> str:
 
 
 def _tell_visits_apart(groups: Sequence[Group]) -> None:
-    """Pat1/2019-01-01/Pat1_t1.nii.gz: one name in several folders of visits is one patient's, seen again."""
+    """Gives visits ids of their own: one name in several folders of visits is one patient's, seen again.
+
+    E.g. Pat1/2019-01-01/Pat1_t1.nii.gz.
+    """
     by_id: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         by_id[group.case_id.lower()].append(group)
@@ -122,7 +125,7 @@ def _tell_visits_apart(groups: Sequence[Group]) -> None:
 
 
 def _layout_of(place: str) -> str:
-    """As TCIA publishes it, by the names of the folders; else BraTS'."""
+    """The layout of a case by its folders' names: as TCIA publishes it, else BraTS'."""
     if files.name(files.parent(place)) == _PUBLISHED_SCANS:
         return UPENN
     return UCSF if re.fullmatch(r"ucsf-pdgm-.+_nifti", files.name(place), re.IGNORECASE) else LAYOUT
@@ -134,21 +137,22 @@ def _layout_of(place: str) -> str:
 def _in_modality_folders(
     niftis: Sequence[str],
 ) -> tuple[dict[str, tuple[str, ScanName]], list[str]]:
-    """What scan a file is by its folder, where that tells it: path -> (the case's folder, the scan's name).
+    """Files whose folder tells which scan they are, and the others.
 
-    Also the files of which it does not.
+    Returns:
+        path -> (the case's folder, the scan's name); and the paths of which no folder tells it.
     """
     inside: dict[str, list[str]] = defaultdict(list)
     for path in niftis:
         inside[files.parent(path)].append(path)
-    told: dict[str, dict[str, ScanName]] = defaultdict(dict)  # the folder above -> folder -> what it says
+    named: dict[str, dict[str, ScanName]] = defaultdict(dict)  # the folder above -> folder -> what it says
     for folder, paths in inside.items():
         name = scan_name(_folder_stem(folder))
-        own = {scan.modality for scan in map(scan_name, map(nifti_stem, paths)) if scan is not None}
-        if name is not None and own <= {name.modality} and (len(paths) == 1 or name.prefix is None):
-            told[files.parent(folder)][folder] = name
+        of_files = {scan.modality for scan in map(scan_name, map(nifti_stem, paths)) if scan is not None}
+        if name is not None and of_files <= {name.modality} and (len(paths) == 1 or name.prefix is None):
+            named[files.parent(folder)][folder] = name
     placed: dict[str, tuple[str, ScanName]] = {}
-    for above, names in told.items():
+    for above, names in named.items():
         if len({name.modality for name in names.values()}) < 2:
             continue  # a case that happens to be named so
         alone = all(len(inside[folder]) == 1 for folder in names)
@@ -163,7 +167,7 @@ def _folder_stem(folder: str) -> str:
 
 
 def _of_file(path: str, folder: ScanName) -> ScanName:
-    """Of several cases in one modality's folder: each is named by its file."""
+    """The name of a scan in one modality's folder of several cases: the file names the case."""
     stem = nifti_stem(path)
     own = scan_name(stem)
     return ScanName((own.prefix if own else stem) or stem, folder.modality, own.treatment if own else ())
@@ -209,7 +213,7 @@ def _deal(path: str, place: str, folder: _Folder, cases: Mapping[str, Group], le
 
 
 def _deal_by_folder(path: str, stem: str, folder: _Folder, leftovers: Leftovers) -> None:
-    """CASE/seg/NAME.nii.gz: its folder says what it is; its own name may say that it is not."""
+    """As `_deal`, of CASE/seg/NAME.nii.gz: the folder says what it is, and the file may say that it is not."""
     groups = folder.groups
     group = _case_named(stem, groups) or (next(iter(groups.values())) if len(groups) == 1 else None)
     words = references.words_of(_folder_stem(files.parent(path)).removeprefix(group.file_id if group else ""))
@@ -240,6 +244,12 @@ def _case_named(stem: str, groups: Mapping[str, Group]) -> Group | None:
 
 
 def _judge(path: str, group: Group, words: Sequence[str], reason: str | None, leftovers: Leftovers) -> None:
+    """Gives a file to its case as a mask, or tells why not.
+
+    Args:
+        words: of its name.
+        reason: what speaks against a mask of the tumour; None if nothing.
+    """
     if reason is None:
         group.masks.append(path)
     elif "voided" in words:

@@ -6,10 +6,10 @@ Channels and labels are read by their names in it, not by their places. Opens no
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
-from tfbrats.datasets.label_names import schema_from_names
+from tfbrats.datasets.label_names import schema_of_table
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 from tfbrats.machine import files
@@ -22,6 +22,7 @@ _TEST = "imagesTs"
 _PARTS = {"imagesTr": "labelsTr", _TEST: "labelsTs"}  # the folder of scans -> that of their masks
 _READ = "read as those in labelsTr are; to keep the cases out of training, deal out with --splits FILE"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # of nnU-Net's files
+_Channels = dict[int | None, list[str]]  # channel, None for all in one 4-D file -> paths of a case's scans
 
 
 def tables(listing: Sequence[str], niftis: Sequence[str]) -> list[str]:
@@ -55,10 +56,8 @@ def _contents(table: str, edition: str | None) -> tuple[dict[int, str], LabelSch
         if modality_named(str(text)) is None:
             raise InputError(f"{where}: channel {number} is {text!r}; expected one of {MODALITIES}.")
         modalities[int(number)] = modality_named(str(text))
-    if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
-        labels = {name: int(value) for value, name in labels.items()}
     try:
-        return modalities, schema_from_names(labels, where)
+        return modalities, schema_of_table(labels, where)
     except InputError:
         if edition is None:
             raise
@@ -76,39 +75,16 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
         InputError: the table does not say what a channel or a label is.
     """
     modalities, schema = _contents(table, edition)
-    # Folder -> case id -> its masks, and (folder, case id) -> channel -> its scans: more than one is a problem.
-    masks: dict[str, dict[str, list[str]]] = {part: {} for part in _PARTS.values()}
-    scans: dict[tuple[str, str], dict[int | None, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path in niftis:
-        part = path.removeprefix(f"{table}/").split("/")[0]
-        stem = nifti_stem(path)
-        split_files = _CHANNEL.fullmatch(stem)
-        if part in masks:
-            masks[part].setdefault(stem, []).append(path)
-        elif part not in _PARTS:
-            leftovers.add(path, "not in imagesTr, imagesTs, labelsTr or labelsTs, left out")
-        elif split_files:
-            scans[part, split_files.group(1)][int(split_files.group(2))].append(path)
-        else:
-            scans[part, stem][None].append(path)
+    scans, masks = _scans_and_masks(table, niftis, leftovers)
     groups = []
     for (part, case_id), by_channel in sorted(scans.items()):
-        stacked = None in by_channel  # one 4-D file: the Decathlon
-        own_schema = schema
-        if stacked and schema is not None and schema.values == EDITIONS["msd"].values:
-            own_schema = EDITIONS["msd"]
-        group = Group(case_id, MSD if stacked else NNUNET, table, own_schema)
+        group = _group(table, case_id, by_channel, modalities, schema)
         group.is_test = part == _TEST
-        for number, modality in modalities.items():
-            if stacked or number in by_channel:
-                channel = number if stacked else None
-                paths = by_channel[None if stacked else number]
-                group.scans[modality] += [(path, channel, ()) for path in paths]
         _give_mask(group, masks[_PARTS[part]])
-        if own_schema is not None and own_schema.ignored is not None:
+        if group.schema is not None and group.schema.ignored is not None:
             leftovers.add(
                 files.join(table, TABLE),
-                f"value {own_schema.ignored} is called ignore: a mask that holds it is refused",
+                f"value {group.schema.ignored} is called ignore: a mask that holds it is refused",
             )
         groups.append(group)
     for part, unused in masks.items():
@@ -118,6 +94,47 @@ def read(table: str, niftis: Sequence[str], edition: str | None, leftovers: Left
     if drawn:
         leftovers.add(files.join(table, "labelsTs"), f"masks of {counted(drawn, 'case')} in imagesTs, {_READ}")
     return groups
+
+
+def _scans_and_masks(
+    table: str, niftis: Sequence[str], leftovers: Leftovers
+) -> tuple[dict[tuple[str, str], _Channels], dict[str, dict[str, list[str]]]]:
+    """(Folder, case id) -> its scans, and folder -> case id -> its masks: more than one is a problem."""
+    scans: dict[tuple[str, str], _Channels] = defaultdict(lambda: defaultdict(list))
+    masks: dict[str, dict[str, list[str]]] = {part: {} for part in _PARTS.values()}
+    for path in niftis:
+        part = path.removeprefix(f"{table}/").split("/")[0]
+        stem = nifti_stem(path)
+        channel = _CHANNEL.fullmatch(stem)
+        if part in masks:
+            masks[part].setdefault(stem, []).append(path)
+        elif part not in _PARTS:
+            leftovers.add(path, "not in imagesTr, imagesTs, labelsTr or labelsTs, left out")
+        elif channel:
+            scans[part, channel.group(1)][int(channel.group(2))].append(path)
+        else:
+            scans[part, stem][None].append(path)
+    return scans, masks
+
+
+def _group(
+    table: str,
+    case_id: str,
+    by_channel: _Channels,
+    modalities: Mapping[int, str],
+    schema: LabelSchema | None,
+) -> Group:
+    """One case with its scans; the labels of a stacked one may be the Decathlon's."""
+    stacked = None in by_channel  # one 4-D file: the Decathlon
+    if stacked and schema is not None and schema.values == EDITIONS["msd"].values:
+        schema = EDITIONS["msd"]
+    group = Group(case_id, MSD if stacked else NNUNET, table, schema)
+    for number, modality in modalities.items():
+        if stacked or number in by_channel:
+            channel = number if stacked else None
+            paths = by_channel[None if stacked else number]
+            group.scans[modality] += [(path, channel, ()) for path in paths]
+    return group
 
 
 def _give_mask(group: Group, masks: dict[str, list[str]]) -> None:

@@ -1,12 +1,13 @@
 """Files that are one case by their names: what a reader of one layout hands to `layouts`. Opens nothing."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tfbrats.labels import LabelSchema, modality_named
-from tfbrats.machine import files
+from tfbrats.machine import files, paths
 
 # Copies of a scan, by the words that stand behind the modality.
 STRIPPED = ("bet", "hdbet", "brain", "stripped", "skullstripped")
@@ -19,6 +20,11 @@ def nifti_stem(path: str) -> str | None:
     """The name without .nii or .nii.gz, or None for other files."""
     match = re.match(r"(.+)\.nii(\.gz)?$", files.name(path), re.IGNORECASE)
     return match.group(1) if match else None
+
+
+def beginning_of_listing(folder: str | os.PathLike) -> str:
+    """A folder as all paths begin that `files.walk` lists of it, without a / at the end."""
+    return (paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)).rstrip("/")
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Group:
         self.file_id = self.file_id or self.case_id
 
     def settle(self) -> tuple[dict[str, tuple[str, int | None]], str | None]:
-        """One file for each modality, and one mask; adds a problem where names do not tell which."""
+        """One file for each modality, and one mask; where names leave it open, the case has a problem."""
         images = {}
         for modality, scans in self.scans.items():
             if len(scans) > 1:
@@ -134,8 +140,8 @@ def choose_copies(group: Group, leftovers: "Leftovers") -> None:
         group.scans[modality] = scans
 
 
-def _and(paths: Iterable[str]) -> str:
-    return " and ".join(map(files.name, paths))
+def _and(members: Iterable[str]) -> str:
+    return " and ".join(map(files.name, members))
 
 
 class Leftovers:
@@ -146,6 +152,7 @@ class Leftovers:
         self._masks: list[tuple[str, Group, str, str]] = []
 
     def add(self, path: str, reason: str = "name not understood, left out") -> None:
+        """A file that nobody takes."""
         self._paths[reason].append(path)
 
     def add_mask(self, path: str, group: Group, reason: str, better: str | None = None) -> None:
@@ -153,7 +160,7 @@ class Leftovers:
         self._masks.append((path, group, reason, better or f"{group.file_id}_seg"))
 
     def close(self) -> None:
-        """To be called once all files are dealt: now it is known which cases have a mask."""
+        """Sorts the masks that were not taken. To be called once all files are dealt: then all are known."""
         for path, group, reason, better in self._masks:
             if group.masks:
                 self.add(path, f"not taken as an expert's mask: {reason}")
@@ -165,11 +172,11 @@ class Leftovers:
         self._masks.clear()
 
     def notes(self) -> list[str]:
-        """A note for each of a few files; one for all of many that have one reason."""
+        """What is to be told: a note for each of a few files, one for all of many that have one reason."""
         lines = []
-        for reason, paths in self._paths.items():
-            shown = paths if len(paths) <= _FEW else paths[:1]
-            more = len(paths) - len(shown)
+        for reason, members in self._paths.items():
+            shown = members if len(members) <= _FEW else members[:1]
+            more = len(members) - len(shown)
             lines += [f"{path}{f' and {more} more files' if more else ''}: {reason}" for path in shown]
         return lines
 

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from dataclasses import dataclass
 
 from tfbrats.errors import InputError
 from tfbrats.machine import files
@@ -11,19 +12,41 @@ from tfbrats.machine import files
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .xls
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a file holds.
+
+    Attributes:
+        rows: cells stripped, empty rows left out.
+        delimiter: that stands between the cells in the file.
+    """
+
+    rows: list[list[str]]
+    delimiter: str
+
+
+class TableError(InputError):
+    """A file is no such table; `fault` says why, without the file and the cure."""
+
+    def __init__(self, path: str | os.PathLike, fault: str):
+        super().__init__(f"{path}: {fault}. Save it as CSV (UTF-8).")
+        self.fault = fault
+
+
 def is_workbook(path: str | os.PathLike) -> bool:
     """Whether the name is that of a spreadsheet program's own format."""
     return re.search(r"\.xlsx?$", files.name(path), re.IGNORECASE) is not None
 
 
-def rows(path: str | os.PathLike) -> list[list[str]]:
-    """The rows of a table, cells stripped; empty ones are left out.
+def read(path: str | os.PathLike) -> Table:
+    """The rows of a table.
 
     Read are commas, semicolons and tabs, quoted cells, UTF-8 and UTF-16 (Excel's "Unicode text"), each with a
     mark at its beginning or without, and what is neither as Windows' Western European.
 
     Raises:
-        InputError: no such file, a workbook, or no text.
+        InputError: no such file.
+        TableError: a workbook, or no text.
     """
     text = _text(path)
     separator = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own first line
@@ -32,19 +55,19 @@ def rows(path: str | os.PathLike) -> list[list[str]]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = separator.group(1) if separator else max(",;\t", key=first.count)
     try:
-        cells = [
+        rows = [
             [cell.strip() for cell in row]
             for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         ]
     except csv.Error as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}). Save it as CSV (UTF-8).") from error
-    return [row for row in cells if any(row)]
+        raise TableError(path, f"cannot be read as a table ({error})") from error
+    return Table([row for row in rows if any(row)], delimiter)
 
 
 def _text(path: str | os.PathLike) -> str:
     content = files.read_bytes(path)
     if content.startswith(_WORKBOOKS):
-        raise InputError(f"{path}: is a workbook, and no text. Save it as CSV (UTF-8).")
+        raise TableError(path, "is a workbook, and no text")
     try:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             text = content.decode("utf-16")
@@ -56,5 +79,5 @@ def _text(path: str | os.PathLike) -> str:
         # Never with letters replaced: two patients' names would become one.
         text = content.decode("latin-1")
     if "\0" in text:
-        raise InputError(f"{path}: is no text. Save it as CSV (UTF-8).")
+        raise TableError(path, "is no text")
     return text

@@ -2,11 +2,12 @@
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, Tissue
+from tfbrats.labels import EDITIONS, REGIONS, LabelSchema, Tissue, by_meaning
 
 # A reading that fits so well where the chosen one does not is worth a warning; chance alone does not make it.
 _LEAST_DICE, _LEAST_GAIN = 0.6, 0.15
@@ -18,11 +19,11 @@ def candidates(present: Collection[int], like: LabelSchema) -> list[LabelSchema]
     Those whose tissues `like` has too come before those that have others, which are the answer only where
     there is nothing else: a paediatric table explains no adult's labels as long as an adult's does.
     """
-    fitting = [schema for schema in EDITIONS.values() if set(present) <= set(schema.tissue_of_value)]
+    fitting = [schema for schema in EDITIONS.values() if schema.has(present)]
     own = set(like.value_of_tissue)
     for tier in (
         [schema for schema in fitting if set(schema.value_of_tissue) <= own],
-        [schema for schema in fitting if tissues_of(schema, present) <= own],
+        [schema for schema in fitting if schema.tissues(present) <= own],
         fitting,
     ):
         if tier:
@@ -31,19 +32,21 @@ def candidates(present: Collection[int], like: LabelSchema) -> list[LabelSchema]
 
 
 def _distinct(schemas: Sequence[LabelSchema], present: Collection[int]) -> list[LabelSchema]:
+    """One table for each meaning of these values: the shortest, then the newest year."""
+
     def rank(schema: LabelSchema) -> tuple:
         year = int(schema.edition) if schema.edition.isdigit() else 0
         return len(schema.values), not year, -year, schema.edition
 
-    by_meaning: dict[tuple, LabelSchema] = {}
-    for schema in sorted(schemas, key=rank):
-        tissues = tuple(schema.tissue_of_value[value] for value in sorted(present))
-        by_meaning.setdefault(tissues, schema)
-    return list(by_meaning.values())
+    return [group[0] for group in by_meaning(sorted(schemas, key=rank), present)]
 
 
-def advice(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
-    """What to do about predictions with these values, which the table tried does not have."""
+def advice_on_predictions(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
+    """What to do about predictions with these values, which the table tried does not have.
+
+    Args:
+        possible: as `candidates` returns them.
+    """
     if not possible:
         return f"No edition has all of {listed(present)}. Write the files in the table of one."
     each = [f"--prediction-edition {schema.edition} ({meaning(schema, present)})" for schema in possible]
@@ -53,45 +56,40 @@ def advice(possible: Sequence[LabelSchema], present: Collection[int]) -> str:
 
 
 def meaning(schema: LabelSchema, present: Collection[int]) -> str:
+    """What values but the background mean, e.g. "1 NCR, 2 ED"."""
     return ", ".join(f"{value} {schema.tissue_of_value[value].name}" for value in sorted(present) if value)
 
 
 def telling_values(present: Collection[int]) -> set[int]:
-    """Those of the values by which tables differ: what every edition with labels has tells nothing."""
-    return {value for value in present if any(value not in one.tissue_of_value for one in EDITIONS.values())}
+    """The values that some edition does not have: those that all have tell nothing."""
+    return {value for schema in EDITIONS.values() for value in schema.lacking(present)}
 
 
-def tissues_of(schema: LabelSchema, present: Collection[int]) -> set[Tissue]:
-    return {schema.tissue_of_value[value] for value in present}
-
-
-def union(values: Iterable[frozenset[int] | None]) -> frozenset[int]:
-    return frozenset().union(*(one for one in values if one is not None))
-
-
-def outside(values: Collection[int] | None, schema: LabelSchema) -> list[int]:
-    return sorted(set(values or ()) - set(schema.tissue_of_value))
+def union(values_of_files: Iterable[frozenset[int] | None]) -> frozenset[int]:
+    """All values that some file holds; None is a file that could not be read."""
+    return frozenset().union(*(values for values in values_of_files if values is not None))
 
 
 def listed(values: Iterable[int]) -> str:
+    """E.g. "0, 1, 4"."""
     return ", ".join(map(str, sorted(values)))
 
 
-def contradiction(given: LabelSchema, names_say: LabelSchema, present: Collection[int]) -> str:
-    """How a table that was given reads values otherwise than the names' own table, which holds them all.
+def contradiction(chosen: LabelSchema, by_names: LabelSchema, present: Collection[int]) -> str:
+    """How the table that a person chose reads values otherwise than the names' own table, which holds them all.
 
     Returns:
         e.g. "reads 4 as RC"; "" where the two agree on the values, or the names' table lacks one of them.
     """
-    own, other = names_say.tissue_of_value, given.tissue_of_value
-    if not set(present) <= set(own):
+    differing = by_names.differing(chosen, present) if by_names.has(present) else []
+    if not differing:
         return ""
-    for value in sorted(present):
-        if value not in other:
-            return f"has no value {value}"
-        if other[value] != own[value]:
-            return f"reads {value} as {other[value].name}"
-    return ""
+    value = differing[0]
+    return (
+        f"has no value {value}"
+        if chosen.lacking([value])
+        else f"reads {value} as {chosen.tissue_of_value[value].name}"
+    )
 
 
 # --- after scoring: another table that fits better ------------------------------------------------------
@@ -107,7 +105,7 @@ def doubts(
 
     Args:
         written_in: by which table each prediction was read.
-        voxels: of each pair, `scoring.tissue_pairs`.
+        voxels: counts of each pair of tissues in each pair of files, `case_scores.tissue_pairs`.
     """
     groups: dict[LabelSchema, np.ndarray] = {}
     for schema, counts in zip(written_in, voxels, strict=True):
@@ -136,49 +134,74 @@ def _better_readings(
     The meanings are those of other editions, and each exchange of the values among their own tissues: a
     conversion done by half leaves files in no edition's table.
     """
-    value_of = {tissue: schema.value_of_tissue[tissue] for tissue in there}
-    values = {0, *value_of.values()}
-    readings: list[tuple[dict[int, Tissue], LabelSchema | None]] = [
-        ({value: other.tissue_of_value[value] for value in values}, other)
-        for other in _distinct([one for one in EDITIONS.values() if values <= set(one.tissue_of_value)], values)
-    ]
-    readings += [
-        ({0: Tissue.BACKGROUND, **dict(zip(value_of.values(), order, strict=True))}, None)
-        for order in itertools.permutations(there)
-    ]
-    now = _dice(counts)
-    best, best_gain, then = None, 0.0, now
-    for tissue_of, other in readings:  # editions first: of the same gain, the one with a name
+    values = {0, *(schema.value_of_tissue[tissue] for tissue in there)}
+    dice_now = _dice(counts)
+    best, best_gain, best_dice = None, 0.0, dice_now
+    for reading in _readings(schema, there):
         read = np.zeros_like(counts)
-        for value, tissue in tissue_of.items():
+        for value, tissue in reading.tissue_of.items():
             read[:, tissue] += counts[:, schema.tissue_of_value[value]]
         dice = _dice(read)
-        gain = float(np.mean(list(dice.values())) - np.mean(list(now.values())))
+        gain = float(np.mean(list(dice.values())) - np.mean(list(dice_now.values())))
         if gain > best_gain + 1e-9:
-            best, best_gain, then = (tissue_of, other), gain, dice
-    if best is None or min(then.values()) < _LEAST_DICE or best_gain < _LEAST_GAIN:
+            best, best_gain, best_dice = reading, gain, dice
+    if best is None or min(best_dice.values()) < _LEAST_DICE or best_gain < _LEAST_GAIN:
         return []
-    texts = [", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (then, now)]
-    own = meaning(schema, values)
-    held = f"over all voxels Dice {texts[0]}, and now, by {schema.edition} ({own}), Dice {texts[1]}"
-    tissue_of, other = best
-    if other is not None:
-        return [
-            f"{prediction}: read by the table of {other.edition} ({meaning(other, values)}) the predictions "
+    texts = [
+        ", ".join(f"{region} {dice:.3f}" for region, dice in each.items()) for each in (best_dice, dice_now)
+    ]
+    held = (
+        f"over all voxels Dice {texts[0]}, and now, by {schema.edition} ({meaning(schema, values)}), "
+        f"Dice {texts[1]}"
+    )
+    return [f"{prediction}: {_told_of_reading(best, schema, values, held)}"]
+
+
+class _Reading(NamedTuple):
+    """What values may mean: `tissue_of` each; `table` is the edition that has it so, None for none."""
+
+    tissue_of: Mapping[int, Tissue]
+    table: LabelSchema | None
+
+
+def _readings(schema: LabelSchema, there: Sequence[Tissue]) -> Iterator[_Reading]:
+    """Those of the editions first: of two that explain as much, the one with a name is told."""
+    values = [schema.value_of_tissue[tissue] for tissue in there]
+    for other in _distinct(list(EDITIONS.values()), {0, *values}):
+        yield _Reading({value: other.tissue_of_value[value] for value in {0, *values}}, other)
+    for order in itertools.permutations(there):
+        yield _Reading({0: Tissue.BACKGROUND, **dict(zip(values, order, strict=True))}, None)
+
+
+def _told_of_reading(best: _Reading, schema: LabelSchema, values: Collection[int], held: str) -> str:
+    """What a person is told of a reading that fits better, and what to do.
+
+    Args:
+        schema: by which the predictions are read now.
+        held: the scores by both.
+    """
+    tissue_of, table = best
+    if table is not None:
+        return (
+            f"read by the table of {table.edition} ({meaning(table, values)}) the predictions "
             f"would fit the reference far better: {held}. If they were written so, pass --prediction-edition "
-            f"{other.edition}."
-        ]
+            f"{table.edition}."
+        )
     moved = [value for value in sorted(values) if tissue_of[value] is not schema.tissue_of_value[value]]
     words = ", ".join(f"{value} {tissue_of[value].name}" for value in sorted(values) if value)
-    return [
-        f"{prediction}: the values {listed(moved[:-1])} and {moved[-1]} seem exchanged: read as {words}, "
+    return (
+        f"the values {listed(moved[:-1])} and {moved[-1]} seem exchanged: read as {words}, "
         f"which no edition's table has, the predictions would fit the reference far better: {held}. Write the "
         f"files again in the table of {schema.edition}."
-    ]
+    )
 
 
 def _dice(counts: np.ndarray) -> dict[str, float]:
-    """Of each region over all voxels; rows are the reference's tissues, columns the prediction's."""
+    """Dice of each region over all voxels.
+
+    Args:
+        counts: voxels by the reference's tissue (rows) and the prediction's (columns).
+    """
     dice = {}
     for region, tissues in REGIONS.items():
         inside = np.isin(np.arange(len(counts)), tissues)

@@ -82,6 +82,20 @@ def _values(value: int | Sequence[int], name: str, where: str) -> list[int]:
     return numbers
 
 
+def schema_of_table(labels: Mapping, where: str) -> LabelSchema:
+    """The label schema that the entry `labels` of a dataset.json states: name -> value, or value -> name.
+
+    Args:
+        where: the file, named in errors.
+
+    Raises:
+        InputError: as `schema_from_names`.
+    """
+    if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
+        labels = {name: int(value) for value, name in labels.items()}
+    return schema_from_names(labels, where)
+
+
 def schema_from_names(names: Mapping[str, int | Sequence[int]], where: str) -> LabelSchema:
     """The label schema that a dataset.json of nnU-Net states.
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, decathlon, grades, naming, not_experts, patients
-from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
+from tfbrats.datasets.groups import Group, Leftovers, beginning_of_listing, nifti_stem
 from tfbrats.datasets.naming import Telling
 from tfbrats.datasets.patients import Links
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
-from tfbrats.machine import files, paths
+from tfbrats.machine import files
 from tfbrats.machine.wording import counted
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
@@ -65,6 +65,8 @@ class Dataset:
         guesses: of the notes, those that tell whose labels these are where names leave it open.
         patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
         links: what tables of ids tell of collections that hold the same people.
+        names_say: case id -> the table that the data set tells by itself, where another edition was given;
+            empty where it does not tell the table of all cases.
     """
 
     root: str
@@ -74,6 +76,7 @@ class Dataset:
     guesses: tuple[str, ...] = ()
     patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
     links: Links = dataclasses.field(default_factory=Links)
+    names_say: Mapping[str, LabelSchema] = dataclasses.field(default_factory=dict)
 
     @property
     def layouts(self) -> list[str]:
@@ -88,6 +91,11 @@ class Dataset:
         """Case id -> patient. No patient may be in two splits."""
         return {case.case_id: self.patients.get(case.case_id, case.patient_id) for case in self.cases}
 
+    @property
+    def patient_notes(self) -> list[str]:
+        """What a person should know before cases are dealt out by patient (`patients.notes`)."""
+        return patients.notes(self.patient_of, self.links)
+
     def with_patients(self, path: str | os.PathLike | None) -> "Dataset":
         """The same cases, with the patients that a file names (`patients.named`); itself for None."""
         if path is None:
@@ -100,9 +108,9 @@ class Dataset:
             notes=(*self.notes, *notes),
         )
 
-    def grade_of(self, one: CaseFiles) -> str | None:
+    def grade_of(self, entry: CaseFiles) -> str | None:
         """One of `grades.GRADES` by the folder that a case lies in, else by a table; None if neither tells."""
-        return grades.by_folder(one.paths()[0]) or self.table_grades.get(one.case_id)
+        return grades.by_folder(entry.paths()[0]) or self.table_grades.get(entry.case_id)
 
 
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
@@ -143,6 +151,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         guesses=tuple(guesses),
         patients=of_others,
         links=links,
+        names_say=_names_say(groups, tellings) if edition is not None else {},
     )
 
 
@@ -155,9 +164,10 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
         inside = [path for path in niftis if path.startswith(f"{table}/")]
         niftis = [path for path in niftis if not path.startswith(f"{table}/")]
         groups += decathlon.read(table, inside, edition, leftovers)
-    names, others = bids.split(niftis, _top(root))
+    top = beginning_of_listing(root)
+    names, others = bids.split(niftis, top)
     groups += bids.read(names, leftovers)
-    groups += brats_folders.read(others, leftovers, _top(root))
+    groups += brats_folders.read(others, leftovers, top)
     present = set(listing)
     for group in groups:
         for path in group.masks[:]:
@@ -171,10 +181,6 @@ def _groups(root: str, listing: Sequence[str], edition: str | None, notes: list[
     leftovers.close()
     notes += leftovers.notes()
     return groups
-
-
-def _top(root: str) -> str:
-    return paths.absolute(root) if files.is_local(root) else files.canonical(root)
 
 
 def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
@@ -248,6 +254,16 @@ def _cases(
     return cases
 
 
+def _names_say(groups: Sequence[Group], tellings: Sequence[Telling | None]) -> dict[str, LabelSchema]:
+    """Case id -> table; {} where one with a mask has none, or where label names were not understood."""
+    told = list(zip(groups, tellings, strict=True))
+    if any(telling is None and group.masks for group, telling in told):
+        return {}
+    if any(group.schema is None and group.layout in (decathlon.MSD, decathlon.NNUNET) for group in groups):
+        return {}
+    return {group.case_id: telling.schema for group, telling in told if telling is not None}
+
+
 def _schema(edition: str | None, telling: Telling | None) -> LabelSchema:
     """The table of a case; one that is given by hand remembers what an id or a table of the data set tells."""
     if edition is None:
@@ -283,14 +299,15 @@ def select(dataset: Dataset, case_ids: Sequence[str] | None) -> tuple[CaseFiles,
     """
     if case_ids is None:
         return dataset.cases
-    known = {one.case_id for one in dataset.cases}
-    missing = sorted(set(case_ids) - known)
+    present = sorted(entry.case_id for entry in dataset.cases)
+    missing = sorted(set(case_ids) - set(present))
     if missing:
         raise InputError(
-            f"{dataset.root}: no case {', '.join(missing)}; it has {', '.join(sorted(known)[:10])}"
-            + (", ..." if len(known) > 10 else ".")
+            f"{dataset.root}: no case {', '.join(missing)}; it has {', '.join(present[:10])}"
+            + (", ..." if len(present) > 10 else ".")
         )
-    return tuple(one for one in dataset.cases if one.case_id in set(case_ids))
+    chosen = set(case_ids)
+    return tuple(entry for entry in dataset.cases if entry.case_id in chosen)
 
 
 def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLike]) -> None:
@@ -298,8 +315,8 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
 
     Data is never overwritten, and what a model predicted never taken for an expert's mask.
     """
-    case_of_scan = {files.canonical(path): one.case_id for one in cases for _, path, _ in one.images}
-    inputs = {*case_of_scan, *(files.canonical(one.label) for one in cases if one.label)}
+    case_of_scan = {files.canonical(path): entry.case_id for entry in cases for _, path, _ in entry.images}
+    inputs = {*case_of_scan, *(files.canonical(entry.label) for entry in cases if entry.label)}
     written = {files.canonical(output): output for output in outputs}
     for path, output in written.items():
         if path in inputs:
@@ -323,9 +340,9 @@ def _tables_of(cases: Sequence[CaseFiles]) -> set[str]:
     """The dataset.json that each case's layout was read from, if any."""
     folders = {
         re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
-        for one in cases
-        if one.layout in (decathlon.MSD, decathlon.NNUNET)
-        for _, path, _ in one.images
+        for entry in cases
+        if entry.layout in (decathlon.MSD, decathlon.NNUNET)
+        for _, path, _ in entry.images
     }
     return {files.join(folder, decathlon.TABLE) for folder in folders}
 
@@ -344,7 +361,7 @@ def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
     if not doubled:
         return
     folders = [
-        files.parent(one.images[0][1]) for name, one in zip(names, cases, strict=True) if name == doubled[0]
+        files.parent(entry.images[0][1]) for name, entry in zip(names, cases, strict=True) if name == doubled[0]
     ]
     shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
     raise InputError(

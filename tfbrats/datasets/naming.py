@@ -126,18 +126,18 @@ _YEAR = r"(?:20)?(17|18|19|20|21|23|24|25|26)"
 _PUBLISHED = re.compile(rf"{_SPONSORS}brats-?{_YEAR}(?:-?([a-z].*))?")
 _WITHOUT_YEAR = re.compile(rf"{_SPONSORS}brats-([a-z].*)")
 _PARTS = {
+    *("data", "dataset", "set", "challenge", "challengedata", "brats", "training", "trainingdata"),
     *(
-        "data",
-        "dataset",
-        "set",
-        "challenge",
-        "challengedata",
-        "brats",
-        "training",
-        "trainingdata",
         "trainingset",
+        "train",
+        "validation",
+        "validationdata",
+        "validationset",
+        "val",
+        "testing",
+        "testingdata",
+        "testingset",
     ),
-    *("train", "validation", "validationdata", "validationset", "val", "testing", "testingdata", "testingset"),
     *("test", "testdata", "testset", "additional", "additionaltraining", "additionaltrainingdata", "task1"),
     *("pre", "post", "local", "segmentation"),
 }

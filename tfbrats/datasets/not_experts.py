@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from tfbrats.datasets import decathlon, references
-from tfbrats.datasets.groups import nifti_stem, scan_name
+from tfbrats.datasets.groups import beginning_of_listing, nifti_stem, scan_name
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted
@@ -33,20 +33,20 @@ def predicted(listing: Sequence[str]) -> dict[str, tuple[str, str]]:
     """
     niftis = [path for path in listing if nifti_stem(path) is not None]
     scans = [path for path in niftis if is_scan(path)]
-    found: dict[str, tuple[str, str]] = {}
+    origins: dict[str, tuple[str, str]] = {}
     for record in (path for path in listing if files.name(path) in _RECORDS):
         folder = files.parent(record)
         has_scans = any(path.startswith(f"{folder}/") for path in scans)
         for path in niftis:
             is_its = files.parent(path) == folder and not is_named_mask(path)
             if is_its if has_scans else path.startswith(f"{folder}/"):
-                found.setdefault(path, (_RECORDS[files.name(record)], record))
+                origins.setdefault(path, (_RECORDS[files.name(record)], record))
     present = set(listing)
     for path in niftis:
         beside = files.join(files.parent(path), f"{nifti_stem(path)}.json")
-        if beside in present and path not in found and is_own_record(beside):
-            found[path] = ("tfbrats", beside)
-    return {path: how for path, how in found.items() if path not in scans}
+        if beside in present and path not in origins and is_own_record(beside):
+            origins[path] = ("tfbrats", beside)
+    return {path: origin for path, origin in origins.items() if path not in scans}
 
 
 def check(folder: str | os.PathLike) -> None:
@@ -80,7 +80,9 @@ def objection_of_folders(path: str, root: str | os.PathLike) -> str | None:
 
 def telling_folders(paths: Sequence[str], root: str | os.PathLike) -> list[str]:
     """Notes on folders, the root too, whose names say that a program drew the masks that lie there."""
-    names = {name: None for path in paths for name in (files.name(_top(root)), *_folders(path, root))}
+    names = {
+        name: None for path in paths for name in (files.name(beginning_of_listing(root)), *_folders(path, root))
+    }
     return [
         f"the folder's name {name} speaks of what a program predicts: the scores are against experts only if "
         "experts drew its masks"
@@ -90,16 +92,12 @@ def telling_folders(paths: Sequence[str], root: str | os.PathLike) -> list[str]:
 
 
 def _folders(path: str, root: str | os.PathLike) -> list[str]:
-    below = files.parent(path).removeprefix(_top(root))
+    below = files.parent(path).removeprefix(beginning_of_listing(root))
     return [name for name in below.split("/") if name]
 
 
-def _top(root: str | os.PathLike) -> str:
-    return (os.path.abspath(root) if files.is_local(root) else files.canonical(root)).rstrip("/")
-
-
 def _is_of_raw_data(name: str) -> bool:
-    """nnUNet_raw and nnUNet_preprocessed hold what experts drew."""
+    """Whether a folder is nnUNet_raw or nnUNet_preprocessed, which hold what experts drew."""
     return re.match(r"nnunet_(?:raw|preprocessed)", name, re.IGNORECASE) is not None
 
 

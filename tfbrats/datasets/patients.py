@@ -96,47 +96,48 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     same = _Same()
     for patient in sorted(set(patient_ids.values())):
         same.unite([patient, f"person {naming.person_of(patient)}"])
-    names = {name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)}
-    links, workbooks = Links(), [path for path in tables if id_tables.is_workbook(path)]
-    unread, stems = [], {os.path.splitext(path)[0] for path in tables if path not in workbooks}
-    for path in tables:
-        rows = [] if path in workbooks else _ids_in(path)
-        ids = {name for row in rows for cell in row for name in (cell, naming.patient_of(cell))}
-        if path not in workbooks and not collections_of(ids) and not any(name.lower() in names for name in ids):
+    patient_named = {
+        name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)
+    }
+    workbooks = [path for path in tables if id_tables.is_workbook(path)]
+    texts = [path for path in tables if path not in workbooks]
+    links, unread = Links(), []
+    for path in texts:
+        rows = _ids_in(path)
+        links = links.with_rows(rows)
+        names_of_rows = [{name for cell in row for name in (cell, naming.patient_of(cell))} for row in rows]
+        for names in names_of_rows:
+            same.unite(sorted({patient_named[name.lower()] for name in names if name.lower() in patient_named}))
+        all_names = set().union(*names_of_rows)
+        if not collections_of(all_names) and not any(name.lower() in patient_named for name in all_names):
             unread.append(
                 f"{path}: no case id is read from it, so it tells nobody's names. If it is to, save it as CSV "
                 "(UTF-8) with a row for each patient and a column of ids for each edition."
             )
-        links = links.with_rows(rows)
-        for row in rows:
-            known = {
-                names[name.lower()]
-                for cell in row
-                for name in (cell, naming.patient_of(cell))
-                if name.lower() in names
-            }
-            same.unite(sorted(known))
     first: dict[str, str] = {}
     for patient in sorted(set(patient_ids.values())):
         first.setdefault(same.of(patient), patient)
     of_case = {case_id: first[same.of(patient)] for case_id, patient in patient_ids.items()}
     others = {case_id: patient for case_id, patient in of_case.items() if patient != patient_ids[case_id]}
-    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in stems]
+    saved_as_text = {os.path.splitext(path)[0] for path in texts}
+    unsaved = [path for path in workbooks if os.path.splitext(path)[0] not in saved_as_text]
     return others, Links(links.collections, tuple(unread), tuple(unsaved))
 
 
 class _Same:
-    """Names that belong together."""
+    """Groups of names that are one person's."""
 
     def __init__(self):
         self._above: dict[str, str] = {}
 
     def of(self, name: str) -> str:
+        """The name that stands for the group."""
         while (above := self._above.get(name, name)) != name:
             name = above
         return name
 
     def unite(self, names: Sequence[str]) -> None:
+        """Puts names, with their groups, into one group."""
         for name in names[1:]:
             self._above[self.of(name)] = self.of(names[0])
 
@@ -144,7 +145,7 @@ class _Same:
 def _ids_in(path: str) -> list[list[str]]:
     """The ids of each row of such a table; nothing of a file that is none."""
     try:
-        rows = id_tables.rows(path)
+        rows = id_tables.read(path).rows
     except InputError:
         return []
     widest = max(map(len, rows), default=0)
@@ -156,6 +157,13 @@ def _ids_in(path: str) -> list[list[str]]:
 def _is_of_ids(column: Sequence[str]) -> bool:
     is_named_so = re.search(r"id\b|_id|brats|tcga", column[0], re.IGNORECASE)
     return bool(is_named_so) or any(collections_of([cell]) for cell in column)
+
+
+def by_names(case_ids: Iterable[str]) -> dict[str, str]:
+    """Case id -> patient, by names alone; a person with two names in two editions goes by the first."""
+    first: dict[str, str] = {}
+    patients = ((case_id, naming.patient_of(case_id)) for case_id in case_ids)
+    return {case_id: first.setdefault(naming.person_of(patient), patient) for case_id, patient in patients}
 
 
 def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
@@ -289,7 +297,7 @@ def named(
 
 
 def _meant(strange: Sequence[str], case_ids: Iterable[str]) -> list[str]:
-    """Ids that no case has, the first of them with the nearest that one has: most are slips of the pen."""
+    """Ids that no case has; behind the first three the nearest that one has, as most are slips of the pen."""
     case_ids, texts = list(case_ids), []
     for name in strange[:3]:
         nearest = difflib.get_close_matches(name, case_ids, 1, 0.75)
@@ -299,7 +307,7 @@ def _meant(strange: Sequence[str], case_ids: Iterable[str]) -> list[str]:
 
 def _read(path: str | os.PathLike) -> dict[str, str]:
     """Case id -> patient, of every row of such a file."""
-    rows = id_tables.rows(path)
+    rows = id_tables.read(path).rows
     header = [name.lower() for name in rows[0]] if rows else []
     if not set(_COLUMNS) <= set(header):
         raise InputError(

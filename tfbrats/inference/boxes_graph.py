@@ -1,4 +1,7 @@
-"""Boxes round masks of a volume, in the graph: where they are, what lies in them, and back into the volume."""
+"""Boxes in a volume, in the graph: round a mask, grown, cut out, put back.
+
+`cases.boxes` is the twin in numpy: the same functions, of a box as ranges in a tuple.
+"""
 
 import tensorflow as tf
 
@@ -24,6 +27,7 @@ def box_of(mask):
 
 
 def is_empty(box):
+    """Whether a box, int32 [3, 2], holds no voxel: bool []."""
     return box[0, 0] == box[0, 1]
 
 
@@ -33,13 +37,13 @@ def grown(box, margin: int, shape):
     return tf.where(is_empty(box), box, larger)
 
 
-def inside(array, box):
-    """[i, j, k, ...] -> what the box holds."""
+def crop(array, box):
+    """What the box holds: [I, J, K, ...] -> [i, j, k, ...]."""
     (i0, i1), (j0, j1), (k0, k1) = (tf.unstack(along) for along in tf.unstack(box))
     return array[i0:i1, j0:j1, k0:k1]
 
 
-def placed(array, box, shape):
-    """The inverse of `inside`: 0 outside the box."""
+def uncrop(array, box, shape):
+    """The inverse of `crop`, 0 outside the box: [i, j, k, ...] -> [I, J, K, ...]."""
     padding = tf.stack([box[:, 0], shape - box[:, 1]], axis=1)
     return tf.pad(array, tf.pad(padding, [[0, array.shape.rank - 3], [0, 0]]))

@@ -15,9 +15,10 @@ from tfbrats.config import Cascade
 from tfbrats.errors import InputError
 from tfbrats.inference import patches_graph
 from tfbrats.inference.answers import label_values
-from tfbrats.inference.boxes_graph import box_of, grown, inside, is_empty, placed
+from tfbrats.inference.boxes_graph import box_of, crop, grown, is_empty, uncrop
 from tfbrats.inference.pieces import in_pieces
-from tfbrats.inference.preprocess_graph import prepared
+from tfbrats.inference.preprocess_graph import cropped
+from tfbrats.inference.scales import multi_scale
 from tfbrats.labels import REGIONS, LabelSchema
 
 _SCALES = 3  # x1, x0.5, x2
@@ -51,94 +52,109 @@ def _scales_of(network: keras.Model, modalities: int, region: str) -> int:
 
 
 def _probabilities(network: keras.Model, patch):
+    """float32 [N, S, S, S, channels] -> [N, S, S, S, 1]."""
     return tf.sigmoid(tf.cast(network(patch, training=False)["logits"], tf.float32))
 
 
-def _that_hold(wanted, origins, size: int):
-    """Those of the tiles, int32 [n, 3], in which some of the mask `wanted` lies."""
-    shape = tf.shape(wanted)
+def _that_hold(parent, origins, size: int):
+    """Those of the tiles, int32 [n, 3], in which some of the parent region, bool [i, j, k], lies."""
+    shape = tf.shape(parent)
 
     def holds(start):
-        return tf.reduce_any(
-            inside(wanted, tf.stack([tf.maximum(start, 0), tf.minimum(start + size, shape)], axis=1))
-        )
+        inside = tf.stack([tf.maximum(start, 0), tf.minimum(start + size, shape)], axis=1)
+        return tf.reduce_any(crop(parent, inside))
 
     return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
 
 
-def stage(network: keras.Model, image, box, patch_size: int, settings: Cascade, wanted=None):
+def _patches(image, origins, size: int, scales: int):
+    """What a network sees of tiles, int32 [n, 3]: float32 [n, S, S, S, scales * M]."""
+    if scales == 1:
+        return patches_graph.window(image, origins, size)
+    return multi_scale(*patches_graph.cut(image, origins + size // 2, size))
+
+
+def _add(total, tiles, origins, box):
+    """Adds tiles [n, S, S, S] to the sum over a box, float32 of its shape; only what lies in the box counts."""
+    low, high = box[:, 0], box[:, 1]
+    size = tiles.shape[1]
+
+    def add_tile(n, total):
+        start = origins[n]
+        first, last = tf.maximum(low - start, 0), tf.minimum(high - start, size)
+        inside = crop(tiles[n], tf.stack([first, last], axis=1))
+        place = tf.stack([start + first - low, start + last - low], axis=1)
+        return n + 1, total + uncrop(inside, place, high - low)
+
+    return tf.while_loop(
+        lambda n, _: n < tf.shape(origins)[0],
+        add_tile,
+        (0, total),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None] * 3)),
+        parallel_iterations=1,
+    )[1]
+
+
+def _tiles_on_each_voxel(axes, box, size: int):
+    """How many tiles of the whole grid hold each voxel of a box: float32 of its shape.
+
+    Args:
+        axes: for each axis the first voxels of the tiles along it, int32 [n].
+    """
+    # Tiles form a grid: how many hold a voxel is a product over the axes.
+    along = []
+    for axis, origins in enumerate(axes):
+        from_start = tf.range(box[axis, 0], box[axis, 1])[:, None] - origins
+        holds = tf.logical_and(from_start >= 0, from_start < size)
+        along.append(tf.reduce_sum(tf.cast(holds, tf.float32), axis=1))
+    return along[0][:, None, None] * along[1][:, None] * along[2]
+
+
+def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, parent=None):
     """Slides a network over a box; where tiles overlap, the plain mean of their probabilities.
 
     Memory is that of `settings.tile_batch` tiles and of the box, however many tiles there are.
 
     Args:
-        network: of `models.build`, from patches at three scales or at x1 alone.
+        network: of `networks.build`, from patches at three scales or at x1 alone.
         image: float32 [i, j, k, M], z-scored.
         box: int32 [3, 2], half-open ranges; may be empty.
         patch_size: S.
-        wanted: bool [i, j, k]: tiles that hold none of it are not run, and only in it is the answer right.
+        parent: bool [i, j, k]: tiles that hold none of it are not run, and only in it is the answer right.
             None: the whole box.
 
     Returns:
         probabilities, float32 of the box's shape, and how many tiles were run, int32 [].
     """
     scales = _scales_of(network, image.shape[-1], network.name)
-    low, high = box[:, 0], box[:, 1]
-    axes = [tile_origins(low[axis], high[axis], patch_size, settings.stride) for axis in range(3)]
+    axes = [tile_origins(box[axis, 0], box[axis, 1], patch_size, settings.stride) for axis in range(3)]
     # origins: ~4 x 5 x 4 of them for a brain
     origins = tf.reshape(tf.stack(tf.meshgrid(*axes, indexing="ij"), axis=-1), [-1, 3])
-    if wanted is not None:
-        origins = _that_hold(wanted, origins, patch_size)
+    if parent is not None:
+        origins = _that_hold(parent, origins, patch_size)
     tiles = tf.shape(origins)[0]
 
     def add_batch(done, total):
-        chosen = origins[done : done + settings.tile_batch]
-        # patch: 1 x 64 x 64 x 64 x 12
-        if scales == 1:
-            patch = patches_graph.window(image, chosen, patch_size)
-        else:
-            patch = patches_graph.multi_scale(*patches_graph.cut(image, chosen + patch_size // 2, patch_size))
-        answer = _probabilities(network, patch)[..., 0]
-
-        def add_tile(n, total):
-            start = chosen[n]
-            # Only what lies in the box counts.
-            first, last = tf.maximum(low - start, 0), tf.minimum(high - start, patch_size)
-            kept = inside(answer[n], tf.stack([first, last], axis=1))
-            place = tf.stack([start + first - low, start + last - low], axis=1)
-            return n + 1, total + placed(kept, place, high - low)
-
-        _, total = tf.while_loop(
-            lambda n, _: n < tf.shape(chosen)[0],
-            add_tile,
-            (0, total),
-            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None] * 3)),
-            parallel_iterations=1,
-        )
-        return done + tf.shape(chosen)[0], total
+        batch = origins[done : done + settings.tile_batch]
+        # patches: 1 x 64 x 64 x 64 x 12
+        probabilities = _probabilities(network, _patches(image, batch, patch_size, scales))[..., 0]
+        return done + tf.shape(batch)[0], _add(total, probabilities, batch, box)
 
     _, total = tf.while_loop(
         lambda done, _: done < tiles,
         add_batch,
-        (0, tf.zeros(high - low)),
+        (0, tf.zeros(box[:, 1] - box[:, 0])),
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([None] * 3)),
         parallel_iterations=1,
     )
-    # Tiles form a grid: how many hold a voxel is a product over the axes.
-    along = []
-    for axis in range(3):
-        from_start = tf.range(low[axis], high[axis])[:, None] - axes[axis]
-        holds = tf.logical_and(from_start >= 0, from_start < patch_size)
-        along.append(tf.reduce_sum(tf.cast(holds, tf.float32), axis=1))
-    count = along[0][:, None, None] * along[1][:, None] * along[2]
-    return total / count, tiles
+    return total / _tiles_on_each_voxel(axes, box, patch_size), tiles
 
 
 # --- the cascade ----------------------------------------------------------------------------------------
 
 
 class Stage(NamedTuple):
-    """What a stage found, on the crop's grid.
+    """A stage's answer, on the crop's grid.
 
     Attributes:
         probabilities: float32 [i, j, k], 0 outside the parent region.
@@ -157,15 +173,15 @@ def _descend(networks: Mapping, image, brain, regions: Sequence[str], patch_size
     """Runs stages one after the other from the brain down: region -> Stage."""
     shape = tf.shape(brain)
     parent, box = brain, box_of(brain)
-    found = {}
+    stages = {}
     for region in regions:
         seen = tf.where(parent[..., None], image, 0.0) if settings.mask == "multiply" else image
-        average, tiles = stage(networks[region], seen, box, patch_size, settings, wanted=parent)
-        probabilities = tf.where(parent, placed(average, box, shape), 0.0)
+        average, tiles = slide(networks[region], seen, box, patch_size, settings, parent)
+        probabilities = tf.where(parent, uncrop(average, box, shape), 0.0)
         mask = tf.logical_and(parent, probabilities >= settings.threshold)
         parent, box = mask, grown(box_of(mask), settings.margin, shape)
-        found[region] = Stage(probabilities, mask, box, tiles)
-    return found
+        stages[region] = Stage(probabilities, mask, box, tiles)
+    return stages
 
 
 class Parent(NamedTuple):
@@ -210,7 +226,7 @@ class CascadeSegmenter(tf.Module):
     """Three trained networks with everything round them, from raw modalities to a label map.
 
     Args:
-        networks: region -> trained network of `models.build`.
+        networks: region -> trained network of `networks.build`.
         modalities: names and order of the image's channels.
         patch_size: S, the tile that the networks were trained on.
         settings: the config's section `cascade`.
@@ -267,16 +283,16 @@ class CascadeSegmenter(tf.Module):
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
             tiles: int32 [3], how many tiles each stage ran.
         """
-        image, brain, box, shape = prepared(volumes, self.modalities)
-        found = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
+        image, brain, box, shape = cropped(volumes, self.modalities)
+        stages = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
 
         background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)
         values = background
         for region, value in (("WT", ed), ("TC", ncr), ("ET", et)):
-            values = tf.where(found[region].mask, value, values)
-        probabilities = tf.stack([found[region].probabilities for region in REGIONS], axis=-1)
+            values = tf.where(stages[region].mask, value, values)
+        probabilities = tf.stack([stages[region].probabilities for region in REGIONS], axis=-1)
         return {
-            "segmentation": placed(values, box, shape),
-            "probabilities": placed(probabilities, box, shape),
-            "tiles": tf.stack([found[region].tiles for region in REGIONS]),
+            "segmentation": uncrop(values, box, shape),
+            "probabilities": uncrop(probabilities, box, shape),
+            "tiles": tf.stack([stages[region].tiles for region in REGIONS]),
         }

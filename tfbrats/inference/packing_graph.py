@@ -1,4 +1,4 @@
-"""The inverse of `packing` in the graph. Whatever is sent, little of it is unpacked before it is refused."""
+"""The inverse of `cases.packing`, in the graph. Whatever is sent, little is unpacked before it is refused."""
 
 import tensorflow as tf
 
@@ -51,14 +51,14 @@ def unpacked(slices, plane):
         length = tf.cast(length, tf.int64)
         return tf.debugging.Assert(length == plain, ["a slice of", plain, "bytes is expected; found", length])
 
-    def one(text):
-        end = tf.strings.substr(tf.strings.join(["\0\0\0\0", text]), -4, 4)
+    def plane_of(member):
+        end = tf.strings.substr(tf.strings.join(["\0\0\0\0", member]), -4, 4)
         with tf.control_dependencies([fits(tf.io.decode_raw(end, tf.int32)[0])]):
-            content = tf.io.decode_compressed(text, "GZIP")
+            content = tf.io.decode_compressed(member, "GZIP")
         with tf.control_dependencies([fits(tf.strings.length(content))]):
             return tf.reshape(tf.io.decode_raw(content, tf.int16), plane)
 
     spec = tf.TensorSpec([None, None], tf.int16)
-    found = tf.map_fn(one, slices, fn_output_signature=spec, parallel_iterations=_AT_ONCE)
+    planes = tf.map_fn(plane_of, slices, fn_output_signature=spec, parallel_iterations=_AT_ONCE)
     # 155 x 240 x 240 -> 240 x 240 x 155
-    return tf.transpose(tf.reshape(found, tf.concat([[tf.size(slices)], plane], axis=0)), [1, 2, 0])
+    return tf.transpose(tf.reshape(planes, tf.concat([[tf.size(slices)], plane], axis=0)), [1, 2, 0])

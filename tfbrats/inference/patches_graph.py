@@ -1,7 +1,8 @@
-"""Cut multi-scale patches in the graph: `patches` again in TensorFlow, for stored volumes and whole cases.
+"""Cut multi-scale patches in the graph, many at a time, from stored volumes and from whole cases.
 
-Equal to its numpy twin to the bit, which fixes the order of every sum; the twin always rounds to float16, as
-the records hold it. Never pads a volume: it slices what lies inside and pads the slice.
+`cases.patches` is the twin in numpy, which cuts one at a time. They are equal to the bit, which fixes the order
+of every sum; the twin always rounds to float16, as the records hold it. A volume is never padded: what lies
+inside is sliced, and the slice is padded.
 """
 
 import tensorflow as tf
@@ -71,7 +72,7 @@ def window(volume, starts, size: int):
 
 
 def cut(image, centres, size: int, dtype=tf.float32):
-    """Patches at the scales that carry voxels of their own; x2 is derived from x1 (`upsampled_centre`).
+    """Patches at the scales that carry voxels of their own; x2 is derived from x1 (`scales`).
 
     Args:
         image: float32 or float16 [i, j, k, M].
@@ -97,35 +98,3 @@ def cut(image, centres, size: int, dtype=tf.float32):
 def cut_label(label, centres, size: int):
     """Tissues uint8 [i, j, k], centres int [N, 3] -> [N, S, S, S]."""
     return window(label, tf.cast(centres, tf.int32) - size // 2, size)
-
-
-def upsampled_centre(x1):
-    """The x2 scale: the image upsampled twice and cut round the same centre, so x1's middle alone.
-
-    Trilinear, voxel centres at half indices: each new voxel is 3/4 its own old voxel and 1/4 the neighbour on
-    its side, along each axis.
-
-    Args:
-        x1: float [N, S, S, S, M], S known and a multiple of 4.
-
-    Returns:
-        float32 [N, S, S, S, M].
-    """
-    size = x1.shape[1]
-    low, high = size // 4 - 1, size - size // 4 + 1  # S / 2 voxels and a ring of neighbours
-    fine = tf.cast(x1[:, low:high, low:high, low:high], tf.float32)
-    for axis in (3, 2, 1):  # the innermost first, while there is least to weave
-        every = (slice(None),) * axis
-        own, quarter = fine[(*every, slice(1, -1))] * 0.75, fine * 0.25
-        pair = (own + quarter[(*every, slice(-2))], own + quarter[(*every, slice(2, None))])
-        shape = tf.concat([tf.shape(fine)[:axis], [size], tf.shape(fine)[axis + 1 :]], axis=0)
-        fine = tf.reshape(tf.stack(pair, axis=axis + 1), shape)
-    return tf.ensure_shape(fine, x1.shape)
-
-
-def multi_scale(x1, half):
-    """A network's input: the channels of x1, then of x0.5, then of x2. [N, S, S, S, M] twice -> float32 3M."""
-    return tf.concat(
-        [tf.cast(x1, tf.float32), tf.cast(half, tf.float32), upsampled_centre(x1)],
-        axis=-1,
-    )

@@ -1,4 +1,4 @@
-"""A batch in pieces and cases one by one, so that memory is bounded."""
+"""A batch in pieces and cases one by one: memory is bounded. What is too large or no number is refused."""
 
 from collections.abc import Callable, Mapping
 
@@ -38,6 +38,19 @@ def bounded(volumes: Mapping) -> dict:
         return {name: tf.identity(volume) for name, volume in volumes.items()}
 
 
+def finite(image):
+    """The image again, refused if a voxel is no number.
+
+    Raises:
+        tf.errors.InvalidArgumentError: NaN or infinite values, when the graph runs.
+    """
+    check = tf.debugging.Assert(
+        tf.reduce_all(tf.math.is_finite(image)), ["the volumes hold NaN or infinite values"]
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(image)
+
+
 def each_of(function: Callable, volumes: Mapping, outputs: Mapping) -> dict:
     """A function of one case, for several cases of one grid, one after the other.
 
@@ -57,11 +70,11 @@ def each_of(function: Callable, volumes: Mapping, outputs: Mapping) -> dict:
     with tf.control_dependencies([few]):
         volumes = {name: tf.identity(volume) for name, volume in volumes.items()}
 
-    def one(volumes):
-        found = function(volumes)
-        return {name: found[name] for name in outputs}
+    def kept(volumes):
+        answer = function(volumes)
+        return {name: answer[name] for name in outputs}
 
-    return tf.map_fn(one, volumes, fn_output_signature=dict(outputs), parallel_iterations=1)
+    return tf.map_fn(kept, volumes, fn_output_signature=dict(outputs), parallel_iterations=1)
 
 
 def in_pieces(function: Callable, batch, at_once, nothing: Mapping) -> dict:
@@ -74,14 +87,16 @@ def in_pieces(function: Callable, batch, at_once, nothing: Mapping) -> dict:
     """
     count = tf.shape(batch)[0]
     pieces = -(-count // at_once)
-    found = {
-        name: tf.TensorArray(one.dtype, pieces, element_shape=[None, *one.shape[1:]], infer_shape=False)
-        for name, one in nothing.items()
+    answers = {
+        name: tf.TensorArray(empty.dtype, pieces, element_shape=[None, *empty.shape[1:]], infer_shape=False)
+        for name, empty in nothing.items()
     }
 
-    def piece(n, found):
+    def add_piece(n, answers):
         answer = function(batch[n * at_once : (n + 1) * at_once])
-        return n + 1, {name: array.write(n, answer[name]) for name, array in found.items()}
+        return n + 1, {name: array.write(n, answer[name]) for name, array in answers.items()}
 
-    _, found = tf.while_loop(lambda n, _: n < pieces, piece, (0, found), parallel_iterations=1)
-    return tf.cond(count > 0, lambda: {name: array.concat() for name, array in found.items()}, lambda: nothing)
+    _, answers = tf.while_loop(lambda n, _: n < pieces, add_piece, (0, answers), parallel_iterations=1)
+    return tf.cond(
+        count > 0, lambda: {name: array.concat() for name, array in answers.items()}, lambda: nothing
+    )

@@ -1,24 +1,36 @@
-"""`cases.preprocess` in the graph: brain, z-score, background 0."""
+"""A case as the networks see it, in the graph: brain, crop, z-score.
+
+`cases.preprocess` is the twin in numpy; the bias field is found there alone, before the graph.
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfbrats.inference.boxes_graph import box_of, inside
-from tfbrats.inference.pieces import bounded
+from tfbrats.inference.boxes_graph import box_of, crop
+from tfbrats.inference.pieces import bounded, finite
 
 
-def finite(image):
-    """The image again, refused if a voxel is no number.
+class Prepared(NamedTuple):
+    """A case ready for a network.
 
-    Raises:
-        tf.errors.InvalidArgumentError: NaN or infinite values, when the graph runs.
+    Attributes:
+        image: float32 [i, j, k, M], z-scored in the brain, 0 outside, cropped to `box`.
+        brain: bool [i, j, k].
+        box: int32 [3, 2], half-open ranges: where the crop lies in the whole volume.
+        shape: int32 [3]: the whole volume.
     """
-    check = tf.debugging.Assert(
-        tf.reduce_all(tf.math.is_finite(image)), ["the volumes hold NaN or infinite values"]
-    )
-    with tf.control_dependencies([check]):
-        return tf.identity(image)
+
+    image: Any
+    brain: Any
+    box: Any
+    shape: Any
+
+
+def brain_mask(image):
+    """Where any modality is not 0: [I, J, K, M] -> bool [I, J, K]."""
+    return tf.reduce_any(image != 0, axis=-1)
 
 
 def _sum(array):
@@ -26,35 +38,31 @@ def _sum(array):
     return tf.reduce_sum(tf.cast(tf.reduce_sum(array, axis=2), tf.float64), axis=(0, 1))
 
 
-def normalise(image):
-    """Brain mask and z-score, as `preprocess.brain_mask` and `preprocess.z_score` do it in numpy.
+def statistics(image, brain):
+    """Mean and standard deviation of each modality over the brain: [I, J, K, M] -> float32 [M], [M].
 
-    Args:
-        image: float32 [I, J, K, M], as the scanner or N4 gave it.
-
-    Returns:
-        z-scored image, 0 outside the brain, and the brain, bool [I, J, K].
+    A modality that is constant in the brain has the deviation 1, so that it becomes 0 everywhere.
     """
-    brain = tf.reduce_any(image != 0, axis=-1)
     weight = tf.cast(brain, tf.float32)[..., None]
     count = tf.maximum(_sum(weight), 1.0)
     mean = tf.cast(_sum(image) / count, tf.float32)  # outside the brain the image is 0
     deviation = tf.cast(tf.sqrt(_sum(tf.square(image - mean) * weight) / count), tf.float32)
-    # As in preprocess.statistics: rounding leaves a trace of deviation in what is constant.
-    deviation = tf.where(deviation > 1e-6 * tf.abs(mean), deviation, 1.0)
-    return tf.where(brain[..., None], (image - mean) / deviation, 0.0), brain
+    # Rounding leaves a trace of deviation in what is constant.
+    return mean, tf.where(deviation > 1e-6 * tf.abs(mean), deviation, 1.0)
 
 
-def prepared(volumes: Mapping, modalities: Sequence[str]) -> tuple:
-    """How every case begins: bounded, stacked, cut to the brain's box, checked for numbers and normalised.
+def z_score(image, brain):
+    """(x - mean) / deviation with brain statistics; 0 outside. float32 [I, J, K, M] -> same shape."""
+    mean, deviation = statistics(image, brain)
+    return tf.where(brain[..., None], (image - mean) / deviation, 0.0)
+
+
+def cropped(volumes: Mapping, modalities: Sequence[str]) -> Prepared:
+    """How every case begins: bounded, stacked, cut to the brain's box, checked for numbers, z-scored.
 
     Args:
         volumes: modality -> [I, J, K] of any size, int16 or float32.
         modalities: names and order of the image's channels.
-
-    Returns:
-        image float32 [i, j, k, M] and brain bool [i, j, k] as `normalise` gives them, their box int32 [3, 2],
-        and the whole shape, int32 [3].
 
     Raises:
         tf.errors.InvalidArgumentError: as `bounded` and `finite`.
@@ -62,7 +70,9 @@ def prepared(volumes: Mapping, modalities: Sequence[str]) -> tuple:
     volumes = bounded(volumes)
     # image: 240 x 240 x 155 x 4
     image = tf.stack([tf.cast(volumes[name], tf.float32) for name in modalities], axis=-1)
-    shape = tf.shape(image)[:3]
-    box = box_of(tf.reduce_any(image != 0, axis=-1))
+    brain = brain_mask(image)
+    box = box_of(brain)
     # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
-    return *normalise(finite(inside(image, box))), box, shape
+    within = finite(crop(image, box))
+    brain_within = crop(brain, box)
+    return Prepared(z_score(within, brain_within), brain_within, box, tf.shape(image)[:3])

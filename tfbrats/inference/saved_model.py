@@ -63,8 +63,8 @@ class SavedModel:
             raise
         self.signatures = dict(meta_graph.signature_def)
         # Plain ones: a protobuf map makes an entry for whatever it is asked for.
-        self._inputs = {name: dict(one.inputs) for name, one in self.signatures.items()}
-        self._outputs = {name: dict(one.outputs) for name, one in self.signatures.items()}
+        self._inputs = {name: dict(signature.inputs) for name, signature in self.signatures.items()}
+        self._outputs = {name: dict(signature.outputs) for name, signature in self.signatures.items()}
 
     def __call__(
         self,
@@ -81,13 +81,13 @@ class SavedModel:
             TypeError, ValueError: they are of another type or shape.
             RuntimeError: it is closed.
         """
-        known = self._inputs[signature]
+        tensors = self._inputs[signature]
         for name, array in inputs.items():
             # A Session would cut fractions off without a word.
-            dtype = tf.as_dtype(known[name].dtype)
+            dtype = tf.as_dtype(tensors[name].dtype)
             if dtype != tf.string and np.asarray(array).dtype != dtype.as_numpy_dtype:
                 raise TypeError(f"input {name}: expected {dtype.name}, found {np.asarray(array).dtype}")
-        feeds = {known[name].name: array for name, array in inputs.items()}
+        feeds = {tensors[name].name: array for name, array in inputs.items()}
         names = self._outputs[signature] if outputs is None else outputs
         fetches = {name: self._outputs[signature][name].name for name in names}
         options = tf.compat.v1.RunOptions()
@@ -143,9 +143,9 @@ class SavedSegmenter:
             answer = self._saved(signature, volumes, model_card.outputs(self.card, signature, probabilities))
         except tf.errors.InvalidArgumentError as error:
             # What an Assert in the graph says stands between lines on its node.
-            said = re.search(r"assertion failed: .*", error.message)
+            assertion = re.search(r"assertion failed: .*", error.message)
             raise InputError(
-                f"{loaded.case_id}: the model refuses it: {said.group() if said else error.message}"
+                f"{loaded.case_id}: the model refuses it: {assertion.group() if assertion else error.message}"
             ) from error
         tissues = model_card.tissues(self.card, answer["segmentation"], loaded.case_id)
         return Segmentation(tissues, answer.get("probabilities"), answer.get(model_card.TILES), self.card)

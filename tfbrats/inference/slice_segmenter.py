@@ -1,7 +1,7 @@
-"""A whole case -> label map, as one TensorFlow graph, for paper A's networks; `cascade` is paper B's.
+"""A whole case -> label map, as one TensorFlow graph, for paper A's networks; `cascade_segmenter` is paper B's.
 
 `predict`, the exported SavedModel and the server run all of it: nothing else stitches or fuses. Training's
-validation reads the logits as it does; `cascade` begins and ends a case as it does.
+validation reads the logits as it does; `cascade_segmenter` begins and ends a case as it does.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,14 @@ import keras
 import tensorflow as tf
 
 from tfbrats.inference.answers import answer_of, label_values
-from tfbrats.inference.boxes_graph import placed
+from tfbrats.inference.boxes_graph import uncrop
 from tfbrats.inference.pieces import in_pieces
-from tfbrats.inference.preprocess_graph import prepared
+from tfbrats.inference.preprocess_graph import cropped
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.networks import without_training_heads
 
 _MULTIPLE = 16  # four poolings
 _SLICES_AT_ONCE = 8  # bounds the memory of a forward pass
-
-
-# A plane a class: along a last axis of three, TensorFlow's own softmax of 144 slices of 240 x 240 took .29 s on
-# two cores, these .05 s; argmax .17 s.
 
 
 def _canvas_padding(size, at_least: int):
@@ -35,7 +31,7 @@ class CaseSegmenter(tf.Module):
     """A trained network with everything round it, from raw modalities to a label map.
 
     Args:
-        network: the trained network of `models.build`.
+        network: the trained network of `networks.build`.
         modalities: names and order of its channels.
         slice_shape: the canvas it was trained on.
         schema: the label values that come out.
@@ -78,50 +74,58 @@ class CaseSegmenter(tf.Module):
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
         """
-        image, brain, box, shape = prepared(volumes, self.modalities)
+        image, brain, box, shape = cropped(volumes, self.modalities)
         # As slices: 140 x 140 x 170 x 4
         image, brain = tf.transpose(image, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
-        # The network sees a whole plane of the volume, on its canvas.
         frame = self._frame(shape[:2], box)
-        height, width = tf.unstack(tf.shape(image)[1:3] + tf.reduce_sum(frame, axis=1))
-
         # Only slices with brain are run: 155 -> ~140
-        chosen = tf.cast(tf.where(tf.reduce_any(brain, axis=(1, 2)))[:, 0], tf.int32)
-        # No more memory for slices larger than the canvas.
-        canvas = _SLICES_AT_ONCE * self._slice_shape[0] * self._slice_shape[1]
-        at_once = tf.maximum(canvas // (height * width), 1)
-
-        def run_slices(index):
-            # batch: 8 x 240 x 240 x 4
-            batch = tf.pad(tf.gather(image, index), tf.pad(frame, [[1, 1], [0, 0]]))
-            logits = self.network(
-                tf.ensure_shape(batch, [None, None, None, len(self.modalities)]), training=False
-            )
-            (top, bottom), (left, right) = (tf.unstack(side) for side in tf.unstack(frame))
-            logits = {
-                name: plane[:, top : height - bottom, left : width - right] for name, plane in logits.items()
-            }
-            within = tf.gather(brain, index)
-            return {
-                "tissues": self.answer.tissues(logits, within),
-                "regions": self.answer.regions(logits, within),
-            }
-
-        planes = tf.shape(brain)
-        nothing = {
-            "tissues": tf.zeros([0, planes[1], planes[2]], tf.uint8),
-            "regions": tf.zeros([0, planes[1], planes[2], len(REGIONS)]),
-        }
-        found = in_pieces(run_slices, chosen, at_once, nothing)
+        with_brain = tf.cast(tf.where(tf.reduce_any(brain, axis=(1, 2)))[:, 0], tf.int32)
+        slices, height, width = tf.unstack(tf.shape(brain))
+        answers = in_pieces(
+            lambda some: self._answers(tf.gather(image, some), tf.gather(brain, some), frame),
+            with_brain,
+            self._at_once(height, width, frame),
+            {
+                "tissues": tf.zeros([0, height, width], tf.uint8),
+                "regions": tf.zeros([0, height, width, len(REGIONS)]),
+            },
+        )
         # Slices without brain are 0.
-        tissues = tf.scatter_nd(chosen[:, None], found["tissues"], planes)
-        probabilities = tf.scatter_nd(chosen[:, None], found["regions"], [*tf.unstack(planes), len(REGIONS)])
+        places = with_brain[:, None]
+        tissues = tf.scatter_nd(places, answers["tissues"], [slices, height, width])
+        probabilities = tf.scatter_nd(places, answers["regions"], [slices, height, width, len(REGIONS)])
         # back to I x J x K
-        tissues = placed(tf.transpose(tissues, [1, 2, 0]), box, shape)
+        tissues = uncrop(tf.transpose(tissues, [1, 2, 0]), box, shape)
         return {
             "segmentation": tf.gather(tf.constant(self._values, tf.uint8), tf.cast(tissues, tf.int32)),
-            "probabilities": placed(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
+            "probabilities": uncrop(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
         }
+
+    def _answers(self, image, brain, frame) -> dict:
+        """What the network says of some slices, each seen as a whole plane of the volume, on its canvas.
+
+        Args:
+            image: float32 [N, h, w, M], cropped to the brain's box.
+            brain: bool [N, h, w].
+            frame: of `_frame`.
+
+        Returns:
+            tissues: uint8 [N, h, w].
+            regions: float32 [N, h, w, 3], probabilities of WT, TC and ET.
+        """
+        # batch: 8 x 240 x 240 x 4
+        batch = tf.pad(image, tf.pad(frame, [[1, 1], [0, 0]]))
+        batch = tf.ensure_shape(batch, [None, None, None, len(self.modalities)])
+        logits = self.network(batch, training=False)
+        (top, left), (height, width) = tf.unstack(frame[:, 0]), tf.unstack(tf.shape(brain)[1:])
+        logits = {name: plane[:, top : top + height, left : left + width] for name, plane in logits.items()}
+        return {"tissues": self.answer.tissues(logits, brain), "regions": self.answer.regions(logits, brain)}
+
+    def _at_once(self, height, width, frame):
+        """How many slices of so many voxels take no more memory than `_SLICES_AT_ONCE` canvases: int32 []."""
+        on_canvas = tf.stack([height, width]) + tf.reduce_sum(frame, axis=1)
+        canvas = _SLICES_AT_ONCE * self._slice_shape[0] * self._slice_shape[1]
+        return tf.maximum(canvas // tf.reduce_prod(on_canvas), 1)
 
     def _frame(self, plane, box):
         """Voxels before and after the box's two first sides that the canvas of a plane has: int32 [2, 2]."""

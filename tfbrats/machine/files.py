@@ -75,6 +75,14 @@ def size(path: str | os.PathLike) -> int:
     return int(fs.size(inner))
 
 
+def stamp(path: str | os.PathLike) -> str | None:
+    """What tells, without reading it, that a file was replaced: another text then. None where there is none."""
+    fs, inner = stores.located(path)
+    with contextlib.suppress(FileNotFoundError):
+        return fs.ukey(inner) if fs.exists(inner) else None
+    return None
+
+
 def walk(folder: str | os.PathLike) -> dict[str, int]:
     """Every file under `folder`, as full path -> size in bytes, sorted by path.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats.cases.case import Grid
+from tfbrats.cases.nifti import Grid
 from tfbrats.errors import InputError
 from tfbrats.labels import LabelSchema
 from tfbrats.metrics import lesions, matched_lesions
@@ -36,7 +36,7 @@ def score_case(
     schema: LabelSchema,
     rule: str,
     missing: bool = False,
-    case_id: str = "",
+    named_edition: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A row per region of the rule, and a row per lesion where the rule tells them apart (2026).
 
@@ -47,7 +47,7 @@ def score_case(
         schema: of the reference. Regions of which its edition has no tissue are left out.
         rule: a key of `MEANINGS`.
         missing: there is no prediction, and `prediction` is empty.
-        case_id: tells the challenge where the schema is nnU-Net's own.
+        named_edition: what the case's name tells, if anything: the challenge where the schema is nnU-Net's.
 
     Returns:
         Fields of `lesions.LesionScores`, or of `matched_lesions.MatchedScores` and of `matched_lesions.Lesion`.
@@ -61,7 +61,9 @@ def score_case(
         # In the file's axes, as the challenge's program reads them.
         prediction, reference = grid.to_file(prediction), grid.to_file(reference)
         spacing_mm = _file_spacing_mm(grid)
-        rows, listed = matched_lesions.score_case(prediction, reference, spacing_mm, schema, missing, case_id)
+        rows, listed = matched_lesions.score_case(
+            prediction, reference, spacing_mm, schema, missing, named_edition
+        )
     else:
         # Of a tissue that the edition's files cannot hold both sides are empty, which would be a perfect score.
         writable = {tissue for _, tissue in schema.values}

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from tfbrats.cases import boxes
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue
-from tfbrats.metrics import components, region_scores, surfaces
+from tfbrats.metrics import components, one_grid, region_scores, surfaces
 
 
 @dataclass(frozen=True)
@@ -175,13 +176,13 @@ def score_case(
     """
     if rule not in RULES:
         raise InputError(f"lesion rule {rule!r} is unknown; choose from {', '.join(RULES)}.")
-    region_scores.check_one_grid(prediction, reference)
+    one_grid.check(prediction, reference)
     chosen = RULES[rule]
-    prediction, reference = components.cropped(prediction, reference)
+    prediction, reference = one_grid.cropped(prediction, reference)
     rows = []
     for region, tissues in chosen.tissues.items():
-        ours, theirs = np.isin(prediction, tissues), np.isin(reference, tissues)
-        rows.append(_score_region(ours, theirs, spacing_mm, chosen, region))
+        masks = np.isin(prediction, tissues), np.isin(reference, tissues)
+        rows.append(_score_region(*masks, spacing_mm, chosen, region))
     return rows
 
 
@@ -190,7 +191,7 @@ def _score_region(
 ) -> LesionScores:
     # A dilated voxel spreads evenly to both sides, so a way between two dilated lesions that leaves the box
     # has one along its walls: inside the box the same lesions meet, and no rim is needed.
-    prediction, reference = components.cropped(prediction, reference)
+    prediction, reference = one_grid.cropped(prediction, reference)
 
     reach = _joined(reference, rule, region)
     lesions = np.where(reference, reach, 0)
@@ -211,14 +212,14 @@ def _score_region(
         in_reach.setdefault(lesion, []).append(part)
     false = int(kept.sum()) - len({part for each in in_reach.values() for part in each})
 
-    boxes, predicted_boxes = ndimage.find_objects(lesions), ndimage.find_objects(predicted)
+    lesion_boxes, predicted_boxes = boxes.boxes_of(lesions), boxes.boxes_of(predicted)
     found = []
     for lesion in np.flatnonzero(counted).tolist():
         parts = in_reach.get(lesion, [])
         if parts:
-            near = components.around([boxes[lesion - 1], *(predicted_boxes[part - 1] for part in parts)])
-            ours = np.isin(predicted[near], parts)
-            found.append(_score_lesion(ours, lesions[near] == lesion, spacing_mm, rule))
+            near = boxes.around([lesion_boxes[lesion - 1], *(predicted_boxes[part - 1] for part in parts)])
+            masks = np.isin(boxes.crop(predicted, near), parts), boxes.crop(lesions, near) == lesion
+            found.append(_score_lesion(*masks, spacing_mm, rule))
 
     number = int(counted.sum())
     missed = number - len(found)

@@ -19,11 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
-from tfbrats.datasets import naming
+from tfbrats.cases import boxes
 from tfbrats.labels import REGIONS, REWRITTEN, LabelSchema, Tissue
-from tfbrats.metrics import components, partners, region_scores, surfaces
+from tfbrats.metrics import components, one_grid, partners, region_scores, surfaces
 
 RULE = "2026"
 MEANING = (
@@ -167,28 +166,25 @@ class Lesion:
     k: int
 
 
-def groups_of(schema: LabelSchema, case_id: str = "") -> dict[str, tuple[Tissue, ...]]:
+def groups_of(schema: LabelSchema, named_edition: str | None = None) -> dict[str, tuple[Tissue, ...]]:
     """Group -> its tissues, as the challenge of this edition scores them.
 
-    A table of nnU-Net's is no challenge: the case's id tells it there, or a tissue that one alone has.
+    A table of nnU-Net's is no challenge: the case's name tells it there, or a tissue that one alone has.
 
     Of an edition that is not in the table: the glioma challenge's groups, without those of which its files hold
     nothing (the resection cavity until 2023).
     """
     writable = {tissue for _, tissue in schema.values}
-    edition = _challenge_of(schema, case_id)
-    if edition in _GROUPS:
-        return {group: tissues for group, tissues in _GROUPS[edition].items() if writable.intersection(tissues)}
-    return {group: tissues for group, tissues in _GLIOMA.items() if writable.intersection(tissues)}
+    groups = _GROUPS.get(_challenge_of(schema, named_edition), _GLIOMA)
+    return {group: tissues for group, tissues in groups.items() if writable.intersection(tissues)}
 
 
-def _challenge_of(schema: LabelSchema, case_id: str) -> str:
+def _challenge_of(schema: LabelSchema, named_edition: str | None) -> str:
     """A key of `_GROUPS`, or another edition."""
     if schema.edition not in REWRITTEN:
         return schema.edition
-    own = naming.edition_by_id(case_id)
-    if own is not None:
-        return own.edition
+    if named_edition is not None:
+        return named_edition
     return _CHILDREN if Tissue.CC in schema.value_of_tissue else schema.edition
 
 
@@ -198,7 +194,7 @@ def score_case(
     spacing_mm: Sequence[float],
     schema: LabelSchema,
     missing: bool = False,
-    case_id: str = "",
+    named_edition: str | None = None,
 ) -> tuple[list[MatchedScores], list[Lesion]]:
     """Scores of one case, a row per group, and every lesion of it: the reference's first, then false ones.
 
@@ -210,21 +206,21 @@ def score_case(
         schema: of the reference; its edition says which groups are scored.
         missing: there is no prediction: every score is 0 and every HD95 373. The counts stay what they are: the
             reference's lesions are missed (the program writes 0) [ours].
-        case_id: tells the challenge where the schema is nnU-Net's own.
+        named_edition: what the case's name tells, if anything: the challenge where the schema is nnU-Net's.
 
     Raises:
         InputError: the shapes differ.
     """
-    region_scores.check_one_grid(prediction, reference)
-    box = surfaces.bounding_box(prediction | reference)
-    corner = np.array([side.start for side in box])
-    prediction, reference = components.cropped(prediction, reference)
+    one_grid.check(prediction, reference)
+    box = one_grid.box_of_both(prediction, reference)
+    corner = np.array([low for low, _ in box])
+    prediction, reference = (np.ascontiguousarray(boxes.crop(side, box)) for side in (prediction, reference))
     rows, listed = [], []
-    for group, tissues in groups_of(schema, case_id).items():
+    for group, tissues in groups_of(schema, named_edition).items():
         masks = np.isin(prediction, tissues), np.isin(reference, tissues)
         found = list(_lesions(group, *masks, spacing_mm, corner))
         row = _group_scores(group, found, *masks)
-        if _challenge_of(schema, case_id) == _METASTASES:
+        if _challenge_of(schema, named_edition) == _METASTASES:
             row = SizedScores(**dataclasses.asdict(row), **_by_size(found))
         rows.append(_as_missing(row) if missing else row)
         listed += found
@@ -242,22 +238,21 @@ def _lesions(
     # The program reads the file's last axis first; of equally good partners the first is taken.
     predicted, lesions = components.numbered(prediction.T).T, components.numbered(reference.T).T
     sizes, predicted_sizes = (np.bincount(each.ravel(order="K")) for each in (lesions, predicted))
-    boxes, predicted_boxes = ndimage.find_objects(lesions), ndimage.find_objects(predicted)
+    lesion_boxes, predicted_boxes = boxes.boxes_of(lesions), boxes.boxes_of(predicted)
     partner_of = partners.one_to_one(predicted, lesions, _LEAST_DICE)
 
-    def middle(box: surfaces.Box) -> list[int]:
-        return [int(at) for at in corner + [(side.start + side.stop - 1) // 2 for side in box]]
+    def middle(box: boxes.Box) -> list[int]:
+        return [int(at) for at in corner + [(low + high - 1) // 2 for low, high in box]]
 
-    for number, box in enumerate(boxes, 1):
+    for number, box in enumerate(lesion_boxes, 1):
         voxels = int(sizes[number])
         partner, dice = partner_of.get(number, (None, math.nan))
         if partner is None:
             scores, outcome, predicted_voxels = (math.nan,) * 3, "missed", 0
         else:
-            near = components.around([box, predicted_boxes[partner - 1]])
-            distances = surfaces.voxel_distances(
-                predicted[near] == partner, lesions[near] == number, tuple(spacing_mm)[::-1]
-            )
+            near = boxes.around([box, predicted_boxes[partner - 1]])
+            masks = boxes.crop(predicted, near) == partner, boxes.crop(lesions, near) == number
+            distances = surfaces.voxel_distances(*masks, tuple(spacing_mm)[::-1])
             nsd = surfaces.voxels_within(distances, min(spacing_mm))
             scores = dice, nsd, surfaces.pooled_percentile_mm(distances, 95)
             outcome, predicted_voxels = "matched", int(predicted_sizes[partner])
@@ -312,20 +307,17 @@ def _group_scores(
 
 def _whole_group(prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """The scores of all lesions as one mask, and both volumes in voxels."""
-    predicted, positives, hits = (
-        int(np.count_nonzero(each)) for each in (prediction, reference, prediction & reference)
-    )
-    nothing = 0.0 if predicted or positives else math.nan
-    dice, hd95, nsd = nothing, nothing + PENALTY, nothing
-    if hits:
+    overlap = region_scores.Overlap.of(prediction, reference, reference.size)
+    nothing = math.nan if overlap.absent_from() == "both" else 0.0
+    hd95, nsd = nothing + PENALTY, nothing
+    if overlap.hits:
         distances = surfaces.voxel_distances(prediction, reference, (1.0, 1.0, 1.0))
-        dice = 2 * hits / (predicted + positives)
         hd95 = surfaces.pooled_percentile_mm(distances, 95)
         nsd = surfaces.voxels_within(distances, _REGION_TOLERANCE_VOXELS)
     return {
-        "global_bin_volume_pred": predicted,
-        "global_bin_volume_ref": positives,
-        "global_bin_dsc": dice,
+        "global_bin_volume_pred": overlap.predicted,
+        "global_bin_volume_ref": overlap.positives,
+        "global_bin_dsc": overlap.dice("nan"),
         "global_bin_hd95": hd95,
         "global_bin_nsd": nsd,
     }

@@ -8,14 +8,14 @@ names: `hd95_mm` is surface-distance's, which the challenge has used since 2023,
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, region_mask
-from tfbrats.metrics import surfaces
+from tfbrats.metrics import one_grid, surfaces
 
 # What the challenge gives to a region that only one side has: the diagonal of its 240 x 240 x 155 mm
 # image, hypot(240, 240, 155), to the four places in which it is published.
@@ -38,10 +38,11 @@ class RegionScores:
 
     Attributes:
         specificity_tumour_slices: over the axial slices that hold reference WT; nan if none does.
-        hausdorff_mm: between surface voxels, as in paper B, eq. 4.
-        hd95_mm: surface-distance's definition.
-        hd95_pooled_mm: MedPy's definition.
-        nsd_1mm: normalised surface Dice with a tolerance of 1 mm, surface-distance's definition.
+        hausdorff_mm: the largest distance from a surface voxel to the other surface (paper B, eq. 4).
+        hd95_mm: as surface-distance has it: percentile per direction, weighted by area, then the larger.
+        hd95_pooled_mm: as MedPy has it: one percentile of both directions' distances.
+        nsd_1mm: normalised surface Dice, surface-distance's: share of both surfaces' area that is at most 1 mm
+            from the other surface.
         empty: which side lacks the region: "both", "reference", "prediction", or "" when neither does.
     """
 
@@ -77,23 +78,24 @@ def score_case(
     Raises:
         InputError: the shapes differ, or the rule is unknown.
     """
-    _check(prediction, reference, empty)
+    if empty not in EMPTY_RULES:
+        raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(EMPTY_RULES)}.")
+    one_grid.check(prediction, reference)
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     size, slice_size = reference.size, reference[:, :, :1].size
     # prediction, reference: 240 x 240 x 155; all that is neither is only counted
-    box = surfaces.bounding_box(prediction | reference)
-    prediction, reference = (np.ascontiguousarray(tissues[box]) for tissues in (prediction, reference))
+    prediction, reference = one_grid.cropped(prediction, reference)
     # cropped: ~110 x 140 x 110
     slices = region_mask(reference, "WT").any(axis=(0, 1))
     rows, on_surfaces = [], {}
     for region in REGIONS:
-        ours, theirs = region_mask(prediction, region), region_mask(reference, region)
-        overlap = _Overlap.of(ours, theirs, size)
-        in_slices = _Overlap.of(ours[:, :, slices], theirs[:, :, slices], slice_size * _count(slices))
+        masks = region_mask(prediction, region), region_mask(reference, region)
+        overlap = Overlap.of(*masks, size)
+        in_slices = Overlap.of(*(mask[:, :, slices] for mask in masks), slice_size * _count(slices))
         # Each region lies in the one before it: where it is as large, it is the same, as are its surfaces.
         key = (overlap.predicted, overlap.positives)
         if key not in on_surfaces:
-            on_surfaces[key] = _surface_scores(ours, theirs, spacing_mm, empty)
+            on_surfaces[key] = _surface_scores(*masks, spacing_mm, overlap.absent_from(), empty)
         rows.append(
             RegionScores(
                 region=region,
@@ -110,11 +112,6 @@ def score_case(
     return rows
 
 
-def absent_from(prediction: np.ndarray, reference: np.ndarray) -> str:
-    """Which of two masks is empty: "both", "reference", "prediction" or "" (neither)."""
-    return _Overlap.of(prediction, reference, reference.size).absent_from()
-
-
 def touched_by_rule(score: str, empty: str) -> bool:
     """Whether a row's `score` was settled by the empty-mask rule, given its `empty` entry."""
     if score == "sensitivity":  # an empty prediction has sensitivity 0 by the formula
@@ -122,31 +119,13 @@ def touched_by_rule(score: str, empty: str) -> bool:
     return bool(empty) and score in ("dice", "nsd_1mm", *DISTANCES)
 
 
-def _check(prediction: np.ndarray, reference: np.ndarray, empty: str) -> None:
-    if empty not in EMPTY_RULES:
-        raise InputError(f"empty-mask rule {empty!r} is unknown; choose from {', '.join(EMPTY_RULES)}.")
-    check_one_grid(prediction, reference)
-
-
-def check_one_grid(prediction: np.ndarray, reference: np.ndarray) -> None:
-    """Raises InputError unless both have one shape [I, J, K]."""
-    if prediction.shape != reference.shape or prediction.ndim != 3:
-        raise InputError(
-            f"prediction of shape {prediction.shape}, reference of shape {reference.shape}; expected one "
-            "shape [I, J, K]. Resample one onto the other's grid."
-        )
-
-
 def _count(mask: np.ndarray) -> int:
     return int(np.count_nonzero(mask))  # a plain int makes plain floats, which JSON and CSV can hold
 
 
-# --- overlap --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class _Overlap:
-    """Voxels counted once, for all scores that are made of counts.
+class Overlap:
+    """Voxels of two masks counted once, for all scores that are made of counts.
 
     Attributes:
         positives: in the reference.
@@ -161,130 +140,57 @@ class _Overlap:
     size: int
 
     @classmethod
-    def of(cls, prediction: np.ndarray, reference: np.ndarray, size: int) -> "_Overlap":
+    def of(cls, prediction: np.ndarray, reference: np.ndarray, size: int) -> "Overlap":
+        """Of two masks, bool and of one shape."""
         return cls(_count(reference), _count(prediction), _count(prediction & reference), size)
 
     def absent_from(self) -> str:
+        """Which of the masks is empty: "both", "reference", "prediction" or "" (neither)."""
         if self.predicted:
             return "" if self.positives else "reference"
         return "prediction" if self.positives else "both"
 
     def dice(self, empty: str) -> float:
+        """2 TP / (2 TP + FP + FN); both empty: 1 under rule `brats`, nan under rule `nan`."""
         if self.absent_from() == "both":
             return 1.0 if empty == "brats" else math.nan
         return 2 * self.hits / (self.predicted + self.positives)
 
     def sensitivity(self, empty: str) -> float:
+        """TP / (TP + FN).
+
+        Without reference the formula is 0 / 0. Rule `brats` then does as the challenge's scorer and GaNDLF do:
+        1 if the prediction is empty too, else 0, so that inventing a structure is never free; `nan`: nan.
+        """
         if self.positives == 0:
             return math.nan if empty == "nan" else float(not self.predicted)
         return self.hits / self.positives
 
     def specificity(self) -> float:
+        """TN / (TN + FP); nan under any rule where nothing is negative.
+
+        Over a whole volume it is close to 1 for any tumour; paper A's figures fit tumour-bearing slices.
+        """
         negatives = self.size - self.positives
         if negatives == 0:
             return math.nan
         return (negatives - (self.predicted - self.hits)) / negatives
 
 
-def dice(prediction: np.ndarray, reference: np.ndarray, empty: str = "brats") -> float:
-    """2 TP / (2 TP + FP + FN) of two masks (bool, same shape); both empty: 1, or nan under rule `nan`."""
-    return _Overlap.of(prediction, reference, reference.size).dice(empty)
-
-
-def sensitivity(prediction: np.ndarray, reference: np.ndarray, empty: str = "brats") -> float:
-    """TP / (TP + FN) of two masks (bool, same shape).
-
-    Without reference the formula is 0 / 0. Rule `brats` then does as the challenge's scorer and GaNDLF do:
-    1 if the prediction is empty too, else 0, so that inventing a structure is never free; `nan`: nan.
-    """
-    return _Overlap.of(prediction, reference, reference.size).sensitivity(empty)
-
-
-def specificity(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """TN / (TN + FP) of two masks (bool, same shape); nan under any rule where nothing is negative.
-
-    Over a whole volume it is close to 1 for any tumour; paper A's figures fit tumour-bearing slices.
-    """
-    return _Overlap.of(prediction, reference, reference.size).specificity()
-
-
-def specificity_tumour_slices(
-    prediction: np.ndarray, reference: np.ndarray, reference_whole_tumour: np.ndarray
-) -> float:
-    """Specificity over the axial slices k in which `reference_whole_tumour` (bool [I, J, K]) has a voxel."""
-    slices = reference_whole_tumour.any(axis=(0, 1))
-    return specificity(prediction[:, :, slices], reference[:, :, slices])
-
-
-# --- distances ------------------------------------------------------------------------------------------
-
-
-def hd95_mm(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], empty: str = "brats"
-) -> float:
-    """HD95 as surface-distance has it: percentile per direction, weighted by area, then the larger.
-
-    Args:
-        prediction: bool [I, J, K].
-        reference: bool, same shape.
-        spacing_mm: voxel size along i, j, k.
-        empty: a key of `EMPTY_RULES`.
-
-    Raises:
-        InputError: the shapes differ, or the rule is unknown.
-    """
-
-    def defined() -> float:
-        return surfaces.robust_hausdorff_mm(surfaces.element_distances(prediction, reference, spacing_mm), 95)
-
-    return _or_by_rule(defined, "hd95_mm", prediction, reference, empty)
-
-
-def hd95_pooled_mm(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], empty: str = "brats"
-) -> float:
-    """HD95 as MedPy has it: one percentile of both directions' distances. As `hd95_mm` otherwise."""
-
-    def defined() -> float:
-        return surfaces.pooled_percentile_mm(surfaces.voxel_distances(prediction, reference, spacing_mm), 95)
-
-    return _or_by_rule(defined, "hd95_pooled_mm", prediction, reference, empty)
-
-
-def hausdorff_mm(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], empty: str = "brats"
-) -> float:
-    """The largest distance from a surface voxel to the other surface (paper B, eq. 4). As `hd95_mm`."""
-
-    def defined() -> float:
-        return surfaces.pooled_percentile_mm(surfaces.voxel_distances(prediction, reference, spacing_mm), 100)
-
-    return _or_by_rule(defined, "hausdorff_mm", prediction, reference, empty)
-
-
-def normalised_surface_dice(
-    prediction: np.ndarray,
-    reference: np.ndarray,
-    spacing_mm: Sequence[float],
-    tolerance_mm: float,
-    empty: str = "brats",
-) -> float:
-    """Share of both surfaces' area that is at most `tolerance_mm` from the other surface (surface-distance's).
-
-    Rule `brats`: both empty 1, one empty 0; rule `nan`: nan in both. As `hd95_mm` otherwise.
-    """
-
-    def defined() -> float:
-        return surfaces.area_within(surfaces.element_distances(prediction, reference, spacing_mm), tolerance_mm)
-
-    return _or_by_rule(defined, "nsd_1mm", prediction, reference, empty)
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN) of two masks (bool, one shape); both empty: 1."""
+    return Overlap.of(prediction, reference, reference.size).dice("brats")
 
 
 def _surface_scores(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], empty: str
+    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], absent: str, empty: str
 ) -> dict[str, float]:
-    """The four scores above with every surface and distance computed once."""
-    absent = absent_from(prediction, reference)
+    """The scores of two masks that are made of distances, every surface and distance computed once.
+
+    Args:
+        absent: as `Overlap.absent_from`.
+        empty: a key of `EMPTY_RULES`.
+    """
     if absent:
         return {score: _by_rule(score, absent, empty) for score in (*DISTANCES, "nsd_1mm")}
     elements, voxels = surfaces.both_distances(prediction, reference, spacing_mm)
@@ -294,14 +200,6 @@ def _surface_scores(
         "hd95_pooled_mm": surfaces.pooled_percentile_mm(voxels, 95),
         "nsd_1mm": surfaces.area_within(elements, 1),
     }
-
-
-def _or_by_rule(
-    defined: Callable[[], float], score: str, prediction: np.ndarray, reference: np.ndarray, empty: str
-) -> float:
-    _check(prediction, reference, empty)
-    absent = absent_from(prediction, reference)
-    return _by_rule(score, absent, empty) if absent else defined()
 
 
 def _by_rule(score: str, absent: str, empty: str) -> float:

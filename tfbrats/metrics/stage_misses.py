@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from tfbrats.cases import boxes
 from tfbrats.errors import InputError
 from tfbrats.labels import PARENT, REGIONS, region_mask
 from tfbrats.machine.wording import columns
+from tfbrats.metrics import one_grid
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,7 @@ def score_case(
     Raises:
         InputError: the shapes differ, or the margin is negative.
     """
-    if prediction.shape != reference.shape or prediction.ndim != 3:
-        raise InputError(
-            f"prediction of shape {prediction.shape}, reference of shape {reference.shape}; expected one "
-            "shape [I, J, K]. Resample one onto the other's grid."
-        )
+    one_grid.check(prediction, reference)
     if margin is not None and margin < 0:
         raise InputError(f"a cascade's margin is {margin} voxels; expected 0 or more.")
     voxel_ml = float(np.prod(spacing_mm)) / 1000
@@ -116,12 +114,7 @@ def score_case(
 def _in_box(mask: np.ndarray, margin: int) -> np.ndarray:
     """Where the box that holds `mask` (bool [I, J, K]) lies, grown by `margin` voxels; nowhere if empty."""
     inside = np.zeros_like(mask)
-    if mask.any():
-        box = []
-        for axis in range(3):
-            along = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            box.append(slice(max(int(along[0]) - margin, 0), int(along[-1]) + 1 + margin))
-        inside[tuple(box)] = True
+    boxes.crop(inside, boxes.grown(boxes.box_of(mask), margin, mask.shape))[...] = True
     return inside
 
 

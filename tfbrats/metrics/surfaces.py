@@ -2,7 +2,7 @@
 
 Two kinds of surface, as the two public definitions of HD95 need: surface elements with an area
 (surface-distance) and voxels that count alike (MedPy). Refuses empty masks: what a distance is then is a
-rule's to say (`metrics`, `lesions`).
+rule's to say (`region_scores`, `lesions`).
 """
 
 import functools
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import spatial
 
-Box = tuple[slice, slice, slice]
+from tfbrats.cases import boxes
 
 
 @dataclass(frozen=True)
@@ -116,26 +116,13 @@ def _nearest_mm(
     )
 
 
-# --- the box that holds the masks -----------------------------------------------------------------------
-
-
-def bounding_box(mask: np.ndarray) -> Box:
-    """The smallest box that holds every non-zero voxel of `mask` [I, J, K]; of no size if there is none."""
-    along_k, plane = mask.any(axis=(0, 1)), mask.any(axis=2)
-    box = []
-    for hit in (plane.any(axis=1), plane.any(axis=0), along_k):
-        found = np.flatnonzero(hit)
-        box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
-    return tuple(box)
-
-
 def _cropped(prediction: np.ndarray, reference: np.ndarray) -> list[np.ndarray]:
     """Both masks in the box that holds them, with a rim of one background voxel."""
     # The rim puts a voxel at the image's edge on the surface, as both public definitions do.
-    box = bounding_box(prediction | reference)
-    cropped = np.zeros((2, *(side.stop - side.start + 2 for side in box)), bool)
+    box = boxes.box_of(prediction | reference)
+    cropped = np.zeros((2, *(high - low + 2 for low, high in box)), bool)
     for room, mask in zip(cropped, (prediction, reference), strict=True):
-        room[1:-1, 1:-1, 1:-1] = mask[box]
+        room[1:-1, 1:-1, 1:-1] = boxes.crop(mask, box)
     return list(cropped)
 
 

@@ -1,12 +1,16 @@
-"""The brain of a phantom: its shape, its tissues and their signal. Pure numpy."""
+"""The brain of a phantom: its box, its shape, its tissues and their signal. Pure numpy.
 
-import zlib
+Lengths are relative to the brain's semi-axes, -1..1 along each axis; V is the number of the brain's voxels.
+"""
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-SEMI_AXES = (0.31, 0.38, 0.44)  # of the brain, as a fraction of the volume's sides
+from tfbrats.phantoms.draws import Draws, ellipsoid, ramp
 
+_SEMI_AXES = (0.31, 0.38, 0.44)  # of the brain, as a fraction of the volume's sides
 
 # Relative signal of grey matter, white matter and fluid, and of what a tumour adds, in the order of MRI
 # textbooks (T1: white > grey > fluid; T2 the reverse; FLAIR: fluid suppressed). Arbitrary units.
@@ -19,41 +23,91 @@ SIGNAL = {
 }
 
 
-def random_stream(seed: int, number: int, what: str) -> np.random.Generator:
-    """A stream of its own for each thing drawn: changing one leaves the others as they were."""
-    return np.random.default_rng([seed, number, zlib.crc32(what.encode())])
+@dataclass(frozen=True)
+class BrainBox:
+    """The voxels of a volume that its brain can reach: ~157 x 192 x 144 of 240 x 240 x 155.
 
-
-def smooth_noise(random: np.random.Generator, cells: int, shape: Sequence[int]) -> np.ndarray:
-    """A cubic B-spline through random knots: float32 of `shape`, mean about 0, deviation about 1.
-
-    Args:
-        cells: between knots, along each axis; features are about this many across.
+    Attributes:
+        slices: cut the box out of the volume.
+        shape: (I, J, K) voxels of the box.
+        semi_axes: of the brain, in voxels [3].
+        coordinates: along i, j and k of each voxel of the box, three float32 [I, J, K].
     """
-    field = random.standard_normal((cells + 3,) * 3, dtype=np.float32)
-    for side in shape:
-        # Each pass contracts the first axis with its splines and appends the sampled one.
-        position = np.linspace(0, cells, side)
-        distance = np.abs(position[:, None] + 1 - np.arange(cells + 3))
-        near = 2 / 3 - distance**2 + distance**3 / 2
-        spline = np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
-        field = np.tensordot(field, spline.astype(np.float32), axes=(0, 1))
-    # The knots' weights sum to 1 and their squares, on average, to 0.479 an axis.
-    return field / np.float32(0.479**1.5)
+
+    slices: tuple[slice, ...]
+    shape: tuple[int, ...]
+    semi_axes: np.ndarray
+    coordinates: tuple[np.ndarray, ...]
+
+    @property
+    def finest_cells(self) -> int:
+        """The most cells that smooth noise may have here: finer features than some voxels are only noise."""
+        return min(self.shape) // 4
 
 
-def ramp(value: np.ndarray, centre: float, width: float) -> np.ndarray:
-    """0 below, 1 above, linear over `width` around `centre`: a share of a voxel."""
-    return np.clip((value - centre) / width + 0.5, 0, 1)
+def brain_box(shape: Sequence[int]) -> BrainBox:
+    """The box of the brain in the middle of a volume of `shape`."""
+    semi_axes = np.array(_SEMI_AXES) * shape
+    middle = (np.array(shape) - 1) / 2
+    low = np.maximum(0, np.floor(middle - 1.06 * semi_axes)).astype(int)
+    high = np.minimum(shape, np.ceil(middle + 1.06 * semi_axes).astype(int) + 1)
+    axes = [
+        ((np.arange(a, b) - m) / s).astype(np.float32)
+        for a, b, m, s in zip(low, high, middle, semi_axes, strict=True)
+    ]
+    slices = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return BrainBox(slices, tuple(high - low), semi_axes, tuple(np.meshgrid(*axes, indexing="ij")))
 
 
-def ellipsoid(x, y, z, centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
-    """About the distance inside the surface: positive within, 0 on it."""
-    squares = [((a - c) / r) ** 2 for a, c, r in zip((x, y, z), centre, radii, strict=True)]
-    return (1 - np.sqrt(squares[0] + squares[1] + squares[2])) * min(radii)
+@dataclass(frozen=True)
+class Brain:
+    """A brain without a tumour.
+
+    Attributes:
+        mask: of its voxels in the box, bool [I, J, K].
+        position: of each of its voxels, float32 [3, V].
+        grey: share of grey matter in each voxel [V].
+        fluid: share of fluid [V].
+        ventricles: nearness to the ventricles [V].
+        midline: distance from the midline [V].
+    """
+
+    mask: np.ndarray
+    position: np.ndarray
+    grey: np.ndarray
+    fluid: np.ndarray
+    ventricles: np.ndarray
+    midline: np.ndarray
+
+    def noise(self, draws: Draws, what: str, cells: int) -> np.ndarray:
+        """Smooth noise in the brain's voxels, float32 [V]."""
+        return draws.noise(what, cells, self.mask.shape)[self.mask]
 
 
-def brain_depth(x, y, z) -> tuple[np.ndarray, np.ndarray]:
+def brain_in(box: BrainBox, draws: Draws) -> Brain:
+    """The brain of one case."""
+    i, j, k = box.coordinates
+    # No head is symmetric or straight.
+    turn = draws.stream("turn").normal(0, 0.05)
+    x = i + turn * j + 0.035 * draws.noise("warp i", 4, box.shape)
+    y = j - turn * i + 0.035 * draws.noise("warp j", 4, box.shape)
+    z = k + 0.03 * draws.noise("warp k", 4, box.shape)
+
+    depth, in_cerebellum = _depth(x, y, z)
+    sulci = np.abs(draws.noise("sulci", min(21, box.finest_cells), box.shape))
+    folia = sulci
+    if box.finest_cells > 15:
+        folia = np.abs(np.sin(34 * z + 12 * y + 2 * draws.noise("folia", 4, box.shape))) * 0.8
+    sulci = np.where(in_cerebellum, folia, sulci)
+    # The outline dips into the sulci, as skull stripping leaves it.
+    mask = depth > 0.03 * np.clip(1 - sulci / 0.4, 0, 1)
+
+    position = np.stack([axis[mask] for axis in box.coordinates])
+    inside = (field[mask] for field in (x, y, z, depth, sulci, in_cerebellum))
+    return Brain(mask, position, *_tissue_shares(*inside))
+
+
+def _depth(x, y, z) -> tuple[np.ndarray, np.ndarray]:
     """About the distance below the surface of the brain, and whether that is the cerebellum's."""
     side = np.abs(x)
     width = 1 + 0.1 * y  # narrower at the forehead
@@ -67,42 +121,47 @@ def brain_depth(x, y, z) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(cerebrum, cerebellum), cerebellum > cerebrum
 
 
-def tissue_shares(
+def _tissue_shares(
     x, y, z, depth, sulci, in_cerebellum
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Shares of grey matter and fluid in a voxel, nearness to the ventricles, and to the midline."""
+    """`grey`, `fluid`, `ventricles` and `midline` of a `Brain`."""
     side = np.abs(x)
     # A sulcus is where a noise field crosses 0; it reaches about 20 mm down.
     folded = np.minimum(depth, 0.06 * sulci + 0.7 * np.clip(depth - 0.26, 0, None))
     callosum = 1 - np.sqrt((y / 0.62) ** 2 + ((z + 0.1) / 0.42) ** 2)
     midline = side + 0.5 * np.clip(callosum, 0, None) + np.where(in_cerebellum, 1, 0)
     folded = np.minimum(folded, midline)
-    fluid = 1 - ramp(folded, 0.012, 0.02)
-    grey = 1 - ramp(folded, 0.06, 0.03)
+    ventricles = _ventricles(side, y, z)
+    fluid = np.maximum(1 - ramp(folded, 0.012, 0.02), ramp(ventricles, 0, 0.02))
+    grey = np.maximum(1 - ramp(folded, 0.06, 0.03), 0.75 * ramp(_deep_nuclei(side, y, z), 0, 0.02))
+    return grey, fluid, ventricles, midline
 
+
+def _ventricles(side, y, z) -> np.ndarray:
+    """About the distance inside the ventricles."""
     body = ellipsoid(
         side - 0.1 - 0.35 * np.clip(y, 0, None) ** 2, y, z + 0.35 * y**2, (0, 0.03, 0.13), (0.07, 0.5, 0.1)
     )
     third = ellipsoid(side, y, z, (0, 0.03, -0.08), (0.025, 0.18, 0.16))
     fourth = ellipsoid(side, y, z, (0, 0.27, -0.52), (0.07, 0.06, 0.1))
-    ventricles = np.maximum(np.maximum(body, third), fourth)
-    fluid = np.maximum(fluid, ramp(ventricles, 0, 0.02))
+    return np.maximum(np.maximum(body, third), fourth)
 
+
+def _deep_nuclei(side, y, z) -> np.ndarray:
+    """About the distance inside the grey matter that lies deep."""
     thalamus = ellipsoid(side, y, z, (0.13, 0.13, -0.04), (0.09, 0.15, 0.1))
     putamen = ellipsoid(side, y, z, (0.32, -0.08, -0.03), (0.08, 0.22, 0.14))
     caudate = ellipsoid(side, y, z, (0.19, -0.28, 0.1), (0.05, 0.13, 0.1))
-    deep = np.maximum(np.maximum(thalamus, putamen), caudate)
-    grey = np.maximum(grey, 0.75 * ramp(deep, 0, 0.02))
-    return grey, fluid, ventricles, midline
+    return np.maximum(np.maximum(thalamus, putamen), caudate)
 
 
-def healthy_signal(random, modality, grey, fluid, ventricles, midline) -> np.ndarray:
-    """Signal [V] of the brain without a tumour."""
+def healthy_signal(random: np.random.Generator, modality: str, brain: Brain) -> np.ndarray:
+    """Signal of the brain without a tumour, float32 [V]."""
     gm, wm, csf = np.array(SIGNAL[modality][:3]) * random.normal(1, 0.03, 3)
-    signal = wm + (gm - wm) * grey
-    signal += (csf - signal) * fluid
+    signal = wm + (gm - wm) * brain.grey
+    signal += (csf - signal) * brain.fluid
     if modality == "flair":  # bright caps on the ventricles, as with age: not oedema
-        signal += random.uniform(0, 0.25) * (1 - fluid) * np.clip(1 + ventricles / 0.07, 0, 1)
+        signal += random.uniform(0, 0.25) * (1 - brain.fluid) * np.clip(1 + brain.ventricles / 0.07, 0, 1)
     if modality == "t1ce":  # falx and its sinus take up contrast agent: not tumour
-        signal += random.uniform(0.3, 0.7) * fluid * np.clip(1 - midline / 0.02, 0, 1)
+        signal += random.uniform(0.3, 0.7) * brain.fluid * np.clip(1 - brain.midline / 0.02, 0, 1)
     return signal.astype(np.float32)

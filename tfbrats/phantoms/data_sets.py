@@ -1,7 +1,7 @@
 """Simulated cases written as any BraTS edition would."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,28 +10,22 @@ from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES, Tissue
 from tfbrats.machine import files
 from tfbrats.phantoms import phantom_files
-from tfbrats.phantoms.phantom_files import case_id
+from tfbrats.phantoms.draws import Draws
 from tfbrats.phantoms.simulation import FULL_SHAPE, simulate
-from tfbrats.phantoms.tumour import every, is_enhancing
+from tfbrats.phantoms.tumour import is_enhancing
 
 _TREATED = ("2024", "2025", "2026")  # editions of gliomas after surgery
-
-
 _RESECTED_EVERY = 2  # in the editions after treatment
 
 
 def is_resected(seed: int, number: int) -> bool:
     """Whether `write_dataset` gives this case a resection cavity, in the 2024 edition."""
-    return every(seed, number, _RESECTED_EVERY, "resected")
+    return Draws(seed, number).is_one_in(_RESECTED_EVERY, "resected")
 
 
 def _grade(seed: int, number: int) -> str:
-    low = not is_enhancing(seed, number) or every(seed, number, 7, "low grade")
+    low = not is_enhancing(seed, number) or Draws(seed, number).is_one_in(7, "low grade")
     return "LGG" if low else "HGG"
-
-
-def _write(path: str, array: np.ndarray, grid: nifti.Grid) -> None:
-    files.write_bytes(path, nifti.to_bytes(grid.to_file(array), grid, files.name(path), level=1))
 
 
 def write_dataset(
@@ -62,32 +56,56 @@ def write_dataset(
     return list(write_cases(os.fspath(output), cases, edition, seed, shape, first, spacing_mm, axes))
 
 
-def write_cases(output, cases, edition, seed, shape, first, spacing_mm, axes) -> Iterator[str]:
+def write_cases(
+    output: str,
+    cases: int,
+    edition: str,
+    seed: int,
+    shape: Sequence[int] = FULL_SHAPE,
+    first: int = 0,
+    spacing_mm: Sequence[float] = (1, 1, 1),
+    axes: Sequence[str] = nifti.AXES,
+) -> Iterator[str]:
+    """As `write_dataset`, one case at a time: gives each id as soon as the case's files are there."""
     if edition not in phantom_files.EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(phantom_files.EDITIONS)}.")
     schema = phantom_files.schema(edition)
-    file_shape = [shape[["LR", "PA", "SI"].index(next(p for p in ("LR", "PA", "SI") if a in p))] for a in axes]
-    grid = nifti.new_grid(file_shape, spacing_mm, axes)
-    has_cavities, has_cysts = edition in _TREATED, Tissue.CC in schema.value_of_tissue
-    rows = {}
+    grid = nifti.new_grid(_shape_along(axes, shape), spacing_mm, axes)
+    grades = {}
     for number in range(first, first + cases):
-        resected = has_cavities and is_resected(seed, number)
-        image, tissues = simulate(shape, seed, number, spacing_mm, resected)
-        if has_cysts:
+        image, tissues = simulate(
+            shape, seed, number, spacing_mm, resected=edition in _TREATED and is_resected(seed, number)
+        )
+        if Tissue.CC in schema.value_of_tissue:
             tissues = with_cyst(tissues)
-        name, grade = case_id(edition, number), _grade(seed, number)
-        paths = phantom_files.paths(output, edition, number, grade)
-        by_modality = {m: image[..., channel] for channel, m in enumerate(MODALITIES)}
-        if edition == "msd":
-            stacked = np.stack([by_modality[m] for m in phantom_files.MSD_CHANNELS.values()], axis=-1)
-            _write(paths["flair"], stacked, grid)
-        else:
-            for modality, array in by_modality.items():
-                _write(paths[modality], array, grid)
-        rows[name] = grade
-        _write(paths["seg"], schema.to_values(tissues, name), grid)
-        yield name
-    phantom_files.write_tables(output, edition, rows)
+        case_id, grade = phantom_files.case_id(edition, number), _grade(seed, number)
+        places = phantom_files.paths(output, edition, number, grade)
+        _write_scans(image, edition, places, grid)
+        _write(places["seg"], schema.to_values(tissues, case_id), grid)
+        grades[case_id] = grade
+        yield case_id
+    phantom_files.write_tables(output, edition, grades)
+
+
+def _shape_along(axes: Sequence[str], shape: Sequence[int]) -> list[int]:
+    """The sides of a volume along a file's axes; `shape` is towards left, back and head."""
+    pairs = ("LR", "PA", "SI")
+    return [shape[next(n for n, pair in enumerate(pairs) if letter in pair)] for letter in axes]
+
+
+def _write_scans(image: np.ndarray, edition: str, places: Mapping[str, str], grid: nifti.Grid) -> None:
+    """A file for each modality; the Decathlon's four in one, in its own order."""
+    by_modality = {modality: image[..., channel] for channel, modality in enumerate(MODALITIES)}
+    if edition == "msd":
+        stacked = np.stack([by_modality[m] for m in phantom_files.MSD_CHANNELS.values()], axis=-1)
+        _write(places["flair"], stacked, grid)
+        return
+    for modality, scan in by_modality.items():
+        _write(places[modality], scan, grid)
+
+
+def _write(path: str, array: np.ndarray, grid: nifti.Grid) -> None:
+    files.write_bytes(path, nifti.to_bytes(grid.to_file(array), grid, files.name(path), level=1))
 
 
 def with_cyst(tissues: np.ndarray) -> np.ndarray:

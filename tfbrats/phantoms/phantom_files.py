@@ -1,7 +1,8 @@
 """How the files of a simulated case are named in every edition and layout, and what tables lie beside them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tfbrats import labels
 from tfbrats.datasets.label_names import schema_from_names
@@ -64,19 +65,9 @@ def paths(output: str | os.PathLike, edition: str, number: int, grade: str) -> d
     """
     name = case_id(edition, number)
     if edition in ("msd", "nnunet"):
-        number_of = {modality: f"_{channel:04d}" for channel, modality in enumerate(_NNUNET_CHANNELS.values())}
-        if edition == "msd":
-            number_of = dict.fromkeys(MSD_CHANNELS.values(), "")
-        images = {m: files.join(output, "imagesTr", f"{name}{end}.nii.gz") for m, end in number_of.items()}
-        return {**images, "seg": files.join(output, "labelsTr", f"{name}.nii.gz")}
-    endings = {"upenn": _UPENN, "ucsf": _UCSF}.get(edition)
-    endings = endings or (_UNTIL_2021 if edition in ("2017", "2018", "2019", "2020", "2021") else _SINCE_2023)
-    above = (
-        [grade] if edition in ("2017", "2018", "2019") else [_DATA_SET[edition]] if edition in _DATA_SET else []
-    )
-    above = ["images_structural"] if edition == "upenn" else above
-    folder = files.join(output, *above, f"{name}_nifti" if edition == "ucsf" else name)
-    places = {kind: files.join(folder, f"{name}{ending}.nii.gz") for kind, ending in endings.items()}
+        return _paths_below_a_table(output, edition, name)
+    folder = files.join(output, *_folders(edition, grade), f"{name}_nifti" if edition == "ucsf" else name)
+    places = {kind: files.join(folder, f"{name}{end}.nii.gz") for kind, end in _endings(edition).items()}
     if edition == "upenn":
         places["seg"] = files.join(output, "images_segm", files.name(places["seg"]))
     if (edition, number) == _MISNAMED[:2]:
@@ -84,48 +75,85 @@ def paths(output: str | os.PathLike, edition: str, number: int, grade: str) -> d
     return places
 
 
-def write_tables(output: str, edition: str, rows: Mapping[str, str]) -> None:
-    """dataset.json or name_mapping.csv, where the edition has one, over all cases that lie there."""
-    if edition in ("2019", "2020"):
-        path = files.join(output, "name_mapping.csv")
-        header = f"Grade,BraTS_{edition}_subject_ID"
-        if files.exists(path):
-            lines = files.read_bytes(path).decode().splitlines()[1:]
-            rows = {**{name: grade for grade, name in (line.split(",") for line in lines)}, **rows}
-        lines = [header, *(f"{rows[name]},{name}" for name in sorted(rows))]
-        files.write_bytes(path, ("\n".join(lines) + "\n").encode())
-    if edition not in ("msd", "nnunet"):
-        return
-    names = [
-        files.name(path).removesuffix(".nii.gz")
-        for path in files.walk(files.join(output, "labelsTr"))
-        if not files.name(path).startswith(".")
-    ]
+def _paths_below_a_table(output: str | os.PathLike, edition: str, name: str) -> dict[str, str]:
+    """The files of a case of the Decathlon or of nnU-Net."""
     if edition == "msd":
-        content = {
-            "name": "BRATS",
-            "description": "Simulated gliomas in the layout of the Medical Segmentation Decathlon, Task01",
-            "tensorImageSize": "4D",
-            "modality": {str(channel): text for channel, text in enumerate(MSD_CHANNELS)},
-            "labels": {
-                "0": "background",
-                "1": "edema",
-                "2": "non-enhancing tumor",
-                "3": "enhancing tumour",
-            },
-            "numTraining": len(names),
-            "numTest": 0,
-            "training": [
-                {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names
-            ],
-            "test": [],
-        }
+        ending_of = dict.fromkeys(MSD_CHANNELS.values(), "")
     else:
-        content = {
-            "channel_names": {str(channel): text for channel, text in enumerate(_NNUNET_CHANNELS)},
-            "labels": _NNUNET_LABELS,
-            "regions_class_order": [1, 2, 3],
-            "numTraining": len(names),
-            "file_ending": ".nii.gz",
-        }
-    files.write_json(files.join(output, "dataset.json"), content)
+        ending_of = {modality: f"_{channel:04d}" for channel, modality in enumerate(_NNUNET_CHANNELS.values())}
+    scans = {m: files.join(output, "imagesTr", f"{name}{ending}.nii.gz") for m, ending in ending_of.items()}
+    return {**scans, "seg": files.join(output, "labelsTr", f"{name}.nii.gz")}
+
+
+def _endings(edition: str) -> Mapping[str, str]:
+    """Modality or "seg" -> what stands behind the case's name."""
+    if edition in ("upenn", "ucsf"):
+        return {"upenn": _UPENN, "ucsf": _UCSF}[edition]
+    return _UNTIL_2021 if edition in ("2017", "2018", "2019", "2020", "2021") else _SINCE_2023
+
+
+def _folders(edition: str, grade: str) -> list[str]:
+    """The folders between the data set's and the case's own."""
+    if edition in ("2017", "2018", "2019"):
+        return [grade]
+    if edition == "upenn":
+        return ["images_structural"]
+    return [_DATA_SET[edition]] if edition in _DATA_SET else []
+
+
+def write_tables(output: str, edition: str, grades: Mapping[str, str]) -> None:
+    """Writes dataset.json or name_mapping.csv, where the edition has one, over all cases that lie there.
+
+    Args:
+        grades: of the cases that are new: case id -> "HGG" or "LGG".
+    """
+    if edition in ("2019", "2020"):
+        _write_name_mapping(files.join(output, "name_mapping.csv"), edition, grades)
+    if edition in ("msd", "nnunet"):
+        case_ids = [
+            files.name(path).removesuffix(".nii.gz")
+            for path in files.walk(files.join(output, "labelsTr"))
+            if not files.name(path).startswith(".")
+        ]
+        content = _msd_table(case_ids) if edition == "msd" else _nnunet_table(case_ids)
+        files.write_json(files.join(output, "dataset.json"), content)
+
+
+def _write_name_mapping(path: str, edition: str, grades: Mapping[str, str]) -> None:
+    """The challenge's table of grades; the rows that are there stay."""
+    if files.exists(path):
+        rows = [line.split(",") for line in files.read_bytes(path).decode().splitlines()[1:]]
+        grades = {**{name: grade for grade, name in rows}, **grades}
+    lines = [f"Grade,BraTS_{edition}_subject_ID", *(f"{grades[name]},{name}" for name in sorted(grades))]
+    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
+def _msd_table(case_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": "BRATS",
+        "description": "Simulated gliomas in the layout of the Medical Segmentation Decathlon, Task01",
+        "tensorImageSize": "4D",
+        "modality": {str(channel): text for channel, text in enumerate(MSD_CHANNELS)},
+        "labels": {
+            "0": "background",
+            "1": "edema",
+            "2": "non-enhancing tumor",
+            "3": "enhancing tumour",
+        },
+        "numTraining": len(case_ids),
+        "numTest": 0,
+        "training": [
+            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in case_ids
+        ],
+        "test": [],
+    }
+
+
+def _nnunet_table(case_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "channel_names": {str(channel): text for channel, text in enumerate(_NNUNET_CHANNELS)},
+        "labels": _NNUNET_LABELS,
+        "regions_class_order": [1, 2, 3],
+        "numTraining": len(case_ids),
+        "file_ending": ".nii.gz",
+    }

@@ -6,14 +6,13 @@ of one that fails, and whose results may lie in a folder is the same for all and
 
 import concurrent.futures
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfbrats.cases import case, nifti
-from tfbrats.cases.case import Case
+from tfbrats.cases.case import Case, Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
@@ -94,23 +93,23 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
         OtherModelError: the folder holds another model's results.
     """
     path = files.join(folder, model_card.FILE)
-    theirs = model_card.parse(files.read_bytes(path), path) if files.exists(path) else card
-    if theirs != card:
-        redone = {files.name(path) for one in targets for path in one.all_paths}
-        found = (files.name(one) for one in files.walk(folder) if layouts.nifti_stem(one) is not None)
-        others = [one for one in found if one not in redone]
+    owner = model_card.parse(files.read_bytes(path), path) if files.exists(path) else card
+    if owner != card:
+        redone = {files.name(path) for target in targets for path in target.all_paths}
+        images = [files.name(path) for path in files.walk(folder) if layouts.nifti_stem(path) is not None]
+        others = [name for name in images if name not in redone]
         if others or not overwrite:
             cure = "Choose another --output" if others else "Choose another --output, or pass --overwrite"
             raise model_card.OtherModelError(
-                f"{folder}: holds segmentations of another model, {theirs.name} version {theirs.version} "
+                f"{folder}: holds segmentations of another model, {owner.name} version {owner.version} "
                 f"(now {card.name} version {card.version})"
                 + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
                 + f"{cure}."
             )
-        for one in targets:
-            remove(one)
+        for target in targets:
+            remove(target)
         files.remove(path)
-    files.sweep([path, *(path for one in targets for path in one.all_paths)], _LEFT_S)
+    files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
 
 
 def remove(target: Target) -> None:
@@ -142,22 +141,6 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Why a case has no result.
-
-    Attributes:
-        stage: of `STAGES`.
-        reason: names the case.
-        traceback: of an error that nobody expected; else empty.
-    """
-
-    stage: str
-    reason: str
-    hint: str
-    traceback: str = ""
-
-
-@dataclass(frozen=True)
 class Attempt:
     """What became of one case. Holds its voxels: to be looked at and let go.
 
@@ -170,14 +153,14 @@ class Attempt:
     """
 
     seconds: dict[str, float]
-    fault: Fault | None
+    fault: Rejected | None
     case: Case | None
     found: Segmentation | None
     notes: tuple[str, ...] = ()
 
 
 _HINTS = {
-    "read": "python -m tfbrats.inspect lists every fault of every case",
+    "read": case.LIST_FAULTS,
     "segment": f"what the model takes is said in its {model_card.FILE}",
     "write": "--edition chooses the label values that are written",
 }
@@ -204,7 +187,7 @@ def attempt(
         InputError, OSError: the folder takes no file.
     """
     stage, watch = "read", Stopwatch()
-    loaded = found = fault = None
+    loaded = segmentation = rejected = None
     notes: tuple[str, ...] = ()
     try:
         with watch.part(stage):
@@ -215,30 +198,35 @@ def attempt(
             tell(note)
         stage = "segment"
         with watch.part(stage):
-            found = segment(loaded)
+            segmentation = segment(loaded)
         stage = "write"
         with watch.part(stage):
-            write(entry, loaded, found, target, notes)
+            write(entry, loaded, segmentation, target, notes)
     except (model_card.OtherModelError, MemoryError, OSError):  # no fault of the case
         raise
-    except InputError as error:
-        no_place = stage == "write" and isinstance(error.__cause__, OSError)
-        if no_place or concerns_all(error):
+    except Exception as error:  # one bad case must not cost the others
+        if _is_of_place(error, stage) or concerns_all(error):
             raise
-        text = str(error)
         if isinstance(error, case.CaseError):
             notes = error.notes
             for note in notes:
                 tell(note)
-        fault = Fault(stage, text if entry.case_id in text else f"{entry.case_id}: {text}", _HINTS[stage])
-    except Exception as error:  # one bad case must not cost the others
-        if concerns_all(error):
-            raise
-        reason = f"{entry.case_id}: {type(error).__name__}: {error}"
-        hint = "this is not expected; please report it with the case's header"
-        fault = Fault(stage, reason, hint, "".join(traceback.format_exception(error)))
+        rejected = _rejected(error, entry.case_id, stage)
     seconds = {part: round(taken, 4) for part, taken in watch.taken().items()}
-    return Attempt(seconds, fault, loaded, found, notes)
+    return Attempt(seconds, rejected, loaded, segmentation, notes)
+
+
+def _is_of_place(error: Exception, stage: str) -> bool:
+    """Whether an error tells that the output takes no file."""
+    return stage == "write" and isinstance(error, InputError) and isinstance(error.__cause__, OSError)
+
+
+def _rejected(error: Exception, case_id: str, stage: str) -> Rejected:
+    """As `Rejected.by`, with the case's name in the reason: a person reads it among those of others."""
+    rejected = Rejected.by(error, case_id, stage, _HINTS[stage])
+    if isinstance(error, InputError) and case_id in rejected.reason:
+        return rejected
+    return rejected.model_copy(update={"reason": f"{case_id}: {rejected.reason}"})
 
 
 def spacing_notes(card: ModelCard, entries: Sequence[CaseFiles]) -> dict[str, str]:
@@ -269,7 +257,7 @@ def notes_told(notes: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def write(
-    entry: CaseFiles, loaded: Case, found: Segmentation, target: Target, notes: Sequence[str] = ()
+    entry: CaseFiles, loaded: Case, segmentation: Segmentation, target: Target, notes: Sequence[str] = ()
 ) -> None:
     """Writes what `target` names, the model's card beside it in a folder of results.
 
@@ -283,10 +271,10 @@ def write(
     """
     if target.folder is not None:
         # With the first result, so that a run without any leaves nothing.
-        model_card.keep(found.card, target.folder)
+        model_card.keep(segmentation.card, target.folder)
     if target.probabilities is not None:
-        case.save_probabilities(target.probabilities, found.probabilities, loaded.grid)
+        case.save_probabilities(target.probabilities, segmentation.probabilities, loaded.grid)
     provenance.drop(target.segmentation)
-    case.save_segmentation(target.segmentation, found.tissues, loaded.grid, loaded.schema)
+    case.save_segmentation(target.segmentation, segmentation.tissues, loaded.grid, loaded.schema)
     if target.with_provenance:
-        provenance.write(found.card, entry, target.segmentation, notes)
+        provenance.write(segmentation.card, entry, target.segmentation, notes)

@@ -13,12 +13,10 @@ nobody's name and yet every scored case can be held against it. Pure: opens no f
 """
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfbrats.datasets import naming
-from tfbrats.machine.wording import counted
 
 KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
 KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
@@ -179,79 +177,6 @@ def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
     if is_of_a_card and edition in ("2024", "2025", "2026"):
         return _LATER
     return next((way for way, editions in _WAYS.items() if edition in editions), None)
-
-
-def briefly(by_split: Mapping[str, Any] | None) -> str:
-    """For a line that names scored cases: ", 5 of them seen by the model"; "" where nothing is amiss."""
-    if not by_split or not by_split["known"]:
-        return ""
-    number = number_seen(by_split["cases"])
-    return f", {number} of them seen by the model" if number else ""
-
-
-def sentence(by_split: Mapping[str, Any] | None, name: str | None, chosen: bool) -> tuple[str, bool]:
-    """What is to be said of scored cases, and whether it is a warning; "" of predictions without a card.
-
-    Args:
-        by_split: as `evaluate`'s content holds it.
-        name: the model's.
-        chosen: the person has already named the split to score.
-    """
-    if by_split is None:
-        return "", False
-    if not by_split["known"]:
-        cure = "Export it again."
-        if not chosen:
-            cure += " Or pass --splits with the splits.json of the model's run."
-        return (
-            f"the card does not tell which cases the model {name} was trained on: an older version exported "
-            f"it. Some of the cases scored may be training cases. {cure}",
-            True,
-        )
-    cases = by_split["cases"]
-    total, number = sum(map(len, cases.values())), number_seen(cases)
-    shared = by_split.get("other_names")
-    by_names = (
-        f" {' and '.join(shared)} show many patients under different names: some may be the same."
-        if shared
-        else ""
-    )
-    if not number:
-        which = f"one of the {total} cases" if total > 1 else "The case scored neither"
-        which = (f"By their names n{which}" if shared else f"N{which}") if total > 1 else which
-        verbs = "trained the model or chose" if total > 1 else "trained the model nor chose"
-        return f"{which} {verbs} its checkpoint: {listed(cases)}.{by_names}", bool(shared)
-    text = (
-        _some_were_seen(by_split, number, total, by_names) if number < total else _all_were_seen(cases, total)
-    )
-    return text + ("" if chosen else _cure(by_split)), True
-
-
-def _some_were_seen(by_split: Mapping[str, Any], number: int, total: int, by_names: str) -> str:
-    means = ", ".join(
-        f"{region} {'-' if math.isnan(mean) else f'{mean:.4f}'}"
-        for region, mean in by_split["others_dice"].items()
-    )
-    return (
-        f"{number} of these {counted(total, 'case')} {'was' if number == 1 else 'were'} seen in training: "
-        f"{listed(by_split['cases'], KNOWN_TO_THE_MODEL)}. Mean Dice of the "
-        f"{counted(total - number, 'other')}: {means}.{by_names}"
-    )
-
-
-def _all_were_seen(cases: Mapping[str, Sequence[str]], total: int) -> str:
-    which = f"All of these {total} cases were" if total > 1 else "The case scored was"
-    return (
-        f"{which} seen in training: {listed(cases, KNOWN_TO_THE_MODEL)}. Nothing here says how the model does "
-        "on cases that it has not seen."
-    )
-
-
-def _cure(by_split: Mapping[str, Any]) -> str:
-    if not by_split["has_test"]:
-        return " Its split has no test cases: score cases that it was not trained on."
-    path = f"{by_split['run']}/splits.json" if by_split["run"] else "with the splits.json of the model's run"
-    return f" To score the test cases alone, pass --splits {path}."
 
 
 def has_test(training_data: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tfbrats.cases import nifti
 from tfbrats.cases.nifti import Placement
 from tfbrats.datasets import layouts
-from tfbrats.datasets.label_candidates import candidates, outside
+from tfbrats.datasets.label_candidates import candidates
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, memory
@@ -229,7 +229,7 @@ def _values_judged(array: np.ndarray, stored: nifti.Stored, edition: str) -> tup
     if values.size > _MOST_VALUES:
         return [f"{values.size} different values: an image, no segmentation. Leave it out."], warnings
     faults, schema, present = [], EDITIONS[edition], [int(value) for value in values]
-    if strange := outside(present, schema):
+    if strange := schema.lacking(present):
         faults.append(
             f"label values {strange} are not in edition {schema.edition}, which has {schema.describe()}. "
             + _written_anew(schema.edition, [other.edition for other in candidates(present, schema)])

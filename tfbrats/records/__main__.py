@@ -17,7 +17,7 @@ import argparse
 import json
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -65,11 +65,19 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
         print(line.rstrip())
 
 
-def _group_name(one: Mapping[str, Any]) -> str:
-    return f"{one['split']} {one['region']}".strip()
+def _group_name(group: Mapping[str, Any]) -> str:
+    return f"{group['split']} {group['region']}".strip()
 
 
 def _print_set(content: Mapping[str, Any], manifest: Manifest) -> None:
+    _print_origin(content)
+    print()
+    _print_groups(content, len(manifest.shards))
+    _print_rejected(content["rejected"])
+
+
+def _print_origin(content: Mapping[str, Any]) -> None:
+    """What the records were made of, and how."""
     _line("records", f"{content['folder']}: {content['kind']}, format {content['format']}")
     _line("written by", f"tfbrats {content['tfbrats_version']}")
     for text in content["layouts"]:
@@ -95,22 +103,28 @@ def _print_set(content: Mapping[str, Any], manifest: Manifest) -> None:
         counts = [sum(batch.values()) for batch in content["batches"]]
         later = ", then ".join(str(count) for count in counts[1:])
         _line("batches", f"{counted(counts[0], 'case')} at first, then {later} added")
-    print()
+
+
+def _print_groups(content: Mapping[str, Any], shard_count: int) -> None:
     rows = [("split", "cases", content["kind"], "bytes", "shards", "smallest", "median", "largest")]
-    for one in content["groups"]:
-        sizes = [in_units(size) for size in one["shard_bytes"].values()]
-        numbers = [str(one[key]) for key in ("cases", "examples")]
-        rows.append((_group_name(one), *numbers, in_units(one["bytes"]), str(one["shards"]), *sizes))
+    for group in content["groups"]:
+        sizes = [in_units(size) for size in group["shard_bytes"].values()]
+        numbers = [str(group[key]) for key in ("cases", "examples")]
+        rows.append((_group_name(group), *numbers, in_units(group["bytes"]), str(group["shards"]), *sizes))
     if len(content["groups"]) > 1:
         numbers = (str(content["cases"]), str(content["examples"]), in_units(content["bytes"]))
-        rows.append(("all", *numbers, str(len(manifest.shards)), "", "", ""))
+        rows.append(("all", *numbers, str(shard_count), "", "", ""))
     _table(rows)
-    if content["rejected"]:
-        print(f"\nrejected: {counted(len(content['rejected']), 'case')}")
-        for one in content["rejected"][:_REJECTED_SHOWN]:
-            print(f"  {one['case_id']} ({one['stage']}): " + one["reason"].replace("\n", "\n    "))
-        if more := content["rejected"][_REJECTED_SHOWN:]:
-            print(f"  and {len(more)} more: --json lists all")
+
+
+def _print_rejected(rejected: Sequence[Mapping[str, Any]]) -> None:
+    if not rejected:
+        return
+    print(f"\nrejected: {counted(len(rejected), 'case')}")
+    for case in rejected[:_REJECTED_SHOWN]:
+        print(f"  {case['case_id']} ({case['stage']}): " + case["reason"].replace("\n", "\n    "))
+    if more := rejected[_REJECTED_SHOWN:]:
+        print(f"  and {len(more)} more: --json lists all")
 
 
 def _print_case(content: Mapping[str, Any]) -> None:
@@ -133,6 +147,14 @@ def _print_case(content: Mapping[str, Any]) -> None:
     _table(rows)
 
 
+def _print_shards(content: Mapping[str, Any]) -> None:
+    rows = [("shard", "cases", content["kind"], "bytes", "crc32c")]
+    for shard in content["shards"]:
+        cases, examples = str(len(shard["cases"])), str(shard["examples"])
+        rows.append((shard["file"], cases, examples, in_units(shard["bytes"]), shard["crc32c"]))
+    _table(rows)
+
+
 def _show(options: argparse.Namespace) -> int:
     manifest = read_manifest(options.folder)
     content = show.describe(options.folder, manifest)
@@ -149,12 +171,7 @@ def _show(options: argparse.Namespace) -> int:
     _print_set(content, manifest)
     if options.shards:
         print()
-        rows = [("shard", "cases", content["kind"], "bytes", "crc32c")]
-        rows += [
-            (one["file"], str(len(one["cases"])), str(one["examples"]), in_units(one["bytes"]), one["crc32c"])
-            for one in content["shards"]
-        ]
-        _table(rows)
+        _print_shards(content)
     return 0
 
 
@@ -175,21 +192,8 @@ def _verify(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=2))
         return 1
     if options.json:
-        content = {
-            "folder": options.folder,
-            "quick": options.quick,
-            "shards": len(manifest.shards),
-            "records": report.records,
-            "bytes": report.bytes,
-            "seconds": round(seconds, 3),
-            "notes": report.notes,
-            "faults": [
-                {"file": one.file, "record": one.record, "text": one.text, "cure": one.cure}
-                for one in report.faults
-            ],
-            "sound": not report.faults,
-        }
-        print(json.dumps(content, indent=2))
+        content = {"folder": options.folder, "quick": options.quick, "shards": len(manifest.shards)}
+        print(json.dumps({**content, **_content(report, seconds)}, indent=2))
         return 1 if report.faults else 0
     shards = counted(len(manifest.shards), "shard")
     if options.quick:
@@ -202,14 +206,33 @@ def _verify(options: argparse.Namespace) -> int:
     if not report.faults:
         print("Nothing is wrong.")
         return 0
-    print("\nfaults")
-    for one in report.faults:
-        print(f"  {one}")
-    print(f"\n{counted(len(report.faults), 'fault')} in {options.folder}")
-    for cure in dict.fromkeys(one.cure for one in report.faults):
-        touched = sorted({one.file for one in report.faults if one.cure == cure})
-        print(f"{', '.join(touched[:3])}{' ...' if touched[3:] else ''}: {cure}")
+    _print_faults(report.faults, options.folder)
     return 1
+
+
+def _content(report: verify.Report, seconds: float) -> dict[str, Any]:
+    return {
+        "records": report.records,
+        "bytes": report.bytes,
+        "seconds": round(seconds, 3),
+        "notes": report.notes,
+        "faults": [
+            {"file": fault.file, "record": fault.record, "text": fault.text, "cure": fault.cure}
+            for fault in report.faults
+        ],
+        "sound": not report.faults,
+    }
+
+
+def _print_faults(faults: Sequence[verify.Fault], folder: str) -> None:
+    """All faults, then what to do about them, each cure once."""
+    print("\nfaults")
+    for fault in faults:
+        print(f"  {fault}")
+    print(f"\n{counted(len(faults), 'fault')} in {folder}")
+    for cure in dict.fromkeys(fault.cure for fault in faults):
+        touched = sorted({fault.file for fault in faults if fault.cure == cure})
+        print(f"{', '.join(touched[:3])}{' ...' if touched[3:] else ''}: {cure}")
 
 
 # --- stats ----------------------------------------------------------------------------------------------
@@ -219,11 +242,16 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def _print_stats(manifest: Manifest, whole: Sequence[int] | None, groups: Sequence[Mapping[str, Any]]) -> None:
-    one = {"slices": "slice", "patches": "patch", "volumes": "volume"}[manifest.kind]
+def _print_shares(manifest: Manifest, whole: Sequence[int] | None, groups: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each tissue and region of each group.
+
+    Args:
+        whole: voxels along each axis that shares are of; None where they differ (`stats.denominator`).
+    """
+    example = {"slices": "slice", "patches": "patch", "volumes": "volume"}[manifest.kind]
     of = f"of {' x '.join(map(str, whole))} voxels" if whole else "cropped to the brain"
     padded = ", padding included" if manifest.kind == "slices" else ""
-    print(f"Shares in % of a {one} {of}{padded}: mean over all, and quantiles over those that hold any.\n")
+    print(f"Shares in % of a {example} {of}{padded}: mean over all, and quantiles over those that hold any.\n")
     quantiles = [f"{100 * q:.0f} %" for q in stats.QUANTILES]
     rows = [("", manifest.kind, "held by %", "mean", *quantiles[:-1], "most")]
     for group in groups:
@@ -239,11 +267,14 @@ def _print_stats(manifest: Manifest, whole: Sequence[int] | None, groups: Sequen
                 )
             )
     _table(rows)
+
+
+def _print_intensities(groups: Sequence[Mapping[str, Any]]) -> None:
     print("\nIntensities in the brain (z-scores: 0 and 1 over a whole case).\n")
     rows = [("", "mean", "std", "min", "max")]
     for group in groups:
-        for n, (name, found) in enumerate(group["intensities"].items()):
-            numbers = ("-" if value is None else f"{value:.3f}" for value in found.values())
+        for n, (name, of_modality) in enumerate(group["intensities"].items()):
+            numbers = ("-" if value is None else f"{value:.3f}" for value in of_modality.values())
             rows.append((f"{_group_name(group) if n == 0 else '':<14}{name}", *numbers))
     _table(rows)
 
@@ -262,7 +293,8 @@ def _stats(options: argparse.Namespace) -> int:
         }
         print(json.dumps(content, indent=2))
         return 0
-    _print_stats(manifest, whole, groups)
+    _print_shares(manifest, whole, groups)
+    _print_intensities(groups)
     if options.csv:
         print(f"\nwrote {options.csv}")
     return 0
@@ -277,13 +309,13 @@ def _to_nifti(options: argparse.Namespace) -> int:
         return _pictures(options, manifest)
     if options.examples is not None:
         raise InputError("--examples: of slices and patches; volumes are written whole. Choose with --case.")
-    wanted = options.case or [one for ids in manifest.cases.values() for one in ids]
-    with tqdm(total=len(set(wanted)), desc="cases", disable=None) as bar:
+    case_ids = {*(options.case or (case_id for ids in manifest.cases.values() for case_id in ids))}
+    with tqdm(total=len(case_ids), desc="cases", disable=None) as bar:
         outcome = to_nifti.write(
             options.folder, manifest, options.output, options.case, options.overwrite, bar.update
         )
     if outcome.kept:
-        kept = f"{outcome.kept} of {len(set(wanted))} cases"
+        kept = f"{outcome.kept} of {len(case_ids)} cases"
         print(f"{kept} were written already and are kept (--overwrite redoes them)")
     if outcome.faults:
         raise InputError(
@@ -302,44 +334,54 @@ def _pictures(options: argparse.Namespace, manifest: Manifest) -> int:
     if number < 1:
         raise InputError(f"--examples {number}: expected 1 or more.")
 
-    def say(path: str, drawn: bool) -> None:
-        tqdm.write(f"drew {path}" if drawn else f"{path} is there already and is kept (--overwrite redraws it)")
+    def report(path: str, is_new: bool) -> None:
+        tqdm.write(
+            f"drew {path}" if is_new else f"{path} is there already and is kept (--overwrite redraws it)"
+        )
 
-    pictures.write(options.folder, manifest, options.output, number, options.case, options.overwrite, say)
+    pictures.write(options.folder, manifest, options.output, number, options.case, options.overwrite, report)
     return 0
 
 
 # --- the command ----------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = command.parser("tfbrats.records", __doc__)
     commands = parser.add_subparsers(required=True, metavar="{show,verify,stats,to-nifti}")
 
-    def added(name: str, does, text: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text)
-        one.add_argument(
+    def subcommand(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument(
             "folder", type=paths.argument, help="a record set, as the Beam job wrote it; gs:// too"
         )
-        one.set_defaults(does=does)
-        return one
+        added.set_defaults(does=does)
+        return added
 
-    one = added("show", _show, "what is in a record set, from its dataset.json")
-    one.add_argument("--shards", action="store_true", help="list each shard too")
-    one.add_argument("--case", metavar="ID", help="where this case lies")
-    one.add_argument("--json", action="store_true", help="print one JSON object instead")
-    one = added("verify", _verify, "every file and record against dataset.json; exit code 1 for any fault")
-    one.add_argument("--quick", action="store_true", help="names and sizes alone")
-    one.add_argument("--json", action="store_true", help="print one JSON object instead")
-    one = added("stats", _stats, "label shares and intensities, by split and region")
-    one.add_argument("--csv", type=paths.argument, metavar="FILE", help="write a row for each example")
-    one.add_argument("--json", action="store_true", help="print one JSON object instead")
-    one = added("to-nifti", _to_nifti, "volumes back to NIfTI; slices and patches to pictures")
-    one.add_argument("--output", type=paths.argument, required=True, help="a folder of its own")
-    one.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
-    one.add_argument("--examples", type=int, metavar="N", help="slices or patches in a picture (default 8)")
-    one.add_argument("--overwrite", action="store_true", help="write again what is there")
-    options = parser.parse_args(arguments)
+    shown = subcommand("show", _show, "what is in a record set, from its dataset.json")
+    shown.add_argument("--shards", action="store_true", help="list each shard too")
+    shown.add_argument("--case", metavar="ID", help="where this case lies")
+    shown.add_argument("--json", action="store_true", help="print one JSON object instead")
+    verified = subcommand(
+        "verify", _verify, "every file and record against dataset.json; exit code 1 for any fault"
+    )
+    verified.add_argument("--quick", action="store_true", help="names and sizes alone")
+    verified.add_argument("--json", action="store_true", help="print one JSON object instead")
+    measured = subcommand("stats", _stats, "label shares and intensities, by split and region")
+    measured.add_argument("--csv", type=paths.argument, metavar="FILE", help="write a row for each example")
+    measured.add_argument("--json", action="store_true", help="print one JSON object instead")
+    given_back = subcommand("to-nifti", _to_nifti, "volumes back to NIfTI; slices and patches to pictures")
+    given_back.add_argument("--output", type=paths.argument, required=True, help="a folder of its own")
+    given_back.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
+    given_back.add_argument(
+        "--examples", type=int, metavar="N", help="slices or patches in a picture (default 8)"
+    )
+    given_back.add_argument("--overwrite", action="store_true", help="write again what is there")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
     options.folder = options.folder.rstrip("/") or "/"
     if getattr(options, "output", None) and files.canonical(options.output) == files.canonical(options.folder):
         raise InputError(f"{options.output}: the record set itself. Choose another --output.")

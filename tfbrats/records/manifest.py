@@ -3,35 +3,35 @@
 Answers whether a set fits a config, and a shard its row.
 """
 
+import hashlib
+import json
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydantic
 
-from tfbrats.cases.splits import SPLITS
+from tfbrats import __version__
+from tfbrats.cases.case import Rejected
+from tfbrats.cases.splits import SPLITS, sha256_of_split
 from tfbrats.config import Config, differences
+from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
+from tfbrats.records.schema import SCHEMAS, field_descriptions
 from tfbrats.records.tfrecord import REWRITE, file_crc32c
 
 MANIFEST = "dataset.json"
-
-
 FORMAT = 2
-
-
 SHARD_NAME = re.compile(
     rf"({'|'.join(SPLITS)})(-add\d+)?(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
 )
-
-
 STAGES = ("read", "n4", "cut", "encode", "write")  # of the work on a case, as its seconds are told apart
-
-
-_WRITE_AGAIN = "Write the records again: the Beam job with --overwrite."
+WRITE_AGAIN = "Write the records again: the Beam job with --overwrite."
 
 
 class _Part(pydantic.BaseModel):
@@ -74,15 +74,6 @@ class CaseRow(_Part):
         return content if self.notes else {key: value for key, value in content.items() if key != "notes"}
 
 
-class Rejected(_Part):
-    """One case that could not be used, at which stage, and why."""
-
-    case_id: str
-    stage: str
-    reason: str
-    hint: str
-
-
 class Shard(_Part):
     """One finished TFRecord file."""
 
@@ -99,13 +90,13 @@ class Shard(_Part):
 
 def seconds_by_case(shards: Iterable[Shard]) -> dict[str, dict[str, float]]:
     """Case id -> seconds by each of `STAGES`, over all the shards that hold a part of the case."""
-    found: dict[str, dict[str, float]] = {}
+    totals: dict[str, dict[str, float]] = {}
     for shard in shards:
         for row in shard.cases:
-            total = found.setdefault(row.case_id, dict.fromkeys(STAGES, 0.0))
+            total = totals.setdefault(row.case_id, dict.fromkeys(STAGES, 0.0))
             for stage, seconds in row.seconds.items():
                 total[stage] += seconds
-    return found
+    return totals
 
 
 class Batch(_Part):
@@ -151,6 +142,70 @@ class Manifest(_Part):
         """Examples in `shards_of`."""
         return sum(shard.examples for shard in self.shards_of(split, region))
 
+    def description(self) -> dict[str, Any]:
+        """What a run and its model keep of the set: all but shards and cases, and the hash of the whole."""
+        content = self.model_dump(mode="json", exclude={"shards", "cases"})
+        return {**content, "manifest_sha256": hashlib.sha256(self.model_dump_json().encode()).hexdigest()}
+
+    def shards_sha256(self, region: str = "") -> str:
+        """The hash of what `shards_of` hold, over all splits: other images give another."""
+        shards = sorted(
+            (shard.file, shard.crc32c) for split in SPLITS for shard in self.shards_of(split, region)
+        )
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+
+def own_regions(config: Config) -> tuple[str, ...]:
+    """The regions that have shards of their own; () where one set of shards serves all."""
+    return config.regions if config.records.kind == "patches" else ()
+
+
+def of_shards(
+    shards: Sequence[Shard], sources: Iterable[CaseFiles], config: Config, planned: Sequence[Batch]
+) -> Manifest:
+    """What dataset.json says of a set, from the rows of its shards.
+
+    Args:
+        sources: the files of all its cases, rejected ones too.
+        planned: its cases as they were given.
+    """
+    rows = {row.case_id: row for shard in shards for row in shard.cases}
+    used = [source for source in sources if source.case_id in rows]
+    schemas = Counter(json.dumps(source.schema.to_json()) for source in used)
+    spacings = Counter(row.spacing_mm for row in rows.values())
+    cases = {
+        split: tuple(sorted({row.case_id for shard in shards if shard.split == split for row in shard.cases}))
+        for split in SPLITS
+    }
+    return Manifest(
+        tfbrats_version=__version__,
+        kind=config.records.kind,
+        regions=own_regions(config),
+        fields=field_descriptions(SCHEMAS[config.records.kind]),
+        identity=config.records_identity(),
+        modalities=config.data.modalities,
+        label_schemas=tuple(json.loads(text) for text, _ in schemas.most_common()),
+        layouts=tuple(sorted({source.layout for source in used})),
+        spacing_mm=spacings.most_common(1)[0][0] if spacings else (0.0, 0.0, 0.0),
+        examples={split: sum(shard.examples for shard in shards if shard.split == split) for split in SPLITS},
+        cases=cases,
+        split_sha256=sha256_of_split(cases),
+        bytes=sum(shard.bytes for shard in shards),
+        rejected=sum(len(shard.rejected) for shard in shards),
+        seconds_per_case=_seconds_per_case(shards),
+        batches=tuple(planned),
+        shards=tuple(shards),
+    )
+
+
+def _seconds_per_case(shards: Iterable[Shard]) -> dict[str, float]:
+    """The mean over the cases, by stage."""
+    of_cases = seconds_by_case(shards)
+    return {
+        stage: round(math.fsum(seconds[stage] for seconds in of_cases.values()) / (len(of_cases) or 1), 4)
+        for stage in STAGES
+    }
+
 
 def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
     """The manifest of a finished record set.
@@ -171,19 +226,37 @@ def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
     try:
         content = files.read_json(path)
     except InputError as error:
-        raise InputError(f"{error} {_WRITE_AGAIN}") from error
-    if not isinstance(content, dict) or "shards" not in content:
+        raise InputError(f"{error} {WRITE_AGAIN}") from error
+    if not is_manifest(content):
         raise InputError(
             f"{path}: not the manifest of a record set. Point to the folder that the Beam job wrote."
         )
+    return from_content(content, path)
+
+
+def is_manifest(content: Any) -> bool:
+    """Whether a dataset.json is that of a record set, of whatever format: MSD and nnU-Net have one too."""
+    return isinstance(content, dict) and "shards" in content
+
+
+def from_content(content: dict[str, Any], path: str) -> Manifest:
+    """The manifest that JSON holds.
+
+    Args:
+        content: that `is_manifest`.
+        path: where it lay, quoted in the error.
+
+    Raises:
+        InputError: another format, or damaged.
+    """
     if content.get("format") != FORMAT:
         raise InputError(
-            f"{path}: records of format {content.get('format')}; this version reads {FORMAT}. {_WRITE_AGAIN}"
+            f"{path}: records of format {content.get('format')}; this version reads {FORMAT}. {WRITE_AGAIN}"
         )
     try:
         return Manifest.model_validate(content)
     except pydantic.ValidationError as error:
-        raise InputError(f"{path}: damaged ({error.error_count()} faults). {_WRITE_AGAIN}") from error
+        raise InputError(f"{path}: damaged ({error.error_count()} faults). {WRITE_AGAIN}") from error
 
 
 def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike) -> None:
@@ -203,11 +276,11 @@ def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike
             + " or ".join(f"region={r.lower()}" for r in manifest.regions)
             + " on it, or write the others into another folder."
         )
-    found = differences(config.records_identity(), manifest.identity)
-    if found:
+    changed = differences(config.records_identity(), manifest.identity)
+    if changed:
         raise InputError(
             f"{folder}: these records were written with another configuration:\n  "
-            + "\n  ".join(found)
+            + "\n  ".join(changed)
             + "\nUse the config they were written with, or write them again into another folder."
         )
 

@@ -19,7 +19,7 @@ from tfbrats.cases import overlays
 from tfbrats.labels import LwsRegion
 from tfbrats.machine import files
 from tfbrats.records.manifest import Manifest, Shard
-from tfbrats.records.reading import check_case, spacings_mm, stored
+from tfbrats.records.reading import check_case, placed, spacings_mm, stored
 from tfbrats.records.to_nifti import Written
 
 _WINDOW = (-2.5, 4.0)  # z-scores shown from black to white; enhancing tumour reaches 4 and more
@@ -57,15 +57,15 @@ def panels(
 
     under = next((name for name in _SHOWN_FIRST if name in modalities), modalities[0])
     m = modalities.index(under)
-    found = {name: drawn(image[..., n], brain, nothing) for n, name in enumerate(modalities)}
-    found[f"{under}, label"] = drawn(image[..., m], brain, label)
+    pictures = {name: drawn(image[..., n], brain, nothing) for n, name in enumerate(modalities)}
+    pictures[f"{under}, label"] = drawn(image[..., m], brain, label)
     if is_patch:
         half = example["half"][:, :, at]
-        found[f"{under}, x0.5"] = drawn(half[..., m], (half != 0).any(axis=-1), nothing)
+        pictures[f"{under}, x0.5"] = drawn(half[..., m], (half != 0).any(axis=-1), nothing)
     else:
         colours = np.array([to_rgb(overlays.LWS_COLOURS[region]) for region in LwsRegion])
-        found["regions S1 to S4"] = overlays.enlarged(colours[example["region"].T], pixel_mm)
-    return found
+        pictures["regions S1 to S4"] = overlays.enlarged(colours[example["region"].T], pixel_mm)
+    return pictures
 
 
 def _name(example: Mapping[str, Any]) -> str:
@@ -84,10 +84,10 @@ def sheet(
     """A PNG file: a row for each example, a column for each modality, the label and the rest of it.
 
     Args:
-        examples: of `records.SLICES` or `records.PATCHES`, at least one.
+        examples: of `schema.SLICES` or `schema.PATCHES`, at least one.
         spacings_mm: by case id, along i, j, k.
     """
-    rows = [panels(one, modalities, spacings_mm[one["case_id"]]) for one in examples]
+    rows = [panels(example, modalities, spacings_mm[example["case_id"]]) for example in examples]
     columns = list(rows[0])
     figure = Figure(
         figsize=(_PANEL_INCHES * len(columns) + 0.4, (_PANEL_INCHES + 0.1) * len(rows) + 1.0),
@@ -104,10 +104,7 @@ def sheet(
             place.spines[:].set_visible(False)
         line[0].set_ylabel(_name(example), fontsize=7)
     figure.suptitle(title, fontsize=10)
-    seen = {int(value) for one in examples for value in np.unique(one["label"])}
-    keys = [(overlays.COLOURS[t], overlays.NAMES[t]) for t in overlays.COLOURS if int(t) in seen]
-    if "slice_k" in examples[0]:
-        keys += [(overlays.LWS_COLOURS[region], overlays.LWS_NAMES[region]) for region in LwsRegion]
+    keys = _keys(examples)
     if keys:
         figure.legend(
             handles=[Patch(facecolor=colour, edgecolor="#888888", label=text) for colour, text in keys],
@@ -122,8 +119,16 @@ def sheet(
     return buffer.getvalue()
 
 
-# --- which, and where to --------------------------------------------------------------------------------
+def _keys(examples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(colour, name) of each tissue that is shown; of slices also of the regions of loss weighted sampling."""
+    values = {int(value) for example in examples for value in np.unique(example["label"])}
+    keys = [(overlays.COLOURS[t], overlays.NAMES[t]) for t in overlays.COLOURS if int(t) in values]
+    if "slice_k" in examples[0]:
+        keys += [(overlays.LWS_COLOURS[region], overlays.LWS_NAMES[region]) for region in LwsRegion]
+    return keys
 
+
+# --- which, and where to --------------------------------------------------------------------------------
 
 Places = list[tuple[Shard, list[int]]]  # records of each shard
 
@@ -136,25 +141,26 @@ def _groups(manifest: Manifest, case_ids: Sequence[str] | None) -> Iterator[tupl
             for shard in manifest.shards:
                 if shard.region not in ("", region):
                     continue
-                number, held = 0, []
-                for row in shard.cases:
-                    if what == (row.case_id if case_ids else shard.split):
-                        held += range(number, number + row.examples)
-                    number += row.examples
-                places.append((shard, held))
-            if any(held for _, held in places):
+                numbers = [
+                    number
+                    for first, row in placed(shard)
+                    if what == (row.case_id if case_ids else shard.split)
+                    for number in range(first, first + row.examples)
+                ]
+                places.append((shard, numbers))
+            if any(numbers for _, numbers in places):
                 name = "-".join(filter(None, (what, region.lower())))
                 yield name, f"{what}{f', patches for {region}' if region else ''}", places
 
 
 def _chosen(places: Places, number: int) -> Places:
-    every = [(place, one) for place, (_, held) in enumerate(places) for one in held]
-    picked = [every[at] for at in spread(len(every), number)]
-    return [
-        (shard, [one for at, one in picked if at == place])
-        for place, (shard, _) in enumerate(places)
-        if any(at == place for at, _ in picked)
+    """`number` of these records, spread evenly over all; shards without any are left out."""
+    records = [(place, record) for place, (_, numbers) in enumerate(places) for record in numbers]
+    picked = [records[at] for at in spread(len(records), number)]
+    chosen = [
+        (shard, [record for at, record in picked if at == place]) for place, (shard, _) in enumerate(places)
     ]
+    return [(shard, numbers) for shard, numbers in chosen if numbers]
 
 
 def write(
@@ -188,15 +194,15 @@ def write(
         if written.is_done(name, source, [path], overwrite):
             seen(path, False)
             continue
-        found = [
-            one.example
+        examples = [
+            record.example
             for shard, numbers in chosen
-            for one in stored(manifest, folder, shard, numbers=frozenset(numbers))
+            for record in stored(manifest, folder, shard, numbers=frozenset(numbers))
         ]
-        count = sum(len(held) for _, held in places)
+        count = sum(len(numbers) for _, numbers in places)
         window = f"z-scores from {_WINDOW[0]:g} to {_WINDOW[1]:g}"
-        title = f"{what}: {len(found)} of {count} {manifest.kind}, {window}"
-        picture = sheet(title, found, manifest.modalities, spacings)
+        title = f"{what}: {len(examples)} of {count} {manifest.kind}, {window}"
+        picture = sheet(title, examples, manifest.modalities, spacings)
         written.begin(name, source, [path])
         files.write_bytes(path, picture)
         seen(path, True)

@@ -5,9 +5,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tfbrats.cases import case, patches, preprocess
+from tfbrats.cases.case import Case
 from tfbrats.cases.preprocess import Prepared
 from tfbrats.config import Config
-from tfbrats.datasets.layouts import Dataset
+from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
@@ -19,11 +20,7 @@ from tfbrats.records.shards import encoded_examples
 # Peak of a worker that writes a full-size case with N4 on all modalities, 240 x 240 x 155 x 4 voxels: measured
 # by benchmarks/prepare_memory.py.
 _WORKER_BYTES = 200 * 2**20  # interpreter, Beam and the libraries
-
-
 _WORKER_BYTES_PER_VALUE = 14  # of a case's I x J x K x M
-
-
 _N4_S_PER_VOXEL = 2e-6  # of the brain's box, a modality, at shrink 4; more closely: --price times it
 
 
@@ -85,57 +82,87 @@ def measured_price(
         InputError: no case is sound.
     """
     chosen = {case_id for ids in splits.values() for case_id in ids}
-    n4_count = len(config.preprocess.n4_modalities)
     faults: list[str] = []
-    for one in dataset.cases:
-        if one.case_id not in chosen:
+    for source in dataset.cases:
+        if source.case_id not in chosen:
             continue
-        started = time.monotonic()
         try:
-            loaded = case.load(one, config.data.modalities, need_label=True)
-            prepared = preprocess.prepare(loaded, (), config.preprocess.n4_shrink)
-            seconds = time.monotonic() - started
-            sizes = {}
-            for split in ("test", "train"):
-                sizes[split], encoding = _record_sizes(prepared, config, split)
-            seconds += encoding
-            volume_bytes = None
-            if config.records.kind == "patches":
-                volume_bytes = len(encode(VOLUMES, patches.volume(prepared))) + tfrecord.FRAME_BYTES
-            n4_s = _N4_S_PER_VOXEL * prepared.brain.size * (4 / config.preprocess.n4_shrink) ** 3
-            if n4_count and with_n4:
-                started = time.monotonic()
-                brain = preprocess.brain_mask(loaded.image)
-                preprocess.n4(loaded.image[..., 0], brain, config.preprocess.n4_shrink, loaded.spacing_mm)
-                n4_s = time.monotonic() - started
-            seconds += n4_count * n4_s
+            measured = _measured(source, config, with_n4)
         except Exception as error:  # as in write_shard: one bad case is not the end
             faults.append(str(error))
             continue
-        counted = [(len(ids), sizes["train" if split == "train" else "test"]) for split, ids in splits.items()]
+        counted = [(len(ids), measured.sizes_of(split)) for split, ids in splits.items()]
+        volume_bytes = measured.volume_bytes
         return Price(
             kind=config.records.kind,
             cases=len(chosen),
-            examples=sum(count * len(of_case) for count, of_case in counted),
-            bytes=sum(count * sum(of_case) for count, of_case in counted),
+            examples=sum(count * len(sizes) for count, sizes in counted),
+            bytes=sum(count * sum(sizes) for count, sizes in counted),
             bytes_as_volumes=None if volume_bytes is None else len(chosen) * volume_bytes,
-            seconds=seconds * len(chosen),
+            seconds=measured.seconds * len(chosen),
             free_bytes=files.free_bytes(output),
-            worker_bytes=_WORKER_BYTES + _WORKER_BYTES_PER_VALUE * loaded.image.size,
+            worker_bytes=_WORKER_BYTES + _WORKER_BYTES_PER_VALUE * measured.values,
         )
     raise InputError("no case can be used:\n" + "\n".join(faults[:10]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What one case takes.
+
+    Attributes:
+        train_sizes, other_sizes: bytes in the file of each of its examples, in training and elsewhere.
+        volume_bytes: that it takes as a volume; None for kinds that have no such choice.
+        seconds: on one worker.
+        values: of its image, I x J x K x M.
+    """
+
+    train_sizes: list[int]
+    other_sizes: list[int]
+    volume_bytes: int | None
+    seconds: float
+    values: int
+
+    def sizes_of(self, split: str) -> list[int]:
+        return self.train_sizes if split == "train" else self.other_sizes
+
+
+def _measured(source: CaseFiles, config: Config, with_n4: bool) -> _Measured:
+    """Prepares and encodes one case in memory, as `shards.write_shard` does."""
+    started = time.monotonic()
+    loaded = case.load(source, config.data.modalities, need_label=True)
+    prepared = preprocess.prepare(loaded, (), config.preprocess.n4_shrink)
+    preparing_s = time.monotonic() - started
+    other_sizes, _ = _record_sizes(prepared, config, "test")
+    train_sizes, encoding_s = _record_sizes(prepared, config, "train")
+    volume_bytes = None
+    if config.records.kind == "patches":
+        volume_bytes = len(encode(VOLUMES, patches.volume(prepared))) + tfrecord.FRAME_BYTES
+    n4_s = len(config.preprocess.n4_modalities) * _n4_seconds(loaded, prepared, config, with_n4)
+    return _Measured(train_sizes, other_sizes, volume_bytes, preparing_s + encoding_s + n4_s, loaded.image.size)
+
+
+def _n4_seconds(loaded: Case, prepared: Prepared, config: Config, is_timed: bool) -> float:
+    """Of N4 on one modality: timed, or a rough figure."""
+    shrink = config.preprocess.n4_shrink
+    if not is_timed or not config.preprocess.n4_modalities:
+        return _N4_S_PER_VOXEL * prepared.brain.size * (4 / shrink) ** 3
+    started = time.monotonic()
+    brain = preprocess.brain_mask(loaded.image)
+    preprocess.n4(loaded.image[..., 0], brain, shrink, loaded.spacing_mm)
+    return time.monotonic() - started
 
 
 def _record_sizes(prepared: Prepared, config: Config, split: str) -> tuple[list[int], float]:
     """Bytes in the file of each example of a case, and the seconds to encode them all.
 
-    Patches are all of one size and one effort: two of each region tell.
+    Patches are all of one size and one effort, so that two of each region tell.
     """
     started = time.monotonic()
     sizes, later = [], 0.0
     for stream in encoded_examples(prepared, config, split, Stopwatch()).values():
         if config.records.kind != "patches":
-            sizes += [len(one) + tfrecord.FRAME_BYTES for one in stream]
+            sizes += [len(content) + tfrecord.FRAME_BYTES for content in stream]
             continue
         count = config.sampling.patches_per_case
         sizes += [len(next(stream)) + tfrecord.FRAME_BYTES] * count

@@ -54,16 +54,16 @@ def tissues_of(manifest: Manifest) -> tuple[Tissue, ...]:
 
 def check_case(manifest: Manifest, folder: str | os.PathLike, case_id: str) -> None:
     """Raises InputError unless examples of the case are in the set; says why not, or the nearest names."""
-    known = sorted({one for ids in manifest.cases.values() for one in ids})
-    if case_id in known:
+    case_ids = sorted({in_set for ids in manifest.cases.values() for in_set in ids})
+    if case_id in case_ids:
         return
     for shard in manifest.shards:
         for row in shard.rejected:
             if row.case_id == case_id:
                 raise InputError(f"{folder}: {case_id} was rejected ({row.stage}): {row.reason}")
-    near = difflib.get_close_matches(case_id, known, n=3)
-    shown = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(known[:5])}, ..."
-    raise InputError(f"{folder}: no case {case_id} among its {len(known)}. {shown}")
+    near = difflib.get_close_matches(case_id, case_ids, n=3)
+    shown = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(case_ids[:5])}, ..."
+    raise InputError(f"{folder}: no case {case_id} among its {len(case_ids)}. {shown}")
 
 
 def placed(shard: Shard) -> Iterator[tuple[int, CaseRow]]:

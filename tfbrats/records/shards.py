@@ -1,4 +1,4 @@
-"""Plan the shards of a record set, price them, write one: the body of the Beam job.
+"""Plan the shards of a record set, and write one: the body of the Beam job.
 
 Everything here is a function of its arguments: which cases a shard holds, and every byte in it, depend on
 the config, the cases and their files alone, not on engine, workers or order. A shard is written under a
@@ -18,16 +18,16 @@ from typing import Any
 import google_crc32c
 
 from tfbrats.cases import case, patches, preprocess, slices
+from tfbrats.cases.case import Rejected
 from tfbrats.cases.preprocess import Prepared
 from tfbrats.config import Config
 from tfbrats.config_file import from_mapping
 from tfbrats.datasets.layouts import CaseFiles, Dataset
-from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
 from tfbrats.machine.wording import in_units
 from tfbrats.records import manifest, tfrecord
-from tfbrats.records.manifest import CaseRow, Rejected, Shard, Source
+from tfbrats.records.manifest import CaseRow, Shard, Source
 from tfbrats.records.schema import SCHEMAS, encode
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
@@ -63,11 +63,6 @@ def part_of(output: str, file: str) -> str:
     return files.join(output, PARTS, file + ".json")
 
 
-def regions_of(config: Config) -> tuple[str, ...]:
-    """The regions that have shards of their own; ("",) where one set of shards serves all."""
-    return config.regions if config.records.kind == "patches" else ("",)
-
-
 # --- plan -----------------------------------------------------------------------------------------------
 
 
@@ -87,39 +82,51 @@ def plan(
     Args:
         batch: 0, or which addition to a record set this is: its shards have names of their own.
     """
-    by_id = {one.case_id: one for one in dataset.cases}
+    by_id = {source.case_id: source for source in dataset.cases}
     sizes = files.walk(dataset.root)
-    regions = regions_of(config)
+    regions = manifest.own_regions(config) or ("",)
     identity = {"format": manifest.FORMAT, **config.records_identity()}
     content = config.model_dump(mode="json")
-    part = bytes_per_case / len(regions) / (config.records.shard_mib * 2**20)  # of a shard, that a case fills
-    pieces = 1  # shards for each case
-    if config.records.kind == "patches":
-        pieces = min(max(1, math.ceil(part / _LARGEST)), config.sampling.patches_per_case)
+    filled = bytes_per_case / len(regions) / (config.records.shard_mib * 2**20)  # by a case, of a shard
+    pieces = _shards_of_a_case(config, filled)
     tasks = []
     for split, ids in splits.items():
-        if not ids:
-            continue
-        # Dealt out whole, some shards hold a case more than the mean.
-        most = max(1, math.floor(_LARGEST / part)) if part else len(ids)
-        wanted = max(math.ceil(len(ids) * part), math.ceil(len(ids) / most), config.records.min_shards)
-        count = len(ids) if pieces > 1 else min(len(ids), wanted)
+        count = len(ids) if pieces > 1 else _shard_count(len(ids), config, filled)
         for n in range(count):
             numbers = range(n * pieces, (n + 1) * pieces)
             names = tuple(
                 (region, tuple(_file_name(split, batch, region, at, count * pieces) for at in numbers))
                 for region in regions
             )
-            cases = tuple(by_id[i] for i in sorted(ids)[n::count])
+            cases = tuple(by_id[case_id] for case_id in sorted(ids)[n::count])
             depends_on = {
                 "identity": identity,
                 "files": names,
-                "cases": [dataclasses.asdict(one, dict_factory=_stated) for one in cases],
-                "bytes": [sizes.get(path) for one in cases for path in one.paths()],
+                "cases": [dataclasses.asdict(source, dict_factory=_stated) for source in cases],
+                "bytes": [sizes.get(path) for source in cases for path in source.paths()],
             }
             sha256 = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
             tasks.append(ShardTask(names, split, cases, output, content, sha256, bytes_per_case * len(cases)))
     return tasks
+
+
+def _shards_of_a_case(config: Config, filled: float) -> int:
+    """Over how many shards a case is spread: more than one where its patches are too many for one.
+
+    Args:
+        filled: how much of a shard one case takes; above 1 where it takes more.
+    """
+    if config.records.kind != "patches":
+        return 1
+    return min(max(1, math.ceil(filled / _LARGEST)), config.sampling.patches_per_case)
+
+
+def _shard_count(case_count: int, config: Config, filled: float) -> int:
+    """Over how many shards whole cases are dealt."""
+    # Dealt out whole, some shards hold a case more than the mean.
+    most_cases = max(1, math.floor(_LARGEST / filled)) if filled else max(1, case_count)
+    by_size = max(math.ceil(case_count * filled), math.ceil(case_count / most_cases))
+    return min(case_count, max(by_size, config.records.min_shards))
 
 
 def _stated(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,8 +140,7 @@ def _file_name(split: str, batch: int, region: str, number: int, count: int) -> 
     return "-".join(filter(None, (split, added, region.lower(), f"{number:05d}-of-{count:05d}.tfrecord")))
 
 
-# --- one shard ------------------------------------------------------------------------------------------
-
+# --- a case's examples ----------------------------------------------------------------------------------
 
 # How many of a case's examples are made before the first is written (None: all), so that a case that fails
 # leaves nothing behind. A case's patches (5 GiB in paper B) do not fit into memory: what can fail does at the
@@ -145,7 +151,14 @@ _HELD = {"slices": None, "volumes": None, "patches": 1}
 def encoded_examples(
     prepared: Prepared, config: Config, split: str, watch: Stopwatch
 ) -> dict[str, Iterator[bytes]]:
-    """What a case gives, a stream for each region that has shards of its own ("" where none has)."""
+    """A case's examples as bytes: a stream for each region that has shards of its own ("" where none has).
+
+    Nothing is cut before a stream is read.
+
+    Args:
+        split: slices of training cases may be dropped, those of others not.
+        watch: takes the seconds of "cut" and "encode".
+    """
     settings = config.records
     if settings.kind == "slices":
         # Only training discards slices: validation and test see every slice that has brain.
@@ -165,9 +178,12 @@ def encoded_examples(
     schema = SCHEMAS[settings.kind]
 
     def encoded(stream: Iterable[dict]) -> Iterator[bytes]:
-        return watch.over("encode", (encode(schema, one) for one in watch.over("cut", stream)))
+        return watch.over("encode", (encode(schema, example) for example in watch.over("cut", stream)))
 
     return {region: encoded(stream) for region, stream in streams.items()}
+
+
+# --- one shard ------------------------------------------------------------------------------------------
 
 
 def is_finished(task: ShardTask, finished: Mapping[str, Shard], accepted: Collection[str] = ()) -> bool:
@@ -250,10 +266,10 @@ def write_shard(task: ShardTask) -> list[Shard]:
             region: [_Writer(stack, files.join(task.output, file)) for file in files_]
             for region, files_ in task.names
         }
-        for one in task.cases:
-            fault = _write_case(one, task.split, config, writers)
-            if fault is not None:
-                rejected.append(fault)
+        for source in task.cases:
+            refusal = _write_case(source, task.split, config, writers)
+            if refusal is not None:
+                rejected.append(refusal)
     shards = []
     for region, files_ in task.names:
         for file, writer in zip(files_, writers[region], strict=True):
@@ -275,13 +291,13 @@ def write_shard(task: ShardTask) -> list[Shard]:
 
 
 def _write_case(
-    one: CaseFiles, split: str, config: Config, writers: Mapping[str, Sequence[_Writer]]
+    source: CaseFiles, split: str, config: Config, writers: Mapping[str, Sequence[_Writer]]
 ) -> Rejected | None:
     """Puts a case into its shards, or tells why it cannot be used. What it holds in memory goes with it."""
     stage, watch = "read", Stopwatch()
     try:
         with watch.part("read"):
-            loaded = case.load(one, config.data.modalities, need_label=True)
+            loaded = case.load(source, config.data.modalities, need_label=True)
         stage = "prepare"
         with watch.part("n4"):
             image = preprocess.correct_bias(
@@ -295,15 +311,7 @@ def _write_case(
     except MemoryError:  # no fault of the case
         raise
     except Exception as error:  # one bad case must not cost the others
-        known = isinstance(error, InputError)
-        return Rejected(
-            case_id=one.case_id,
-            stage=stage,
-            reason=str(error) if known else f"{type(error).__name__}: {error}",
-            hint="python -m tfbrats.inspect lists every fault of every case"
-            if known
-            else "this is not expected; please report it with the case's header",
-        )
+        return Rejected.by(error, source.case_id, stage)
     is_first = True
     for region, of_region in writers.items():
         stream = itertools.chain(first[region], streams[region])

@@ -57,14 +57,14 @@ def share_names(manifest: Manifest) -> tuple[str, ...]:
     return ("brain", *tissues, *regions, *lws)
 
 
-def row_of(found: Stored, whole: Sequence[int] | None, names: Sequence[str]) -> dict[str, Any]:
+def row_of(record: Stored, whole: Sequence[int] | None, names: Sequence[str]) -> dict[str, Any]:
     """One example's `columns`.
 
     Args:
         whole: from `denominator`.
         names: from `share_names`.
     """
-    example = found.example
+    example = record.example
     label = example["label"]
     voxels = math.prod(whole) if whole else label.size
     counts = np.bincount(label.ravel(), minlength=len(Tissue))
@@ -81,10 +81,10 @@ def row_of(found: Stored, whole: Sequence[int] | None, names: Sequence[str]) -> 
     elif "centre_ijk" in example:
         place = dict(zip(_PLACE["patches"], example["centre_ijk"].tolist(), strict=True))
     return {
-        "split": found.shard.split,
-        "for_region": found.shard.region,
-        "shard": found.shard.file,
-        "record": found.number,
+        "split": record.shard.split,
+        "for_region": record.shard.region,
+        "shard": record.shard.file,
+        "record": record.number,
         "case_id": example["case_id"],
         **place,
         "voxels": voxels,
@@ -132,35 +132,36 @@ class _Group:
         self.high = np.maximum(self.high, voxels.max(axis=0))
 
     def summary(self, modalities: Sequence[str]) -> dict[str, Any]:
-        shares = {}
-        for name, values in self.shares.items():
-            all_ = np.array(values)
-            held = all_[all_ > 0]
-            quantiles = np.quantile(held, QUANTILES).tolist() if held.size else [None] * len(QUANTILES)
-            shares[name] = {
-                "mean": float(all_.mean()) if all_.size else None,
-                "held_by": float(held.size / all_.size) if all_.size else None,
-                "quantiles_where_held": dict(zip(map(str, QUANTILES), quantiles, strict=True)),
-            }
-        intensities = {}
-        for m, name in enumerate(modalities):
-            if not self.brain_voxels:
-                intensities[name] = dict.fromkeys(("mean", "std", "min", "max"))
-                continue
-            mean = self.sums[m] / self.brain_voxels
-            variance = max(self.squares[m] / self.brain_voxels - mean**2, 0.0)
-            intensities[name] = {
-                "mean": float(mean),
-                "std": math.sqrt(variance),
-                "min": float(self.low[m]),
-                "max": float(self.high[m]),
-            }
         return {
             "examples": len(next(iter(self.shares.values()))),
             "cases": len(self.cases),
-            "shares": shares,
-            "intensities": intensities,
+            "shares": {name: _summary(np.array(values)) for name, values in self.shares.items()},
+            "intensities": {name: self._intensities(m) for m, name in enumerate(modalities)},
         }
+
+    def _intensities(self, m: int) -> dict[str, float | None]:
+        """Of one modality, in the brain; None throughout where there is none."""
+        if not self.brain_voxels:
+            return dict.fromkeys(("mean", "std", "min", "max"))
+        mean = self.sums[m] / self.brain_voxels
+        variance = max(self.squares[m] / self.brain_voxels - mean**2, 0.0)
+        return {
+            "mean": float(mean),
+            "std": math.sqrt(variance),
+            "min": float(self.low[m]),
+            "max": float(self.high[m]),
+        }
+
+
+def _summary(shares: np.ndarray) -> dict[str, Any]:
+    """The mean of shares [examples], and quantiles of those above 0."""
+    held = shares[shares > 0]
+    quantiles = np.quantile(held, QUANTILES).tolist() if held.size else [None] * len(QUANTILES)
+    return {
+        "mean": float(shares.mean()) if shares.size else None,
+        "held_by": float(held.size / shares.size) if shares.size else None,
+        "quantiles_where_held": dict(zip(map(str, QUANTILES), quantiles, strict=True)),
+    }
 
 
 def stats(
@@ -191,9 +192,9 @@ def stats(
 
     def rows() -> Iterator[dict[str, Any]]:
         for shard in manifest.shards:
-            for found in stored(manifest, folder, shard, seen=seen):
-                row = row_of(found, whole, names)
-                groups[shard.split, shard.region].add(row, found.example)
+            for record in stored(manifest, folder, shard, seen=seen):
+                row = row_of(record, whole, names)
+                groups[shard.split, shard.region].add(row, record.example)
                 yield row
 
     if table is None:

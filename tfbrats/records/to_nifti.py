@@ -2,7 +2,7 @@
 
 Nothing is resampled or rounded: the images are the records' float16 values as float32, 0 outside the crop to
 the brain; the segmentation has the edition's own label values and equals the input's, voxel by voxel. Labels
-outside that crop are in no record, and do not come back.
+outside that crop are in no record, and do not come back. Refuses an output folder that holds anything else.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfbrats.cases import case, nifti, preprocess
+from tfbrats.cases import boxes, case, nifti
 from tfbrats.cases.nifti import Grid
 from tfbrats.datasets import naming
 from tfbrats.errors import InputError
@@ -21,6 +21,8 @@ from tfbrats.machine import files
 from tfbrats.records import tfrecord
 from tfbrats.records.manifest import CaseRow, Manifest, Shard
 from tfbrats.records.reading import check_case, example_of, placed
+
+FILE = "from_records.json"  # in the output folder: what was written there, and from which records
 
 
 def paths_of(output: str | os.PathLike, case_id: str, modalities: Sequence[str]) -> list[str]:
@@ -56,7 +58,7 @@ def whole(
     """A stored volume uncropped.
 
     Args:
-        example: of `records.VOLUMES`.
+        example: of `schema.VOLUMES`.
         row: of its case, with `source`.
 
     Returns:
@@ -73,10 +75,10 @@ def whole(
         for low, size in zip(example["origin_ijk"].tolist(), example["image"].shape, strict=False)
     )
     images = {
-        name: preprocess.uncrop(example["image"][..., m].astype(np.float32), box, shape)
+        name: boxes.uncrop(example["image"][..., m].astype(np.float32), box, shape)
         for m, name in enumerate(modalities)
     }
-    return images, preprocess.uncrop(example["label"], box, shape), grid, schema
+    return images, boxes.uncrop(example["label"], box, shape), grid, schema
 
 
 def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, modalities: Sequence[str]) -> None:
@@ -88,7 +90,7 @@ def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, moda
 
 
 def _read_by(case_id: str, tissues: np.ndarray, schema: LabelSchema) -> LabelSchema:
-    """The table by which a folder of this name will be read: in nnU-Net's layout the case had another."""
+    """The schema by which a folder of this name will be read: in nnU-Net's layout the case had another."""
     own = naming.edition_by_id(case_id)
     return own if own is not None and own.holds(tissues) else schema
 
@@ -131,7 +133,7 @@ def write(
     outcome = Outcome()
     todo: list[tuple[Shard, dict[int, CaseRow]]] = []
     for shard in manifest.shards:
-        rows: dict[int, CaseRow] = {}  # by the record's place in the shard
+        rows: dict[int, CaseRow] = {}  # by the record's number in the shard
         for number, row in placed(shard):
             if case_ids is None or row.case_id in case_ids:
                 paths = paths_of(output, row.case_id, manifest.modalities)
@@ -157,9 +159,13 @@ def write(
 def _read(
     folder: str | os.PathLike, manifest: Manifest, shard: Shard, rows: Mapping[int, CaseRow]
 ) -> Iterator[tuple[CaseRow, dict[str, Any] | None, str]]:
-    """Each wanted case with its example, or with None and what is wrong with it."""
+    """Each of `rows` with its example, or with None and what is wrong with it.
+
+    Args:
+        rows: by the record's number in the shard.
+    """
     left = dict(rows)
-    stopped = "the file ends before it"
+    reason = "the file ends before it"
     try:
         frames = tfrecord.read_frames(files.join(folder, shard.file)) if left else ()
         for number, (_, content) in enumerate(frames):
@@ -173,9 +179,9 @@ def _read(
             if not left:
                 return
     except InputError as error:  # the file is not there, or cannot be read
-        stopped = str(error)
+        reason = str(error)
     for number, row in left.items():
-        yield row, None, f"{shard.file}, record {number}: {stopped}"
+        yield row, None, f"{shard.file}, record {number}: {reason}"
 
 
 def _example(
@@ -190,14 +196,14 @@ def _example(
     return example
 
 
-FILE = "from_records.json"
+# --- the output folder ----------------------------------------------------------------------------------
 
 
 class Written:
-    """An output folder.
+    """What this command has written into an output folder, and so may replace; pictures too.
 
     Raises:
-        InputError: it holds files, and no list of this command; or it cannot be written to.
+        InputError: the folder holds files, and no list of this command; or it cannot be written to.
     """
 
     def __init__(self, output: str | os.PathLike):
@@ -211,10 +217,10 @@ class Written:
                 raise InputError(f"{self._path}: not the list that to-nifti keeps. Choose another --output.")
             self._sources = content["made_from"]
         elif files.is_folder(output):
-            there = [path for path in files.walk(output) if files.PARTIAL not in files.name(path)]
-            if there:
+            others = [path for path in files.walk(output) if files.PARTIAL not in files.name(path)]
+            if others:
                 raise InputError(
-                    f"{output}: not empty, and not written by to-nifti: it holds {files.name(there[0])}. "
+                    f"{output}: not empty, and not written by to-nifti: it holds {files.name(others[0])}. "
                     "Choose another --output."
                 )
 

@@ -102,43 +102,52 @@ def _check_content(
     report: Report,
     seen: Callable[[int], None],
 ) -> None:
+    """Reads a shard once: its records, how many each case has, and its checksum."""
     checksum = google_crc32c.Checksum()
-    found: list[tuple[int | None, str]] = []
+    texts: list[tuple[int | None, str]] = []  # the record, and what is wrong
     counts: Counter[str] = Counter()
-    number = -1
+    frames = tfrecord.read_frames(files.join(folder, shard.file), checksum)
     try:
-        for number, (place, content) in enumerate(
-            tfrecord.read_frames(files.join(folder, shard.file), checksum)
-        ):
+        for number, (at, content) in enumerate(frames):
             if content is None:
-                found.append((number, f"record {number} (at byte {place}){belonging(shard, number)}: damaged"))
+                texts.append((number, f"{_place(shard, number, at)}: damaged"))
                 continue
+            size = len(content) + tfrecord.FRAME_BYTES
             report.records += 1
-            report.bytes += len(content) + tfrecord.FRAME_BYTES
+            report.bytes += size
             try:
                 counts[example_of(manifest, shard, content, folder)["case_id"]] += 1
             except InputError as error:
                 # Counted as its place says: the count below is of what is there, not of what is sound.
                 counts[belonging(shard, number).removeprefix(" of ")] += 1
-                found.append((number, f"record {number} (at byte {place}){belonging(shard, number)}: {error}"))
-            seen(len(content) + tfrecord.FRAME_BYTES)
+                texts.append((number, f"{_place(shard, number, at)}: {error}"))
+            seen(size)
     except InputError as error:  # the file cannot be read
         report.faults.append(Fault(shard.file, str(error), AGAIN))
         return
+    texts += [(None, text) for text in _miscounted(shard, counts)]
+    is_as_written = checksum.hexdigest().decode() == shard.crc32c
+    if not is_as_written and not texts:
+        texts.append((None, "its checksum is not the one in dataset.json, though each record is sound"))
+    # Where the file is the one that was written, to write it again would give the same.
+    cure = OVERWRITE if is_as_written else AGAIN
+    report.faults += [Fault(shard.file, text, cure, number) for number, text in texts]
+
+
+def _place(shard: Shard, number: int, at: int) -> str:
+    """Where a record is, and whose. `at`: its first byte in the file."""
+    return f"record {number} (at byte {at}){belonging(shard, number)}"
+
+
+def _miscounted(shard: Shard, counts: Counter[str]) -> Iterator[str]:
+    """Cases of which there are more or fewer records than dataset.json says. `counts`: by case id."""
     expected: Counter[str] = Counter()
     for row in shard.cases:
         expected[row.case_id] += row.examples
-    found += [
-        (None, f"{counted(counts[case_id], 'record')} of {case_id}; dataset.json says {expected[case_id]}")
-        for case_id in sorted({*counts, *expected})
-        if counts[case_id] != expected[case_id]
-    ]
-    same = checksum.hexdigest().decode() == shard.crc32c
-    if not same and not found:
-        found.append((None, "its checksum is not the one in dataset.json, though each record is sound"))
-    # Where the file is the one that was written, to write it again would give the same.
-    cure = OVERWRITE if same else AGAIN
-    report.faults += [Fault(shard.file, text, cure, number) for number, text in found]
+    for case_id in sorted({*counts, *expected}):
+        if counts[case_id] != expected[case_id]:
+            number = counted(counts[case_id], "record")
+            yield f"{number} of {case_id}; dataset.json says {expected[case_id]}"
 
 
 # --- dataset.json and the folder ------------------------------------------------------------------------
@@ -151,6 +160,17 @@ def manifest_faults(manifest: Manifest) -> list[Fault]:
 
 
 def _contradictions(manifest: Manifest) -> Iterator[str]:
+    yield from _of_shards(manifest)
+    yield from _of_splits(manifest)
+    total = sum(shard.bytes for shard in manifest.shards)
+    if manifest.bytes != total:
+        yield f"{manifest.bytes} bytes; its shards are {total}"
+    rejected = sum(len(shard.rejected) for shard in manifest.shards)
+    if manifest.rejected != rejected:
+        yield f"{counted(manifest.rejected, 'rejected case')}; its shards name {rejected}"
+
+
+def _of_shards(manifest: Manifest) -> Iterator[str]:
     expected = schema.field_descriptions(schema.SCHEMAS[manifest.kind])
     if manifest.fields != expected:
         yield f"its fields are {manifest.fields}; those of {manifest.kind} are {expected}"
@@ -165,10 +185,13 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
             yield f"{shard.file} is of the split {shard.split!r}; expected {', '.join(SPLITS)}"
         if manifest.kind == "patches" and shard.region not in manifest.regions:
             yield f"{shard.file} is of the region {shard.region!r}; the set is of {', '.join(manifest.regions)}"
+
+
+def _of_splits(manifest: Manifest) -> Iterator[str]:
     for split in SPLITS:
         if manifest.examples.get(split, 0) != manifest.count(split):
-            said = counted(manifest.examples.get(split, 0), "example")
-            yield f"{split} has {said}, its shards {manifest.count(split)}"
+            examples = counted(manifest.examples.get(split, 0), "example")
+            yield f"{split} has {examples}, its shards {manifest.count(split)}"
         listed = set(manifest.cases.get(split, ()))
         there = {row.case_id for shard in manifest.shards_of(split) for row in shard.cases}
         for case_id in sorted(listed - there):
@@ -176,23 +199,17 @@ def _contradictions(manifest: Manifest) -> Iterator[str]:
         for case_id in sorted(there - listed):
             yield f"{case_id} is in a shard of {split}, but not in {split}"
     splits = {split: manifest.cases.get(split, ()) for split in SPLITS}
-    for case_id, times in Counter(one for ids in splits.values() for one in ids).items():
+    for case_id, times in Counter(case_id for ids in splits.values() for case_id in ids).items():
         if times > 1:
             where = ", ".join(split for split, ids in splits.items() if case_id in ids)
             yield f"{case_id} is in {times} splits: {where}"
     if manifest.split_sha256 != sha256_of_split(splits):
         yield "split_sha256 is not that of its cases"
-    total = sum(shard.bytes for shard in manifest.shards)
-    if manifest.bytes != total:
-        yield f"{manifest.bytes} bytes; its shards are {total}"
-    rejected = sum(len(shard.rejected) for shard in manifest.shards)
-    if manifest.rejected != rejected:
-        yield f"{counted(manifest.rejected, 'rejected case')}; its shards name {rejected}"
 
 
 def _look_round(folder: str | os.PathLike, manifest: Manifest, report: Report) -> None:
     """What lies in the folder itself that dataset.json does not know; folders below are no part of the set."""
-    known = {shard.file for shard in manifest.shards}
+    named = {shard.file for shard in manifest.shards}
     root = files.canonical(folder).rstrip("/")
     below = set()
     for path in files.walk(folder):
@@ -202,7 +219,7 @@ def _look_round(folder: str | os.PathLike, manifest: Manifest, report: Report) -
             below.add(place.removeprefix(root).lstrip("/").partition("/")[0])
         elif files.PARTIAL in name:
             report.faults.append(Fault(name, "a temporary file of a job that was killed or still runs", AGAIN))
-        elif name.endswith(".tfrecord") and name not in known:
+        elif name.endswith(".tfrecord") and name not in named:
             ours = SHARD_NAME.fullmatch(name)  # only such files does the Beam job remove
             text = "a stale shard" if ours else "a foreign file"
             report.faults.append(Fault(name, f"{text}: dataset.json does not know it", AGAIN if ours else MOVE))

@@ -1,28 +1,99 @@
-"""Cases as pictures: which ones, through which planes, tissues in colour; and what loss weighted sampling sees.
+"""Cases as pictures: which ones, from which files, through which planes, tissues in colour.
 
 A picture that shows a good case proves little: cases are picked by rank, never by hand, and each is cut
-through the thickest piece of its error.
+through the thickest piece of its error. Refuses files that are not those that were scored.
 """
 
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib.image
 import numpy as np
-from scipy import ndimage
 
 from tfbrats.cases import case, overlays
+from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, focus, overlay, plane
+from tfbrats.errors import InputError
+from tfbrats.labels import Tissue
 from tfbrats.reporting import charts
-from tfbrats.scoring.pairs import Pair
+from tfbrats.scoring import case_scores, label_tables
+from tfbrats.scoring.evaluation import Evaluation
+from tfbrats.scoring.pairs import Pair, match
+from tfbrats.scoring.summaries import Row
 
-# --- which cases, which planes --------------------------------------------------------------------------
+PICTURE_MARGIN = 2  # voxels round the head
 
 
-def choose(rows: Sequence[Mapping[str, Any]], number: int) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its title; the picture is a data URI."""
+
+    title: str
+    picture: str
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane of a case, e.g. "axial, k = 77": reference and prediction on each modality shown."""
+
+    name: str
+    panels: list[Panel]
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """What the page shows of one case.
+
+    Attributes:
+        stands_for: why it is shown, e.g. "worst".
+        through: what the planes go through, e.g. "the largest error".
+        tissues: that either side has.
+    """
+
+    pair: Pair
+    stands_for: str
+    through: str
+    tissues: list[Tissue]
+    planes: list[Plane]
+
+    @property
+    def case_id(self) -> str:
+        return self.pair.case_id
+
+
+def pictures_of(
+    evaluation: Evaluation,
+    prediction: str | os.PathLike,
+    reference: str | os.PathLike,
+    number: int,
+    metrics: str | os.PathLike,
+) -> list[Pictured]:
+    """Some of the cases that were scored, worst first.
+
+    Args:
+        prediction: the folder that was scored.
+        reference: what it was scored against.
+        number: how many cases; as many as there are.
+        metrics: folder of the evaluation, for errors.
+
+    Raises:
+        InputError: a file of theirs is not there, cannot be read, or is not the one that was scored.
+    """
+    chosen = dict(choose(evaluation.rows, number))
+    pairs = _pairs_of(evaluation, prediction, reference, list(chosen), metrics) if chosen else []
+    pictured = []
+    for pair in pairs:
+        predicted, expert, grid = case_scores.load_pair(pair)
+        _check_scored(evaluation.rows, pair, predicted, expert, metrics)
+        pictured.append(case_pictures(pair, predicted, expert, grid.spacing_mm, chosen[pair.case_id]))
+    return pictured
+
+
+def choose(rows: Sequence[Row], number: int) -> list[tuple[str, str]]:
     """(case id, what it stands for) of cases spread evenly by Dice of WT, worst first.
 
     Args:
@@ -42,11 +113,53 @@ def choose(rows: Sequence[Mapping[str, Any]], number: int) -> list[tuple[str, st
     return [(ranked[p]["case_id"], names.get(p, f"rank {p + 1} of {last + 1}")) for p in places]
 
 
-# --- pictures -------------------------------------------------------------------------------------------
+def _pairs_of(
+    evaluation: Evaluation,
+    prediction: str | os.PathLike,
+    reference: str | os.PathLike,
+    case_ids: Sequence[str],
+    metrics: str | os.PathLike,
+) -> list[Pair]:
+    """The files of some of the cases that were scored, in the order asked for.
+
+    Raises:
+        InputError: a file is not there, unless the case was scored without a prediction.
+    """
+    scored = sorted({row["case_id"] for row in evaluation.rows})
+    edition, named_by = evaluation.edition_given, os.fspath(metrics)
+    matched = match(prediction, reference, edition, scored, allow_missing=True, named_by=named_by)
+    pairs = {pair.case_id: pair for pair in label_tables.with_tables(matched.pairs, evaluation.tables)}
+    faults = list(matched.faults) + [
+        f"{case_id}: no prediction in {prediction}, but it was scored with one. Give the folder that was "
+        "scored."
+        for case_id in case_ids
+        if case_id in pairs and pairs[case_id].prediction is None and case_id not in evaluation.missing
+    ]
+    if faults:
+        raise InputError("\n".join(faults))
+    return [pairs[case_id] for case_id in case_ids]
+
+
+def _check_scored(
+    rows: Sequence[Row], pair: Pair, prediction: np.ndarray, reference: np.ndarray, metrics: str | os.PathLike
+) -> None:
+    """Raises InputError unless the files are those that were scored, going by WT's Dice."""
+    (row,) = (row for row in rows if (row["case_id"], row["region"]) == (pair.case_id, "WT"))
+    whole = case_scores.count_voxels(prediction, reference, pair.schema)["WT"]
+    predicted, expert = whole["TP"] + whole["FP"], whole["TP"] + whole["FN"]
+    if row["empty"] or not (predicted and expert):
+        return  # the empty-mask rule's number, not a measured one
+    dice = 2 * whole["TP"] / (predicted + expert)
+    if abs(dice - row["dice"]) > 1e-6:
+        raise InputError(
+            f"{pair.case_id}: {metrics} says Dice {row['dice']:.4f} of WT; {pair.prediction} has {dice:.4f}. "
+            "Give the folders that were scored, or score these with python -m tfbrats.evaluate."
+        )
 
 
 @overlays.own_style()
 def png(picture: np.ndarray) -> str:
+    """A picture, uint8 or 0 to 1 [rows, columns, 3], as a data URI."""
     buffer = io.BytesIO()
     # PNG's metadata names the library's version: left out, the same scores give the same page.
     matplotlib.image.imsave(buffer, picture, format="png", metadata={"Software": None})
@@ -56,10 +169,10 @@ def png(picture: np.ndarray) -> str:
 def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Modality's title -> [I, J, K] from 0 to 1; black without images, as where only masks were given."""
     images = pair.source.images if pair.source else ()
-    wanted = tuple(image for image in images if image[0] in SHOWN_MODALITIES)
-    if not wanted:
+    shown = tuple(image for image in images if image[0] in SHOWN_MODALITIES)
+    if not shown:
         return {"no image": np.zeros(shape, np.float32)}
-    loaded = case.load(dataclasses.replace(pair.source, images=wanted), [image[0] for image in wanted])
+    loaded = case.load(dataclasses.replace(pair.source, images=shown), [image[0] for image in shown])
     greys = {}
     for channel, modality in enumerate(loaded.modalities):
         image = loaded.image[..., channel].astype(np.float32)
@@ -73,22 +186,21 @@ def as_grey(image: np.ndarray) -> np.ndarray:
     return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
 
 
-def with_margin(mask: np.ndarray) -> tuple[slice, ...]:
-    """The box of what is True in a mask, which must be something, with two voxels round it."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(slice(max(side.start - 2, 0), side.stop + 2) for side in box)
-
-
 def case_pictures(
-    pair: Pair, prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
-) -> dict[str, Any]:
-    """What the page shows of one case: `through` (text), `tissues` seen, `planes` with their panels.
+    pair: Pair,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing_mm: Sequence[float],
+    stands_for: str = "",
+) -> Pictured:
+    """One case, cut through the thickest piece of its error.
 
     Args:
         pair: where its images are.
         prediction: tissues [I, J, K].
         reference: same shape.
         spacing_mm: along i, j, k.
+        stands_for: why it is shown.
 
     Raises:
         InputError: an image of the case cannot be read.
@@ -97,26 +209,19 @@ def case_pictures(
     greys = _greys(pair, reference.shape)
     # Only the head, with a small margin: the air around it is a third of a BraTS image.
     filled = np.any([grey > 0 for grey in greys.values()], axis=0) | (reference > 0) | (prediction > 0)
-    box = with_margin(filled) if filled.any() else (slice(None),) * 3
-    inner = [at - (s.start or 0) for at, s in zip(voxel, box, strict=True)]
+    if filled.any():
+        box = grown(box_of(filled), PICTURE_MARGIN, filled.shape)
+    else:
+        box = tuple((0, size) for size in filled.shape)
+    in_box = [at - low for at, (low, _) in zip(voxel, box, strict=True)]
     planes = []
     for axis, name in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
         width_mm, height_mm = (spacing_mm[other] for other in range(3) if other != axis)
-        panels = [
-            {
-                "title": f"{title}, {who}",
-                "picture": png(
-                    overlay(
-                        plane(grey[box], inner, axis), plane(tissues[box], inner, axis), (height_mm, width_mm)
-                    )
-                ),
-            }
-            for title, grey in greys.items()
-            for who, tissues in (("reference", reference), ("prediction", prediction))
-        ]
-        planes.append({"name": f"{name}, {'ijk'[axis]} = {voxel[axis]}", "panels": panels})
-    seen = [tissue for tissue in COLOURS if (reference == tissue).any() or (prediction == tissue).any()]
-    return {"through": through, "tissues": seen, "planes": planes}
-
-
-# --- loss weighted sampling -----------------------------------------------------------------------------
+        panels = []
+        for title, grey in greys.items():
+            for side, tissues in (("reference", reference), ("prediction", prediction)):
+                cut = plane(crop(grey, box), in_box, axis), plane(crop(tissues, box), in_box, axis)
+                panels.append(Panel(f"{title}, {side}", png(overlay(*cut, (height_mm, width_mm)))))
+        planes.append(Plane(f"{name}, {'ijk'[axis]} = {voxel[axis]}", panels))
+    present = [tissue for tissue in COLOURS if (reference == tissue).any() or (prediction == tissue).any()]
+    return Pictured(pair, stands_for, through, present, planes)

@@ -25,6 +25,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 _INK, _PAPER = {False: "#30353b", True: "#d8dce2"}, {False: "#ffffff", True: "#16191d"}
 _WIDTH, _HEIGHT = 4.6, 3.1  # inches at _DPI: shrunk to a telephone's 360 pixels, text keeps some 8 points
 _DPI = 160
+_OF_TRAINING = "training_"  # before the name of the same column of validation, in history.csv
+_SAMPLED = "sampled_"  # before the names of its counts of pixels
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # a run's name -> its rows, keys as `score_files.COLUMNS`
 
@@ -42,7 +44,7 @@ def colours(dark: bool) -> tuple[str, ...]:
 @own_style()
 def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[str, str]:
     """Data URIs "light" and "dark" of what `draw(axes, dark)` draws."""
-    found = {}
+    pictures = {}
     for scheme, dark in (("light", False), ("dark", True)):
         ink = _INK[dark]
         figure = Figure(figsize=(width, _HEIGHT), layout="constrained", facecolor=_PAPER[dark], dpi=_DPI)
@@ -58,14 +60,8 @@ def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[st
         buffer = io.BytesIO()
         # PNG's metadata names the library's version: left out, the same numbers give the same page.
         figure.savefig(buffer, format="png", metadata={"Software": None})
-        found[scheme] = data_uri(buffer.getvalue())
-    return found
-
-
-# --- training -------------------------------------------------------------------------------------------
-
-_OF_TRAINING = "training_"  # before the name of the same column of validation
-_SAMPLED = "sampled_"
+        pictures[scheme] = data_uri(buffer.getvalue())
+    return pictures
 
 
 def training_curves(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -104,12 +100,12 @@ def _curves(axes: Axes, dark: bool, epochs: Sequence[float], columns: Mapping, n
     for name in names:
         number, dashed = alone.index(beside.get(name, name)), name in beside
         region = name.split("_")[-1].upper()
-        said = region if region in REGIONS else name.removeprefix(_SAMPLED).replace("_", " ")
+        title = region if region in REGIONS else name.removeprefix(_SAMPLED).replace("_", " ")
         axes.plot(
             epochs,
             columns[name],
             color=colours(dark)[number % len(RUN_COLOURS)],
-            label=None if dashed else said,
+            label=None if dashed else title,
             linestyle="--" if dashed else "-",
             # One epoch alone is no line: it needs its marker.
             marker="" if dashed and len(epochs) > 1 else MARKERS[number % len(MARKERS)],
@@ -132,9 +128,6 @@ def number(text: str | None) -> float:
         return float(text or "nan")
     except ValueError:
         return math.nan
-
-
-# --- cases ----------------------------------------------------------------------------------------------
 
 
 def box_plot(runs: Runs, score: str) -> dict[str, str]:

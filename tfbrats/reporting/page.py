@@ -3,7 +3,9 @@
 What it says stands in report.html.jinja; here is what the template cannot do: order, match, draw.
 """
 
+import functools
 import math
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -17,10 +19,17 @@ import numpy as np
 from tfbrats import __version__
 from tfbrats.cases import overlays
 from tfbrats.labels import REGIONS
+from tfbrats.machine import files
 from tfbrats.metrics import stage_misses
 from tfbrats.predictions import seen
 from tfbrats.reporting import charts, score_text
+from tfbrats.reporting.case_pictures import Pictured
+from tfbrats.reporting.sampling_maps import Sampling
 from tfbrats.scoring import comparison, papers
+from tfbrats.scoring.comparison import Comparison, Difference
+from tfbrats.scoring.evaluation import Evaluation, Lesions
+from tfbrats.scoring.origin import BySplit
+from tfbrats.scoring.summaries import Row, Statistics, Summary
 
 # (score, heading, digits after the point); a heading that opens with … goes on from the one before it.
 SCORES = (
@@ -68,83 +77,121 @@ _COMPARED = ("dice", "sensitivity", "hd95_mm")  # where no table says which
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A run as the page compares it with others.
-
-    Attributes:
-        name: what it is called on the page; no two runs share one.
-        content: as `evaluate.read` returns it.
-    """
+class Run:
+    """A run as the page compares it with others; no two of them share a name."""
 
     name: str
-    content: Mapping[str, Any]
+    evaluation: Evaluation
 
 
-# --- beside the paper, beside other runs ----------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """All that the page is made of.
 
-
-def beside(table: str, runs: Sequence[Scored]) -> dict[str, Any]:
-    """The `paper`'s table, its `lines` with ours below, and its `statistics` where it has more of a row.
-
-    Args:
-        table: a key of `tables.TABLES`.
-        runs: the page's own first.
-
-    Returns:
-        Of each line also `title`, `name`, of the run where that says more, and whether it is the page's `own`.
-        `known` says whether the page's own run is one of its rows.
+    Attributes:
+        runs: the page's own first; see `named`.
+        compared: the page's own with each of the others.
+        table: a key of `papers.TABLES` to stand beside.
+        training: as `training_section.training_of` returns it.
+        sampling: None for a network trained without loss weighted sampling.
+        notes: what was run; `code` between backticks and links are marked up.
     """
-    pending = list(runs)
-    shown = []
-    rows = [row.row for row in papers.table_named(table).rows]
-    for line in papers.lines(table, [one.content for one in runs]):
-        if line.whose == "paper":
-            shown.append({"line": line, "title": line.title, "name": "", "own": False})
-            continue
-        # tables.lines keeps the order of what it was given, row by row, and what is no row of the table last.
-        fits = [one for one in pending if line.row not in rows or papers.row_of(one.content) == line.row]
-        pending.remove(fits[0])
-        name, title = fits[0].name, line.title
-        if line.row not in rows:
-            name, title = "", name
-        shown.append({"line": line, "title": title, "name": name, "own": fits[0] is runs[0]})
+
+    title: str
+    runs: Sequence[Run]
+    compared: Sequence[Comparison] = ()
+    table: str | None = None
+    pictured: Sequence[Pictured] = ()
+    training: Mapping[str, Any]
+    sampling: Sampling | None = None
+    notes: Sequence[str] = ()
+
+
+def named(folders: Sequence[str | os.PathLike], evaluations: Sequence[Evaluation]) -> list[Run]:
+    """Runs by what `Evaluation.name` calls them, or by row and folder where that is one name for two."""
+    names = [evaluation.name(folder) for folder, evaluation in zip(folders, evaluations, strict=True)]
+    runs: list[Run] = []
+    for name, folder, evaluation in zip(names, folders, evaluations, strict=True):
+        if names.count(name) > 1:
+            name = f"{name} ({files.name(folder)})"
+            if any(run.name == name for run in runs):
+                name = f"{name} [{len(runs) + 1}]"
+        runs.append(Run(name, evaluation))
+    return runs
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """A line of a paper's table on the page.
+
+    Attributes:
+        name: of the run, where that says more than the title.
+        own: whether it is of the page's own run.
+    """
+
+    line: papers.Line
+    title: str
+    name: str = ""
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A paper's table with our rows below its own.
+
+    Attributes:
+        known: whether the page's own run is one of its rows.
+        more: of the paper's table that says more of one row, if some run is of that row.
+        more_runs: those runs.
+    """
+
+    paper: papers.PaperTable
+    lines: list[TableLine]
+    known: bool
+    more: papers.PaperStatistics | None
+    more_runs: list[Run]
+
+
+def beside(table_name: str, runs: Sequence[Run]) -> Beside:
+    """The runs beside a paper's table, the page's own first."""
+    table = papers.table_named(table_name)
+    own_lines = [run.evaluation.line(table) for run in runs]
+    run_of_line = {id(line): run for line, run in zip(own_lines, runs, strict=True)}
+    lines = []
+    for line in papers.lines(table_name, own_lines):
+        run = run_of_line.get(id(line))
+        if run is None:
+            lines.append(TableLine(line, line.title))
+        elif line.row is None:
+            lines.append(TableLine(line, run.name, own=run is runs[0]))
+        else:
+            lines.append(TableLine(line, line.title, run.name, own=run is runs[0]))
     more = papers.PAPER_B_TEST
-    told = [one for one in runs if table == "paper_b" and papers.row_of(one.content) == more.row]
-    statistics = list(dict.fromkeys(statistic for _, _, statistic in more.values))
-    return {
-        "paper": papers.TABLES[table],
-        "lines": shown,
-        "known": papers.row_of(runs[0].content) in rows,
-        "statistics": {"paper": more, "names": statistics, "runs": told} if told else None,
-    }
+    more_runs = [run for run in runs if table_name == "paper_b" and run.evaluation.row == more.row]
+    return Beside(table, lines, own_lines[0].row is not None, more if more_runs else None, more_runs)
 
 
-def charts_of(runs: Sequence[Scored]) -> dict[str, Any]:
+def charts_of(runs: Sequence[Run]) -> dict[str, Any]:
     """`boxes` for Dice and sensitivity and `volumes` for each region, as `charts` draws them, with titles."""
-    rows = {one.name: one.content["rows"] for one in runs}
+    rows = {run.name: run.evaluation.rows for run in runs}
     titles = {score: title for score, title, _ in SCORES}
     return {
         "boxes": [
             {
                 "title": titles[score],
-                "alt": "; ".join(f"{one.name} {_medians(one.content, score)}" for one in runs),
+                "alt": "; ".join(f"{run.name} {_medians(run.evaluation.summary, score)}" for run in runs),
                 **charts.box_plot(rows, score),
             }
             for score in _BOXED
         ],
         "volumes": charts.volume_plots(rows),
-        "without_volume": charts.without_volume(runs[0].content["rows"]),
+        "without_volume": charts.without_volume(runs[0].evaluation.rows),
     }
 
 
-def _medians(content: Mapping[str, Any], score: str) -> str:
+def _medians(summary: Summary, score: str) -> str:
     """A box plot's gist for whoever does not see it: "WT 0.912, TC 0.843, ET 0.791"."""
-    return ", ".join(
-        f"{region} {_figure(content['summary'][region][score]['median'], 3)}" for region in REGIONS
-    )
-
-
-# --- the page -------------------------------------------------------------------------------------------
+    return ", ".join(f"{region} {_figure(summary[region][score].median, 3)}" for region in REGIONS)
 
 
 def _marked_up(text: str) -> markupsafe.Markup:
@@ -166,118 +213,141 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.1%}"
 
 
-def render(
-    content: Mapping[str, Any],
-    pictured: Sequence[Mapping[str, Any]],
-    title: str,
-    training: Mapping[str, Any],
-    notes: Sequence[str] = (),
-    sampling: Mapping[str, Any] | None = None,
-    table: str | None = None,
-    others: Sequence[Scored] = (),
-    compared: Sequence[Mapping[str, Any]] = (),
-    name: str = "",
-) -> str:
-    """The page's HTML.
-
-    Args:
-        content: as `evaluate.read` returns it.
-        pictured: `pictures.case_pictures` of each case to show, with `case_id` and `stands_for`.
-        training: as `report.training_of` returns it.
-        notes: what was run; `code` between backticks and links are marked up.
-        sampling: as `report.sampling_of` returns it; None for a network trained without loss weighted sampling.
-        table: a key of `tables.TABLES`.
-        others: runs to show beside this one.
-        compared: `compare.compared_with` of each of them.
-        name: of this run; its row, or what it is called otherwise.
-    """
-    by_case = stage_misses.by_case(content["rows"])
-    ranked = sorted(by_case.items(), key=lambda item: (np.nan_to_num(item[1]["WT"]["dice"], nan=2), item[0]))
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["figure"] = _figure
     environment.filters["percent"] = _percent
     environment.filters["marked_up"] = _marked_up
-    template = pathlib.Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    seen = [tissue for tissue in overlays.COLOURS if any(tissue in one["tissues"] for one in pictured)]
-    runs = [Scored(name or papers.row_of(content) or "this run", content), *others]
-    shown = papers.TABLES[table].columns if table else [one for one in SCORES if one[0] in _COMPARED]
-    return environment.from_string(
-        template
-    ).render(
-        title=title,
-        content=content,
-        cases_of=papers.cases_of(content),
-        warnings=score_text.warnings(content, *(one.content for one in others)),
-        seen=score_text.what_was_seen(content)[0],
-        kinds=_kinds(content["by_split"]),
-        tables_apart=score_text.tables_apart(content),
+    source = pathlib.Path(__file__).with_name("report.html.jinja")
+    return environment.from_string(source.read_text(encoding="utf-8"))
+
+
+def render(content: Content) -> str:
+    """The page's HTML."""
+    evaluation = content.runs[0].evaluation
+    tissues = {tissue for shown in content.pictured for tissue in shown.tissues}
+    return _template().render(
+        title=content.title,
+        scored=evaluation,
+        warnings=score_text.warnings(evaluation, *(run.evaluation for run in content.runs[1:])),
+        tables_apart=score_text.tables_apart(evaluation),
+        notes=content.notes,
         regions=list(REGIONS),
         # An older version's scores lack what was added since.
-        scores=[one for one in SCORES if any(content["summary"][region][one[0]]["n"] for region in REGIONS)],
-        ranked=ranked,
-        by_case=by_case,
-        pictured=pictured,
-        runs=runs,
+        scores=[shown for shown in SCORES if any(evaluation.summary[r][shown[0]].n for r in REGIONS)],
+        runs=content.runs,
         run_colours=list(zip(charts.RUN_COLOURS, charts.RUN_COLOURS_DARK, strict=True)),
         run_marks="●■▲◆▼✚",  # charts.MARKERS
-        beside=beside(table, runs) if table else None,
-        compared=[
-            {
-                "name": other.name,
-                "differences": _by_region(one["differences"]),
-            }
-            for other, one in zip(others, compared, strict=True)
-        ],
-        compared_scores=[
-            (score, head, digits + score.startswith("specificity")) for score, head, digits in shown
-        ],
+        beside=beside(content.table, content.runs) if content.table else None,
+        compared=_differences_of(content),
+        compared_scores=_compared_scores(content.table),
         confidence=f"{comparison.CONFIDENCE:.0%}",
         draws=f"{comparison.DRAWS:,}",
-        charts=charts_of(runs),
-        lesions_shown=_of_reference(content["lesions"])[:MOST_LESIONS],
-        lesions_of_reference=len(_of_reference(content["lesions"])),
-        lesion_scores=[one for one in LESION_SCORES if _is_known(content["lesions"], one[0])],
-        lesion_counts=[one for one in LESION_COUNTS if _is_known(content["lesions"], one[0])],
-        cascade=content["cascade"],
-        losses=stage_misses.ranked(content["cascade"]["rows"]) if content["cascade"] else (),
+        seen=score_text.what_was_seen(evaluation)[0],
+        kinds=_kinds(evaluation.seen_by_model),
+        lesions=_lesions_of(evaluation.lesions),
+        charts=charts_of(content.runs),
+        ranked=_ranked(evaluation.rows),
+        by_case=stage_misses.by_case(evaluation.rows),
+        pictured=content.pictured,
+        legend=[(colour, overlays.NAMES[t]) for t, colour in overlays.COLOURS.items() if t in tissues],
+        cascade=evaluation.cascade,
+        losses=stage_misses.ranked(evaluation.cascade.rows) if evaluation.cascade else (),
         share=stage_misses.share,
         possible=stage_misses.possible,
-        legend=[(overlays.COLOURS[tissue], overlays.NAMES[tissue]) for tissue in seen],
-        sampling=sampling,
-        sampling_legend=[(colour, overlays.LWS_NAMES[one]) for one, colour in overlays.LWS_COLOURS.items()],
-        training=training,
-        notes=notes,
+        sampling=content.sampling,
+        sampling_legend=[(colour, overlays.LWS_NAMES[r]) for r, colour in overlays.LWS_COLOURS.items()],
+        training=content.training,
         version=__version__,
     )
 
 
-def _kinds(by_split: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """For the table of what the model has seen: `title`, `summary`, `cases` and whether it is `new` to it."""
-    if not by_split or not by_split["known"]:
-        return []
+def _ranked(rows: Sequence[Row]) -> list[tuple[str, dict[str, Row]]]:
+    """(case id, region -> row), lowest Dice of WT first, undefined ones last."""
+    by_case = stage_misses.by_case(rows)
+    return sorted(by_case.items(), key=lambda item: (np.nan_to_num(item[1]["WT"]["dice"], nan=2), item[0]))
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The page's own run minus another, by score and region."""
+
+    name: str
+    differences: dict[tuple[str, str], Difference]
+
+
+def _differences_of(content: Content) -> list[Differences]:
     return [
-        {
-            "title": seen.TITLES[kind],
-            "summary": by_split["summary"][kind],
-            "cases": ids,
-            "new": kind not in seen.KNOWN_TO_THE_MODEL,
-        }
-        for kind, ids in by_split["cases"].items()
+        Differences(run.name, {(one.score, one.region): one for one in compared.differences})
+        for run, compared in zip(content.runs[1:], content.compared, strict=True)
     ]
 
 
-def _by_region(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], comparison.Difference]:
-    return {(one["score"], one["region"]): comparison.Difference(**one) for one in found}
+def _compared_scores(table: str | None) -> list[tuple[str, str, int]]:
+    """(score, heading, digits): the table's columns, or the usual ones."""
+    shown = papers.TABLES[table].columns if table else [column for column in SCORES if column[0] in _COMPARED]
+    # Of a whole volume hardly anything is tumour.
+    return [(score, heading, digits + score.startswith("specificity")) for score, heading, digits in shown]
 
 
-def _of_reference(lesions: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The lesions that are to be found, where the rule lists them: fields of `matched_lesions.Lesion`."""
-    return [lesion for lesion in lesions["list"] if lesion["outcome"] != "false"] if lesions else []
+@dataclass(frozen=True)
+class Kind:
+    """Cases that the model has seen in one way, or not (`new`), and their scores."""
+
+    title: str
+    summary: Summary
+    cases: list[str]
+    new: bool
 
 
-def _is_known(lesions: Mapping[str, Any] | None, score: str) -> bool:
+def _kinds(by_split: BySplit | None) -> list[Kind]:
+    if by_split is None:
+        return []
+    return [
+        Kind(seen.TITLES[kind], by_split.summary[kind], case_ids, kind not in seen.KNOWN_TO_THE_MODEL)
+        for kind, case_ids in by_split.cases.items()
+    ]
+
+
+@dataclass(frozen=True)
+class LesionSection:
+    """What is told lesion by lesion.
+
+    Attributes:
+        scores: those of `LESION_SCORES` that the rule has.
+        counts: those of `LESION_COUNTS` that it has.
+        of_reference: how many lesions there are to be found, where the rule lists them.
+        shown: rows of the first of these.
+    """
+
+    rule: str
+    meaning: str
+    summary: Mapping[str, Mapping[str, Statistics | int]]
+    scores: list[tuple[str, str, int]]
+    counts: list[tuple[str, str]]
+    of_reference: int
+    shown: list[Row]
+
+
+def _lesions_of(lesions: Lesions | None) -> LesionSection | None:
+    if lesions is None:
+        return None
+    of_reference = [lesion for lesion in lesions.each if lesion["outcome"] != "false"]
+    return LesionSection(
+        rule=lesions.rule,
+        meaning=lesions.meaning,
+        summary=lesions.summary,
+        scores=[column for column in LESION_SCORES if _is_known(lesions, column[0])],
+        counts=[column for column in LESION_COUNTS if _is_known(lesions, column[0])],
+        of_reference=len(of_reference),
+        shown=of_reference[:MOST_LESIONS],
+    )
+
+
+def _is_known(lesions: Lesions, score: str) -> bool:
     """Whether any region has this lesion-wise score or count: the rule of 2023 has no surface Dice."""
-    values = [of_region.get(score) for of_region in lesions["summary"].values()] if lesions else []
-    return any(value["n"] if isinstance(value, Mapping) else value is not None for value in values)
+    values = [of_region.get(score) for of_region in lesions.summary.values()]
+    return any(value.n if isinstance(value, Statistics) else value is not None for value in values)

@@ -1,52 +1,74 @@
 """What loss weighted sampling sees of a case, as pictures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
 from tfbrats.cases import case, preprocess, slices
-from tfbrats.cases.overlays import LWS_COLOURS, SHOWN_MODALITIES, _rgb, enlarged, overlay
+from tfbrats.cases.boxes import box_of, crop, grown
+from tfbrats.cases.overlays import LWS_COLOURS, SHOWN_MODALITIES, enlarged, overlay
 from tfbrats.config import Config, SliceConfig
 from tfbrats.labels import LwsRegion, region_mask
-from tfbrats.reporting.case_pictures import as_grey, png, with_margin
-from tfbrats.scoring import comparison as comparison
+from tfbrats.reporting.case_pictures import PICTURE_MARGIN, Panel, Pictured, as_grey, png
 from tfbrats.scoring.pairs import Pair
 
 
-def sampling_of(
-    settings: Config | None, pairs: Sequence[Pair], pictured: Sequence[Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """What the page shows of loss weighted sampling: `settings`, `case_id` and `maps` of one case.
+@dataclass(frozen=True)
+class Maps:
+    """Paper A's Fig. 2 for one slice, and the weights of one draw.
 
-    The median case of those pictured, or the best that has a tumour and all of the run's images. `maps` is
-    None where there is no such case; the whole is None unless the network was trained with it.
+    Attributes:
+        k: the slice's index.
+        positives: N_pos, pixels of tumour.
+        normals: N_S2, pixels of normal brain.
+        p2: this slice's own, as with lws.scope: slice.
+        drawn: how many pixels of S2 were.
+    """
+
+    k: int
+    panels: list[Panel]
+    positives: float
+    normals: float
+    p2: float
+    drawn: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the page shows of loss weighted sampling: the maps of one case, or None where there is none."""
+
+    settings: SliceConfig
+    case_id: str | None = None
+    maps: Maps | None = None
+
+
+def sampling_of(settings: Config | None, pictured: Sequence[Pictured]) -> Sampling | None:
+    """What the page shows of loss weighted sampling; None unless the network was trained with it.
+
+    The median case of those pictured, or the best that has a tumour and all of the run's images.
 
     Args:
-        pairs: of the cases pictured, worst first.
-        pictured: as for `page.render`.
+        pictured: worst first.
 
     Raises:
         InputError: an image cannot be read.
     """
     if settings is None or not settings.weighted_sampling:
         return None
-    known = list(zip(pairs, (one["stands_for"] for one in pictured), strict=True))
-    for pair, _ in sorted(reversed(known), key=lambda one: one[1] != "median"):
-        maps = sampling_maps(pair, settings)
+    for shown in sorted(reversed(pictured), key=lambda shown: shown.stands_for != "median"):
+        maps = sampling_maps(shown.pair, settings)
         if maps:
-            return {"settings": settings, "case_id": pair.case_id, "maps": maps}
-    return {"settings": settings, "case_id": None, "maps": None}
+            return Sampling(settings, shown.case_id, maps)
+    return Sampling(settings)
 
 
-def sampling_maps(pair: Pair, settings: SliceConfig) -> dict[str, Any] | None:
-    """Paper A's Fig. 2 for the slice of a case that has most tumour, and the weights of one draw.
+def sampling_maps(pair: Pair, settings: SliceConfig) -> Maps | None:
+    """The maps of the slice of a case that has most tumour.
 
-    Returns:
-        `panels` (title, picture, alt), the slice's index `k`, `positives` (N_pos), `normals` (N_S2), `p2` and
-        how many pixels of S2 were `drawn`; p2 is this slice's own, as with lws.scope: slice. None where there
-        is nothing to show: no tumour in the brain, or not all of the run's modalities.
+    None where there is nothing to show: no tumour in the brain, or not all of the run's modalities.
 
     Raises:
         InputError: an image of the case cannot be read.
@@ -73,27 +95,32 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> dict[str, Any] | None:
     p2 = float(losses.sampling_probability(positives, normals, settings.lws.beta, settings.lws.floor))
     seed = case.case_seed(settings.train.seed, pair.case_id)
     draws = np.random.default_rng(seed).random((1, *regions.shape), np.float32)
-    weights = [
-        np.array(one)[0] for one in losses.sample_weights(regions[None], draws, p2, settings.lws.contour_weight)
-    ]
-
-    box = with_margin(regions != LwsRegion.S1)
+    of_networks = losses.sample_weights(regions[None], draws, p2, settings.lws.contour_weight)
+    weights = [np.array(of_network)[0] for of_network in of_networks]
     shown = next(m for m in (*SHOWN_MODALITIES, *modalities) if m in modalities)
     grey = as_grey(loaded.image[..., modalities.index(shown)].astype(np.float32))[:, :, k]
-    pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])  # rows lie along j, columns along i
-    title = SHOWN_MODALITIES.get(shown, shown)
-    colours = np.array([_rgb(LWS_COLOURS[region]) for region in LwsRegion])
-    panels = [(f"{title}, reference", overlay(grey[box].T, tissues[box].T, pixel_mm))]
-    panels.append(("regions S1 to S4", enlarged(colours[regions[box].T], pixel_mm)))
+    box = grown(box_of(regions != LwsRegion.S1), PICTURE_MARGIN, regions.shape)
+    # Rows of the pictures lie along j, columns along i.
+    grey, tissues, in_box = (crop(plane, box).T for plane in (grey, tissues, regions))
+    pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])
     heaviest = max(settings.lws.contour_weight, 1)
-    for number, weight in enumerate(weights, 1):
-        lightness = (weight[box].T / heaviest)[..., None].repeat(3, -1)
-        panels.append((f"W of U-Net{number}, one draw", enlarged(lightness, pixel_mm)))
-    return {
-        "k": k,
-        "panels": [{"title": title, "picture": png(picture)} for title, picture in panels],
-        "positives": positives,
-        "normals": normals,
-        "p2": p2,
-        "drawn": int((weights[0] * (regions == LwsRegion.S2)).sum()),
+    pictures = {
+        f"{SHOWN_MODALITIES.get(shown, shown)}, reference": overlay(grey, tissues, pixel_mm),
+        "regions S1 to S4": enlarged(_in_colours(in_box), pixel_mm),
     }
+    for number, weight in enumerate(weights, 1):
+        lightness = (crop(weight, box).T / heaviest)[..., None].repeat(3, -1)
+        pictures[f"W of U-Net{number}, one draw"] = enlarged(lightness, pixel_mm)
+    return Maps(
+        k=k,
+        panels=[Panel(title, png(picture)) for title, picture in pictures.items()],
+        positives=positives,
+        normals=normals,
+        p2=p2,
+        drawn=int((weights[0] * (regions == LwsRegion.S2)).sum()),
+    )
+
+
+def _in_colours(regions: np.ndarray) -> np.ndarray:
+    """Regions [rows, columns] of S1 to S4 as a picture from 0 to 1: [rows, columns, 3]."""
+    return np.array([to_rgb(LWS_COLOURS[region]) for region in LwsRegion])[regions]

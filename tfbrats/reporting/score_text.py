@@ -1,4 +1,4 @@
-"""What tfbrats.evaluate prints: its content as text for a terminal. No I/O."""
+"""What tfbrats.evaluate prints: an evaluation as text for a terminal. No I/O."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,12 @@ from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import wording
 from tfbrats.metrics import stage_misses
 from tfbrats.predictions import seen
-from tfbrats.reporting import score_text
+from tfbrats.reporting import seen_text
 from tfbrats.scoring import comparison, papers
 from tfbrats.scoring.comparison import CONFIDENCE, DIGITS, DRAWS, LEAST_CASES, Difference
+from tfbrats.scoring.evaluation import Evaluation
+from tfbrats.scoring.origin import BySplit
+from tfbrats.scoring.summaries import Statistics, Summary
 
 _PRINTED = {
     "dice": "Dice",
@@ -22,7 +25,7 @@ _PRINTED = {
     "hd95_pooled_mm": "pooled mm",
     "nsd_1mm": "NSD 1 mm",
 }
-_LESIONS = {
+_LESION_TITLES = {
     "dice": "Dice",
     "hd95_mm": "HD95 mm",
     "nsd_05mm": "NSD 0.5 mm",
@@ -51,96 +54,108 @@ _LESIONS = {
 _COMPARED = {"dice": "Dice", "sensitivity": "sensitivity", "hd95_mm": "HD95 mm"}  # printed without a --table
 
 
-def warnings(content: Mapping[str, Any], *others: Mapping[str, Any]) -> list[str]:
+def warnings(evaluation: Evaluation, *others: Evaluation) -> list[str]:
     """What must not be overlooked: cases that the model has seen, labels that may be another table's.
 
     Args:
         others: runs that it is compared with.
     """
-    texts = list(content["warnings"])
-    for number, one in enumerate((content, *others)):
-        sentence, loud = what_was_seen(one)
-        if loud:
-            texts.append(f"{one['prediction']}: {sentence}" if number else sentence)
+    texts = list(evaluation.warnings)
+    for number, run in enumerate((evaluation, *others)):
+        sentence, is_warning = what_was_seen(run)
+        if is_warning:
+            texts.append(f"{run.prediction}: {sentence}" if number else sentence)
     return texts
 
 
-def what_was_seen(content: Mapping[str, Any]) -> tuple[str, bool]:
+def what_was_seen(evaluation: Evaluation) -> tuple[str, bool]:
     """What is said of which cases the model has seen, and whether it is a warning."""
-    name = (content["model"] or {}).get("name")
-    return seen.sentence(content["by_split"], name, content["split"] is not None)
+    name = evaluation.model.name if evaluation.model else None
+    return seen_text.sentence(evaluation.by_split, name, evaluation.split is not None)
 
 
-def of_scores(content: Mapping[str, Any]) -> str:
+def of_scores(evaluation: Evaluation) -> str:
     """The scores for a person to read."""
-    parts = [wording.wrapped(f"WARNING: {warning}", 9) for warning in warnings(content)]
-    parts += [f"note: {note}" for note in (*content["notes"], *tables_apart(content))]
-    if content["missing"]:
-        number = papers.cases_text(len(content["missing"]))
-        parts.append(
-            f"missing: {number} without a prediction, scored as empty: {comparison.first(content['missing'])}"
-        )
-    rule, (seen_text, is_warning) = content["empty_rule"], what_was_seen(content)
-    split = f", split {content['split']['name']} of {content['split']['of']}" if content["split"] else ""
-    parts += [
-        f"{papers.cases_text(content['cases'])}, edition {', '.join(content['editions'])}{split}. "
-        f"Empty masks: rule {rule['name']}",
-        wording.wrapped(f"({rule['meaning']})."),
-        *([wording.wrapped(seen_text)] if seen_text and not is_warning else []),
-        "Means; in brackets how many cases that rule touched.\n",
-        table(content["summary"]),
-        *_by_split(content["by_split"]),
-        "\nShare of the reference's volume that was missed, mean over the cases that have the region.",
-    ]
-    if content["cascade"]["margin_voxels"] is None:
-        parts.append("Read as if WT, TC and ET had been found in that order, each inside the one before.\n")
-    else:
-        parts.append(
-            "What a stage misses is lost to the next: TC is kept inside the predicted WT alone, ET in TC.\n"
-        )
-    parts.append(stage_misses.table(content["cascade"]["summary"]))
-    if content["lesions"]:
-        rule, meaning = content["lesions"]["rule"], content["lesions"]["meaning"]
-        parts.append(
-            "\n"
-            + wording.wrapped(
-                f"Rule {rule}, lesion by lesion: {meaning}. Means over the cases; lesions are counted over all "
-                "of them."
-            )
-            + "\n"
-        )
-        parts.append(_lesion_table(content["lesions"]["summary"]))
+    parts = [wording.wrapped(f"WARNING: {warning}", 9) for warning in warnings(evaluation)]
+    parts += [f"note: {note}" for note in (*evaluation.notes, *tables_apart(evaluation))]
+    parts += [*_missing(evaluation), *_which_cases(evaluation)]
+    parts += ["Means; in brackets how many cases that rule touched.\n", table(evaluation.summary)]
+    parts += [*_by_split(evaluation.seen_by_model), *_stages(evaluation), *_lesions(evaluation)]
     return "\n".join(parts)
 
 
-def tables_apart(content: Mapping[str, Any]) -> list[str]:
-    """Where the two sides are written in different tables, in which."""
+def _missing(evaluation: Evaluation) -> list[str]:
+    if not evaluation.missing:
+        return []
+    number = wording.counted(len(evaluation.missing), "case")
+    named = comparison.first(evaluation.missing)
+    return [f"missing: {number} without a prediction, scored as empty: {named}"]
 
-    def told(table: Mapping[str, Any]) -> str:
-        return f"{table['edition']} ({LabelSchema.from_json(table).describe()})"
 
+def _which_cases(evaluation: Evaluation) -> list[str]:
+    """How many cases of what, the empty-mask rule, and what the model has seen of them."""
+    split = f", split {evaluation.split.name} of {evaluation.split.of}" if evaluation.split else ""
+    sentence, is_warning = what_was_seen(evaluation)
     return [
-        f"label values: reference {told(one['reference'])}; prediction {told(one['prediction'])}, as "
-        f"{one['prediction_told_by']}; {papers.cases_text(len(one['cases']))}"
-        for one in content["tables"]
-        if one["prediction"]["values"] != one["reference"]["values"]
+        f"{wording.counted(evaluation.cases, 'case')}, edition {', '.join(evaluation.editions)}{split}. "
+        f"Empty masks: rule {evaluation.empty_rule.name}",
+        wording.wrapped(f"({evaluation.empty_rule.meaning})."),
+        *([wording.wrapped(sentence)] if sentence and not is_warning else []),
     ]
 
 
-def _by_split(by_split: Mapping[str, Any] | None) -> list[str]:
+def _stages(evaluation: Evaluation) -> list[str]:
+    """What each stage of a cascade missed."""
+    how = "What a stage misses is lost to the next: TC is kept inside the predicted WT alone, ET in TC.\n"
+    if evaluation.cascade.margin_voxels is None:
+        how = "Read as if WT, TC and ET had been found in that order, each inside the one before.\n"
+    return [
+        "\nShare of the reference's volume that was missed, mean over the cases that have the region.",
+        how,
+        stage_misses.table(evaluation.cascade.summary),
+    ]
+
+
+def _lesions(evaluation: Evaluation) -> list[str]:
+    lesions = evaluation.lesions
+    if lesions is None:
+        return []
+    heading = (
+        f"Rule {lesions.rule}, lesion by lesion: {lesions.meaning}. Means over the cases; lesions are counted "
+        "over all of them."
+    )
+    return [f"\n{wording.wrapped(heading)}\n", _lesion_table(lesions.summary)]
+
+
+def tables_apart(evaluation: Evaluation) -> list[str]:
+    """Where the two sides are written in different tables, in which."""
+
+    def described(table: Mapping[str, Any]) -> str:
+        return f"{table['edition']} ({LabelSchema.from_json(table).describe()})"
+
+    return [
+        f"label values: reference {described(tables['reference'])}; prediction "
+        f"{described(tables['prediction'])}, as {tables['prediction_told_by']}; "
+        f"{wording.counted(len(tables['cases']), 'case')}"
+        for tables in evaluation.tables
+        if tables["prediction"]["values"] != tables["reference"]["values"]
+    ]
+
+
+def _by_split(by_split: BySplit | None) -> list[str]:
     """Means of what the model has seen and what not, apart; nothing where all cases are of one kind."""
-    if not by_split or not by_split["known"] or len(by_split["cases"]) < 2:
+    if by_split is None or len(by_split.cases) < 2:
         return []
     shown = [(score, region) for score in ("dice", "hd95_mm") for region in REGIONS]
     rows = [("", "cases", *(f"{_PRINTED[score]} {region}" for score, region in shown))]
-    for kind, ids in by_split["cases"].items():
-        summary = by_split["summary"][kind]
-        means = (_number(score, summary[region][score]["mean"]) for score, region in shown)
-        rows.append((seen.TITLES[kind], len(ids), *means))
+    for kind, case_ids in by_split.cases.items():
+        summary = by_split.summary[kind]
+        means = (_number(score, summary[region][score].mean) for score, region in shown)
+        rows.append((seen.TITLES[kind], len(case_ids), *means))
     return ["\nMeans by split of the model:\n", *wording.columns(rows, ("<", ">7", *([">12"] * len(shown))))]
 
 
-def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def table(summary: Summary) -> str:
     """Means by region; in brackets how many cases the empty-mask rule settled or left out.
 
     The second specificity is that of the tumour-bearing slices, "pooled" the second definition of HD95.
@@ -148,7 +163,7 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     widths = [max(len(title), len("373.13 [42]")) + 1 for title in _PRINTED.values()]
     rows = [("", *_PRINTED.values())]
     for region, scores in summary.items():
-        means = (f"{_number(score, scores[score]['mean'])} [{scores[score]['touched']}]" for score in _PRINTED)
+        means = (f"{_number(score, scores[score].mean)} [{scores[score].touched}]" for score in _PRINTED)
         rows.append((region, *means))
     return "\n".join(wording.columns(rows, ("<6", *(f">{width}" for width in widths))))
 
@@ -157,69 +172,74 @@ def _number(score: str, mean: float) -> str:
     return "-" if math.isnan(mean) else f"{mean:.2f}" if score.endswith(("_mm", "_hd95")) else f"{mean:.4f}"
 
 
-def of_comparisons(content: Mapping[str, Any], output: str, table_name: str | None) -> str:
-    """What `compared` holds, a line per region and score of the table, or of the usual scores without one.
+def of_comparisons(evaluation: Evaluation, output: str, table_name: str | None) -> str:
+    """What it was compared with, a line per region and score of the table, or of the usual scores without one.
 
     Args:
-        output: folder of `content`.
+        output: folder of the evaluation.
     """
     titles = _COMPARED
     if table_name:
         titles = {score: title for score, title, _ in papers.TABLES[table_name].columns}
-    ours = comparison.name_of(content, output)
-    names = [ours, *(one["with"] for one in content["compared"])]
-    parts = [score_text.EXPLAINED]
-    for one in content["compared"]:
-        found = [comparison.Difference(**difference) for difference in one["differences"]]
-        name, other = (  # several runs of one row are told apart by their folders
-            f"{row} ({place})" if names.count(row) > 1 else row
-            for row, place in ((ours, output), (one["with"], one["folder"]))
+    own_name = evaluation.name(output)
+    names = [own_name, *(other.name for other in evaluation.compared)]
+    parts = [EXPLAINED]
+    for other in evaluation.compared:
+        name, other_name = (  # several runs of one row are told apart by their folders
+            f"{row} ({folder})" if names.count(row) > 1 else row
+            for row, folder in ((own_name, output), (other.name, other.folder))
         )
-        parts += ["", score_text.comparison_text(name, other, found, titles)]
+        parts += ["", comparison_text(name, other_name, other.differences, titles)]
     return "\n".join(parts)
 
 
-def _lesion_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+def _lesion_table(summary: Mapping[str, Mapping[str, Statistics | int]]) -> str:
     """Means by region, and how many lesions all cases had; a score that the rule lacks is left out."""
     shown = {
         name: title
-        for name, title in _LESIONS.items()
+        for name, title in _LESION_TITLES.items()
         if any(_is_known(of_region.get(name)) for of_region in summary.values())
     }
     rows = [("", *shown.values())]
     for region, of_region in summary.items():
         # Of cases of several editions some regions lack what others have.
         values = [(name, of_region.get(name, "-")) for name in shown]
-        cells = (_number(name, one["mean"]) if isinstance(one, Mapping) else one for name, one in values)
+        cells = (_number(name, of.mean) if isinstance(of, Statistics) else of for name, of in values)
         rows.append((region, *cells))
     return "\n".join(wording.columns(rows, ("<6", *(f">{max(len(title), 7) + 2}" for title in shown.values()))))
 
 
-def _is_known(value: Mapping[str, float] | int | None) -> bool:
+def _is_known(value: Statistics | int | None) -> bool:
     """Whether a summary has this entry: statistics of some case, or a count."""
-    return value is not None and not (isinstance(value, Mapping) and math.isnan(value["mean"]))
+    return value is not None and not (isinstance(value, Statistics) and math.isnan(value.mean))
 
 
-def comparison_text(name: str, other: str, found: Sequence[Difference], titles: Mapping[str, str]) -> str:
+def comparison_text(
+    name: str, other_name: str, differences: Sequence[Difference], titles: Mapping[str, str]
+) -> str:
     """A line per score and region: "cun_lws minus cun: Dice WT +0.012 [-0.003, +0.027], 12 cases".
 
     Args:
         name: of the run whose scores are `Difference.mean`.
-        other: of the one it is compared with.
+        other_name: of the one it is compared with.
         titles: score -> its heading, in the order to show them; scores without one are left out.
     """
-    parts = []
+    lines = []
     order = list(titles)
-    for one in sorted((one for one in found if one.score in titles), key=lambda one: order.index(one.score)):
-        what = f"{name} minus {other}: {titles[one.score]} {one.region}"
-        digits = DIGITS.get(one.score, 3)
-        if not one.cases:
-            parts.append(f"{what} undefined: no case has a number on both sides")
+    titled = [difference for difference in differences if difference.score in titles]
+    for difference in sorted(titled, key=lambda difference: order.index(difference.score)):
+        what = f"{name} minus {other_name}: {titles[difference.score]} {difference.region}"
+        digits = DIGITS.get(difference.score, 3)
+        if not difference.cases:
+            lines.append(f"{what} undefined: no case has a number on both sides")
             continue
-        interval = f"[{one.low:+.{digits}f}, {one.high:+.{digits}f}]" if one.cases > 1 else "[no interval]"
-        mark = " *" if one.excludes_0 else ""
-        parts.append(f"{what} {one.difference:+.{digits}f} {interval}, {papers.cases_text(one.cases)}{mark}")
-    return "\n".join(parts)
+        interval = f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+        if difference.cases == 1:
+            interval = "[no interval]"
+        number = wording.counted(difference.cases, "case")
+        mark = " *" if difference.excludes_0 else ""
+        lines.append(f"{what} {difference.difference:+.{digits}f} {interval}, {number}{mark}")
+    return "\n".join(lines)
 
 
 EXPLAINED = (

@@ -13,8 +13,8 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.reporting import charts
-from tfbrats.runs import folder as run
-from tfbrats.scoring import comparison as comparison
+from tfbrats.runs.folder import NetworkFolder, RunFolder
+from tfbrats.scoring.origin import Model
 
 
 def curves_of(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, Any]]:
@@ -30,47 +30,45 @@ def curves_of(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict
     ]
 
 
-def _homes(run_folder: str | os.PathLike) -> dict[str, str | os.PathLike]:
-    """Where a history.csv may lie: "" is the run's own, the rest are its regions'."""
-    return {"": run_folder, **{region: files.join(run_folder, region.lower()) for region in REGIONS}}
+def histories_of(run: RunFolder) -> dict[str, list[dict[str, str]]]:
+    """The rows of every history.csv there may be: "" is the run's own, the rest are its regions'.
+
+    None of one in which nothing can be drawn.
+    """
+    return {region: _drawable_rows(run.network(region)) for region in ("", *REGIONS)}
 
 
-def histories_of(run_folder: str | os.PathLike) -> dict[str, list[dict[str, str]]]:
-    """The rows of every history.csv there may be, as `_homes`; none of one in which nothing can be drawn."""
-    return {region: _history(home) for region, home in _homes(run_folder).items()}
-
-
-def _history(home: str | os.PathLike) -> list[dict[str, str]]:
+def _drawable_rows(home: NetworkFolder) -> list[dict[str, str]]:
     try:
         # Cells beyond the header's have no name.
-        rows = [{key: text for key, text in row.items() if key} for row in run.read_history(home)]
+        rows = [{key: text for key, text in row.items() if key} for row in home.history]
     except (UnicodeDecodeError, csv.Error):
         return []
     drawn = [name for names in charts.curve_columns(rows[0] if rows else ()).values() for name in names]
     return rows if any(np.isfinite(charts.number(row[name])) for row in rows for name in drawn) else []
 
 
-def _without_curve(run_folder: str | os.PathLike, regions: Sequence[str]) -> list[str]:
+def _without_curve(run: RunFolder, regions: Sequence[str]) -> list[str]:
     """Why these networks, "" or regions, have no curve: sentences."""
     notes, silent = [], []
     for region in regions:
-        home = _homes(run_folder)[region]
-        path = files.join(home, run.HISTORY)
+        home = run.network(region)
+        path = home.history_path
         if files.exists(path):
             notes.append(f"{path} holds no loss and no Dice that can be drawn: no curve. It is damaged.")
-        elif files.exists(run.checkpoints(home, "best")):
+        elif files.exists(home.checkpoints_path("best")):
             notes.append(f"{path} is missing, though the network was trained: no curve.")
         else:
             silent.append(region or "the network")
     return notes + ([f"No epoch has ended yet of {', '.join(silent)}: no curve."] if silent else [])
 
 
-def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] | None) -> dict[str, Any]:
+def training_of(run_folder: str | os.PathLike | None, model: Model | None) -> dict[str, Any]:
     """What is known of how the model was trained.
 
     Args:
         run_folder: of the training; None if it was not given: then the model's card may have the config.
-        model: `origin.model_of`'s.
+        model: that predicted; None if nothing is known of it.
 
     Returns:
         `settings` (config.Config or None), `source` (where they are from), `environment` (or None), `curves`
@@ -80,7 +78,7 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
     Raises:
         InputError: the folder is given and holds no run.
     """
-    known = (model or {}).get("config")
+    known = model.config if model else None
     if run_folder is None:
         found = {"settings": None, "source": "the model’s card", "environment": None, "curves": []}
         notes = ["No run folder was given (--run): no training curves, nothing of the machine that trained."]
@@ -93,28 +91,25 @@ def training_of(run_folder: str | os.PathLike | None, model: Mapping[str, Any] |
                 notes.append(f"The config in the model’s card is another version’s: {error}")
         return {**found, "notes": notes, "contradictions": []}
 
-    histories = histories_of(run_folder)
-    path = files.join(run_folder, "environment.json")
+    run = RunFolder(run_folder)
+    histories = histories_of(run)
     settings: Config | None = None
     notes, contradictions = [], []
-    if files.exists(files.join(run_folder, "config.yaml")) or not any(histories.values()):
-        settings = run.read_config(run_folder)
-        notes += _without_curve(
-            run_folder, [region for region in settings.whole.regions if not histories[region]]
-        )
+    if run.is_run or not any(histories.values()):
+        settings = run.config
+        notes += _without_curve(run, [region for region in settings.whole.regions if not histories[region]])
     else:
-        notes.append(f"{run_folder} has no config.yaml.")
-    environment = files.read_json(path) if files.exists(path) else None
-    if environment is None:
-        notes.append(f"{run_folder} has no environment.json.")
+        notes.append(f"{run.path} has no {files.name(run.config_path)}.")
+    if run.environment is None:
+        notes.append(f"{run.path} has no {files.name(run.environment_path)}.")
     if settings is not None and known is not None:
         found = differences(settings.model_dump(mode="json"), known)
         if found:
             contradictions = [f"The run’s config is not the one in the model’s card: {'; '.join(found)}."]
     return {
         "settings": settings,
-        "source": files.join(run_folder, "config.yaml"),
-        "environment": environment,
+        "source": run.config_path,
+        "environment": run.environment,
         "curves": curves_of(histories),
         "notes": notes + contradictions,
         "contradictions": contradictions,

@@ -8,14 +8,19 @@ runs/<name>/config.yaml         the config, resolved
             timing.csv          how long each took
             tb/                 TensorBoard
             trained_on.json     hash of the records
+            boxes.json          predicted parent boxes, where sampling.boxes is "predicted"
             checkpoints/last/   to go on from, and the one before
             checkpoints/best/   the lowest validation loss, what is exported; and the one before
             .training           the lock of the one command that trains here
 
 Paper B trains three networks: what belongs to one (from history.csv down) lies in wt/, tc/ and et/.
+`RunFolder` is the folder, `NetworkFolder` the part of one network. Both read a file when it is first asked for
+and keep what it says; what is written through them they see. Whoever wants to see what another command has
+written since makes a new one.
 """
 
 import csv
+import functools
 import importlib.metadata
 import io
 import math
@@ -31,10 +36,8 @@ from tfbrats.config_file import load
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 
-HISTORY = "history.csv"
-TIMING = "timing.csv"
+CONFIG = "config.yaml"
 LOCK = ".training"
-_CONFIG = "config.yaml"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
 # These may change between a run and its continuation; the rest is what makes it that run.
 # The batch of a replica may, where the number of replicas does: `training` looks at what comes of both.
@@ -44,74 +47,276 @@ _MAY_CHANGE = (
 )
 
 
-def home_of(config: Config, region: str = "") -> str:
-    """Where history and checkpoints of a network lie: the run folder, or the region's folder in it."""
-    return files.join(config.run.dir, region.lower()) if region else config.run.dir
+class RunFolder:
+    """The folder of a run: its config, its data, its machine, and a `NetworkFolder` for each network.
 
-
-def checkpoints(run: str | os.PathLike, which: str) -> str:
-    """Folder of the "last" or "best" checkpoints."""
-    return files.join(run, "checkpoints", which)
-
-
-def board(run: str | os.PathLike) -> str:
-    """Folder of TensorBoard's events."""
-    return files.join(run, "tb")
-
-
-def start(run: str | os.PathLike, config: Config, overwritten: Sequence[str] = ()) -> None:
-    """Makes the run folder and writes its config and environment, or checks that it is this run's.
-
-    The config of a run that goes on stays as it is.
-
-    Args:
-        overwritten: folders to delete first: the run folder or parts of it, if it holds a run.
-
-    Raises:
-        InputError: the folder holds a run of another config, or something else.
+    Attributes:
+        path: of the folder, as it was given; it need not exist yet.
     """
-    path = files.join(run, _CONFIG)
-    if os.fspath(run) in overwritten and files.exists(path):
-        files.clear(run, (LOCK, _CONFIG))
-        files.remove(path)  # the last: without it the rest is no run any more
-    # Before a part goes, what stays must be of the same run.
-    check(run, config)
-    for part in overwritten:
-        files.clear(part, (LOCK,))
-    if not files.exists(path):
-        write_config(run, config)
-    files.write_json(files.join(run, "environment.json"), environment())
 
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self._networks: dict[str, NetworkFolder] = {}
 
-def write_config(run: str | os.PathLike, config: Config) -> None:
-    """The run's config, or what has changed in it since: for when it is sure that the run goes on with it."""
-    files.write_bytes(files.join(run, _CONFIG), config.to_yaml().encode())
+    def _file(self, name: str) -> str:
+        return files.join(self.path, name)
 
+    @property
+    def config_path(self) -> str:
+        return self._file(CONFIG)
 
-def check(run: str | os.PathLike, config: Config) -> None:
-    """Raises InputError unless the folder is free or holds a run of this config."""
-    if files.exists(files.join(run, _CONFIG)):
-        found = [
-            line
-            for line in differences(config.model_dump(mode="json"), read_config(run).model_dump(mode="json"))
-            if not line.startswith(_MAY_CHANGE)
-        ]
-        if found:
+    @property
+    def environment_path(self) -> str:
+        return self._file("environment.json")
+
+    @property
+    def splits_path(self) -> str:
+        return self._file("splits.json")
+
+    @property
+    def records_path(self) -> str:
+        return self._file("records.json")
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a config lies here: without one the rest is no run."""
+        return files.exists(self.config_path)
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The run's config, as it was written: `run.dir` may name the place where the folder lay then.
+
+        Raises:
+            InputError: there is no run here, or its config is not this version's.
+        """
+        if not self.is_run:
+            raise InputError(f"{self.path}: no run here (no {CONFIG}). Train one with python -m tfbrats.train.")
+        return load(self.config_path)
+
+    @functools.cached_property
+    def environment(self) -> dict[str, Any] | None:
+        """Versions and machine of the latest training here; None where that was not kept."""
+        return files.read_json(self.environment_path) if files.exists(self.environment_path) else None
+
+    @functools.cached_property
+    def splits(self) -> dict[str, Any]:
+        """Split -> case ids, and under "sha256" the hash of all."""
+        return files.read_json(self.splits_path)
+
+    @functools.cached_property
+    def records(self) -> dict[str, Any]:
+        """What the training data was: `Manifest.description`."""
+        return files.read_json(self.records_path)
+
+    def network(self, region: str = "") -> "NetworkFolder":
+        """The part of a region's network; the run folder itself where there is one network."""
+        if region not in self._networks:
+            self._networks[region] = NetworkFolder(self._file(region.lower()) if region else self.path)
+        return self._networks[region]
+
+    def unfinished(self, config: Config | None = None) -> dict[str, int]:
+        """The networks that are not done yet: region ("" where there is one network) -> epochs so far.
+
+        Args:
+            config: that says when they are; the run's own by default.
+        """
+        config = config or self.config
+        histories = {region: self.network(region).history for region in config.whole.regions}
+        return {region: len(rows) for region, rows in histories.items() if not is_over(rows, config)}
+
+    def check_finished(self) -> None:
+        """Raises InputError if networks are not done yet: training that is asked to stop exits with 0."""
+        if left := self.unfinished():
+            which = f" ({', '.join(left)})" if all(left) else ""
             raise InputError(
-                f"{run}: holds a run of another config:\n  "
-                + "\n  ".join(found)
-                + "\nChoose another --run, or pass --overwrite"
-                + (" without region=" if config.whole.regions != ("",) else "")
-                + " to delete that one."
+                f"{self.path}: the training was stopped before its end{which}. The same command goes on from "
+                "there."
             )
-    # Another machine that shares the run may be writing its config.yaml at this moment.
-    elif files.is_folder(run) and any(
-        files.PARTIAL not in files.name(path) and files.name(path) != LOCK for path in files.walk(run)
-    ):
-        raise InputError(f"{run}: not empty, and not a run (no config.yaml). Choose another --run.")
+
+    def check(self, config: Config) -> None:
+        """Raises InputError unless the folder is free or holds a run of this config."""
+        if self.is_run:
+            changes = [
+                line
+                for line in differences(config.model_dump(mode="json"), self.config.model_dump(mode="json"))
+                if not line.startswith(_MAY_CHANGE)
+            ]
+            if changes:
+                raise InputError(
+                    f"{self.path}: holds a run of another config:\n  "
+                    + "\n  ".join(changes)
+                    + "\nChoose another --run, or pass --overwrite"
+                    + (" without region=" if config.whole.regions != ("",) else "")
+                    + " to delete that one."
+                )
+        # Another machine that shares the run may be writing its config.yaml at this moment.
+        elif files.is_folder(self.path) and any(
+            files.PARTIAL not in files.name(path) and files.name(path) != LOCK for path in files.walk(self.path)
+        ):
+            raise InputError(f"{self.path}: not empty, and not a run (no {CONFIG}). Choose another --run.")
+
+    def check_split(self, split_sha256: str, records_folder: str) -> None:
+        """A run must not go on with other cases: what it was validated on might be what it was trained on.
+
+        Args:
+            split_sha256: of the records' split.
+            records_folder: where they lie, for the person.
+
+        Raises:
+            InputError: the run was trained on another split.
+        """
+        if files.exists(self.splits_path) and self.splits["sha256"] != split_sha256:
+            raise InputError(
+                f"{self.path}: was trained on another split than {records_folder} holds. Give it its own "
+                "records, or choose another --run."
+            )
+
+    def start(self, config: Config, overwritten: Sequence[str] = ()) -> None:
+        """Makes the run folder and writes its config and environment, or checks that it is this run's.
+
+        The config of a run that goes on stays as it is.
+
+        Args:
+            overwritten: folders to delete first: the run folder or parts of it, if it holds a run.
+
+        Raises:
+            InputError: the folder holds a run of another config, or something else.
+        """
+        if self.path in overwritten and self.is_run:
+            files.clear(self.path, (LOCK, CONFIG))
+            files.remove(self.config_path)  # the last: without it the rest is no run any more
+            self._forget("config", "environment", "splits", "records")
+        # Before a part goes, what stays must be of the same run.
+        self.check(config)
+        for part in overwritten:
+            files.clear(part, (LOCK,))
+        if overwritten:
+            self._networks.clear()
+        if not self.is_run:
+            self.write_config(config)
+        files.write_json(self.environment_path, _surroundings())
+        self._forget("environment")
+
+    def write_config(self, config: Config) -> None:
+        """The run's config, or what has changed in it since: once it is sure that the run goes on with it."""
+        files.write_bytes(self.config_path, config.to_yaml().encode())
+        self._forget("config")
+
+    def write_data(
+        self, cases: Mapping[str, Sequence[str]], split_sha256: str, description: Mapping[str, Any]
+    ) -> None:
+        """Keeps with the run what export must say of its training data.
+
+        Args:
+            cases: split -> case ids.
+            split_sha256: the hash of all.
+            description: `Manifest.description`.
+        """
+        files.write_json(self.splits_path, {**cases, "sha256": split_sha256})
+        files.write_json(self.records_path, description)
+        self._forget("splits", "records")
+
+    def _forget(self, *names: str) -> None:
+        """Properties of files that have changed."""
+        for name in names:
+            self.__dict__.pop(name, None)
 
 
-def environment() -> dict[str, Any]:
+class NetworkFolder:
+    """What belongs to one network of a run.
+
+    Attributes:
+        path: the run folder, or the region's folder in it.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+
+    def _file(self, *names: str) -> str:
+        return files.join(self.path, *names)
+
+    @property
+    def history_path(self) -> str:
+        return self._file("history.csv")
+
+    @property
+    def timing_path(self) -> str:
+        return self._file("timing.csv")
+
+    @property
+    def trained_on_path(self) -> str:
+        return self._file("trained_on.json")
+
+    @property
+    def boxes_path(self) -> str:
+        """Of the boxes that the networks above predict: `training.predicted_boxes`."""
+        return self._file("boxes.json")
+
+    @property
+    def lock_path(self) -> str:
+        """Held by the one command that trains here."""
+        return self._file(LOCK)
+
+    @property
+    def board_path(self) -> str:
+        """Folder of TensorBoard's events."""
+        return self._file("tb")
+
+    def checkpoints_path(self, which: str) -> str:
+        """Folder of the "last" or "best" checkpoints."""
+        return self._file("checkpoints", which)
+
+    @functools.cached_property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of history.csv, oldest first; none before the first epoch has ended."""
+        return _rows(self.history_path)
+
+    @functools.cached_property
+    def timing(self) -> list[dict[str, str]]:
+        """The rows of timing.csv: how long each epoch trained, examples a second; none before one has ended."""
+        return _rows(self.timing_path)
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]) -> None:
+        """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice.
+
+        How long the epochs took has a file of its own, so that history.csv does not depend on it. Without rows
+        there are no files.
+        """
+        for path, table in ((self.timing_path, timing), (self.history_path, rows)):
+            if not table:
+                files.remove(path)
+                continue
+            text = io.StringIO()
+            writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+            files.write_bytes(path, text.getvalue().encode())
+        for name in ("history", "timing"):
+            self.__dict__.pop(name, None)
+
+    def check_trained_on(self, shards_sha256: str, records_folder: str, write: bool) -> None:
+        """A run must not go on with other images under the same case ids; notes what a new one is trained on.
+
+        Args:
+            shards_sha256: `Manifest.shards_sha256` of the network's region.
+            records_folder: where the records lie, for the person.
+            write: whether this process writes the run folder.
+
+        Raises:
+            InputError: the network was trained on other records.
+        """
+        if not files.exists(self.trained_on_path):
+            if write:
+                files.write_json(self.trained_on_path, {"shards_sha256": shards_sha256})
+        elif files.read_json(self.trained_on_path)["shards_sha256"] != shards_sha256:
+            raise InputError(
+                f"{self.path}: was trained on other records than {records_folder} holds, though the case ids "
+                "are the same. Give it its own records, or choose another --run."
+            )
+
+
+def _surroundings() -> dict[str, Any]:
+    """What environment.json says: versions and machine."""
     return {
         "tfbrats": __version__,
         "python": platform.python_version(),
@@ -120,24 +325,6 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "command": sys.argv,
     }
-
-
-def read_config(run: str | os.PathLike) -> Config:
-    """Raises InputError: there is no run here."""
-    path = files.join(run, _CONFIG)
-    if not files.exists(path):
-        raise InputError(f"{run}: no run here (no config.yaml). Train one with python -m tfbrats.train.")
-    return load(path)
-
-
-def read_history(run: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of history.csv, oldest first; none before the first epoch has ended."""
-    return _rows(files.join(run, HISTORY))
-
-
-def read_timing(run: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of timing.csv: how long each epoch trained, examples a second; none before one has ended."""
-    return _rows(files.join(run, TIMING))
 
 
 def _rows(path: str) -> list[dict[str, str]]:
@@ -163,43 +350,7 @@ def is_over(history: Sequence[Mapping[str, Any]], config: Config) -> bool:
     return len(history) >= train.epochs or rises(history, train.stop_rise) >= train.stop_patience
 
 
-def unfinished(config: Config) -> dict[str, int]:
-    """The networks of a run that are not done yet: region ("" where there is one network) -> epochs so far."""
-    histories = {region: read_history(home_of(config, region)) for region in config.whole.regions}
-    return {region: len(rows) for region, rows in histories.items() if not is_over(rows, config)}
-
-
-def check_finished(folder: str | os.PathLike) -> None:
-    """Raises InputError if a run has networks not done yet: training that is asked to stop exits with 0."""
-    config = read_config(folder)
-    here = config.run.model_copy(update={"dir": os.fspath(folder)})
-    if left := unfinished(config.model_copy(update={"run": here})):
-        which = f" ({', '.join(left)})" if all(left) else ""
-        raise InputError(
-            f"{folder}: the training was stopped before its end{which}. The same command goes on from there."
-        )
-
-
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The epoch of the lowest validation loss: the first of them; None without validation."""
     scored = [row for row in history if row.get("validation_loss")]
     return min(scored, key=lambda row: float(row["validation_loss"])) if scored else None
-
-
-def write_history(
-    run: str | os.PathLike, rows: Sequence[Mapping[str, Any]], timing: Sequence[Mapping[str, Any]]
-) -> None:
-    """Writes all rows anew: a killed run never leaves half a line, a resumed one no line twice.
-
-    How long the epochs took has a file of its own, so that history.csv does not depend on it. Without rows
-    there are no files.
-    """
-    for name, table in ((TIMING, timing), (HISTORY, rows)):
-        if not table:
-            files.remove(files.join(run, name))
-            continue
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-        files.write_bytes(files.join(run, name), text.getvalue().encode())

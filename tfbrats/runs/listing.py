@@ -21,9 +21,9 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files, paths, stores
 from tfbrats.machine.wording import columns, counted
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import CONFIG, NetworkFolder, RunFolder, best_row, is_over
 
-_NO_RUN = "no run (no config.yaml)"
+_NO_RUN = f"no run (no {CONFIG})"
 _DEPTH = 4  # runs/GROUP/GROUP/NAME
 _PACES = ("slices_per_second", "patches_per_second")
 
@@ -106,26 +106,23 @@ def read(folder: str | os.PathLike, name: str = "") -> Run:
     Raises:
         InputError: there is no run, or its config or a history cannot be read.
     """
-    note = ""
+    run, note = RunFolder(folder), ""
     try:
-        config = run.read_config(folder)
+        config = run.config
     except InputError as error:
-        config = _of_another_version(folder)
+        config = _of_another_version(run)
         if config is None:
             raise
         note = f"has another version's config ({_one_line(error, folder)})"
     # The folder may have been moved: what it holds is here, whatever run.dir says.
-    networks = [
-        _network(files.join(folder, region.lower()).rstrip("/"), region, config)
-        for region in config.whole.regions
-    ]
-    return Run(os.fspath(folder), name or files.name(folder), config, networks, note)
+    networks = [_network(run.network(region), region, config) for region in config.whole.regions]
+    return Run(run.path, name or files.name(folder), config, networks, note)
 
 
-def _of_another_version(folder: str | os.PathLike) -> Config | None:
+def _of_another_version(run: RunFolder) -> Config | None:
     """A config whose keys are not all of this version's, with the shipped one's for those it lacks."""
     try:
-        content = yaml.safe_load(files.read_bytes(files.join(folder, "config.yaml")))
+        content = yaml.safe_load(files.read_bytes(run.config_path))
         shipped = config_file.load(f"{content['model']['name']}.yaml").model_dump(mode="json")
         return config_file.from_mapping(_laid_over(shipped, content), "the config")
     except (InputError, KeyError, TypeError, yaml.YAMLError):
@@ -145,23 +142,22 @@ def _one_line(error: InputError, folder: str | os.PathLike) -> str:
     return f"{first} {'; '.join(more)}".strip().removeprefix(os.fspath(folder)).lstrip("/: ")
 
 
-def _network(home: str, region: str, config: Config) -> Network:
-    path = files.join(home, run.HISTORY)
+def _network(home: NetworkFolder, region: str, config: Config) -> Network:
     try:
-        rows = run.read_history(home)
+        rows = home.history
         for row in rows:
             int(row["epoch"])
-        best = run.best_row(rows)
+        best = best_row(rows)
         dice = _dice(best, region) if best else {}
-        over = run.is_over(rows, config)
-        pace = _pace(home, rows)
+        over = is_over(rows, config)
+        pace = _pace(home.timing or rows)
         best_epoch = int(best["epoch"]) if best else None
         loss = float(best["validation_loss"]) if best else None
     except (csv.Error, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
-    last = files.join(run.checkpoints(home, "last"), "checkpoint")
+        raise InputError(f"{home.history_path}: damaged ({type(error).__name__}: {error}).") from error
+    last = files.join(home.checkpoints_path("last"), "checkpoint")
     return Network(
         region=region,
         epochs=len(rows),
@@ -173,7 +169,7 @@ def _network(home: str, region: str, config: Config) -> Network:
         dice=dice,
         **pace,
         unit="patches" if region else "slices",
-        written=_latest([path, files.join(home, run.TIMING), last]),
+        written=_latest([home.history_path, home.timing_path, last]),
     )
 
 
@@ -182,9 +178,8 @@ def _dice(row: Mapping[str, str], region: str) -> dict[str, float]:
     return {name: float(row[column]) for name, column in columns.items() if row.get(column)}
 
 
-def _pace(home: str, history: Sequence[Mapping[str, str]]) -> dict[str, float | None]:
+def _pace(rows: Sequence[Mapping[str, str]]) -> dict[str, float | None]:
     """The median epoch's, from timing.csv; before there was one, the history had these columns."""
-    rows = run.read_timing(home) or history
     paces = [float(row[name]) for row in rows for name in _PACES if row.get(name)]
     seconds = [float(row["seconds"]) for row in rows if row.get("seconds")]
     return {
@@ -213,7 +208,7 @@ def _run_folders(folder: str) -> tuple[set[str], set[str]]:
     # Below a run nothing is looked at: its checkpoints may be many. What cannot be read is no run.
     for here, subfolders, names in fs.walk(top, _DEPTH + 1, on_error="omit", detail=True):
         relative = here.rstrip("/").removeprefix(top.rstrip("/")).strip("/")
-        if "config.yaml" in names:
+        if CONFIG in names:
             subfolders.clear()
             of_runs.add(relative)
         elif relative and "/" not in relative:

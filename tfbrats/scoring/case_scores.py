@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import case, nifti
+from tfbrats.datasets import naming
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.metrics import lesion_rules, region_scores, stage_misses
 from tfbrats.scoring.pairs import Pair
+from tfbrats.scoring.summaries import Row
 
 
 def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
@@ -22,11 +24,11 @@ def load_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
     Raises:
         case.CaseError: unreadable, label values outside the schema, or two grids; every reason.
     """
-    prediction, reference, grid, _ = _sides(pair)
+    prediction, reference, grid, _ = _load(pair)
     return prediction, reference, grid
 
 
-def _sides(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid, dict[str, tuple[str, ...]]]:
+def _load(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid, dict[str, tuple[str, ...]]]:
     """As `load_pair`, and by path what was guessed in reading."""
     loaded, faults = [], []
     for path, schema in ((pair.reference, pair.schema), (pair.prediction, pair.written_in)):
@@ -52,7 +54,7 @@ def _sides(pair: Pair) -> tuple[np.ndarray, np.ndarray, nifti.Grid, dict[str, tu
 
 @dataclass(frozen=True)
 class Scored:
-    """What was found in one case; a worker's answer.
+    """All scores of one case, or why it has none; a worker's answer.
 
     Attributes:
         rows: keys as `score_files.COLUMNS`.
@@ -65,10 +67,10 @@ class Scored:
         faults: why it could not be scored.
     """
 
-    rows: Sequence[dict] = ()
-    losses: Sequence[dict] = ()
-    lesions: Sequence[dict] = ()
-    lesion_list: Sequence[dict] = ()
+    rows: Sequence[Row] = ()
+    losses: Sequence[Row] = ()
+    lesions: Sequence[Row] = ()
+    lesion_list: Sequence[Row] = ()
     counts: dict[str, Any] | None = None
     voxels: np.ndarray | None = None
     notes: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -78,20 +80,21 @@ class Scored:
 def score_pair(
     pair: Pair, empty: str = "brats", margin: int | None = None, lesion_rule: str | None = None
 ) -> Scored:
-    """All that is found in one case. Errors as `load_pair`.
+    """One case scored in every way. Errors as `load_pair`.
 
     Args:
-        empty: a key of `metrics.EMPTY_RULES`.
-        margin: see `stages.score_case`.
+        empty: a key of `region_scores.EMPTY_RULES`.
+        margin: see `stage_misses.score_case`.
         lesion_rule: a key of `lesion_rules.MEANINGS`, or None for no lesion-wise scores.
     """
-    prediction, reference, grid, notes = _sides(pair)
+    prediction, reference, grid, notes = _load(pair)
 
-    def named(rows: Iterable[dict]) -> list[dict]:
+    def with_id(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         return [{"case_id": pair.case_id, **row} for row in rows]
 
     by_region, each_lesion = [], []
     if lesion_rule is not None:
+        own_schema = naming.edition_by_id(pair.case_id)
         by_region, each_lesion = lesion_rules.score_case(
             prediction,
             reference,
@@ -99,7 +102,7 @@ def score_pair(
             pair.schema,
             lesion_rule,
             missing=pair.prediction is None,
-            case_id=pair.case_id,
+            named_edition=own_schema.edition if own_schema else None,
         )
     counts = {
         "case_id": pair.case_id,
@@ -107,14 +110,16 @@ def score_pair(
         "reference": pair.reference,
         "regions": count_voxels(prediction, reference, pair.schema, pair.written_in),
     }
+    regions = region_scores.score_case(prediction, reference, grid.spacing_mm, empty)
+    losses = stage_misses.score_case(prediction, reference, grid.spacing_mm, margin)
     return Scored(
-        named(map(dataclasses.asdict, region_scores.score_case(prediction, reference, grid.spacing_mm, empty))),
-        named(map(dataclasses.asdict, stage_misses.score_case(prediction, reference, grid.spacing_mm, margin))),
-        named(by_region),
-        named(each_lesion),
-        counts,
-        tissue_pairs(prediction, reference),
-        notes,
+        rows=with_id(map(dataclasses.asdict, regions)),
+        losses=with_id(map(dataclasses.asdict, losses)),
+        lesions=with_id(by_region),
+        lesion_list=with_id(each_lesion),
+        counts=counts,
+        voxels=tissue_pairs(prediction, reference),
+        notes=notes,
     )
 
 
@@ -143,7 +148,7 @@ def count_voxels(
         prediction_schema: how the prediction's does, where that is another table: `prediction_values`.
     """
     voxels = tissue_pairs(prediction, reference)
-    found = {}
+    counts: dict[str, dict[str, Any]] = {}
     for region, tissues in REGIONS.items():
         inside = np.isin(np.arange(len(Tissue)), tissues)
         true, false, missed = (
@@ -151,12 +156,12 @@ def count_voxels(
         )
         values = sorted(value for value, tissue in schema.values if tissue in tissues)
         rest = reference.size - true - false - missed
-        found[region] = {"values": values, "TP": true, "FP": false, "FN": missed, "TN": rest}
+        counts[region] = {"values": values, "TP": true, "FP": false, "FN": missed, "TN": rest}
         if prediction_schema is not None and prediction_schema.values != schema.values:
-            found[region]["prediction_values"] = sorted(
+            counts[region]["prediction_values"] = sorted(
                 value for value, tissue in prediction_schema.values if tissue in tissues
             )
-    return found
+    return counts
 
 
 def attempt(pair: Pair, empty: str, margin: int | None, lesion_rule: str | None, only_check: bool) -> Scored:

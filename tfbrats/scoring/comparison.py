@@ -8,17 +8,16 @@ other seeds: a network trained again is another network.
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
-from tfbrats.machine import files
+from tfbrats.machine import files, wording
 from tfbrats.metrics import region_scores
-from tfbrats.scoring import papers
+from tfbrats.scoring.summaries import Row
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
@@ -26,7 +25,8 @@ _NAMED = 3  # cases that a line names; of the rest it says how many
 DIGITS = {"specificity": 5, "specificity_tumour_slices": 5}  # of a whole volume hardly anything is tumour
 # Five cases fall to one side by chance in 6 of 100 times (2 x 0.5^5), six in 3; the interval then excludes 0.
 LEAST_CASES = 6
-_VOLUMES = ("volume_ml", "reference_volume_ml")  # no scores: of two runs neither is better for them
+# Volumes are no scores: of two runs neither is better for them.
+COMPARED = tuple(score for score in region_scores.SCORES if score not in ("volume_ml", "reference_volume_ml"))
 _AT_A_TIME = 1000  # draws: 1000 x the cases x 8 bytes, a few MB
 
 
@@ -58,10 +58,24 @@ class Difference:
         return self.cases >= LEAST_CASES and (self.low > 0 or self.high < 0)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A run against another one.
+
+    Attributes:
+        name: of the other: its row of a table, else its folder's name.
+        folder: that its scores were read from.
+    """
+
+    name: str = dataclasses.field(metadata={"key": "with"})
+    folder: str
+    differences: list[Difference]
+
+
 def differences(
-    rows: Sequence[Mapping[str, Any]],
-    other_rows: Sequence[Mapping[str, Any]],
-    scores: Sequence[str],
+    rows: Sequence[Row],
+    other_rows: Sequence[Row],
+    scores: Sequence[str] = COMPARED,
     confidence: float = CONFIDENCE,
     draws: int = DRAWS,
     seed: int = 0,
@@ -72,21 +86,21 @@ def differences(
     the middle `confidence` of the mean differences. Cases with nan on either side are left out.
 
     Args:
-        rows: of `evaluate`'s content, in any order.
+        rows: of an evaluation, in any order.
         other_rows: of the same cases.
-        scores: of `metrics.SCORES`.
+        scores: of `region_scores.SCORES`.
 
     Raises:
         InputError: a case is on one side only, or the two sides were scored against different references.
     """
-    ours, theirs = _by_case(rows), _by_case(other_rows)
-    _check_same(ours, theirs)
+    own, others = _by_case(rows), _by_case(other_rows)
+    _check_same(own, others)
     return [
         _difference(
             region,
             score,
-            np.array([ours[key][score] for key in ours if key[1] == region], float),
-            np.array([theirs[key][score] for key in ours if key[1] == region], float),
+            np.array([own[key][score] for key in own if key[1] == region], float),
+            np.array([others[key][score] for key in own if key[1] == region], float),
             confidence,
             draws,
             seed,
@@ -96,25 +110,29 @@ def differences(
     ]
 
 
-def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """(case id, region) -> row, sorted, so that the order of the rows does not matter."""
+_Rows = dict[tuple[str, str], Row]  # by case id and region
+
+
+def _by_case(rows: Sequence[Row]) -> _Rows:
+    """Sorted, so that the order of the rows does not matter."""
     return dict(sorted(((row["case_id"], row["region"]), row) for row in rows))
 
 
-def _check_same(ours: Mapping, theirs: Mapping) -> None:
-    here, there = ({case_id for case_id, _ in rows} for rows in (ours, theirs))
-    alone = [
-        f"{papers.cases_text(len(only))} only {side}: {first(only)}"
-        for only, side in ((here - there, "on this side"), (there - here, "on the other"))
-        if only
+def _check_same(rows: _Rows, other_rows: _Rows) -> None:
+    """Raises InputError unless both are of the same cases and, by the volumes, of the same references."""
+    here, there = ({case_id for case_id, _ in side} for side in (rows, other_rows))
+    on_one_side = [
+        f"{wording.counted(len(case_ids), 'case')} only {side}: {first(case_ids)}"
+        for case_ids, side in ((here - there, "on this side"), (there - here, "on the other"))
+        if case_ids
     ]
-    if alone:
+    if on_one_side:
         raise InputError(
-            f"two runs can be compared on the same cases alone; {'; '.join(alone)}. Score both with one "
+            f"two runs can be compared on the same cases alone; {'; '.join(on_one_side)}. Score both with one "
             "--cases or --splits."
         )
-    for (case_id, region), row in ours.items():
-        sizes_ml = [side.get("reference_volume_ml", 0.0) for side in (row, theirs[case_id, region])]
+    for (case_id, region), row in rows.items():
+        sizes_ml = [side.get("reference_volume_ml", 0.0) for side in (row, other_rows[case_id, region])]
         if not math.isclose(*sizes_ml, rel_tol=1e-6):
             raise InputError(
                 f"{case_id}: the reference's {region} has {sizes_ml[0]:.3f} ml on this side, {sizes_ml[1]:.3f} "
@@ -131,28 +149,31 @@ def first(case_ids: Collection[str]) -> str:
 def _difference(
     region: str,
     score: str,
-    ours: np.ndarray,
-    theirs: np.ndarray,
+    numbers: np.ndarray,
+    other_numbers: np.ndarray,
     confidence: float,
     draws: int,
     seed: int,
 ) -> Difference:
-    both = ~(np.isnan(ours) | np.isnan(theirs))
-    ours, theirs = ours[both], theirs[both]
-    if not ours.size:
+    """Of one score, [N] numbers a side, one for each case; nan where the case has none."""
+    both = ~(np.isnan(numbers) | np.isnan(other_numbers))
+    numbers, other_numbers = numbers[both], other_numbers[both]
+    if not numbers.size:
         return Difference(region, score, *([math.nan] * 5), 0)
-    each = ours - theirs
+    each = numbers - other_numbers
     mean = float(each.mean())
     low = high = mean
     if np.ptp(each) > 0:
         low, high = _interval(each, confidence, draws, seed)
-    return Difference(region, score, float(ours.mean()), float(theirs.mean()), mean, low, high, ours.size)
+    means = float(numbers.mean()), float(other_numbers.mean())
+    return Difference(region, score, *means, mean, low, high, numbers.size)
 
 
 def _interval(each: np.ndarray, confidence: float, draws: int, seed: int) -> tuple[float, float]:
+    """Ends of the bootstrap interval of the mean of [N] differences."""
     from scipy import stats  # a second to load, which a command that compares nothing need not wait for
 
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (each,),
         np.mean,
         n_resamples=draws,
@@ -161,12 +182,7 @@ def _interval(each: np.ndarray, confidence: float, draws: int, seed: int) -> tup
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def name_of(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
-    """What to call a run on screen: its row of a table, else the folder's name."""
-    return papers.row_of(content) or files.name(folder)
+    return float(interval.low), float(interval.high)
 
 
 def check_once(folders: Sequence[str | os.PathLike]) -> None:
@@ -175,33 +191,3 @@ def check_once(folders: Sequence[str | os.PathLike]) -> None:
     twice = [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
     if twice:
         raise InputError(f"--compare {twice[0]}: given twice. Leave one out, or name another run's scores.")
-
-
-def compared_with(
-    content: Mapping[str, Any], other: Mapping[str, Any], folder: str | os.PathLike
-) -> dict[str, Any]:
-    """`with`, `folder` and `differences` (fields of `Difference`) of one run against another's scores.
-
-    Args:
-        content: of `evaluate.evaluate`.
-        other: the other run's, as `evaluate.read` returns it.
-        folder: which they were read from.
-
-    Raises:
-        InputError: other cases, another reference or another empty-mask rule.
-    """
-    rules = [one["empty_rule"]["name"] for one in (content, other)]
-    if rules[0] != rules[1]:
-        raise InputError(
-            f"{folder}: scored with --empty {rules[1]}, this run with {rules[0]}. Score both by one rule."
-        )
-    scores = [score for score in region_scores.SCORES if score not in _VOLUMES]
-    try:
-        between = differences(content["rows"], other["rows"], scores)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    return {
-        "with": name_of(other, folder),
-        "folder": os.fspath(folder),
-        "differences": [dataclasses.asdict(one) for one in between],
-    }

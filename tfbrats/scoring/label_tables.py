@@ -18,13 +18,11 @@ import numpy as np
 from tfbrats.cases import case, nifti
 from tfbrats.datasets import naming
 from tfbrats.datasets.label_candidates import (
-    advice,
+    advice_on_predictions,
     candidates,
     contradiction,
     listed,
-    outside,
     telling_values,
-    tissues_of,
     union,
 )
 from tfbrats.errors import InputError
@@ -107,20 +105,20 @@ def settle(
     found_by: dict[str, str] = {}
     groups: dict[tuple, list[Pair]] = {}
     for pair in checked:
-        own = stated.get(pair.case_id, (None, ""))
-        groups.setdefault((pair.schema, *own), []).append(pair)
-    for (schema, own, where), members in groups.items():
+        table, where = stated.get(pair.case_id, (None, ""))
+        groups.setdefault((pair.schema, table, where), []).append(pair)
+    for (schema, table, where), members in groups.items():
         side = _Predictions(os.fspath(prediction), members, schema, values)
         if prediction_edition is not None:
-            side.given(prediction_edition)
-        elif own is not None and side.fit(own):
-            side.take(own, where)
+            side.read_by_option(prediction_edition)
+        elif table is not None and side.fit(table):
+            side.take(table, where)
         else:
-            side.found(card)
-            if own is not None:
-                strange = listed(union(side.values) - set(own.tissue_of_value))
+            side.read_by_values(card)
+            if table is not None:
+                lacking = listed(table.lacking(union(side.values)))
                 notes.append(
-                    f"{where} that the predictions are written as {own.describe()}, but they hold {strange}: "
+                    f"{where} that the predictions are written as {table.describe()}, but they hold {lacking}: "
                     "passed over"
                 )
         settled += side.pairs
@@ -154,9 +152,9 @@ def as_json(pairs: Iterable[Pair], found_by: Mapping[str, str]) -> list[dict[str
             "prediction": pair.written_in.to_json(),
             "prediction_told_by": found_by[pair.case_id],
         }
-        for known in entries:
-            if {**known, "cases": None} == {**entry, "cases": None}:
-                known["cases"].append(pair.case_id)
+        for earlier in entries:
+            if {**earlier, "cases": None} == {**entry, "cases": None}:
+                earlier["cases"].append(pair.case_id)
                 break
         else:
             entries.append({**entry, "cases": [pair.case_id]})
@@ -227,7 +225,7 @@ def _strange(
         present = union(values[pair.reference] for pair in members)
         if not schema.has(present):  # reading them tells
             continue
-        remarks = doubts(schema, tissues_of(schema, present) - {Tissue.BACKGROUND})
+        remarks = doubts(schema, schema.tissues(present) - {Tissue.BACKGROUND})
         masks = sum(bool(values[pair.reference]) for pair in members)
         where = faults if edition is not None and masks >= MASKS_THAT_TELL else warnings
         where += [f"{reference}: {remark}." for remark in remarks]
@@ -238,7 +236,19 @@ def _strange(
 
 
 class _Predictions:
-    """Predictions of one table, to be found: `pairs` with it, `found_by` and `faults` come of it."""
+    """Predictions that are read by one table, once it is known which.
+
+    Args:
+        folder: of the predictions, named in faults.
+        pairs: whose predictions they are.
+        schema: of their references.
+        values: by path, as `values_of` found them.
+
+    Attributes:
+        pairs: those that can be read, with the table.
+        found_by: what told the table.
+        faults: what stands against it.
+    """
 
     def __init__(
         self,
@@ -250,7 +260,7 @@ class _Predictions:
         self._folder, self._schema, self._members = folder, schema, pairs
         self._values = {pair.case_id: values.get(pair.prediction) for pair in pairs}
         self._present = union(self._values.values())
-        self._reference_fits = not any(outside(values[pair.reference], schema) for pair in pairs)
+        self._reference_fits = all(schema.has(values[pair.reference] or ()) for pair in pairs)
         self._is_given = False
         self.pairs: list[Pair] = []
         self.found_by = ""
@@ -258,18 +268,18 @@ class _Predictions:
 
     @property
     def values(self) -> list[frozenset[int] | None]:
-        """Of each prediction."""
+        """The values of each prediction; None of one that could not be read."""
         return list(self._values.values())
 
     def fit(self, schema: LabelSchema) -> bool:
-        return set(self._present) <= set(schema.tissue_of_value)
+        """Whether a table has the values of all these predictions."""
+        return schema.has(self._present)
 
     def take(self, schema: LabelSchema, found_by: str) -> None:
         """Reads them by this table; a file whose values it lacks is a fault."""
         self.found_by = found_by
         for pair in self._members:
-            strange = outside(self._values[pair.case_id], schema)
-            if strange:
+            if strange := schema.lacking(self._values[pair.case_id] or ()):
                 self.faults.append(
                     f"{pair.case_id}: {pair.prediction}: label values {strange} are not in edition "
                     f"{schema.edition}, by which the predictions are read: {schema.describe()}. "
@@ -279,9 +289,9 @@ class _Predictions:
                 self.pairs.append(dataclasses.replace(pair, prediction_schema=schema))
 
     def _cure(self, pair: Pair, schema: LabelSchema) -> str:
-        """Of a file among others: it may be the only one that is written so."""
+        """What to do about a prediction that a table does not fit: it may be the only one written so."""
         files_with_labels = [values for values in self._values.values() if values]
-        fitting = [values for values in files_with_labels if not outside(values, schema)]
+        fitting = [values for values in files_with_labels if schema.has(values)]
         failing = len(files_with_labels) - len(fitting)
         # A file of the values that all tables have fits any of them.
         if any(map(telling_values, fitting)) and failing <= len(fitting):
@@ -294,9 +304,10 @@ class _Predictions:
                 f"The values found ({listed(self._present)}) fit the reference's own table: "
                 f"{self._schema.describe()}. Leave --prediction-edition out."
             )
-        return advice(candidates(self._present, self._schema), self._present)
+        return advice_on_predictions(candidates(self._present, self._schema), self._present)
 
-    def given(self, edition: str) -> None:
+    def read_by_option(self, edition: str) -> None:
+        """Reads them by --prediction-edition, unless that has tissues that the reference cannot hold."""
         schema = EDITIONS[edition]
         self._is_given = True
         foreign = [
@@ -315,7 +326,11 @@ class _Predictions:
             schema = self._schema
         self.take(schema, f"--prediction-edition {edition} says")
 
-    def found(self, card: model_card.ModelCard | None) -> None:
+    def read_by_values(self, card: model_card.ModelCard | None) -> None:
+        """Reads them by the reference's table, else by their model's, else by the only one that is possible.
+
+        What several tables could mean is a fault, with what each would make of it.
+        """
         if self.fit(self._schema):
             self.take(self._schema, "")
             return
@@ -324,10 +339,11 @@ class _Predictions:
             self.take(of_the_model, f"the card of their model {card.name} says")
             return
         possible = candidates(self._present, self._schema)
-        like = [one for one in possible if tissues_of(one, self._present) <= set(self._schema.value_of_tissue)]
+        tissues = set(self._schema.value_of_tissue)
+        like = [table for table in possible if table.tissues(self._present) <= tissues]
         if len(like) == 1:
             self.take(like[0], f"no other table that the reference could share holds {listed(self._present)}")
-        elif not like and any(not outside(values, self._schema) for values in self._values.values() if values):
+        elif not like and any(self._schema.has(values) for values in self._values.values() if values):
             self.take(self._schema, "")  # a file or two among many
         elif not possible:
             self.take(self._schema, "")
@@ -339,7 +355,7 @@ class _Predictions:
             self.faults.append(
                 f"{self._folder}: the predictions hold the values {listed(self._present)}, which edition "
                 f"{self._schema.edition} of the reference does not: {self._schema.describe()}. "
-                + advice(possible, self._present)
+                + advice_on_predictions(possible, self._present)
                 + self._agreement(possible)
             )
 
@@ -375,8 +391,8 @@ def _stated(pairs: Sequence[Pair], prediction: str | os.PathLike) -> dict[str, t
         if path not in listing:
             continue
         try:
-            told = LabelSchema.from_json(files.read_json(path)["labels"])
+            table = LabelSchema.from_json(files.read_json(path)["labels"])
         except (InputError, KeyError, TypeError, ValueError, AttributeError):  # another program's JSON
             continue
-        tables[pair.case_id] = (told, "the files of --provenance beside them say")
+        tables[pair.case_id] = (table, "the files of --provenance beside them say")
     return tables

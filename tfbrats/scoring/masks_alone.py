@@ -14,20 +14,21 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tfbrats.datasets import naming, not_experts, references
-from tfbrats.datasets.groups import nifti_stem
-from tfbrats.datasets.label_names import schema_from_names
+from tfbrats.datasets.groups import beginning_of_listing, nifti_stem
+from tfbrats.datasets.label_names import schema_of_table
+from tfbrats.datasets.references import BIDS_SEGMENTATION, NAMELESS_MASK, SEGMENTATION
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, modality_named
-from tfbrats.machine import files, paths
+from tfbrats.machine import files
 
 _ENDING = re.compile(
-    r"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:seg|segm|dseg|segmentation)"
+    rf"^(?P<case>.+?)[_\-.](?:tumou?r[_-])?(?:{'|'.join((*SEGMENTATION, BIDS_SEGMENTATION))})"
     r"(?:_GlistrBoost(?:_ManuallyCorrected)?)?$",  # the tool that drew some masks of 2017
     re.IGNORECASE,
 )
 # Of a mask that is called by what it is, the folder tells the case.
-_GENERIC = re.compile(
-    r"^(?:tumou?r[_-])?(?:seg|segm|segmentation|mask|label|labels|gt|ground[_-]?truth)$", re.IGNORECASE
+_NAMELESS = re.compile(
+    rf"^(?:tumou?r[_-])?(?:{'|'.join((*SEGMENTATION, *NAMELESS_MASK))}|ground[_-]?truth)$", re.IGNORECASE
 )
 
 
@@ -66,8 +67,8 @@ def niftis(folder: str | os.PathLike) -> Iterator[tuple[str, str]]:
 
 
 def _visible(folder: str | os.PathLike, listing: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """As `niftis`, of a folder whose paths are known."""
-    root = paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)
+    """The images among all paths of a folder, as `niftis`."""
+    root = beginning_of_listing(folder)
     for path in listing:
         stem = nifti_stem(path)
         below = path.removeprefix(root) if path.startswith(root) else files.name(path)
@@ -163,7 +164,7 @@ def _cases(
         bare = case_id or stem
         if case_id in named:
             yield case_id, path
-        elif _GENERIC.match(stem) and files.name(parent) not in named:
+        elif _NAMELESS.match(stem) and files.name(parent) not in named:
             yield files.name(parent), path
         elif _is_other(bare) or _is_of(bare, named):
             left_out.append(path)
@@ -173,7 +174,7 @@ def _cases(
 
 def _known_case_of(stem: str, case_ids: Collection[str]) -> str | None:
     """The longest of these ids with which a name begins, if what is behind it is said of an expert's mask."""
-    for case_id in sorted((one for one in case_ids if _is_of(stem, [one])), key=len, reverse=True):
+    for case_id in sorted((name for name in case_ids if _is_of(stem, [name])), key=len, reverse=True):
         # The id tells that it is a mask of that case: "gt" or "label" need not say of what.
         if references.objection([*references.words_of(stem[len(case_id) :]), "seg"]) is None:
             return case_id
@@ -196,7 +197,7 @@ def _mask(case_id: str, path: str, edition: str | None) -> Mask:
 
 
 def _tables(case_id: str, path: str, edition: str | None) -> tuple[LabelSchema | None, LabelSchema | None]:
-    """By which table to read a mask, and what its names tell where that is another's word."""
+    """The table by which a mask is read, and the one that its names tell, where an edition was given."""
     names_say = _of_names(case_id, path)
     return (EDITIONS[edition], names_say) if edition else (names_say, None)
 
@@ -213,10 +214,6 @@ def _of_names(case_id: str, path: str) -> LabelSchema | None:
 def of_dataset_json(path: str) -> LabelSchema | None:
     """The table that a dataset.json of nnU-Net or the Decathlon states; None where it states no tumour's."""
     try:
-        content = files.read_json(path)
-        labels = content["labels"]
-        if all(str(key).isdigit() for key in labels):  # the Decathlon's way: value -> name
-            labels = {name: int(value) for value, name in labels.items()}
-        return schema_from_names(labels, path)
+        return schema_of_table(files.read_json(path)["labels"], path)
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -3,19 +3,87 @@
 Refuses to call cases a test that the model may have been trained on.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from tfbrats.cases import splits as split_files
-from tfbrats.datasets import naming, not_experts
+from tfbrats.datasets import not_experts, patients
 from tfbrats.datasets.groups import nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.predictions import model_card, provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.scoring import papers
-from tfbrats.scoring.summaries import summarise
+from tfbrats.scoring.summaries import Row, Summary, summarise
+
+
+@dataclass(frozen=True)
+class Model:
+    """What wrote a folder of predictions; each entry is None where it is not known.
+
+    Attributes:
+        row: of a paper's table, e.g. "cun_lws".
+        config: as its card carries it.
+    """
+
+    name: str | None = None
+    version: int | str | None = None
+    row: str | None = None
+    split_sha256: str | None = None
+    config: Any = None
+
+    @property
+    def margin(self) -> int | None:
+        """Voxels by which it grew its boxes; None if it is no cascade, or if that is not known."""
+        margin = _in_config(self.config, "cascade", "margin")
+        return margin if type(margin) is int and margin >= 0 else None
+
+
+@dataclass(frozen=True)
+class Split:
+    """The split whose cases are scored.
+
+    Attributes:
+        name: "train", "validation" or "test".
+        sha256: the hash that records and models of this split carry.
+        of: path of the splits.json.
+    """
+
+    name: str
+    sha256: str
+    of: str
+
+
+@dataclass(frozen=True)
+class BySplit:
+    """Which of the scored cases the model has seen, and their scores apart.
+
+    Attributes:
+        cases: case ids by kind, as `seen.by_kind`.
+        summary: by kind.
+        others_dice: mean Dice by region over the cases that the model has not seen.
+        run: folder of the model's run, or None if it is not known.
+        has_test: whether the model's own split kept cases apart.
+        other_names: data sets that share patients under different names.
+    """
+
+    known: Literal[True]
+    cases: dict[str, list[str]]
+    summary: dict[str, Summary]
+    others_dice: dict[str, float]
+    run: str | None
+    has_test: bool
+    other_names: list[str] = dataclasses.field(default_factory=list, metadata={"left_out": []})
+
+
+@dataclass(frozen=True)
+class NotTold:
+    """In the place of `BySplit`, where the card does not tell which cases the model has seen."""
+
+    known: Literal[False] = False
 
 
 def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[str]]:
@@ -78,99 +146,82 @@ def doubts(prediction: str | os.PathLike, card: ModelCard | None, paths: Sequenc
     return []
 
 
-def model_of(
-    card: ModelCard | None, prediction: str | os.PathLike, row: str | None = None
-) -> dict[str, Any] | None:
-    """What wrote a folder of predictions.
+def model_of(card: ModelCard | None, prediction: str | os.PathLike, row: str | None = None) -> Model | None:
+    """What wrote a folder of predictions; None where nothing at all is known.
 
     Args:
         card: as `card_beside` finds it.
         row: which row of a table it is, where no card tells it.
 
-    Returns:
-        `name`, `version`, `row`, `split_sha256` and `config`, each None if not known; None of a folder without
-        a card, unless `row` is given.
-
     Raises:
         InputError: the card tells another row than `row`.
     """
-    model: dict[str, Any] = dict.fromkeys(("name", "version", "row", "split_sha256", "config"))
-    if card is not None:
-        config = card.training_data.get("config")
-        model |= {
-            "name": card.name,
-            "version": card.version,
-            "row": _row_of_config(config),
-            "split_sha256": card.training_data.get("split_sha256"),
-            "config": config,
-        }
-    if row is not None:
-        # The numbers of one model in the row of another would look like a result.
-        if model["row"] not in (None, row):
-            path = files.join(prediction, model_card.FILE)
-            raise InputError(
-                f"--row {row}: the card beside the predictions says {model['row']} ({path}). Leave --row out, "
-                "or score another folder."
-            )
-        model["row"] = row
-    return model if any(value is not None for value in model.values()) else None
+    if card is None:
+        return Model(row=row) if row is not None else None
+    config = card.training_data.get("config")
+    row_of_card = _row_of_config(config)
+    # The numbers of one model in the row of another would look like a result.
+    if row is not None and row_of_card not in (None, row):
+        path = files.join(prediction, model_card.FILE)
+        raise InputError(
+            f"--row {row}: the card beside the predictions says {row_of_card} ({path}). Leave --row out, or "
+            "score another folder."
+        )
+    return Model(
+        name=card.name,
+        version=card.version,
+        row=row or row_of_card,
+        split_sha256=card.training_data.get("split_sha256"),
+        config=config,
+    )
 
 
 def by_split_of(
     card: ModelCard | None,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     splits: str | os.PathLike | None = None,
     fold: int | None = None,
-) -> dict[str, Any] | None:
-    """Which of the scored cases the model has seen, and their scores apart.
+) -> BySplit | NotTold | None:
+    """Which of the scored cases the model has seen, and their scores apart; None without a card.
 
     Args:
         card: of the model that predicted them.
-        rows: of `evaluate`'s content.
+        rows: of the `Evaluation`.
         splits: the splits.json of the model's own run, for a card that does not carry its cases.
         fold: which, of `splits` that hold several.
-
-    Returns:
-        None without a card; else `known`, and where it is: `cases` as `seen.by_kind`, `summary` of each kind as
-        `summaries.summarise`, `others_dice`: mean Dice by region over the cases that the model has not seen,
-        `run`: its folder if known, `has_test`: whether its own split kept cases apart, and, if any,
-        `other_names`: data sets that share patients under different names.
     """
     if card is None:
         return None
     carried = card.training_data
-    kinds = seen.kinds_of(carried, case_ids := list(dict.fromkeys(row["case_id"] for row in rows)))
-    if (
-        kinds is None and splits is not None and carried.get("split_sha256") is not None
-    ):  # `check_split` compared
+    case_ids = list(dict.fromkeys(row["case_id"] for row in rows))
+    kinds = seen.kinds_of(carried, case_ids)
+    # That `splits` are the card's own, `check_split` has found.
+    if kinds is None and splits is not None and carried.get("split_sha256") is not None:
         carried = seen.hashes_of(split_files.read(splits, fold))
         kinds = seen.kinds_of(carried, case_ids)
     if kinds is None:
-        return {"known": False}
+        return NotTold()
     cases = seen.by_kind(kinds)
-    rest = set(seen.others(cases))
-    return {
-        "known": True,
-        "cases": cases,
-        "summary": {kind: summarise([row for row in rows if kinds[row["case_id"]] == kind]) for kind in cases},
-        "others_dice": {
-            region: scores["dice"]["mean"]
-            for region, scores in summarise([row for row in rows if row["case_id"] in rest]).items()
-        },
-        "run": _in_config(card.training_data.get("config"), "run", "dir"),
-        "has_test": seen.has_test(carried),
-        **_under_other_names(card, cases),
-    }
+    not_seen = set(seen.others(cases))
+    of_not_seen = summarise([row for row in rows if row["case_id"] in not_seen])
+    return BySplit(
+        known=True,
+        cases=cases,
+        summary={kind: summarise([row for row in rows if kinds[row["case_id"]] == kind]) for kind in cases},
+        others_dice={region: scores["dice"].mean for region, scores in of_not_seen.items()},
+        run=_in_config(card.training_data.get("config"), "run", "dir"),
+        has_test=seen.has_test(carried),
+        other_names=_other_names(card, cases),
+    )
 
 
-def _under_other_names(card: ModelCard, cases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """`other_names` as `seen.other_names`, where there is something to say."""
+def _other_names(card: ModelCard, cases: Mapping[str, Sequence[str]]) -> list[str]:
+    """Data sets that share patients of the cases under different names; see `seen.other_names`."""
     schemas = card.training_data.get("label_schemas") or []
     editions = [
         str(schema["edition"]) for schema in schemas if isinstance(schema, Mapping) and "edition" in schema
     ]
-    names = seen.other_names(editions, cases.get("unseen", ()))
-    return {"other_names": names} if names else {}
+    return seen.other_names(editions, cases.get("unseen", ()))
 
 
 def _in_config(config: Any, *keys: str) -> Any:
@@ -186,18 +237,8 @@ def _row_of_config(config: Any) -> str | None:
     return name if name in papers.ROWS else None
 
 
-def margin_of(model: Mapping[str, Any] | None) -> int | None:
-    """Voxels by which a model grew its boxes; None if it is no cascade, or if that is not known.
-
-    Args:
-        model: as `model_of` returns it.
-    """
-    found = _in_config(model, "config", "cascade", "margin")
-    return found if type(found) is int and found >= 0 else None
-
-
-def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tuple[list[str], dict[str, Any]]:
-    """Case ids of one split, and what is kept of it: `name`, `sha256` and `of`, the path.
+def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tuple[list[str], Split]:
+    """Case ids of one split, and what is kept of it.
 
     Args:
         path: a run's splits.json, or {split: [case ids]} of one's own.
@@ -209,7 +250,8 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
             of several splits, or no case of that split.
     """
     splits = split_files.read(path, fold)
-    faults = _overlaps(splits, os.fspath(path))
+    patient_of = patients.by_names(case_id for ids in splits.values() for case_id in ids)
+    faults = split_files.faults(splits, patient_of, os.fspath(path), to_train_on=False)
     if faults:
         more = f"; and {len(faults) - 3} more" if faults[3:] else ""
         raise InputError(
@@ -219,38 +261,23 @@ def split_of(path: str | os.PathLike, name: str, fold: int | None = None) -> tup
     if not splits[name]:
         there = ", ".join(f"{key} ({papers.cases_text(len(ids))})" for key, ids in splits.items())
         raise InputError(f"{path}: no case of split {name}; it has {there}. Choose with --split.")
-    # The hash that records and models of this split carry.
-    sha256 = split_files.sha256_of_split(splits)
-    return splits[name], {"name": name, "sha256": sha256, "of": os.fspath(path)}
+    return splits[name], Split(name, split_files.sha256_of_split(splits), os.fspath(path))
 
 
-def _overlaps(splits: Mapping[str, Sequence[str]], path: str) -> list[str]:
-    """Patients of several splits, by all names that one patient has, and what else is wrong."""
-    patient_of: dict[str, str] = {}
-    of_person: dict[str, str] = {}
-    for case_id in (case_id for ids in splits.values() for case_id in ids):
-        patient = naming.patient_of(case_id)
-        patient_of[case_id] = of_person.setdefault(naming.person_of(patient), patient)
-    return split_files.faults({name: ids for name, ids in splits.items() if ids}, patient_of, path)
-
-
-def check_split(
-    split: Mapping[str, Any], model: Mapping[str, Any] | None, prediction: str | os.PathLike
-) -> None:
-    """A case of this test split may be one of the training cases of another.
+def check_split(split: Split, model: Model | None, prediction: str | os.PathLike) -> None:
+    """Refuses a split on which the model was not trained: its test case may be a training case of another.
 
     Args:
-        split: as `split_of` returns it.
-        model: its `name` and `split_sha256`, or None if nothing is known of it.
+        model: None if nothing is known of it.
         prediction: folder of what it predicted, for the error.
 
     Raises:
         InputError: the model was trained on another split.
     """
-    theirs = (model or {}).get("split_sha256")
-    if theirs is not None and theirs != split["sha256"]:
+    trained_on = model.split_sha256 if model else None
+    if trained_on is not None and trained_on != split.sha256:
         raise InputError(
-            f"{prediction}: its model {model['name']} was trained on another split ({theirs[:12]}...) than "
-            f"{split['of']} ({split['sha256'][:12]}...): it may have seen cases of that {split['name']} split. "
-            "Pass the splits.json of the run that it was exported from."
+            f"{prediction}: its model {model.name} was trained on another split ({trained_on[:12]}...) than "
+            f"{split.of} ({split.sha256[:12]}...): it may have seen cases of that {split.name} split. Pass the "
+            "splits.json of the run that it was exported from."
         )

@@ -6,8 +6,8 @@ References that are masks alone, without images, `masks_alone` finds.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tfbrats.datasets import layouts, naming, not_experts
 from tfbrats.errors import InputError
@@ -45,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matched:
-    """What `match` found: cases to score, all that stands in the way, and what was unusual."""
+    """Cases to score, all that stands in the way, and what was unusual."""
 
     pairs: tuple[Pair, ...]
     faults: tuple[str, ...]
@@ -55,6 +55,28 @@ class Matched:
     def missing(self) -> tuple[str, ...]:
         """Case ids of the pairs that have no prediction."""
         return tuple(pair.case_id for pair in self.pairs if pair.prediction is None)
+
+
+@dataclass(frozen=True)
+class _References:
+    """References by case id, their `prediction` still None.
+
+    Attributes:
+        faults: by case id: why it has no reference.
+    """
+
+    pairs: dict[str, Pair]
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def case_ids(self) -> list[str]:
+        return [*self.pairs, *self.faults]
+
+    def only(self, case_ids: Collection[str]) -> "_References":
+        pairs = {case_id: pair for case_id, pair in self.pairs.items() if case_id in case_ids}
+        faults = {case_id: texts for case_id, texts in self.faults.items() if case_id in case_ids}
+        return _References(pairs, faults, self.notes)
 
 
 def match(
@@ -79,52 +101,42 @@ def match(
         InputError: a folder is not there or holds nothing that could be meant.
     """
     listing = _predictions(prediction)
-    references, more, notes = _references(reference, edition, [stem for stem, _ in listing])
-    named = prediction_names.read(listing, [*references, *more])
+    references = _references(reference, edition, [stem for stem, _ in listing])
+    named = prediction_names.read(listing, references.case_ids)
     predicted, faults = named.predictions, list(named.faults)
-    notes += named.notes
-    of_case = prediction_names.by_letters([*references, *more])
     if cases is not None:
-        cases = [of_case.get(naming.spelt_alike(name), name) for name in cases]
+        of_letters = prediction_names.by_letters(references.case_ids)
+        chosen = [of_letters.get(naming.spelt_alike(case_id), case_id) for case_id in cases]
+        there = set(references.case_ids)
         faults += [
-            f"{name}: named by {named_by}, but not in {reference}."
-            for name in cases
-            if name not in references and name not in more
+            f"{case_id}: named by {named_by}, but not in {reference}."
+            for case_id in chosen
+            if case_id not in there
         ]
-        wanted = set(cases)
-        references, predicted, more = (
-            {name: value for name, value in entries.items() if name in wanted}
-            for entries in (references, predicted, more)
-        )
-    faults += [text for texts in more.values() for text in texts]
+        references = references.only(set(chosen))
+        predicted = {case_id: path for case_id, path in predicted.items() if case_id in set(chosen)}
+    faults += [text for texts in references.faults.values() for text in texts]
     if named.scans and not predicted:
         raise InputError(prediction_names.scans_fault(named.scans, prediction))
     if named.scans and cases is None:
         faults.append(prediction_names.scans_fault(named.scans, prediction))
-    extra = {name: path for name, path in predicted.items() if name not in references and name not in more}
-    missing = [name for name in references if name not in predicted]
-    faults += _unpaired(prediction, reference, extra, missing, allow_missing)
-    faults += [
-        f"{name}: {path} is its own reference: prediction and reference are one file. Give the folder of what "
-        "a model predicted."
-        for name, path in predicted.items()
-        if name in references and files.canonical(path) == files.canonical(references[name].reference)
-    ]
+    faults += _unpaired(prediction, reference, predicted, references, allow_missing)
+    faults += _own_references(predicted, references)
     pairs = [
-        dataclasses.replace(pair, prediction=predicted.get(name))
-        for name, pair in references.items()
-        if name in predicted or allow_missing
+        dataclasses.replace(pair, prediction=predicted.get(case_id))
+        for case_id, pair in references.pairs.items()
+        if case_id in predicted or allow_missing
     ]
     if not pairs and not faults:
         raise InputError(f"{prediction}: none of its cases is wanted; nothing to score.")
-    return Matched(tuple(pairs), tuple(faults), tuple(notes))
+    return Matched(tuple(pairs), tuple(faults), (*references.notes, *named.notes))
 
 
 def _unpaired(
     prediction: str | os.PathLike,
     reference: str | os.PathLike,
-    extra: Mapping[str, str],
-    missing: Sequence[str],
+    predicted: Mapping[str, str],
+    references: _References,
     allow_missing: bool,
 ) -> list[str]:
     """Faults: references without a prediction, and predictions without a reference.
@@ -132,20 +144,34 @@ def _unpaired(
     Raises:
         InputError: what all their names have behind the case id explains both.
     """
+    there = set(references.case_ids)
+    extra = {case_id: path for case_id, path in predicted.items() if case_id not in there}
+    missing = [case_id for case_id in references.pairs if case_id not in predicted]
     if ending := prediction_names.common_ending(extra, missing):
         raise InputError(
             f"{prediction}: its files have {ending} behind the case id; expected CASE.nii.gz. Rename them."
         )
     faults = [
-        f"{name}: no prediction; expected {files.join(prediction, name)}.nii.gz. Predict it, or pass "
+        f"{case_id}: no prediction; expected {files.join(prediction, case_id)}.nii.gz. Predict it, or pass "
         "--allow-missing to score it as an empty one."
-        for name in missing
+        for case_id in missing
         if not allow_missing
     ]
     return faults + [
-        f"{name}: {path} has no reference in {reference}. Remove it, or name the cases with --cases or "
+        f"{case_id}: {path} has no reference in {reference}. Remove it, or name the cases with --cases or "
         "--splits."
-        for name, path in extra.items()
+        for case_id, path in extra.items()
+    ]
+
+
+def _own_references(predicted: Mapping[str, str], references: _References) -> list[str]:
+    """Faults: a prediction and its reference that are one file."""
+    return [
+        f"{case_id}: {path} is its own reference: prediction and reference are one file. Give the folder of "
+        "what a model predicted."
+        for case_id, path in predicted.items()
+        if case_id in references.pairs
+        and files.canonical(path) == files.canonical(references.pairs[case_id].reference)
     ]
 
 
@@ -155,14 +181,15 @@ def references_of(reference: str | os.PathLike, edition: str | None, cases: Sequ
     Raises:
         InputError: one of the cases could not be scored later.
     """
-    references, faults, _ = _references(reference, edition, cases)
-    found = [text for name in cases for text in faults.get(name, [])]
-    found += [f"{name}: not in {reference}." for name in cases if name not in references and name not in faults]
-    if found:
+    references = _references(reference, edition, cases)
+    there = set(references.case_ids)
+    faults = [text for case_id in cases for text in references.faults.get(case_id, [])]
+    faults += [f"{case_id}: not in {reference}." for case_id in cases if case_id not in there]
+    if faults:
         raise InputError(
-            f"{reference}: no reference for {len(found)} of {len(cases)} cases\n  " + "\n  ".join(found)
+            f"{reference}: no reference for {len(faults)} of {len(cases)} cases\n  " + "\n  ".join(faults)
         )
-    return [references[name] for name in cases]
+    return [references.pairs[case_id] for case_id in cases]
 
 
 def _predictions(folder: str | os.PathLike) -> list[tuple[str, str]]:
@@ -177,10 +204,8 @@ def _predictions(folder: str | os.PathLike) -> list[tuple[str, str]]:
     return listing
 
 
-def _references(
-    folder: str | os.PathLike, edition: str | None, names: Sequence[str]
-) -> tuple[dict[str, Pair], dict[str, list[str]], list[str]]:
-    """References by case id (their `prediction` still None), faults by case id, and notes.
+def _references(folder: str | os.PathLike, edition: str | None, names: Sequence[str]) -> _References:
+    """The references of a data set, or masks alone.
 
     Args:
         names: of predictions or cases: they tell where the id ends in the name of a mask.
@@ -192,43 +217,38 @@ def _references(
         masks = masks_alone.find(folder, edition, names) if edition in (None, *EDITIONS) else None
         if masks is None or masks.has_images or not masks.references:
             raise
-        return {mask.case_id: _of_mask(mask) for mask in masks.references}, {}, list(masks.notes)
-    references: dict[str, Pair] = {}
-    faults: dict[str, list[str]] = {}
-    names_say = _names_say(folder, edition)
-    for entry in dataset.cases:
-        case_id = entry.case_id
-        if entry.problems:
-            faults[case_id] = [f"{case_id}: {problem}" for problem in entry.problems]
-        elif entry.label:
-            say = names_say.get(case_id)
-            references[case_id] = Pair(case_id, None, entry.label, entry.schema, entry, names_say=say)
-        elif entry.label_expected:
-            faults[case_id] = [f"{case_id}: no segmentation in {folder}. Add or rename its file."]
-    notes = [f"{entry.case_id}: {note}" for entry in dataset.cases if entry.label for note in entry.notes]
+        return _References({mask.case_id: _of_mask(mask) for mask in masks.references}, notes=list(masks.notes))
+    references = _of_dataset(dataset, folder)
     # Of some cases the images may be elsewhere.
     used = {path for entry in dataset.cases for path in entry.paths()}
     elsewhere = masks_alone.beside(folder, edition, used, [entry.case_id for entry in dataset.cases])
-    references |= {mask.case_id: _of_mask(mask) for mask in elsewhere}
+    references.pairs.update({mask.case_id: _of_mask(mask) for mask in elsewhere})
     if elsewhere:
         more = f" and {len(elsewhere) - 1} more" if elsewhere[1:] else ""
-        notes.append(
+        references.notes.append(
             f"the reference of {elsewhere[0].case_id}{more} is {elsewhere[0].path}; its scans lie elsewhere"
         )
-    if not references:
+    if not references.pairs:
         raise InputError(f"{folder}: no segmentation to score against; cases found: {len(dataset.cases)}.")
-    return references, faults, notes
+    return references
+
+
+def _of_dataset(dataset: layouts.Dataset, folder: str | os.PathLike) -> _References:
+    """The experts' masks that lie with their scans."""
+    references = _References({})
+    for entry in dataset.cases:
+        case_id = entry.case_id
+        if entry.problems:
+            references.faults[case_id] = [f"{case_id}: {problem}" for problem in entry.problems]
+        elif entry.label:
+            names_say = dataset.names_say.get(case_id)
+            references.pairs[case_id] = Pair(case_id, None, entry.label, entry.schema, entry, names_say)
+        elif entry.label_expected:
+            references.faults[case_id] = [f"{case_id}: no segmentation in {folder}. Add or rename its file."]
+        if entry.label:
+            references.notes.extend(f"{case_id}: {note}" for note in entry.notes)
+    return references
 
 
 def _of_mask(mask: masks_alone.Mask) -> Pair:
     return Pair(mask.case_id, None, mask.path, mask.schema, names_say=mask.names_say)
-
-
-def _names_say(folder: str | os.PathLike, edition: str | None) -> dict[str, LabelSchema]:
-    """Case id -> the table that a data set tells by itself, where another was given; {} if it tells none."""
-    if edition is None:
-        return {}
-    try:
-        return {entry.case_id: entry.schema for entry in layouts.find(folder).cases}
-    except InputError:
-        return {}

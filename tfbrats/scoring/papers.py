@@ -7,15 +7,12 @@ papers' cases and splits are not public, so that a difference of a few thousandt
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tfbrats.errors import InputError
-from tfbrats.labels import REGIONS
-from tfbrats.machine import files
 from tfbrats.machine.wording import counted
-from tfbrats.predictions import seen
 
-Values = Mapping[tuple[str, str], float]  # (region, score) -> its mean; scores as `metrics.SCORES` names them
+# (region, score) -> its mean; scores as `region_scores.SCORES` names them
+Values = Mapping[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,11 @@ class PaperTable:
     def scores(self) -> tuple[str, ...]:
         return tuple(score for score, _, _ in self.columns)
 
+    @property
+    def row_titles(self) -> dict[str, str]:
+        """Row -> the method's name in the paper."""
+        return {row.row: row.title for row in self.rows}
+
 
 @dataclass(frozen=True)
 class PaperStatistics:
@@ -62,7 +64,7 @@ class PaperStatistics:
     Attributes:
         row: the method, e.g. "msm".
         columns: as `PaperTable.columns`.
-        values: (region, score, statistic) -> number; statistics are named as `summaries.summarise` does.
+        values: (region, score, statistic) -> number; statistics as `summaries.STATISTICS` names them.
     """
 
     row: str
@@ -72,28 +74,31 @@ class PaperStatistics:
     columns: tuple[tuple[str, str, int], ...]
     values: Mapping[tuple[str, str, str], float]
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(statistic for _, _, statistic in self.values))
+
 
 @dataclass(frozen=True)
 class Line:
     """A row to show.
 
     Attributes:
-        row: as `PaperRow.row`; of a run that is no row of the table, its own name or "".
+        row: as `PaperRow.row`; None of a run that is no row of the table.
+        name: the row, or what a run without one is called; "" if that is not known.
         whose: "paper" or "ours".
         cases: which the values are means of.
         reference: name of the folder that ours were scored against: an edition goes by the names of its files,
             and simulated cases bear the same.
     """
 
-    row: str
+    row: str | None
+    name: str
     title: str
     whose: str
     cases: str
     values: Values
     reference: str = ""
-
-
-# --- the numbers ----------------------------------------------------------------------------------------
 
 
 def _of_regions(scores: Mapping[str, str], regions: Sequence[str]) -> Values:
@@ -182,11 +187,11 @@ def _test_statistics() -> dict[tuple[str, str, str], float]:
         "25quantile": (".747 .860 .758", "1.414 2.236 2.000"),
         "75quantile": (".892 .939 .936", "3.000 6.364 7.280"),
     }
-    found = {}
-    for statistic, (dice, hausdorff_mm) in numbers.items():
-        for (region, score), number in _row_b("msm", "", dice, hausdorff_mm).scores.items():
-            found[region, score, statistic] = number
-    return found
+    return {
+        (region, score, statistic): number
+        for statistic, (dice, hausdorff_mm) in numbers.items()
+        for (region, score), number in _row_b("msm", "", dice, hausdorff_mm).scores.items()
+    }
 
 
 PAPER_B_TEST = PaperStatistics(
@@ -202,13 +207,6 @@ PAPER_B_TEST = PaperStatistics(
 
 ROWS = tuple(row.row for table in TABLES.values() for row in table.rows)
 
-# --- ours beside them -----------------------------------------------------------------------------------
-
-
-def row_of(content: Mapping[str, Any]) -> str | None:
-    """Which row of a table `evaluate`'s content is of; None if that is not known."""
-    return (content.get("model") or {}).get("row")
-
 
 def cases_text(number: int) -> str:
     """1 -> "1 case", 12 -> "12 cases"."""
@@ -221,16 +219,6 @@ def title_of(edition: str) -> str:
     return titles.get(edition, f"BraTS {edition}" if edition.isdigit() else f"BraTS-{edition.upper()}")
 
 
-def cases_of(content: Mapping[str, Any]) -> str:
-    """Which cases `evaluate`'s content is of: "test split, 12 cases (1 scored as empty), BraTS 2020"."""
-    split = content.get("split")
-    data = ", ".join(map(title_of, content["editions"]))
-    which = f"{split['name']} split" if split else "all cases given"
-    missing = f" ({len(content['missing'])} scored as empty)" if content.get("missing") else ""
-    known = seen.briefly(content.get("by_split"))
-    return f"{which}, {cases_text(content['cases'])}{missing}{known}, {data}"
-
-
 def table_named(name: str) -> PaperTable:
     """Raises InputError: there is no such table."""
     if name not in TABLES:
@@ -238,35 +226,18 @@ def table_named(name: str) -> PaperTable:
     return TABLES[name]
 
 
-def lines(table_name: str, ours: Sequence[Mapping[str, Any]]) -> list[Line]:
+def lines(table_name: str, ours: Sequence[Line]) -> list[Line]:
     """The paper's rows in its order, each followed by ours of that row; last, ours that are no row of it.
 
     Args:
         table_name: a key of `TABLES`.
-        ours: any number of `evaluate`'s contents.
 
     Raises:
         InputError: there is no such table.
     """
     table = table_named(table_name)
-    found = []
+    shown: list[Line] = []
     for paper in table.rows:
-        found.append(Line(paper.row, paper.title, "paper", table.cases, paper.scores))
-        found += [_line(table, paper.row, paper.title, one) for one in ours if row_of(one) == paper.row]
-    for one in ours:
-        if row_of(one) not in [paper.row for paper in table.rows]:
-            name = row_of(one) or (one.get("model") or {}).get("name") or ""
-            found.append(_line(table, name, name or "no row", one))
-    return found
-
-
-def _line(table: PaperTable, row: str, title: str, content: Mapping[str, Any]) -> Line:
-    values = {
-        (region, score): content["summary"][region][score]["mean"]
-        for region in REGIONS
-        for score in table.scores
-    }
-    return Line(row, title, "ours", cases_of(content), values, files.name(content["reference"]))
-
-
-# --- as text --------------------------------------------------------------------------------------------
+        shown.append(Line(paper.row, paper.row, paper.title, "paper", table.cases, paper.scores))
+        shown += [line for line in ours if line.row == paper.row]
+    return shown + [line for line in ours if line.row is None]

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from tfbrats.datasets import naming, not_experts
 from tfbrats.datasets.groups import nifti_stem
+from tfbrats.datasets.references import BIDS_SEGMENTATION, PREDICTION, SEGMENTATION
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted
 
-_WORD = r"(?:dseg|segm?|segmentation|preds?|predicted|prediction)"
+_WORD = f"(?:{'|'.join((*SEGMENTATION, BIDS_SEGMENTATION, *PREDICTION))})"
 _ENDING = re.compile(rf"^(.+?)(?:[_\-.]label-[a-z0-9]+)?((?:[_\-.]{_WORD})+)$", re.IGNORECASE)
 _BARE = re.compile(rf"^{_WORD}(?:[_\-.]{_WORD})*$", re.IGNORECASE)
 _SEPARATORS = ("_", "-", ".")

@@ -9,8 +9,7 @@ from tfbrats import networks
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.networks import keras_settings
-from tfbrats.runs import folder
-from tfbrats.runs.folder import home_of
+from tfbrats.runs.folder import RunFolder
 from tfbrats.training import checkpoints
 
 
@@ -23,7 +22,7 @@ def best_checkpoint(config: Config, region: str = "") -> str:
     Raises:
         InputError: there is none yet, or none that can be read.
     """
-    best = checkpoints.newest_whole(folder.checkpoints(home_of(config, region), "best"))
+    best = checkpoints.newest_whole(RunFolder(config.run.dir).network(region).checkpoints_path("best"))
     if best is None:
         which = f" of {region}" if region else ""
         how = f" (region={region.lower()})" if region else ""

@@ -1,7 +1,7 @@
 """What a person sees of a training while it runs: the progress bar's text, TensorBoard's scalars and pictures.
 
 Knows no network: whoever trains brings the numbers and the predicted tissues. What is kept of a run to be
-computed with is `run`'s; nothing reads these files but eyes.
+computed with is `runs`'; nothing reads these files but eyes.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -48,8 +49,8 @@ _NOT_DRAWN = ("epoch", "steps")  # the axis, and a constant
 def tag_of(column: str) -> str:
     """Where TensorBoard shows a column of history.csv, e.g. "dice/training/WT" for training_dice_wt."""
     for pattern, tag in _TAGS:
-        if found := re.fullmatch(pattern, column):
-            head, _, last = found.expand(tag).rpartition("/")
+        if match := re.fullmatch(pattern, column):
+            head, _, last = match.expand(tag).rpartition("/")
             return f"{head}/{last.upper() if last.upper() in REGIONS else last}"
     return f"other/{column}"
 
@@ -104,8 +105,8 @@ class Board:
         if not tf.io.gfile.isdir(self._folder):
             return
         for name in tf.io.gfile.listdir(self._folder):
-            found = _FILE_NAME.fullmatch(name)
-            if found and int(found[1]) >= epoch:
+            match = _FILE_NAME.fullmatch(name)
+            if match and int(match[1]) >= epoch:
                 tf.io.gfile.remove(files.join(self._folder, name))
 
 
@@ -115,7 +116,7 @@ _GAP_PIXELS = 8
 # What a binary network says is drawn in the colour of a tissue that tells its region from its parent.
 _TISSUE_OF_REGION = {"WT": Tissue.ED, "TC": Tissue.NCR, "ET": Tissue.ET}
 _SHOWN_FOR = {"WT": "flair", "TC": "t1ce", "ET": "t1ce"}  # the modality that a region is drawn on
-_LEGEND = (  # the colours are pictures.COLOURS
+_LEGEND = (  # the colours are overlays.COLOURS
     "Left the prediction, right the reference, always of the same slice, one with much tumour: NCR orange, ED "
     "blue, ET yellow, RC green, CC dark blue. A network for one region is drawn in one of these colours."
 )
@@ -176,7 +177,7 @@ class FixedSlice:
 
 
 def fixed_slice(batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequence[str]) -> FixedSlice:
-    """The slice with the most tumour, the first of them, of some batches of `data.validation`.
+    """The slice with the most tumour, the first of them, of some batches of `slice_stream.validation`.
 
     Raises:
         InputError: there is no slice in them.
@@ -189,7 +190,7 @@ def fixed_slice(batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequenc
 def fixed_patch(
     batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequence[str], region: str
 ) -> FixedSlice:
-    """The axial plane with most of the region of the patch with most of it, of `patch_data.validation`'s.
+    """The axial plane with most of the region of the patch with most of it, of `patch_stream.validation`'s.
 
     Raises:
         InputError: there is no patch in them.
@@ -205,13 +206,14 @@ def fixed_patch(
 
 
 def _shown(modalities: Sequence[str], region: str) -> int:
-    wanted = _SHOWN_FOR[region]
-    return list(modalities).index(wanted) if wanted in modalities else 0
+    """The channel that a region is drawn on; the first where the best one for it is missing."""
+    modality = _SHOWN_FOR[region]
+    return list(modalities).index(modality) if modality in modalities else 0
 
 
 def _fullest(batches: Iterable[Mapping[str, np.ndarray]], marked) -> dict[str, np.ndarray]:
     """The example with most voxels in `marked(batch)`, as a batch of one; never one that is only filling."""
-    found, most = None, -1
+    example, most = None, -1
     for batch in batches:
         batch = {name: np.asarray(values) for name, values in batch.items()}
         counts = marked(batch).reshape(len(batch["valid"]), -1).sum(axis=1)
@@ -219,16 +221,17 @@ def _fullest(batches: Iterable[Mapping[str, np.ndarray]], marked) -> dict[str, n
         n = int(counts.argmax())
         if counts[n] > most:
             most = counts[n]
-            found = {name: values[n : n + 1].copy() for name, values in batch.items()}
-    if found is None:
+            example = {name: values[n : n + 1].copy() for name, values in batch.items()}
+    if example is None:
         raise InputError("No validation example to draw: the split is empty. Give it cases.")
-    return found
+    return example
 
 
-# --- progress bar ---------------------------------------------------------------------------------------
+# --- progress bar and pace ------------------------------------------------------------------------------
 
 _LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} ETA {remaining}{postfix}"
 _LONGEST_FIXED = " |#| / ETA 0:00:00, "
+_PACE_STEPS = 20  # after these a training says how long the rest will take
 _COLUMNS, _ROWS = 100, 24  # where the terminal does not say
 _PARTS = {
     "loss1": "L1",
@@ -250,6 +253,11 @@ def progress_bar(steps: int, first: int, text: str, hidden: bool | None = None) 
     # Some terminals (of containers) say that they are 0 columns wide: nothing would be drawn.
     size = {"dynamic_ncols": True} if _columns_known() else {"ncols": _COLUMNS, "nrows": _ROWS}
     return tqdm(total=steps, initial=first, desc=text, disable=hidden, bar_format=_LINE, **size)
+
+
+def validation_bar(steps: int, text: str, hidden: bool | None = None) -> tqdm:
+    """One bar for a validation of `steps`, gone when it is over; args as `progress_bar`'s."""
+    return tqdm(total=steps, desc=text, leave=False, disable=hidden)
 
 
 def _columns_known() -> bool:
@@ -288,7 +296,7 @@ def postfix(sums: Mapping[str, float], steps: int, unit: str, per_second: float,
         room: characters; the loss stands there even if they are fewer.
     """
     loss = f"loss {_short(sums['loss'] / steps)}"
-    parts = "".join(f" {said} {_short(sums[name] / steps)}" for name, said in _PARTS.items() if name in sums)
+    parts = "".join(f" {word} {_short(sums[name] / steps)}" for name, word in _PARTS.items() if name in sums)
     scores = training_dice(sums)
     plain = "Dice " + " ".join(_score(score) for score in scores.values()) if scores else ""
     named = "Dice " + " ".join(f"{region} {_score(score)}".strip() for region, score in scores.items())
@@ -309,17 +317,50 @@ def postfix(sums: Mapping[str, float], steps: int, unit: str, per_second: float,
     return loss
 
 
+class Pace:
+    """Seconds a step, from the first steps of this process but the very first, which compiles."""
+
+    def __init__(self):
+        self._steps, self._seconds, self._began = 0, 0.0, 0.0
+
+    def begin_step(self) -> None:
+        """The next step begins now: called after whatever is no part of a step."""
+        self._began = time.monotonic()
+
+    def after_step(self) -> float | None:
+        """The mean when it is known, once; else None. The next step begins."""
+        now = time.monotonic()
+        self._seconds += now - self._began if self._steps else 0.0
+        self._steps, self._began = self._steps + 1, now
+        return self._seconds / _PACE_STEPS if self._steps == 1 + _PACE_STEPS else None
+
+
+def forecast(pace: str, seconds: float, epochs: int, peak_bytes: Mapping[str, int]) -> str:
+    """What the rest of a training will take, for a person who may want to think again.
+
+    Args:
+        pace: e.g. "61.2 slices/s".
+        seconds: to the end of the last of `epochs`.
+        peak_bytes: `devices.peak_bytes`.
+    """
+    memory = ", ".join(f"{place} {size / 2**30:.1f} GiB" for place, size in peak_bytes.items())
+    return (
+        f"pace        {pace} over {_PACE_STEPS} steps; about {tqdm.format_interval(seconds)} to the end of "
+        f"epoch {epochs}; peak memory: {memory}"
+    )
+
+
 def training_dice(sums: Mapping[str, float]) -> dict[str, float]:
     """Region ("" for a network of one region) -> Dice, from the training step's sums of "overlap_..."."""
-    found = {}
+    scores = {}
     for region in ("", *REGIONS):
         names = [
             "_".join(filter(None, ("overlap", region.lower(), what)))
             for what in ("both", "predicted", "reference")
         ]
         if names[0] in sums:
-            found[region] = dice(*(sums[name] for name in names))
-    return found
+            scores[region] = dice(*(sums[name] for name in names))
+    return scores
 
 
 def _short(value: float) -> str:

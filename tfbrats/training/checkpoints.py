@@ -8,6 +8,7 @@ bit. Every tensor is read, with its checksum, before a checkpoint counts as whol
 import os
 import re
 import sys
+import time
 
 import tensorflow as tf
 from google.protobuf import text_format
@@ -33,7 +34,7 @@ def number(path: str | os.PathLike) -> int:
     return int(os.fspath(path).rpartition("-")[2])
 
 
-def found(folder: str | os.PathLike) -> list[str]:
+def paths_in(folder: str | os.PathLike) -> list[str]:
     """The checkpoints in a folder, newest first, damaged ones too: paths without ".index"."""
     if not files.is_folder(folder):
         return []
@@ -102,7 +103,7 @@ def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | N
         InputError: one cannot be read now.
     """
     passed_over = []
-    for path in found(folder):
+    for path in paths_in(folder):
         if up_to is not None and number(path) > up_to:
             continue
         fault = damage(path)
@@ -128,24 +129,29 @@ class Manager(tf.train.CheckpointManager):
 
     Attributes:
         folder: as it was given; TensorFlow may know it by another name.
+        saved_at: when it last saved, by `time.monotonic`; at first, when it was made.
     """
 
     def __init__(self, checkpoint: tf.train.Checkpoint, folder: str, keep: int):
-        self.folder = folder
+        self.folder, self.saved_at = folder, time.monotonic()
         if (directory := literal.folder(folder)) != folder:
             os.makedirs(folder, exist_ok=True)  # a link is no folder before
         super().__init__(checkpoint, directory, max_to_keep=keep, checkpoint_name=PREFIX)
+
+    @property
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self.saved_at) / 60
 
 
 def tidy(folder: str, newest: str | None) -> None:
     """Makes TensorFlow's list in `folder` name what is whole, and removes what a killed write left.
 
-    For the one process that writes there, before its `manager`. Damaged checkpoints stay, and count as nothing.
+    For the one process that writes there, before its `Manager`. Damaged checkpoints stay, and count as nothing.
 
     Args:
-        newest: what `newest_whole` found.
+        newest: `newest_whole`'s answer.
     """
-    paths = [path for path in found(folder)[::-1] if newest and number(path) <= number(newest)]
+    paths = [path for path in paths_in(folder)[::-1] if newest and number(path) <= number(newest)]
     listed = tf.train.get_checkpoint_state(folder)
     if (list(listed.all_model_checkpoint_paths) if listed else []) != paths:
         if paths:
@@ -170,7 +176,7 @@ def _write_list(folder: str, names: list[str]) -> None:
 
 def forget_after(folder: str, last: int) -> None:
     """Removes the checkpoints with later numbers than `last`."""
-    later = [f"{files.name(path)}." for path in found(folder) if number(path) > last]
+    later = [f"{files.name(path)}." for path in paths_in(folder) if number(path) > last]
     for path in files.walk(folder) if later else ():
         if files.name(path).startswith(tuple(later)):
             files.remove(path)
@@ -180,6 +186,7 @@ def save(manager: Manager, **options) -> None:
     """Raises InputError where the disk refuses."""
     try:
         manager.save(**options)
+        manager.saved_at = time.monotonic()
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
         reason = error.message.splitlines()[0]
         raise InputError(

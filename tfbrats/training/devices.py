@@ -89,12 +89,11 @@ def cluster() -> Cluster | None:
     addresses = [tasks[kind][n] for kind, n in everyone]
     if twice := [address for address in addresses if addresses.count(address) > 1]:
         raise wrong(f"cluster: {twice[0]} is there twice; each worker listens at an address of its own")
-    found = task.get("type"), task.get("index")
     try:
-        own = everyone.index((found[0], int(found[1])))
+        own = everyone.index((task.get("type"), int(task.get("index"))))
     except (TypeError, ValueError) as error:
-        known = ", ".join(f"{kind} {n}" for kind, n in everyone)
-        raise wrong(f"task: expected type and index of one of {known}; found {json.dumps(task)}") from error
+        names = ", ".join(f"{kind} {n}" for kind, n in everyone)
+        raise wrong(f"task: expected type and index of one of {names}; found {json.dumps(task)}") from error
     return Cluster(tuple(addresses), own)
 
 
@@ -146,7 +145,7 @@ def shared_out(strategy: tf.distribute.Strategy, stream: tf.data.Dataset) -> Ite
     """A worker's batches, each in equal parts on its replicas' devices, one batch ahead.
 
     `strategy.experimental_distribute_dataset` would do the same, but behind each device's part it puts a stream
-    that TensorFlow tunes: letting go of one takes up to a minute (`data.untuned`).
+    that TensorFlow tunes: letting go of one takes up to a minute (`stream.untuned`).
 
     Args:
         stream: dict of tensors [N, ...], the same N in all batches, as many as replicas or a multiple.
@@ -161,7 +160,7 @@ def shared_out(strategy: tf.distribute.Strategy, stream: tf.data.Dataset) -> Ite
     first = worker(strategy) * len(places)
     batches = iter(stream)
 
-    def next_one():
+    def next_batch():
         batch = next(batches, None)
         if batch is None:
             return None
@@ -177,24 +176,24 @@ def shared_out(strategy: tf.distribute.Strategy, stream: tf.data.Dataset) -> Ite
         )
 
     with futures.ThreadPoolExecutor(1) as ahead:
-        waiting = ahead.submit(next_one)
+        waiting = ahead.submit(next_batch)
         while (batch := waiting.result()) is not None:
-            waiting = ahead.submit(next_one)
+            waiting = ahead.submit(next_batch)
             yield batch
 
 
 def several_workers(name: str) -> bool:
     """Whether `train.strategy` is about more than this process, going by TF_CONFIG."""
-    known = cluster()
-    return name in ("auto", "multi_worker") and known is not None and len(known.addresses) > 1
+    machines = cluster()
+    return name in ("auto", "multi_worker") and machines is not None and len(machines.addresses) > 1
 
 
 @contextlib.contextmanager
-def lost_worker(strategy: tf.distribute.Strategy, kept: str | os.PathLike) -> Iterator[None]:
+def lost_worker(strategy: tf.distribute.Strategy, run: str | os.PathLike) -> Iterator[None]:
     """Whatever waits for other workers belongs in here: when one is lost, the others end with a message.
 
     Args:
-        kept: the run folder.
+        run: the run folder, where what was saved stays.
 
     Raises:
         InputError: a worker, or a disk of all, died, was restarted alone, or has been silent for too long.
@@ -209,20 +208,21 @@ def lost_worker(strategy: tf.distribute.Strategy, kept: str | os.PathLike) -> It
     ) as error:
         if workers(strategy) == 1:
             raise
-        raise InputError(_lost(error, kept)) from error
+        raise InputError(_lost(error, run)) from error
 
 
-def _lost(error: tf.errors.OpError, kept: str | os.PathLike) -> str:
-    known, said = cluster(), error.message
-    others = [address for n, address in enumerate(known.addresses) if n != known.own]
-    named = {_address_of(kind, int(n)) for kind, n in _TASK.findall(said)}
-    if "CoordinationService" in said:  # the first worker runs it
-        named.add(known.addresses[0])
+def _lost(error: tf.errors.OpError, run: str | os.PathLike) -> str:
+    machines, message = cluster(), error.message
+    others = [address for n, address in enumerate(machines.addresses) if n != machines.own]
+    named = {_address_of(kind, int(n)) for kind, n in _TASK.findall(message)}
+    if "CoordinationService" in message:  # the first worker runs it
+        named.add(machines.addresses[0])
     gone = [address for address in others if address in named or not meeting.answers(address)]
     who = " and ".join(gone) or "a worker or the shared disk"
-    reason = next((line for line in said.splitlines() if "aborted by" in line), said.splitlines()[0])
+    lines = message.splitlines()
+    reason = next((line for line in lines if "aborted by" in line), lines[0])
     return (
-        f"{who}: lost ({reason.strip().rstrip(':')}). This worker ends too; what was saved stays in {kept}. "
+        f"{who}: lost ({reason.strip().rstrip(':')}). This worker ends too; what was saved stays in {run}. "
         "See what happened there, then run the same command on all workers again: they go on from there."
     )
 
@@ -254,15 +254,15 @@ def strategy_for(
         InputError: "multi_worker" without TF_CONFIG or with a wrong one, "tpu" without a TPU, XLA on several
             replicas.
     """
-    known = cluster()
-    if name == "multi_worker" and known is None:
+    machines = cluster()
+    if name == "multi_worker" and machines is None:
         raise InputError(
             "train.strategy=multi_worker: TF_CONFIG is not set. Set it on every worker, e.g. on the first to\n"
             f"  {_EXAMPLE}\nor train on this machine alone with train.strategy=auto."
         )
     take_memory_as_needed()
     if name == "multi_worker" or several_workers(name):
-        strategy = _multi_worker(known, check)
+        strategy = _multi_worker(machines, check)
     elif name == "tpu":
         strategy = _tpu()
     else:
@@ -298,16 +298,16 @@ def take_memory_as_needed() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _multi_worker(known: Cluster, check: Callable[[], None]) -> tf.distribute.Strategy:
+def _multi_worker(machines: Cluster, check: Callable[[], None]) -> tf.distribute.Strategy:
     """Returns when all workers are there. Nothing may have used TensorFlow's devices before."""
     # Else gRPC goes through the proxy that http_proxy names, also to a machine that stands beside this one.
     options = (os.environ.get("TF_GRPC_DEFAULT_OPTIONS"), "grpc.enable_http_proxy=0")
     os.environ["TF_GRPC_DEFAULT_OPTIONS"] = ",".join(filter(None, options))
     # TensorFlow's first worker would wait for ever, deaf to Ctrl-C and to SIGTERM; so we meet before.
-    meeting.meet(known.addresses, known.own, _MEETING_SECONDS, check)
-    if len(known.addresses) > 1:
+    meeting.meet(machines.addresses, machines.own, _MEETING_SECONDS, check)
+    if len(machines.addresses) > 1:
         print(
-            f"connects    {len(known.addresses)} workers. If this ends with a traceback after "
+            f"connects    {len(machines.addresses)} workers. If this ends with a traceback after "
             f"{_STARTING_SECONDS / 60:g} minutes, one has died meanwhile: start all of them again.",
             flush=True,
         )

@@ -1,4 +1,8 @@
-"""What each slice network learns from a batch: outputs, classes and weights."""
+"""What each slice network learns from a batch: outputs, classes and weights; and how its losses become one.
+
+`slice_step` asks the three classes below the same questions: which lessons a batch holds, the total of their
+losses, the columns of the history.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,10 +12,9 @@ import tensorflow as tf
 from tfbrats.config import SliceConfig
 from tfbrats.labels import LwsRegion
 from tfbrats.networks import cun, losses
-from tfbrats.training.replicas import (
-    count,
-    sum_over_replicas,
-)
+from tfbrats.training.replicas import count, sum_over_replicas
+
+_SAMPLED = {"normal": LwsRegion.S2, "tumour": LwsRegion.S3, "contour": LwsRegion.S4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +24,6 @@ class Lesson:
     outputs: Sequence[str]
     classes: tf.Tensor  # integers [N, H, W]
     weights: tf.Tensor  # W, float32 [N, H, W]
-
-
-_SAMPLED = {"normal": LwsRegion.S2, "tumour": LwsRegion.S3, "contour": LwsRegion.S4}
 
 
 class _CascadeLoss:
@@ -40,7 +40,7 @@ class _CascadeLoss:
         return [Lesson(cun.UNET1_OUTPUTS, whole, weights1), Lesson(cun.UNET2_OUTPUTS, parts, weights2)]
 
     def total(self, each: Mapping, omega):
-        """One loss from those of all outputs."""
+        """One loss from those of all outputs, `each` by its output's name."""
         return losses.data_loss(each, self.predicting, omega)
 
     def columns(self, each: Mapping) -> dict:

@@ -1,16 +1,15 @@
 """A network in training: weights, optimizer and place, kept in checkpoints that a killed run goes on from."""
 
-import json
+import itertools
 import math
-import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfbrats.batches.stream import Share
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
@@ -18,73 +17,25 @@ from tfbrats.machine import wording
 from tfbrats.machine.stopping import Stop
 from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs import folder as run
+from tfbrats.runs.folder import NetworkFolder, is_over
 from tfbrats.training import board, checkpoints, devices
-from tfbrats.training.devices import peak_bytes
+from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe
 
-_PACE_STEPS = 20  # after these it says how long the rest will take
 _VALIDATION_SHARE = 1 / 3  # of a training step's time that an example costs in validation: forward alone
 
 
-class _Pace:
-    """Seconds a step, from the first steps of this process but the very first, which compiles."""
-
-    def __init__(self):
-        self._steps, self._seconds = 0, 0.0
-
-    def after_step(self, seconds: float) -> float | None:
-        """The mean when it is known, once; else None."""
-        self._seconds += seconds if self._steps else 0.0
-        self._steps += 1
-        return self._seconds / _PACE_STEPS if self._steps == 1 + _PACE_STEPS else None
-
-
-def _shared(replicas: int, workers: int) -> str:
-    return wording.counted(replicas, "replica") + (f" on {workers} workers" if workers > 1 else "")
-
-
-class Progress(tf.train.experimental.PythonState):
-    """Where a run stands; saved in every checkpoint beside weights and optimizer."""
-
-    def __init__(self):
-        self.batch_size = 0  # examples a step and replica
-        self.global_batch = 0  # examples a step
-        self.workers = 0  # processes that share it
-        self.epoch = 0  # the one that is being trained, from 0
-        self.step = 0  # steps done in it
-        self.examples = 0  # seen in it
-        self.sums: dict[str, float] = {}  # of what these steps gave
-        self.seconds = 0.0  # spent on them
-        self.best = math.inf  # lowest validation loss so far
-        self.history: list[dict] = []  # a row per epoch: the same however often the run was stopped
-        self.timing: list[dict] = []  # ... and how long it took
-
-    _KEPT = (
-        *("batch_size", "global_batch", "workers", "epoch", "step", "examples", "sums", "seconds"),
-        *("best", "history", "timing"),
-    )
-
-    def serialize(self) -> str:
-        return json.dumps({name: getattr(self, name) for name in self._KEPT})
-
-    def deserialize(self, string_value: str) -> None:
-        content = json.loads(string_value)
-        for name in self._KEPT:
-            setattr(self, name, content[name])
-
-    def begin_next_epoch(self) -> None:
-        self.epoch += 1
-        self.step, self.examples, self.sums, self.seconds = 0, 0, {}, 0.0
-
-    @property
-    def place(self) -> str:
-        """For a person, who counts from 1."""
-        return f"epoch {self.epoch + 1}, step {self.step + 1}"
-
-
 class Training:
-    """A network in training: what is trained, on what, where it is kept."""
+    """A network in training: what is trained, on what, where it is kept.
+
+    Attributes:
+        progress: where it stands.
+        division: how a step is divided among replicas and workers.
+        share: this worker's part of it.
+        chief: whether this process writes the run folder.
+        last: the checkpoints to go on from.
+        best: those of the lowest validation loss.
+    """
 
     def __init__(
         self,
@@ -95,16 +46,16 @@ class Training:
         stop: Stop | None = None,
     ):
         self.config, self.recipe, self.manifest, self.strategy = config, recipe, manifest, strategy
-        self._stop, self._pace = stop or Stop(), _Pace()
+        self._stop, self._pace = stop or Stop(), board.Pace()
+        replicas, workers = strategy.num_replicas_in_sync, devices.workers(strategy)
+        self.division = Division(config.train.batch_size, replicas, workers)
+        self.share = Share(self.division.global_batch, workers, devices.worker(strategy))
+        self.chief = devices.is_chief(strategy)
         keras_settings.check_backend()
         number = list(REGIONS).index(recipe.region) if recipe.region else 0
         keras.utils.set_random_seed(config.train.seed + number)
-        self.replicas = self.strategy.num_replicas_in_sync
-        self.global_batch = config.train.batch_size * self.replicas
-        self.chief = devices.is_chief(self.strategy)
-        self.workers = devices.workers(self.strategy)
-        with self.strategy.scope(), keras_settings.ours(config.train.precision):
-            self.network = recipe.network(self.replicas)
+        with strategy.scope(), keras_settings.ours(config.train.precision):
+            self.network = recipe.network(replicas)
             self.optimizer = recipe.optimizer()
             self.optimizer.build(self.network.trainable_variables)
         self.progress = Progress()
@@ -112,98 +63,46 @@ class Training:
         self._restore(checkpoint)
         # Saving is collective: workers other than the first save too, where nobody looks.
         self._scratch = None if self.chief else tempfile.TemporaryDirectory(prefix="tfbrats-worker-")
-        home = self._scratch.name if self._scratch else recipe.home
+        home = NetworkFolder(self._scratch.name) if self._scratch else recipe.home
         # Two of each: one that is damaged later has one before it.
         self.last, self.best = (
-            checkpoints.Manager(checkpoint, run.checkpoints(home, which), 2) for which in ("last", "best")
+            checkpoints.Manager(checkpoint, home.checkpoints_path(which), 2) for which in ("last", "best")
         )
-        self._board = board.Board(run.board(recipe.home)) if self.chief else None
-        self._train_step = recipe.train_step(self.strategy, self.network, self.optimizer)
-        self._validation_step = recipe.validation_step(self.strategy, self.network)
+        self._board = board.Board(recipe.home.board_path) if self.chief else None
+        self._train_step = recipe.train_step(strategy, self.network, self.optimizer)
+        self._validation_step = recipe.validation_step(strategy, self.network)
 
     # --- where it goes on -------------------------------------------------------------------------------
 
     def _restore(self, checkpoint: tf.train.Checkpoint) -> None:
-        folder = run.checkpoints(self.recipe.home, "last")
-        newest = checkpoints.newest_whole(folder)
-        progress = self.progress
+        """Goes on from the newest whole checkpoint, if there is one, and clears away what a killed run left."""
+        last, best = (self.recipe.home.checkpoints_path(which) for which in ("last", "best"))
+        newest = checkpoints.newest_whole(last)
         if newest:
             checkpoints.restore(checkpoint, newest).assert_consumed()
-            if not self.is_over:
-                self._explain_changes(folder)
-        elif rows := run.read_history(self.recipe.home):
+            lines = [] if self.is_over else changes(self.progress, self.division, self.config, last)
+            for line in lines if self.chief else ():
+                print(line)
+        elif rows := self.recipe.home.history:
             raise InputError(
-                f"{folder}: no checkpoint, though history.csv tells of {wording.counted(len(rows), 'epoch')}. "
+                f"{last}: no checkpoint, though history.csv tells of {wording.counted(len(rows), 'epoch')}. "
                 "Restore it from a copy, or start again with another --run or with --overwrite."
             )
-        best = self._take_up_best()
-        progress.batch_size, progress.global_batch = self.config.train.batch_size, self.global_batch
-        progress.workers = self.workers
-        # Workers that restored different states (no shared disk) would train on without a word.
-        place = 1e6 * progress.epoch + progress.step
-        if devices.sum_over_workers(self.strategy, [place]) != [self.workers * place]:
-            raise InputError(f"{folder}: the workers find different checkpoints. Put --run on a shared disk.")
+        newest_best = self.progress.take_up_best(best)
+        self.progress.divide(self.division)
+        self._check_same_place(last)
         if self.chief:
-            checkpoints.tidy(folder, newest)
+            checkpoints.tidy(last, newest)
             # Saved before the run was killed, of an epoch that will be trained again, perhaps to another end.
-            checkpoints.forget_after(run.checkpoints(self.recipe.home, "best"), progress.epoch)
-            checkpoints.tidy(run.checkpoints(self.recipe.home, "best"), best)
+            checkpoints.forget_after(best, self.progress.epoch)
+            checkpoints.tidy(best, newest_best)
 
-    def _take_up_best(self) -> str | None:
-        """The loss to beat is that of the best weights that can still be read, whatever they are."""
-        progress = self.progress
-        try:
-            best = checkpoints.newest_whole(run.checkpoints(self.recipe.home, "best"), up_to=progress.epoch)
-        except checkpoints.AllDamaged as error:
-            print(f"WARNING: {error}\nThe best of the epochs to come will be kept.", file=sys.stderr)
-            best = None
-        losses = {row["epoch"]: row.get("validation_loss") for row in progress.history}
-        if best is None:
-            progress.best = math.inf
-        elif losses.get(checkpoints.number(best)) is not None:
-            progress.best = losses[checkpoints.number(best)]
-        return best
-
-    def _explain_changes(self, folder: str) -> None:
-        """Says what other replicas and workers than before change.
-
-        Raises:
-            InputError: it would be another batch.
-        """
-        progress, train, unit = self.progress, self.config.train, self.recipe.unit
-        before = progress.global_batch // progress.batch_size
-        if (before, progress.workers, progress.batch_size) == (self.replicas, self.workers, train.batch_size):
-            return
-        is_same_step = progress.global_batch == self.global_batch
-        if progress.batch_size != train.batch_size and not is_same_step:
-            raise InputError(
-                f"{folder}: was trained with {progress.batch_size} {unit} a replica, {progress.global_batch} a "
-                f"step; now it would be {train.batch_size} and {self.global_batch}. On another number of "
-                f"replicas give a train.batch_size that makes {progress.global_batch} again, or leave it at "
-                f"{progress.batch_size}; for another batch choose another --run."
-            )
-        if not self.chief:
-            return
-        said = (
-            f"changes     {_shared(self.replicas, self.workers)} instead of {_shared(before, progress.workers)}"
-        )
-        if is_same_step:
-            print(f"{said}: a step is of {self.global_batch} {unit} as before")
-        else:
-            print(
-                f"{said}: a step takes {self.global_batch} {unit} instead of {progress.global_batch}; learning "
-                f"rate and schedule stay. {self._how_to_keep(progress.global_batch)}"
-            )
-        if self.config.model.batch_norm == "per_replica":
-            print(f"            batch normalisation is over the {train.batch_size} {unit} of a replica")
-        if progress.step and progress.workers != self.workers:
-            print(f"            in the rest of this epoch some {unit} may come twice and some not at all")
-
-    def _how_to_keep(self, global_batch: int) -> str:
-        share, rest = divmod(global_batch, self.replicas)
-        if rest:
-            return f"On a number of replicas that divides {global_batch} the step could stay as it was."
-        return f"To keep the step as it was: train.batch_size={share}."
+    def _check_same_place(self, folder: str) -> None:
+        """Workers that restored different states (no shared disk) would train on without a word."""
+        place = 1e6 * self.progress.epoch + self.progress.step
+        workers = self.division.workers
+        if devices.sum_over_workers(self.strategy, [place]) != [workers * place]:
+            raise InputError(f"{folder}: the workers find different checkpoints. Put --run on a shared disk.")
 
     @property
     def steps(self) -> int:
@@ -213,19 +112,19 @@ class Training:
         """
         if self.config.train.steps_per_epoch:
             return self.config.train.steps_per_epoch
-        left = (self.recipe.examples("train") - self.progress.examples) // self.global_batch
+        left = (self.recipe.examples("train") - self.progress.examples) // self.share.global_batch
         return max(1, self.progress.step + max(0, left))
 
     @property
     def is_over(self) -> bool:
-        return run.is_over(self.progress.history, self.config)
+        return is_over(self.progress.history, self.config)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether any worker was asked to stop."""
+        """Whether any worker was asked to stop; all of them must ask this together."""
         return self._agreed(self._stop.is_asked, False)[0]
 
-    # --- an epoch ---------------------------------------------------------------------------------------
+    # --- training ---------------------------------------------------------------------------------------
 
     def train_epoch(self) -> bool:
         """Trains what is left of the present epoch, with checkpoints on the way if it is long.
@@ -233,141 +132,133 @@ class Training:
         Returns:
             False if it was asked to stop before the end; what was done is saved.
         """
-        progress = self.progress
-        steps, schedule = self.steps, self.recipe.schedule(progress.epoch)
+        progress, steps, schedule = self.progress, self.steps, self.recipe.schedule(self.progress.epoch)
         self.optimizer.learning_rate = schedule["learning_rate"]
-        if progress.step < steps:
-            stream = self.recipe.training(
-                progress.epoch,
-                self.global_batch,
-                progress.examples,
-                self.workers,
-                devices.worker(self.strategy),
-            )
-            batches = devices.shared_out(self.strategy, stream)
-        saved = began = time.monotonic()
-        before = progress.seconds
-        text = f"{self.recipe.region} epoch {progress.epoch + 1}/{self.config.train.epochs}".strip()
-        with board.progress_bar(steps, progress.step, text, None if self.chief else True) as bar:
-            while progress.step < steps:
-                step_began = time.monotonic()
-                found = self._train_step(next(batches), schedule)
-                values = dict(zip(found, tf.stack(list(found.values())).numpy().tolist(), strict=True))
-                if not math.isfinite(values["loss"]):
-                    raise InputError(self._diverged(progress.place, values["loss"]))
-                for name, value in values.items():
-                    progress.sums[name] = progress.sums.get(name, 0.0) + value
-                progress.step += 1
-                progress.examples += self.global_batch
-                now = time.monotonic()
-                progress.seconds = before + now - began
-                board.show(bar, progress.sums, progress.step, self.global_batch, self.recipe.unit)
-                bar.update()
-                if (step_seconds := self._pace.after_step(now - step_began)) and self.chief:
-                    bar.write(self._forecast(step_seconds))
-                due = now - saved > 60 * self.config.train.checkpoint_minutes
-                asked, due = self._agreed(self._stop.is_asked, due)
-                if (due or asked) and progress.step < steps:
-                    checkpoints.save(self.last)
-                    saved = time.monotonic()
-                if asked and progress.step < steps:
+        batches = self._batches_left(steps)
+        progress.start_clock()
+        self._pace.begin_step()
+        with board.progress_bar(steps, progress.step, self._name, None if self.chief else True) as bar:
+            for batch in batches:
+                values = _on_host(self._train_step(batch, schedule))
+                self._check_finite(values["loss"], progress.place)
+                progress.add_step(values, self.share.global_batch)
+                self._tell(bar)
+                if self._is_cut_short(steps):
                     return False
         return True
 
-    def _forecast(self, step_seconds: float) -> str:
-        """What the rest will take, for a person who may want to think again."""
-        progress, train = self.progress, self.config.train
-        steps = self.steps - progress.step + (train.epochs - progress.epoch - 1) * self.steps
-        checks = self.recipe.examples("validation") / self.global_batch * (train.epochs - progress.epoch)
-        seconds = step_seconds * (steps + _VALIDATION_SHARE * checks)
-        memory = ", ".join(f"{what} {size / 2**30:.1f} GiB" for what, size in peak_bytes().items())
-        return (
-            f"pace        {self.global_batch / step_seconds:.3g} {self.recipe.unit}/s over {_PACE_STEPS} "
-            f"steps; about {tqdm.format_interval(seconds)} to the end of epoch {train.epochs}; "
-            f"peak memory: {memory}"
-        )
+    @property
+    def _name(self) -> str:
+        """What a person calls the present epoch, e.g. "WT epoch 3/10"."""
+        return f"{self.recipe.region} epoch {self.progress.epoch + 1}/{self.config.train.epochs}".strip()
 
-    def _agreed(self, asked: bool, due: bool) -> tuple[bool, bool]:
+    def _batches_left(self, steps: int) -> Iterator:
+        """What the present epoch has not seen yet: the worker's share, batch by batch, on its devices."""
+        left = steps - self.progress.step
+        if left <= 0:
+            return iter(())
+        stream = self.recipe.training(self.progress.epoch, self.share, self.progress.examples)
+        return itertools.islice(devices.shared_out(self.strategy, stream), left)
+
+    def _check_finite(self, loss: float, where: str) -> None:
+        """Raises InputError if the loss is no number any more: such weights are not saved."""
+        if not math.isfinite(loss):
+            raise InputError(
+                f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
+                f"(now {self.config.train.learning_rate:g}). What was saved before stays in "
+                f"{self.recipe.home.path}."
+            )
+
+    def _tell(self, bar: tqdm) -> None:
+        """Puts the step that is done into the bar; says once how long the rest will take."""
+        progress, step_seconds = self.progress, self._pace.after_step()
+        board.show(bar, progress.sums, progress.step, self.share.global_batch, self.config.unit)
+        bar.update()
+        if step_seconds and self.chief:
+            pace = f"{self.share.global_batch / step_seconds:.3g} {self.config.unit}/s"
+            seconds, epochs = step_seconds * self._steps_left, self.config.train.epochs
+            bar.write(board.forecast(pace, seconds, epochs, devices.peak_bytes()))
+
+    @property
+    def _steps_left(self) -> float:
+        """To the end of the last epoch, with each validation as the steps that it lasts as long as."""
+        epochs = self.config.train.epochs - self.progress.epoch
+        batches = self.recipe.examples("validation") / self.share.global_batch
+        return epochs * self.steps - self.progress.step + _VALIDATION_SHARE * batches * epochs
+
+    def _is_cut_short(self, steps: int) -> bool:
+        """Whether the epoch ends here, before its last step; saves then, and when it is time to."""
+        is_due = self.last.minutes_since_save > self.config.train.checkpoint_minutes
+        is_asked, is_due = self._agreed(self._stop.is_asked, is_due)
+        # After the last step the validation comes, which saves.
+        if self.progress.step >= steps or not (is_asked or is_due):
+            return False
+        checkpoints.save(self.last)
+        self._pace.begin_step()
+        return is_asked
+
+    def _agreed(self, is_asked: bool, is_due: bool) -> tuple[bool, bool]:
         """Whether anyone was asked to stop (then all are), and whether the first worker's checkpoint is due.
 
         Saving is collective: all workers must do it after the same step.
         """
-        if self.workers == 1:
-            return asked, due
-        asked, due = devices.sum_over_workers(self.strategy, [float(asked), float(due and self.chief)])
+        if self.division.workers == 1:
+            return is_asked, is_due
+        votes = [float(is_asked), float(is_due and self.chief)]
+        asked, due = devices.sum_over_workers(self.strategy, votes)
         if asked > 0:
             self._stop.is_asked = True
         return self._stop.is_asked, due > 0
 
+    # --- validation -------------------------------------------------------------------------------------
+
     def validate(self) -> bool:
         """Scores the validation split, ends the epoch and keeps the best weights.
-
-        Without validation cases the last weights count as the best.
 
         Returns:
             False if it was asked to stop before all was scored: that will be done anew.
         """
-        progress, unit = self.progress, self.recipe.unit
-        row = {
-            "epoch": progress.epoch + 1,
-            "steps": progress.step,
-            **self.recipe.schedule(progress.epoch),
-            **self.recipe.training_scores(progress.sums, progress.step),
-        }
-        improved = True
-        if self.recipe.examples("validation"):
-            scores = self._validation_scores()
-            if scores is None:
-                checkpoints.save(self.last)
-                return False
-            row.update(scores)
-            loss = scores["validation_loss"]
-            if not math.isfinite(loss):  # before such weights are saved
-                raise InputError(self._diverged("validation", loss))
-            improved = loss < progress.best
-            progress.best = min(loss, progress.best)
-        progress.history.append(row)
-        progress.timing.append(
-            {
-                "epoch": progress.epoch + 1,
-                "seconds": round(progress.seconds, 3),
-                f"{unit}_per_second": round(progress.examples / max(progress.seconds, 1e-9), 3),
-            }
-        )
+        progress, recipe = self.progress, self.recipe
+        scores = self._validation_scores() if recipe.examples("validation") else {}
+        if scores is None:
+            checkpoints.save(self.last)
+            return False
+        is_best = progress.take_loss(scores.get("validation_loss"))
+        row = {"epoch": progress.epoch + 1, "steps": progress.step, **recipe.schedule(progress.epoch)}
+        row |= {**recipe.training_scores(progress.sums, progress.step), **scores}
+        progress.add_epoch(row, self.config.unit)
         # By all workers: a network's moments are put together from all of them when it is read.
-        drawn = self.recipe.pictures(self.network)
+        pictures = recipe.pictures(self.network)
         if self.chief:
             # Before the checkpoint: whoever is killed between the two writes it once more, in the same place.
-            self._board.write_epoch({**row, **progress.timing[-1]}, drawn)
+            self._board.write_epoch({**row, **progress.timing[-1]}, pictures)
         progress.begin_next_epoch()
-        if improved:
+        if is_best:
             checkpoints.save(self.best, checkpoint_number=progress.epoch)
         checkpoints.save(self.last)
         return True
 
     def _validation_scores(self) -> Mapping[str, float] | None:
-        stream = self.recipe.validation(self.global_batch, self.workers, devices.worker(self.strategy))
-        batches = devices.shared_out(self.strategy, stream)
+        """Loss and Dice of the whole split; None if it was asked to stop before all was scored."""
+        batches = devices.shared_out(self.strategy, self.recipe.validation(self.share))
+        count = -(-self.recipe.examples("validation") // self.share.global_batch)
+        text = f"{self.recipe.region} validation".strip()
         sums = 0.0
-        with tqdm(
-            total=-(-self.recipe.examples("validation") // self.global_batch),
-            desc=f"{self.recipe.region} validation".strip(),
-            leave=False,
-            disable=None if self.chief else True,
-        ) as bar:
+        with board.validation_bar(count, text, None if self.chief else True) as bar:
             for batch in batches:
-                if self._agreed(self._stop.is_asked, False)[0]:
+                if self.is_stopped:
                     return None
                 sums = sums + self._validation_step(batch).numpy()
                 bar.update()
-        return self.recipe.validation_scores(sums)
+        scores = self.recipe.validation_scores(sums)
+        self._check_finite(scores["validation_loss"], "validation")
+        return scores
 
     def write_history(self) -> None:
         """history.csv and timing.csv anew."""
-        run.write_history(self.recipe.home, self.progress.history, self.progress.timing)
+        self.recipe.home.write_history(self.progress.history, self.progress.timing)
 
-    def _diverged(self, where: str, loss: float) -> str:
-        return (
-            f"{where}: the loss is {loss}. Start again into another --run with a lower train.learning_rate "
-            f"(now {self.config.train.learning_rate:g}). What was saved before stays in {self.recipe.home}."
-        )
+
+def _on_host(sums: Mapping[str, tf.Tensor]) -> dict[str, float]:
+    """What a step gave, in one copy from the device."""
+    return dict(zip(sums, tf.stack(list(sums.values())).numpy().tolist(), strict=True))

@@ -86,29 +86,30 @@ def _nobody(missing: Sequence[str], until: _Until) -> InputError:
 
 
 def _gather(addresses: Sequence[str], until: _Until) -> None:
+    """Waits as the first worker until all others have come, and lets them go."""
     came: dict[int, socket.socket] = {}
-    with contextlib.ExitStack() as open_ones:
-        door = open_ones.enter_context(_listener(addresses[0], until))
+    with contextlib.ExitStack() as opened:
+        door = opened.enter_context(_listener(addresses[0], until))
         while True:
             missing = [address for n, address in enumerate(addresses) if n and n not in came]
             if not missing:
                 break
             if until.left() <= 0:
-                for one in came.values():
-                    _send(one, ", ".join(missing).encode() + b"\n")
+                for connection in came.values():
+                    _send(connection, ", ".join(missing).encode() + b"\n")
                 raise _nobody(missing, until)
             until.say(missing)
             readable, _, _ = select.select([door, *came.values()], [], [], _AGAIN_SECONDS)
-            for n in [n for n, one in came.items() if one in readable]:
+            for n in [n for n, connection in came.items() if connection in readable]:
                 came.pop(n).close()  # nobody speaks twice: it has gone away again
             if door in readable:
-                one, _ = door.accept()
-                open_ones.enter_context(one)
-                number = _number(one)
+                connection, _ = door.accept()
+                opened.enter_context(connection)
+                number = _number(connection)
                 if number is not None and 0 < number < len(addresses):
-                    came[number] = one
-        for one in came.values():
-            _send(one, _GO)
+                    came[number] = connection
+        for connection in came.values():
+            _send(connection, _GO)
 
 
 def _listener(address: str, until: _Until) -> socket.socket:
@@ -129,24 +130,25 @@ def _listener(address: str, until: _Until) -> socket.socket:
             time.sleep(_AGAIN_SECONDS)
 
 
-def _number(one: socket.socket) -> int | None:
+def _number(connection: socket.socket) -> int | None:
     """Which worker it says it is; None for a stranger."""
-    one.settimeout(2)
+    connection.settimeout(2)
     try:
-        return int(one.recv(16))
+        return int(connection.recv(16))
     except (OSError, ValueError):
         return None
 
 
-def _send(one: socket.socket, what: bytes) -> None:
+def _send(connection: socket.socket, message: bytes) -> None:
     with contextlib.suppress(OSError):
-        one.sendall(what)
+        connection.sendall(message)
 
 
 # --- the others -----------------------------------------------------------------------------------------
 
 
 def _report(addresses: Sequence[str], own: int, until: _Until) -> None:
+    """Comes to the first worker and waits until it lets all go."""
     while until.left() > 0:
         with contextlib.suppress(OSError), socket.create_connection(_host_and_port(addresses[0]), 2) as first:
             first.sendall(str(own).encode())

@@ -15,7 +15,7 @@ def train_step(
     optimizer: keras.optimizers.Optimizer,
     jit_compile: bool = False,
 ) -> Callable:
-    """One update from one global batch of `patch_data.training`: batch -> sums over all replicas, float32.
+    """One update from one global batch of `patch_stream.training`: batch -> sums over all replicas, float32.
 
     "loss" is the mean binary cross-entropy over the voxels of the global batch: each replica divides its own
     sum by everyone's count, and the optimizer adds up the gradients. "overlap_both", "overlap_predicted" and

@@ -11,22 +11,19 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfbrats.batches.patch_stream import Boxes
-from tfbrats.config import PatchConfig
+from tfbrats.config import Config, PatchConfig
 from tfbrats.errors import InputError
 from tfbrats.inference import cascade_segmenter
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.records import schema, tfrecord
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs import folder
-from tfbrats.runs.folder import home_of
+from tfbrats.runs.folder import RunFolder, is_over
 from tfbrats.training import best_weights, checkpoints
-
-FILE = "boxes.json"
 
 
 def of_training_cases(
-    config: PatchConfig, manifest: Manifest, region: str, check: Callable[[], None] = lambda: None
+    config: Config, manifest: Manifest, region: str, check: Callable[[], None] = lambda: None
 ) -> Boxes | None:
     """The boxes that the stages above give for each training and validation case, kept with the run.
 
@@ -36,22 +33,23 @@ def of_training_cases(
     Returns:
         case id -> [3][low, high), voxels of the crop. Where the parent was not found, the box of the next
         region above; a case in which nothing was found is left out. None if the reference's boxes are wanted,
-        or for WT, whose box is the brain.
+        and for what has no parent: WT, whose box is the brain, and paper A's network, of no region ("").
 
     Raises:
         InputError: a network above is not trained to its end, or was trained again since.
     """
-    above = list(REGIONS)[: list(REGIONS).index(region)]
-    if config.sampling.boxes == "reference" or not above:
+    above = list(REGIONS)[: list(REGIONS).index(region)] if region else []
+    if not above or config.sampling.boxes == "reference":
         return None
     parents = {one: _finished_network(config, one) for one in above}
-    kept = files.join(home_of(config, region), FILE)
+    home = RunFolder(config.run.dir).network(region)
+    kept = home.boxes_path
     if files.exists(kept):
         content = files.read_json(kept)
         if content["networks"] == parents:
             return content["boxes"]
         # Inside its first epoch it has a checkpoint and no history yet.
-        if checkpoints.found(folder.checkpoints(home_of(config, region), "last")):
+        if checkpoints.paths_in(home.checkpoints_path("last")):
             raise InputError(
                 f"{kept}: {region} was begun on the boxes of {content['networks']}; now there are {parents}. "
                 f"Train it anew on the boxes of these: region={region.lower()} with --overwrite."
@@ -80,8 +78,8 @@ def _finished_network(config: PatchConfig, region: str) -> str:
     Raises:
         InputError: it has not: its boxes would not be those that it will give.
     """
-    history = folder.read_history(home_of(config, region))
-    if not folder.is_over(history, config):
+    history = RunFolder(config.run.dir).network(region).history
+    if not is_over(history, config):
         raise InputError(
             f"{config.run.dir}: {region} has had {len(history)} of {config.train.epochs} epochs; "
             "sampling.boxes=predicted wants its boxes. Train it to the end first: "

@@ -1,7 +1,7 @@
 """What there is to train: for each network of a config its data, optimizer, schedule and steps.
 
-Paper A trains one network on slices, paper B three on patches, one after the other. `train` runs either by the
-same story.
+Paper A trains one network on slices, paper B three on patches, one after the other. `loop.Training` trains
+either: both recipes answer the same questions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from tfbrats import networks
 from tfbrats.batches import patch_stream, slice_stream
-from tfbrats.config import PatchConfig, SliceConfig
+from tfbrats.batches.stream import Share
+from tfbrats.config import Config, PatchConfig, SliceConfig
 from tfbrats.inference import answers
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs.folder import home_of
+from tfbrats.runs.folder import NetworkFolder, RunFolder
 from tfbrats.training import board, patch_step, slice_step
 
 _LOOKED_THROUGH = 160  # examples, for the one that is drawn after every epoch: about a case's slices
@@ -38,13 +39,17 @@ def _scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.opti
 
 
 class SliceRecipe:
-    """Paper A, baselines too: SGD down a ladder, omega with it."""
+    """Paper A, baselines too: SGD down a ladder, omega with it.
 
-    unit = "slices"
+    Attributes:
+        home: where its history and checkpoints lie.
+    """
+
     region = ""
 
     def __init__(self, config: SliceConfig, manifest: Manifest):
         self._config, self._manifest = config, manifest
+        self.home: NetworkFolder = RunFolder(config.run.dir).network()
         self._drawn: board.FixedSlice | None = None
 
     @property
@@ -52,11 +57,6 @@ class SliceRecipe:
         if self._config.model.name == "bfcn":
             return "cross-entropy of combination, region and boundary"
         return "loss weighted sampling" if self._config.lws.enabled else "cross-entropy"
-
-    @property
-    def home(self) -> str:
-        """Folder of its history and checkpoints."""
-        return self._config.run.dir
 
     def examples(self, split: str) -> int:
         return self._manifest.count(split)
@@ -76,30 +76,16 @@ class SliceRecipe:
             "omega": ladder(train.omega, train.omega_floor, epoch, self._config),
         }
 
-    def training(
-        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
-    ) -> tf.data.Dataset:
-        return slice_stream.training(
-            self._manifest,
-            self._config.data.records,
-            self._config,
-            epoch,
-            global_batch,
-            first_example,
-            workers,
-            worker,
-        )
+    def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
+        return slice_stream.training(self._manifest, self._config, epoch, share, first_example)
 
-    def validation(self, global_batch: int, workers: int, worker: int) -> tf.data.Dataset:
-        folder = self._config.data.records
-        return slice_stream.validation(
-            self._manifest, folder, self._config, "validation", global_batch, workers, worker
-        )
+    def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
+        return slice_stream.validation(self._manifest, self._config, split, share)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
-        """(batch, schedule) -> losses."""
-        one_step = slice_step.train_step(strategy, network, optimizer, self._config)
-        return lambda batch, schedule: one_step(batch, tf.constant(schedule["omega"], tf.float32))
+        """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
+        step = slice_step.train_step(strategy, network, optimizer, self._config)
+        return lambda batch, schedule: step(batch, tf.constant(schedule["omega"], tf.float32))
 
     def validation_step(self, strategy, network) -> Callable:
         return slice_step.validation_step(strategy, network, self._config)
@@ -114,10 +100,8 @@ class SliceRecipe:
     def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
         """Always the same slice, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
         if self._drawn is None:
-            split = "validation" if self._manifest.count("validation") else "train"
-            batches = slice_stream.validation(
-                self._manifest, self._config.data.records, self._config, split, _READ
-            )
+            split = "validation" if self.examples("validation") else "train"
+            batches = self.validation(Share(_READ), split)
             few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
             self._drawn = board.fixed_slice(few, self._config.data.modalities)
         example = self._drawn.example
@@ -136,21 +120,19 @@ class PatchRecipe:
 
     Args:
         boxes: predicted parent boxes by case; None takes the reference's.
+
+    Attributes:
+        home: where its history and checkpoints lie.
     """
 
-    unit = "patches"
     loss = "binary cross-entropy"
 
     def __init__(
         self, config: PatchConfig, manifest: Manifest, region: str, boxes: patch_stream.Boxes | None = None
     ):
         self._config, self._manifest, self.region, self._boxes = config, manifest, region, boxes
+        self.home: NetworkFolder = RunFolder(config.run.dir).network(region)
         self._drawn: board.FixedSlice | None = None
-
-    @property
-    def home(self) -> str:
-        """Folder of its history and checkpoints."""
-        return home_of(self._config, self.region)
 
     def examples(self, split: str) -> int:
         return patch_stream.count(self._manifest, self._config, split, self.region)
@@ -166,39 +148,17 @@ class PatchRecipe:
         """What a step of this epoch takes: the same rate throughout."""
         return {"learning_rate": self._config.train.learning_rate}
 
-    def training(
-        self, epoch: int, global_batch: int, first_example: int, workers: int, worker: int
-    ) -> tf.data.Dataset:
-        return patch_stream.training(
-            self._manifest,
-            self._config.data.records,
-            self._config,
-            self.region,
-            epoch,
-            global_batch,
-            first_example,
-            workers,
-            self._boxes,
-            worker,
-        )
+    def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
+        of = (self._manifest, self._config, self.region)
+        return patch_stream.training(*of, epoch, share, first_example, self._boxes)
 
-    def validation(self, global_batch: int, workers: int, worker: int) -> tf.data.Dataset:
-        return patch_stream.validation(
-            self._manifest,
-            self._config.data.records,
-            self._config,
-            self.region,
-            "validation",
-            global_batch,
-            self._boxes,
-            workers,
-            worker,
-        )
+    def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
+        return patch_stream.validation(self._manifest, self._config, self.region, split, share, self._boxes)
 
     def train_step(self, strategy, network, optimizer) -> Callable:
-        """(batch, schedule) -> losses."""
-        one_step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
-        return lambda batch, _: one_step(batch)
+        """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
+        step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
+        return lambda batch, _: step(batch)
 
     def validation_step(self, strategy, network) -> Callable:
         return patch_step.validation_step(strategy, network)
@@ -214,9 +174,7 @@ class PatchRecipe:
         """Always the same plane of a patch, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
         if self._drawn is None:
             split = "validation" if self.examples("validation") else "train"
-            batches = patch_stream.validation(
-                self._manifest, self._config.data.records, self._config, self.region, split, _READ, self._boxes
-            )
+            batches = self.validation(Share(_READ), split)
             few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
             self._drawn = board.fixed_patch(few, self._config.data.modalities, self.region)
         logits = network(self._drawn.example["patch"], training=False)["logits"][0, ..., 0]
@@ -224,3 +182,18 @@ class PatchRecipe:
 
 
 Recipe = SliceRecipe | PatchRecipe
+
+
+def recipe_for(
+    config: Config, manifest: Manifest | None, region: str = "", boxes: patch_stream.Boxes | None = None
+) -> Recipe:
+    """The recipe of one network of a config: the one place that asks which paper it is of.
+
+    Args:
+        manifest: of the records; None where only the network, its optimizer and its steps are asked for.
+        region: whose network, where each region has its own; else "".
+        boxes: predicted parent boxes by case; None takes the reference's.
+    """
+    if isinstance(config, PatchConfig):
+        return PatchRecipe(config, manifest, region, boxes)
+    return SliceRecipe(config, manifest)

@@ -1,4 +1,4 @@
-"""Inside a replica: sums over all replicas, one answer on overflow, overlap counts."""
+"""Inside a replica: sums over all replicas, one answer on overflow, counts of what overlaps."""
 
 from collections.abc import Callable, Sequence
 
@@ -38,6 +38,7 @@ def overlap(predicted, reference) -> list:
 
 
 def count(mask):
+    """Voxels that are True; float32."""
     return tf.math.count_nonzero(mask, dtype=tf.float32)
 
 
@@ -55,4 +56,5 @@ def half_squared_norm(kernels: Sequence):
 
 
 def kernels(network: keras.Model) -> list:
+    """The weights of its convolutions, without biases and normalisation: what decays."""
     return [v.value for v in network.trainable_variables if v.path.endswith("kernel")]

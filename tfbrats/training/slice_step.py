@@ -25,11 +25,6 @@ from tfbrats.training.replicas import (
     summed,
 )
 
-# --- what the networks learn ----------------------------------------------------------------------------
-
-
-# --- steps ----------------------------------------------------------------------------------------------
-
 
 def train_step(
     strategy: tf.distribute.Strategy,
@@ -83,16 +78,16 @@ def train_step(
 
 
 def _overlaps(answer: answers.BranchAnswer | answers.ClassAnswer, logits: Mapping, batch: dict) -> dict:
-    """`overlap` of each region, by name."""
+    """`overlap` of each region, by name: "overlap_wt_both" and so on."""
     # The same fusion as prediction; slices of the padding have no brain and count nothing.
     predicted = answer.tissues(logits, tf.not_equal(batch["region"], 0))
     _, parts = losses.targets(batch["label"])
-    found = {}
+    overlaps = {}
     for region in REGIONS:
         counts = overlap(slice_stream.region_mask(predicted, region), slice_stream.region_mask(parts, region))
         for what, count in zip(("both", "predicted", "reference"), counts, strict=True):
-            found[f"overlap_{region.lower()}_{what}"] = count
-    return found
+            overlaps[f"overlap_{region.lower()}_{what}"] = count
+    return overlaps
 
 
 def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, config: SliceConfig) -> Callable:

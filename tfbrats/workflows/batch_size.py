@@ -8,29 +8,21 @@ import signal
 import tempfile
 from collections.abc import Callable
 
-from tfbrats.config import Config, PatchConfig
+from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import memory
 from tfbrats.machine.wording import in_units
 from tfbrats.records.manifest import check_identity, read_manifest
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows.chain import ended, output
 from tfbrats.workflows.trial import Trial
 
 # Examples in a batch that `largest_batch` takes at most: the papers have 8 and 24, and on a CPU an example of a
 # large batch takes as long as one of two.
 MOST = {"GPU": 128, "CPU": 32}
-
-
 _GPU_SHARE = 0.9  # of the largest batch that fits; the rest is for batches fetched ahead and for fragments
-
-
 _SECOND = 3  # a batch that says, beside one of 1, how memory grows on a CPU
-
-
 _TRIED_STEPS = 1  # of a batch that may not fit, after one that compiles
-
-
 # What ends a process for want of memory, as TensorFlow, cuDNN, C++ and Python put it.
 _OUT_OF_MEMORY = (
     "RESOURCE_EXHAUSTED",
@@ -43,16 +35,13 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
     "MemoryError",
 )
-
-
 # Where no records say how many examples there are.
 _CASES = {"slices": 210, "patches": 285}  # paper A: BraTS 2017 HGG; paper B: BraTS 2018
-
-
 _DEPTH, _WITH_BRAIN = 155, 139  # axial slices of a BraTS case; the mean of six cases of BraTS 2021
 
 
 def named(config: Config, region: str) -> str:
+    """What a person calls a network, e.g. "msm WT"."""
     return f"{config.model.name} {region}".strip()
 
 
@@ -79,18 +68,19 @@ def trial_of(config: Config, region: str, batch_size: int, count: int) -> Trial 
     starved = any(sign in process.stderr for sign in _OUT_OF_MEMORY) or process.returncode == -signal.SIGKILL
     if process.returncode and starved:
         return None
-    (found,) = json.loads(output(process))
-    return Trial(**found)
+    (trial,) = json.loads(output(process))
+    return Trial(**trial)
 
 
 def nothing_fits(config: Config, region: str) -> InputError:
+    """The error to raise where not even a batch of one example fits; it says what to make smaller."""
     smaller = [f"model.width={max(2, config.model.width // 2)}"]
     if config.train.precision == "float32":
         smaller.append("train.precision=mixed_bfloat16 (or mixed_float16 on an older GPU)")
-    if isinstance(config, PatchConfig):
-        smaller += [f"sampling.patch_size={max(8, config.sampling.patch_size // 16 * 8)}"]
+    if config.unit == "patches":
+        smaller.append(f"sampling.patch_size={max(8, config.sampling.patch_size // 16 * 8)}")
     else:
-        smaller += ["a smaller records.slice_shape"]
+        smaller.append("a smaller records.slice_shape")
     return InputError(
         f"{named(config, region)}, width {config.model.width}: not even a batch of 1 fits into the memory "
         f"({in_units(memory.free_bytes())} are free for processes here, if it is no GPU's). Take "
@@ -116,17 +106,17 @@ def largest_batch(config: Config, say: Callable[[str], None] = print) -> int:
         raise InputError("train.batch_size=auto: not with train.strategy=tpu. Name a number.")
 
     def tried(region: str, batch_size: int) -> Trial | None:
-        found = trial_of(config, region, batch_size, _TRIED_STEPS)
-        result = f"fits: {in_units(found.peak_bytes)} of {found.device} memory" if found else "too large"
+        trial = trial_of(config, region, batch_size, _TRIED_STEPS)
+        result = f"fits: {in_units(trial.peak_bytes)} of {trial.device} memory" if trial else "too large"
         say(f"{named(config, region)}, batch {batch_size}: {result}")
-        return found
+        return trial
 
     smallest = {}
     for region in config.regions:
-        found = tried(region, 1)
-        if found is None:
+        trial = tried(region, 1)
+        if trial is None:
             raise nothing_fits(config, region)
-        smallest[region] = found
+        smallest[region] = trial
     device = smallest[region].device
     most = min(MOST[device], *(max(1, examples_of(config, region)[0][0]) for region in smallest))
     search = _largest_on_gpu if device == "GPU" else _largest_on_cpu
@@ -163,20 +153,20 @@ def _largest_on_cpu(smallest: dict[str, Trial], most: int, tried: Callable) -> t
     if second == first:
         return first, "no larger one is tried"
     each, sizes = {}, {}
-    for region, one in smallest.items():
-        other = tried(region, second)
-        if other is None:
+    for region, trial in smallest.items():
+        larger = tried(region, second)
+        if larger is None:
             each[region], sizes[region] = math.inf, first
             continue
-        each[region] = max(1.0, (other.peak_bytes - one.peak_bytes) / (second - first))
-        fitting = first + (allowed - one.peak_bytes) / each[region]
+        each[region] = max(1.0, (larger.peak_bytes - trial.peak_bytes) / (second - first))
+        fitting = first + (allowed - trial.peak_bytes) / each[region]
         sizes[region] = int(min(most, max(first, fitting)))
     # The one that allows least decides, or of equals the one that takes most.
     region = min(sizes, key=lambda name: (sizes[name], -each[name]))
     size = sizes[region]
     while size > second:
-        found = tried(region, size)
-        if found and found.peak_bytes <= allowed:
+        trial = tried(region, size)
+        if trial and trial.peak_bytes <= allowed:
             break
         size = max(second, size * 3 // 4)
     if size == most:
@@ -190,25 +180,23 @@ def examples_of(config: Config, region: str) -> tuple[tuple[int, int], str]:
     with contextlib.suppress(InputError):  # none, or of another config: a person tries before they write
         manifest = read_manifest(folder)
         check_identity(manifest, config, folder)
-        recipe = PatchRecipe(config, manifest, region) if region else SliceRecipe(config, manifest)
+        recipe = recipe_for(config, manifest, region)
         return (recipe.examples("train"), recipe.examples("validation")), folder
-    cases = _CASES["patches" if region else "slices"]
-    dealt = [cases * part // sum(config.records.split) for part in config.records.split]
-    said = f"the paper's {dealt[0]} and {dealt[1]} cases; --data RECORDS counts yours"
-    if region:
-        trained = validated = config.sampling.patches_per_case
-    else:  # only training drops slices, those without brain first
+    dealt = [_CASES[config.unit] * part // sum(config.records.split) for part in config.records.split]
+    whose = f"the paper's {dealt[0]} and {dealt[1]} cases; --data RECORDS counts yours"
+    trained = validated = config.examples_per_case
+    if trained is None:  # only training drops slices, those without brain first
         trained = min(_WITH_BRAIN, round(_DEPTH * (1 - config.records.dropped_fraction)))
         validated = _WITH_BRAIN
-    return (dealt[0] * trained, dealt[1] * validated), said
+    return (dealt[0] * trained, dealt[1] * validated), whose
 
 
-def training_hours(config: Config, found: Trial, trained: int, validated: int) -> float:
+def training_hours(config: Config, trial: Trial, trained: int, validated: int) -> float:
     """Hours of one network for all epochs.
 
     Args:
         trained: training examples in an epoch, where train.steps_per_epoch does not say it.
         validated: validation examples.
     """
-    seen = (config.train.steps_per_epoch or max(1, trained // found.batch_size)) * found.batch_size
-    return config.train.epochs * (seen * found.train_seconds + validated * found.forward_seconds) / 3600
+    seen = (config.train.steps_per_epoch or max(1, trained // trial.batch_size)) * trial.batch_size
+    return config.train.epochs * (seen * trial.train_seconds + validated * trial.forward_seconds) / 3600

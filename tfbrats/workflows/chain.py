@@ -173,11 +173,11 @@ def output_of(*arguments: str, lock: int | None = None) -> str:
 
 
 def output(process: subprocess.CompletedProcess) -> str:
-    """What a command printed. Errors as `output_of`."""
+    """What a command printed; errors as `output_of`'s."""
     if process.returncode:
         tail = "\n".join(process.stderr.splitlines()[-15:])
-        said = f"python -m {shlex.join(process.args)}"
-        raise InputError(f"{said} failed (exit code {process.returncode}):\n{tail}")
+        line = f"python -m {shlex.join(process.args)}"
+        raise InputError(f"{line} failed (exit code {process.returncode}):\n{tail}")
     return process.stdout
 
 

@@ -7,8 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfbrats.cases import case, preprocess
-from tfbrats.config import PatchConfig
+from tfbrats.cases import boxes, case, preprocess
 from tfbrats.errors import InputError
 from tfbrats.machine import files, wording
 from tfbrats.records.price import measured_price
@@ -33,40 +32,40 @@ class RowPrice:
     bytes: int
 
 
-def _examples(wanted: Plan, split: str) -> int:
+def _examples(plan: Plan, split: str) -> int:
     """Of one epoch and one network, about: counted in the first sound case."""
-    config, ids = wanted.records_config, wanted.splits[split]
-    if isinstance(config, PatchConfig):
-        return len(ids) * config.sampling.patches_per_case
-    return (
-        measured_price(wanted.dataset, {split: ids}, config, str(wanted.output), False).examples if ids else 0
-    )
+    config, ids = plan.records_config, plan.splits[split]
+    if config.examples_per_case is not None or not ids:
+        return len(ids) * (config.examples_per_case or 0)
+    return measured_price(plan.dataset, {split: ids}, config, str(plan.output), False).examples
 
 
-def _slices_a_case(wanted: Plan) -> float:
+def _slices_a_case(plan: Plan) -> float:
     """Slices with brain of the first sound training case."""
-    config, known = wanted.records_config, wanted.splits["train"]
+    config, ids = plan.records_config, plan.splits["train"]
     # As if all were tested: training would drop some.
-    found = measured_price(wanted.dataset, {"test": known}, config, str(wanted.output), False)
-    return found.examples / found.cases
+    measured = measured_price(plan.dataset, {"test": ids}, config, str(plan.output), False)
+    return measured.examples / measured.cases
 
 
-def _tiles_a_case(wanted: Plan) -> int:
+def _tiles_a_case(plan: Plan) -> int:
     """How many tiles the whole brain of the first sound case takes, which the first stage looks at.
 
     Raises:
         InputError: no case is sound.
     """
-    config, faults = wanted.records_config, []
+    config, faults = plan.records_config, []
     size, stride = config.sampling.patch_size, config.cascade.stride
-    for one in wanted.dataset.cases:
+    for case_files in plan.dataset.cases:
         try:
-            image = case.load(one, config.data.modalities, read_label=False).image
+            image = case.load(case_files, config.data.modalities, read_label=False).image
         except InputError as error:
             faults.append(str(error))
             continue
-        box = preprocess.brain_box_ijk(preprocess.brain_mask(image))
-        return math.prod(1 + max(0, math.ceil((high - low - size) / stride)) for low, high in box)
+        brain = preprocess.brain_mask(image)
+        preprocess.check(None, brain)
+        sides = (high - low for low, high in boxes.box_of(brain))
+        return math.prod(1 + max(0, math.ceil((side - size) / stride)) for side in sides)
     raise InputError("no case can be used:\n" + "\n".join(faults[:10]))
 
 
@@ -85,84 +84,84 @@ class Amounts:
     seen_a_case: float
 
 
-def amounts(wanted: Plan) -> Amounts:
+def amounts(plan: Plan) -> Amounts:
     """Counted in the first sound case."""
-    of_patches = isinstance(wanted.records_config, PatchConfig)
+    seen_a_case = {"slices": _slices_a_case, "patches": _tiles_a_case}[plan.records_config.unit]
     return Amounts(
-        trained=_examples(wanted, "train"),
-        validated=_examples(wanted, "validation"),
-        seen_a_case=_tiles_a_case(wanted) if of_patches else _slices_a_case(wanted),
+        trained=_examples(plan, "train"),
+        validated=_examples(plan, "validation"),
+        seen_a_case=seen_a_case(plan),
     )
 
 
 def row_price(
-    wanted: Plan, row: str, probed: Sequence[Mapping[str, Any]], prepare_s: float, looked_at: Amounts
+    plan: Plan, row: str, trials: Sequence[Mapping[str, Any]], prepare_s: float, looked_at: Amounts
 ) -> RowPrice:
     """A row's price, the later stages of a cascade counted as if they looked at the whole brain too.
 
     Args:
-        probed: what `trial` says of the row's networks.
+        trials: what `workflows.trial` says of the row's networks.
         prepare_s: seconds that one case takes to read and to prepare.
         looked_at: `amounts` of the table.
     """
-    train = wanted.configs[row].train
+    train = plan.configs[row].train
     trained = train.steps_per_epoch * train.batch_size if train.steps_per_epoch else looked_at.trained
     train_s = sum(
-        train.epochs * (trained * one["train_seconds"] + looked_at.validated * one["forward_seconds"])
-        for one in probed
+        train.epochs * (trained * trial["train_seconds"] + looked_at.validated * trial["forward_seconds"])
+        for trial in trials
     )
-    case_s = prepare_s + sum(looked_at.seen_a_case * one["forward_seconds"] for one in probed)
+    case_s = prepare_s + sum(looked_at.seen_a_case * trial["forward_seconds"] for trial in trials)
     return RowPrice(
         row=row,
-        parameters=sum(one["parameters"] for one in probed),
+        parameters=sum(trial["parameters"] for trial in trials),
         train_hours=train_s / 3600,
-        predict_hours=(len(wanted.case_ids) * case_s + _FIXED_S) / 3600,
-        bytes=sum(4 * one["parameters"] * ((1 + one["slots"]) * _CHECKPOINTS + 1) for one in probed),
+        predict_hours=(len(plan.case_ids) * case_s + _FIXED_S) / 3600,
+        bytes=sum(4 * trial["parameters"] * ((1 + trial["slots"]) * _CHECKPOINTS + 1) for trial in trials),
     )
 
 
-def price(wanted: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[str, Any]:
+def price(plan: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[str, Any]:
     """What all of it will cost on this machine: content of price.json, which is kept and found out once.
 
     Args:
         folder: for price.json, and for the configs that are probed, configs/ROW.yaml.
-        lock: as `steps.alone` yields it.
+        lock: as `chain.alone` yields it.
     """
-    for row, one in wanted.configs.items():
-        files.write_bytes(folder / "configs" / f"{row}.yaml", one.to_yaml().encode())
+    for row, config in plan.configs.items():
+        files.write_bytes(folder / "configs" / f"{row}.yaml", config.to_yaml().encode())
     path = folder / PRICE
     content = files.read_json(path) if path.exists() else {"rows": {}}
     if "records" not in content:
-        found = measured_price(wanted.dataset, wanted.splits, wanted.records_config, str(wanted.output), True)
-        content["records"] = {"bytes": found.bytes, "hours": found.seconds / 3600, "cases": found.cases}
+        records = measured_price(plan.dataset, plan.splits, plan.records_config, str(plan.output), True)
+        content["records"] = {"bytes": records.bytes, "hours": records.seconds / 3600, "cases": records.cases}
     prepare_s = 3600 * content["records"]["hours"] / content["records"]["cases"]
-    unknown = [row for row in wanted.configs if row not in content["rows"]]
-    looked_at = amounts(wanted) if unknown else None
+    unknown = [row for row in plan.configs if row not in content["rows"]]
+    looked_at = amounts(plan) if unknown else None
     for row in unknown:
         print(f"probing {row} ...", flush=True)
-        config = str(folder / "configs" / f"{row}.yaml")
-        batch = min(wanted.configs[row].train.batch_size, _MOST_EXAMPLES)
+        config_path = str(folder / "configs" / f"{row}.yaml")
+        batch = min(plan.configs[row].train.batch_size, _MOST_EXAMPLES)
         few = ("--batch", str(batch), "--steps", str(_STEPS))
-        probed = json.loads(output_of("tfbrats.workflows.trial", "--config", config, *few, lock=lock))
-        content["rows"][row] = dataclasses.asdict(row_price(wanted, row, probed, prepare_s, looked_at))
+        trials = json.loads(output_of("tfbrats.workflows.trial", "--config", config_path, *few, lock=lock))
+        content["rows"][row] = dataclasses.asdict(row_price(plan, row, trials, prepare_s, looked_at))
         files.write_json(path, content)
     return content
 
 
 def lines(content: Mapping[str, Any], rows: Sequence[str], free_bytes: int | None) -> list[str]:
     """The price tag as a table."""
-    kept = content["records"]
+    records = content["records"]
     table = [
         ("", "parameters", "training", "prediction", "disk"),
-        ("records", "", _hours(kept["hours"]), "", wording.in_units(kept["bytes"])),
+        ("records", "", _hours(records["hours"]), "", wording.in_units(records["bytes"])),
     ]
-    all_rows = [content["rows"][row] for row in rows]
-    for row, one in zip(rows, all_rows, strict=True):
-        hours = (_hours(one["train_hours"]), _hours(one["predict_hours"]))
-        table.append((row, f"{one['parameters'] / 1e6:.2f} M", *hours, wording.in_units(one["bytes"])))
+    costs = [content["rows"][row] for row in rows]
+    for row, cost in zip(rows, costs, strict=True):
+        hours = (_hours(cost["train_hours"]), _hours(cost["predict_hours"]))
+        table.append((row, f"{cost['parameters'] / 1e6:.2f} M", *hours, wording.in_units(cost["bytes"])))
     text = wording.columns(table, ("<12", *([">12"] * 4)))
-    hours = kept["hours"] + sum(one["train_hours"] + one["predict_hours"] for one in all_rows)
-    size = kept["bytes"] + sum(one["bytes"] for one in all_rows)
+    hours = records["hours"] + sum(cost["train_hours"] + cost["predict_hours"] for cost in costs)
+    size = records["bytes"] + sum(cost["bytes"] for cost in costs)
     text.append(
         f"in all about {_hours(hours)} and {wording.in_units(size)}"
         + ("" if free_bytes is None else f"; {wording.in_units(free_bytes)} are free")

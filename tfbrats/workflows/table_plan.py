@@ -38,10 +38,10 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
     """
     method = config_file.load(f"{row_names(table)[-1]}.yaml")
     own = config_file.load(f"{row}.yaml")
-    wanted = config_file.load(settings) if settings else method
-    if type(wanted) is not type(method):
+    base = config_file.load(settings) if settings else method
+    if type(base) is not type(method):
         raise InputError(
-            f"--settings {settings}: {wanted.model.name} is not of {papers.TABLES[table].title}. Take a config "
+            f"--settings {settings}: {base.model.name} is not of {papers.TABLES[table].title}. Take a config "
             f"of {method.model.name}'s kind."
         )
     identity = {key: value for key, value in _apart(own, method).items() if key != "run.dir"}
@@ -50,26 +50,26 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
         if key in ("model.name", "lws.enabled", "run.dir", "data.records", "region"):
             raise InputError(f"{override}: {key} is settled by the table's row.")
     if "model.width" in identity:
-        identity["model.width"] = max(2, identity["model.width"] * wanted.model.width // method.model.width)
-    found = config_file.overridden(wanted, overrides, identity)
-    if found.train.batch_size == "auto":
+        identity["model.width"] = max(2, identity["model.width"] * base.model.width // method.model.width)
+    config = config_file.overridden(base, overrides, identity)
+    if config.train.batch_size == "auto":
         raise InputError(
             "train.batch_size=auto: each row would take another, and the rows of a table differ in nothing but "
             f"the method. Name a number; `python -m tfbrats.probe --config {method.model.name}.yaml "
             "train.batch_size=auto` says what fits."
         )
-    return found
+    return config
 
 
 def _apart(own: Config, other: Config) -> dict[str, Any]:
     """section.key -> own value, wherever two configs differ."""
-    found = {}
-    ours, theirs = own.model_dump(mode="json"), other.model_dump(mode="json")
-    for section, content in ours.items():
+    values = {}
+    own_content, other_content = own.model_dump(mode="json"), other.model_dump(mode="json")
+    for section, content in own_content.items():
         for key, value in content.items() if isinstance(content, Mapping) else ():
-            if (theirs.get(section) or {}).get(key) != value:
-                found[f"{section}.{key}"] = value
-    return found
+            if (other_content.get(section) or {}).get(key) != value:
+                values[f"{section}.{key}"] = value
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,18 +128,19 @@ def plan(
     """
     if not files.is_local(output):
         raise InputError(f"{output}: reproduce into a local folder.")
-    known = row_names(table)
-    unknown = [row for row in rows or () if row not in known]
+    names = row_names(table)
+    unknown = [row for row in rows or () if row not in names]
     if unknown:
-        raise InputError(f"--rows {','.join(unknown)}: {table} has the rows {', '.join(known)}.")
-    chosen = [row for row in known if not rows or row in rows]
+        raise InputError(f"--rows {','.join(unknown)}: {table} has the rows {', '.join(names)}.")
+    chosen = [row for row in names if not rows or row in rows]
     home = pathlib.Path(paths.absolute(output))
     all_configs = {}
     for row in chosen:
         places = {"data.records": str(home / "records"), "run.dir": str(home / "runs" / row)}
         all_configs[row] = config_file.overridden(row_config(table, row, settings, overrides), values=places)
     first = all_configs[chosen[-1]]
-    differing = [row for row, one in all_configs.items() if one.records_identity() != first.records_identity()]
+    identity = first.records_identity()
+    differing = [row for row, config in all_configs.items() if config.records_identity() != identity]
     if differing:
         raise InputError(f"the rows {', '.join(differing)} would need records of their own.")
     dataset = layouts.find(data)
@@ -162,22 +163,22 @@ def _unseen(
     Raises:
         InputError: it has none, some lack a modality, or are of patients that are trained or validated on.
     """
-    cases = [one for one in layouts.find(test_data).cases if one.label or one.label_expected]
+    cases = [case for case in layouts.find(test_data).cases if case.label or case.label_expected]
     if not cases:
         raise InputError(f"{test_data}: no case with a segmentation to score against.")
-    faults = [f"{one.case_id}: {problem}" for one in cases for problem in one.problems]
-    for one in cases:
-        missing = [name for name in modalities if name not in {image[0] for image in one.images}]
-        faults += [f"{one.case_id}: no {', '.join(missing)}"] if missing else []
+    faults = [f"{case.case_id}: {problem}" for case in cases for problem in case.problems]
+    for case in cases:
+        missing = [name for name in modalities if name not in {image[0] for image in case.images}]
+        faults += [f"{case.case_id}: no {', '.join(missing)}"] if missing else []
     if faults:
         raise InputError(f"--test {test_data}: cases that cannot be segmented:\n  " + "\n  ".join(faults))
     used = {case_id for name in ("train", "validation") for case_id in dealt[name]}
     # By person: the two data sets may be of two editions.
     persons = {naming.person_of(patient) for case_id, patient in dataset.patient_of.items() if case_id in used}
-    seen = [one.case_id for one in cases if naming.person_of(one.patient_id) in persons]
+    seen = [case.case_id for case in cases if naming.person_of(case.patient_id) in persons]
     if seen:
         raise InputError(
             f"--test {test_data}: {papers.cases_text(len(seen))} of patients who are trained or validated on, "
             f"e.g. {', '.join(seen[:5])}. Take them out of one of the two data sets."
         )
-    return [one.case_id for one in cases]
+    return [case.case_id for case in cases]

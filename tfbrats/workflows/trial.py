@@ -20,13 +20,13 @@ import psutil
 import tensorflow as tf
 
 from tfbrats import config_file
-from tfbrats.config import Config, PatchConfig
+from tfbrats.config import Config
 from tfbrats.labels import LwsRegion, Tissue
 from tfbrats.machine import command
 from tfbrats.machine.wording import in_units
 from tfbrats.networks import keras_settings
 from tfbrats.training import devices
-from tfbrats.training.recipes import PatchRecipe, SliceRecipe
+from tfbrats.training.recipes import recipe_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _noise(*shape: int) -> tf.Tensor:
 
 
 def _slices(config: Config, count: int) -> dict:
-    """A batch as `data.training` yields it, half of it tumour."""
+    """A batch as `slice_stream.training` yields it, half of it tumour."""
     shape = (count, *config.input_shape)
     region = np.full(shape, LwsRegion.S2, np.uint8)
     region[:, ::2] = LwsRegion.S3
@@ -77,8 +77,8 @@ def _slices(config: Config, count: int) -> dict:
     }
 
 
-def _patches(config: PatchConfig, count: int) -> dict:
-    """A batch as `patch_data.training` yields it, half of it tumour."""
+def _patches(config: Config, count: int) -> dict:
+    """A batch as `patch_stream.training` yields it, half of it tumour."""
     shape = (count, *config.input_shape)
     target = np.zeros(shape, np.uint8)
     target[:, ::2] = 1
@@ -87,6 +87,9 @@ def _patches(config: PatchConfig, count: int) -> dict:
         "target": tf.constant(target),
         "valid": tf.ones(count),
     }
+
+
+_MADE_UP = {"slices": _slices, "patches": _patches}
 
 
 # --- measures -------------------------------------------------------------------------------------------
@@ -111,10 +114,7 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
         start_bytes: what this process held when it started.
     """
     keras_settings.check_backend()
-    if isinstance(config, PatchConfig):
-        recipe, batch = PatchRecipe(config, None, region), _patches(config, batch_size)
-    else:
-        recipe, batch = SliceRecipe(config, None), _slices(config, batch_size)
+    recipe, batch = recipe_for(config, None, region), _MADE_UP[config.unit](config, batch_size)
     with keras_settings.ours(config.train.precision):
         network, optimizer = recipe.network(1), recipe.optimizer()
         optimizer.build(network.trainable_variables)
@@ -122,7 +122,7 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
     forward = tf.function(lambda image: network(image, training=False))
     schedule, image = recipe.schedule(0), batch["image" if "image" in batch else "patch"]
     trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
-    passed = _seconds(lambda: [one.numpy() for one in tf.nest.flatten(forward(image))], min(steps, 3))
+    passed = _seconds(lambda: [logits.numpy() for logits in tf.nest.flatten(forward(image))], min(steps, 3))
     (place, peak_bytes), *_ = devices.peak_bytes().items()  # of several GPUs it runs on the first
     on_gpu = place.startswith("GPU")
     numbers = sum(int(np.prod(v.shape)) for v in optimizer.variables)
@@ -163,8 +163,8 @@ def main(arguments: Sequence[str]) -> None:
     devices.take_memory_as_needed()
     if options.memory and not tf.config.list_physical_devices("GPU"):
         _end_beyond(start_bytes + options.memory)
-    found = [measure(config, region, options.batch, options.steps, start_bytes) for region in config.regions]
-    print(json.dumps([dataclasses.asdict(one) for one in found]))
+    trials = [measure(config, region, options.batch, options.steps, start_bytes) for region in config.regions]
+    print(json.dumps([dataclasses.asdict(trial) for trial in trials]))
 
 
 if __name__ == "__main__":
