@@ -261,6 +261,52 @@ def _begun_with(
     return card
 
 
+def _client(options: argparse.Namespace) -> Client:
+    credentials = _credentials(options)
+    card = model_card.parse(files.read_bytes(options.card), options.card) if options.card else None
+    return Client(
+        options.server,
+        options.model,
+        options.version,
+        options.version_label,
+        options.timeout,
+        credentials,
+        options.connect_timeout,
+        card,
+    )
+
+
+def _segment_all(
+    client: Client,
+    begun_with: ModelCard,
+    todo: Sequence[tuple[Target, CaseFiles]],
+    options: argparse.Namespace,
+    is_alone: bool,
+) -> list[str]:
+    """Segments the cases and prints what came out; what is wrong with those that failed.
+
+    Args:
+        is_alone: one case was asked for, so that a fault is told by the command's end.
+    """
+    faults: list[str] = []
+    try:
+        with (
+            # Without a terminal, or for one case, there is no bar.
+            tqdm.tqdm(total=len(todo), unit="case", disable=True if is_alone else None) as bar,
+            contextlib.closing(_under_way(client, begun_with, todo, options)) as ended,
+        ):
+            for line, is_written in ended:
+                if is_written:
+                    bar.write(line)
+                else:
+                    faults.append(line)
+                bar.update()
+    finally:
+        if faults and not is_alone:
+            print(f"{len(faults)} of {len(todo)} cases failed:\n  " + "\n  ".join(faults))
+    return faults
+
+
 def main(arguments: Sequence[str]) -> int | None:
     options = _parser().parse_args(arguments)
     addresses.checked(options.server)
@@ -270,19 +316,7 @@ def main(arguments: Sequence[str]) -> int | None:
     todo = [(target, entry) for target, entry in pairs if options.overwrite or not target.is_done()]
     if len(todo) < len(pairs):
         print(f"{len(pairs) - len(todo)} of {len(pairs)} cases are done already (--overwrite redoes them)")
-    credentials = _credentials(options)
-    card = model_card.parse(files.read_bytes(options.card), options.card) if options.card else None
-    faults = []
-    with Client(
-        options.server,
-        options.model,
-        options.version,
-        options.version_label,
-        options.timeout,
-        credentials,
-        options.connect_timeout,
-        card,
-    ) as client:
+    with _client(options) as client:
         try:
             begun_with = _begun_with(client, [target for target, _ in pairs], todo, options)
         except ServerError as error:
@@ -290,21 +324,7 @@ def main(arguments: Sequence[str]) -> int | None:
                 raise
             print("no server answers: not compared with its model")
             return None
-        try:
-            # Quiet when it is not a terminal, and for one case.
-            with (
-                tqdm.tqdm(total=len(todo), unit="case", disable=True if len(pairs) == 1 else None) as bar,
-                contextlib.closing(_under_way(client, begun_with, todo, options)) as ended,
-            ):
-                for line, is_written in ended:
-                    if is_written:
-                        bar.write(line)
-                    else:
-                        faults.append(line)
-                    bar.update()
-        finally:
-            if faults and len(pairs) > 1:
-                print(f"{len(faults)} of {len(todo)} cases failed:\n  " + "\n  ".join(faults))
+        faults = _segment_all(client, begun_with, todo, options, is_alone=len(pairs) == 1)
     if faults and len(pairs) == 1:
         raise InputError(faults[0])
     return 1 if faults else None
