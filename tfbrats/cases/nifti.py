@@ -171,11 +171,11 @@ def read_stored(content: bytes, name: str) -> tuple[np.ndarray, Stored]:
     parsed = _parse(content, name)
     try:
         with np.errstate(all="ignore"):
-            told = _placement(parsed.header)
+            placement = _placement(parsed.header)
     except (ValueError, nibabel.spatialimages.HeaderDataError) as error:
         raise InputError(f"{name}: its qform is damaged ({error}). Repair the header.") from error
     dtype = parsed.header.get_data_dtype()
-    return parsed.array, Stored(told, dtype, parsed.scaling is not None, len(content) - parsed.voxels_end)
+    return parsed.array, Stored(placement, dtype, parsed.scaling is not None, len(content) - parsed.voxels_end)
 
 
 def _headers(content: bytes | memoryview) -> tuple[nibabel.Nifti1Header, nibabel.Nifti1Header]:
@@ -397,4 +397,4 @@ def _same_header(header: nibabel.Nifti1Header, other: nibabel.Nifti1Header) -> b
     """Whether two headers say the same about space, word by word. NaN, where nothing counts, is itself."""
     pairs = [(header[name], other[name]) for name in _ABOUT_SPACE]
     pairs.append((header["pixdim"][:4], other["pixdim"][:4]))
-    return all(np.array_equal(one, another, equal_nan=True) for one, another in pairs)
+    return all(np.array_equal(*pair, equal_nan=True) for pair in pairs)

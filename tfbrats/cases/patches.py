@@ -137,7 +137,7 @@ def cut_label(label: np.ndarray, centre_ijk: Sequence[int], size: int) -> np.nda
 
 
 def patches(prepared: Prepared, region: str, sampling: Sampling, cascade: Cascade, seed: int) -> Iterator[dict]:
-    """The patches of one labelled case for one region's network, as `records.PATCHES` describes them.
+    """The patches of one labelled case for one region's network, as `records.schema.PATCHES` describes them.
 
     The same whatever else is cut, wherever and whenever: the draws are seeded by (seed, case_id, region).
 
@@ -167,7 +167,7 @@ def patches(prepared: Prepared, region: str, sampling: Sampling, cascade: Cascad
 
 
 def volume(prepared: Prepared) -> dict:
-    """One labelled case whole, as `records.VOLUMES` describes it: patches are cut from it when it is read.
+    """One labelled case whole, as `records.schema.VOLUMES` describes it: patches are cut where it is read.
 
     Returns:
         image float16 [i, j, k, M], brain uint8 [i, j, k] (0 or 1), label uint8 [i, j, k] (tissues), origin_ijk

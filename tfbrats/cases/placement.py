@@ -295,10 +295,10 @@ def _check_sides(affine: np.ndarray, units: int) -> None:
 # --- geometry ---------------------------------------------------------------------------------------------
 
 
-def _distance(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
+def _distance(affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
     """The furthest that a corner of the volume moves between two affines, in their units."""
     corners = np.array(np.meshgrid(*((0, n - 1) for n in shape))).reshape(3, -1)
-    moved = (one - other)[:3]
+    moved = (affine - other)[:3]
     return float(np.linalg.norm(moved[:, :3] @ corners + moved[:, 3:], axis=0).max())
 
 

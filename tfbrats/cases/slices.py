@@ -96,7 +96,7 @@ def slices(
     dropped_fraction: float,
     seed: int,
 ) -> Iterator[dict]:
-    """The axial slices of one labelled case, as `records.SLICES` describes them.
+    """The axial slices of one labelled case, as `records.schema.SLICES` describes them.
 
     Only the crop is stored, with its place on the canvas; the reader pads it back.
 

@@ -86,13 +86,15 @@ def cut(image, centres, size: int, dtype=tf.float32):
     """
     image = tf.convert_to_tensor(image)
 
-    def one(centre):
+    def patch_round(centre):
         x1, half = _window(image, centre - size // 2, size), _half(image, centre - size, size)
         return tf.cast(x1, dtype), tf.cast(half, dtype)
 
     cube = tf.TensorSpec([size, size, size, image.shape[3]], dtype)
     # One at a time: on its way each is 2S voxels wide, in float32.
-    return tf.map_fn(one, tf.cast(centres, tf.int32), fn_output_signature=(cube, cube), parallel_iterations=1)
+    return tf.map_fn(
+        patch_round, tf.cast(centres, tf.int32), fn_output_signature=(cube, cube), parallel_iterations=1
+    )
 
 
 def cut_label(label, centres, size: int):

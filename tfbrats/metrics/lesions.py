@@ -159,7 +159,7 @@ def score_case(
     - one in reach of two reference lesions is scored with both, and its surplus counts against both;
     - one in reach of a reference lesion that is left out as too small is neither right nor false;
     - one in reach of a lesion without touching it makes that one found, with Dice 0 and its true HD95;
-    - the surface Dice is nnU-Net's, whose surface is of voxels, not surface-distance's `nsd_1mm` of `metrics`.
+    - the surface Dice is nnU-Net's, whose surface is of voxels, not surface-distance's as in `region_scores`.
     Where the scorers' code differs from this [ours]:
     - in 2024 its 20 voxels are mm3 in the reference: the same at the challenge's 1 mm;
     - in 2024 it joins some lesions of one tissue that touch the same lesion of another, depending on their
@@ -205,33 +205,56 @@ def _score_region(
     ignored_prediction = len(kept) - 1 - int(kept.sum())
     predicted = np.where(kept[predicted], predicted, 0)
 
-    in_reach: dict[int, list[int]] = {}
-    meet = (reach > 0) & (predicted > 0)
-    for pair in np.unique(reach[meet].astype(np.int64) * len(kept) + predicted[meet]).tolist():
-        lesion, part = divmod(pair, len(kept))
-        in_reach.setdefault(lesion, []).append(part)
-    false = int(kept.sum()) - len({part for each in in_reach.values() for part in each})
+    in_reach = _in_reach(reach, predicted)
+    false = int(kept.sum()) - len({part for parts in in_reach.values() for part in parts})
 
     lesion_boxes, predicted_boxes = boxes.boxes_of(lesions), boxes.boxes_of(predicted)
-    found = []
+    scores = []  # of each lesion that is found
     for lesion in np.flatnonzero(counted).tolist():
         parts = in_reach.get(lesion, [])
         if parts:
             near = boxes.around([lesion_boxes[lesion - 1], *(predicted_boxes[part - 1] for part in parts)])
             masks = np.isin(boxes.crop(predicted, near), parts), boxes.crop(lesions, near) == lesion
-            found.append(_score_lesion(*masks, spacing_mm, rule))
+            scores.append(_score_lesion(*masks, spacing_mm, rule))
 
-    number = int(counted.sum())
-    missed = number - len(found)
-    judged = number + false
-    sums = np.reshape(found, (-1, 4)).sum(axis=0)
-    sums[1] += (missed + false) * rule.penalty_mm  # which add nothing to the other sums
+    number, found = int(counted.sum()), len(scores)
+    means = _means(scores, number - found + false, rule)
+    ignored_reference = len(counted) - 1 - number
+    return LesionScores(
+        region, *means, number, found, number - found, false, ignored_reference, ignored_prediction
+    )
+
+
+def _in_reach(reach: np.ndarray, predicted: np.ndarray) -> dict[int, list[int]]:
+    """Number of a reference lesion -> numbers of the predicted ones that lie, in part, in its reach.
+
+    Args:
+        reach: numbers of the dilated reference lesions [I, J, K], 0 outside.
+        predicted: numbers of the predicted lesions, same shape.
+    """
+    meet = (reach > 0) & (predicted > 0)
+    most = int(predicted.max()) + 1
+    in_reach: dict[int, list[int]] = {}
+    for pair in np.unique(reach[meet].astype(np.int64) * most + predicted[meet]).tolist():
+        lesion, part = divmod(pair, most)
+        in_reach.setdefault(lesion, []).append(part)
+    return in_reach
+
+
+def _means(scores: Sequence[Sequence[float]], alone: int, rule: LesionRule) -> list[float]:
+    """Dice, HD95 and two surface Dice over all lesions that are judged; perfect where none is.
+
+    Args:
+        scores: of each lesion that both sides have, as `_score_lesion`.
+        alone: how many one side alone has: missed and false ones.
+    """
+    judged = len(scores) + alone
+    sums = np.reshape(scores, (-1, 4)).sum(axis=0)
+    sums[1] += alone * rule.penalty_mm  # which add nothing to the other sums
     means = (sums / judged).tolist() if judged else [1.0, 0.0, 1.0, 1.0]
     if not rule.tolerances_mm:
         means[2:] = [math.nan, math.nan]
-    ignored_reference = len(counted) - 1 - number
-    counts = (number, len(found), missed, false, ignored_reference, ignored_prediction)
-    return LesionScores(region, *means, *counts)
+    return means
 
 
 def _score_lesion(

@@ -215,16 +215,16 @@ def score_case(
     box = one_grid.box_of_both(prediction, reference)
     corner = np.array([low for low, _ in box])
     prediction, reference = (np.ascontiguousarray(boxes.crop(side, box)) for side in (prediction, reference))
-    rows, listed = [], []
+    rows, all_lesions = [], []
     for group, tissues in groups_of(schema, named_edition).items():
         masks = np.isin(prediction, tissues), np.isin(reference, tissues)
-        found = list(_lesions(group, *masks, spacing_mm, corner))
-        row = _group_scores(group, found, *masks)
+        lesions = list(_lesions(group, *masks, spacing_mm, corner))
+        row = _group_scores(group, lesions, *masks)
         if _challenge_of(schema, named_edition) == _METASTASES:
-            row = SizedScores(**dataclasses.asdict(row), **_by_size(found))
+            row = SizedScores(**dataclasses.asdict(row), **_by_size(lesions))
         rows.append(_as_missing(row) if missing else row)
-        listed += found
-    return rows, listed
+        all_lesions += lesions
+    return rows, all_lesions
 
 
 # --- lesions and their partners -------------------------------------------------------------------------
@@ -268,12 +268,12 @@ def _lesions(
 
 
 def _group_scores(
-    group: str, found: Sequence[Lesion], prediction: np.ndarray, reference: np.ndarray
+    group: str, lesions: Sequence[Lesion], prediction: np.ndarray, reference: np.ndarray
 ) -> MatchedScores:
-    matched = [lesion for lesion in found if lesion.outcome == "matched"]
-    tp, fp, fn = (sum(lesion.outcome == name for lesion in found) for name in ("matched", "false", "missed"))
-    rq = 2 * tp / (2 * tp + fp + fn) if found else math.nan
-    nothing = math.nan if not found else 0.0
+    matched = [lesion for lesion in lesions if lesion.outcome == "matched"]
+    tp, fp, fn = (sum(lesion.outcome == name for lesion in lesions) for name in ("matched", "false", "missed"))
+    rq = 2 * tp / (2 * tp + fp + fn) if lesions else math.nan
+    nothing = math.nan if not lesions else 0.0
     values = {
         "dsc": [lesion.dice for lesion in matched],
         "hd95": [lesion.hd95_mm for lesion in matched],
@@ -283,8 +283,8 @@ def _group_scores(
     means = {name: float(np.mean(of)) if of else none[name] for name, of in values.items()}
     spreads = {name: float(np.std(of)) if of else math.nan for name, of in values.items()}
 
-    def size(lesion_sizes: Sequence[float]) -> float:
-        return float(np.mean(lesion_sizes)) if lesion_sizes else math.nan
+    def mean_size(sizes: Sequence[float]) -> float:
+        return float(np.mean(sizes)) if sizes else math.nan
 
     return MatchedScores(
         region=group,
@@ -299,8 +299,8 @@ def _group_scores(
         pq_dsc=means["dsc"] * rq,
         **{f"sq_{name}": mean for name, mean in means.items()},
         **{f"sq_{name}_std": spread for name, spread in spreads.items()},
-        instance_voxel_count_ref=size([lesion.voxels for lesion in matched]),
-        instance_volume_ref=size([lesion.volume_mm3 for lesion in matched]),
+        instance_voxel_count_ref=mean_size([lesion.voxels for lesion in matched]),
+        instance_volume_ref=mean_size([lesion.volume_mm3 for lesion in matched]),
         **_whole_group(prediction, reference),
     )
 
@@ -323,27 +323,28 @@ def _whole_group(prediction: np.ndarray, reference: np.ndarray) -> dict[str, flo
     }
 
 
-def _by_size(found: Sequence[Lesion]) -> dict[str, float]:
+def _by_size(lesions: Sequence[Lesion]) -> dict[str, float]:
     """The fields that `SizedScores` adds."""
-    false = sum(lesion.outcome == "false" for lesion in found)
-    of_reference = [lesion for lesion in found if lesion.outcome != "false"]
+    false = [lesion for lesion in lesions if lesion.outcome == "false"]
+    of_reference = [lesion for lesion in lesions if lesion.outcome != "false"]
     large = [lesion for lesion in of_reference if lesion.volume_mm3 >= _LARGE_FROM_MM3]
     small = [lesion for lesion in of_reference if lesion.volume_mm3 < _LARGE_FROM_MM3]
     scores = {}
-    for size, lesions in (("large", large), ("small", small)):
-        tp = sum(lesion.dice >= _FOUND_FROM_DICE for lesion in lesions)  # nan is not
-        fn = len(lesions) - tp
+    fp = len(false)
+    for size, of_size in (("large", large), ("small", small)):
+        tp = sum(lesion.dice >= _FOUND_FROM_DICE for lesion in of_size)  # nan is not
+        fn = len(of_size) - tp
         values = (
             tp,
-            false,
+            fp,
             fn,
-            tp / max(tp + false, 1),
+            tp / max(tp + fp, 1),
             tp / max(tp + fn, 1),
-            2 * tp / max(2 * tp + false + fn, 1),
+            2 * tp / max(2 * tp + fp + fn, 1),
         )
         for name, value in zip(("tp", "fp", "fn", "prec", "rec", "f1"), values, strict=True):
-            scores[f"{size}_instance_{name}"] = float(value) if lesions else math.nan
-    judged = large + [lesion for lesion in found if lesion.outcome == "false"] if large else []
+            scores[f"{size}_instance_{name}"] = float(value) if of_size else math.nan
+    judged = large + false if large else []
     for name, field, penalty in (("dsc", "dice", 0.0), ("hd95", "hd95_mm", PENALTY), ("nsd", "nsd", 0.0)):
         values = [getattr(lesion, field) if lesion.outcome == "matched" else penalty for lesion in judged]
         scores[f"lesionwise_{name}_mean"] = float(np.mean(values)) if values else math.nan

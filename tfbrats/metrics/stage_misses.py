@@ -77,37 +77,31 @@ def score_case(
     if margin is not None and margin < 0:
         raise InputError(f"a cascade's margin is {margin} voxels; expected 0 or more.")
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    ours = {region: region_mask(prediction, region) for region in REGIONS}
-    theirs = {region: region_mask(reference, region) for region in REGIONS}
+    # What is neither predicted nor in the reference is in none of the volumes, and no box reaches beyond both.
+    prediction, reference = one_grid.cropped(prediction, reference)
+    predicted = {region: region_mask(prediction, region) for region in REGIONS}
+    expected = {region: region_mask(reference, region) for region in REGIONS}
     rows = []
     for region, parent in PARENT.items():
-        missed = theirs[region] & ~ours[region]
-        false = ours[region] & ~theirs[region]
+        missed = expected[region] & ~predicted[region]
+        false = predicted[region] & ~expected[region]
         nowhere = np.zeros_like(missed)
-        lost = missed & ~ours[parent] if parent else nowhere
-        by_wt = missed & ~ours["WT"] if parent else nowhere
-        followed = false & ~theirs[parent] if parent else nowhere
-        voxels = {
-            "reference_ml": theirs[region],
+        lost = missed & ~predicted[parent] if parent else nowhere
+        by_wt = missed & ~predicted["WT"] if parent else nowhere
+        masks = {
+            "reference_ml": expected[region],
             "missed_ml": missed,
             "missed_here_ml": missed & ~lost,
             "lost_before_ml": lost,
             "lost_by_wt_ml": by_wt,
             "lost_by_tc_ml": lost & ~by_wt,
             "false_ml": false,
-            "false_before_ml": followed,
+            "false_before_ml": false & ~expected[parent] if parent else nowhere,
         }
         if margin is not None:
-            voxels["lost_outside_box_ml"] = lost & ~_in_box(ours[parent], margin) if parent else nowhere
-        rows.append(
-            StageLosses(
-                region=region,
-                **{
-                    name: int(np.count_nonzero(voxels[name])) * voxel_ml if name in voxels else math.nan
-                    for name in VOLUMES
-                },
-            )
-        )
+            masks["lost_outside_box_ml"] = lost & ~_in_box(predicted[parent], margin) if parent else nowhere
+        volumes_ml = {name: int(np.count_nonzero(mask)) * voxel_ml for name, mask in masks.items()}
+        rows.append(StageLosses(region=region, **{name: volumes_ml.get(name, math.nan) for name in VOLUMES}))
     return rows
 
 
@@ -154,10 +148,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def by_case(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Case id -> region -> row, in the order of the rows, which have `case_id` and `region`."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    of_cases: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["case_id"], {})[row["region"]] = row
-    return found
+        of_cases.setdefault(row["case_id"], {})[row["region"]] = row
+    return of_cases
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Mapping[str, Any]]]]:
