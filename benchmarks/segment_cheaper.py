@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", action="append", choices=sorted({p for parts in PARTS.values() for p in parts})
     )
     options = parser.parse_args(argv)
-    settings = export._read_config(options.run)
+    settings = export.chosen_from(options.run).config
     (entry,) = layouts.select(layouts.find(options.case), None)
     loaded = case.load(entry, settings.data.modalities, read_label=False)
     volumes = {name: np.ascontiguousarray(loaded.image[..., m]) for m, name in enumerate(loaded.modalities)}

@@ -21,14 +21,13 @@ from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
 from serving.model_config import ModelConfig
 from tfbrats.cases.packing import MOST_VOXELS
-from tfbrats.inference.saved_model import SavedModel
+from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.machine import files
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _State = get_model_status_pb2.ModelVersionStatus
-_WARMUP = "assets.extra/tf_serving_warmup_requests"
 
 
 class CallError(Exception):
@@ -163,7 +162,7 @@ def run(servable: Servable, request, seconds: float | None) -> dict[str, np.ndar
 
 def _warm_up(path: str, servable: Servable) -> int:
     """Replays the version's warm-up records, as the real server does before it serves; their number."""
-    records = files.join(path, _WARMUP)
+    records = files.join(path, WARM_UP)
     if not tf.io.gfile.exists(records):
         return 0
     number = 0

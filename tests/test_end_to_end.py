@@ -38,7 +38,7 @@ def _three_ways(run: str, model: str, loaded: Case) -> list[np.ndarray]:
     """Tissues from the Keras model, from the SavedModel and over gRPC."""
     card = model_card.read(model)
     volumes = {name: tf.constant(array) for name, array in model_card.inputs(card, loaded).items()}
-    answer = tf.function(export.segmenter_of(run))(volumes)
+    answer = tf.function(export.segmenter_of(export.chosen_from(run)))(volumes)
     keras_tissues = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
     saved_tissues = saved_model.SavedSegmenter(model).segment(loaded).tissues
     with server.start(os.path.dirname(model)) as running, Client(running.address, "tiny") as client:
@@ -67,7 +67,8 @@ def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_mo
     loaded = case.load(layouts.find(tmp_path).cases[0])
     card = model_card.read(cascade_model)
     inputs = model_card.inputs(card, loaded)
-    ours = tf.function(export.segmenter_of(cascade_run.folder))({n: tf.constant(a) for n, a in inputs.items()})
+    segmenter = export.segmenter_of(export.chosen_from(cascade_run.folder))
+    ours = tf.function(segmenter)({name: tf.constant(array) for name, array in inputs.items()})
     assert len(np.unique(ours["segmentation"])) > 2 and np.all(ours["tiles"].numpy() > 1)
     saved = saved_model.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)
     with server.start(os.path.dirname(cascade_model)) as running, Client(running.address, "tiny_msm") as client:

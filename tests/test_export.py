@@ -1,9 +1,12 @@
 """The SavedModel: named signatures, one copy of each variable, the same answers as the Keras model."""
 
+import collections
+import contextlib
 import gzip
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import rehearsal, signatures
 from tfbrats.inference.pieces import MOST_CASES
-from tfbrats.inference.saved_model import SavedModel, SavedSegmenter
+from tfbrats.inference.saved_model import WARM_UP, SavedModel, SavedSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card, seen
@@ -37,9 +40,60 @@ def trained(record_set, tmp_path_factory):
     return str(folder)
 
 
+_COUNTED: list[collections.Counter] = []  # an audit hook stays for good: it counts while there is a counter
+
+
+def _count(event, arguments):
+    if event == "open" and _COUNTED and isinstance(arguments[0], str):
+        _COUNTED[-1][os.path.realpath(arguments[0])] += 1
+
+
+sys.addaudithook(_count)
+
+
+@contextlib.contextmanager
+def opens():
+    """Path -> how often it is opened until the block ends."""
+    _COUNTED.append(collections.Counter())
+    try:
+        yield _COUNTED[-1]
+    finally:
+        _COUNTED.pop()
+
+
+def of_run(counts, folder):
+    """Of the counts those of a run's own files, by their names in it; its checkpoints are TensorFlow's."""
+    inside = {os.path.relpath(path, os.path.realpath(folder)): count for path, count in counts.items()}
+    return {
+        name: count for name, count in inside.items() if not name.startswith("..") and "checkpoints" not in name
+    }
+
+
 @pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    return export.export(trained, tmp_path_factory.mktemp("models") / "tiny")
+def export_and_opens(trained, tmp_path_factory):
+    with opens() as counts:
+        folder = export.export(trained, tmp_path_factory.mktemp("models") / "tiny")
+    return folder, counts
+
+
+@pytest.fixture(scope="module")
+def exported(export_and_opens):
+    return export_and_opens[0]
+
+
+def test_one_export_opens_each_file_of_the_run_once(export_and_opens, trained):
+    names = ("config.yaml", "records.json", "splits.json", "history.csv")
+    assert of_run(export_and_opens[1], trained) == dict.fromkeys(names, 1)
+
+
+def test_the_command_opens_each_file_of_a_cascades_run_once(cascade_run, tmp_path, monkeypatch, capsys):
+    for name in ("_save", "rehearse"):  # what comes after the run is read; it takes most of the time
+        monkeypatch.setattr(export, name, lambda folder, *_: os.makedirs(folder, exist_ok=True))
+    with opens() as counts:
+        export.main(["--run", cascade_run.folder, "--output", str(tmp_path / "m")])
+    names = ("config.yaml", "records.json", "splits.json", "wt/history.csv", "tc/history.csv", "et/history.csv")
+    assert of_run(counts, cascade_run.folder) == dict.fromkeys(names, 1)
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_signatures_go_by_the_names_of_the_modalities(exported):
@@ -114,7 +168,7 @@ def test_other_files_are_not_described(exported):
 def test_warm_up_requests_are_small_and_name_real_signatures(exported):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    path = pathlib.Path(exported) / signatures.WARM_UP
+    path = pathlib.Path(exported) / WARM_UP
     assert path.stat().st_size < 3000
     logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in tfrecord.read_records(path)]
     asked = [
@@ -144,7 +198,7 @@ def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, mon
             found = super().__call__(signature, inputs, outputs)
             return {name: array + 1 if name == "segmentation" else array for name, array in found.items()}
 
-    monkeypatch.setattr(export, "SavedModel", Other)
+    monkeypatch.setattr(rehearsal, "SavedModel", Other)
     with pytest.raises(RuntimeError, match="voxels differ"):
         export.export(trained, tmp_path / "model")
     assert os.listdir(tmp_path / "model") == []
@@ -421,7 +475,7 @@ def test_a_cascade_describes_itself(cascade_model, patch_records):
 def test_a_cascade_warms_up_the_whole_case_and_every_network(cascade_model):
     from tensorflow_serving.apis import prediction_log_pb2
 
-    path = pathlib.Path(cascade_model) / signatures.WARM_UP
+    path = pathlib.Path(cascade_model) / WARM_UP
     assert path.stat().st_size < 3000
     logs = [prediction_log_pb2.PredictionLog.FromString(content) for content in tfrecord.read_records(path)]
     asked = {
@@ -455,7 +509,7 @@ def test_the_tile_batch_and_the_threshold_chosen_at_export_do_what_they_say(casc
     """Without a SavedModel: `export` and this take the same segmenter."""
 
     def answer(*overrides):
-        segmenter = export.segmenter_of(cascade_run.folder, overrides=overrides)
+        segmenter = export.segmenter_of(export.chosen_from(cascade_run.folder, overrides=overrides))
         found = tf.function(segmenter)({name: tf.constant(array) for name, array in a_case.items()})
         return {name: value.numpy() for name, value in found.items()}
 

@@ -14,12 +14,14 @@ it in hardware (AVX512_BF16, AMX), where it is faster; on others it is slower. S
 """
 
 import contextlib
+import dataclasses
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfbrats import __version__
@@ -28,37 +30,74 @@ from tfbrats.config import Config, PatchConfig, Run
 from tfbrats.config_file import overridden
 from tfbrats.errors import InputError
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
-from tfbrats.inference.rehearsal import APART, compare, replay
-from tfbrats.inference.saved_model import SavedModel
+from tfbrats.inference.rehearsal import APART, rehearse
+from tfbrats.inference.saved_model import WARM_UP
 from tfbrats.inference.signatures import (
-    WARM_UP,
     Segmenter,
-    Signatures,
+    Signature,
     Weights,
-    network_signatures,
     plane,
+    signatures_of,
     warm_up_requests,
 )
 from tfbrats.inference.slice_segmenter import CaseSegmenter
-from tfbrats.labels import EDITIONS, LEARNED_OF, REGIONS, LabelSchema, Tissue
+from tfbrats.labels import EDITIONS, LEARNED_OF, LabelSchema, Tissue
 from tfbrats.machine import command, files, literal, paths
 from tfbrats.predictions import model_card, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.records import tfrecord
 from tfbrats.runs.folder import RunFolder
-from tfbrats.training import best_weights
+from tfbrats.training import best_weights, checkpoints
 
 _LEFT = re.compile(rf"\.\d+{re.escape(files.PARTIAL)}-\w+")  # a version in the making
+_WARM_UP_SLICES = 8
 FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_batch")
 
 
-def _read_config(run_dir: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
-    """The run's config, with what may be chosen anew for inference.
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What is exported: a run's best weights, and what was chosen for their model.
+
+    Attributes:
+        config: the run's, with what was chosen anew; `run.dir` is where the run lies now.
+        checkpoints: region ("" where there is one network) -> its best checkpoint.
+        schema: whose label values come out.
+        precision: in which the networks compute, one of `APART`.
+    """
+
+    run: RunFolder
+    config: Config
+    checkpoints: Mapping[str, str]
+    schema: LabelSchema
+    precision: str
+
+
+def chosen_from(
+    run_dir: str | os.PathLike,
+    edition: str | None = None,
+    overrides: Sequence[str] = (),
+    precision: str = "float32",
+) -> Chosen:
+    """What is to be exported of a run.
+
+    Args:
+        run_dir: the run folder.
+        edition: whose label values come out; by default those of the training data.
+        overrides: section.key=value for keys in `FREE`.
+        precision: in which the networks compute, one of `APART`.
 
     Raises:
-        InputError: no run, or an override of what training has settled.
+        InputError: no run, or one without a checkpoint yet; an override of what training has settled; an
+            unknown edition.
     """
-    config = RunFolder(run_dir).config.model_copy(update={"run": Run(dir=os.fspath(run_dir))})
+    run = RunFolder(run_dir)
+    config = _with_overrides(run.config.model_copy(update={"run": Run(dir=run.path)}), overrides)
+    best = best_weights.best_checkpoints(config, config.whole.regions)
+    return Chosen(run, config, best, _schema(run, edition), precision)
+
+
+def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The run's config, with what may be chosen anew for inference."""
     settled = [text for text in overrides if text.partition("=")[0] not in FREE]
     if settled or (overrides and not isinstance(config, PatchConfig)):
         raise InputError(
@@ -68,30 +107,51 @@ def _read_config(run_dir: str | os.PathLike, overrides: Sequence[str] = ()) -> C
     return overridden(config, overrides)
 
 
-def segmenter_of(
-    run_dir: str | os.PathLike,
-    edition: str | None = None,
-    overrides: Sequence[str] = (),
-    precision: str = "float32",
-) -> Segmenter:
-    """The best weights of a run with everything round them.
+def _schema(run: RunFolder, edition: str | None) -> LabelSchema:
+    if edition is None:
+        return LabelSchema.from_json(run.records["label_schemas"][0])
+    if edition not in EDITIONS:
+        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
+    return EDITIONS[edition]
 
-    Args:
-        run_dir: the run folder.
-        edition: whose label values come out; by default those of the training data.
-        overrides: section.key=value for keys in `FREE`.
-        precision: in which the networks compute, one of `APART`.
 
-    Raises:
-        InputError: no run, or one without a checkpoint yet.
-    """
-    config = _read_config(run_dir, overrides)
+def segmenter_of(chosen: Chosen) -> Segmenter:
+    """The best weights of a run with everything round them."""
+    config, schema = chosen.config, chosen.schema
+    networks = {
+        region: best_weights.network_of(config, region, checkpoint, chosen.precision)
+        for region, checkpoint in chosen.checkpoints.items()
+    }
     if isinstance(config, PatchConfig):
-        networks = best_weights.best_networks(config, list(REGIONS), precision)
-        size, schema = config.sampling.patch_size, _schema(run_dir, edition)
+        size = config.sampling.patch_size
         return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
-    network, canvas = best_weights.best_network(config, precision=precision), config.records.slice_shape
-    return CaseSegmenter(network, config.data.modalities, canvas, _schema(run_dir, edition))
+    return CaseSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
+
+
+def card_of(chosen: Chosen, name: str, version: int, signatures: Sequence[Signature]) -> ModelCard:
+    """What the exported model will say of itself."""
+    config = chosen.config
+    return ModelCard(
+        name=name,
+        version=version,
+        description=f"{config.model.name}, width {config.model.width}: brain tumour segmentation in MRI"
+        + _unlearned(chosen.schema),
+        tfbrats_version=__version__,
+        modalities=config.data.modalities,
+        axes="".join(nifti.AXES),
+        n4_modalities=config.preprocess.n4_modalities,
+        n4_shrink=config.preprocess.n4_shrink,
+        normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
+        precision=chosen.precision,
+        spacing_mm=chosen.run.records["spacing_mm"],
+        label_schema=chosen.schema.to_json(),
+        regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
+        signatures={signature.name: signature.described() for signature in signatures},
+        training_data=_training_data(chosen),
+        scores=_scores(chosen),
+        license="the weights are bound by the terms of the data they were trained on",
+        intended_use="research; not for diagnostic use",
+    )
 
 
 def _unlearned(schema: LabelSchema) -> str:
@@ -100,124 +160,40 @@ def _unlearned(schema: LabelSchema) -> str:
     return "; cystic component (CC) is predicted as NCR, never as a class of its own"
 
 
-def _schema(run_dir: str | os.PathLike, edition: str | None) -> LabelSchema:
-    if edition is None:
-        return LabelSchema.from_json(RunFolder(run_dir).records["label_schemas"][0])
-    if edition not in EDITIONS:
-        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
-    return EDITIONS[edition]
+def _training_data(chosen: Chosen) -> dict[str, Any]:
+    """What the networks were trained on, and how far."""
+    run, records, splits = chosen.run, chosen.run.records, chosen.run.splits
+    return {
+        "label_schemas": records["label_schemas"],
+        "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
+        "examples": records["examples"],
+        "split_sha256": splits["sha256"],
+        **seen.hashes_of(splits),
+        "records_sha256": records["manifest_sha256"],
+        "config": chosen.config.model_dump(mode="json"),
+        "unfinished": run.unfinished(chosen.config),  # networks -> epochs so far
+    }
 
 
-def _scores(config: Config) -> dict[str, Any]:
+def _scores(chosen: Chosen) -> dict[str, Any]:
     """What the weights scored on the validation split when they were saved, of each network; {} without one."""
-
-    def of(region: str) -> dict[str, float]:
-        history = RunFolder(config.run.dir).network(region).history
-        epoch = best_weights.best_checkpoint(config, region).rpartition("-")[2]
-        rows = [row for row in history if row["epoch"] == epoch and row.get("validation_loss")]
-        return {key: float(value) for row in rows for key, value in row.items()}
-
-    if not isinstance(config, PatchConfig):
-        return of("")
-    return {region: scores for region in REGIONS if (scores := of(region))}
-
-
-def card_of(
-    run_dir: str | os.PathLike,
-    name: str,
-    version: int,
-    segmenter: Segmenter,
-    edition: str | None = None,
-    overrides: Sequence[str] = (),
-    precision: str = "float32",
-) -> ModelCard:
-    """What the exported model will say of itself."""
-    config, schema = _read_config(run_dir, overrides), _schema(run_dir, edition)
-    run = RunFolder(run_dir)
-    trained_on, splits = run.records, run.splits
-    scores = _scores(config)
-    if scores:
-        cases = len(splits["validation"])
-        of_patches = isinstance(config, PatchConfig)
-        each = cases * config.sampling.patches_per_case if of_patches else trained_on["examples"]["validation"]
-        unit = "patches_each" if of_patches else "slices"
-        scores = {"split": "validation", "cases": cases, unit: each, **scores}
-    volume = f"[I, J, K], axes {''.join(nifti.AXES)}, one grid for all"
-    modalities = {name: f"float32 {volume}" for name in config.data.modalities}
-    outputs = {
-        "segmentation": "uint8 [I, J, K], values as label_schema",
-        "probabilities": "float32 [I, J, K, 3]: " + ", ".join(REGIONS),
-    }
-    if isinstance(segmenter, CascadeSegmenter):
-        outputs[model_card.TILES] = "int32 [3]: tiles run for " + ", ".join(REGIONS)
-    networks = {
-        one.name: {
-            "inputs": {one.argument: f"float32 [N, {', '.join(map(str, one.shape))}], {one.channels}"},
-            "outputs": dict(one.outputs),
-        }
-        for one in network_signatures(segmenter, config)
-    }
-    return ModelCard(
-        name=name,
-        version=version,
-        description=f"{config.model.name}, width {config.model.width}: brain tumour segmentation in MRI"
-        + _unlearned(schema),
-        tfbrats_version=__version__,
-        modalities=config.data.modalities,
-        axes="".join(nifti.AXES),
-        n4_modalities=config.preprocess.n4_modalities,
-        n4_shrink=config.preprocess.n4_shrink,
-        normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
-        precision=precision,
-        spacing_mm=trained_on["spacing_mm"],
-        label_schema=schema.to_json(),
-        regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
-        signatures={
-            "serving_default": {"inputs": modalities, "outputs": outputs},
-            "int16": {
-                "inputs": {key: text.replace("float32", "int16") for key, text in modalities.items()},
-                "outputs": outputs,
-            },
-            "gzip_int16": {
-                "inputs": {
-                    **dict.fromkeys(modalities, "string [K]: each slice [I, J], int16, little-endian, as gzip"),
-                    "plane": "int32 [2]: I, J",
-                },
-                "outputs": outputs,
-            },
-            "cases_int16": {
-                "inputs": dict.fromkeys(modalities, f"int16 [N, I, J, K], N cases; each {volume}"),
-                "outputs": {
-                    name: text.replace("[", "[N, ") for name, text in outputs.items() if name != "probabilities"
-                },
-            },
-            **networks,
-            "describe": {
-                "inputs": {"file": f"string [], {model_card.FILE}"},
-                "outputs": {"content": "string []"},
-            },
-        },
-        training_data={
-            "label_schemas": trained_on["label_schemas"],
-            "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
-            "examples": trained_on["examples"],
-            "split_sha256": splits["sha256"],
-            **seen.hashes_of(splits),
-            "records_sha256": trained_on["manifest_sha256"],
-            "config": config.model_dump(mode="json"),
-            "unfinished": run.unfinished(config),  # networks -> epochs so far
-        },
-        scores=scores,
-        license="the weights are bound by the terms of the data they were trained on",
-        intended_use="research; not for diagnostic use",
-    )
+    by_region = {region: _scores_of(chosen, region) for region in chosen.checkpoints}
+    scores = {region: numbers for region, numbers in by_region.items() if numbers}
+    if not scores:
+        return {}
+    config, cases = chosen.config, len(chosen.run.splits["validation"])
+    if isinstance(config, PatchConfig):
+        size = {"patches_each": cases * config.sampling.patches_per_case}
+    else:
+        scores, size = scores[""], {"slices": chosen.run.records["examples"]["validation"]}
+    return {"split": "validation", "cases": cases, **size, **scores}
 
 
-def _sweep(output: str) -> None:
-    """Removes what exports that were killed have left: half versions, untouched for an hour."""
-    for entry in os.scandir(output):
-        if _LEFT.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
-            files.remove(entry.path)
+def _scores_of(chosen: Chosen, region: str) -> dict[str, float]:
+    """The numbers of the epoch that the best checkpoint ended; none without validation."""
+    epoch = str(checkpoints.number(chosen.checkpoints[region]))
+    rows = [row for row in chosen.run.network(region).history if row["epoch"] == epoch]
+    return {key: float(value) for row in rows if row.get("validation_loss") for key, value in row.items()}
 
 
 def export(
@@ -240,37 +216,70 @@ def export(
     if not files.is_local(output):
         raise InputError(f"{output}: export to a local folder, then copy the version's folder as a whole.")
     output = paths.absolute(output)
-    config = _read_config(run_dir, overrides)
-    segmenter = segmenter_of(run_dir, edition, overrides, precision)
-    os.makedirs(output, exist_ok=True)
-    _sweep(output)
-    version = 1 + max((int(entry) for entry in os.listdir(output) if entry.isdigit()), default=0)
-    card = card_of(run_dir, os.path.basename(output), version, segmenter, edition, overrides, precision)
-    networks = network_signatures(segmenter, config)
-    signatures = Signatures(segmenter, networks, card.to_json())
+    chosen = chosen_from(run_dir, edition, overrides, precision)
+    segmenter = segmenter_of(chosen)
+    version = _next_version(output)
+    signatures = signatures_of(segmenter, chosen.config, lambda: card.to_json())
+    card = card_of(chosen, os.path.basename(output), version, signatures)
 
     final = os.path.join(output, str(version))
+    with _renamed_at_the_end(final) as temporary:
+        _save(temporary, segmenter, signatures)
+        files.write_bytes(os.path.join(temporary, model_card.FILE), card.to_json().encode())
+        _write_warm_up(temporary, card, signatures, plane(chosen.config))
+        rehearse(temporary, segmenter, signatures, plane(chosen.config), precision)
+    return final
+
+
+def _next_version(output: str) -> int:
+    """The number after the largest in the model's folder, which is made if need be."""
+    os.makedirs(output, exist_ok=True)
+    _sweep(output)
+    return 1 + max((int(entry) for entry in os.listdir(output) if entry.isdigit()), default=0)
+
+
+def _sweep(output: str) -> None:
+    """Removes what exports that were killed have left: half versions, untouched for an hour."""
+    for entry in os.scandir(output):
+        if _LEFT.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
+            files.remove(entry.path)
+
+
+@contextlib.contextmanager
+def _renamed_at_the_end(final: str) -> Iterator[str]:
+    """Yields the name under which a version is made; what fails before its end leaves nothing."""
     temporary = files.temporary_name(final)
     try:
-        try:
-            place = files.join(literal.folder(output), files.name(temporary))
-            tf.saved_model.save(Weights(segmenter), place, signatures=signatures.by_name())
-        except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
-            reason = error.message.splitlines()[0]
-            raise InputError(
-                f"{output}: the model cannot be written ({reason}). Make room and export again."
-            ) from error
-        files.write_bytes(os.path.join(temporary, model_card.FILE), card.to_json().encode())
-        requests = warm_up_requests(card, networks, plane(config))
-        content = b"".join(tfrecord.frame(log.SerializeToString()) for log in requests)
-        files.write_bytes(os.path.join(temporary, WARM_UP), content)
-        with contextlib.closing(SavedModel(temporary)) as served:
-            replay(served, os.path.join(temporary, WARM_UP))
-            compare(segmenter, served, plane(config), precision)
+        yield temporary
         os.rename(temporary, final)
     finally:
         files.remove(temporary)
-    return final
+
+
+def _save(folder: str, segmenter: Segmenter, signatures: Sequence[Signature]) -> None:
+    """Traces the signatures and writes the SavedModel.
+
+    Raises:
+        InputError: there is no room.
+    """
+    output = files.parent(folder)
+    functions = {signature.name: signature.traced() for signature in signatures}
+    try:
+        place = files.join(literal.folder(output), files.name(folder))
+        tf.saved_model.save(Weights(segmenter), place, signatures=functions)
+    except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        reason = error.message.splitlines()[0]
+        raise InputError(
+            f"{output}: the model cannot be written ({reason}). Make room and export again."
+        ) from error
+
+
+def _write_warm_up(folder: str, card: ModelCard, signatures: Sequence[Signature], plane: Sequence[int]) -> None:
+    """The requests that a server answers before it serves the version, on a few slices of "brain"."""
+    volumes = dict.fromkeys(card.modalities, np.ones((*plane, _WARM_UP_SLICES)))
+    requests = warm_up_requests(signatures, card.name, volumes)
+    content = b"".join(tfrecord.frame(log.SerializeToString()) for log in requests)
+    files.write_bytes(os.path.join(folder, WARM_UP), content)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -293,9 +302,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_intermixed_args(arguments)
     final = export(options.run, options.output, options.edition, options.overrides, options.precision)
-    config = _read_config(options.run)
-    for region, epochs in RunFolder(options.run).unfinished(config).items():
-        print(f"note: {region or 'the network'} has had {epochs} of {config.train.epochs} epochs")
+    training_data = model_card.read(final).training_data
+    for region, epochs in training_data["unfinished"].items():
+        of = training_data["config"]["train"]["epochs"]
+        print(f"note: {region or 'the network'} has had {epochs} of {of} epochs")
     version = files.join(options.output, files.name(final))
     following = ("--model", version, "--input", "FOLDER", "--output", "predictions")
     print(f"exported {final}\nnext: {paths.command_line('tfbrats.predict', *following)}")

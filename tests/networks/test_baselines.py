@@ -310,7 +310,7 @@ def test_a_baseline_is_trained_exported_and_served_like_cun(name, record_set, tm
     data_sets.write_dataset(tmp_path / "new", 1, "2021", seed=9, shape=(50, 61, 19))
     loaded = case.load(layouts.find(tmp_path / "new").cases[0])
     volumes = {key: tf.constant(array) for key, array in model_card.inputs(card, loaded).items()}
-    answer = tf.function(export.segmenter_of(str(tmp_path / "run")))(volumes)
+    answer = tf.function(export.segmenter_of(export.chosen_from(tmp_path / "run")))(volumes)
     ours = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
     saved = saved_model.SavedSegmenter(model).segment(loaded, probabilities=True)
     with server.start(str(tmp_path / "models" / name)) as running, Client(running.address, name) as client:

@@ -25,7 +25,7 @@ from serving.client import Client
 from tfbrats import export, train
 from tfbrats.cases import case as cases
 from tfbrats.datasets import layouts
-from tfbrats.inference import saved_model, signatures
+from tfbrats.inference import saved_model
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import data_sets
 
@@ -215,7 +215,7 @@ def _with_half_of_its_weights(version: pathlib.Path) -> None:
 
 
 def _with_a_warm_up_that_fails(version: pathlib.Path) -> None:
-    requests = version / signatures.WARM_UP
+    requests = version / saved_model.WARM_UP
     requests.parent.mkdir(exist_ok=True)
     requests.write_bytes(bytes(100))  # as a disk that was full may leave it
 

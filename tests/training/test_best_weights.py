@@ -70,7 +70,7 @@ def test_a_run_that_was_moved_is_still_read(cascade_run, tmp_path):
     shutil.copytree(cascade_run.folder, folder)
     settings = RunFolder(folder).config
     assert settings.run.dir == cascade_run.folder
-    card = export.card_of(folder, "m", 1, export.segmenter_of(folder))
+    card = export.card_of(export.chosen_from(folder), "m", 1, signatures=())
     assert card.training_data["config"]["run"]["dir"] == str(folder)
     assert files.exists(
         best_weights.best_checkpoint(overridden(settings, [f"run.dir={folder}"]), "WT") + ".index"

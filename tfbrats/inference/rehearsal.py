@@ -1,14 +1,15 @@
 """Before a version gets its name: its warm-up is replayed, its answers are held against Keras'."""
 
+import contextlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tfbrats.cases.packing import packed
-from tfbrats.inference.saved_model import SavedModel
-from tfbrats.inference.signatures import Segmenter
+from tfbrats.inference.saved_model import WARM_UP, SavedModel
+from tfbrats.inference.signatures import Segmenter, Signature
 from tfbrats.labels import MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.records import tfrecord
@@ -16,6 +17,28 @@ from tfbrats.records import tfrecord
 # Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
 # labels may differ: a Session fuses other operations, and in bfloat16 what is fused is rounded elsewhere.
 APART = {"float32": (1e-5, 0.0), "mixed_bfloat16": (0.1, 0.01)}
+
+
+def rehearse(
+    folder: str | os.PathLike,
+    segmenter: Segmenter,
+    signatures: Sequence[Signature],
+    plane: Sequence[int],
+    precision: str,
+) -> None:
+    """Loads a version as the server will, and tries it: `replay`, then `compare`.
+
+    Args:
+        folder: of the version.
+        plane: voxels along i and j of the case that is compared.
+        precision: in which the networks compute, one of `APART`.
+
+    Raises:
+        RuntimeError: it answers otherwise than the Keras model.
+    """
+    with contextlib.closing(SavedModel(folder)) as served:
+        replay(served, os.path.join(folder, WARM_UP))
+        compare(segmenter, served, signatures, plane, precision)
 
 
 def replay(served: SavedModel, path: str) -> None:
@@ -29,27 +52,27 @@ def replay(served: SavedModel, path: str) -> None:
         )
 
 
-def compare(segmenter: Segmenter, served: SavedModel, plane: Sequence[int], precision: str) -> None:
+def compare(
+    segmenter: Segmenter,
+    served: SavedModel,
+    signatures: Sequence[Signature],
+    plane: Sequence[int],
+    precision: str,
+) -> None:
     """The Keras model and the SavedModel must give the same label map on a simulated case (`APART`)."""
     most_gap, most_different = APART[precision]
     image, _ = simulation.simulate((*plane, 24), seed=0, number=0)
-    volumes = {m: image[..., MODALITIES.index(m)] for m in segmenter.modalities}
-    ours = tf.function(segmenter)({m: tf.constant(v, tf.float32) for m, v in volumes.items()})
-    whole = {m: v.astype(np.int16) for m, v in volumes.items()}
-    sent = {
-        "serving_default": {m: v.astype(np.float32) for m, v in volumes.items()},
-        "int16": whole,
-        "gzip_int16": {"plane": np.array(plane, np.int32), **{m: packed(v) for m, v in whole.items()}},
-        "cases_int16": {m: np.stack([v, v]) for m, v in whole.items()},
-    }
-    for signature, inputs in sent.items():
-        theirs = served(signature, inputs)
-        different = int(np.sum(ours["segmentation"].numpy() != theirs["segmentation"]))
-        gap = float(
-            np.abs(ours["probabilities"].numpy() - theirs.get("probabilities", ours["probabilities"])).max()
-        )
-        if different > most_different * ours["segmentation"].numpy().size or gap > most_gap:
+    volumes = {name: image[..., MODALITIES.index(name)] for name in segmenter.modalities}
+    keras_answer = tf.function(segmenter)({m: tf.constant(v, tf.float32) for m, v in volumes.items()})
+    labels, probabilities = keras_answer["segmentation"].numpy(), keras_answer["probabilities"].numpy()
+    for signature in signatures:
+        if not signature.is_compared:
+            continue
+        answer = served(signature.name, signature.example(volumes))
+        different = int(np.sum(labels != answer["segmentation"]))
+        gap = float(np.abs(probabilities - answer.get("probabilities", probabilities)).max())
+        if different > most_different * labels.size or gap > most_gap:
             raise RuntimeError(
-                f"signature {signature}: {different} voxels differ from the Keras model's, probabilities by "
-                f"up to {gap:.2g}. Nothing was exported."
+                f"signature {signature.name}: {different} voxels differ from the Keras model's, probabilities "
+                f"by up to {gap:.2g}. Nothing was exported."
             )

@@ -20,6 +20,9 @@ from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Segmentation
 
+# In a version's folder: the requests that the server answers before it serves the version.
+WARM_UP = "assets.extra/tf_serving_warmup_requests"
+
 
 @contextlib.contextmanager
 def _without_deprecation_notes() -> Iterator[None]:

@@ -1,13 +1,19 @@
-"""What a SavedModel offers: its signatures, what its card says of them, and the requests that warm it up."""
+"""What a SavedModel offers, in one table: a `Signature` for each function that a server answers.
+
+The same table builds the functions, what the model's card says of them, the requests that warm a server up, and
+the calls that are compared with Keras' answers before a version gets its name.
+"""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from tfbrats.cases import nifti
 from tfbrats.cases.packing import packed
 from tfbrats.config import Config, PatchConfig
 from tfbrats.inference import packing_graph
@@ -17,12 +23,12 @@ from tfbrats.inference.slice_segmenter import CaseSegmenter
 from tfbrats.labels import REGIONS
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card
-from tfbrats.predictions.model_card import ModelCard
 
-WARM_UP = "assets.extra/tf_serving_warmup_requests"
-
+_VOLUME = ("I", "J", "K")
+_ON_ONE_GRID = f", axes {''.join(nifti.AXES)}, one grid for all"
 
 Segmenter = CaseSegmenter | CascadeSegmenter
+Volumes = Mapping[str, np.ndarray]  # modality -> [I, J, K]
 
 
 class Weights(tf.Module):
@@ -40,114 +46,226 @@ class Weights(tf.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkSignature:
-    """The bare network behind a signature, for those who batch slices or patches themselves."""
+class Tensor:
+    """An input or output of a signature.
 
-    name: str
-    function: Callable
-    argument: str
-    shape: tuple[int, ...]  # of one example
-    channels: str
-    outputs: Mapping[str, str]  # name -> what it is
+    Attributes:
+        axes: a letter for each that may have any length, a number for the others.
+        note: what follows in the card, with the sign before it.
+    """
+
+    dtype: tf.DType
+    axes: tuple[str | int, ...]
+    note: str = ""
 
     @property
-    def spec(self) -> tf.TensorSpec:
-        return tf.TensorSpec([None, *self.shape], tf.float32, self.argument)
+    def text(self) -> str:
+        """E.g. "float32 [I, J, K, 3]: WT, TC, ET"."""
+        return f"{self.dtype.name} [{', '.join(map(str, self.axes))}]{self.note}"
+
+    def spec(self, name: str | None = None) -> tf.TensorSpec:
+        lengths = [None if isinstance(axis, str) else axis for axis in self.axes]
+        return tf.TensorSpec(lengths, self.dtype, name)
 
 
-def network_signatures(segmenter: Segmenter, config: Config) -> list[NetworkSignature]:
-    if isinstance(segmenter, CaseSegmenter):
-        canvas = ", ".join(map(str, config.records.slice_shape))
-        outputs = {
-            name: f"float32 [N, {canvas}, {len(classes)}]: {', '.join(classes)}"
-            for name, classes in segmenter.answer.classes.items()
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One function that a SavedModel offers, and what is said and asked of it.
+
+    Attributes:
+        name: by which it is called.
+        inputs: argument -> what it takes.
+        outputs: name -> what it gives.
+        function: the inputs by keyword, as tensors -> the outputs.
+        example: a case's volumes of whole numbers -> the inputs by which this signature is sent that case; what
+            takes no case gives inputs of its own.
+        warm_up: a request for each, of these outputs; of all where it is empty.
+        is_compared: whether it answers with a whole case's labels: they are compared with Keras' at export.
+        is_bare: whether it is a network alone, without anything round it.
+    """
+
+    name: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    function: Callable[..., Mapping]
+    example: Callable[[Volumes], Mapping[str, Any]]
+    warm_up: Sequence[Sequence[str]] = ()
+    is_compared: bool = False
+    is_bare: bool = False
+
+    def traced(self) -> Any:
+        """The function as TensorFlow saves it; its inputs carry their names."""
+        specs = {name: tensor.spec(name) for name, tensor in self.inputs.items()}
+        return tf.function(self.function).get_concrete_function(**specs)
+
+    def described(self) -> dict[str, dict[str, str]]:
+        """What the card says of it."""
+        return {
+            "inputs": {name: tensor.text for name, tensor in self.inputs.items()},
+            "outputs": {name: tensor.text for name, tensor in self.outputs.items()},
         }
-        shape = (*config.records.slice_shape, len(segmenter.modalities))
-        channels = "z-scored, in the order of modalities"
-        return [NetworkSignature("slices", segmenter.slices, "image", shape, channels, outputs)]
-    size = config.sampling.patch_size
+
+
+def signatures_of(segmenter: Segmenter, config: Config, card_text: Callable[[], str]) -> tuple[Signature, ...]:
+    """All that a model offers.
+
+    Args:
+        card_text: gives tfbrats.json's text. It is called when `describe` is traced, since the card itself
+            tells of these signatures.
+    """
+    of_networks = _of_slices if isinstance(segmenter, CaseSegmenter) else _of_patches
+    return (*_of_a_case(segmenter), *of_networks(segmenter, config), _describe(card_text))
+
+
+def _of_a_case(segmenter: Segmenter) -> list[Signature]:
+    """A whole case by modality name: as floats, as whole numbers, packed, and several at once."""
+    modalities = segmenter.modalities
+    floats = Tensor(tf.float32, _VOLUME, _ON_ONE_GRID)
+    # Traced once for all signatures.
+    of_floats = tf.function(segmenter, input_signature=[{name: floats.spec(name) for name in modalities}])
+
+    def case(volumes: Mapping) -> dict:
+        """The segmenter's answer to volumes of any type; refused, if at all, before they are made floats."""
+        return of_floats({name: tf.cast(each, tf.float32) for name, each in bounded(volumes).items()})
+
+    def packed_case(plane, **slices):
+        volumes = {}
+        for name in modalities:
+            # One after the other: what is not what it says it is takes the room of a few slices, no more.
+            with tf.control_dependencies(list(volumes.values())):
+                volumes[name] = packing_graph.unpacked(slices[name], plane)
+        return case(volumes)
+
+    outputs = _outputs_of_a_case(segmenter)
+    # Of several cases no probabilities come: one case has 107 MB of them.
+    kept = {name: tensor for name, tensor in outputs.items() if name != "probabilities"}
+    of_client = list(kept)
+
+    def several_cases(**volumes):
+        """One after the other."""
+        return each_of(case, volumes, {name: tensor.spec() for name, tensor in kept.items()})
+
+    # By keyword: what the caller names is what the signature is called by.
+    one_case = functools.partial(
+        Signature, outputs=outputs, function=lambda **volumes: case(volumes), is_compared=True
+    )
+    packed_slices = Tensor(tf.string, ("K",), ": each slice [I, J], int16, little-endian, as gzip")
+    several = Tensor(tf.int16, ("N", *_VOLUME), f", N cases; each [{', '.join(_VOLUME)}]{_ON_ONE_GRID}")
     return [
-        NetworkSignature(
+        one_case(
+            "serving_default",
+            dict.fromkeys(modalities, floats),
+            example=lambda volumes: _as(np.float32, volumes),
+            warm_up=((), of_client),
+        ),
+        one_case(
+            "int16",
+            dict.fromkeys(modalities, dataclasses.replace(floats, dtype=tf.int16)),
+            example=lambda volumes: _as(np.int16, volumes),
+            warm_up=(of_client,),
+        ),
+        one_case(
+            "gzip_int16",
+            {**dict.fromkeys(modalities, packed_slices), "plane": Tensor(tf.int32, (2,), ": I, J")},
+            function=packed_case,
+            example=_packed_example,
+            warm_up=(of_client,),
+        ),
+        one_case(
+            "cases_int16",
+            dict.fromkeys(modalities, several),
+            outputs={n: dataclasses.replace(tensor, axes=("N", *tensor.axes)) for n, tensor in kept.items()},
+            function=several_cases,
+            example=lambda volumes: {name: np.stack([v, v]) for name, v in _as(np.int16, volumes).items()},
+        ),
+    ]
+
+
+def _outputs_of_a_case(segmenter: Segmenter) -> dict[str, Tensor]:
+    regions = ", ".join(REGIONS)
+    outputs = {
+        "segmentation": Tensor(tf.uint8, _VOLUME, ", values as label_schema"),
+        "probabilities": Tensor(tf.float32, (*_VOLUME, len(REGIONS)), f": {regions}"),
+    }
+    if isinstance(segmenter, CascadeSegmenter):
+        outputs[model_card.TILES] = Tensor(tf.int32, (len(REGIONS),), f": tiles run for {regions}")
+    return outputs
+
+
+def _as(dtype: type, volumes: Volumes) -> dict[str, np.ndarray]:
+    return {name: volume.astype(dtype) for name, volume in volumes.items()}
+
+
+def _packed_example(volumes: Volumes) -> dict[str, np.ndarray]:
+    plane = next(iter(volumes.values())).shape[:2]
+    slices = {name: packed(volume) for name, volume in _as(np.int16, volumes).items()}
+    return {**slices, "plane": np.array(plane, np.int32)}
+
+
+def _of_slices(segmenter: CaseSegmenter, config: Config) -> list[Signature]:
+    """The bare network of slices, for those who batch them themselves."""
+    canvas = config.records.slice_shape
+    image = Tensor(
+        tf.float32, ("N", *canvas, len(segmenter.modalities)), ", z-scored, in the order of modalities"
+    )
+    outputs = {
+        name: Tensor(tf.float32, ("N", *canvas, len(classes)), f": {', '.join(classes)}")
+        for name, classes in segmenter.answer.classes.items()
+    }
+    return [_of_a_network("slices", "image", image, outputs, segmenter.slices)]
+
+
+def _of_patches(segmenter: CascadeSegmenter, config: PatchConfig) -> list[Signature]:
+    """The bare network of each region, for those who batch patches themselves."""
+    size = (config.sampling.patch_size,) * 3
+    scales = "x1" if config.scales == 1 else "x1, x0.5, x2, each"
+    return [
+        _of_a_network(
             f"patches_{region.lower()}",
-            functools.partial(segmenter.patches, region),
             "patch",
-            (size, size, size, network.inputs[0].shape[-1]),
-            "z-scored; "
-            + ("x1" if config.scales == 1 else "x1, x0.5, x2, each")
-            + " in the order of modalities",
-            {"probabilities": f"float32 [N, {size}, {size}, {size}, 1]: {region}"},
+            Tensor(
+                tf.float32,
+                ("N", *size, network.inputs[0].shape[-1]),
+                f", z-scored; {scales} in the order of modalities",
+            ),
+            {"probabilities": Tensor(tf.float32, ("N", *size, 1), f": {region}")},
+            functools.partial(segmenter.patches, region),
         )
         for region, network in segmenter.networks.items()
     ]
 
 
-class Signatures:
-    """The functions that a server offers, over a segmenter's variables."""
+def _of_a_network(
+    name: str, argument: str, tensor: Tensor, outputs: Mapping[str, Tensor], function: Callable
+) -> Signature:
+    return Signature(
+        name,
+        {argument: tensor},
+        outputs,
+        function=lambda **inputs: function(inputs[argument]),
+        example=lambda _: {argument: np.zeros((1, *tensor.axes[1:]), np.float32)},
+        warm_up=((),),
+        is_bare=True,
+    )
 
-    def __init__(self, segmenter: Segmenter, networks: Sequence[NetworkSignature], card_text: str):
-        self._segmenter, self._networks, self._card_text = segmenter, networks, card_text
-        # Traced once for all signatures.
-        specs = {m: tf.TensorSpec([None] * 3, tf.float32, m) for m in segmenter.modalities}
-        self._of_floats = tf.function(segmenter, input_signature=[specs])
 
-    def _case(self, volumes: Mapping) -> dict:
-        """What the segmenter makes of volumes of any type; refused, if at all, before they are made floats."""
-        return self._of_floats({name: tf.cast(each, tf.float32) for name, each in bounded(volumes).items()})
+def _describe(card_text: Callable[[], str]) -> Signature:
+    """The card over the wire, for clients without access to the server's disk."""
 
-    def by_name(self) -> dict:
-        """Signature name -> function whose inputs carry their names."""
+    @tf.autograph.experimental.do_not_convert  # the card is no graph; converting it fails with a warning
+    def describe(file):
+        is_card = tf.debugging.Assert(file == model_card.FILE, [f"only {model_card.FILE} is served, not", file])
+        with tf.control_dependencies([is_card]):
+            return {"content": tf.constant(card_text())}
 
-        def whole_case(dtype):
-            # By keyword: what the caller names is what the signature is called by.
-            function = tf.function(lambda **volumes: self._case(volumes))
-            specs = {m: tf.TensorSpec([None, None, None], dtype, m) for m in self._segmenter.modalities}
-            return function.get_concrete_function(**specs)
-
-        def network(signature: NetworkSignature):
-            function = tf.function(lambda **inputs: signature.function(inputs[signature.argument]))
-            return function.get_concrete_function(**{signature.argument: signature.spec})
-
-        return {
-            "serving_default": whole_case(tf.float32),
-            "int16": whole_case(tf.int16),
-            "gzip_int16": self._packed_case(),
-            "cases_int16": self._several_cases(),
-            **{signature.name: network(signature) for signature in self._networks},
-            "describe": tf.function(self._describe).get_concrete_function(
-                file=tf.TensorSpec([], tf.string, "file")
-            ),
-        }
-
-    def _packed_case(self):
-        modalities = self._segmenter.modalities
-
-        def function(plane, **slices):
-            volumes = {}
-            for name in modalities:
-                # One after the other: what is not what it says it is takes the room of a few slices, no more.
-                with tf.control_dependencies(list(volumes.values())):
-                    volumes[name] = packing_graph.unpacked(slices[name], plane)
-            return self._case(volumes)
-
-        specs = {m: tf.TensorSpec([None], tf.string, m) for m in modalities}
-        return tf.function(function).get_concrete_function(plane=tf.TensorSpec([2], tf.int32, "plane"), **specs)
-
-    def _several_cases(self):
-        """One after the other; without probabilities, of which a case has 107 MB."""
-        outputs = {"segmentation": tf.TensorSpec([None] * 3, tf.uint8)}
-        if isinstance(self._segmenter, CascadeSegmenter):
-            outputs[model_card.TILES] = tf.TensorSpec([len(REGIONS)], tf.int32)
-
-        def function(**volumes):
-            return each_of(self._case, volumes, outputs)
-
-        specs = {m: tf.TensorSpec([None] * 4, tf.int16, m) for m in self._segmenter.modalities}
-        return tf.function(function).get_concrete_function(**specs)
-
-    def _describe(self, file):
-        known = tf.debugging.Assert(file == model_card.FILE, [f"only {model_card.FILE} is served, not", file])
-        with tf.control_dependencies([known]):
-            return {"content": tf.constant(self._card_text)}
+    return Signature(
+        "describe",
+        {"file": Tensor(tf.string, (), f", {model_card.FILE}")},
+        {"content": Tensor(tf.string, ())},
+        describe,
+        example=lambda _: {"file": model_card.FILE},
+        warm_up=((),),
+    )
 
 
 def plane(config: Config) -> tuple[int, int]:
@@ -159,35 +277,34 @@ def plane(config: Config) -> tuple[int, int]:
 
 
 def warm_up_requests(
-    card: ModelCard, networks: Sequence[NetworkSignature], plane: Sequence[int]
+    signatures: Sequence[Signature], name: str, volumes: Volumes
 ) -> list[prediction_log_pb2.PredictionLog]:
-    """Small requests that make the server build its kernels: a few slices of "brain", all one value.
+    """Small requests that make the server build its kernels: of what a client asks first, then of the rest.
 
     A Session prepares the graph anew for each signature and each choice of outputs, which takes a second or
     two: here are the label map alone, as our client asks for it, and all of `serving_default`.
+
+    Args:
+        name: the model's.
+        volumes: a few slices of "brain", all one value.
     """
-    shape = (*plane, 8)
-    floats = dict.fromkeys(card.modalities, tf.make_tensor_proto(1.0, shape=shape))
-    whole = dict.fromkeys(card.modalities, tf.make_tensor_proto(1, tf.int16, shape))
-    slices = dict.fromkeys(card.modalities, tf.make_tensor_proto(packed(np.ones(shape, np.int16))))
-    slices["plane"] = tf.make_tensor_proto(plane, tf.int32)
-    inputs: list[tuple[str, Mapping, list[str]]] = [
-        ("serving_default", floats, []),
-        ("serving_default", floats, model_card.outputs(card, "serving_default")),
-        ("int16", whole, model_card.outputs(card, "int16")),
-        ("gzip_int16", slices, model_card.outputs(card, "gzip_int16")),
-        ("describe", {"file": tf.make_tensor_proto(model_card.FILE)}, []),
-    ]
-    for one in networks:
-        inputs.append((one.name, {one.argument: tf.make_tensor_proto(0.0, shape=[1, *one.shape])}, []))
     logs = []
-    for signature, tensors, output_filter in inputs:
-        request = predict_pb2.PredictRequest(output_filter=output_filter)
-        request.model_spec.name = card.name
-        request.model_spec.signature_name = signature
-        for name, tensor in tensors.items():
-            request.inputs[name].CopyFrom(tensor)
-        logs.append(
-            prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-        )
+    for signature in sorted(signatures, key=lambda one: one.is_bare):
+        tensors = {argument: _message(value) for argument, value in signature.example(volumes).items()}
+        for output_filter in signature.warm_up:
+            request = predict_pb2.PredictRequest(output_filter=output_filter)
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature.name
+            for argument, tensor in tensors.items():
+                request.inputs[argument].CopyFrom(tensor)
+            logs.append(
+                prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            )
     return logs
+
+
+def _message(value: np.ndarray | str) -> Any:
+    """A tensor as it travels; a volume or patch of one value as that value and a shape, which is small."""
+    if isinstance(value, np.ndarray) and value.ndim >= 3 and np.all(value == value.flat[0]):
+        return tf.make_tensor_proto(value.flat[0], value.dtype, value.shape)
+    return tf.make_tensor_proto(value)

@@ -30,16 +30,31 @@ def best_checkpoint(config: Config, region: str = "") -> str:
     return best
 
 
-def best_network(config: Config, region: str = "", precision: str = "float32") -> keras.Model:
-    """The network with its best weights, which are float32. Errors as `best_checkpoint`.
+def best_checkpoints(config: Config, regions: Sequence[str]) -> dict[str, str]:
+    """Region -> `best_checkpoint`; every missing one is named at once.
+
+    Raises:
+        InputError: some have no checkpoint yet.
+    """
+    faults, paths = [], {}
+    for region in regions:
+        try:
+            paths[region] = best_checkpoint(config, region)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
+    return paths
+
+
+def network_of(config: Config, region: str, checkpoint: str, precision: str = "float32") -> keras.Model:
+    """The network with a checkpoint's weights, which are float32.
 
     Args:
+        region: whose network; "" where there is one.
+        checkpoint: as `best_checkpoint` gives it.
         precision: Keras' policy, in which it computes, whatever it was trained in.
     """
-    return _network(config, region, best_checkpoint(config, region), precision)
-
-
-def _network(config: Config, region: str, checkpoint: str, precision: str) -> keras.Model:
     keras_settings.check_backend()
     network = networks.build(config, region=region, precision=precision)
     restored = checkpoints.restore(tf.train.Checkpoint(network=network), checkpoint)
@@ -47,18 +62,14 @@ def _network(config: Config, region: str, checkpoint: str, precision: str) -> ke
     return network
 
 
-def best_networks(config: Config, regions: Sequence[str], precision: str = "float32") -> dict[str, keras.Model]:
-    """Region -> `best_network`; every missing one is named at once.
+def best_network(config: Config, region: str = "", precision: str = "float32") -> keras.Model:
+    """`network_of` the best checkpoint. Errors as `best_checkpoint`."""
+    return network_of(config, region, best_checkpoint(config, region), precision)
 
-    Raises:
-        InputError: some have no checkpoint yet.
-    """
-    faults, found = [], {}
-    for region in regions:
-        try:
-            found[region] = best_checkpoint(config, region)
-        except InputError as error:
-            faults.append(str(error))
-    if faults:
-        raise InputError("\n".join(faults))
-    return {region: _network(config, region, checkpoint, precision) for region, checkpoint in found.items()}
+
+def best_networks(config: Config, regions: Sequence[str], precision: str = "float32") -> dict[str, keras.Model]:
+    """Region -> `network_of` its best checkpoint. Errors as `best_checkpoints`."""
+    return {
+        region: network_of(config, region, checkpoint, precision)
+        for region, checkpoint in best_checkpoints(config, regions).items()
+    }
