@@ -112,7 +112,7 @@ def test_the_largest_batch_trains_and_one_three_times_as_large_takes_too_much(mo
 )
 def test_how_a_trial_ended_says_whether_memory_was_short(monkeypatch, code, said, error):
     monkeypatch.setattr(
-        probe, "ended", lambda *args: subprocess.CompletedProcess(args, code, stdout="", stderr=said)
+        batch_size, "ended", lambda *args: subprocess.CompletedProcess(args, code, stdout="", stderr=said)
     )
     settings = config_file.load("cun.yaml", SMALL_2D)
     if error is None:

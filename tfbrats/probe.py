@@ -21,14 +21,7 @@ from tfbrats.errors import InputError
 from tfbrats.machine import command, paths
 from tfbrats.machine.wording import columns, in_units
 from tfbrats.records.manifest import check_identity, read_manifest
-from tfbrats.workflows.batch_size import (
-    examples_of,
-    largest_batch,
-    named,
-    nothing_fits,
-    training_hours,
-    trial_of,
-)
+from tfbrats.workflows import batch_size
 from tfbrats.workflows.trial import Trial
 
 
@@ -44,14 +37,16 @@ def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -
     Raises:
         InputError: a batch of 1 does not fit, or a network does not train at all.
     """
-    size = largest_batch(config, say) if config.train.batch_size == "auto" else config.train.batch_size
+    size = config.train.batch_size
+    if size == "auto":
+        size = batch_size.largest_batch(config, say)
     trials = []
     for region in config.regions:
-        fitting = size
-        while (trial := trial_of(config, region, fitting, steps)) is None:
+        name, fitting = batch_size.named(config, region), size
+        while (trial := batch_size.trial_of(config, region, fitting, steps)) is None:
             if fitting == 1:
-                raise nothing_fits(config, region)
-            say(f"{named(config, region)}: a batch of {fitting} does not fit into the memory; half of it next")
+                raise batch_size.nothing_fits(config, region)
+            say(f"{name}: a batch of {fitting} does not fit into the memory; half of it next")
             fitting //= 2
         trials.append(trial)
     return trials
@@ -59,9 +54,9 @@ def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -
 
 def _lines(config: Config, trial: Trial) -> list[str]:
     """What a person reads of a network."""
-    unit = config.unit
-    (trained, validated), whose = examples_of(config, trial.region)
-    hours = training_hours(config, trial, trained, validated)
+    name, unit = batch_size.named(config, trial.region), config.unit
+    (trained, validated), whose = batch_size.examples_of(config, trial.region)
+    hours = batch_size.training_hours(config, trial, trained, validated)
     seen = f"{config.train.steps_per_epoch} steps" if config.train.steps_per_epoch else f"{trained:,} {unit}"
     over = "" if trial.device == "GPU" else ", over what the process takes to start"
     paces = (f"{1 / seconds:.2f} {unit}/s" for seconds in (trial.train_seconds, trial.forward_seconds))
@@ -72,7 +67,7 @@ def _lines(config: Config, trial: Trial) -> list[str]:
         ("hours", f"about {hours:.2g} for {epochs}"),
     ]
     return [
-        f"{named(config, trial.region)}, width {config.model.width}, {trial.parameters:,} parameters, "
+        f"{name}, width {config.model.width}, {trial.parameters:,} parameters, "
         f"{config.train.precision}{', XLA' if config.train.jit_compile else ''}; "
         f"{trial.steps} steps of {trial.batch_size} on one {trial.device}",
         *columns(rows, ("  <9", "")),
@@ -102,10 +97,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         rows = []
         for trial in trials:
-            examples, _ = examples_of(config, trial.region)
-            rows.append(
-                dataclasses.asdict(trial) | {"training_hours": training_hours(config, trial, *examples)}
-            )
+            examples, _ = batch_size.examples_of(config, trial.region)
+            hours = batch_size.training_hours(config, trial, *examples)
+            rows.append(dataclasses.asdict(trial) | {"training_hours": hours})
         print(json.dumps(rows))
         return
     for trial in trials:
