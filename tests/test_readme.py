@@ -140,3 +140,11 @@ def test_each_wing_and_each_flat_file_has_its_place_in_the_table():
 def test_every_shipped_config_of_a_paper_is_in_the_table():
     for path in (ROOT / "configs").glob("*.yaml"):
         assert path.stem.startswith("smoke") or f"configs/{path.name}" in README, path.name
+
+
+def test_the_page_of_the_house_names_every_file_of_every_wing():
+    page = (ROOT / "docs" / "why" / "house.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE))
+    for wing in (path.parent for path in (ROOT / "tfbrats").glob("*/__init__.py")):
+        stems = {path.stem for path in wing.glob("*.py")} - {"__init__"}
+        assert set(re.findall(r"`(\w+)`", rows[wing.name])) == stems, wing.name
