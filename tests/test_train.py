@@ -376,7 +376,7 @@ def test_missing_records_are_answered_with_the_command_that_makes_them(tmp_path)
         "cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"]
     )
     with pytest.raises(InputError, match=r"python -m beam_pipelines\.nifti_to_tfrecord --config cun\.yaml"):
-        train.train(settings, config_said=["cun.yaml"])
+        train.train(settings, config_arguments=["cun.yaml"])
     assert not (tmp_path / "run").exists()
 
 
