@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from masks import box
 
 from tfbrats.cases import boxes
+from tfbrats.metrics import components
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,6 +53,6 @@ def test_a_margin_is_added_on_every_side_and_ends_at_the_border():
 def test_each_piece_has_its_own_box_and_all_have_one_round_them():
     numbers = np.zeros((9, 9, 9), np.int32)
     numbers[1:3, 2, 3], numbers[5, 6:8, 0:2] = 1, 3
-    of_pieces = boxes.boxes_of(numbers)
+    of_pieces = components.boxes_of(numbers)
     assert of_pieces == [((1, 3), (2, 3), (3, 4)), None, ((5, 6), (6, 8), (0, 2))]
     assert boxes.around([of_pieces[0], of_pieces[2]]) == ((1, 6), (2, 8), (0, 4)) == boxes.box_of(numbers)

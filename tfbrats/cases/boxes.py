@@ -1,4 +1,4 @@
-"""Boxes in a volume: round a mask, grown, cut out, put back. Pure numpy and SciPy: no I/O, no TensorFlow.
+"""Boxes in a volume: round a mask, grown, cut out, put back. Pure numpy: no I/O, no TensorFlow.
 
 `inference.boxes_graph` is the twin in the graph: the same functions, of a box as int32 [3, 2].
 """
@@ -6,7 +6,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 Box = tuple[tuple[int, int], ...]  # half-open ranges, one for each axis: (low, high) along i, j, k
 
@@ -26,20 +25,6 @@ def box_of(mask: np.ndarray) -> Box:
         ranges.append((int(along[0]), int(along[-1]) + 1) if along.size else (0, 0))
         mask = mask.any(axis=-1)
     return tuple(reversed(ranges))
-
-
-def boxes_of(numbers: np.ndarray) -> list[Box | None]:
-    """The box of each piece of a volume, by the piece's number less one.
-
-    Args:
-        numbers: int [I, J, K], the number of each voxel's piece from 1 on, 0 outside.
-
-    Returns:
-        None in the place of a number that no voxel has.
-    """
-    return [
-        sides and tuple((side.start, side.stop) for side in sides) for sides in ndimage.find_objects(numbers)
-    ]
 
 
 def is_empty(box: Box) -> bool:

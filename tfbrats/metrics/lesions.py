@@ -208,7 +208,7 @@ def _score_region(
     in_reach = _in_reach(reach, predicted)
     false = int(kept.sum()) - len({part for parts in in_reach.values() for part in parts})
 
-    lesion_boxes, predicted_boxes = boxes.boxes_of(lesions), boxes.boxes_of(predicted)
+    lesion_boxes, predicted_boxes = components.boxes_of(lesions), components.boxes_of(predicted)
     scores = []  # of each lesion that is found
     for lesion in np.flatnonzero(counted).tolist():
         parts = in_reach.get(lesion, [])

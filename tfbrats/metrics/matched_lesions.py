@@ -238,7 +238,7 @@ def _lesions(
     # The program reads the file's last axis first; of equally good partners the first is taken.
     predicted, lesions = components.numbered(prediction.T).T, components.numbered(reference.T).T
     sizes, predicted_sizes = (np.bincount(each.ravel(order="K")) for each in (lesions, predicted))
-    lesion_boxes, predicted_boxes = boxes.boxes_of(lesions), boxes.boxes_of(predicted)
+    lesion_boxes, predicted_boxes = components.boxes_of(lesions), components.boxes_of(predicted)
     partner_of = partners.one_to_one(predicted, lesions, _LEAST_DICE)
 
     def middle(box: boxes.Box) -> list[int]:
