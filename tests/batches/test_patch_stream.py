@@ -10,6 +10,7 @@ from tfbrats.batches.stream import Share
 from tfbrats.cases import patches
 from tfbrats.cases.boxes import box_of
 from tfbrats.errors import InputError
+from tfbrats.inference import patches_graph
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files
 from tfbrats.records import tfrecord
@@ -356,11 +357,11 @@ def test_box_and_mask_of_what_lies_above_are_numpys_whatever_a_case_lacks(region
     keep = {"ET": (Tissue.NCR, Tissue.ED), "TC": (Tissue.ED,), "WT": ()}[missing]
     label = np.where(np.isin(label, keep), label, 0).astype(np.uint8)
     for margin in (0, 2, 50):
-        ours = patch_stream._parent_box(tf.constant(label), region, margin).numpy().tolist()
+        ours = patches_graph.parent_box(tf.constant(label), region, margin).numpy().tolist()
         assert ours == [list(side) for side in patches.parent_box(label, region, margin)]
     above = patches.ancestor(label, region)
     expected = np.ones(label.shape, bool) if above is None else region_mask(label, above)
-    assert np.array_equal(patch_stream._ancestor(tf.constant(label), region), expected)
+    assert np.array_equal(patches_graph.ancestor(tf.constant(label), region), expected)
     mask = region_mask(label, region)
     found = drawn(label, region, patches.parent_box(label, region, 2), 200)
     assert mask[tuple(found.T)].any() == mask.any()  # negatives alone where there is no region
@@ -371,7 +372,7 @@ def test_jitter_moves_each_face_by_no_more_than_itself_and_leaves_a_box(jitter):
     shape, box = (18, 15, 12), [[0, 3], [7, 8], [5, 12]]
     moved = np.array(
         [
-            patch_stream._jittered(tf.constant(box), jitter, tf.constant(shape), tf.constant([3, seed])).numpy()
+            patches_graph.jittered(tf.constant(box), jitter, tf.constant(shape), tf.constant([3, seed])).numpy()
             for seed in range(300)
         ]
     )

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.metrics import stage_misses
+from tfbrats.reporting import score_text
 
 ML = (10, 10, 10)  # mm: a voxel is 1 ml
 
@@ -209,7 +210,7 @@ def test_cases_come_worst_first_and_those_without_tumour_last():
 
 def test_the_table_shows_what_can_be_and_leaves_out_what_is_unknown():
     pair = line(Tissue.ED, Tissue.NCR, 0, 0), line(*[Tissue.ET] * 4)
-    known = stage_misses.table(stage_misses.summarise(rows_of("a", *pair, margin=0))).splitlines()
+    known = score_text.stage_table(stage_misses.summarise(rows_of("a", *pair, margin=0))).splitlines()
     assert "lost, outside box" in known[0]
     # missed, by its own stage, lost by WT, lost by TC, outside the box, cases
     assert [text.split() for text in known[1:]] == [
@@ -217,7 +218,7 @@ def test_the_table_shows_what_can_be_and_leaves_out_what_is_unknown():
         ["TC", "75.0%", "25.0%", "50.0%", "-", "50.0%", "1"],
         ["ET", "100.0%", "25.0%", "50.0%", "25.0%", "75.0%", "1"],
     ]
-    unknown = stage_misses.table(stage_misses.summarise(rows_of("a", *pair)))
+    unknown = score_text.stage_table(stage_misses.summarise(rows_of("a", *pair)))
     assert "lost, outside box" not in unknown
-    nobody = stage_misses.table(stage_misses.summarise(rows_of("a", line(0), line(0))))
+    nobody = score_text.stage_table(stage_misses.summarise(rows_of("a", line(0), line(0))))
     assert [text.split() for text in nobody.splitlines()[1:]] == [[region, "0"] for region in REGIONS]

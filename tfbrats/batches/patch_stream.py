@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbrats.batches.slice_stream import MAPS_AT_ONCE, region_mask
+from tfbrats.batches.slice_stream import MAPS_AT_ONCE
 from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import PatchConfig
 from tfbrats.inference import patches_graph, scales
-from tfbrats.inference.boxes_graph import box_of, grown
-from tfbrats.labels import PARENT, REGIONS
+from tfbrats.inference.answers import region_mask
+from tfbrats.inference.patches_graph import ancestor, jittered, parent_box
+from tfbrats.labels import REGIONS
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import PATCHES, VOLUMES
 
@@ -34,27 +35,6 @@ def count(manifest: Manifest, config: PatchConfig, split: str, region: str) -> i
 
 
 # --- cut from volumes -----------------------------------------------------------------------------------
-
-
-def _ancestor(label, region: str):
-    """The twin of `patches.ancestor`: its mask, bool [i, j, k]; everything where it is the brain."""
-    above = PARENT[region]
-    if above is None:
-        return tf.ones_like(label, tf.bool)
-    mask = region_mask(label, above)
-    return tf.cond(tf.reduce_any(mask), lambda: mask, lambda: _ancestor(label, above))
-
-
-def _parent_box(label, region: str, margin: int):
-    """The twin of `patches.parent_box`: int32 [3, 2]."""
-    return grown(box_of(_ancestor(label, region)), margin, tf.shape(label))
-
-
-def _jittered(box, jitter: int, shape, seed):
-    """The twin of `patches.jittered`, with draws of its own."""
-    moved = box + tf.random.stateless_uniform([3, 2], seed, -jitter, jitter + 1, tf.int32)
-    low = tf.clip_by_value(moved[:, 0], 0, shape - 1)
-    return tf.stack([low, tf.clip_by_value(moved[:, 1], low + 1, shape)], axis=1)
 
 
 def _centres(label, region: str, box, numbers, region_fraction: float, seed):
@@ -93,7 +73,7 @@ def cut(image, label, centres, size: int) -> dict:
 def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | None, first, last, seed):
     """The patches number `first` to `last` of a case, drawn by the case and int32 `seed`."""
     label, sampling = volume["label"], config.sampling
-    box = _parent_box(label, region, config.cascade.margin)
+    box = parent_box(label, region, config.cascade.margin)
     if boxes:
         # Where nothing was predicted, the reference's box stays.
         is_case = tf.equal(volume["case_id"], list(boxes))
@@ -101,12 +81,12 @@ def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | Non
         box = tf.cond(tf.reduce_any(is_case), lambda: predicted[0], lambda: box)
     case_hash = tf.strings.to_hash_bucket_fast(volume["case_id"], 2**31 - 1)
     seeds = tf.stack([tf.cast(case_hash, tf.int32), seed])
-    box = _jittered(box, sampling.box_jitter, tf.shape(label), seeds)
+    box = jittered(box, sampling.box_jitter, tf.shape(label), seeds)
     seeds += tf.constant([0, 1])
     centres = _centres(label, region, box, tf.range(first, last), sampling.region_fraction, seeds)
     image = volume["image"]
     if config.cascade.mask == "multiply":
-        image = tf.where(_ancestor(label, region)[..., None], image, tf.zeros([], image.dtype))
+        image = tf.where(ancestor(label, region)[..., None], image, tf.zeros([], image.dtype))
     return cut(image, label, centres, sampling.patch_size)
 
 

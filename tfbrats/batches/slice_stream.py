@@ -3,7 +3,6 @@
 What an epoch yields depends on the seed and the epoch's number alone.
 """
 
-import functools
 import os
 from collections.abc import Sequence
 
@@ -13,17 +12,10 @@ import tensorflow as tf
 from tfbrats.batches.augment import rotate_and_flip
 from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import Config
-from tfbrats.labels import REGIONS
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import SCHEMAS
 
 MAPS_AT_ONCE = min(16, os.cpu_count() or 1)  # examples made at a time
-
-
-def region_mask(tissues, region: str):
-    """The twin of `labels.region_mask` in the graph: integer tissues of any shape -> bool."""
-    masks = [tf.equal(tissues, int(tissue)) for tissue in REGIONS[region]]
-    return functools.reduce(tf.logical_or, masks)  # twenty times as fast as reduce_any over all of them
 
 
 def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:

@@ -7,6 +7,10 @@ inside is sliced, and the slice is padded.
 
 import tensorflow as tf
 
+from tfbrats.inference.answers import region_mask
+from tfbrats.inference.boxes_graph import box_of, grown
+from tfbrats.labels import PARENT
+
 
 def _inside(volume, start, size: int):
     """What of a cube lies in a volume: its voxels, how many are missing before and behind them (int32 [3])."""
@@ -100,3 +104,24 @@ def cut(image, centres, size: int, dtype=tf.float32):
 def cut_label(label, centres, size: int):
     """Tissues uint8 [i, j, k], centres int [N, 3] -> [N, S, S, S]."""
     return window(label, tf.cast(centres, tf.int32) - size // 2, size)
+
+
+def ancestor(label, region: str):
+    """The twin of `patches.ancestor`: its mask, bool [i, j, k]; everything where it is the brain."""
+    above = PARENT[region]
+    if above is None:
+        return tf.ones_like(label, tf.bool)
+    mask = region_mask(label, above)
+    return tf.cond(tf.reduce_any(mask), lambda: mask, lambda: ancestor(label, above))
+
+
+def parent_box(label, region: str, margin: int):
+    """The twin of `patches.parent_box`: int32 [3, 2]."""
+    return grown(box_of(ancestor(label, region)), margin, tf.shape(label))
+
+
+def jittered(box, jitter: int, shape, seed):
+    """The twin of `patches.jittered`, with draws of its own."""
+    moved = box + tf.random.stateless_uniform([3, 2], seed, -jitter, jitter + 1, tf.int32)
+    low = tf.clip_by_value(moved[:, 0], 0, shape - 1)
+    return tf.stack([low, tf.clip_by_value(moved[:, 1], low + 1, shape)], axis=1)

@@ -17,12 +17,11 @@ import numpy as np
 from tfbrats.cases import boxes
 from tfbrats.errors import InputError
 from tfbrats.labels import PARENT, REGIONS, region_mask
-from tfbrats.machine.wording import columns
 from tfbrats.metrics import one_grid
 
 
 @dataclass(frozen=True)
-class StageLosses:
+class StageMisses:
     """One region of one case: a row of cascade.csv, its fields the columns.
 
     The parts add up: missed = missed_here + lost_before, and lost_before = lost_by_wt + lost_by_tc. "The
@@ -53,14 +52,14 @@ class StageLosses:
     false_before_ml: float
 
 
-VOLUMES = tuple(field.name for field in fields(StageLosses) if field.type is float)
+VOLUMES = tuple(field.name for field in fields(StageMisses) if field.type is float)
 # Parts of the reference, which a share can be taken of; `false_ml` is none.
 SHARES = tuple(name for name in VOLUMES if name.startswith(("missed", "lost")))
 
 
 def score_case(
     prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], margin: int | None = None
-) -> list[StageLosses]:
+) -> list[StageMisses]:
     """The losses of one case, a row for each of WT, TC and ET.
 
     Args:
@@ -101,7 +100,7 @@ def score_case(
         if margin is not None:
             masks["lost_outside_box_ml"] = lost & ~_in_box(predicted[parent], margin) if parent else nowhere
         volumes_ml = {name: int(np.count_nonzero(mask)) * voxel_ml for name, mask in masks.items()}
-        rows.append(StageLosses(region=region, **{name: volumes_ml.get(name, math.nan) for name in VOLUMES}))
+        rows.append(StageMisses(region=region, **{name: volumes_ml.get(name, math.nan) for name in VOLUMES}))
     return rows
 
 
@@ -124,7 +123,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Region -> `cases`, `sum_ml`, `mean_share`.
 
     Args:
-        rows: fields of `StageLosses` as mappings, of any number of cases.
+        rows: fields of `StageMisses` as mappings, of any number of cases.
 
     Returns:
         `cases` counts those whose reference has the region, `sum_ml` adds each of `VOLUMES` over all rows,
@@ -158,7 +157,7 @@ def ranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Mappi
     """(case id, region -> row), worst first: by the mean over its regions of the share missed.
 
     Args:
-        rows: fields of `StageLosses` and `case_id`.
+        rows: fields of `StageMisses` and `case_id`.
     """
 
     def missed(of_case: Mapping[str, Mapping]) -> float:
@@ -173,28 +172,3 @@ def possible(region: str, name: str) -> bool:
     if name == "lost_by_tc_ml":
         return region == "ET"
     return not name.startswith("lost") or PARENT[region] is not None
-
-
-_PRINTED = {
-    "missed_ml": "missed",
-    "missed_here_ml": "by its own stage",
-    "lost_by_wt_ml": "lost before: by WT",
-    "lost_by_tc_ml": "by TC",
-    "lost_outside_box_ml": "lost, outside box",
-}
-
-
-def table(summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """Mean shares by region as text; a column of which nothing is known is left out."""
-    names = [
-        name
-        for name in _PRINTED
-        if not all(math.isnan(of_region["mean_share"][name]) for of_region in summary.values())
-    ]
-    rows = [("", *(_PRINTED[name] for name in names), "cases")]
-    for region, of_region in summary.items():
-        shares = of_region["mean_share"]
-        are_shown = [possible(region, name) and not math.isnan(shares[name]) for name in names]
-        cells = (f"{shares[name]:.1%}" if shown else "-" for name, shown in zip(names, are_shown, strict=True))
-        rows.append((region, *cells, of_region["cases"]))
-    return "\n".join(columns(rows, ("<6", *([">20"] * len(names)), ">8")))

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import wording
-from tfbrats.metrics import stage_misses
+from tfbrats.metrics.stage_misses import possible
 from tfbrats.predictions import seen
 from tfbrats.reporting import seen_text
 from tfbrats.scoring import comparison, papers
@@ -15,6 +15,13 @@ from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.origin import BySplit
 from tfbrats.scoring.summaries import Statistics, Summary
 
+_STAGE_COLUMNS = {
+    "missed_ml": "missed",
+    "missed_here_ml": "by its own stage",
+    "lost_by_wt_ml": "lost before: by WT",
+    "lost_by_tc_ml": "by TC",
+    "lost_outside_box_ml": "lost, outside box",
+}
 _PRINTED = {
     "dice": "Dice",
     "sensitivity": "sensitivity",
@@ -112,8 +119,24 @@ def _stages(evaluation: Evaluation) -> list[str]:
     return [
         "\nShare of the reference's volume that was missed, mean over the cases that have the region.",
         how,
-        stage_misses.table(evaluation.cascade.summary),
+        stage_table(evaluation.cascade.summary),
     ]
+
+
+def stage_table(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """Mean shares by region as text; a column of which nothing is known is left out."""
+    names = [
+        name
+        for name in _STAGE_COLUMNS
+        if not all(math.isnan(of_region["mean_share"][name]) for of_region in summary.values())
+    ]
+    rows = [("", *(_STAGE_COLUMNS[name] for name in names), "cases")]
+    for region, of_region in summary.items():
+        shares = of_region["mean_share"]
+        are_shown = [possible(region, name) and not math.isnan(shares[name]) for name in names]
+        cells = (f"{shares[name]:.1%}" if shown else "-" for name, shown in zip(names, are_shown, strict=True))
+        rows.append((region, *cells, of_region["cases"]))
+    return "\n".join(wording.columns(rows, ("<6", *([">20"] * len(names)), ">8")))
 
 
 def _lesions(evaluation: Evaluation) -> list[str]:

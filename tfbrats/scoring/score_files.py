@@ -36,7 +36,7 @@ NNUNET = "summary.json"
 CHALLENGE = "challenge.csv"
 REPORT = "metrics.json"
 COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(region_scores.RegionScores)))
-CASCADE_COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(stage_misses.StageLosses)))
+CASCADE_COLUMNS = ("case_id", *(field.name for field in dataclasses.fields(stage_misses.StageMisses)))
 
 _CHALLENGE_SCORES = {
     "Dice": "dice",

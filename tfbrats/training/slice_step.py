@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats.batches import slice_stream
 from tfbrats.config import SliceConfig
 from tfbrats.inference import answers
 from tfbrats.labels import REGIONS
@@ -84,7 +83,7 @@ def _overlaps(answer: answers.BranchAnswer | answers.ClassAnswer, logits: Mappin
     _, parts = losses.targets(batch["label"])
     overlaps = {}
     for region in REGIONS:
-        counts = overlap(slice_stream.region_mask(predicted, region), slice_stream.region_mask(parts, region))
+        counts = overlap(answers.region_mask(predicted, region), answers.region_mask(parts, region))
         for what, count in zip(("both", "predicted", "reference"), counts, strict=True):
             overlaps[f"overlap_{region.lower()}_{what}"] = count
     return overlaps
