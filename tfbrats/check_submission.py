@@ -12,7 +12,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from tfbrats.datasets import layouts, naming
+from tfbrats.datasets import case_names, layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths
@@ -46,7 +46,7 @@ def _checked(location: str, edition: str | None, cases: str | None) -> tuple[lis
             raise InputError(
                 f"{location}: no segmentation among {counted(len(members), 'file')}; expected CASE{SUFFIX}."
             )
-        schemas = (naming.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
+        schemas = (case_names.edition_of(stem, str(location)) for stem in [*stems, *(case_ids or ())])
         editions = [schema.edition for schema in schemas if schema is not None]
     rules = submission_rules.rules_for(editions, location)
     return members, submission.check(members, rules, case_ids, packed=not files.is_folder(location))

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tfbrats import labels
 from tfbrats.cases import case, packing, preprocess
 from tfbrats.cases import splits as split_files
-from tfbrats.datasets import layouts, naming, patients
+from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 from tfbrats.machine import command, files, paths
@@ -203,7 +203,7 @@ def _doubts(schema: labels.LabelSchema, descriptions: Sequence[Mapping]) -> _Dou
     masks = [
         {Tissue[name] for name in row["tissue_voxels"]}
         for row in descriptions
-        if row["tissue_voxels"] and naming.edition_by_id(row["case_id"]) is None
+        if row["tissue_voxels"] and case_names.edition_by_id(row["case_id"]) is None
     ]
     remarks = labels.doubts(schema, set().union(*masks))
     return _Doubts(remarks, []) if len(masks) >= labels.MASKS_THAT_TELL else _Doubts([], remarks)

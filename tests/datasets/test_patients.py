@@ -9,7 +9,7 @@ from beam_pipelines import nifti_to_tfrecord
 from tfbrats import inspect, labels, splits
 from tfbrats.cases import splits as split_files
 from tfbrats.cases.dealing import split_cases
-from tfbrats.datasets import layouts, naming, patients
+from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.errors import InputError
 from tfbrats.workflows import table_plan
 
@@ -20,7 +20,7 @@ def a_dataset(case_ids, tables=()) -> layouts.Dataset:
     cases = [
         layouts.CaseFiles(
             case_id=name,
-            patient_id=naming.patient_of(name),
+            patient_id=case_names.patient_of(name),
             layout="",
             schema=labels.EDITIONS["2021"],
             images=(("t1", f"/data/{name}_t1.nii", None),),
@@ -79,14 +79,14 @@ def a_dataset(case_ids, tables=()) -> layouts.Dataset:
     ],
 )
 def test_scans_of_a_patient_have_one_patient(patient, case_ids):
-    assert {naming.patient_of(name) for name in case_ids} == {patient}
+    assert {case_names.patient_of(name) for name in case_ids} == {patient}
 
 
 def test_a_name_that_is_nothing_but_a_time_point_is_told_from_a_patients():
     points = "2019-01-01 20190101 week-000-1 baseline baseline1 followup2 ses-01 visit2 scan1 preop MR2 sess1"
     others = "P1 001 2019 Pat1_visit2 HGG BraTS2021_00000 sub-01 preop_P1 case_1 site1"
-    assert all(map(naming.is_time_point, [*points.split(), "visit 2", "t0"]))
-    assert not any(map(naming.is_time_point, others.split()))
+    assert all(map(case_names.is_time_point, [*points.split(), "visit 2", "t0"]))
+    assert not any(map(case_names.is_time_point, others.split()))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_names_of_two_editions_are_one_patient_whose_cases_keep_their_own_ids(ca
     assert len(set(dataset.patient_of.values())) == 11
     # A shard's hash covers the cases' own fields.
     assert [case.patient_id for case in dataset.cases[: len(case_ids)]] == list(
-        map(naming.patient_of, case_ids)
+        map(case_names.patient_of, case_ids)
     )
     for seed in range(5):
         dealt = split_cases(dataset, (1, 1, 1), seed)

@@ -13,7 +13,7 @@ from tfbrats import evaluate, labels
 from tfbrats.cases import case
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
-from tfbrats.metrics import lesion_rules, matched_lesions, partners
+from tfbrats.metrics import lesion_pairs, lesion_rules, matched_lesions
 from tfbrats.scoring import case_scores, evaluation, score_files
 from tfbrats.scoring.pairs import Pair
 
@@ -115,7 +115,7 @@ def test_many_lesions_have_the_partners_of_one_large_table_in_small_ones(monkeyp
     reference = (random.random((40, 40, 40)) < 0.02).astype(np.uint8) * Tissue.ET
     prediction = np.where(random.random(reference.shape) < 0.5, reference, 0) | np.roll(reference, 1, 2)
     together = row_of(prediction, reference)
-    monkeypatch.setattr(partners, "_LARGEST_TABLE", 0)
+    monkeypatch.setattr(lesion_pairs, "_LARGEST_TABLE", 0)
     assert dataclasses.astuple(row_of(prediction, reference))[1:12] == pytest.approx(
         dataclasses.astuple(together)[1:12]
     )

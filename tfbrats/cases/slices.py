@@ -1,4 +1,7 @@
-"""Cut prepared cases into training examples. Pure numpy and SciPy: no I/O, no TensorFlow."""
+"""Cut a prepared case into slices for paper A, each with its map of the sampling regions (contour band, ...).
+
+Pure numpy and SciPy: no I/O, no TensorFlow.
+"""
 
 from collections.abc import Iterator, Sequence
 

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tfbrats.datasets import naming, references
+from tfbrats.datasets import case_names, references
 from tfbrats.datasets.groups import (
     UNSTRIPPED,
     WITH_SKULL,
@@ -101,12 +101,12 @@ def _is_anothers(folder: str, file_id: str) -> bool:
 
 def _with_patient(file_id: str, place: str, root: str) -> str:
     """A case's id: P1_2019-01-01 for what is called 2019-01-01 and lies in P1, else the name itself."""
-    if not naming.is_time_point(file_id):
+    if not case_names.is_time_point(file_id):
         return file_id
     above = files.parent(place) if files.name(place).lower() == file_id.lower() else place
     if not above or above.rstrip("/") == root.rstrip("/"):
         return file_id
-    return naming.id_of_visit(file_id, _with_patient(files.name(above), above, root))
+    return case_names.id_of_visit(file_id, _with_patient(files.name(above), above, root))
 
 
 def _tell_visits_apart(groups: Sequence[Group]) -> None:
@@ -119,7 +119,7 @@ def _tell_visits_apart(groups: Sequence[Group]) -> None:
         by_id[group.case_id.lower()].append(group)
     for alike in by_id.values():
         visits = [files.name(case_folder(group.folder)) for group in alike]
-        if len(alike) > 1 and all(map(naming.is_time_point, visits)):
+        if len(alike) > 1 and all(map(case_names.is_time_point, visits)):
             for group, visit in zip(alike, visits, strict=True):
                 group.case_id = f"{group.case_id}_{visit}"
 
@@ -203,7 +203,7 @@ def _deal(path: str, place: str, folder: _Folder, cases: Mapping[str, Group], le
         leftovers.add(path, f"not taken as an expert's mask, left out: {reason}")
         return
     group = next(iter(folder.groups.values()))
-    if other is not None or naming.edition_by_id(stem) is not None:
+    if other is not None or case_names.edition_by_id(stem) is not None:
         reason = "by its name it is another case's"
     else:
         reason = references.objection(words) and references.foreign_objection(words)

@@ -1,4 +1,7 @@
-"""Files that are one case by their names: what a reader of one layout hands to `layouts`. Opens nothing."""
+"""What a file's name says (case, modality, copy), and which files are one case: for the readers of the layouts.
+
+Opens nothing.
+"""
 
 import os
 import re

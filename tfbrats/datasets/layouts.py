@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats.datasets import bids, brats_folders, decathlon, grades, naming, not_experts, patients
+from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
+from tfbrats.datasets.case_names import Telling
 from tfbrats.datasets.groups import Group, Leftovers, beginning_of_listing, nifti_stem
-from tfbrats.datasets.naming import Telling
 from tfbrats.datasets.patients import Links
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
@@ -208,7 +208,7 @@ def _tellings(root: str, groups: Sequence[Group], edition: str | None) -> list[T
     Raises:
         InputError: a case has a mask, and nothing tells its edition; or it is of a challenge without regions.
     """
-    tellings = [Telling(g.schema) if g.schema else naming.tell(g.case_id, g.folder) for g in groups]
+    tellings = [Telling(g.schema) if g.schema else case_names.tell(g.case_id, g.folder) for g in groups]
     untold = [g for g, telling in zip(groups, tellings, strict=True) if telling is None and g.masks]
     if untold and edition is None:
         raise InputError(
@@ -228,7 +228,7 @@ def _cases(
         notes.append(
             f"{undrawn} of {len(groups)} cases have no expert's mask: their publisher gives some alone"
         )
-    withheld = {g.case_id for g in groups if not g.masks and naming.is_withheld(g.case_id, g.folder)}
+    withheld = {g.case_id for g in groups if not g.masks and case_names.is_withheld(g.case_id, g.folder)}
     if labelled and withheld:
         notes.append(
             f"{counted(len(withheld), 'case')} of a challenge's validation or testing data, published without "
@@ -241,7 +241,7 @@ def _cases(
         cases.append(
             CaseFiles(
                 case_id=group.case_id,
-                patient_id=naming.patient_of(group.case_id),
+                patient_id=case_names.patient_of(group.case_id),
                 layout=group.layout,
                 schema=_schema(edition, telling),
                 images=tuple((m, *images[m]) for m in MODALITIES if m in images),
@@ -280,7 +280,7 @@ def _guesses(tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edi
         for own, n in overruled.items()
     ]
     if edition is None:
-        notes += naming.told_by_folders(telling for telling in tellings if telling is not None)
+        notes += case_names.told_by_folders(telling for telling in tellings if telling is not None)
         untold = [case.case_id for case, telling in zip(cases, tellings, strict=True) if telling is None]
         if untold:
             more = f" and {len(untold) - 1} more" if untold[1:] else ""

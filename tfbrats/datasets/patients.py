@@ -1,7 +1,7 @@
 """Which cases of a data set are of one patient: by their names, by the challenge's tables, or as a person says.
 
 One patient's scans in two splits make every score too good. Names tell it for the published data sets
-(`naming.patient_of`); where they cannot, `notes` says so instead of guessing.
+(`case_names.patient_of`); where they cannot, `notes` says so instead of guessing.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tfbrats.datasets import id_tables, naming
+from tfbrats.datasets import case_names, id_tables
 from tfbrats.errors import InputError
 from tfbrats.machine import paths
 
@@ -87,7 +87,7 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     """Which cases are of another case's patient, though their own patient id is another.
 
     Args:
-        patient_ids: case id -> `naming.patient_of` it.
+        patient_ids: case id -> `case_names.patient_of` it.
         tables: paths of tables with a row a patient and a column of ids for each edition.
 
     Returns:
@@ -95,7 +95,7 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     """
     same = _Same()
     for patient in sorted(set(patient_ids.values())):
-        same.unite([patient, f"person {naming.person_of(patient)}"])
+        same.unite([patient, f"person {case_names.person_of(patient)}"])
     patient_named = {
         name.lower(): patient for case_id, patient in patient_ids.items() for name in (case_id, patient)
     }
@@ -105,7 +105,7 @@ def united(patient_ids: Mapping[str, str], tables: Sequence[str]) -> tuple[dict[
     for path in texts:
         rows = _ids_in(path)
         links = links.with_rows(rows)
-        names_of_rows = [{name for cell in row for name in (cell, naming.patient_of(cell))} for row in rows]
+        names_of_rows = [{name for cell in row for name in (cell, case_names.patient_of(cell))} for row in rows]
         for names in names_of_rows:
             same.unite(sorted({patient_named[name.lower()] for name in names if name.lower() in patient_named}))
         all_names = set().union(*names_of_rows)
@@ -162,8 +162,8 @@ def _is_of_ids(column: Sequence[str]) -> bool:
 def by_names(case_ids: Iterable[str]) -> dict[str, str]:
     """Case id -> patient, by names alone; a person with two names in two editions goes by the first."""
     first: dict[str, str] = {}
-    patients = ((case_id, naming.patient_of(case_id)) for case_id in case_ids)
-    return {case_id: first.setdefault(naming.person_of(patient), patient) for case_id, patient in patients}
+    patients = ((case_id, case_names.patient_of(case_id)) for case_id in case_ids)
+    return {case_id: first.setdefault(case_names.person_of(patient), patient) for case_id, patient in patients}
 
 
 def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
@@ -175,13 +175,13 @@ def notes(patient_of: Mapping[str, str], links: Links) -> list[str]:
     """
     doubtful, scans, alike = defaultdict(set), defaultdict(set), defaultdict(set)
     for case_id, patient in patient_of.items():
-        if patient != naming.patient_of(case_id):
+        if patient != case_names.patient_of(case_id):
             continue  # a table or a person named the patient
-        if patient != case_id and not naming.is_published(case_id):
+        if patient != case_id and not case_names.is_published(case_id):
             scans[patient] |= {case_id} | ({patient} & patient_of.keys())
-        if beginning := naming.scan_of(case_id):
+        if beginning := case_names.scan_of(case_id):
             doubtful[beginning] |= {case_id} | ({beginning} & patient_of.keys())
-        for beginning in naming.beginnings_of(case_id):
+        for beginning in case_names.beginnings_of(case_id):
             alike[beginning.lower()] |= {case_id} | ({beginning} & patient_of.keys())
     few = [ids for ids in alike.values() if len(ids) in _FEW and len(ids) < len(patient_of)]
     doubted = [frozenset(ids) for ids in doubtful.values() if 2 <= len(ids) <= _MOST_SCANS]

@@ -3,6 +3,8 @@
 On a disk it is the disk's own lock, which goes with the process that holds it, however that ends. An object
 store (gs://) knows no locks: there the holder writes a file again every few seconds, and whoever finds such a
 file waits to see whether it changes. Two machines' clocks are never compared.
+
+Who asks for one: `records.folder`, `beam_pipelines.result_folder`, `train`, `workflows.chain`.
 """
 
 import contextlib

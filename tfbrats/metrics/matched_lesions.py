@@ -22,7 +22,7 @@ import numpy as np
 
 from tfbrats.cases import boxes
 from tfbrats.labels import REGIONS, REWRITTEN, LabelSchema, Tissue
-from tfbrats.metrics import components, one_grid, partners, region_scores, surfaces
+from tfbrats.metrics import components, lesion_pairs, one_grid, region_scores, surfaces
 
 RULE = "2026"
 MEANING = (
@@ -227,7 +227,7 @@ def score_case(
     return rows, all_lesions
 
 
-# --- lesions and their partners -------------------------------------------------------------------------
+# --- lesions and their pairs ----------------------------------------------------------------------------
 
 
 def _lesions(
@@ -239,7 +239,7 @@ def _lesions(
     predicted, lesions = components.numbered(prediction.T).T, components.numbered(reference.T).T
     sizes, predicted_sizes = (np.bincount(each.ravel(order="K")) for each in (lesions, predicted))
     lesion_boxes, predicted_boxes = components.boxes_of(lesions), components.boxes_of(predicted)
-    partner_of = partners.one_to_one(predicted, lesions, _LEAST_DICE)
+    partner_of = lesion_pairs.one_to_one(predicted, lesions, _LEAST_DICE)
 
     def middle(box: boxes.Box) -> list[int]:
         return [int(at) for at in corner + [(low + high - 1) // 2 for low, high in box]]

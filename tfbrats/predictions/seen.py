@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfbrats.datasets import naming
+from tfbrats.datasets import case_names
 
 KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
 KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
@@ -69,12 +69,12 @@ _UCSF = "UCSF-PDGM"  # in 2021 and later alone
 
 def _hash(name: str) -> str:
     """Of a case id or a patient; letter case makes no other patient."""
-    return hashlib.sha256(naming.spelt_alike(name).encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(case_names.spelt_alike(name).encode()).hexdigest()[:_DIGITS]
 
 
 def _patient_of(case_id: str) -> str:
     """Whose scan it is: what all time points of a patient share, under the names of any edition."""
-    return naming.person_of(naming.patient_of(case_id))
+    return case_names.person_of(case_names.patient_of(case_id))
 
 
 def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
@@ -88,7 +88,7 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """
     lists = {split: ids for split, ids in splits.items() if not isinstance(ids, str)}
     patients = {
-        split: {_patient_of(case_id) for case_id in ids} - {naming.spelt_alike(case_id) for case_id in ids}
+        split: {_patient_of(case_id) for case_id in ids} - {case_names.spelt_alike(case_id) for case_id in ids}
         for split, ids in lists.items()
     }
     return {
@@ -145,7 +145,7 @@ def listed(cases: Mapping[str, Sequence[str]], kinds: Sequence[str] = KINDS) -> 
     texts = []
     for kind in (kind for kind in kinds if kind in cases):
         ids = cases[kind]
-        tells = any(naming.edition_by_id(case_id) is not None for case_id in ids)
+        tells = any(case_names.edition_by_id(case_id) is not None for case_id in ids)
         words = _WORDS[kind] if tells else _NAMESAKES.get(kind, _WORDS[kind])
         texts.append(f"{len(ids)} {words[len(ids) > 1]}")
     return ", ".join(texts)
@@ -162,7 +162,7 @@ def other_names(trained_on: Iterable[str], case_ids: Iterable[str]) -> list[str]
         ["BraTS 2020", "BraTS 2021 and later"]: the model's and the cases'; empty if both have one way of names.
     """
     ways_of_model = {way for edition in trained_on if (way := _way_of(edition, is_of_a_card=True))}
-    schemas = (naming.edition_by_id(case_id) for case_id in case_ids)
+    schemas = (case_names.edition_by_id(case_id) for case_id in case_ids)
     ways_of_cases = {way for schema in schemas if schema is not None and (way := _way_of(schema.edition))}
     for of_model in sorted(ways_of_model):
         for of_cases in sorted(ways_of_cases - ways_of_model):

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfbrats.cases import boxes, case, nifti
 from tfbrats.cases.nifti import Grid
-from tfbrats.datasets import naming
+from tfbrats.datasets import case_names
 from tfbrats.errors import InputError
 from tfbrats.labels import LabelSchema
 from tfbrats.machine import files
@@ -91,7 +91,7 @@ def write_case(paths: Sequence[str], example: dict[str, Any], row: CaseRow, moda
 
 def _read_by(case_id: str, tissues: np.ndarray, schema: LabelSchema) -> LabelSchema:
     """The schema by which a folder of this name will be read: in nnU-Net's layout the case had another."""
-    own = naming.edition_by_id(case_id)
+    own = case_names.edition_by_id(case_id)
     return own if own is not None and own.holds(tissues) else schema
 
 

@@ -1,4 +1,7 @@
-"""One pair of files: loaded, checked against each other, scored in every way. What a worker process does."""
+"""One pair of files: loaded, checked against each other, scored in every way.
+
+`evaluation` runs it in worker processes, and says how many.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import case, nifti
-from tfbrats.datasets import naming
+from tfbrats.datasets import case_names
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
 from tfbrats.metrics import lesion_rules, region_scores, stage_misses
@@ -94,7 +97,7 @@ def score_pair(
 
     by_region, each_lesion = [], []
     if lesion_rule is not None:
-        own_schema = naming.edition_by_id(pair.case_id)
+        own_schema = case_names.edition_by_id(pair.case_id)
         by_region, each_lesion = lesion_rules.score_case(
             prediction,
             reference,

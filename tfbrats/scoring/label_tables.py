@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import nifti
-from tfbrats.datasets import naming
+from tfbrats.datasets import case_names
 from tfbrats.datasets.label_candidates import contradiction, listed, union
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MASKS_THAT_TELL, REWRITTEN, LabelSchema, Tissue, doubts
@@ -208,7 +208,7 @@ def _strange(
     """
     groups: dict[LabelSchema, list[Pair]] = {}
     for pair in pairs:
-        own = naming.edition_by_id(pair.case_id)
+        own = case_names.edition_by_id(pair.case_id)
         if pair.schema.edition in EDITIONS and (own is None or own.values != pair.schema.values):
             groups.setdefault(pair.schema, []).append(pair)
     faults: list[str] = []

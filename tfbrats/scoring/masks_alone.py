@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from tfbrats.datasets import naming, not_experts, references
+from tfbrats.datasets import case_names, not_experts, references
 from tfbrats.datasets.groups import beginning_of_listing, nifti_stem
 from tfbrats.datasets.label_names import schema_of_table
 from tfbrats.datasets.references import BIDS_SEGMENTATION, NAMELESS_MASK, SEGMENTATION
@@ -120,7 +120,7 @@ def beside(
         InputError: names that do not tell the edition.
     """
     masks: dict[str, Mask] = {}
-    settled = {naming.spelt_alike(case_id) for case_id in with_scans}
+    settled = {case_names.spelt_alike(case_id) for case_id in with_scans}
     listing = list(files.walk(folder))
     predicted = not_experts.predicted(listing)
     for stem, path in _visible(folder, listing):
@@ -128,7 +128,7 @@ def beside(
         if path in used or path in predicted or case_id is None or _is_other(case_id):
             continue
         if (
-            naming.spelt_alike(case_id) in settled
+            case_names.spelt_alike(case_id) in settled
             or case_id in masks
             or not_experts.objection_of_folders(path, folder)
         ):
@@ -208,7 +208,7 @@ def _of_names(case_id: str, path: str) -> LabelSchema | None:
         schema = of_dataset_json(files.join(folder, "dataset.json"))
         if schema is not None:
             return schema
-    return naming.edition_of(case_id, parent)
+    return case_names.edition_of(case_id, parent)
 
 
 def of_dataset_json(path: str) -> LabelSchema | None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tfbrats.datasets import layouts, naming, not_experts
+from tfbrats.datasets import case_names, layouts, not_experts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 from tfbrats.machine import files
@@ -106,7 +106,7 @@ def match(
     predicted, faults = named.predictions, list(named.faults)
     if cases is not None:
         of_letters = prediction_names.by_letters(references.case_ids)
-        chosen = [of_letters.get(naming.spelt_alike(case_id), case_id) for case_id in cases]
+        chosen = [of_letters.get(case_names.spelt_alike(case_id), case_id) for case_id in cases]
         there = set(references.case_ids)
         faults += [
             f"{case_id}: named by {named_by}, but not in {reference}."

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tfbrats.datasets import naming, not_experts
+from tfbrats.datasets import case_names, not_experts
 from tfbrats.datasets.groups import nifti_stem
 from tfbrats.datasets.references import BIDS_SEGMENTATION, PREDICTION, SEGMENTATION
 from tfbrats.machine import files
@@ -47,7 +47,9 @@ def read(listing: Sequence[tuple[str, str]], case_ids: Iterable[str]) -> Named:
     """
     of_case = by_letters(list(case_ids))
     scans = tuple(
-        path for stem, path in listing if naming.spelt_alike(stem) not in of_case and not_experts.is_scan(path)
+        path
+        for stem, path in listing
+        if case_names.spelt_alike(stem) not in of_case and not_experts.is_scan(path)
     )
     named = [(stem, path) for stem, path in listing if path not in set(scans)]
     stems = {stem for stem, _ in named}
@@ -56,7 +58,7 @@ def read(listing: Sequence[tuple[str, str]], case_ids: Iterable[str]) -> Named:
     notes: list[str] = []
     longer: list[tuple[str, str]] = []
     for stem, path in named:
-        case_id = of_case.get(naming.spelt_alike(stem))
+        case_id = of_case.get(case_names.spelt_alike(stem))
         if case_id is None or (case_id != stem and case_id in stems):
             longer.append((stem, path))
             continue
@@ -68,7 +70,7 @@ def read(listing: Sequence[tuple[str, str]], case_ids: Iterable[str]) -> Named:
     read_so: dict[str, str] = {}
     exact = set(predictions)
     for stem, path in longer:
-        case_id = of_case.get(naming.spelt_alike(_bare(stem, path)))
+        case_id = of_case.get(case_names.spelt_alike(_bare(stem, path)))
         if case_id is None or case_id in exact:
             _put(predictions, stem, path, faults)
         else:
@@ -98,8 +100,8 @@ def _bare(stem: str, path: str) -> str:
 
 def by_letters(names: Sequence[str]) -> dict[str, str]:
     """Case id in small letters -> case id; those that only letter case tells apart are left out."""
-    alike = Counter(naming.spelt_alike(name) for name in names)
-    return {naming.spelt_alike(name): name for name in names if alike[naming.spelt_alike(name)] == 1}
+    alike = Counter(case_names.spelt_alike(name) for name in names)
+    return {case_names.spelt_alike(name): name for name in names if alike[case_names.spelt_alike(name)] == 1}
 
 
 def scans_fault(scans: Sequence[str], folder: str | os.PathLike) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from tfbrats import config_file
 from tfbrats.cases import dealing
 from tfbrats.config import Config
-from tfbrats.datasets import layouts, naming
+from tfbrats.datasets import case_names, layouts
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths, wording
@@ -174,8 +174,10 @@ def _unseen(
         raise InputError(f"--test {test_data}: cases that cannot be segmented:\n  " + "\n  ".join(faults))
     used = {case_id for name in ("train", "validation") for case_id in dealt[name]}
     # By person: the two data sets may be of two editions.
-    persons = {naming.person_of(patient) for case_id, patient in dataset.patient_of.items() if case_id in used}
-    seen = [case.case_id for case in cases if naming.person_of(case.patient_id) in persons]
+    persons = {
+        case_names.person_of(patient) for case_id, patient in dataset.patient_of.items() if case_id in used
+    }
+    seen = [case.case_id for case in cases if case_names.person_of(case.patient_id) in persons]
     if seen:
         raise InputError(
             f"--test {test_data}: {wording.counted(len(seen), 'case')} of patients who are trained or "

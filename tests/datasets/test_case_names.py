@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfbrats.datasets import layouts, naming
+from tfbrats.datasets import case_names, layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files
@@ -70,7 +70,7 @@ NO_DATA_SETS = [
 
 
 def told(case_id, folder=""):
-    telling = naming.tell(case_id, folder)
+    telling = case_names.tell(case_id, folder)
     return telling and (telling.schema.edition, telling.folder)
 
 
