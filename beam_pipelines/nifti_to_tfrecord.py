@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from beam_pipelines import engine, transforms
 from tfbrats import config_file
 from tfbrats.cases import dealing
-from tfbrats.cases.splits import SPLITS
+from tfbrats.cases.split_files import SPLITS
 from tfbrats.config import Config
 from tfbrats.datasets import layouts, patients
 from tfbrats.datasets.layouts import Dataset

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_pipelines import engine, result_folder, transforms
-from tfbrats.cases import splits
+from tfbrats.cases import split_files
 from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
@@ -62,7 +62,7 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         metavar="FILE",
         help="score only one split's cases: splits.json of the model's run",
     )
-    parser.add_argument("--split", choices=splits.SPLITS, help="which, of --splits (test)")
+    parser.add_argument("--split", choices=split_files.SPLITS, help="which, of --splits (test)")
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
     parser.add_argument("--edition", help="overrides the edition that the names tell")
     parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")

@@ -38,7 +38,7 @@ import budget_ours
 
 from tfbrats import config as configs
 from tfbrats import config_file
-from tfbrats.cases import splits
+from tfbrats.cases import split_files
 from tfbrats.config import Config
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
@@ -313,9 +313,9 @@ def main(arguments: Sequence[str]) -> None:
             f"{plan.seconds / 60:g} minutes each on {wording.counted(cores, 'core')}, "
             f"load {os.getloadavg()[0]:.1f}"
         )
-        splits.write(
+        split_files.write(
             plan.output / "splits.json",
-            splits.named({"train": list(plan.training), "test": [plan.held_out]}),
+            split_files.named({"train": list(plan.training), "test": [plan.held_out]}),
         )
         chain = steps.Steps(plan.output / "logs")
         for kind in dict.fromkeys(_KIND[name] for name in chosen):

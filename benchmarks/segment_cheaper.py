@@ -33,7 +33,7 @@ from tfbrats.config import PatchConfig
 from tfbrats.datasets import layouts
 from tfbrats.inference import slice_segmenter
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
-from tfbrats.inference.slice_segmenter import CaseSegmenter
+from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import EDITIONS, REGIONS, region_mask
 from tfbrats.metrics import region_scores
 from tfbrats.training import best_weights
@@ -70,10 +70,10 @@ class Slices:
     def __init__(self, settings: config.Config, volumes: dict[str, np.ndarray]):
         self._settings, self._volumes = settings, volumes
 
-    def _segmenter(self, canvas: Sequence[int] | None = None, precision: str = "float32") -> CaseSegmenter:
+    def _segmenter(self, canvas: Sequence[int] | None = None, precision: str = "float32") -> SliceSegmenter:
         network = best_weights.best_network(self._settings, precision=precision)
         canvas = canvas or self._settings.records.slice_shape
-        return CaseSegmenter(network, self._settings.data.modalities, canvas, _SCHEMA)
+        return SliceSegmenter(network, self._settings.data.modalities, canvas, _SCHEMA)
 
     def as_it_is(self) -> Answer:
         return timed(self._segmenter(), self._volumes)

@@ -89,13 +89,13 @@ def without_n4(run_dir: str, folder: str) -> Config:
 def _exported(spec: Mapping, folder: str) -> dict[str, str]:
     """Precision, or "clocked" -> the version's folder."""
     from tfbrats import export
-    from tfbrats.inference.slice_segmenter import CaseSegmenter
+    from tfbrats.inference.slice_segmenter import SliceSegmenter
 
     plain = export.segmenter_of
 
     def clocked(*arguments):
         segmenter = plain(*arguments)
-        if isinstance(segmenter, CaseSegmenter):
+        if isinstance(segmenter, SliceSegmenter):
             segmenter.network = _clocked(segmenter.network, spec["clock"])
         else:
             segmenter.networks = {

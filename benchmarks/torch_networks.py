@@ -1,8 +1,8 @@
 """Our networks in PyTorch with MONAI's blocks: the peer that `train_step.py --peer torch` runs beside ours.
 
 The same layers under the same names, so that `take` copies a Keras network's weights and both give the same
-numbers (`tests/test_benchmarks.py`); parameters and multiplications are counted on both sides. Each network
-reads as its file in `tfbrats/models`. Layers are made by the first call, which `build` does.
+numbers (`tests/benchmarks`); parameters and multiplications are counted on both sides. Each network
+reads as its file in `tfbrats/networks`. Layers are made by the first call, which `build` does.
 
 MONAI's `Convolution` (convolution-norm-activation, also transposed) and `ADN` (norm-activation) fit; its U-Nets
 and its ASPP have other layers than the papers', so they do not.

@@ -33,7 +33,7 @@ from tfbrats import (
     splits,
     train,
 )
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files as split_files
 from tfbrats.machine import files, paths
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card

@@ -10,7 +10,7 @@ import pytest
 
 from tfbrats import inspect
 from tfbrats.cases import dealing, nifti
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files as split_files
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.machine import files

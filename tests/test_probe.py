@@ -14,7 +14,7 @@ from tfbrats import config_file, networks, probe
 from tfbrats.errors import InputError
 from tfbrats.machine import memory
 from tfbrats.workflows import batch_size, table_plan, trial
-from tfbrats.workflows.trial import Trial
+from tfbrats.workflows.batch_size import Trial
 
 SMALL_2D = ["model.width=2", "records.slice_shape=[32,32]", "data.records=nowhere"]
 SMALL_3D = ["model.width=2", "sampling.patch_size=16", "cascade.stride=8", "data.records=nowhere"]

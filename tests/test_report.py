@@ -556,7 +556,7 @@ def page_of(content, folder, name="this run", others=(), **more):
     path = folder / "page.html"
     runs = [page.Run(name, content), *others]
     training = training_section.training_of(None, content.model)
-    drawn = dict.fromkeys(("light", "dark"), "data:image/png;base64,")  # tests/test_charts.py looks at charts
+    drawn = dict.fromkeys(("light", "dark"), "data:image/png;base64,")  # test_charts looks at charts
     with unittest.mock.patch.object(charts, "_drawn", return_value=drawn):
         html_text = page.render(page.Content(title="A page", runs=runs, training=training, **more))
     path.write_text(html_text, encoding="utf-8")

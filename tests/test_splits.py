@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tfbrats import labels, splits
 from tfbrats.cases import dealing
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files as split_files
 from tfbrats.cases.dealing import split_cases
 from tfbrats.datasets import grades, layouts
 from tfbrats.errors import InputError

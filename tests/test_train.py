@@ -355,6 +355,17 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all():
     assert found == {"weights": [1.0, 1.0], "scale_fell": True}
 
 
+def test_an_epoch_whose_examples_end_early_is_no_epoch(record_set, tmp_path, monkeypatch):
+    whole = recipes.SliceRecipe.training
+    monkeypatch.setattr(
+        recipes.SliceRecipe, "training", lambda self, *arguments: whole(self, *arguments).take(2)
+    )
+    settings = record_set.config(f"run.dir={tmp_path}", "train.epochs=1", "train.steps_per_epoch=3")
+    with pytest.raises(RuntimeError, match="ended before step 3"):
+        train.train(settings)
+    assert not RunFolder(settings.run.dir).network("").history
+
+
 def test_an_obvious_rise_of_the_validation_loss_ends_the_run(record_set, tmp_path, monkeypatch, capsys):
     losses = iter([1.0, 1.05, 1.2, 1.3, 1.4, 1.5])
     scores = {"dice_wt": 0.0, "dice_tc": 0.0, "dice_et": 0.0}

@@ -28,7 +28,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from tfbrats.cases.splits import SPLITS
+from tfbrats.cases.split_files import SPLITS
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import command, files, paths

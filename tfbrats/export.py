@@ -40,7 +40,7 @@ from tfbrats.inference.signatures import (
     signatures_of,
     warm_up_requests,
 )
-from tfbrats.inference.slice_segmenter import CaseSegmenter
+from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import EDITIONS, LEARNED_OF, LabelSchema, Tissue
 from tfbrats.machine import command, files, literal, paths
 from tfbrats.predictions import model_card, seen
@@ -125,7 +125,7 @@ def segmenter_of(chosen: Chosen) -> Segmenter:
     if isinstance(config, PatchConfig):
         size = config.sampling.patch_size
         return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
-    return CaseSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
+    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
 
 
 def card_of(chosen: Chosen, name: str, version: int, signatures: Sequence[Signature]) -> ModelCard:

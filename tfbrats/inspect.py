@@ -25,12 +25,11 @@ import numpy as np
 from tqdm import tqdm
 
 from tfbrats import labels
-from tfbrats.cases import case, packing, preprocess
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import case, packing, preprocess, split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import command, files, memory, paths
 from tfbrats.machine.wording import columns, counted
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
@@ -175,7 +174,7 @@ def inspect(
 def _described(dataset: layouts.Dataset) -> list[dict]:
     """`describe` of each case, with its patient as the data set's tables tell it."""
     # Decompression releases the interpreter's lock; only descriptions are kept.
-    with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(_READERS, memory.cores())) as pool:
         descriptions = list(
             tqdm(
                 pool.map(describe, dataset.cases),

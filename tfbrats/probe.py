@@ -22,7 +22,7 @@ from tfbrats.machine import command, paths
 from tfbrats.machine.wording import columns, in_units
 from tfbrats.records.manifest import check_identity, read_manifest
 from tfbrats.workflows import batch_size
-from tfbrats.workflows.trial import Trial
+from tfbrats.workflows.batch_size import Trial
 
 
 def probe(config: Config, steps: int = 20, say: Callable[[str], None] = print) -> list[Trial]:

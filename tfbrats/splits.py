@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats import config_file
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files
 from tfbrats.cases.dealing import RECIPES, deal, folds, table
-from tfbrats.cases.splits import Splits
+from tfbrats.cases.split_files import Splits
 from tfbrats.datasets import layouts, patients
 from tfbrats.datasets.grades import GRADES
 from tfbrats.datasets.layouts import Dataset

@@ -21,7 +21,7 @@ from beam_pipelines import engine
 from beam_pipelines import nifti_to_tfrecord as job
 from tfbrats import labels
 from tfbrats.cases import case, nifti
-from tfbrats.cases.splits import SPLITS
+from tfbrats.cases.split_files import SPLITS
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets, phantom_files

@@ -13,7 +13,7 @@ import tiny_model
 from beam_pipelines import segment_cases as job
 from tfbrats import predict
 from tfbrats.cases import case, nifti
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files as split_files
 from tfbrats.cases.case import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError

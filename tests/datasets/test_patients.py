@@ -7,7 +7,7 @@ import pytest
 
 from beam_pipelines import nifti_to_tfrecord
 from tfbrats import inspect, labels, splits
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files as split_files
 from tfbrats.cases.dealing import split_cases
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.errors import InputError

@@ -12,7 +12,7 @@ from tfbrats.cases.packing import LONGEST_SIDE, MOST_VOXELS
 from tfbrats.errors import InputError
 from tfbrats.inference import answers, preprocess_graph, slice_segmenter
 from tfbrats.inference.pieces import bounded, in_pieces
-from tfbrats.inference.slice_segmenter import CaseSegmenter
+from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, Tissue
 from tfbrats.networks import cun
 
@@ -58,7 +58,7 @@ SIZES = [(32, 32, 8), (37, 53, 9), (48, 20, 17), (100, 33, 5)]
 @pytest.mark.parametrize("shape", SIZES)
 def test_stitching_a_constant_gives_the_constant_back(shape):
     network = _network(_constant([0.0, 2.0]), _constant([9.0, 0.0, 0.0, 3.0]))
-    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(_brain(shape)))
+    answer = SliceSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(_brain(shape)))
     brain = preprocess.brain_mask(_brain(shape))
     assert np.array_equal(answer["segmentation"], np.where(brain, 4, 0))  # ET is 4 in 2020
     whole = 1 / (1 + np.exp(-2.0))
@@ -80,7 +80,7 @@ def test_a_marked_voxel_comes_back_at_the_same_ijk(shape):
         lambda x: ops.concatenate([ops.zeros_like(x[..., :1]), x[..., :1] - 5], axis=-1),
         _constant([0.0, 1.0, 0.0, 0.0]),
     )
-    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
+    answer = SliceSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
     assert {tuple(p) for p in np.argwhere(answer["segmentation"].numpy())} == set(marked)
 
 
@@ -89,7 +89,7 @@ def test_modalities_go_by_name_and_not_by_place():
         lambda x: ops.concatenate([ops.zeros_like(x[..., :1]), x[..., 2:3]], axis=-1),
         _constant([0.0, 1.0, 0.0, 0.0]),
     )
-    segmenter = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])
+    segmenter = SliceSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])
     volumes = _volumes(_brain((32, 32, 8)))
     backwards = dict(reversed(volumes.items()))
     assert np.array_equal(segmenter(volumes)["segmentation"], segmenter(backwards)["segmentation"])
@@ -98,7 +98,7 @@ def test_modalities_go_by_name_and_not_by_place():
 
 
 def test_whole_numbers_give_the_same_as_floats():
-    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    segmenter = SliceSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
     image = _brain((33, 40, 7))
     a, b = segmenter(_volumes(image, tf.int16)), segmenter(_volumes(image, tf.float32))
     for name in a:
@@ -117,7 +117,7 @@ def _trained_like():
 
 
 def test_how_many_slices_run_at_once_changes_nothing(monkeypatch):
-    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    segmenter = SliceSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
     volumes = _volumes(_brain((33, 40, 11)))
     answer = segmenter(volumes)
     monkeypatch.setattr(slice_segmenter, "_SLICES_AT_ONCE", 3)
@@ -139,7 +139,7 @@ class _Counted:
 
 def _counted(network, canvas=(32, 32)):
     """A segmenter, and the shapes that its network will have seen."""
-    segmenter = CaseSegmenter(network, MODALITIES, canvas, EDITIONS["2020"])
+    segmenter = SliceSegmenter(network, MODALITIES, canvas, EDITIONS["2020"])
     segmenter.network = _Counted(segmenter.network)
     return segmenter, segmenter.network.shapes
 
@@ -171,7 +171,7 @@ def test_the_network_sees_the_whole_plane_on_its_canvas_wherever_the_brain_lies(
         i, j = (slice(None, 12) if corner[0] == 0 else i), (slice(None, 16) if corner[1] == 0 else j)
     image[i, j, 2:7] = np.random.default_rng(0).uniform(100, 900, image[i, j, 2:7].shape)
     network = _trained_like()
-    answer = CaseSegmenter(network, MODALITIES, (32, 48), EDITIONS["2020"])(_volumes(image))
+    answer = SliceSegmenter(network, MODALITIES, (32, 48), EDITIONS["2020"])(_volumes(image))
 
     normalised, brain = _normalised(tf.constant(image))
     canvas = [max(least, -(-side // 16) * 16) for side, least in zip(plane, (32, 48), strict=True)]
@@ -258,7 +258,7 @@ def test_modalities_of_several_shapes_are_refused():
     volumes = _volumes(_brain((32, 32, 8)))
     volumes["t2"] = volumes["t2"][:, :, :7]
     specs = {name: tf.TensorSpec([None] * 3, tf.float32) for name in volumes}
-    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    segmenter = SliceSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
     with pytest.raises(tf.errors.InvalidArgumentError, match="several shapes"):
         tf.function(segmenter, input_signature=[specs])(volumes)
 
@@ -267,7 +267,7 @@ def test_modalities_of_several_shapes_are_refused():
 
 
 def test_a_volume_without_brain_is_empty_not_an_error():
-    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    segmenter = SliceSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
     answer = segmenter(_volumes(np.zeros((20, 30, 6, 4), np.int16)))
     assert answer["segmentation"].shape == (20, 30, 6)
     assert answer["probabilities"].shape == (20, 30, 6, 3)
@@ -277,7 +277,7 @@ def test_a_volume_without_brain_is_empty_not_an_error():
 def test_nan_is_refused():
     image = _brain((20, 30, 6)).astype(np.float32)
     image[10, 10, 3, 1] = np.nan
-    segmenter = CaseSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
+    segmenter = SliceSegmenter(_trained_like(), MODALITIES, (32, 32), EDITIONS["2020"])
     with pytest.raises(tf.errors.InvalidArgumentError, match="NaN"):
         tf.function(segmenter)(_volumes(image))
 
@@ -300,7 +300,7 @@ def test_probabilities_are_nested():
 @pytest.mark.parametrize("shape", SIZES)
 def test_a_baselines_constant_comes_back_with_the_sums_of_its_classes(shape):
     network = _classifier(_constant([1.0, 0.0, 0.5, 2.0]))
-    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(_brain(shape)))
+    answer = SliceSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(_brain(shape)))
     brain = preprocess.brain_mask(_brain(shape))
     assert np.array_equal(answer["segmentation"], np.where(brain, 4, 0))  # ET is 4 in 2020
     each = np.exp([1.0, 0.0, 0.5, 2.0]) / np.exp([1.0, 0.0, 0.5, 2.0]).sum()
@@ -316,7 +316,7 @@ def test_a_baselines_marked_voxel_comes_back_at_the_same_ijk():
     network = _classifier(
         lambda x: ops.concatenate([ops.zeros_like(x[..., :2]), x[..., :1] - 5, 0 * x[..., :1]], -1)
     )
-    answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
+    answer = SliceSegmenter(network, MODALITIES, (32, 32), EDITIONS["2020"])(_volumes(image))
     assert {tuple(p) for p in np.argwhere(answer["segmentation"].numpy() == 2)} == {marked}
 
 
@@ -349,11 +349,11 @@ def test_labels_come_out_in_the_schemas_values(edition):
         logits = [0.0] * 4
         logits[tissue] = 5.0
         network = _network(_constant([0.0, 2.0]), _constant(logits))
-        answer = CaseSegmenter(network, MODALITIES, (32, 32), EDITIONS[edition])(_volumes(_brain((32, 32, 8))))
+        answer = SliceSegmenter(network, MODALITIES, (32, 32), EDITIONS[edition])(_volumes(_brain((32, 32, 8))))
         assert set(np.unique(answer["segmentation"])) == {0, EDITIONS[edition].value_of_tissue[tissue]}
 
 
 def test_a_schema_that_lacks_a_part_is_refused():
     schema = LabelSchema("x", ((0, Tissue.BACKGROUND), (1, Tissue.NCR), (2, Tissue.ED)))
     with pytest.raises(InputError, match="ET"):
-        CaseSegmenter(_trained_like(), MODALITIES, (32, 32), schema)
+        SliceSegmenter(_trained_like(), MODALITIES, (32, 32), schema)

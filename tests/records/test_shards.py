@@ -17,7 +17,7 @@ from tfbrats import config_file, labels
 from tfbrats.cases import case, nifti
 from tfbrats.cases import slices as examples
 from tfbrats.cases.dealing import split_cases
-from tfbrats.cases.splits import SPLITS
+from tfbrats.cases.split_files import SPLITS
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.machine import files

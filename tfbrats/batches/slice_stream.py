@@ -3,7 +3,6 @@
 What an epoch yields depends on the seed and the epoch's number alone.
 """
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +11,11 @@ import tensorflow as tf
 from tfbrats.batches.augment import rotate_and_flip
 from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import Config
+from tfbrats.machine import memory
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import SCHEMAS
 
-MAPS_AT_ONCE = min(16, os.cpu_count() or 1)  # examples made at a time
+MAPS_AT_ONCE = min(16, memory.cores())  # examples made at a time
 
 
 def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:

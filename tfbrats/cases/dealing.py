@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfbrats.cases import case
-from tfbrats.cases import splits as split_files
-from tfbrats.cases.splits import Splits
+from tfbrats.cases import case, split_files
+from tfbrats.cases.split_files import Splits
 from tfbrats.datasets import layouts
 from tfbrats.datasets.grades import GRADES
 from tfbrats.datasets.layouts import Dataset

@@ -19,7 +19,7 @@ from tfbrats.config import Config, PatchConfig
 from tfbrats.inference import packing_graph
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
 from tfbrats.inference.pieces import bounded, each_of
-from tfbrats.inference.slice_segmenter import CaseSegmenter
+from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import REGIONS
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card
@@ -27,7 +27,7 @@ from tfbrats.predictions import model_card
 _VOLUME = ("I", "J", "K")
 _ON_ONE_GRID = f", axes {''.join(nifti.AXES)}, one grid for all"
 
-Segmenter = CaseSegmenter | CascadeSegmenter
+Segmenter = SliceSegmenter | CascadeSegmenter
 Volumes = Mapping[str, np.ndarray]  # modality -> [I, J, K]
 
 
@@ -41,7 +41,7 @@ class Weights(tf.Module):
 
     def __init__(self, segmenter: Segmenter):
         super().__init__()
-        networks = [segmenter.network] if isinstance(segmenter, CaseSegmenter) else segmenter.networks.values()
+        networks = [segmenter.network] if isinstance(segmenter, SliceSegmenter) else segmenter.networks.values()
         self.weights = [variable.value for network in networks for variable in network.variables]
 
 
@@ -113,7 +113,7 @@ def signatures_of(segmenter: Segmenter, config: Config, card_text: Callable[[], 
         card_text: gives tfbrats.json's text. It is called when `describe` is traced, since the card itself
             tells of these signatures.
     """
-    of_networks = _of_slices if isinstance(segmenter, CaseSegmenter) else _of_patches
+    of_networks = _of_slices if isinstance(segmenter, SliceSegmenter) else _of_patches
     return (*_of_a_case(segmenter), *of_networks(segmenter, config), _describe(card_text))
 
 
@@ -202,7 +202,7 @@ def _packed_example(volumes: Volumes) -> dict[str, np.ndarray]:
     return {**slices, "plane": np.array(plane, np.int32)}
 
 
-def _of_slices(segmenter: CaseSegmenter, config: Config) -> list[Signature]:
+def _of_slices(segmenter: SliceSegmenter, config: Config) -> list[Signature]:
     """The bare network of slices, for those who batch them themselves."""
     canvas = config.records.slice_shape
     image = Tensor(
@@ -270,10 +270,10 @@ def _describe(card_text: Callable[[], str]) -> Signature:
 
 def plane(config: Config) -> tuple[int, int]:
     """Voxels along i and j of the small volumes that try a model out."""
-    if isinstance(config, PatchConfig):
-        size = config.sampling.patch_size
-        return max(size + 8, simulation.LEAST_SHAPE[0]), max(size, simulation.LEAST_SHAPE[1])  # two tiles
-    return config.records.slice_shape
+    if len(config.input_shape) == 2:
+        return config.input_shape
+    size, *_ = config.input_shape
+    return max(size + 8, simulation.LEAST_SHAPE[0]), max(size, simulation.LEAST_SHAPE[1])  # two tiles
 
 
 def warm_up_requests(

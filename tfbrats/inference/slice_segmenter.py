@@ -27,7 +27,7 @@ def _canvas_padding(size, at_least: int):
     return before, side - size - before
 
 
-class CaseSegmenter(tf.Module):
+class SliceSegmenter(tf.Module):
     """A trained network with everything round it, from raw modalities to a label map.
 
     Args:

@@ -49,7 +49,7 @@ def sample_weights(regions, draws, p2, contour_weight: float):
     """W of U-Net1 and U-Net2 (eq. 2), float32 [N, H, W] each.
 
     Args:
-        regions: `examples.LwsRegion` [N, H, W].
+        regions: `labels.LwsRegion` [N, H, W].
         draws: uniform in [0, 1), float32 [N, H, W]: a normal-brain pixel counts when its draw is below p2.
         p2: scalar, or [N] with `lws.scope: slice`.
         contour_weight: alpha1.

@@ -19,7 +19,7 @@ _RESECTED_EVERY = 2  # in the editions after treatment
 
 
 def is_resected(seed: int, number: int) -> bool:
-    """Whether `write_dataset` gives this case a resection cavity, in the 2024 edition."""
+    """Whether `write_cases` gives this case a resection cavity, in the 2024 edition."""
     return Draws(seed, number).is_one_in(_RESECTED_EVERY, "resected")
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from tfbrats.cases.splits import SPLITS
+from tfbrats.cases.split_files import SPLITS
 from tfbrats.config import Config, differences
 from tfbrats.errors import InputError
 from tfbrats.machine import files, locks

@@ -16,7 +16,7 @@ import pydantic
 
 from tfbrats import __version__
 from tfbrats.cases.case import Rejected
-from tfbrats.cases.splits import SPLITS, sha256_of_split
+from tfbrats.cases.split_files import SPLITS, sha256_of_split
 from tfbrats.config import Config, differences
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError

@@ -39,7 +39,7 @@ class Field:
 SLICES = (
     Field("image", "float16", (-1, -1, -1)),  # [h, w, M] z-scored, cropped to the brain
     Field("label", "uint8", (-1, -1)),  # [h, w] tissues
-    Field("region", "uint8", (-1, -1)),  # [h, w] examples.LwsRegion
+    Field("region", "uint8", (-1, -1)),  # [h, w] labels.LwsRegion
     Field("origin_ij", "int64", (2,)),  # where the crop lies on the canvas
     Field("slice_k", "int64", ()),
     Field("case_id", "string", ()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import google_crc32c
 
-from tfbrats.cases.splits import SPLITS, sha256_of_split
+from tfbrats.cases.split_files import SPLITS, sha256_of_split
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted

@@ -61,7 +61,7 @@ class Scored:
 
     Attributes:
         rows: keys as `score_files.COLUMNS`.
-        losses: keys as `score_files.CASCADE_COLUMNS`.
+        misses: keys as `score_files.CASCADE_COLUMNS`.
         lesions: rows of `lesion_rules.score_case` with `case_id`; none unless asked for.
         lesion_list: its lesions with `case_id`, where the rule tells them apart.
         counts: its files and, by region, label values and voxels: TP, FP, FN, TN; None if not scored.
@@ -71,7 +71,7 @@ class Scored:
     """
 
     rows: Sequence[Row] = ()
-    losses: Sequence[Row] = ()
+    misses: Sequence[Row] = ()
     lesions: Sequence[Row] = ()
     lesion_list: Sequence[Row] = ()
     counts: dict[str, Any] | None = None
@@ -114,10 +114,10 @@ def score_pair(
         "regions": count_voxels(prediction, reference, pair.schema, pair.written_in),
     }
     regions = region_scores.score_case(prediction, reference, grid.spacing_mm, empty)
-    losses = stage_misses.score_case(prediction, reference, grid.spacing_mm, margin)
+    misses = stage_misses.score_case(prediction, reference, grid.spacing_mm, margin)
     return Scored(
         rows=with_id(map(dataclasses.asdict, regions)),
-        losses=with_id(map(dataclasses.asdict, losses)),
+        misses=with_id(map(dataclasses.asdict, misses)),
         lesions=with_id(by_region),
         lesion_list=with_id(each_lesion),
         counts=counts,

@@ -333,7 +333,7 @@ def _warnings(
 
 
 def _cascade(margin: int | None, scored: Sequence[Scored]) -> Cascade:
-    rows = [row for of_case in scored for row in of_case.losses]
+    rows = [row for of_case in scored for row in of_case.misses]
     return Cascade(margin, stage_misses.summarise(rows), rows)
 
 

@@ -20,6 +20,7 @@ from tfbrats.datasets import case_names
 from tfbrats.datasets.label_candidates import contradiction, listed, union
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MASKS_THAT_TELL, REWRITTEN, LabelSchema, Tissue, doubts
+from tfbrats.machine import memory
 from tfbrats.predictions import model_card
 from tfbrats.scoring import prediction_tables
 from tfbrats.scoring.pairs import Pair
@@ -131,7 +132,7 @@ def check_references(pairs: Sequence[Pair], reference: str | os.PathLike, editio
 
 
 def _values(paths: Sequence[str]) -> dict[str, frozenset[int] | None]:
-    with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(_READERS, memory.cores())) as pool:
         return dict(zip(paths, pool.map(values_of, paths), strict=True))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tfbrats.cases import splits as split_files
+from tfbrats.cases import split_files
 from tfbrats.datasets import not_experts, patients
 from tfbrats.datasets.groups import nifti_stem
 from tfbrats.errors import InputError

@@ -324,14 +324,13 @@ class Pace:
         self._steps, self._seconds, self._began = 0, 0.0, 0.0
 
     def begin_step(self) -> None:
-        """The next step begins now: called after whatever is no part of a step."""
+        """A step begins now, with the wait for its batch."""
         self._began = time.monotonic()
 
     def after_step(self) -> float | None:
-        """The mean when it is known, once; else None. The next step begins."""
-        now = time.monotonic()
-        self._seconds += now - self._began if self._steps else 0.0
-        self._steps, self._began = self._steps + 1, now
+        """The mean when it is known, once; else None."""
+        self._seconds += time.monotonic() - self._began if self._steps else 0.0
+        self._steps += 1
         return self._seconds / _PACE_STEPS if self._steps == 1 + _PACE_STEPS else None
 
 

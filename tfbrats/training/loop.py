@@ -145,6 +145,9 @@ class Training:
                 self._tell(bar)
                 if self._is_cut_short(steps):
                     return False
+                self._pace.begin_step()
+        if progress.step < steps:  # the other workers would wait, and the history would have an epoch too few
+            raise RuntimeError(f"{progress.place}: the stream of examples ended before step {steps}")
         return True
 
     @property
@@ -194,7 +197,6 @@ class Training:
         if self.progress.step >= steps or not (is_asked or is_due):
             return False
         checkpoints.save(self.last)
-        self._pace.begin_step()
         return is_asked
 
     def _agreed(self, is_asked: bool, is_due: bool) -> tuple[bool, bool]:

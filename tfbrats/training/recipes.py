@@ -187,7 +187,7 @@ Recipe = SliceRecipe | PatchRecipe
 def recipe_for(
     config: Config, manifest: Manifest | None, region: str = "", boxes: patch_stream.Boxes | None = None
 ) -> Recipe:
-    """The recipe of one network of a config: the one place that asks which paper it is of.
+    """The recipe of one network of a config: the one place of training that asks which paper it is of.
 
     Args:
         manifest: of the records; None where only the network, its optimizer and its steps are asked for.

@@ -1,6 +1,7 @@
 """The largest batch that fits, and the hours of a training, from a few steps on made-up data."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -15,7 +16,6 @@ from tfbrats.machine.wording import in_units
 from tfbrats.records.manifest import check_identity, read_manifest
 from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows.chain import ended, output
-from tfbrats.workflows.trial import Trial
 
 # Examples in a batch that `largest_batch` takes at most: the papers have 8 and 24, and on a CPU an example of a
 # large batch takes as long as one of two.
@@ -38,6 +38,33 @@ _OUT_OF_MEMORY = (
 # Where no records say how many examples there are.
 _CASES = {"slices": 210, "patches": 285}  # paper A: BraTS 2017 HGG; paper B: BraTS 2018
 _DEPTH, _WITH_BRAIN = 155, 139  # axial slices of a BraTS case; the mean of six cases of BraTS 2021
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What one network costs.
+
+    Attributes:
+        region: whose network, where each region has its own; else "".
+        device: "GPU" or "CPU".
+        batch_size: examples in a step.
+        steps: that were timed.
+        train_seconds: an example, forward, backward and update.
+        forward_seconds: an example, forward alone.
+        slots: numbers that the optimizer keeps for each parameter.
+        peak_bytes: the most memory that was taken: of a GPU its own, of a CPU this process', over what it had
+            taken when it started; of several networks in one process, since the first.
+    """
+
+    region: str
+    device: str
+    parameters: int
+    batch_size: int
+    steps: int
+    train_seconds: float
+    forward_seconds: float
+    slots: int
+    peak_bytes: int
 
 
 def named(config: Config, region: str) -> str:

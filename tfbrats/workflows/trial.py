@@ -27,34 +27,7 @@ from tfbrats.machine.wording import in_units
 from tfbrats.networks import keras_settings
 from tfbrats.training import devices
 from tfbrats.training.recipes import recipe_for
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """What one network costs.
-
-    Attributes:
-        region: whose network, where each region has its own; else "".
-        device: "GPU" or "CPU".
-        batch_size: examples in a step.
-        steps: that were timed.
-        train_seconds: an example, forward, backward and update.
-        forward_seconds: an example, forward alone.
-        slots: numbers that the optimizer keeps for each parameter.
-        peak_bytes: the most memory that was taken: of a GPU its own, of a CPU this process', over what it had
-            taken when it started; of several networks in one process, since the first.
-    """
-
-    region: str
-    device: str
-    parameters: int
-    batch_size: int
-    steps: int
-    train_seconds: float
-    forward_seconds: float
-    slots: int
-    peak_bytes: int
-
+from tfbrats.workflows.batch_size import Trial
 
 # --- made-up batches ------------------------------------------------------------------------------------
 
