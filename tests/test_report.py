@@ -61,17 +61,15 @@ def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is
 def test_networks_that_have_not_begun_are_named(tmp_path):
     RunFolder(tmp_path).start(config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
-    assert (
-        "No epoch has ended yet of TC, ET: no curve." in training_section.training_of(tmp_path, None)["notes"]
-    )
+    assert "No epoch has ended yet of TC, ET: no curve." in training_section.training_of(tmp_path, None).notes
     for region in ("tc", "et"):
         files.write_bytes(tmp_path / region / "history.csv", HISTORY)
-    assert training_section.training_of(tmp_path, None)["notes"] == []
+    assert training_section.training_of(tmp_path, None).notes == []
 
 
 def test_a_network_alone_that_has_not_begun_is_named(tmp_path):
     RunFolder(tmp_path).start(config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
-    assert training_section.training_of(tmp_path, None)["notes"] == [
+    assert training_section.training_of(tmp_path, None).notes == [
         "No epoch has ended yet of the network: no curve."
     ]
 
@@ -80,12 +78,12 @@ def test_without_a_run_the_config_is_the_model_cards_and_the_page_says_what_is_m
     settings = config_file.load("cun_lws.yaml")
     model = Model(config=settings.model_dump(mode="json"))
     found = training_section.training_of(None, model)
-    assert found["settings"] == settings and found["environment"] is None and found["curves"] == []
-    assert "(--run)" in " ".join(found["notes"])
+    assert found.settings == settings and found.environment is None and not found.curves
+    assert "(--run)" in " ".join(found.notes)
     for nothing in (None, Model()):
-        assert "the config is not known" in " ".join(training_section.training_of(None, nothing)["notes"])
+        assert "the config is not known" in " ".join(training_section.training_of(None, nothing).notes)
     old = training_section.training_of(None, Model(config={"model": {"name": "cun"}}))
-    assert old["settings"] is None and "another version" in " ".join(old["notes"])
+    assert old.settings is None and "another version" in " ".join(old.notes)
 
 
 def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
@@ -93,10 +91,10 @@ def test_another_runs_folder_than_the_models_is_noticed(tmp_path):
     RunFolder(tmp_path).start(settings)
     files.write_bytes(tmp_path / "history.csv", HISTORY)
     model = Model(config=settings.model_dump(mode="json"))
-    assert training_section.training_of(tmp_path, model)["notes"] == []
+    assert training_section.training_of(tmp_path, model).notes == []
     model.config["train"]["learning_rate"] = 0.5
     assert "train.learning_rate: 0.001, there 0.5" in " ".join(
-        training_section.training_of(tmp_path, model)["notes"]
+        training_section.training_of(tmp_path, model).notes
     )
 
 
@@ -104,7 +102,7 @@ def test_a_history_that_is_gone_is_not_taken_for_training_that_has_not_begun(tmp
     RunFolder(tmp_path).start(config_file.load("msm.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "wt" / "history.csv", HISTORY)
     files.write_bytes(tmp_path / "tc" / "checkpoints" / "best" / "index", b"1")
-    assert training_section.training_of(tmp_path, None)["notes"] == [
+    assert training_section.training_of(tmp_path, None).notes == [
         f"{tmp_path}/tc/history.csv is missing, though the network was trained: no curve.",
         "No epoch has ended yet of ET: no curve.",
     ]
@@ -126,8 +124,8 @@ def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path,
     RunFolder(tmp_path).start(config_file.load("cun.yaml", [f"run.dir={tmp_path}"]))
     files.write_bytes(tmp_path / "history.csv", garbage)
     found = training_section.training_of(tmp_path, None)
-    (note,) = found["notes"]
-    assert note.startswith(f"{tmp_path}/history.csv holds no loss and no Dice") and found["curves"] == []
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path}/history.csv holds no loss and no Dice") and not found.curves
 
 
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):

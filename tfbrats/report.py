@@ -77,14 +77,14 @@ def write(
             table=table,
             pictured=pictured,
             training=training,
-            sampling=sampling_of(training["settings"], pictured),
+            sampling=sampling_of(training.settings, pictured),
             notes=notes,
         )
     )
     files.write_bytes(output, html.encode())
     return [
         *(f"WARNING: {warning}" for warning in score_text.warnings(evaluation, *others)),
-        *(f"note: {text}" for text in training["contradictions"]),
+        *(f"note: {text}" for text in training.contradictions),
     ]
 
 

@@ -10,7 +10,6 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jinja2
 import markupsafe
@@ -25,6 +24,7 @@ from tfbrats.predictions import seen
 from tfbrats.reporting import charts, score_text
 from tfbrats.reporting.case_pictures import Pictured
 from tfbrats.reporting.sampling_maps import Sampling
+from tfbrats.reporting.training_section import TrainingSection
 from tfbrats.scoring import comparison, papers
 from tfbrats.scoring.comparison import Comparison, Difference
 from tfbrats.scoring.evaluation import Evaluation, Lesions
@@ -92,7 +92,7 @@ class Content:
         runs: the page's own first; see `named`.
         compared: the page's own with each of the others.
         table: a key of `papers.TABLES` to stand beside.
-        training: as `training_section.training_of` returns it.
+        training: what `training_section.training_of` gives.
         sampling: None for a network trained without loss weighted sampling.
         notes: what was run; `code` between backticks and links are marked up.
     """
@@ -102,7 +102,7 @@ class Content:
     compared: Sequence[Comparison] = ()
     table: str | None = None
     pictured: Sequence[Pictured] = ()
-    training: Mapping[str, Any]
+    training: TrainingSection
     sampling: Sampling | None = None
     notes: Sequence[str] = ()
 

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,34 +64,40 @@ def _without_curve(run: RunFolder, regions: Sequence[str]) -> list[str]:
     return notes + ([f"No epoch has ended yet of {', '.join(silent)}: no curve."] if silent else [])
 
 
-def training_of(run_folder: str | os.PathLike | None, model: Model | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingSection:
     """What is known of how the model was trained.
+
+    Attributes:
+        settings: the config; None where it is not known.
+        source: where the settings are from.
+        environment: of the machine that trained; None where it is not known.
+        curves: see `curves_of`.
+        contradictions: what says that the run is not the model's.
+        notes: what is missing, and the contradictions.
+    """
+
+    settings: Config | None
+    source: str
+    environment: Mapping[str, Any] | None = None
+    curves: Sequence[Mapping[str, Any]] = ()
+    contradictions: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def training_of(run_folder: str | os.PathLike | None, model: Model | None) -> TrainingSection:
+    """What the page says of the training.
 
     Args:
         run_folder: of the training; None if it was not given: then the model's card may have the config.
         model: that predicted; None if nothing is known of it.
 
-    Returns:
-        `settings` (config.Config or None), `source` (where they are from), `environment` (or None), `curves`
-        (see `curves_of`), `notes`: what is missing, or does not fit together, and `contradictions`: those of
-        the notes that say that the run is not the model's.
-
     Raises:
         InputError: the folder is given and holds no run.
     """
-    known = model.config if model else None
+    config_of_card = model.config if model else None
     if run_folder is None:
-        found = {"settings": None, "source": "the model’s card", "environment": None, "curves": []}
-        notes = ["No run folder was given (--run): no training curves, nothing of the machine that trained."]
-        if known is None:
-            notes.append("Nor is there a model’s card beside the predictions: the config is not known.")
-        else:
-            try:
-                found["settings"] = from_mapping(known, "the model's card")
-            except InputError as error:
-                notes.append(f"The config in the model’s card is another version’s: {error}")
-        return {**found, "notes": notes, "contradictions": []}
-
+        return _without_run(config_of_card)
     run = RunFolder(run_folder)
     histories = histories_of(run)
     settings: Config | None = None
@@ -102,15 +109,29 @@ def training_of(run_folder: str | os.PathLike | None, model: Model | None) -> di
         notes.append(f"{run.path} has no {files.name(run.config_path)}.")
     if run.environment is None:
         notes.append(f"{run.path} has no {files.name(run.environment_path)}.")
-    if settings is not None and known is not None:
-        found = differences(settings.model_dump(mode="json"), known)
-        if found:
-            contradictions = [f"The run’s config is not the one in the model’s card: {'; '.join(found)}."]
-    return {
-        "settings": settings,
-        "source": run.config_path,
-        "environment": run.environment,
-        "curves": curves_of(histories),
-        "notes": notes + contradictions,
-        "contradictions": contradictions,
-    }
+    if settings is not None and config_of_card is not None:
+        differing = differences(settings.model_dump(mode="json"), config_of_card)
+        if differing:
+            contradictions = [f"The run’s config is not the one in the model’s card: {'; '.join(differing)}."]
+    return TrainingSection(
+        settings=settings,
+        source=run.config_path,
+        environment=run.environment,
+        curves=curves_of(histories),
+        contradictions=contradictions,
+        notes=notes + contradictions,
+    )
+
+
+def _without_run(config_of_card: Mapping[str, Any] | None) -> TrainingSection:
+    """What the model's card alone tells."""
+    settings: Config | None = None
+    notes = ["No run folder was given (--run): no training curves, nothing of the machine that trained."]
+    if config_of_card is None:
+        notes.append("Nor is there a model’s card beside the predictions: the config is not known.")
+    else:
+        try:
+            settings = from_mapping(config_of_card, "the model's card")
+        except InputError as error:
+            notes.append(f"The config in the model’s card is another version’s: {error}")
+    return TrainingSection(settings, "the model’s card", notes=notes)

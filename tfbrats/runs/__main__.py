@@ -27,13 +27,13 @@ def main(arguments: Sequence[str]) -> None:
         help="where the runs lie (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args(arguments)
-    found, others = find(given.folder)
-    if given.json:
-        print(json.dumps(as_json(found, others), indent=2))
+    options = parser.parse_args(arguments)
+    runs, others = find(options.folder)
+    if options.json:
+        print(json.dumps(as_json(runs, others), indent=2))
         return
-    print(as_text(found, datetime.datetime.now(datetime.UTC)))
-    for line in notes(found, others):
+    print(as_text(runs, datetime.datetime.now(datetime.UTC)))
+    for line in notes(runs, others):
         print(line)
 
 

@@ -96,8 +96,8 @@ class Run:
     @property
     def score(self) -> tuple[int, float]:
         """How many regions have a Dice, and their mean: the higher, the further up in the list."""
-        found = [dice for network in self.networks for dice in network.dice.values()]
-        return len(found), statistics.fmean(found) if found else 0.0
+        scores = [dice for network in self.networks for dice in network.dice.values()]
+        return len(scores), statistics.fmean(scores) if scores else 0.0
 
 
 def read(folder: str | os.PathLike, name: str = "") -> Run:
@@ -189,13 +189,13 @@ def _pace(rows: Sequence[Mapping[str, str]]) -> dict[str, float | None]:
 
 
 def _latest(paths: Sequence[str]) -> datetime.datetime | None:
-    found = []
+    times = []
     for path in paths:
         fs, inner = stores.located(path)
         if fs.exists(inner):
-            at = fs.modified(inner)
-            found.append(at if at.tzinfo else at.replace(tzinfo=datetime.UTC))
-    return max(found, default=None)
+            modified = fs.modified(inner)
+            times.append(modified if modified.tzinfo else modified.replace(tzinfo=datetime.UTC))
+    return max(times, default=None)
 
 
 # --- which there are ------------------------------------------------------------------------------------
@@ -229,18 +229,18 @@ def find(folder: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
     if not files.is_folder(folder):
         raise InputError(f"{folder}: no such folder, so no runs. {advice}")
     of_runs, foreign = _run_folders(folder)
-    found, others = [], {}
+    runs, others = [], {}
     for name in sorted(of_runs):
         path = files.join(folder, name) if name else folder
         try:
-            found.append(read(path, name or files.name(paths.absolute(folder))))
+            runs.append(read(path, name or files.name(paths.absolute(folder))))
         except InputError as error:
             others[name] = _one_line(error, path)
     others |= dict.fromkeys(sorted(foreign), _NO_RUN)
-    if not found:
-        said = "\n  ".join(notes([], others))
-        raise InputError(f"{folder}: no runs here. {advice}{said}")
-    return sorted(found, key=lambda one: (-one.score[0], -one.score[1], one.name)), others
+    if not runs:
+        reasons = "\n  ".join(notes([], others))
+        raise InputError(f"{folder}: no runs here. {advice}{reasons}")
+    return sorted(runs, key=lambda run: (-run.score[0], -run.score[1], run.name)), others
 
 
 # --- on screen ------------------------------------------------------------------------------------------
@@ -252,20 +252,20 @@ _LAYOUT = ("<", "  <", "  <", *(("  >",) * (2 + len(REGIONS))), "  <", "  <", " 
 def as_text(runs: Sequence[Run], now: datetime.datetime) -> str:
     """A line for each network; the run's name and records stand in the first of its lines."""
     rows = [_HEADER]
-    for one in runs:
-        for number, network in enumerate(one.networks):
+    for run in runs:
+        for number, network in enumerate(run.networks):
             first = number == 0
             rows.append(
                 (
-                    one.name if first else "",
-                    f"{one.method} {network.region}".strip(),
+                    run.name if first else "",
+                    f"{run.method} {network.region}".strip(),
                     network.state + _left(network),
                     _or_dash(network.best_epoch, ""),
                     _or_dash(network.validation_loss, ".4g"),
                     *(_or_dash(network.dice.get(region), ".3f") for region in REGIONS),
                     _or_dash(network.per_second, ".3g", f" {network.unit}/s"),
                     _ago(now - network.written) if network.written else "-",
-                    one.config.data.records if first else "",
+                    run.config.data.records if first else "",
                 )
             )
     return "\n".join(line.rstrip() for line in columns(rows, _LAYOUT))
@@ -273,7 +273,7 @@ def as_text(runs: Sequence[Run], now: datetime.datetime) -> str:
 
 def notes(runs: Sequence[Run], others: Mapping[str, str]) -> list[str]:
     """What to say below the table, after an empty line; nothing where there is nothing to say."""
-    lines = [f"{one.name}: {one.note}" for one in runs if one.note]
+    lines = [f"{run.name}: {run.note}" for run in runs if run.note]
     lines += [f"{name}: {reason}" for name, reason in others.items() if reason != _NO_RUN]
     foreign = [name for name, reason in others.items() if reason == _NO_RUN]
     lines += [f"{_NO_RUN}: {', '.join(foreign)}"] if foreign else []
@@ -302,24 +302,24 @@ def _ago(since: datetime.timedelta) -> str:
 def as_json(runs: Sequence[Run], others: Mapping[str, str]) -> dict[str, Any]:
     """The same for programs; times in UTC."""
     listed = []
-    for one in runs:
+    for run in runs:
         networks = [
             {
                 **dataclasses.asdict(network),
                 "state": network.state,
                 "written": network.written and network.written.astimezone(datetime.UTC).isoformat(),
             }
-            for network in one.networks
+            for network in run.networks
         ]
         listed.append(
             {
-                "folder": one.folder,
-                "name": one.name,
-                "network": one.method,
-                "width": one.config.model.width,
-                "records": one.config.data.records,
-                "mean_dice": one.score[1] if one.score[0] else None,
-                "note": one.note,
+                "folder": run.folder,
+                "name": run.name,
+                "network": run.method,
+                "width": run.config.model.width,
+                "records": run.config.data.records,
+                "mean_dice": run.score[1] if run.score[0] else None,
+                "note": run.note,
                 "networks": networks,
             }
         )

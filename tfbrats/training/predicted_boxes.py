@@ -65,9 +65,9 @@ def of_training_cases(
             check()
             volume = schema.decode(schema.VOLUMES, content)
             image, brain = tf.constant(volume["image"]), tf.constant(volume["brain"])
-            found = next((one for find in finders if (one := find(image, brain)).found), None)
-            if found is not None:
-                boxes[volume["case_id"]] = found.box.numpy().tolist()
+            parent = next((parent for find in finders if (parent := find(image, brain)).found), None)
+            if parent is not None:
+                boxes[volume["case_id"]] = parent.box.numpy().tolist()
     files.write_json(kept, {"networks": parents, "boxes": boxes})
     return boxes
 
