@@ -60,10 +60,8 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",
     # The shipped configs live at the top level, where people look for them,
     # and are installed inside the package, where `--config cun.yaml` finds them.
-    packages=[
-        *setuptools.find_packages(include=["tfbrats*", "beam_pipelines*", "serving*"]),
-        "tfbrats.configs",
-    ],
+    packages=setuptools.find_packages(include=["tfbrats*", "beam_pipelines*", "serving*"])
+    + ["tfbrats.configs"],
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats.reporting": ["*.html.jinja"],

@@ -18,7 +18,6 @@ import psutil
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, TestOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
-from tqdm import tqdm
 
 from tfbrats.errors import InputError
 from tfbrats.machine import memory, paths
@@ -318,6 +317,8 @@ class _Progress(threading.Thread):
     def run(self):
         if not sys.stderr.isatty():
             return
+        from tqdm import tqdm  # here: workers import this file, and have no need of a bar
+
         with tqdm(total=self._total, **self._bar) as bar:
             ended = False
             while not ended:

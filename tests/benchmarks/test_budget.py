@@ -90,9 +90,9 @@ def test_a_peers_patches_show_what_their_masks_say_and_half_are_centred_on_a_reg
         volumes.append({"image": image, "label": label})
     one = types.SimpleNamespace(file="volumes")
     manifest = types.SimpleNamespace(shards_of=lambda split: [one] if split == "train" else [])
-    monkeypatch.setattr(peer.records, "read_manifest", lambda folder: manifest)
-    monkeypatch.setattr(peer.records, "read_records", lambda path: volumes)
-    monkeypatch.setattr(peer.records, "decode", lambda schema, content: content)
+    monkeypatch.setattr(peer, "read_manifest", lambda folder: manifest)
+    monkeypatch.setattr(peer.tfrecord, "read_records", lambda path: volumes)
+    monkeypatch.setattr(peer.schema, "decode", lambda schema, content: content)
     settings = config_file.load("smoke_3d.yaml", ["sampling.patch_size=16", "train.batch_size=4"])
     batches = list(itertools.islice(peer.patch_batches("", settings), 12))  # a round: 2 x 3 x 8 patches
     image, masks = (np.concatenate(part) for part in zip(*batches, strict=True))
