@@ -49,6 +49,11 @@ EXTRAS = {
     ],
 }
 
+PACKAGES = setuptools.find_packages(include=["tfbrats*", "beam_pipelines*", "serving*"])
+# The shipped configs live at the top level, where people look for them, and are installed inside the package,
+# where `--config cun.yaml` finds them.
+PACKAGES.append("tfbrats.configs")
+
 setuptools.setup(
     name="tfbrats",
     version="0.1.0",
@@ -58,10 +63,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    # The shipped configs live at the top level, where people look for them,
-    # and are installed inside the package, where `--config cun.yaml` finds them.
-    packages=setuptools.find_packages(include=["tfbrats*", "beam_pipelines*", "serving*"])
-    + ["tfbrats.configs"],
+    packages=PACKAGES,
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats.reporting": ["*.html.jinja"],
