@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tfbrats.cases import case, nifti
-from tfbrats.datasets import brats_folders, groups, layouts
+from tfbrats.datasets import brats_folders, layouts, scan_names
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.machine import files
@@ -373,7 +373,7 @@ def test_a_word_for_the_stripped_scan_may_stand_before_the_modality(place):
 def test_a_large_set_in_one_folder_is_sorted_in_seconds():
     kinds = ("t1", "t1ce", "t2", "flair", "seg")
     paths = [f"/data/BraTS2021_{n:05d}_{kind}.nii.gz" for n in range(1251) for kind in kinds]
-    leftovers = groups.Leftovers()
+    leftovers = scan_names.Leftovers()
     start = time.process_time()
     cases = brats_folders.read(paths, leftovers)
     assert len(cases) == 1251 and all(len(found.masks) == 1 for found in cases) and not leftovers.notes()

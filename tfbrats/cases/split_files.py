@@ -4,7 +4,8 @@
     {"folds": [one such for each fold], "sha256": "..."}
 
 Reads such files without a hash too, "val" for "validation", and nnU-Net's splits_final.json. Refuses a file
-whose hash is not that of its cases. Knows no data set, but checks a split against its cases and patients.
+whose hash is not that of its cases. A run keeps a copy of its own (`runs.folder`). Knows no
+data set, but checks a split against its cases and patients.
 """
 
 import hashlib

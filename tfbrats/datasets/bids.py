@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import references
-from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
+from tfbrats.datasets.scan_names import Group, Leftovers, nifti_stem
 from tfbrats.labels import modality_named
 from tfbrats.machine import files
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tfbrats.datasets import case_names, references
-from tfbrats.datasets.groups import (
+from tfbrats.datasets.scan_names import (
     UNSTRIPPED,
     WITH_SKULL,
     Group,

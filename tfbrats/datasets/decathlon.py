@@ -8,8 +8,8 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tfbrats.datasets.groups import Group, Leftovers, nifti_stem
 from tfbrats.datasets.label_names import schema_of_table
+from tfbrats.datasets.scan_names import Group, Leftovers, nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 from tfbrats.machine import files

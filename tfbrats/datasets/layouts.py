@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
 from tfbrats.datasets.case_names import Telling
-from tfbrats.datasets.groups import Group, Leftovers, beginning_of_listing, nifti_stem
 from tfbrats.datasets.patients import Links
+from tfbrats.datasets.scan_names import Group, Leftovers, beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.machine import files

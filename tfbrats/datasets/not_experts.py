@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from tfbrats.datasets import decathlon, references
-from tfbrats.datasets.groups import beginning_of_listing, nifti_stem, scan_name
+from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem, scan_name
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from tfbrats.datasets import case_names, not_experts, references
-from tfbrats.datasets.groups import beginning_of_listing, nifti_stem
 from tfbrats.datasets.label_names import schema_of_table
 from tfbrats.datasets.references import BIDS_SEGMENTATION, NAMELESS_MASK, SEGMENTATION
+from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema, modality_named
 from tfbrats.machine import files

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tfbrats.cases import split_files
 from tfbrats.datasets import not_experts, patients
-from tfbrats.datasets.groups import nifti_stem
+from tfbrats.datasets.scan_names import nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import case_names, not_experts
-from tfbrats.datasets.groups import nifti_stem
 from tfbrats.datasets.references import BIDS_SEGMENTATION, PREDICTION, SEGMENTATION
+from tfbrats.datasets.scan_names import nifti_stem
 from tfbrats.machine import files
 from tfbrats.machine.wording import counted
 
