@@ -71,7 +71,7 @@ class Slices:
         self._settings, self._volumes = settings, volumes
 
     def _segmenter(self, canvas: Sequence[int] | None = None, precision: str = "float32") -> SliceSegmenter:
-        network = best_weights.best_network(self._settings, precision=precision)
+        network = best_weights.best_networks(self._settings, [""], precision)[""]
         canvas = canvas or self._settings.records.slice_shape
         return SliceSegmenter(network, self._settings.data.modalities, canvas, _SCHEMA)
 

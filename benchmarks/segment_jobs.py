@@ -119,7 +119,7 @@ def _weights(config: Config, work: str) -> dict[str, dict]:
     found = {}
     of_patches = isinstance(config, PatchConfig)
     for region in REGIONS if of_patches else ("",):
-        network = best_weights.best_network(config, region)
+        network = best_weights.best_networks(config, [region])[region]
         path = os.path.join(work, f"weights{region}.npz")
         arrays = {
             f"{name} {n}": array

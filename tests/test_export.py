@@ -25,7 +25,7 @@ from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card, seen
 from tfbrats.records import tfrecord
 from tfbrats.runs.folder import RunFolder
-from tfbrats.training import best_weights as best
+from tfbrats.training import best_weights
 
 
 @pytest.fixture(scope="module")
@@ -452,7 +452,7 @@ def test_a_cascade_is_called_as_a_slice_model_is_and_tells_its_tiles(cascade_mod
 def test_patches_gives_the_probabilities_of_its_own_network(cascade_run, served, region):
     patch = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 12)).astype(np.float32)
     answer = served(f"patches_{region.lower()}", {"patch": patch})["probabilities"]
-    network = best.best_network(cascade_run.config, region)
+    network = best_weights.best_networks(cascade_run.config, [region])[region]
     expected = tf.sigmoid(network(patch, training=False)["logits"])
     assert answer.shape == (2, 16, 16, 16, 1)
     assert np.allclose(answer, expected, atol=1e-5)
@@ -490,7 +490,7 @@ def test_a_cascade_warms_up_the_whole_case_and_every_network(cascade_model):
 def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascade_model):
     reader = tf.train.load_checkpoint(str(pathlib.Path(cascade_model) / "variables" / "variables"))
     written = [n for n in reader.get_variable_to_shape_map() if n.endswith("VARIABLE_VALUE") and "weights" in n]
-    networks = best.best_networks(cascade_run.config, ["WT", "TC", "ET"])
+    networks = best_weights.best_networks(cascade_run.config, ["WT", "TC", "ET"])
     assert len(written) == sum(len(network.variables) for network in networks.values())
 
 

@@ -42,12 +42,12 @@ def test_a_network_comes_back_in_float32_and_the_policy_stays(cascade_run):
     settings = overridden(cascade_run.config, ["train.precision=mixed_bfloat16"])
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        network = best_weights.best_network(settings, "ET")
+        network = best_weights.best_networks(settings, ["ET"])["ET"]
         assert keras.mixed_precision.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
-    plain = best_weights.best_network(cascade_run.config, "ET")
+    plain = best_weights.best_networks(cascade_run.config, ["ET"])["ET"]
     assert all(np.array_equal(a, b) for a, b in zip(network.get_weights(), plain.get_weights(), strict=True))
 
 

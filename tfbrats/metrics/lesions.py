@@ -145,9 +145,6 @@ class LesionScores:
     ignored_prediction: int
 
 
-SCORES = tuple(field.name for field in dataclasses.fields(LesionScores) if field.type is float)
-
-
 def score_case(
     prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float], rule: str
 ) -> list[LesionScores]:

@@ -62,11 +62,6 @@ def network_of(config: Config, region: str, checkpoint: str, precision: str = "f
     return network
 
 
-def best_network(config: Config, region: str = "", precision: str = "float32") -> keras.Model:
-    """`network_of` the best checkpoint. Errors as `best_checkpoint`."""
-    return network_of(config, region, best_checkpoint(config, region), precision)
-
-
 def best_networks(config: Config, regions: Sequence[str], precision: str = "float32") -> dict[str, keras.Model]:
     """Region -> `network_of` its best checkpoint. Errors as `best_checkpoints`."""
     return {
