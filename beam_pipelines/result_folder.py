@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tfbrats.cases.case import Rejected
+from tfbrats.cases.rejected import Rejected
 from tfbrats.machine import files, locks
 from tfbrats.predictions import results
 

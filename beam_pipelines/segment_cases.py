@@ -24,7 +24,7 @@ from typing import Any
 
 from beam_pipelines import engine, result_folder, transforms
 from tfbrats.cases import split_files
-from tfbrats.cases.case import Rejected
+from tfbrats.cases.rejected import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError

@@ -75,9 +75,9 @@ class _Model:
 
     def __init__(self, folder: str):
         # Here and not above: the command, and the workers of the other job, need no TensorFlow.
-        from tfbrats.inference import saved_model
+        from tfbrats.inference import saved_segmenter
 
-        self.segmenter = saved_model.SavedSegmenter(folder)
+        self.segmenter = saved_segmenter.SavedSegmenter(folder)
         self.load = next(_loads)
         self.alone = threading.Lock()
         Metrics.counter("tfbrats", "model_loads").inc()

@@ -169,9 +169,9 @@ def _one_case(spec: Mapping, segment: Callable, card: ModelCard) -> Callable:
 
 def predict(spec: Mapping) -> Callable:
     """Segments the case in this process -> seconds by part."""
-    from tfbrats.inference import saved_model
+    from tfbrats.inference import saved_segmenter
 
-    segmenter = saved_model.SavedSegmenter(spec["model"])
+    segmenter = saved_segmenter.SavedSegmenter(spec["model"])
     return _one_case(spec, segmenter.segment, segmenter.card)
 
 

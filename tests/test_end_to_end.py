@@ -19,7 +19,7 @@ from tfbrats import export, predict, train
 from tfbrats.cases import case
 from tfbrats.cases.case import Case
 from tfbrats.datasets import layouts
-from tfbrats.inference import saved_model
+from tfbrats.inference import saved_segmenter
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card
 
@@ -40,7 +40,7 @@ def _three_ways(run: str, model: str, loaded: Case) -> list[np.ndarray]:
     volumes = {name: tf.constant(array) for name, array in model_card.inputs(card, loaded).items()}
     answer = tf.function(export.segmenter_of(export.chosen_from(run)))(volumes)
     keras_tissues = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
-    saved_tissues = saved_model.SavedSegmenter(model).segment(loaded).tissues
+    saved_tissues = saved_segmenter.SavedSegmenter(model).segment(loaded).tissues
     with server.start(os.path.dirname(model)) as running, Client(running.address, "tiny") as client:
         return [keras_tissues, saved_tissues, client.segment(loaded).tissues]
 
@@ -70,7 +70,7 @@ def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_mo
     segmenter = export.segmenter_of(export.chosen_from(cascade_run.folder))
     ours = tf.function(segmenter)({name: tf.constant(array) for name, array in inputs.items()})
     assert len(np.unique(ours["segmentation"])) > 2 and np.all(ours["tiles"].numpy() > 1)
-    saved = saved_model.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)
+    saved = saved_segmenter.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)
     with server.start(os.path.dirname(cascade_model)) as running, Client(running.address, "tiny_msm") as client:
         remote = client.segment(loaded)
     tissues = model_card.tissues(card, ours["segmentation"].numpy(), "keras")

@@ -19,7 +19,8 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import rehearsal, signatures
 from tfbrats.inference.pieces import MOST_CASES
-from tfbrats.inference.saved_model import WARM_UP, SavedModel, SavedSegmenter
+from tfbrats.inference.saved_model import WARM_UP, SavedModel
+from tfbrats.inference.saved_segmenter import SavedSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card, seen

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
-from tfbrats.cases.case import Rejected
+from tfbrats.cases.rejected import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets, phantom_files

@@ -16,7 +16,7 @@ from tfbrats import predict
 from tfbrats.cases import case, nifti
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
-from tfbrats.inference import saved_model
+from tfbrats.inference import saved_segmenter
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.machine import files
 from tfbrats.predictions import model_card, seen
@@ -64,9 +64,9 @@ def test_guesses_and_another_spacing_are_told_before_a_case_is_segmented(
     shutil.copytree(model, coarse)
     card = tiny_model.card().model_copy(update={"spacing_mm": (1.0, 1.0, 2.0)})
     (coarse / model_card.FILE).write_text(card.to_json())
-    true = saved_model.SavedSegmenter.segment
+    true = saved_segmenter.SavedSegmenter.segment
     monkeypatch.setattr(
-        saved_model.SavedSegmenter, "segment", lambda *arguments: print("segmented") or true(*arguments)
+        saved_segmenter.SavedSegmenter, "segment", lambda *arguments: print("segmented") or true(*arguments)
     )
     run(coarse, dataset, tmp_path / "out", "--provenance")
     lines = [line for line in capsys.readouterr().out.splitlines() if line[:4] in ("note", "segm")]
@@ -136,7 +136,7 @@ def test_a_card_of_another_model_is_said_before_any_case(model, dataset, tmp_pat
 
 def test_probabilities_come_when_they_are_asked_for(model, dataset):
     loaded = case.load(layouts.find(dataset).cases[0])
-    segmenter = saved_model.SavedSegmenter(str(model))
+    segmenter = saved_segmenter.SavedSegmenter(str(model))
     alone, both = segmenter.segment(loaded), segmenter.segment(loaded, probabilities=True)
     assert alone.probabilities is None
     assert both.probabilities.shape == (*loaded.image.shape[:3], 3)
@@ -159,7 +159,7 @@ def test_a_case_that_the_graph_refuses_is_named_and_the_others_are_done(model, d
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded(
     dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(saved_model, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     (tmp_path / "file").write_bytes(b"1")
     with pytest.raises(InputError, match="file: cannot be written"):
         run("models/any/1", dataset, tmp_path / "file")
@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded
 def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_command(
     model, dataset, tmp_path, monkeypatch
 ):
-    out, real = tmp_path / "out", saved_model.SavedSegmenter.segment
+    out, real = tmp_path / "out", saved_segmenter.SavedSegmenter.segment
     other = model_card.read(model).model_copy(update={"version": 9})
 
     def segment(self, loaded, *asked):
@@ -176,7 +176,7 @@ def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_command(
         (out / "tfbrats.json").write_text(other.to_json())
         return real(self, loaded, *asked)
 
-    monkeypatch.setattr(saved_model.SavedSegmenter, "segment", segment)
+    monkeypatch.setattr(saved_segmenter.SavedSegmenter, "segment", segment)
     with pytest.raises(InputError, match=r"another command has begun .* version 9"):
         run(model, dataset, out)
     assert [path.name for path in out.iterdir()] == ["tfbrats.json"]
@@ -223,14 +223,14 @@ def test_a_segmentation_that_is_replaced_takes_the_old_file_beside_it_along(mode
 def test_a_fault_that_nobody_expected_costs_its_case_alone_and_shows_where(
     model, dataset, tmp_path, monkeypatch, capsys
 ):
-    real = saved_model.SavedSegmenter.segment
+    real = saved_segmenter.SavedSegmenter.segment
 
     def segment(self, loaded, *asked):
         if loaded.case_id == IDS[0]:
             raise RuntimeError("out of luck")
         return real(self, loaded, *asked)
 
-    monkeypatch.setattr(saved_model.SavedSegmenter, "segment", segment)
+    monkeypatch.setattr(saved_segmenter.SavedSegmenter, "segment", segment)
     with pytest.raises(InputError, match=rf"could not be segmented:\n{IDS[0]}: RuntimeError: out of luck$"):
         run(model, dataset, tmp_path / "out")
     assert list(contents(tmp_path / "out")) == [pathlib.Path(f"{IDS[1]}.nii.gz")]
@@ -241,7 +241,7 @@ def test_a_fault_that_nobody_expected_costs_its_case_alone_and_shows_where(
 def test_another_file_in_the_place_of_the_one_beside_is_refused_before_the_model_is_loaded(
     dataset, tmp_path, monkeypatch, overwrite
 ):
-    monkeypatch.setattr(saved_model, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     theirs = tmp_path / "out" / f"{IDS[1]}.json"
     theirs.parent.mkdir()
     theirs.write_text('{"RepetitionTime": 2.3}')
@@ -378,7 +378,7 @@ def test_no_upload_without_every_case(model, tmp_path):
 def test_what_could_never_be_uploaded_is_refused_before_the_model_is_loaded(
     tiny_dataset, tmp_path, monkeypatch, edition, archive, more, words
 ):
-    monkeypatch.setattr(saved_model, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     with pytest.raises(InputError, match=words):
         run(
             "models/any/1",

@@ -18,7 +18,7 @@ from tfbrats.cases.case import Case
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.inference import saved_model
+from tfbrats.inference import saved_segmenter
 from tfbrats.machine import command, files, paths, wording
 from tfbrats.predictions import (
     model_card,
@@ -69,7 +69,7 @@ def predict(
     files.check_can_hold(output)
     if with_provenance:
         provenance.check([target.segmentation for target in targets])
-    segmenter = saved_model.SavedSegmenter(model_dir)
+    segmenter = saved_segmenter.SavedSegmenter(model_dir)
     results.prepare(segmenter.card, output, overwrite, targets)
 
     segment = _segmenting(segmenter, probabilities, rules)
@@ -88,7 +88,7 @@ def predict(
 
 
 def _segmenting(
-    segmenter: saved_model.SavedSegmenter, probabilities: bool, rules: SubmissionRules | None
+    segmenter: saved_segmenter.SavedSegmenter, probabilities: bool, rules: SubmissionRules | None
 ) -> Callable[[Case], Segmentation]:
     """What segments a case; says of the first that breaks the upload's rules that it will be refused."""
 

@@ -14,10 +14,10 @@ from beam_pipelines import segment_cases as job
 from tfbrats import predict
 from tfbrats.cases import case, nifti
 from tfbrats.cases import split_files as split_files
-from tfbrats.cases.case import Rejected
+from tfbrats.cases.rejected import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
-from tfbrats.inference import saved_model
+from tfbrats.inference import saved_segmenter
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files, locks, memory
 from tfbrats.phantoms import data_sets
@@ -127,8 +127,8 @@ def test_another_spacing_is_told_before_the_job_and_guesses_in_reading_when_work
 def test_however_many_threads_work_the_model_is_loaded_once(
     model, cases, expected, tmp_path, monkeypatch, capsys, workers
 ):
-    real, loads = saved_model.SavedSegmenter, []
-    monkeypatch.setattr(saved_model, "SavedSegmenter", lambda folder: loads.append(folder) or real(folder))
+    real, loads = saved_segmenter.SavedSegmenter, []
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda folder: loads.append(folder) or real(folder))
     mode = "in_memory" if workers == 1 else "multi_threading"
     run(model, cases, tmp_path, f"--direct_running_mode={mode}", f"--direct_num_workers={workers}")
     assert loads == [str(model)]
@@ -177,7 +177,7 @@ def test_a_second_run_keeps_everything_and_touches_no_file(
 ):
     run(model, cases, tmp_path, "--provenance")
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    monkeypatch.setattr(saved_model, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     assert run(model, cases, tmp_path, "--provenance") == 0
     assert "5 of 5 cases are done already and are kept" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
@@ -254,14 +254,14 @@ def test_mended_cases_are_done_and_leave_the_list(model, spoilt, cases, expected
 
 
 def test_a_fault_that_nobody_expected_is_one_rejected_case(model, cases, tmp_path, monkeypatch, caplog):
-    real = saved_model.SavedSegmenter.segment
+    real = saved_segmenter.SavedSegmenter.segment
 
     def segment(self, loaded, *asked):
         if loaded.case_id == IDS[2]:
             raise RuntimeError("out of luck")
         return real(self, loaded, *asked)
 
-    monkeypatch.setattr(saved_model.SavedSegmenter, "segment", segment)
+    monkeypatch.setattr(saved_segmenter.SavedSegmenter, "segment", segment)
     assert run(model, cases, tmp_path, "--max-bad-fraction=0.2") == 0
     (row,) = rejected(tmp_path)
     assert (row.stage, row.reason) == ("segment", f"{IDS[2]}: RuntimeError: out of luck")
@@ -450,7 +450,7 @@ def test_results_of_two_models_are_not_mixed(model, cases, expected, tmp_path):
 
 
 def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_job(model, cases, tmp_path, monkeypatch):
-    out, real = tmp_path / "out", saved_model.SavedSegmenter.segment
+    out, real = tmp_path / "out", saved_segmenter.SavedSegmenter.segment
     other = model_card.read(model).model_copy(update={"version": 9})
 
     def segment(self, loaded, *asked):
@@ -458,7 +458,7 @@ def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_job(model,
         (out / model_card.FILE).write_text(other.to_json())
         return real(self, loaded, *asked)
 
-    monkeypatch.setattr(saved_model.SavedSegmenter, "segment", segment)
+    monkeypatch.setattr(saved_segmenter.SavedSegmenter, "segment", segment)
     with pytest.raises(InputError, match=r"the Beam job stopped: .*another command has begun .* version 9"):
         run(model, cases, out)
     assert set(contents(out)) == {model_card.FILE}

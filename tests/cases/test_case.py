@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfbrats.cases import case, nifti
+from tfbrats.cases import case, nifti, rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
@@ -392,9 +392,9 @@ def test_a_stacked_file_with_too_few_channels_is_refused(tiny_dataset, tmp_path)
 
 
 def test_a_rejected_case_says_what_to_do_and_its_json_has_no_traceback():
-    faulty = case.Rejected.by(InputError("a: no t1."), "a", "read")
-    ours = case.Rejected.by(ZeroDivisionError("ours"), "a", "prepare")
-    assert (faulty.reason, faulty.hint, faulty.traceback) == ("a: no t1.", case.LIST_FAULTS, "")
+    faulty = rejected.Rejected.by(InputError("a: no t1."), "a", "read")
+    ours = rejected.Rejected.by(ZeroDivisionError("ours"), "a", "prepare")
+    assert (faulty.reason, faulty.hint, faulty.traceback) == ("a: no t1.", rejected.LIST_FAULTS, "")
     assert ours.reason == "ZeroDivisionError: ours" and "please report it" in ours.hint
     assert "ZeroDivisionError: ours" in ours.traceback
     assert faulty.model_dump_json() == (

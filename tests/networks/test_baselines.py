@@ -16,7 +16,7 @@ from tfbrats.batches import slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
-from tfbrats.inference import saved_model
+from tfbrats.inference import saved_segmenter
 from tfbrats.labels import REGIONS
 from tfbrats.networks import bfcn, drn, unet2d
 from tfbrats.phantoms import data_sets
@@ -312,7 +312,7 @@ def test_a_baseline_is_trained_exported_and_served_like_cun(name, record_set, tm
     volumes = {key: tf.constant(array) for key, array in model_card.inputs(card, loaded).items()}
     answer = tf.function(export.segmenter_of(export.chosen_from(tmp_path / "run")))(volumes)
     ours = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
-    saved = saved_model.SavedSegmenter(model).segment(loaded, probabilities=True)
+    saved = saved_segmenter.SavedSegmenter(model).segment(loaded, probabilities=True)
     with server.start(str(tmp_path / "models" / name)) as running, Client(running.address, name) as client:
         remote = client.segment(loaded)
     assert ours.shape == (50, 61, 19) and len(np.unique(ours)) > 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfbrats import config_file
-from tfbrats.cases.case import Rejected
+from tfbrats.cases.rejected import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.records import tfrecord

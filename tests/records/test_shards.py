@@ -17,6 +17,7 @@ from tfbrats import config_file, labels
 from tfbrats.cases import case, nifti
 from tfbrats.cases import slices as examples
 from tfbrats.cases.dealing import split_cases
+from tfbrats.cases.rejected import Rejected
 from tfbrats.cases.split_files import SPLITS
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
@@ -240,7 +241,7 @@ def test_a_shard_is_finished_when_file_row_and_task_agree(cases_folder, tmp_path
     assert shards.is_finished(task, {task.files[0]: row})
     assert not shards.is_finished(other, {task.files[0]: row})
     assert not shards.is_finished(dataclasses.replace(task, sha256="another"), {task.files[0]: row})
-    rejected = case.Rejected(case_id="a", stage="read", reason="b", hint="c")
+    rejected = Rejected(case_id="a", stage="read", reason="b", hint="c")
     assert not shards.is_finished(task, {task.files[0]: row.model_copy(update={"rejected": (rejected,)})})
     path = tmp_path / task.files[0]
     content = bytearray(path.read_bytes())

@@ -25,7 +25,7 @@ from serving.client import Client
 from tfbrats import export, train
 from tfbrats.cases import case as cases
 from tfbrats.datasets import layouts
-from tfbrats.inference import saved_model
+from tfbrats.inference import saved_model, saved_segmenter
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import data_sets
 
@@ -74,7 +74,7 @@ def model(request, tmp_path) -> Model:
     return Model(
         tmp_path / "tiny",
         lambda: export.main(["--run", run, "--output", str(tmp_path / "tiny"), "--edition", "2023"]),
-        lambda scan: saved_model.SavedSegmenter(str(tmp_path / "tiny" / "1")).segment(scan).tissues,
+        lambda scan: saved_segmenter.SavedSegmenter(str(tmp_path / "tiny" / "1")).segment(scan).tissues,
     )
 
 

@@ -16,9 +16,9 @@ import nibabel
 import numpy as np
 from nibabel import arrayproxy, orientations
 
-from tfbrats.cases import gunzip, placement
+from tfbrats.cases import placement
 from tfbrats.errors import InputError
-from tfbrats.machine import files
+from tfbrats.machine import files, gunzip
 
 AXES = ("L", "P", "S")
 _ERROR_LEVEL = 40  # nibabel's own, from which on it raises

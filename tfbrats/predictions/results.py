@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfbrats.cases import case, nifti
-from tfbrats.cases.case import Case, Rejected
+from tfbrats.cases.case import Case
+from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
@@ -160,7 +161,7 @@ class Attempt:
 
 
 _HINTS = {
-    "read": case.LIST_FAULTS,
+    "read": LIST_FAULTS,
     "segment": f"what the model takes is said in its {model_card.FILE}",
     "write": "--edition chooses the label values that are written",
 }

@@ -10,20 +10,22 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
 from tfbrats import __version__
-from tfbrats.cases.case import Rejected
+from tfbrats.cases.rejected import Rejected
 from tfbrats.cases.split_files import SPLITS, sha256_of_split
 from tfbrats.config import Config, differences
-from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.records.schema import SCHEMAS, field_descriptions
 from tfbrats.records.tfrecord import REWRITE, file_crc32c
+
+if TYPE_CHECKING:  # whoever reads a manifest need not load the readers of data sets
+    from tfbrats.datasets.layouts import CaseFiles
 
 MANIFEST = "dataset.json"
 FORMAT = 2
@@ -161,7 +163,7 @@ def own_regions(config: Config) -> tuple[str, ...]:
 
 
 def of_shards(
-    shards: Sequence[Shard], sources: Iterable[CaseFiles], config: Config, planned: Sequence[Batch]
+    shards: Sequence[Shard], sources: Iterable["CaseFiles"], config: Config, planned: Sequence[Batch]
 ) -> Manifest:
     """What dataset.json says of a set, from the rows of its shards.
 

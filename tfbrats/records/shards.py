@@ -18,8 +18,8 @@ from typing import Any
 import google_crc32c
 
 from tfbrats.cases import case, patches, preprocess, slices
-from tfbrats.cases.case import Rejected
 from tfbrats.cases.preprocess import Prepared
+from tfbrats.cases.rejected import Rejected
 from tfbrats.config import Config
 from tfbrats.config_file import from_mapping
 from tfbrats.datasets.layouts import CaseFiles, Dataset
