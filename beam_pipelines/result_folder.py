@@ -28,11 +28,7 @@ def alone(output: str) -> Iterator[None]:
     """
     lock = files.join(output, _LOCK)
     was_there = files.is_folder(output)
-    busy = (
-        f"{output}: another job is writing into this folder. Wait for its end (the same command then goes on "
-        "from there), or choose another --output."
-    )
-    with locks.alone(lock, busy):
+    with locks.alone(lock, locks.job_at_work(output)):
         try:
             yield
         finally:

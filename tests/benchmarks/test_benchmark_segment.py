@@ -20,13 +20,6 @@ from tfbrats.runs.folder import RunFolder
 BENCHMARKS = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    """`benchmark(name)` -> a module of the benchmark, which lies in no package."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
-
-
 def segment(*options):
     return subprocess.run(
         [sys.executable, BENCHMARKS / "segment.py", *map(str, options)],

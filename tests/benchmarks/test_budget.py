@@ -21,13 +21,6 @@ from tfbrats.phantoms import data_sets
 BENCHMARKS = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    """`benchmark(name)` -> a module of the benchmark, which lies in no package."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
-
-
 def budget(*options):
     return subprocess.run(
         [sys.executable, BENCHMARKS / "budget.py", *map(str, options)],

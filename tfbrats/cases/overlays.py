@@ -119,6 +119,11 @@ def enlarged(picture: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
     return np.round(picture[rows, columns] * 255).astype(np.uint8)
 
 
+def lws_picture(regions: np.ndarray) -> np.ndarray:
+    """Regions [rows, columns] of S1 to S4 as a picture from 0 to 1: [rows, columns, 3]."""
+    return np.array([to_rgb(LWS_COLOURS[region]) for region in LwsRegion])[regions]
+
+
 @contextlib.contextmanager
 def own_style() -> Iterator[None]:
     """In the block matplotlib draws by its own defaults: no matplotlibrc of another project moves or flips."""

@@ -26,6 +26,14 @@ GIVEN_UP_AFTER_S = 35.0  # a lock that has not changed for so long is a dead com
 SETTLED_AFTER_S = 2.0  # of two that come together, both have written by then
 
 
+def job_at_work(folder: str) -> str:
+    """What a second job is told: for `alone`, of a folder that one job at a time writes."""
+    return (
+        f"{folder}: another job is writing into this folder. Wait for its end (the same command then goes on "
+        "from there), or choose another --output."
+    )
+
+
 @contextlib.contextmanager
 def alone(path: str | os.PathLike, busy: str) -> Iterator[int | None]:
     """Holds the lock file `path` until the block ends. Its folder is made if need be; the file stays.

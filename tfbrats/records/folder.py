@@ -172,11 +172,8 @@ class RecordFolder:
         Raises:
             InputError: another job writes into it, or has since it was looked at.
         """
-        busy = (
-            f"{self.output}: another job is writing into this folder. Wait for its end (the same command then "
-            "goes on from there), or choose another --output."
-        )
-        with locks.alone(files.join(self.output, PARTS, _LOCK), busy) as held:
+        lock = files.join(self.output, PARTS, _LOCK)
+        with locks.alone(lock, locks.job_at_work(self.output)) as held:
             try:
                 self._look_again()
                 yield

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -63,8 +62,8 @@ def panels(
         half = example["half"][:, :, at]
         pictures[f"{under}, x0.5"] = drawn(half[..., m], (half != 0).any(axis=-1), nothing)
     else:
-        colours = np.array([to_rgb(overlays.LWS_COLOURS[region]) for region in LwsRegion])
-        pictures["regions S1 to S4"] = overlays.enlarged(colours[example["region"].T], pixel_mm)
+        regions = overlays.lws_picture(example["region"].T)
+        pictures["regions S1 to S4"] = overlays.enlarged(regions, pixel_mm)
     return pictures
 
 

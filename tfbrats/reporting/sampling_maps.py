@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.colors import to_rgb
 
 from tfbrats.cases import case, preprocess, slices
 from tfbrats.cases.boxes import box_of, crop, grown
-from tfbrats.cases.overlays import LWS_COLOURS, SHOWN_MODALITIES, enlarged, overlay
+from tfbrats.cases.overlays import SHOWN_MODALITIES, enlarged, lws_picture, overlay
 from tfbrats.config import Config, SliceConfig
 from tfbrats.labels import LwsRegion, region_mask
 from tfbrats.reporting.case_pictures import PICTURE_MARGIN, Panel, Pictured, as_grey, png
@@ -106,7 +105,7 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> Maps | None:
     heaviest = max(settings.lws.contour_weight, 1)
     pictures = {
         f"{SHOWN_MODALITIES.get(shown, shown)}, reference": overlay(grey, tissues, pixel_mm),
-        "regions S1 to S4": enlarged(_in_colours(in_box), pixel_mm),
+        "regions S1 to S4": enlarged(lws_picture(in_box), pixel_mm),
     }
     for number, weight in enumerate(weights, 1):
         lightness = (crop(weight, box).T / heaviest)[..., None].repeat(3, -1)
@@ -119,8 +118,3 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> Maps | None:
         p2=p2,
         drawn=int((weights[0] * (regions == LwsRegion.S2)).sum()),
     )
-
-
-def _in_colours(regions: np.ndarray) -> np.ndarray:
-    """Regions [rows, columns] of S1 to S4 as a picture from 0 to 1: [rows, columns, 3]."""
-    return np.array([to_rgb(LWS_COLOURS[region]) for region in LwsRegion])[regions]

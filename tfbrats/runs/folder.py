@@ -185,7 +185,7 @@ class RunFolder:
         if self.path in overwritten and self.is_run:
             files.clear(self.path, (LOCK, CONFIG))
             files.remove(self.config_path)  # the last: without it the rest is no run any more
-            self._forget("config", "environment", "splits", "records")
+            _forget(self, "config", "environment", "splits", "records")
         # Before a part goes, what stays must be of the same run.
         self.check(config)
         for part in overwritten:
@@ -195,12 +195,12 @@ class RunFolder:
         if not self.is_run:
             self.write_config(config)
         files.write_json(self.environment_path, _surroundings())
-        self._forget("environment")
+        _forget(self, "environment")
 
     def write_config(self, config: Config) -> None:
         """The run's config, or what has changed in it since: once it is sure that the run goes on with it."""
         files.write_bytes(self.config_path, config.to_yaml().encode())
-        self._forget("config")
+        _forget(self, "config")
 
     def write_data(
         self, cases: Mapping[str, Sequence[str]], split_sha256: str, description: Mapping[str, Any]
@@ -214,12 +214,7 @@ class RunFolder:
         """
         files.write_json(self.splits_path, {**cases, "sha256": split_sha256})
         files.write_json(self.records_path, description)
-        self._forget("splits", "records")
-
-    def _forget(self, *names: str) -> None:
-        """Properties of files that have changed."""
-        for name in names:
-            self.__dict__.pop(name, None)
+        _forget(self, "splits", "records")
 
 
 class NetworkFolder:
@@ -291,8 +286,7 @@ class NetworkFolder:
             writer.writeheader()
             writer.writerows(table)
             files.write_bytes(path, text.getvalue().encode())
-        for name in ("history", "timing"):
-            self.__dict__.pop(name, None)
+        _forget(self, "history", "timing")
 
     def check_trained_on(self, shards_sha256: str, records_folder: str, write: bool) -> None:
         """A run must not go on with other images under the same case ids; notes what a new one is trained on.
@@ -313,6 +307,12 @@ class NetworkFolder:
                 f"{self.path}: was trained on other records than {records_folder} holds, though the case ids "
                 "are the same. Give it its own records, or choose another --run."
             )
+
+
+def _forget(folder: RunFolder | NetworkFolder, *names: str) -> None:
+    """Properties that were read from files which have changed since."""
+    for name in names:
+        folder.__dict__.pop(name, None)
 
 
 def _surroundings() -> dict[str, Any]:
