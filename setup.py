@@ -27,6 +27,7 @@ INSTALL_REQUIRES = [
     "psutil>=5.9",  # free memory, worker processes of the Beam job
     "tenacity>=9",  # retries of the gRPC client
     "tqdm>=4.66",  # progress bars
+    "argcomplete>=3.3",  # tab completion
     "matplotlib>=3.8",
     "Jinja2>=3.1",  # the report page
     "tensorboard>=2.18",
@@ -70,6 +71,7 @@ setuptools.setup(
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
     },
+    entry_points={"console_scripts": ["tfbrats = tfbrats.__main__:main"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
 )

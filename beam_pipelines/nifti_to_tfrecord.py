@@ -1,6 +1,6 @@
 """NIfTI cases -> TFRecord shards and dataset.json, on a laptop or any Beam engine.
 
-    python -m beam_pipelines.nifti_to_tfrecord --config cun.yaml --input BraTS2017/HGG --output records/cun
+    tfbrats prepare --config cun.yaml --input BraTS2017/HGG --output records/cun
 
 Runs on this machine, with as many processes as cores and free memory allow, unless --runner says otherwise;
 every option that is not listed here goes to Beam (--runner=DataflowRunner --max_num_workers=50 ...).
@@ -25,13 +25,14 @@ from tfbrats.config import Config
 from tfbrats.datasets import layouts, patients
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths, wording
+from tfbrats.machine import files, paths
 from tfbrats.predictions import results
 from tfbrats.records import folder, shards
 from tfbrats.records.folder import RecordFolder, Remaining
 from tfbrats.records.manifest import MANIFEST, Batch, Manifest
 from tfbrats.records.price import Price, measured_price
 from tfbrats.records.shards import ShardTask
+from tfbrats.terminal import command, wording
 
 
 def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
@@ -51,7 +52,7 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str],
         "--splits",
         type=paths.argument,
         metavar="FILE",
-        help="of python -m tfbrats.splits, or a recipe: " + ", ".join(dealing.RECIPES),
+        help="of tfbrats split, or a recipe: " + ", ".join(dealing.RECIPES),
     )
     patients.add_argument(parser)
     parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")

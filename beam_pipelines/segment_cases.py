@@ -1,8 +1,8 @@
 """NIfTI cases -> segmentations with an exported model, on a laptop or any Beam engine; scores on request.
 
-    python -m beam_pipelines.segment_cases --model models/cun/1 --input BraTS2020 --output predictions
-    python -m beam_pipelines.segment_cases ... --reference BraTS2020 --splits runs/cun/splits.json
-    python -m beam_pipelines.segment_cases ... --runner=FlinkRunner ...
+    tfbrats segment --model models/cun/1 --input BraTS2020 --output predictions
+    tfbrats segment ... --reference BraTS2020 --splits runs/cun/splits.json
+    tfbrats segment ... --runner=FlinkRunner ...
 
 Writes what tfbrats.predict writes, to the byte, on this machine unless --runner says otherwise; every option
 that is not listed here goes to Beam. Each worker process loads the model once. Run it again after anything went
@@ -28,12 +28,13 @@ from tfbrats.cases.rejected import Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths, wording
+from tfbrats.machine import files, paths
 from tfbrats.predictions import model_card, provenance, results
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
 from tfbrats.reporting import score_text
 from tfbrats.scoring import comparison, evaluation, label_tables, origin, pairs, score_files
+from tfbrats.terminal import command, wording
 
 SCORES = "scores"  # under --output
 _WORKER_BYTES = 4 * 2**30  # for a case of BraTS; networks of width 16, half of the shipped, took 2.1 GiB

@@ -16,8 +16,8 @@ import numpy as np
 from tfbrats import config_file, networks
 from tfbrats.config import PatchConfig
 from tfbrats.errors import InputError
-from tfbrats.machine import command
 from tfbrats.networks import losses
+from tfbrats.terminal import command
 
 NETWORKS = "cun,unet2d,bfcn,drn,msm,msm_noaspp,unet3d"
 

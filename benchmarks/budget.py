@@ -43,7 +43,8 @@ from tfbrats.config import Config
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
-from tfbrats.machine import command, files, wording
+from tfbrats.machine import files
+from tfbrats.terminal import command, wording
 from tfbrats.workflows import chain as steps
 
 _HERE = pathlib.Path(__file__).parent

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 from tfbrats import config_file
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files
+from tfbrats.machine import files
 from tfbrats.runs.folder import RunFolder
+from tfbrats.terminal import command
 from tfbrats.workflows.chain import Steps, exported_since, output_of
 
 _PACED = (4, 20)  # steps an epoch of the two trainings that tell the pace, of two epochs each

@@ -37,9 +37,10 @@ from tfbrats.config import Config, PatchConfig  # noqa: E402
 from tfbrats.datasets import layouts  # noqa: E402
 from tfbrats.errors import InputError  # noqa: E402
 from tfbrats.labels import REGIONS, Tissue, region_mask  # noqa: E402
-from tfbrats.machine import command, files  # noqa: E402
+from tfbrats.machine import files  # noqa: E402
 from tfbrats.records import schema, tfrecord  # noqa: E402
 from tfbrats.records.manifest import read_manifest  # noqa: E402
+from tfbrats.terminal import command  # noqa: E402
 
 WEIGHTS, NOTES = "weights.pt", "trained.json"
 LEARNING_RATE = 1e-3  # chosen beforehand, for a short training; the tutorial's 1e-4 is for 300 epochs

@@ -18,8 +18,8 @@ import tensorflow as tf
 from step_jobs import made_up
 
 from tfbrats import config_file, networks
-from tfbrats.machine import command
 from tfbrats.networks import cun
+from tfbrats.terminal import command
 from tfbrats.training import slice_step
 
 ROWS = {  # name: config, auxiliary heads

@@ -249,7 +249,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--case", required=True, help="a case's folder")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--run", help="run folder of python -m tfbrats.train")
+    what.add_argument("--run", help="run folder of tfbrats train")
     what.add_argument("--network", choices=NETWORKS, default="cun", help="without a run: weights of one step")
     parser.add_argument("--width", type=int, default=32, help="of that network")
     parser.add_argument("--runs", type=int, default=3, help="of each side, after one that warms up")

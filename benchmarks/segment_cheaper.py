@@ -159,7 +159,7 @@ def row(name: str, found: Answer, usual: Answer) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--case", required=True, help="a case's folder")
-    parser.add_argument("--run", required=True, help="run folder of python -m tfbrats.train")
+    parser.add_argument("--run", required=True, help="run folder of tfbrats train")
     parser.add_argument(
         "--only", action="append", choices=sorted({p for parts in PARTS.values() for p in parts})
     )

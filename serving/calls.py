@@ -192,7 +192,7 @@ class Calls:
             advice += f" It was asked through a proxy ({proxy}): to ask it directly, add its host to no_proxy."
         return ServerError(
             f"{address}: no gRPC server answers there (waited {seconds:.3g} s). Check host and port "
-            "(gRPC's, mostly 8500; not REST's 8501), or start one: `python -m serving.server "
+            "(gRPC's, mostly 8500; not REST's 8501), or start one: `tfbrats serve "
             f"--model_base_path models/{self._asked.model} --port 8500`.{advice}",
             grpc.StatusCode.UNAVAILABLE,
         )

@@ -1,7 +1,7 @@
 """Sends cases to a model server and writes its segmentations: NIfTI in, NIfTI out. Imports no TensorFlow.
 
-    python -m serving.client --server localhost:8500 --model cun --input CASE_DIR --output seg.nii.gz
-    python -m serving.client --server localhost:8500 --model cun --input DATASET_DIR --output OUT_DIR/
+    tfbrats call --server localhost:8500 --model cun --input CASE_DIR --output seg.nii.gz
+    tfbrats call --server localhost:8500 --model cun --input DATASET_DIR --output OUT_DIR/
 
 What it writes is what tfbrats.predict writes, to the byte. Run again, it goes on with the cases that have no
 result yet. `Client` is for programs (`connection`). Not for clinical use.
@@ -30,10 +30,11 @@ from tfbrats.cases.case import Case
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import files, paths
 from tfbrats.predictions import model_card, provenance, results
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
+from tfbrats.terminal import command
 
 # Faults of the server or of what was asked of it, not of the one case sent.
 _CONCERNS_ALL = {

@@ -1,6 +1,6 @@
 """An embedded server that answers as TensorFlow Serving does. For the desk and the tests: NO PRODUCTION SERVER.
 
-    python -m serving.server --model_base_path models/cun --port 8500
+    tfbrats serve --model_base_path models/cun --port 8500
 
 Serves the highest integer-named version under the base path, or what models.config names; looks for newer ones
 and swaps without failing a request. Flags are named as tensorflow_model_server's, so that a command line can
@@ -28,7 +28,8 @@ from serving import model_config, services
 from serving.model_config import ModelConfig
 from serving.versions import Versions, is_version
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import files, paths
+from tfbrats.terminal import command
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def _loaded(config: ModelConfig, warm_up: bool) -> Versions:
     if not tf.io.gfile.isdir(base_path):
         raise InputError(
             f"{base_path}: no such folder. Give the folder that holds a model's versions, e.g. models/cun with "
-            "models/cun/1 in it; `python -m tfbrats.export` writes one."
+            "models/cun/1 in it; `tfbrats export` writes one."
         )
     model = Versions(config, warm_up)
     model.refresh()

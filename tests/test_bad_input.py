@@ -24,9 +24,9 @@ import yaml
 
 from serving import server
 from tfbrats import config_file
-from tfbrats.machine import command
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card
+from tfbrats.terminal import command
 
 CASE = "BraTS20_Training_001"
 SMALL = ("--config", "smoke_2d.yaml", "records.slice_shape=[48, 48]")

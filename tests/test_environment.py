@@ -19,8 +19,9 @@ import pytest
 from tfbrats import config_file, networks, train
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
-from tfbrats.machine import command, surroundings
+from tfbrats.machine import surroundings
 from tfbrats.networks import keras_settings
+from tfbrats.terminal import command
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = [
@@ -150,10 +151,10 @@ def test_settings_of_keras_and_a_tf_config_of_nothing_change_no_number(plain_run
 @pytest.mark.parametrize(
     ("command", "arguments", "module"),
     [
-        ("python -m tfbrats.train", "--run x", "tfbrats.train"),
-        ("python -X importtime -m tfbrats.records", "-m a b", "tfbrats.records"),
-        ("python -mserving.server", "", "serving.server"),
-        ("python -Im beam_pipelines.segment_cases", "", "beam_pipelines.segment_cases"),
+        ("python -m tfbrats.train", "--run x", "python -m tfbrats.train"),
+        ("python -X importtime -m tfbrats.records", "-m a b", "python -m tfbrats.records"),
+        ("python -mserving.server", "", "python -m serving.server"),
+        ("python -Im beam_pipelines.segment_cases", "", "python -m beam_pipelines.segment_cases"),
         ("python -m pytest", "-m slow", None),
         ("python -m tfbratsy.train", "", None),
     ],
@@ -161,9 +162,9 @@ def test_settings_of_keras_and_a_tf_config_of_nothing_change_no_number(plain_run
 def test_a_process_is_ours_by_the_module_that_python_was_told_to_run(monkeypatch, command, arguments, module):
     monkeypatch.setattr(sys, "orig_argv", [*command.split(), *arguments.split()])
     monkeypatch.setattr(sys, "argv", ["-m", *arguments.split()])
-    assert surroundings._module_that_runs() == module
+    assert surroundings._command_that_runs() == module
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split()])  # once it runs: imported by then
-    assert surroundings._module_that_runs() is None
+    assert surroundings._command_that_runs() is None
 
 
 def test_a_notebook_that_imports_us_keeps_its_environment_and_its_ctrl_c():

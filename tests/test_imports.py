@@ -11,14 +11,15 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
-GROUND = ("errors", "labels", "machine", "config")  # may be imported by all below them
+GROUND = ("errors", "labels", "machine", "terminal", "config")  # may be imported by all below them
 
 # Who -> what it may import beside the ground: a wing, or one module of it. Each stands on lines above it.
 ORDER = {
     "errors": "",
     "machine": "errors",
+    "terminal": "errors machine",
     "labels": "errors",
-    "config": "errors labels machine",
+    "config": "errors labels machine terminal",
     "config_file": "",
     "datasets": "",
     "networks": "",
@@ -36,7 +37,19 @@ ORDER = {
     "workflows": "datasets cases networks records scoring.papers training config_file",
 }
 COMMANDS = (
-    *("train", "export", "predict", "evaluate", "report", "reproduce", "demo", "inspect", "splits", "phantom"),
+    *(
+        "__main__",
+        "train",
+        "export",
+        "predict",
+        "evaluate",
+        "report",
+        "reproduce",
+        "demo",
+        "inspect",
+        "splits",
+        "phantom",
+    ),
     *("probe", "check_submission", "records.__main__", "runs.__main__", "workflows.trial"),
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
@@ -44,7 +57,18 @@ DOORS = {
     door: tuple(set(ORDER) - {"training", "batches", "networks"}) for door in ("beam_pipelines", "serving")
 }
 LIGHT = (
-    *("errors", "machine", "labels", "config", "config_file", "datasets", "cases", "phantoms", "metrics"),
+    *(
+        "errors",
+        "machine",
+        "terminal",
+        "labels",
+        "config",
+        "config_file",
+        "datasets",
+        "cases",
+        "phantoms",
+        "metrics",
+    ),
     *("records", "runs", "predictions", "scoring", "reporting"),
 )
 LIGHT_COMMANDS = (

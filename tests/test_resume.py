@@ -415,7 +415,7 @@ import sys, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1]))
 from tfbrats import train
-from tfbrats.machine import command
+from tfbrats.terminal import command
 sys.argv = sys.argv[1:]
 command.run(train.main)
 """

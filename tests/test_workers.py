@@ -25,7 +25,7 @@ from tfbrats.training import slice_step
 # All that a training does with others, without the training: it meets them, over and over.
 MEETING_WORKER = """
 import sys, time
-from tfbrats.machine import command
+from tfbrats.terminal import command
 from tfbrats.training import devices
 
 def main(_):

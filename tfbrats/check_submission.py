@@ -1,7 +1,7 @@
 """Say whether the challenge would take a folder or a ZIP archive of segmentations, before it is uploaded.
 
-    python -m tfbrats.check_submission UPLOAD.zip --cases BraTS2021_ValidationData
-    python -m tfbrats.check_submission predictions --cases BraTS2021_ValidationData --pack UPLOAD.zip
+    tfbrats check UPLOAD.zip --cases BraTS2021_ValidationData
+    tfbrats check predictions --cases BraTS2021_ValidationData --pack UPLOAD.zip
 
 Lists all faults of all files, each with its cure, and exits with 1 when there is one. What the challenge takes
 but a person should know is a warning. Extracts and repairs nothing. `tfbrats.predict --submission UPLOAD.zip`
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from tfbrats.datasets import case_names, layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.machine import command, files, paths
-from tfbrats.machine.wording import columns, counted
+from tfbrats.machine import files, paths
 from tfbrats.predictions import model_card, submission, submission_files, submission_rules
 from tfbrats.predictions.submission import Member, Verdict
 from tfbrats.predictions.submission_rules import RULES, SUFFIX
+from tfbrats.terminal import command
+from tfbrats.terminal.wording import columns, counted
 
 
 def _cases_to_submit(source: str, edition: str | None) -> tuple[list[str], list[str]]:

@@ -1,6 +1,5 @@
 """A YAML file becomes a config: it is found, read, overridden and checked, and every fault is told at once."""
 
-import argparse
 import difflib
 import os
 import pathlib
@@ -15,6 +14,7 @@ import yaml
 from tfbrats.config import BoundaryConfig, Config, PatchConfig, PatchModel, RowConfig, SliceConfig, SliceModel
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
+from tfbrats.terminal import command
 
 _HERE = pathlib.Path(__file__).parent
 # Installed, the shipped configs lie inside the package; in a checkout, beside it.
@@ -46,17 +46,19 @@ def shipped_names() -> list[str]:
 
 
 def _path_of(name: str | os.PathLike) -> str:
-    """The file of that name, else the shipped config of that name.
+    """The file of that name, else the shipped config of that name; `cun` may stand for cun.yaml.
 
     Raises:
         InputError: there is neither.
     """
     name = os.fspath(name)
-    if files.exists(name):
-        return name
-    shipped = SHIPPED / name
-    if os.sep not in name and shipped.is_file():
-        return str(shipped)
+    names = (name, f"{name}.yaml")
+    for path in names:
+        if files.exists(path) and not files.is_folder(path):
+            return path
+    for path in names:
+        if os.sep not in name and (SHIPPED / path).is_file():
+            return str(SHIPPED / path)
     near = difflib.get_close_matches(name, shipped_names(), n=1)
     raise InputError(
         f"config {name}: neither a file {pathlib.Path(name).absolute()} nor among the shipped ones in "
@@ -75,6 +77,12 @@ def _keys(section: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
             keys += _keys(field.annotation, f"{prefix}{key}.")
     return keys
+
+
+def all_keys() -> list[str]:
+    """Every section.key that an override of some config may name."""
+    keys = {key for kind in _BY_NETWORK.values() for key in _keys(kind) if "." in key}
+    return sorted(keys | set(ROOT_KEYS))
 
 
 def _suggestion(unknown: str, kind: type[RowConfig]) -> str:
@@ -205,8 +213,9 @@ def _parsed(override: str) -> tuple[str, str, Any]:
     return section, name, value
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: command.Parser) -> None:
     """`--config` and its overrides, the same for every command."""
+    parser.keys = all_keys
     parser.add_argument(
         "--config", type=paths.argument, required=True, help="a YAML file, or the name of a shipped one"
     )

@@ -1,7 +1,7 @@
 """The whole way once, on simulated cases: NIfTI -> TFRecord -> training -> SavedModel -> gRPC -> scores.
 
-    python -m tfbrats.demo
-    python -m tfbrats.demo --method msm
+    tfbrats demo
+    tfbrats demo --method msm
 
 Takes at most five minutes on two cores (eight with msm) and needs no data. Each step is a command that
 you could have typed; it is printed before it runs, and its output is kept under logs/. Run again, it goes on
@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 from tfbrats import __version__, config_file
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import files, paths
 from tfbrats.records import manifest
 from tfbrats.runs.folder import RunFolder
+from tfbrats.terminal import command
 from tfbrats.workflows.chain import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained

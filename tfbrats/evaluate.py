@@ -1,6 +1,6 @@
 r"""Score predictions against references; two folders are enough.
 
-    python -m tfbrats.evaluate --prediction OUT --reference data/MICCAI_BraTS2020_TrainingData --output REPORT
+    tfbrats evaluate --prediction OUT --reference data/MICCAI_BraTS2020_TrainingData --output REPORT
 
 --prediction holds CASE.nii.gz (or .nii) in the label values of the reference's edition, or in others that a
 file beside them, the values or --prediction-edition tell. --reference is a data set that tfbrats.inspect
@@ -10,7 +10,7 @@ model or chose its checkpoint is said, and their scores stand apart.
 
 Beside a paper's table, the test cases of a run alone, and against another run's scores:
 
-    python -m tfbrats.evaluate --prediction OUT --reference DATA --output REPORT \
+    tfbrats evaluate --prediction OUT --reference DATA --output REPORT \
         --splits runs/cun_lws/splits.json --table paper_a --compare REPORT_OF_CUN
 
 REPORT/metrics.csv holds a row per case and region, REPORT/cascade.csv what each stage of a cascade missed and
@@ -31,11 +31,12 @@ from collections.abc import Sequence
 from tfbrats.cases.split_files import SPLITS
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import files, paths
 from tfbrats.metrics import lesion_rules, region_scores
 from tfbrats.reporting import options, paper_text, score_text
 from tfbrats.scoring import comparison, evaluation, papers, score_files
 from tfbrats.scoring.evaluation import Evaluation, WorkerDiedError
+from tfbrats.terminal import command
 
 
 def _parser() -> argparse.ArgumentParser:

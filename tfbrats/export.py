@@ -1,7 +1,7 @@
 """Export a trained run as a SavedModel for TensorFlow Serving.
 
-    python -m tfbrats.export --run runs/cun --output models/cun
-    python -m tfbrats.export --run runs/cun --output models/cun_bf16 --precision mixed_bfloat16
+    tfbrats export --run runs/cun --output models/cun
+    tfbrats export --run runs/cun --output models/cun_bf16 --precision mixed_bfloat16
 
 Writes models/cun/<next version>/ under another name, replays its own warm-up requests on it, checks that it
 answers as the Keras model does, and only then renames it: a server that watches the folder never loads half
@@ -42,11 +42,12 @@ from tfbrats.inference.signatures import (
 )
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import EDITIONS, LEARNED_OF, LabelSchema, Tissue
-from tfbrats.machine import command, files, literal, paths
+from tfbrats.machine import files, literal, paths
 from tfbrats.predictions import model_card, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.records import tfrecord
 from tfbrats.runs.folder import RunFolder
+from tfbrats.terminal import command, verbs
 from tfbrats.training import best_weights, checkpoints
 
 _LEFT = re.compile(rf"\.\d+{re.escape(files.PARTIAL)}-\w+")  # a version in the making
@@ -284,9 +285,7 @@ def _write_warm_up(folder: str, card: ModelCard, signatures: Sequence[Signature]
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("tfbrats.export", __doc__)
-    parser.add_argument(
-        "--run", type=paths.argument, required=True, help="run folder of python -m tfbrats.train"
-    )
+    parser.add_argument("--run", type=paths.argument, required=True, help="run folder of tfbrats train")
     parser.add_argument(
         "--output", type=paths.argument, required=True, help="folder of the model; its name is the model's"
     )
@@ -308,7 +307,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"note: {region or 'the network'} has had {epochs} of {of} epochs")
     version = files.join(options.output, files.name(final))
     following = ("--model", version, "--input", "FOLDER", "--output", "predictions")
-    print(f"exported {final}\nnext: {paths.command_line('tfbrats.predict', *following)}")
+    print(f"exported {final}\nnext: {verbs.command_line('tfbrats.predict', *following)}")
 
 
 if __name__ == "__main__":

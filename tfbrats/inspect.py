@@ -1,6 +1,6 @@
 """Say what a folder of cases holds and all that is wrong with it, before anything costs hours.
 
-    python -m tfbrats.inspect data/MICCAI_BraTS2020_TrainingData
+    tfbrats inspect data/MICCAI_BraTS2020_TrainingData
 
 Reads every image once. Exits with 1 when anything is wrong or nothing is found; repairs nothing.
 """
@@ -29,8 +29,9 @@ from tfbrats.cases import case, packing, preprocess, split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
-from tfbrats.machine import command, files, memory, paths
-from tfbrats.machine.wording import columns, counted
+from tfbrats.machine import files, memory, paths
+from tfbrats.terminal import command
+from tfbrats.terminal.wording import columns, counted
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)

@@ -1,6 +1,6 @@
 """Simulate glioma cases and write them as any BraTS edition would, for the demo, tests and benchmarks.
 
-    python -m tfbrats.phantom --output data/phantoms --cases 20 --edition 2020 --seed 1
+    tfbrats phantom --output data/phantoms --cases 20 --edition 2020 --seed 1
 
 A case depends on (seed, case number, shape) alone: neither on how many are written nor on the edition,
 which changes only names and label values (from 2024 every other case has a resection cavity; in ped half of the
@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from tfbrats.errors import InputError
-from tfbrats.machine import command, paths
+from tfbrats.machine import paths
 from tfbrats.phantoms import phantom_files
 from tfbrats.phantoms.data_sets import write_cases
 from tfbrats.phantoms.simulation import FULL_SHAPE
+from tfbrats.terminal import command
 
 
 def main(arguments: Sequence[str]) -> None:

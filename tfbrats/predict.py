@@ -1,7 +1,7 @@
 """Segment cases with an exported model, no server needed.
 
-    python -m tfbrats.predict --model models/cun/1 --input BraTS2020 --output predictions
-    python -m tfbrats.predict ... --submission UPLOAD.zip
+    tfbrats predict --model models/cun/1 --input BraTS2020 --output predictions
+    tfbrats predict ... --submission UPLOAD.zip
 
 Writes <case_id>.nii.gz for each case, on the case's own grid and in its own label values. Run again, it goes
 on with the cases that have none yet. With --submission all of them are then held against the challenge's
@@ -19,7 +19,7 @@ from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_segmenter
-from tfbrats.machine import command, files, paths, wording
+from tfbrats.machine import files, paths
 from tfbrats.predictions import (
     model_card,
     provenance,
@@ -32,6 +32,7 @@ from tfbrats.predictions import (
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Segmentation, Target
 from tfbrats.predictions.submission_rules import SubmissionRules
+from tfbrats.terminal import command, wording
 
 
 def predict(

@@ -1,8 +1,8 @@
 """What a config's training will take on this machine, from a few steps on made-up data, before a long run.
 
-    python -m tfbrats.probe --config cun.yaml
-    python -m tfbrats.probe --config msm.yaml --data records/msm train.batch_size=auto
-    python -m tfbrats.probe --config cun_lws.yaml model.width=16 --steps 5 --json
+    tfbrats probe --config cun.yaml
+    tfbrats probe --config msm.yaml --data records/msm train.batch_size=auto
+    tfbrats probe --config cun_lws.yaml model.width=16 --steps 5 --json
 
 Prints of each network slices or patches a second, peak memory, and hours for the config's epochs; with
 train.batch_size=auto first which batch is the largest that fits. Writes nothing. Each network is measured by
@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from tfbrats import config_file
 from tfbrats.config import Config
 from tfbrats.errors import InputError
-from tfbrats.machine import command, paths
-from tfbrats.machine.wording import columns, in_units
+from tfbrats.machine import paths
 from tfbrats.records.manifest import check_identity, read_manifest
+from tfbrats.terminal import command
+from tfbrats.terminal.wording import columns, in_units
 from tfbrats.workflows import batch_size
 from tfbrats.workflows.batch_size import Trial
 

@@ -1,11 +1,11 @@
 r"""One page to look at: scores beside the paper's, boxes and points, cases as pictures, and what was run.
 
-    python -m tfbrats.report --metrics REPORT --prediction OUT --reference DATA --output report.html
+    tfbrats report --metrics REPORT --prediction OUT --reference DATA --output report.html
 
---metrics is the folder that python -m tfbrats.evaluate wrote; --prediction and --reference are the folders
+--metrics is the folder that tfbrats evaluate wrote; --prediction and --reference are the folders
 it compared. With the run that trained the model, the paper's table, and other runs of the same cases:
 
-    python -m tfbrats.report --metrics REPORT --prediction OUT --reference DATA --output report.html \
+    tfbrats report --metrics REPORT --prediction OUT --reference DATA --output report.html \
         --run runs/cun_lws --table paper_a --compare REPORT_OF_CUN
 
 The page is a single file: it holds its pictures, runs no script and loads nothing. What it could not show for
@@ -19,13 +19,14 @@ import sys
 from collections.abc import Sequence
 
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import files, paths
 from tfbrats.reporting import case_pictures, options, page, score_text
 from tfbrats.reporting.sampling_maps import sampling_of
 from tfbrats.reporting.training_section import training_of
 from tfbrats.scoring import comparison, papers, score_files
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.origin import by_split_of, card_beside
+from tfbrats.terminal import command
 
 
 def write(

@@ -1,9 +1,9 @@
 """A whole table of a paper with one command: records once, every row trained, scored, and one page.
 
-    python -m tfbrats.reproduce --table paper_a --data BraTS2017/HGG --output paper_a --price
-    python -m tfbrats.reproduce --table paper_a --data BraTS2017/HGG --output paper_a
-    python -m tfbrats.reproduce --table paper_b --data BraTS2018 --output paper_b records.split=[4,0,1]
-    python -m tfbrats.reproduce --table paper_b --data phantoms --output small --settings smoke_3d.yaml
+    tfbrats reproduce --table paper_a --data BraTS2017/HGG --output paper_a --price
+    tfbrats reproduce --table paper_a --data BraTS2017/HGG --output paper_a
+    tfbrats reproduce --table paper_b --data BraTS2018 --output paper_b records.split=[4,0,1]
+    tfbrats reproduce --table paper_b --data phantoms --output small --settings smoke_3d.yaml
 
 Says first what it will cost, by a short probe of each network and of one case. Each step is a command that you
 could have typed; run again, the same command goes on where it was stopped. --settings takes sizes and recipe
@@ -24,10 +24,11 @@ from tfbrats import __version__
 from tfbrats import config as configs
 from tfbrats.config import Config
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths
+from tfbrats.machine import files, paths
 from tfbrats.predictions import model_card
 from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
+from tfbrats.terminal import command
 from tfbrats.workflows import table_cost, table_plan
 from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
 from tfbrats.workflows.table_plan import Plan, row_names

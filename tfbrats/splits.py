@@ -1,8 +1,8 @@
 """Deal out cases to training, validation and test by patient, and write that down. No TensorFlow.
 
-    python -m tfbrats.splits --input BraTS2020 --ratio 3,1,1 --output splits.json
-    python -m tfbrats.splits --input BraTS2020 --folds 5 --output folds.json
-    python -m tfbrats.splits --input BraTS2017 --recipe paper_a --output paper_a.json
+    tfbrats split --input BraTS2020 --ratio 3,1,1 --output splits.json
+    tfbrats split --input BraTS2020 --folds 5 --output folds.json
+    tfbrats split --input BraTS2017 --recipe paper_a --output paper_a.json
 
 The same cases, ratio and seed give the same split. A patient with several time points stays in one: names tell
 which those are, and where they do not, a note says so and --patients FILE tells. High and low grade are dealt
@@ -25,8 +25,9 @@ from tfbrats.datasets.grades import GRADES
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
-from tfbrats.machine import command, paths
-from tfbrats.machine.wording import columns
+from tfbrats.machine import paths
+from tfbrats.terminal import command
+from tfbrats.terminal.wording import columns
 
 
 def _dealt_and_written(options: argparse.Namespace) -> dict[str, Any]:

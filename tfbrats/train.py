@@ -1,8 +1,8 @@
 """Train one row of a paper's table.
 
-    python -m tfbrats.train --config cun.yaml
-    python -m tfbrats.train --config cun_lws.yaml --data records/cun --run runs/cun_lws train.epochs=50
-    python -m tfbrats.train --config msm.yaml --data records/msm --run runs/msm region=wt
+    tfbrats train --config cun.yaml
+    tfbrats train --config cun_lws.yaml --data records/cun --run runs/cun_lws train.epochs=50
+    tfbrats train --config msm.yaml --data records/msm --run runs/msm region=wt
 
 Says what will happen, does it, says what happened. The same command again goes on where the last one
 stopped, on as many devices or others; SIGTERM and Ctrl-C save first. Runs on one device, on several
@@ -18,11 +18,12 @@ import tensorflow as tf
 from tfbrats import config_file
 from tfbrats.config import Config
 from tfbrats.errors import InputError
-from tfbrats.machine import command, literal, locks, paths, stopping
+from tfbrats.machine import literal, locks, paths, stopping
 from tfbrats.machine.stopping import Stop, Stopped
-from tfbrats.machine.wording import in_units
 from tfbrats.records.manifest import Manifest, check_identity, check_shard, read_manifest
 from tfbrats.runs.folder import RunFolder
+from tfbrats.terminal import command, verbs
+from tfbrats.terminal.wording import in_units
 from tfbrats.training import checkpoints, devices, predicted_boxes
 from tfbrats.training.loop import Training
 from tfbrats.training.recipes import recipe_for
@@ -96,7 +97,7 @@ def _checked_manifest(config: Config, overwrite: bool, config_arguments: Sequenc
         raise InputError("--overwrite: not with several workers; delete the run folder first.")
     manifest = read_manifest(
         folder,
-        paths.command_line(
+        verbs.command_line(
             "beam_pipelines.nifti_to_tfrecord",
             *("--config", *config_arguments, "--input", "FOLDER_OF_CASES", "--output", folder),
         ),
@@ -145,7 +146,7 @@ def _with_batch_size(config: Config, overwrite: bool, stop: Stop) -> Config:
     if devices.several_workers(config.train.strategy):
         raise InputError(
             "train.batch_size=auto: not with several workers, whose memory may differ. Find the number with "
-            "python -m tfbrats.probe on the smallest, and give it to all."
+            "tfbrats probe on the smallest, and give it to all."
         )
     run = RunFolder(config.run.dir)
     if run.is_run and not (overwrite and config.whole == config):
@@ -278,7 +279,7 @@ def _say_how_to_go_on(config: Config, stop: Stop) -> None:
         print(f"next: train {' and '.join(unfinished)} to the end too, with region={unfinished[0].lower()}")
     else:
         exporting = ("--run", config.run.dir, "--output", f"models/{config.model.name}")
-        print(f"next: {paths.command_line('tfbrats.export', *exporting)}")
+        print(f"next: {verbs.command_line('tfbrats.export', *exporting)}")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from tfbrats import config_file, export, train
 from tfbrats.errors import InputError
 from tfbrats.machine import files, literal, paths, stores
 from tfbrats.runs import listing
+from tfbrats.terminal import verbs
 
 # Any name of one part that a disk holds and a line of text can show.
 NAMES = st.text(
@@ -168,8 +169,8 @@ def test_a_store_whose_package_is_not_there_is_told_with_it(address, package, mo
 @given(st.lists(NAMES, min_size=1, max_size=3))
 def test_a_printed_command_is_pasted_as_it_was_meant(names):
     arguments = [paths.given(name) for name in names]
-    assert shlex.split(paths.command_line("tfbrats.export", *arguments)) == [
-        *("python", "-m", "tfbrats.export"),
+    assert shlex.split(verbs.command_line("tfbrats.export", *arguments)) == [
+        *("tfbrats", "export"),
         *arguments,
     ]
 

@@ -24,8 +24,9 @@ from tfbrats.cases import nifti, preprocess
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
-from tfbrats.machine import command, files
+from tfbrats.machine import files
 from tfbrats.predictions import model_card
+from tfbrats.terminal import command
 
 CODE = grpc.StatusCode
 ENDINGS = {

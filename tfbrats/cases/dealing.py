@@ -52,7 +52,7 @@ def deal(
     if source is None or source in RECIPES:
         if fold is not None:
             raise InputError(
-                f"--fold {fold}: of which file? Write one with python -m tfbrats.splits --folds 5, and name it "
+                f"--fold {fold}: of which file? Write one with tfbrats split --folds 5, and name it "
                 "with --splits."
             )
         by_recipe, notes = (None, ()) if source is None else RECIPES[source](dataset)
@@ -227,7 +227,7 @@ def _paper_a(dataset: Dataset) -> Dealt:
         raise InputError(
             f"{dataset.root}: paper_a divides the 210 HGG cases of BraTS 2017; found {', '.join(counts)}. "
             "Folders HGG and LGG or name_mapping.csv tell the grade. For data of your own leave the "
-            "recipe out, or write a file with python -m tfbrats.splits --ratio 3,1,1."
+            "recipe out, or write a file with tfbrats split --ratio 3,1,1."
         )
     left = [text for text in counts if text != "210 HGG"]
     notes = (f"paper_a takes HGG alone; left out: {', '.join(left)}",) if left else ()

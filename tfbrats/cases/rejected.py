@@ -6,7 +6,7 @@ import pydantic
 
 from tfbrats.errors import InputError
 
-LIST_FAULTS = "python -m tfbrats.inspect lists every fault of every case"
+LIST_FAULTS = "tfbrats inspect lists every fault of every case"
 _REPORT = "this is not expected; please report it with the case's header"
 
 

@@ -13,7 +13,7 @@ from tfbrats.datasets.scan_names import Group, Leftovers, nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 from tfbrats.machine import files
-from tfbrats.machine.wording import counted
+from tfbrats.terminal.wording import counted
 
 MSD = "MSD Task01: imagesTr/CASE.nii.gz (4-D), labelsTr/CASE.nii.gz, dataset.json"
 NNUNET = "nnU-Net raw: imagesTr/CASE_0000.nii.gz ..., labelsTr/CASE.nii.gz, dataset.json"

@@ -20,7 +20,7 @@ from tfbrats.datasets.scan_names import Group, Leftovers, beginning_of_listing, 
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.machine import files
-from tfbrats.machine.wording import counted
+from tfbrats.terminal.wording import counted
 
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
 _FEW = 4  # of many alike, that are shown

@@ -15,7 +15,7 @@ from tfbrats.datasets import decathlon, references
 from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem, scan_name
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.machine.wording import counted
+from tfbrats.terminal.wording import counted
 
 _RECORDS = {"tfbrats.json": "tfbrats", "predict_from_raw_data_args.json": "nnU-Net"}
 

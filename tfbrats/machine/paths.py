@@ -9,7 +9,6 @@ YAML, is the home folder, as the shell would have had it; a folder called `~` st
 import argparse
 import os
 import re
-import shlex
 
 from tfbrats.errors import InputError
 from tfbrats.machine import surroundings
@@ -130,8 +129,3 @@ def argument(text: str) -> str:
         return given(text)
     except InputError as error:  # a ValueError, whose text argparse would drop
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def command_line(module: str, *arguments: str | os.PathLike) -> str:
-    """`python -m MODULE ARGUMENTS`, to be pasted into a shell."""
-    return shlex.join(["python", "-m", module, *map(os.fspath, arguments)])

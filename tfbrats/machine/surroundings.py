@@ -1,10 +1,11 @@
 """What a command takes from its surroundings, and what not. The first thing of the package that runs.
 
-A process that runs `python -m` of a module of ours is ours from here on: settings of Keras that another project
-left are not read, names are UTF-8 whatever the locale, Ctrl-C ends it with one line while modules are being
-imported, a closed stdin, stdout or stderr is an empty one, and a working folder in which it cannot run is told.
-In anybody else's process (a notebook, pytest, a worker of Beam) nothing is changed. Only the standard library,
-and of it only what Python itself has loaded.
+A process that runs `tfbrats`, or `python -m` of a module of ours, is ours from here on: settings of Keras
+that another project left are not read, names are UTF-8 whatever the locale, Ctrl-C ends it with one line
+while modules are being imported, libraries keep to themselves what they say of themselves (`quiet`), a closed
+stdin, stdout or stderr is an empty one, and a working folder in which it cannot run is told. In a process
+that a command starts (a worker of Beam) libraries are as quiet; in anybody else's (a notebook, pytest)
+nothing is changed. Only the standard library, and of it only what Python itself has loaded.
 """
 
 import os
@@ -12,20 +13,27 @@ import signal
 import sys
 import threading
 
+from tfbrats.machine import quiet
+
 _PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ours: list[str] = []  # the module, where this process runs one of ours
 
 
 def prepare() -> None:
-    """Makes a process that runs one of our modules by `python -m` ours.
+    """Makes a process that runs one of our commands ours.
 
     Raises:
         SystemExit: with a line, where it cannot run.
     """
-    if (module := _module_that_runs()) is None:
+    command = _command_that_runs()
+    if command is not None:
+        os.environ.setdefault(quiet.LOG, "0")
+    if quiet.is_wanted():
+        quiet.settle()
+    if command is None:
         return
-    _ours.append(module)
+    _ours.append(command)
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores it
@@ -33,7 +41,7 @@ def prepare() -> None:
         signal.signal(signal.SIGINT, _leave)
     _open_closed_streams()
     _read_names_as_utf8()
-    _check_working_folder(module)
+    _check_working_folder(command)
     for name in [name for name in os.environ if name.startswith("KERAS_")]:
         del os.environ[name]
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -58,14 +66,17 @@ def end_work() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _module_that_runs() -> str | None:
-    """The module of ours that `python -m` is about to run; None in any other process."""
+def _command_that_runs() -> str | None:
+    """The command of ours that runs, as one types it; None in any other process."""
     arguments = getattr(sys, "argv", [])
+    # The console script. In a process that it starts argv is the same, orig_argv is not.
+    if arguments and os.path.basename(arguments[0]) == "tfbrats" and arguments[0] in sys.orig_argv:
+        return "tfbrats"
     # Python's own mark while it imports the packages around the module; its name stands before the arguments.
     if arguments[:1] != ["-m"] or len(sys.orig_argv) <= len(arguments):
         return None
     name = sys.orig_argv[-len(arguments)].rpartition("-m")[2]  # also -mNAME in one word
-    return name if name.partition(".")[0] in _PACKAGES else None
+    return f"python -m {name}" if name.partition(".")[0] in _PACKAGES else None
 
 
 def _open_closed_streams() -> None:
@@ -105,20 +116,20 @@ def _read_names_as_utf8() -> None:
 
 def _leave(*_) -> None:
     """At once: nothing was begun yet, and an exception would get lost in somebody's import."""
-    os.write(2, b"interrupted\n")
+    os.write(quiet.screen(), b"interrupted\n")
     os._exit(130)
 
 
-def _check_working_folder(module: str) -> None:
+def _check_working_folder(command: str) -> None:
     try:
         here = os.getcwd()
     except OSError as error:
         raise SystemExit(
             f"error: the working folder is gone ({error.strerror}). Go to one that is there (cd), and run "
-            f"python -m {module} again."
+            f"{command} again."
         ) from None
     if sys.path and os.path.realpath(sys.path[0] or here) == os.path.realpath(_FOLDER):
         raise SystemExit(
             f"error: the working folder is {here}, inside the package, where Python takes inspect.py for its "
-            f"own module of that name. Go to another folder (cd ..), and run python -m {module} again."
+            f"own module of that name. Go to another folder (cd ..), and run {command} again."
         )

@@ -254,7 +254,7 @@ def notes_told(notes: Mapping[str, Sequence[str]]) -> list[str]:
     more = len(lines) - _NOTES_TOLD
     if more <= 0:
         return lines
-    return [*lines[:_NOTES_TOLD], f"note: and {more} more of this kind; python -m tfbrats.inspect lists all"]
+    return [*lines[:_NOTES_TOLD], f"note: and {more} more of this kind; tfbrats inspect lists all"]
 
 
 def write(

@@ -21,9 +21,9 @@ from tfbrats.datasets.label_candidates import candidates
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, memory
-from tfbrats.machine.wording import counted
 from tfbrats.predictions import model_card
 from tfbrats.predictions.submission_rules import SUFFIX, Matrix, SubmissionRules
+from tfbrats.terminal.wording import counted
 
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
 _TOLERANCE_MM = 1e-3

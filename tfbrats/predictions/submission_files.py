@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
-from tfbrats.machine.wording import counted
 from tfbrats.predictions.submission import Member, Verdict
+from tfbrats.terminal.wording import counted
 
 ARCHIVE_SUFFIX = ".zip"
 

@@ -1,9 +1,9 @@
 """Look at a record set, check it, and give cases back from it.
 
-    python -m tfbrats.records show records/cun
-    python -m tfbrats.records verify records/cun
-    python -m tfbrats.records stats records/cun
-    python -m tfbrats.records to-nifti records/cun --output pictures
+    tfbrats records show records/cun
+    tfbrats records verify records/cun
+    tfbrats records stats records/cun
+    tfbrats records to-nifti records/cun --output pictures
 
 `show` says what is in a set, `verify` holds every file and record against dataset.json, `stats` tells how much
 of each example is tumour. `to-nifti` gives volumes back as NIfTI on the cases' own grids, the segmentation bit
@@ -23,10 +23,11 @@ from typing import Any
 from tqdm import tqdm
 
 from tfbrats.errors import InputError
-from tfbrats.machine import command, files, paths
-from tfbrats.machine.wording import columns, counted, in_units
+from tfbrats.machine import files, paths
 from tfbrats.records import show, stats, to_nifti, verify
 from tfbrats.records.manifest import Manifest, read_manifest
+from tfbrats.terminal import command, verbs
+from tfbrats.terminal.wording import columns, counted, in_units
 
 _REJECTED_SHOWN = 3
 _INDENT, _WIDTH = 12, 112
@@ -321,7 +322,7 @@ def _to_nifti(options: argparse.Namespace) -> int:
         raise InputError(
             "these cases could not be given back:\n"
             + "\n".join(outcome.faults)
-            + f"\nWhat else is wrong: {paths.command_line('tfbrats.records', 'verify', options.folder)}"
+            + f"\nWhat else is wrong: {verbs.command_line('tfbrats.records', 'verify', options.folder)}"
         )
     print(f"cases are in {options.output}: z-scored images (float32) and segmentations, on their own grids")
     return 0

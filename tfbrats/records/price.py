@@ -12,10 +12,10 @@ from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
-from tfbrats.machine.wording import columns, in_units
 from tfbrats.records import tfrecord
 from tfbrats.records.schema import VOLUMES, encode
 from tfbrats.records.shards import encoded_examples
+from tfbrats.terminal.wording import columns, in_units
 
 # Peak of a worker that writes a full-size case with N4 on all modalities, 240 x 240 x 155 x 4 voxels: measured
 # by benchmarks/prepare_memory.py.

@@ -14,10 +14,11 @@ import numpy as np
 
 from tfbrats.errors import InputError
 from tfbrats.labels import LwsRegion, Tissue
-from tfbrats.machine import files, paths
+from tfbrats.machine import files
 from tfbrats.records import tfrecord
 from tfbrats.records.manifest import MANIFEST, CaseRow, Manifest, Shard
 from tfbrats.records.schema import SCHEMAS, Field, decode
+from tfbrats.terminal import verbs
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def stored(
             except InputError as error:
                 raise InputError(
                     f"{path}: record {number}{belonging(shard, number)}: {error} "
-                    f"What else is wrong: {paths.command_line('tfbrats.records', 'verify', folder)}"
+                    f"What else is wrong: {verbs.command_line('tfbrats.records', 'verify', folder)}"
                 ) from error
             yield Stored(shard, number, example)
         seen(len(content) + tfrecord.FRAME_BYTES)

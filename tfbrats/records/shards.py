@@ -25,10 +25,10 @@ from tfbrats.config_file import from_mapping
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
-from tfbrats.machine.wording import in_units
 from tfbrats.records import manifest, tfrecord
 from tfbrats.records.manifest import CaseRow, Shard, Source
 from tfbrats.records.schema import SCHEMAS, encode
+from tfbrats.terminal.wording import in_units
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
 

@@ -13,10 +13,10 @@ import google_crc32c
 from tfbrats.cases.split_files import SPLITS, sha256_of_split
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.machine.wording import counted
 from tfbrats.records import schema, tfrecord
 from tfbrats.records.manifest import MANIFEST, SHARD_NAME, Manifest, Shard
 from tfbrats.records.reading import belonging, example_of, schema_of
+from tfbrats.terminal.wording import counted
 
 AGAIN = (
     "Run the Beam job again as it was run: it rewrites the shards that do not match dataset.json, keeps the "

@@ -153,7 +153,7 @@ def _check_scored(
     if abs(dice - row["dice"]) > 1e-6:
         raise InputError(
             f"{pair.case_id}: {metrics} says Dice {row['dice']:.4f} of WT; {pair.prediction} has {dice:.4f}. "
-            "Give the folders that were scored, or score these with python -m tfbrats.evaluate."
+            "Give the folders that were scored, or score these with tfbrats evaluate."
         )
 
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from tfbrats.labels import REGIONS
-from tfbrats.machine import wording
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.papers import PAPER_B_TEST, Line, PaperStatistics, Values, lines, table_named
+from tfbrats.terminal import wording
 
 _NAME, _WHOSE = 15, 9  # characters for a method's name, and for whose row it is
 

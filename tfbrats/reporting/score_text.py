@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats.labels import REGIONS, LabelSchema
-from tfbrats.machine import wording
 from tfbrats.metrics.stage_misses import possible
 from tfbrats.predictions import seen
 from tfbrats.reporting import seen_text
@@ -14,6 +13,7 @@ from tfbrats.scoring.comparison import CONFIDENCE, DIGITS, DRAWS, LEAST_CASES, D
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.origin import BySplit
 from tfbrats.scoring.summaries import Statistics, Summary
+from tfbrats.terminal import wording
 
 _STAGE_COLUMNS = {
     "missed_ml": "missed",

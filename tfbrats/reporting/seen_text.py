@@ -2,9 +2,9 @@
 
 import math
 
-from tfbrats.machine.wording import counted
 from tfbrats.predictions import seen
 from tfbrats.scoring.origin import BySplit, NotTold
+from tfbrats.terminal.wording import counted
 
 
 def sentence(by_split: BySplit | NotTold | None, name: str | None, chosen: bool) -> tuple[str, bool]:

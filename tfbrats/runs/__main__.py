@@ -1,20 +1,21 @@
 """Say which runs there are, how far each has come, and how well it does.
 
-    python -m tfbrats.runs
-    python -m tfbrats.runs gs://bucket/runs --json
+    tfbrats runs
+    tfbrats runs gs://bucket/runs --json
 
 Lists every folder under FOLDER (default: runs) that holds a config.yaml, a line for each network; runs whose
 regions all have a score first, then by mean Dice. The scores are those of the epoch with the lowest
 validation loss, whose weights are exported. They are of the validation slices (paper A) or patches (paper B),
-not of whole cases, so paper A's and paper B's do not compare: for that, python -m tfbrats.evaluate.
+not of whole cases, so paper A's and paper B's do not compare: for that, tfbrats evaluate.
 """
 
 import datetime
 import json
 from collections.abc import Sequence
 
-from tfbrats.machine import command, paths
+from tfbrats.machine import paths
 from tfbrats.runs.listing import as_json, as_text, find, notes
+from tfbrats.terminal import command
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ class RunFolder:
             InputError: there is no run here, or its config is not this version's.
         """
         if not self.is_run:
-            raise InputError(f"{self.path}: no run here (no {CONFIG}). Train one with python -m tfbrats.train.")
+            raise InputError(f"{self.path}: no run here (no {CONFIG}). Train one with tfbrats train.")
         return load(self.config_path)
 
     @functools.cached_property

@@ -1,6 +1,6 @@
 """Which runs there are, how far each has come, and how well it does. No TensorFlow.
 
-`python -m tfbrats.runs` prints it. The scores are those of the epoch with the lowest validation loss, whose
+`tfbrats runs` prints it. The scores are those of the epoch with the lowest validation loss, whose
 weights are exported; they are of slices (paper A) or patches (paper B), not of whole cases.
 """
 
@@ -20,8 +20,8 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files, paths, stores
-from tfbrats.machine.wording import columns, counted
 from tfbrats.runs.folder import CONFIG, NetworkFolder, RunFolder, best_row, is_over
+from tfbrats.terminal.wording import columns, counted
 
 _NO_RUN = f"no run (no {CONFIG})"
 _DEPTH = 4  # runs/GROUP/GROUP/NAME
@@ -225,7 +225,7 @@ def find(folder: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
         InputError: there is no such folder, or nothing in it is a run.
     """
     folder = os.fspath(folder)
-    advice = "Train one with python -m tfbrats.train, or name the folder that holds yours."
+    advice = "Train one with tfbrats train, or name the folder that holds yours."
     if not files.is_folder(folder):
         raise InputError(f"{folder}: no such folder, so no runs. {advice}")
     of_runs, foreign = _run_folders(folder)

@@ -15,9 +15,10 @@ import numpy as np
 
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
-from tfbrats.machine import files, wording
+from tfbrats.machine import files
 from tfbrats.metrics import region_scores
 from tfbrats.scoring.summaries import Row
+from tfbrats.terminal import wording
 
 CONFIDENCE = 0.95
 DRAWS = 10_000

@@ -18,7 +18,7 @@ from tfbrats.cases import case
 from tfbrats.datasets import label_candidates
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
-from tfbrats.machine import files, memory, wording
+from tfbrats.machine import files, memory
 from tfbrats.metrics import lesion_rules, region_scores, stage_misses
 from tfbrats.predictions import seen
 from tfbrats.predictions.model_card import ModelCard
@@ -27,6 +27,7 @@ from tfbrats.scoring.case_scores import Scored
 from tfbrats.scoring.comparison import Comparison
 from tfbrats.scoring.origin import BySplit, Model, NotTold, Split
 from tfbrats.scoring.summaries import Row, Statistics, Summary, summarise, summarise_lesions
+from tfbrats.terminal import wording
 
 _WORKER_BYTES = 300 * 2**20  # of a process that scores cases of BraTS
 

@@ -14,11 +14,11 @@ from tfbrats.datasets import not_experts, patients
 from tfbrats.datasets.scan_names import nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.machine.wording import counted
 from tfbrats.predictions import model_card, provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.scoring import papers
 from tfbrats.scoring.summaries import Row, Summary, summarise
+from tfbrats.terminal.wording import counted
 
 
 @dataclass(frozen=True)

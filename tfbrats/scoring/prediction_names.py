@@ -14,7 +14,7 @@ from tfbrats.datasets import case_names, not_experts
 from tfbrats.datasets.references import BIDS_SEGMENTATION, PREDICTION, SEGMENTATION
 from tfbrats.datasets.scan_names import nifti_stem
 from tfbrats.machine import files
-from tfbrats.machine.wording import counted
+from tfbrats.terminal.wording import counted
 
 _WORD = f"(?:{'|'.join((*SEGMENTATION, BIDS_SEGMENTATION, *PREDICTION))})"
 _ENDING = re.compile(rf"^(.+?)(?:[_\-.]label-[a-z0-9]+)?((?:[_\-.]{_WORD})+)$", re.IGNORECASE)

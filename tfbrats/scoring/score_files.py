@@ -175,7 +175,7 @@ def read(output: str | os.PathLike) -> Evaluation:
     """
     if files.exists(output) and not files.is_folder(output):
         raise InputError(
-            f"{output}: a file; expected the folder that python -m tfbrats.evaluate wrote. Give the folder"
+            f"{output}: a file; expected the folder that tfbrats evaluate wrote. Give the folder"
             + (f": {files.parent(output) or '.'}" if files.name(output) == REPORT else ".")
         )
     path = files.join(output, REPORT)
@@ -185,7 +185,7 @@ def read(output: str | os.PathLike) -> Evaluation:
         evaluation = from_json(Evaluation, content)
         _check_columns(evaluation)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not written by python -m tfbrats.evaluate ({error!r}).") from error
+        raise InputError(f"{path}: not written by tfbrats evaluate ({error!r}).") from error
     return evaluation
 
 

@@ -13,11 +13,11 @@ from tfbrats.batches.stream import Share
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
-from tfbrats.machine import wording
 from tfbrats.machine.stopping import Stop
 from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, is_over
+from tfbrats.terminal import wording
 from tfbrats.training import board, checkpoints, devices
 from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe

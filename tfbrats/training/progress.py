@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfbrats.config import Config
 from tfbrats.errors import InputError
-from tfbrats.machine import wording
+from tfbrats.terminal import wording
 from tfbrats.training import checkpoints
 
 

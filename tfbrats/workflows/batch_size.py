@@ -12,8 +12,8 @@ from collections.abc import Callable
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import memory
-from tfbrats.machine.wording import in_units
 from tfbrats.records.manifest import check_identity, read_manifest
+from tfbrats.terminal.wording import in_units
 from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows.chain import ended, output
 

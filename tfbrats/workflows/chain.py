@@ -7,7 +7,6 @@ own, so that its memory goes with it, and each goes on by itself where it was st
 import contextlib
 import os
 import pathlib
-import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from tfbrats.errors import InputError
 from tfbrats.machine import locks
+from tfbrats.terminal import verbs
 
 LOCK = ".running"
 _TO_SAVE_SECONDS = 600.0  # a training ends its step and saves; a step may take minutes
@@ -138,10 +138,10 @@ class Steps:
 
     def _begin(self, title: str, arguments: Sequence[str], log_name: str = "") -> tuple[str, pathlib.Path]:
         """Prints what is about to run; the command as one would type it, and where its output goes."""
-        line = f"python -m {shlex.join(arguments)}"
+        line = verbs.command_line(*arguments)
         self.done.append(line)
         print(f"\n[{len(self.done)}] {title}\n    {line}", flush=True)
-        name = log_name or f"{len(self.done):02d}-{arguments[0].rpartition('.')[2]}"
+        name = log_name or f"{len(self.done):02d}-{verbs.spelling(arguments[0]).split()[-1]}"
         return line, self._logs / f"{name}.txt"
 
 
@@ -176,7 +176,7 @@ def output(process: subprocess.CompletedProcess) -> str:
     """What a command printed; errors as `output_of`'s."""
     if process.returncode:
         tail = "\n".join(process.stderr.splitlines()[-15:])
-        line = f"python -m {shlex.join(process.args)}"
+        line = verbs.command_line(*process.args)
         raise InputError(f"{line} failed (exit code {process.returncode}):\n{tail}")
     return process.stdout
 

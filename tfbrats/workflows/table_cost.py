@@ -9,8 +9,9 @@ from typing import Any
 
 from tfbrats.cases import boxes, case, preprocess
 from tfbrats.errors import InputError
-from tfbrats.machine import files, wording
+from tfbrats.machine import files
 from tfbrats.records.price import measured_price
+from tfbrats.terminal import wording
 from tfbrats.workflows.chain import output_of
 from tfbrats.workflows.table_plan import Plan
 

@@ -15,8 +15,9 @@ from tfbrats.config import Config
 from tfbrats.datasets import case_names, layouts
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
-from tfbrats.machine import files, paths, wording
+from tfbrats.machine import files, paths
 from tfbrats.scoring import papers
+from tfbrats.terminal import wording
 
 
 def row_names(table: str) -> list[str]:
@@ -55,7 +56,7 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
     if config.train.batch_size == "auto":
         raise InputError(
             "train.batch_size=auto: each row would take another, and the rows of a table differ in nothing but "
-            f"the method. Name a number; `python -m tfbrats.probe --config {method.model.name}.yaml "
+            f"the method. Name a number; `tfbrats probe --config {method.model.name}.yaml "
             "train.batch_size=auto` says what fits."
         )
     return config

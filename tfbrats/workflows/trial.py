@@ -22,9 +22,9 @@ import tensorflow as tf
 from tfbrats import config_file
 from tfbrats.config import Config
 from tfbrats.labels import LwsRegion, Tissue
-from tfbrats.machine import command
-from tfbrats.machine.wording import in_units
 from tfbrats.networks import keras_settings
+from tfbrats.terminal import command
+from tfbrats.terminal.wording import in_units
 from tfbrats.training import devices
 from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows.batch_size import Trial

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfbrats.machine import wording
+from tfbrats.terminal import wording
 
 
 def test_a_column_without_a_width_is_as_wide_as_its_widest_cell():

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from tfbrats import errors
-from tfbrats.machine import command
+from tfbrats.terminal import command
 
 
 def ended(main, capsys) -> tuple[int, str]:

@@ -1,0 +1,71 @@
+"""One word for every command: `tfbrats WORD ...` or `python -m tfbrats WORD ...`. Imports what is asked for.
+
+    tfbrats demo                 the whole way once, on simulated cases
+    tfbrats --help               all words, a line each
+    tfbrats train --help         one of them
+
+`python -m tfbrats.train ...` and its like are the same commands.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+
+import tfbrats
+from tfbrats.terminal import style, verbs
+
+_HELP, _VERSION = ("-h", "--help", "help"), ("--version", "-V", "version")
+
+
+def overview() -> str:
+    """All commands by group, a line each."""
+    width = max(len(verb.word) for verb in verbs.VERBS)
+    lines = ["tfbrats segments brain tumours in MRI: published methods, from NIfTI files to a served model."]
+    group = ""
+    for verb in verbs.VERBS:
+        if verb.group != group:
+            group = verb.group
+            lines += ["", style.heading(group)]
+        lines.append(f"  {verb.word:<{width}}  {verb.line}")
+    return "\n".join(
+        (
+            *lines,
+            "",
+            "tfbrats WORD --help tells of one; tfbrats --version; TFBRATS_LOG=1 shows what libraries say.",
+            "For research; not for diagnostic use.",
+        )
+    )
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    arguments = sys.argv[1:]
+    if "_ARGCOMPLETE" in os.environ:
+        from tfbrats.terminal import completion
+
+        completion.complete()
+    word = arguments[0] if arguments else "--help"
+    if word in _HELP:
+        print(overview())
+        return
+    if word in _VERSION:
+        print(f"tfbrats {tfbrats.__version__}")
+        return
+    verb = next((verb for verb in verbs.VERBS if verb.word == word), None)
+    if verb is None:
+        near = difflib.get_close_matches(word, [verb.word for verb in verbs.VERBS], n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        text = f"error: no command {word}{meant}\ntfbrats --help lists them"
+        print(style.error(text, sys.stderr), file=sys.stderr)
+        raise SystemExit(2)
+    from tfbrats.terminal import command
+
+    module = importlib.import_module(verb.module)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{verb.module}.__main__")
+    command.run(module.main, arguments[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Tab completion of `tfbrats`, by argcomplete.
+
+eval "$(register-python-argcomplete tfbrats)"     # in bash or zsh, e.g. in ~/.bashrc
+"""
+
+import argparse
+import importlib
+import os
+
+from tfbrats.terminal import verbs
+
+
+def complete() -> None:
+    """Answers the shell, which has set argcomplete's variables, and ends the process."""
+    import argcomplete
+
+    typed = os.environ.get("COMP_LINE", "").split()
+    parser = argparse.ArgumentParser(prog="tfbrats")
+    words = parser.add_subparsers()
+    for verb in verbs.VERBS:
+        words.add_parser(verb.word, help=verb.line)
+        if verb.word in typed[1:2]:  # only this one's options are wanted: none of the others is imported
+            words._name_parser_map[verb.word] = parser_of(verb)
+    argcomplete.autocomplete(parser)
+
+
+def parser_of(verb: verbs.Verb) -> argparse.ArgumentParser:
+    """The parser of a command, as its module makes it."""
+    module = importlib.import_module(verb.module)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{verb.module}.__main__")
+    return module.parser()
