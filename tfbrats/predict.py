@@ -72,7 +72,7 @@ def predict(
 
     faults = one_by_one.segment_all(asked, card, load, overwrite, rules)
     if not faults:
-        for line in wanted.ending(asked, uploads=rules is not None):
+        for line in wanted.ending(asked, f"{card.name} version {card.version}", uploads=rules is not None):
             print(line)
     return faults
 

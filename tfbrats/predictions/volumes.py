@@ -10,6 +10,7 @@ the rows of cases that it keeps. It is replaced whole with each case.
 import csv
 import io
 import os
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ def line(case_id: str, volumes: Volumes) -> str:
 
 
 class Table:
-    """volumes.csv of a folder of results, once `results.prepare` has made way in it.
+    """volumes.csv of a folder of results, once `results.prepare` has made way in it. Threads may share it.
 
     Args:
         redone: ids of cases whose rows are out of date from now on.
@@ -56,6 +57,7 @@ class Table:
 
     def __init__(self, folder: str | os.PathLike, redone: Sequence[str] = ()):
         self._folder = os.fspath(folder)
+        self._lock = threading.Lock()
         self.path = files.join(folder, FILE)
         rows = self._read()
         kept = {
@@ -66,7 +68,8 @@ class Table:
 
     def add(self, case_id: str, volumes: Volumes) -> None:
         """Puts a case's row in, beside those that another command may have put there meanwhile."""
-        self._write({**self._read(), case_id: [f"{ml:.{_DECIMALS}f}" for ml in volumes.values()]})
+        with self._lock:
+            self._write({**self._read(), case_id: [f"{ml:.{_DECIMALS}f}" for ml in volumes.values()]})
 
     def complete(self, done: Sequence[tuple[CaseFiles, Target]]) -> list[str]:
         """Measures the segmentations that have no row: of an older version, or of a command that was killed.

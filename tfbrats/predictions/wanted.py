@@ -197,17 +197,17 @@ def _only(entries: Sequence[CaseFiles], root: str) -> CaseFiles:
     )
 
 
-def ending(wanted: Wanted, uploads: bool = False) -> list[str]:
+def ending(wanted: Wanted, by: str, uploads: bool = False) -> list[str]:
     """What a command says when all are done: where they are, in which values, what comes next.
 
     Args:
+        by: the model, e.g. "cun version 3".
         uploads: an upload is packed of them next, by the same command.
     """
     place = wanted.targets[0].segmentation if wanted.folder is None else wanted.folder
     values = dict.fromkeys(entry.schema.describe() for entry, _ in wanted.pairs)
-    lines = [
-        f"{wording.counted(len(wanted.pairs), 'segmentation')} in {place}; values: {'; or '.join(values)}",
-    ]
+    number = wording.counted(len(wanted.pairs), "segmentation")
+    lines = [f"{number} by {by} in {place}; values: {'; or '.join(values)}"]
     if uploads:
         return lines
     untold = wanted.dataset.untold  # its masks cannot be read without --edition
