@@ -405,7 +405,7 @@ def test_a_board_is_written_under_any_name(over):
         for epoch in (1, 2, 1):  # trained again from the first
             board.write_epoch({"epoch": epoch, "loss": 0.5})
         events = EventAccumulator(f"./{plain(name)}/tb").Reload()  # what TensorBoard reads with
-        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/training")]
+        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/loss")]
         assert read == [(1, 0.5)]
         return [name]
 

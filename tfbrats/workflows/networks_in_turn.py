@@ -10,6 +10,7 @@ from tfbrats.config import Config
 from tfbrats.machine import locks
 from tfbrats.machine.stopping import Stop
 from tfbrats.records.manifest import Manifest
+from tfbrats.runs import epochs
 from tfbrats.runs.folder import RunFolder
 from tfbrats.terminal import style, verbs
 from tfbrats.terminal.wording import in_units
@@ -125,20 +126,19 @@ def _train_network(training: Training) -> bool:
         training.write_history()
     if training.is_over:
         print("nothing left to do: the run is complete")
+    is_headed = False
     while not (training.is_over or training.is_stopped):
         if not (training.train_epoch() and training.validate()):
             print(f"stopped     before {progress.place}")
             return False
         if training.chief:
             training.write_history()
-        print(_epoch_line({**progress.history[-1], **progress.timing[-1]}))
+        row, region = {**progress.history[-1], **progress.timing[-1]}, training.recipe.region
+        if not is_headed:
+            print(epochs.header(row, region))
+        print(epochs.line(row, region), flush=True)
+        is_headed = True
     return True
-
-
-def _epoch_line(row: dict) -> str:
-    """What a person wants of an epoch; the rest is in history.csv."""
-    shown = {k: v for k, v in row.items() if k != "steps" and not k.startswith("sampled_")}
-    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
 
 def _say_what_happened(training: Training) -> None:
