@@ -364,7 +364,7 @@ def records(record_set, here):
 def test_records_that_are_not_there(refused, here):
     said = refused(TRAIN, "--config", "smoke_2d.yaml", "--records", "nowhere", "--run", "run")
     assert "nowhere: no dataset.json" in said
-    assert "python -m beam_pipelines.nifti_to_tfrecord --config smoke_2d.yaml --input" in said
+    assert "tfbrats prepare --config smoke_2d.yaml --input" in said
 
 
 def test_training_on_records_of_another_config(records, refused):
@@ -513,7 +513,7 @@ def test_predicting_with_what_is_no_model(module, cases, model, here, refused):
 def test_exporting_what_is_no_run(cases, refused):
     for path in ("nowhere", cases):
         said = refused(EXPORT, "--run", path, "--output", "models/cun")
-        assert f"{path}: no run here (no config.yaml). Train one with python -m tfbrats.train" in said
+        assert f"{path}: no run here (no config.yaml). Train one with tfbrats train" in said
 
 
 def test_exporting_a_run_with_an_unknown_key(here, refused):
@@ -530,7 +530,7 @@ def asking(server_, cases, *more):
 def test_a_server_that_is_not_there(cases, nobody, refused):
     said = refused(CLIENT, *asking(nobody, cases, "--model", "tiny", "--connect_timeout", 0.3))
     assert f"{nobody}: no gRPC server answers there" in said
-    assert "Check host and port" in said and "python -m serving.server --model_base_path" in said
+    assert "Check host and port" in said and "tfbrats serve --model_base_path" in said
 
 
 def test_an_unknown_model_version_or_signature(cases, served, refused):

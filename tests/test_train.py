@@ -386,7 +386,7 @@ def test_missing_records_are_answered_with_the_command_that_makes_them(tmp_path)
     settings = config_file.load(
         "cun.yaml", [f"data.records={tmp_path / 'none'}", f"run.dir={tmp_path / 'run'}"]
     )
-    with pytest.raises(InputError, match=r"python -m beam_pipelines\.nifti_to_tfrecord --config cun\.yaml"):
+    with pytest.raises(InputError, match=r"tfbrats prepare --config cun\.yaml"):
         whole_run.train(settings, config_arguments=["cun.yaml"])
     assert not (tmp_path / "run").exists()
 
@@ -509,4 +509,4 @@ def test_the_command_line_takes_overrides_between_options(record_set, tmp_path):
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    assert "next: python -m tfbrats.export" in ended.stdout
+    assert "next: tfbrats export" in ended.stdout
