@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 
 import keras
@@ -80,6 +81,8 @@ def test_the_three_are_trained_in_turn_each_into_its_own_folder(cascade_run):
             assert (folder / home / name).exists(), (home, name)
         assert f"network     msm {region}, " in cascade_run.said
         assert f"writes      {folder / home}\n" in cascade_run.said
+        heading = rf"^epoch  learning rate  .*validation loss +Dice {region} +seconds$"
+        assert re.search(heading, cascade_run.said, re.MULTILINE)
     assert cascade_run.said.splitlines()[-1].startswith("next: tfbrats export")
     assert "patches     train 24, validation 6, test 0" in cascade_run.said
     assert "loss        binary cross-entropy" in cascade_run.said
