@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats.cases import case, nifti
+from tfbrats.cases import case, nifti, preprocess
 from tfbrats.cases.case import Case
 from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
@@ -19,12 +19,14 @@ from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopwatch import Stopwatch
-from tfbrats.predictions import model_card, provenance
+from tfbrats.predictions import doubts, model_card, provenance
 from tfbrats.predictions.model_card import ModelCard
 
+VOLUMES = "volumes.csv"  # in a folder of results
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
+_OF_ALL_CASES = (model_card.OtherModelError, preprocess.MissingPackageError)  # no fault of one case
 _LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
 
 # --- where it goes --------------------------------------------------------------------------------------
@@ -109,6 +111,7 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
             )
         for target in targets:
             remove(target)
+        files.remove(files.join(folder, VOLUMES))
         files.remove(path)
     files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
 
@@ -150,7 +153,7 @@ class Attempt:
         fault: why there is no result; None where there is one.
         case: as it was read, or None.
         found: what `segment` made of it, or None.
-        notes: guesses in reading it, and that the model was trained on other voxels.
+        notes: guesses in reading it, that the model was trained on other voxels, and what looks odd.
     """
 
     seconds: dict[str, float]
@@ -185,6 +188,7 @@ def attempt(
 
     Raises:
         OtherModelError: another model's results lie in the folder.
+        MissingPackageError: the model needs a package that is not installed.
         InputError, OSError: the folder takes no file.
     """
     stage, watch = "read", Stopwatch()
@@ -194,7 +198,7 @@ def attempt(
         with watch.part(stage):
             loaded = case.load(entry, card.modalities, read_label=False)
         spacing = model_card.spacing_note(card, loaded.spacing_mm)
-        notes = (*loaded.notes, *([spacing] if spacing else []))
+        notes = (*loaded.notes, *([spacing] if spacing else []), *doubts.of(loaded))
         for note in notes:
             tell(note)
         stage = "segment"
@@ -203,7 +207,7 @@ def attempt(
         stage = "write"
         with watch.part(stage):
             write(entry, loaded, segmentation, target, notes)
-    except (model_card.OtherModelError, MemoryError, OSError):  # no fault of the case
+    except (MemoryError, OSError, *_OF_ALL_CASES):
         raise
     except Exception as error:  # one bad case must not cost the others
         if _is_of_place(error, stage) or concerns_all(error):
