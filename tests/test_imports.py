@@ -76,6 +76,8 @@ LIGHT_COMMANDS = (
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
     *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
+# What an environment for client and check alone may lack: with it go most of its megabytes.
+HEAVY = ("tensorflow", "keras", "tensorboard", "apache_beam", "scipy", "SimpleITK", "matplotlib")
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60  # lines of code: without the docstring, comments and empty lines
 
@@ -186,6 +188,17 @@ def test_no_tensorflow_is_loaded_by_what_is_light():
     command = [sys.executable, "-c", code, "tfbrats", *light, *LIGHT_COMMANDS]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert len(light) > 60 and ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("name", ["serving.client", "tfbrats.check_submission"])
+def test_client_and_check_run_where_no_heavy_library_is(name):
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules |= dict.fromkeys({HEAVY})\n"  # Python's way to say: it is not there
+        f"importlib.import_module({name!r})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_wing_s_own_file_is_its_question_alone():

@@ -1,12 +1,13 @@
-"""A plane of a case with its tissues in colour: which plane, which way up, in which colours. Pure numpy."""
+"""A plane of a case with its tissues in colour: which plane, which way up, in which colours.
+
+numpy, SciPy and matplotlib's colours. Those two are imported by what draws: who wants a colour's name, or a
+plane, need not wait for them.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.colors import to_rgb
-from scipy import ndimage
 
 from tfbrats.cases import boxes
 from tfbrats.labels import LwsRegion, Tissue, region_mask
@@ -58,6 +59,8 @@ def focus(
         (i, j, k) of the middle of the thickest error, of equally thick ones in the largest connected piece; of
         the thickest part of the tumour without an error; of the volume without a tumour.
     """
+    from scipy import ndimage
+
     tumour = region_mask(reference, "WT") | region_mask(prediction, "WT")
     for where, text in ((prediction != reference, "the largest error"), (tumour, "the middle of the tumour")):
         if where.any():
@@ -101,6 +104,9 @@ def overlay(grey: np.ndarray, tissues: np.ndarray, pixel_mm: tuple[float, float]
         tissues: same shape.
         pixel_mm: height and width of a voxel in this plane.
     """
+    from matplotlib.colors import to_rgb
+    from scipy import ndimage
+
     where = _places(grey.shape, pixel_mm)
     picture = ndimage.map_coordinates(grey, where, order=1, mode="nearest")[..., None].repeat(3, -1)
     labels = ndimage.map_coordinates(tissues, where, order=0, mode="nearest")
@@ -121,12 +127,16 @@ def enlarged(picture: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
 
 def lws_picture(regions: np.ndarray) -> np.ndarray:
     """Regions [rows, columns] of S1 to S4 as a picture from 0 to 1: [rows, columns, 3]."""
+    from matplotlib.colors import to_rgb
+
     return np.array([to_rgb(LWS_COLOURS[region]) for region in LwsRegion])[regions]
 
 
 @contextlib.contextmanager
 def own_style() -> Iterator[None]:
     """In the block matplotlib draws by its own defaults: no matplotlibrc of another project moves or flips."""
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats.cases import case, nifti
+from tfbrats.cases import case, nifti, preprocess
 from tfbrats.cases.case import Case
 from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
@@ -25,6 +25,7 @@ from tfbrats.predictions.model_card import ModelCard
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
+_OF_ALL_CASES = (model_card.OtherModelError, preprocess.MissingPackageError)  # no fault of one case
 _LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
 
 # --- where it goes --------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ def attempt(
 
     Raises:
         OtherModelError: another model's results lie in the folder.
+        MissingPackageError: the model needs a package that is not installed.
         InputError, OSError: the folder takes no file.
     """
     stage, watch = "read", Stopwatch()
@@ -203,7 +205,7 @@ def attempt(
         stage = "write"
         with watch.part(stage):
             write(entry, loaded, segmentation, target, notes)
-    except (model_card.OtherModelError, MemoryError, OSError):  # no fault of the case
+    except (MemoryError, OSError, *_OF_ALL_CASES):
         raise
     except Exception as error:  # one bad case must not cost the others
         if _is_of_place(error, stage) or concerns_all(error):
