@@ -34,7 +34,8 @@ ORDER = {
     "inference": "cases phantoms networks records.tfrecord predictions",
     "batches": "records inference",
     "training": "cases.overlays records runs networks inference batches",
-    "workflows": "datasets cases networks records scoring.papers training config_file",
+    "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
+    "workflows": "datasets cases networks records runs scoring.papers training config_file",
 }
 COMMANDS = (
     *(
@@ -54,7 +55,8 @@ COMMANDS = (
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
-    door: tuple(set(ORDER) - {"training", "batches", "networks"}) for door in ("beam_pipelines", "serving")
+    door: tuple(set(ORDER) - {"training", "batches", "networks", "exports"})
+    for door in ("beam_pipelines", "serving")
 }
 LIGHT = (
     *(
@@ -73,6 +75,7 @@ LIGHT = (
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
+    *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
     *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
