@@ -23,6 +23,8 @@ from tfbrats.machine import files
 
 _AFFINE_TOLERANCE_MM = 1e-3
 _NAMED = 3  # files that a note names before it counts the rest
+# A phantom's files say what they are, in NIfTI's descrip; a segmentation on their grid says so too.
+SIMULATED = b"simulated, no patient: tfbrats phantom"
 
 
 class CaseError(InputError):
@@ -324,6 +326,11 @@ def load_label(path: str | os.PathLike, schema: LabelSchema) -> tuple[np.ndarray
     tissues, notes = _tissues(volume, schema, str(path))
     grid = dataclasses.replace(volume.grid, notes=(*volume.grid.notes, *notes))
     return grid.from_file(tissues), grid
+
+
+def is_simulated(grid: Grid) -> bool:
+    """Whether the file itself says that it shows no patient; phantoms of an older version do not."""
+    return grid.header["descrip"].item() == SIMULATED
 
 
 def grid_differences(grid: Grid, reference: Grid) -> list[str]:
