@@ -162,7 +162,7 @@ def test_a_run_folder_itself_may_be_named(tmp_path):
 
 
 def test_without_runs_it_says_where_it_looked_and_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder.*tfbrats\.train"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder.*tfbrats train"):
         listing.find(tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match=r"(?s)no runs here.*tfbrats\.train.*no run .no config.yaml.: photos"):

@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
@@ -77,6 +77,19 @@ class Dataset:
     patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
     links: Links = dataclasses.field(default_factory=Links)
     names_say: Mapping[str, LabelSchema] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        told = f"{counted(len(self), 'case')}, edition {' and '.join(self.editions)}"
+        return f"<Dataset {files.name(self.root)} at {self.root}: {told}>"
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[CaseFiles]:
+        return iter(self.cases)
+
+    def __getitem__(self, case_id: str) -> CaseFiles:
+        return select(self, [case_id])[0]
 
     @property
     def layouts(self) -> list[str]:

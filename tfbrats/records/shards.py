@@ -256,7 +256,7 @@ def write_shard(task: ShardTask) -> list[Shard]:
     """Writes a task's shards, one case in memory at a time, and their rows; a failing case is rejected.
 
     Raises:
-        OSError: the disk, not a case: the job must stop.
+        OSError, MissingPackageError: no fault of a case: the job must stop.
     """
     config = from_mapping(task.config, str(task.files))
     rejected: list[Rejected] = []
@@ -308,7 +308,7 @@ def _write_case(
         streams = encoded_examples(prepared, config, split, watch)
         held = _HELD[config.records.kind]
         first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
-    except MemoryError:  # no fault of the case
+    except (MemoryError, preprocess.MissingPackageError):  # no fault of the case
         raise
     except Exception as error:  # one bad case must not cost the others
         return Rejected.by(error, source.case_id, stage)
