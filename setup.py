@@ -45,6 +45,8 @@ EXTRAS = {
         "promql-parser>=0.12",  # the dashboard's queries: tests/serving/test_monitoring.py
         "ruff>=0.9",
         "pre-commit>=3.6",
+        "mkdocs>=1.6,<2",  # the pages under docs/ as a site; 2 has no plugins
+        "mkdocs-material>=9.6",
         "gcsfs>=2024.2",
         "gcp-storage-emulator>=2026.7",  # stands in for Google Cloud Storage in tests/test_remote.py
     ],
