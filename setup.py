@@ -48,6 +48,8 @@ EXTRAS = {
         "ipykernel>=6.29",
         "ruff>=0.9",
         "pre-commit>=3.6",
+        "mkdocs>=1.6,<2",  # the pages under docs/ as a site; 2 has no plugins
+        "mkdocs-material>=9.6",
         "gcsfs>=2024.2",
         "gcp-storage-emulator>=2026.7",  # stands in for Google Cloud Storage in tests/test_remote.py
     ],
