@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
@@ -83,6 +83,19 @@ class Dataset:
     links: Links = dataclasses.field(default_factory=Links)
     names_say: Mapping[str, LabelSchema] = dataclasses.field(default_factory=dict)
     untold: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        told = f"{counted(len(self), 'case')}, edition {' and '.join(self.editions)}"
+        return f"<Dataset {files.name(self.root)} at {self.root}: {told}>"
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[CaseFiles]:
+        return iter(self.cases)
+
+    def __getitem__(self, case_id: str) -> CaseFiles:
+        return select(self, [case_id])[0]
 
     @property
     def layouts(self) -> list[str]:
