@@ -113,7 +113,8 @@ def _train_and_export(steps: Steps, places: _Places, what: str) -> None:
     """A run, and a model of it."""
     steps.run(
         f"Train {what}",
-        *("tfbrats.train", "--config", places.config, "--data", str(places.records), "--run", str(places.run)),
+        *("tfbrats.train", "--config", places.config),
+        *("--records", str(places.records), "--run", str(places.run)),
         show=True,
     )
 

@@ -40,6 +40,15 @@ def in_units(size: float) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
+def in_time(seconds: float) -> str:
+    """How long something takes, as roughly as it is known: "40 s", "12 min", "3.5 h", "4 days"."""
+    for unit, factor, enough in (("days", 86400.0, 2), ("h", 3600.0, 1.5), ("min", 60.0, 0.9)):
+        if seconds >= enough * factor:
+            number = seconds / factor
+            return f"{number:.1f} {unit}" if number < 10 and unit != "min" else f"{number:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
 def wrapped(sentence: str, indent: int = 0) -> str:
     """Lines of at most 110 columns, all but the first indented."""
     return textwrap.fill(
