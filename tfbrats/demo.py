@@ -135,7 +135,7 @@ def _segment(steps: Steps, places: _Places, case_ids: Sequence[str]) -> None:
         steps.run(
             "Segment the cases that nothing has seen, over gRPC",
             *("serving.client", "--server", _address(process, log)),
-            *("--model", places.model.name, "--overwrite"),
+            *("--model-name", places.model.name, "--overwrite"),
             *("--input", str(places.cases), *(text for case_id in case_ids for text in ("--case", case_id))),
             *("--output", f"{places.predictions}/"),
             show=True,
@@ -169,7 +169,7 @@ def _score_and_draw(steps: Steps, places: _Places, what: str, case_ids: Sequence
     )
     steps.run(
         "Draw them",
-        *("tfbrats.report", "--metrics", str(places.output), "--prediction", str(places.predictions)),
+        *("tfbrats.report", "--scores", str(places.output), "--prediction", str(places.predictions)),
         *("--reference", str(places.cases), "--run", str(places.run), "--output", str(places.page)),
         *("--title", f"Demo: {what}"),
         notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
