@@ -249,7 +249,8 @@ def test_the_navigation_has_every_page():
 def test_the_site_loads_nothing_from_elsewhere():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert settings["theme"]["font"] is False
-    assert not {"repo_url", "extra_javascript", "extra_css"} & set(settings)
+    assert not {"repo_url", "extra_javascript"} & set(settings)
+    assert all((DOCS / name).is_file() for name in settings["extra_css"])
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda path: path.stem)
