@@ -29,7 +29,7 @@ COMMANDS = [
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases", "serving.client", "serving.server"),
     *(f"tfbrats.{name}" for name in ("check_submission", "demo", "evaluate", "export", "inspect", "phantom")),
     *(f"tfbrats.{name}" for name in ("predict", "probe", "records", "report", "reproduce", "runs", "splits")),
-    *("tfbrats.train", "tfbrats.workflows.trial"),
+    *("tfbrats.train", "tfbrats.workflows.trial", "tfbrats"),
 ]
 
 

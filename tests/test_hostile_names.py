@@ -440,7 +440,7 @@ def _service(cases, model, segmented):
         shutil.copytree(cases, plain(name))
         shutil.copytree(model, f"{plain(name)}.m/1")
         with server.start(f"./{plain(name)}.m", model_name="tiny", warm_up=False) as served:
-            asked = ["--server", served.address, "--model", "tiny", "--case", ids_of(cases)[0]]
+            asked = ["--server", served.address, "--model-name", "tiny", "--case", ids_of(cases)[0]]
             client.main([*asked, f"--input={name}", f"--output={name}.out/"])
             client.main([*asked, f"--input={name}", f"--output={name}.nii.gz"])
         made = masks(tree(f"{plain(name)}.out"))

@@ -32,10 +32,13 @@ ORDER = {
     "scoring": "datasets cases metrics predictions",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
     "inference": "cases phantoms networks records.tfrecord predictions",
-    "batches": "records inference",
+    "batches": "records inference networks.losses",
     "training": "cases.overlays records runs networks inference batches",
     "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
     "workflows": "datasets cases networks records runs scoring.papers training config_file",
+    "api_inputs": "cases predictions records config_file",
+    "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
+    "workflows",
 }
 COMMANDS = (
     *(
@@ -55,7 +58,7 @@ COMMANDS = (
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
-    door: tuple(set(ORDER) - {"training", "batches", "networks", "exports"})
+    door: tuple(set(ORDER) - {"training", "batches", "networks", "exports", "api"})
     for door in ("beam_pipelines", "serving")
 }
 LIGHT = (
@@ -71,7 +74,7 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "reporting"),
+    *("records", "runs", "predictions", "scoring", "reporting", "api_inputs", "api"),
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),

@@ -1,4 +1,4 @@
-"""Keras' own files: each network is written, read in a process that knows only `tfbrats.networks`, and is itself."""
+"""Keras' own files: each network is written, read where only `tfbrats.networks` is imported, and is itself."""
 
 import os
 import pathlib

@@ -260,8 +260,8 @@ def many(tmp_path_factory):
 def test_a_folder_is_finished_though_the_server_is_killed_twice_while_it_is_sent(many, tmp_path):
     tiny_model.write(tmp_path / "tiny")
     output = tmp_path / "output"
-    command = [sys.executable, "-m", "serving.client", "--model", "tiny", "--concurrency", "3"]
-    command += ["--input", str(many), "--output", f"{output}/", "--connect_timeout", str(TAKES_S)]
+    command = [sys.executable, "-m", "serving.client", "--model-name", "tiny", "--workers", "3"]
+    command += ["--input", str(many), "--output", f"{output}/", "--connect-timeout", str(TAKES_S)]
 
     def done() -> int:
         return len(list(output.glob("*.nii.gz")))

@@ -284,7 +284,14 @@ def test_loss_dice_and_speed_stand_in_a_hundred_columns(size, monkeypatch):
         monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda _: (100, 30))
     line = drawn_bar()
     assert len(line) <= 100
-    for word in ("epoch 12/50", "725/1450", "ETA", "loss 1.23", "training Dice 0.80 1.00 0.00", "16.0/s"):
+    for word in (
+        "epoch 12/50",
+        "725/1450",
+        "ETA",
+        "loss 1.23",
+        "training Dice 0.80 1.00 0.00",
+        "16.0 slices/s",
+    ):
         assert word in line
 
 

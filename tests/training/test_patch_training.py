@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 
 import keras
@@ -80,7 +81,9 @@ def test_the_three_are_trained_in_turn_each_into_its_own_folder(cascade_run):
             assert (folder / home / name).exists(), (home, name)
         assert f"network     msm {region}, " in cascade_run.said
         assert f"writes      {folder / home}\n" in cascade_run.said
-    assert cascade_run.said.splitlines()[-1].startswith("next: python -m tfbrats.export")
+        heading = rf"^epoch  learning rate  .*validation loss +Dice {region} +seconds$"
+        assert re.search(heading, cascade_run.said, re.MULTILINE)
+    assert cascade_run.said.splitlines()[-1].startswith("next: tfbrats export")
     assert "patches     train 24, validation 6, test 0" in cascade_run.said
     assert "loss        binary cross-entropy" in cascade_run.said
 
@@ -155,7 +158,7 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
     assert "resumes     at epoch 2, step 2" in said and "network     msm TC" in said
     assert "msm WT" not in said and "next: train ET to the end too, with region=et" in said
     whole_run.train(settings("et"))
-    assert "next: python -m tfbrats.export" in capsys.readouterr().out
+    assert "next: tfbrats export" in capsys.readouterr().out
 
     for home in HOMES:
         for which in ("last", "best"):

@@ -68,7 +68,9 @@ class Case:
         return None if self.label is None else volumes_ml(self.label, self.spacing_mm)
 
     def __repr__(self) -> str:
-        shape, spacing = (" x ".join(f"{side:g}" for side in of) for of in (self.image.shape[:3], self.spacing_mm))
+        shape, spacing = (
+            " x ".join(f"{side:g}" for side in of) for of in (self.image.shape[:3], self.spacing_mm)
+        )
         volumes = self.volumes_ml
         tumour = "no segmentation" if volumes is None else f"WT {volumes['WT']:.1f} ml"
         return f"<Case {self.case_id}: {shape} voxels of {spacing} mm, {' '.join(self.modalities)}, {tumour}>"

@@ -196,10 +196,10 @@ def scans_shown(image: np.ndarray, modalities: Sequence[str]) -> dict[str, np.nd
 
 
 def three_planes_html(title: str, rows: Sequence[Row], spacing_mm: Sequence[float]) -> str:
-    """HTML with one PNG inside: each row's axial, coronal and sagittal plane, tissues outlined, and a legend.
+    """HTML with one PNG in it: each row's axial, coronal and sagittal plane, tissues outlined; a legend.
 
-    Letters R L A P S I stand in the picture; its background is black and the text takes the page's colour, so it
-    is as good on a dark page. The planes go through the thickest part of the first row's tumour.
+    Letters R L A P S I stand in the picture. Its background is black, and the text takes the page's colour, so
+    that it is as good on a dark page. The planes go through the thickest part of the first row's tumour.
 
     Args:
         title: plain text.
@@ -223,7 +223,8 @@ def three_planes_html(title: str, rows: Sequence[Row], spacing_mm: Sequence[floa
     alt = f"{title}. Three planes. {captions}. {places}. Outlined: {outlined or 'nothing'}."
     return (
         '<figure style="margin:0">'
-        f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}" style="max-width:100%;height:auto">'
+        f'<img alt="{html.escape(alt)}" style="max-width:100%;height:auto" '
+        f'src="data:image/png;base64,{picture}">'
         f'<figcaption style="text-align:left"><b>{html.escape(title)}</b><br>'
         f"{html.escape(captions)}. {html.escape(places)}.<br>{legend or 'No tumour is outlined.'}"
         "</figcaption></figure>"
@@ -255,7 +256,7 @@ def _three_planes_png(rows: Sequence[Row], voxel: Sequence[int], spacing_mm: Seq
 
 
 def _outlined(grey: np.ndarray, tissues: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A plane of that many pixels as places in the palette of `_png`: greys, with each tissue's outline on them."""
+    """A plane of that many pixels as places in the palette of `_png`: greys, each tissue's outline on them."""
     from scipy import ndimage
 
     steps = [(np.arange(side) + 0.5) * size / side - 0.5 for side, size in zip(shape, grey.shape, strict=True)]
@@ -292,7 +293,9 @@ def _png(places: np.ndarray) -> bytes:
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0),
         b"PLTE": bytes(value for colour in palette for value in colour),
-        b"IDAT": zlib.compress(np.pad(places, ((0, 0), (1, 0))).tobytes(), 9),  # each line begins with its filter
+        b"IDAT": zlib.compress(
+            np.pad(places, ((0, 0), (1, 0))).tobytes(), 9
+        ),  # each line begins with its filter
         b"IEND": b"",
     }
     parts = (

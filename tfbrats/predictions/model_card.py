@@ -193,7 +193,7 @@ def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
     scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
     return (
         f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
-        "worse, or resample the scans first"
+        "worse, or resample the scans first (docs/start/your-own-case.md)"
     )
 
 

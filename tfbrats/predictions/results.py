@@ -20,9 +20,10 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, paths
 from tfbrats.machine.stopwatch import Stopwatch
-from tfbrats.predictions import model_card, provenance
+from tfbrats.predictions import doubts, model_card, provenance
 from tfbrats.predictions.model_card import ModelCard
 
+VOLUMES = "volumes.csv"  # in a folder of results
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
@@ -111,6 +112,7 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
             )
         for target in targets:
             remove(target)
+        files.remove(files.join(folder, VOLUMES))
         files.remove(path)
     files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
 
@@ -217,7 +219,7 @@ class Attempt:
         fault: why there is no result; None where there is one.
         case: as it was read, or None.
         found: what `segment` made of it, or None.
-        notes: guesses in reading it, and that the model was trained on other voxels.
+        notes: guesses in reading it, that the model was trained on other voxels, and what looks odd.
     """
 
     seconds: dict[str, float]
@@ -262,7 +264,7 @@ def attempt(
         with watch.part(stage):
             loaded = case.load(entry, card.modalities, read_label=False)
         spacing = model_card.spacing_note(card, loaded.spacing_mm)
-        notes = (*loaded.notes, *([spacing] if spacing else []))
+        notes = (*loaded.notes, *([spacing] if spacing else []), *doubts.of(loaded))
         for note in notes:
             tell(note)
         stage = "segment"

@@ -74,9 +74,9 @@ class Parser(argparse.ArgumentParser):
         unrecognized = "unrecognized arguments: "
         if message.startswith(unrecognized):
             unknown = message.removeprefix(unrecognized).split(" ")
-            message = f"{unrecognized}{' '.join(unknown)}" + "".join(map(self._meant, unknown))
+            message = f"{unrecognized}{' '.join(unknown)}" + "".join(map(self.meant, unknown))
         elif "required" in message:  # a slip in the name of a required option is told as one
-            guesses = ((text.partition("=")[0], self._meant(text)) for text in self._strangers())
+            guesses = ((text.partition("=")[0], self.meant(text)) for text in self._strangers())
             message += "".join(f"; there is no {text}{guess}" for text, guess in guesses if guess)
         lines = f"error: {message}\n{self.prog} --help lists what there is"
         self.exit(2, f"{style.error(lines, sys.stderr)}\n")
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         known += [f"--{option[2:].replace('-', '_')}" for option in known]
         return [text for text in names if not any(o.startswith(text.partition("=")[0]) for o in known)]
 
-    def _meant(self, unknown: str) -> str:
+    def meant(self, unknown: str) -> str:
         """What to write in place of an argument that is none: "; did you mean --output?"."""
         name, equals, value = unknown.partition("=")
         if not name.startswith("-"):

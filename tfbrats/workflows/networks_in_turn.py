@@ -10,7 +10,7 @@ from tfbrats.config import Config
 from tfbrats.machine import locks
 from tfbrats.machine.stopping import Stop
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs import epochs
+from tfbrats.runs import epochs, listing
 from tfbrats.runs.folder import RunFolder
 from tfbrats.terminal import style, verbs
 from tfbrats.terminal.wording import in_units
@@ -101,7 +101,7 @@ def _say_what_will_happen(training: Training) -> None:
     own_shards = training.share.has_own_shards(len(manifest.shards_of("train", recipe.region)))
     reading = f", shards by {'FILE' if own_shards else 'DATA'}" if training.division.workers > 1 else ""
     print(
-        f"network     {' '.join(filter(None, (config.model.name, recipe.region)))}, "
+        f"network     {' '.join(filter(None, (listing.method(config), recipe.region)))}, "
         f"width {config.model.width}, {training.network.count_params():,} parameters, "
         f"{config.train.precision}\n"
         f"loss        {recipe.loss}\n"
