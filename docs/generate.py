@@ -185,7 +185,7 @@ def _section_texts(members: dict[str, type]) -> list[str]:
         return [_filled(_escaped(next(iter(texts.values()))))]
     papers = {"Slice": "Paper A", "Patch": "Paper B"}
     return [
-        _filled(_escaped(f"{paper}: {text}"))
+        _filled(_escaped(text if "paper" in text else f"{paper}: {text}"))
         for start, paper in papers.items()
         for text in dict.fromkeys(text for name, text in texts.items() if name.startswith(start))
     ]
