@@ -183,7 +183,7 @@ def test_the_blocks_left_what_they_promise(workspace):
         "scores/metrics.csv",
         "scores/report.html",
         "seg.nii.gz",
-        "called/BraTS20_Training_005.json",
+        "called/BraTS20_Training_001.json",
         "segmented_scored/BraTS20_Training_001.json",
         "segmented_scored/scores/metrics.csv",
         "given_back",
