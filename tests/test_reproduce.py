@@ -365,7 +365,7 @@ def test_one_row_more_keeps_the_others_on_the_page(cohort, tmp_path):
     steps = _Recorded()
     reproduce.reproduce(_begun(cohort, tmp_path, ["drn"]), steps)
     page = steps.ran[-1]
-    assert page[page.index("--metrics") + 1] == str(tmp_path / "scores" / "cun_lws")
+    assert page[page.index("--scores") + 1] == str(tmp_path / "scores" / "cun_lws")
     compared = [page[n + 1] for n, text in enumerate(page) if text == "--compare"]
     assert compared == [str(tmp_path / "scores" / row) for row in ("drn", "cun")]
 

@@ -109,7 +109,7 @@ def reproduce(plan: "Plan", steps: Steps) -> None:
     page = plan.path("report.html")
     steps.run(
         "Draw it",
-        *("tfbrats.report", "--metrics", plan.path("scores", main_row)),
+        *("tfbrats.report", "--scores", plan.path("scores", main_row)),
         *("--prediction", plan.path("predictions", main_row), "--reference", plan.test_data),
         *("--run", plan.path("runs", main_row), *beside),
         *("--output", page, "--title", f"{papers.TABLES[plan.table].title}, reproduced"),
