@@ -107,7 +107,7 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str,
     old = [name for name, new in getattr(parser, "_new_names", {}).items() if new in action.option_strings]
     if old:
         means.append(f"Old name: {', '.join(f'`{name}`' for name in old)}")
-    return f"`{_spelled(action)}`", ". ".join(filter(None, means))
+    return "`" + _spelled(action).replace("|", r"\|") + "`", ". ".join(filter(None, means))
 
 
 # --- config ---------------------------------------------------------------------------------------------
