@@ -201,7 +201,7 @@ def _report_of(asked: argparse.Namespace) -> str:
     more = ["--table", asked.table] if asked.table else []
     more += [text for folder in asked.compare for text in ("--compare", folder)]
     return verbs.command_line(
-        *("tfbrats.report", "--metrics", asked.output, "--prediction", asked.prediction),
+        *("tfbrats.report", "--scores", asked.output, "--prediction", asked.prediction),
         *("--reference", asked.reference, *more, "--output", files.join(asked.output, "report.html")),
     )
 
