@@ -738,7 +738,7 @@ def test_a_server_that_is_not_there_is_named_within_the_connect_timeout(tmp_path
         "1",
     ]
     start = time.monotonic()
-    with pytest.raises(calls.ServerError, match=r"localhost:1: no gRPC server .* tfbrats serve "):
+    with pytest.raises(calls.ServerError, match=r"localhost:1: no gRPC server .*`tfbrats serve "):
         client.main([*arguments, "--output", str(tmp_path / "out" / "seg.nii.gz")])
     assert time.monotonic() - start < 5
     assert not (tmp_path / "out").exists()
