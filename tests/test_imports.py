@@ -77,7 +77,7 @@ LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
     *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
-    *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
+    *("serving.client", "serving.server", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60  # lines of code: without the docstring, comments and empty lines
