@@ -6,7 +6,7 @@ Opens nothing.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tfbrats.labels import LabelSchema, modality_named
@@ -28,6 +28,13 @@ def nifti_stem(path: str) -> str | None:
 def beginning_of_listing(folder: str | os.PathLike) -> str:
     """A folder as all paths begin that `files.walk` lists of it, without a / at the end."""
     return (paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)).rstrip("/")
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that all of these paths lie below."""
+    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return "/".join(first[: min(same, len(first) - 1)])
 
 
 @dataclass(frozen=True)
