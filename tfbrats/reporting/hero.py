@@ -40,7 +40,7 @@ from tfbrats.terminal import wording
 
 FOUND, MISSED, FALSE = 1, 2, 3  # what `difference` tells of a voxel; 0 is neither's
 # Told apart by colour-blind readers, by a test; none of them a tissue's.
-DIFFERENCE_COLOURS = {FOUND: "#2E8B57", MISSED: "#FF9F1C", FALSE: "#B388FF"}
+DIFFERENCE_COLOURS = {FOUND: "#6CD9C3", MISSED: "#FF9F1C", FALSE: "#B388FF"}
 _TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 
 
@@ -115,7 +115,8 @@ def _caption(evaluation: Evaluation, case_id: str, stands_for: str) -> str:
     model = evaluation.model
     by_whom = f"Segmented by {model.name} version {model.version}. " if model and model.name else ""
     if stands_for in ("worst", "median", "best"):
-        stands_for = f"the {stands_for} of {wording.counted(evaluation.cases, 'case')}"
+        kind = f"{evaluation.split.name} case" if evaluation.split else "case"
+        stands_for = f"the {stands_for} of {wording.counted(evaluation.cases, kind)}"
     by_what = "" if stands_for == "the only one" else " by Dice of WT"
     kinds = evaluation.seen_by_model.cases if evaluation.seen_by_model else {}
     kind = next((kind for kind, case_ids in kinds.items() if case_id in case_ids), "")
