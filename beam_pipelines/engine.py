@@ -1,9 +1,11 @@
-"""Which Beam engine runs a job, with how many workers, and what the person at the command sees of it."""
+"""Which Beam engine runs a job, with how many workers, and what the person at the command sees of it.
+
+Imports Beam: a command imports this when its own options, config and folders have been checked (`options`).
+"""
 
 import argparse
 import builtins
 import contextlib
-import difflib
 import logging
 import os
 import re
@@ -19,53 +21,12 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import create_runner
 
+from beam_pipelines.options import LOCAL, unknown
 from tfbrats.errors import InputError
-from tfbrats.machine import memory, paths
+from tfbrats.machine import memory
+from tfbrats.terminal import command
 
-LOCAL = "FnApiRunner"
 _PAYS_S = 60.0  # of work on one worker: less is done before a second one has started
-
-
-def add_arguments(parser: argparse.ArgumentParser, workers: str) -> None:
-    """The options that every job has beside Beam's; `workers` says how many there are by default."""
-    parser.add_argument(
-        "--max-bad-fraction", type=float, default=0.0, help="of cases that may be rejected (default 0)"
-    )
-    parser.add_argument(
-        "--max-workers",
-        type=int,
-        metavar="N",
-        help=f"processes on this machine at most (default: {workers})",
-    )
-    parser.allow_abbrev = False  # a Beam option may begin like one of these
-
-
-def parsed(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], places: Sequence[str]
-) -> tuple[argparse.Namespace, list[str]]:
-    """Our options, and what is left for Beam.
-
-    Args:
-        places: the options that name files: made absolute, since a worker pool may run in another folder.
-
-    Raises:
-        InputError: a fraction or a number of workers that is none.
-    """
-    options, rest = parser.parse_known_args(arguments)
-    if not 0 <= options.max_bad_fraction <= 1:
-        raise InputError(f"--max-bad-fraction {options.max_bad_fraction:g}: a fraction is between 0 and 1.")
-    if options.max_workers is not None and options.max_workers < 1:
-        raise InputError(f"--max-workers {options.max_workers}: at least one worker is needed.")
-    for name in places:
-        setattr(options, name, paths.absolute(getattr(options, name)))
-    return options, rest
-
-
-def with_runner(beam_options: Sequence[str]) -> list[str]:
-    """The options, with the engine on this machine unless they name one."""
-    # Not DirectRunner: since 2.68 that first tries to download and start Prism.
-    named = any(text.startswith("--runner") for text in beam_options)
-    return [*beam_options, *([] if named else [f"--runner={LOCAL}"])]
 
 
 def is_dry_run(beam_options: Sequence[str]) -> bool:
@@ -73,33 +34,29 @@ def is_dry_run(beam_options: Sequence[str]) -> bool:
     return bool(PipelineOptions(list(beam_options)).view_as(TestOptions).dry_run)
 
 
-def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
+def check_options(parser: command.Parser, beam_options: Sequence[str], has_overrides: bool = False) -> None:
     """What Beam itself does not check.
 
     Args:
-        ours: the command's own options.
+        parser: the command's own; what it is for is in `options`.
+        has_overrides: as for `options.of_beam`.
 
     Raises:
         InputError: an option that neither we nor Beam know (Beam would drop a misspelt one and go on), a
             value that does not fit, an engine that is not there, or a job server that does not answer (Beam
             would wait for minutes).
     """
-    nor = ", nor a section.key=value override" if "--config" in ours else ""
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    of_beam = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for kind in PipelineOptions.__subclasses__():
-        kind._add_argparse_args(parser)
+        kind._add_argparse_args(of_beam)
     try:
-        chosen, unknown = parser.parse_known_args(beam_options)
+        chosen, strangers = of_beam.parse_known_args(beam_options)
     except argparse.ArgumentError as error:
         raise InputError(f"Beam's {error}.") from error
-    for text in unknown:
-        near = difflib.get_close_matches(text.partition("=")[0], ours, n=1, cutoff=0.8)
+    for text in strangers:
         # Engines on the far side of a job server have options of their own, which only they can check.
-        if near or not text.startswith("-") or chosen.runner == LOCAL:
-            raise InputError(
-                f"{text!r} is neither an option, nor one of Beam's{nor}."
-                + (f" Did you mean {near[0]}?" if near else "")
-            )
+        if not text.startswith("-") or chosen.runner == LOCAL:
+            raise InputError(unknown(parser, text, has_overrides))
     if "Dask" in (chosen.runner or ""):
         raise InputError(f"--runner={chosen.runner}: it drops parts of a job silently. Use another engine.")
     try:
@@ -112,7 +69,7 @@ def check_options(beam_options: Sequence[str], ours: Sequence[str]) -> None:
     if chosen.dry_run and "Dataflow" not in (chosen.runner or ""):
         raise InputError(
             "--dry_run: only DataflowRunner has one."
-            + (" For what a run would cost, use --price." if "--price" in ours else "")
+            + (" For what a run would cost, use --price." if has_overrides else "")
         )
     _check_job_server(chosen.job_endpoint or "")
 
@@ -181,7 +138,7 @@ def explained(output: str, what: str = "shards") -> Iterator[None]:
 
 def worker_options(
     beam_options: Sequence[str],
-    max_workers: int | None,
+    limit: int | None,
     tasks: int,
     seconds: float,
     worker_bytes: int,
@@ -193,7 +150,7 @@ def worker_options(
     starting others.
 
     Args:
-        max_workers: the person's limit; None leaves it to cores, free memory and work.
+        limit: the person's limit; None leaves it to cores, free memory and work.
         tasks: pieces of work.
         seconds: of the whole work on one worker, roughly.
         worker_bytes: memory that one needs.
@@ -205,25 +162,30 @@ def worker_options(
     chosen = [text.partition("=")[0] for text in beam_options]
     runner = PipelineOptions(list(beam_options)).view_as(StandardOptions).runner
     if runner != LOCAL or {"--direct_num_workers", "--direct_running_mode"} & {*chosen}:
-        if max_workers is not None:
+        if limit is not None:
             raise InputError(
-                f"--max-workers is for {LOCAL}, the engine on this machine, without --direct_num_workers and "
+                f"--workers is for {LOCAL}, the engine on this machine, without --direct_num_workers and "
                 "--direct_running_mode. Other engines have their own: --max_num_workers (Dataflow), "
                 "--parallelism (Flink, Spark)."
             )
         return [], ""
     limits = {"cores": memory.cores(), "free memory": memory.fitting_workers(worker_bytes), what: tasks}
-    if max_workers is not None:
-        limits = {"--max-workers": max_workers, **limits}
+    if limit is not None:
+        limits = {"--workers": limit, **limits}
         limits.pop("cores")
     elif seconds < _PAYS_S:
         return [], ""
     reason, count = min(limits.items(), key=lambda item: item[1])
     count = max(1, count)
-    line = f"{count}, as many as {reason} allow{'s' if reason in ('--max-workers', 'free memory') else ''}"
+    line = f"{count}, as many as {reason} allow{'s' if reason in ('--workers', 'free memory') else ''}"
     if count == 1:
         return [], line
     return [f"--direct_num_workers={count}", "--direct_running_mode=multi_processing"], line
+
+
+def worker_count(beam_options: Sequence[str]) -> int:
+    """How many processes on this machine the options ask for."""
+    return PipelineOptions(list(beam_options)).view_as(DirectOptions).direct_num_workers or 1
 
 
 @contextlib.contextmanager
@@ -258,7 +220,7 @@ def ended_with_its_workers(output: str, what: str = "shards") -> Iterator[None]:
         why = ": the system kills one when memory runs out" if code in (-signal.SIGKILL, 137) else ""
         leave(
             f"error: a worker process died (exit code {code}){why}. Finished {what} are kept in {output}: run "
-            "the same command again, with fewer workers (--max-workers).",
+            "the same command again, with fewer workers (--workers).",
             1,
         )
 
@@ -315,18 +277,16 @@ class _Progress(threading.Thread):
         self._ended = threading.Event()
 
     def run(self):
-        if not sys.stderr.isatty():
-            return
-        from tqdm import tqdm  # here: workers import this file, and have no need of a bar
+        from tfbrats.terminal import bars  # here: workers import this file, and have no need of a bar
 
-        with tqdm(total=self._total, **self._bar) as bar:
+        pause_s = 1.0 if bars.is_terminal() else 5.0  # where a line comes a minute
+        with bars.bar(total=self._total, **self._bar) as bar:
             ended = False
             while not ended:
-                ended = self._ended.wait(1.0)
+                ended = self._ended.wait(pause_s)
                 with contextlib.suppress(InputError, OSError):  # a file was renamed while it was looked at
-                    done = self._done()
-                    bar.total = max(bar.total, done)
-                    bar.update(done - bar.n)
+                    # A bundle that Beam tries again counts its pieces again.
+                    bar.update(min(self._done(), self._total) - bar.n)
 
     def __enter__(self):
         self.start()
@@ -346,8 +306,8 @@ def job(
     Args:
         what: finished pieces are called, in messages.
         done: how much there is by now, in the bar's unit.
-        total: how much there will be, roughly.
-        bar: options of `tqdm`.
+        total: how much there will be.
+        bar: options of `bars.bar`.
 
     Yields:
         The pipeline, and the process that its workers must not outlive: this one, where they are its own.

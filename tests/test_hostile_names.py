@@ -405,7 +405,7 @@ def test_a_board_is_written_under_any_name(over):
         for epoch in (1, 2, 1):  # trained again from the first
             board.write_epoch({"epoch": epoch, "loss": 0.5})
         events = EventAccumulator(f"./{plain(name)}/tb").Reload()  # what TensorBoard reads with
-        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/training")]
+        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/loss")]
         assert read == [(1, 0.5)]
         return [name]
 
@@ -440,7 +440,7 @@ def _service(cases, model, segmented):
         shutil.copytree(cases, plain(name))
         shutil.copytree(model, f"{plain(name)}.m/1")
         with server.start(f"./{plain(name)}.m", model_name="tiny", warm_up=False) as served:
-            asked = ["--server", served.address, "--model", "tiny", "--case", ids_of(cases)[0]]
+            asked = ["--server", served.address, "--model-name", "tiny", "--case", ids_of(cases)[0]]
             client.main([*asked, f"--input={name}", f"--output={name}.out/"])
             client.main([*asked, f"--input={name}", f"--output={name}.nii.gz"])
         made = masks(tree(f"{plain(name)}.out"))
@@ -560,7 +560,7 @@ def _whole_way(cases, record_folder):
         shutil.copytree(record_folder, f"{plain(name)}.rec")
         shutil.copytree(cases, plain(name))
         settings = ("train.steps_per_epoch=1", *PLAIN_NETWORK, *SMALL)
-        training = ["--config=smoke_2d.yaml", f"--data={name}.rec", f"--run={name}.run", *settings]
+        training = ["--config=smoke_2d.yaml", f"--records={name}.rec", f"--run={name}.run", *settings]
         train.main([*training, "train.epochs=1"])
         first = checkpoints.paths_in(f"./{plain(name)}.run/checkpoints/last")
         train.main([*training, "train.epochs=2"])
@@ -603,7 +603,7 @@ def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
         files.write_bytes(decoy, b"another's")
     before = {path: content for path, content in tree(".").items() if not path.startswith("real/")}
     settings = ("train.steps_per_epoch=1", "train.epochs=1", *PLAIN_NETWORK, *SMALL)
-    train.main(["--config=smoke_2d.yaml", "--data=lnk/../rec", "--run=lnk/../run", *settings])
+    train.main(["--config=smoke_2d.yaml", "--records=lnk/../rec", "--run=lnk/../run", *settings])
     assert checkpoints.paths_in("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
     kept = config_file.load("real/run/config.yaml")
     assert (kept.run.dir, kept.data.records) == (f"{tmp_path}/real/run", f"{tmp_path}/real/rec")

@@ -32,9 +32,13 @@ ORDER = {
     "scoring": "datasets cases metrics predictions",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
     "inference": "cases phantoms networks records.tfrecord predictions",
-    "batches": "records inference",
+    "batches": "records inference networks.losses",
     "training": "cases.overlays records runs networks inference batches",
-    "workflows": "datasets cases networks records scoring.papers training config_file",
+    "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
+    "workflows": "datasets cases networks records runs scoring.papers training config_file",
+    "api_inputs": "cases predictions records config_file",
+    "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
+    "workflows",
 }
 COMMANDS = (
     *(
@@ -54,7 +58,8 @@ COMMANDS = (
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
-    door: tuple(set(ORDER) - {"training", "batches", "networks"}) for door in ("beam_pipelines", "serving")
+    door: tuple(set(ORDER) - {"training", "batches", "networks", "exports", "api"})
+    for door in ("beam_pipelines", "serving")
 }
 LIGHT = (
     *(
@@ -69,13 +74,16 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "reporting"),
+    *("records", "runs", "predictions", "scoring", "reporting", "api_inputs", "api"),
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
+    *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
     *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
+# What an environment for client and check alone may lack: with it go most of its megabytes.
+HEAVY = ("tensorflow", "keras", "tensorboard", "apache_beam", "scipy", "SimpleITK", "matplotlib")
 LONGEST_FILE = 400
 LONGEST_FUNCTION = 60  # lines of code: without the docstring, comments and empty lines
 
@@ -186,6 +194,17 @@ def test_no_tensorflow_is_loaded_by_what_is_light():
     command = [sys.executable, "-c", code, "tfbrats", *light, *LIGHT_COMMANDS]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert len(light) > 60 and ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("name", ["serving.client", "tfbrats.check_submission"])
+def test_client_and_check_run_where_no_heavy_library_is(name):
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules |= dict.fromkeys({HEAVY})\n"  # Python's way to say: it is not there
+        f"importlib.import_module({name!r})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_wing_s_own_file_is_its_question_alone():

@@ -73,7 +73,7 @@ def test_guesses_and_another_spacing_are_told_before_a_case_is_segmented(
     spacing = "its voxels are 1 x 1 x 1 mm, and the model tiny was trained on 1 x 1 x 2 mm"
     assert lines[0].startswith(f"note: {IDS[0]}: {spacing}") and lines[1] == "segmented"
     assert lines[2].startswith(f"note: {IDS[1]}: {IDS[1]}_flair.nii.gz, {IDS[1]}_t1.nii.gz, ")
-    assert "(LPS)" in lines[2] and spacing in lines[3] and lines[4] == "segmented" and len(lines) == 6
+    assert "(LPS)" in lines[2] and spacing in lines[3] and lines[4] == "segmented" and len(lines) == 5
     assert len(json.loads((tmp_path / "out" / f"{IDS[1]}.json").read_text())["notes"]) == 2
 
 
@@ -214,7 +214,9 @@ def test_a_case_without_the_file_beside_it_is_segmented_again_when_that_is_wante
 def test_a_segmentation_that_is_replaced_takes_the_old_file_beside_it_along(model, dataset, tmp_path):
     run(model, dataset, tmp_path / "out", "--provenance")
     run(model, dataset, tmp_path / "out", "--overwrite")
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".gz", ".gz", ".json"]  # the card
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [
+        *(".csv", ".gz", ".gz", ".json")  # volumes; the model's card
+    ]
 
 
 # --- what goes wrong with one case, and what earlier commands left --------------------------------------
@@ -263,7 +265,7 @@ def test_of_another_model_s_results_nothing_outlives_them(model, dataset, tmp_pa
     with pytest.raises(InputError, match=rf"{IDS[1]}: .*empty"):
         run(other, dataset, out, "--provenance", "--overwrite")
     found = sorted(path.name for path in out.iterdir())
-    assert found == [f"{IDS[0]}.json", f"{IDS[0]}.nii.gz", notes.name, model_card.FILE]
+    assert found == [f"{IDS[0]}.json", f"{IDS[0]}.nii.gz", notes.name, model_card.FILE, "volumes.csv"]
     assert json.loads((out / f"{IDS[0]}.json").read_text())["model"]["version"] == 2
 
 

@@ -399,7 +399,7 @@ def test_a_rejected_case_says_what_to_do_and_its_json_has_no_traceback():
     assert "ZeroDivisionError: ours" in ours.traceback
     assert faulty.model_dump_json() == (
         '{"case_id":"a","stage":"read","reason":"a: no t1.",'
-        '"hint":"python -m tfbrats.inspect lists every fault of every case"}'
+        '"hint":"tfbrats inspect lists every fault of every case"}'
     )
     assert "traceback" not in ours.model_dump() and "traceback" not in ours.model_dump_json()
 

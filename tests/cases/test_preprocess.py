@@ -238,3 +238,14 @@ def test_n4_of_one_modality_leaves_python_to_other_threads(head):
         time.sleep(0.001)
     worker.join()
     assert turns > 10
+
+
+# --- without SimpleITK ----------------------------------------------------------------------------------
+
+
+def test_without_simpleitk_a_case_is_read_and_n4_says_what_to_install(head, monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)  # Python's way to say: it is not there
+    loaded = a_case(head[0])
+    assert preprocess.prepare(loaded, (), 4).image.shape[-1] == 4
+    with pytest.raises(preprocess.MissingPackageError, match=r"needs SimpleITK: .*pip install SimpleITK"):
+        preprocess.prepare(loaded, ("flair",), 4)

@@ -1,6 +1,7 @@
 """One absurd voxel is named with its file by every command; masks that were scaled are the labels they were."""
 
 import pathlib
+import sys
 
 import nibabel
 import numpy as np
@@ -13,7 +14,7 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.phantoms import data_sets, simulation
-from tfbrats.predictions import provenance, results
+from tfbrats.predictions import model_card, provenance, results
 
 SHAPE = (24, 26, 18)
 CASE = "BraTS2021_00003"
@@ -287,3 +288,12 @@ def test_a_mask_that_is_none_is_refused_and_its_scaling_is_told(folder, change, 
     (fault,) = inspect.inspect(folder)["faults"]
     assert all(word in fault for word in [f"{CASE}_seg.nii.gz: ", *words]), fault
     assert ("scl_slope" in fault) is (slope != 1)
+
+
+def test_a_missing_package_is_no_fault_of_the_case(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    card = tiny_model.card(n4_modalities=("flair",))
+    entry = layouts.find(folder).cases[0]
+    target = results.target(CASE, tmp_path / "results", with_provenance=False)
+    with pytest.raises(preprocess.MissingPackageError, match="pip install SimpleITK"):
+        results.attempt(lambda loaded: model_card.inputs(card, loaded), entry, card, target)

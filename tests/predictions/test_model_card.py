@@ -1,6 +1,7 @@
 """What an exported model says of itself, and what a client sends because of it."""
 
 import json
+import uuid
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tfbrats import labels
 from tfbrats.cases import case, nifti, preprocess
 from tfbrats.errors import InputError
+from tfbrats.machine import files
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card
 
@@ -87,6 +89,49 @@ def test_a_card_with_a_missing_or_strange_entry_names_it():
 def test_a_folder_without_card_says_which_folder_to_point_to(tmp_path):
     with pytest.raises(InputError, match=r"no tfbrats.json here. Point to one version's folder"):
         model_card.read(tmp_path)
+
+
+def _with_versions(folder, *versions):
+    for version in versions:
+        (folder / version).mkdir(parents=True)
+        (folder / version / "tfbrats.json").write_text(a_card(version=int(version)).to_json())
+    return str(folder)
+
+
+def test_of_a_model_s_versions_the_newest_is_taken_and_a_named_one_is_itself(tmp_path):
+    model = _with_versions(tmp_path / "cun", "2", "9", "10")
+    (tmp_path / "cun" / "11").mkdir()  # half an export
+    (tmp_path / "cun" / "old").mkdir()
+    assert model_card.version_folder(model) == f"{model}/10"
+    assert model_card.version_folder(f"{model}/2") == f"{model}/2"
+    assert model_card.read(model_card.version_folder(f"{model}/")).version == 10
+
+
+def test_a_model_in_a_store_has_versions_too():
+    store = f"memory://{uuid.uuid4().hex}/models/cun"
+    for version in ("3", "12"):
+        files.write_bytes(f"{store}/{version}/tfbrats.json", a_card().to_json().encode())
+    assert model_card.version_folder(store) == f"{store}/12"
+
+
+@pytest.mark.parametrize(
+    "made, said",
+    [
+        ((), "There is no such folder"),
+        (("a/",), "Found a."),
+        (("cun/1/",), r"Found cun. Did you mean .*/models/cun\?"),
+        (("config.yaml", "wt/"), "It is a run: `tfbrats export --run .*/models`"),
+        (tuple(f"f{n}" for n in range(8)), "Found f0, f1, f2, f3, f4 and more"),
+    ],
+)
+def test_a_place_without_a_model_is_refused_by_what_lies_there(tmp_path, made, said):
+    for name in made:
+        path = tmp_path / "models" / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text("x")
+    with pytest.raises(InputError, match=f"models: no tfbrats.json here, nor in a numbered.*{said}"):
+        model_card.version_folder(str(tmp_path / "models"))
 
 
 def test_inputs_go_by_name_whatever_order_the_case_was_loaded_in():

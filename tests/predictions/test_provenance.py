@@ -177,7 +177,15 @@ def test_predict_the_client_and_the_beam_job_write_the_same_file(tiny_dataset, t
     segment_cases.main(["--model", str(model), "--output", str(tmp_path / "job"), *common])
     with server.start(model.parent) as running:
         client.main(
-            ["--server", running.address, "--model", "tiny", "--output", f"{tmp_path / 'client'}/", *common]
+            [
+                "--server",
+                running.address,
+                "--model-name",
+                "tiny",
+                "--output",
+                f"{tmp_path / 'client'}/",
+                *common,
+            ]
         )
     for folder in ("predict", "job", "client"):
         names = sorted(path.name for path in (tmp_path / folder).iterdir())

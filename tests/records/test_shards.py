@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import os
 import shutil
+import sys
 import unittest.mock
 import uuid
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tfbrats import config_file, labels
-from tfbrats.cases import case, nifti
+from tfbrats.cases import case, nifti, preprocess
 from tfbrats.cases import slices as examples
 from tfbrats.cases.dealing import split_cases
 from tfbrats.cases.rejected import Rejected
@@ -168,7 +169,7 @@ def test_a_broken_case_is_rejected_with_its_stage_and_the_others_are_written(cas
     assert [row.case_id[-3:] for row in shard.cases] == ["000", "004"]
     (row,) = shard.rejected
     assert (row.case_id[-3:], row.stage) == ("002", "read")
-    assert "002_t2.nii.gz: truncated" in row.reason and "tfbrats.inspect" in row.hint
+    assert "002_t2.nii.gz: truncated" in row.reason and "tfbrats inspect" in row.hint
     without = [one for one in task.cases if not one.case_id.endswith("002")]
     write(dataclasses.replace(task, cases=tuple(without), output=str(tmp_path / "without")))
     written = [files.read_bytes(tmp_path / place / task.files[0]) for place in ("out", "without")]
@@ -304,8 +305,8 @@ def test_the_price_tag_speaks_in_units_a_person_reads():
         return dict(line.split(maxsplit=1) for line in dataclasses.replace(price, **changes).lines(50))
 
     assert tag()["bytes"] == "about 7.0 GiB"
-    assert tag()["hours"] == "about 2.5 on one worker of this machine; workers share them"
-    assert tag(seconds=40)["hours"].startswith("under 0.1")
+    assert tag()["time"] == "about 2.5 h on one worker of this machine; workers share it"
+    assert tag(seconds=40)["time"].startswith("about 40 s on")
     assert tag(bytes=3 * 2**20)["bytes"] == "about 3.0 MiB"
 
 
@@ -526,3 +527,10 @@ def test_the_papers_patches_take_half_a_tebibyte_a_region():
     assert f"{285 * 400 * patch / 2**40:.2f} TiB a region" in header
     assert f"{3 * 285 * 400 * patch / 2**40:.1f} TiB in all" in header
     assert f"{285 * 400 * size * 12 * 4 / 2**40:.1f} TiB" in header  # as the paper would store them
+
+
+def test_a_missing_package_stops_the_job_and_rejects_no_case(cases_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    task = planned(cases_folder, tmp_path, "preprocess.n4_modalities=[flair]")[0]
+    with pytest.raises(preprocess.MissingPackageError, match="pip install SimpleITK"):
+        shards.write_shard(task)

@@ -749,7 +749,7 @@ def command_at_work(base, program):
 
 
 def test_the_command_ends_well_on_sigterm_also_with_a_run_under_way(written):
-    soon = "import sys; from serving import server; server._GRACE_S = 1; server.main(sys.argv[1:])"
+    soon = "import sys; from serving import embedded, server; embedded.GRACE_S = 1; server.main(sys.argv[1:])"
     with command_at_work(written, ["-c", soon]) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

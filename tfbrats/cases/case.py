@@ -9,7 +9,7 @@ import dataclasses
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from tfbrats.cases import nifti, voxels
 from tfbrats.cases.nifti import Grid
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.labels import MODALITIES, LabelSchema
+from tfbrats.labels import MODALITIES, REGIONS, LabelSchema, modality_named, region_mask
 from tfbrats.machine import files
 
 _AFFINE_TOLERANCE_MM = 1e-3
@@ -59,8 +59,36 @@ class Case:
     label: np.ndarray | None
     spacing_mm: tuple[float, float, float]
     schema: LabelSchema
-    grid: Grid = field(repr=False)
+    grid: Grid
     notes: tuple[str, ...] = ()
+
+    @property
+    def volumes_ml(self) -> dict[str, float] | None:
+        """Millilitres of WT, TC and ET in its segmentation; None without one."""
+        return None if self.label is None else volumes_ml(self.label, self.spacing_mm)
+
+    def __repr__(self) -> str:
+        shape, spacing = (
+            " x ".join(f"{side:g}" for side in of) for of in (self.image.shape[:3], self.spacing_mm)
+        )
+        volumes = self.volumes_ml
+        tumour = "no segmentation" if volumes is None else f"WT {volumes['WT']:.1f} ml"
+        return f"<Case {self.case_id}: {shape} voxels of {spacing} mm, {' '.join(self.modalities)}, {tumour}>"
+
+    def _repr_html_(self) -> str:
+        """Three planes of FLAIR and T1ce, the tissues outlined: what a notebook shows."""
+        from tfbrats.cases import overlays
+
+        tissues = np.zeros(self.image.shape[:3], np.uint8) if self.label is None else self.label
+        scans = overlays.scans_shown(self.image, self.modalities)
+        rows = [overlays.Row(title, grey, tissues) for title, grey in scans.items()]
+        return overlays.three_planes_html(repr(self)[1:-1], rows, self.spacing_mm)
+
+
+def volumes_ml(tissues: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Region -> millilitres, of tissues [I, J, K] with voxels of that size."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    return {region: int(np.count_nonzero(region_mask(tissues, region))) * voxel_ml for region in REGIONS}
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -108,6 +136,49 @@ def load(
         schema=case.schema,
         grid=grid,
         notes=tuple(notes),
+    )
+
+
+def of_arrays(
+    images: Mapping[str, np.ndarray],
+    spacing_mm: Sequence[float],
+    schema: LabelSchema,
+    case_id: str = "arrays",
+    label: np.ndarray | None = None,
+) -> Case:
+    """A case of arrays in memory, checked as one of files is.
+
+    Args:
+        images: modality -> [I, J, K], axes to the patient's left, back and head; skull-stripped, 0 outside.
+        spacing_mm: voxel size along i, j, k.
+        schema: in whose values a segmentation of it will be written.
+        label: tissues, uint8 [I, J, K].
+
+    Raises:
+        CaseError: with every fault.
+    """
+    arrays = {modality_named(name) or name: np.asarray(array) for name, array in images.items()}
+    faults = [f"no modality is called {m!r}: {', '.join(MODALITIES)}." for m in arrays if m not in MODALITIES]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
+        faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
+    if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
+        faults.append(f"spacing_mm {tuple(spacing_mm)}: expected three lengths over 0, along i, j, k.")
+    notes: list[str] = []
+    for modality, array in arrays.items() if not faults else ():
+        of_array, odd = voxels.intensity_faults("an array", modality, array)
+        faults += of_array
+        notes += odd
+    if not faults:
+        faults = voxels.background_faults(arrays)
+    if faults:
+        raise CaseError(case_id, faults, notes)
+    channels = [voxels.compact(array) for array in arrays.values()]
+    dtype = np.int16 if all(channel.dtype == np.int16 for channel in channels) else np.float32
+    image = np.stack(channels, axis=-1, dtype=dtype)
+    grid = nifti.new_grid(image.shape[:3], spacing_mm)
+    return Case(
+        *(case_id, case_id, image, tuple(arrays), label, grid.spacing_mm, schema, grid), notes=tuple(notes)
     )
 
 
@@ -280,8 +351,8 @@ def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) ->
     if not differences:
         return []
     return [
-        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid "
-        "(co-registration is not done here)."
+        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid; what "
+        "was not co-registered is that first (ANTs, elastix, BraTS Toolkit; docs/start/your-own-case.md)."
     ]
 
 

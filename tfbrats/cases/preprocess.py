@@ -7,11 +7,11 @@ The brain is where any modality is not 0. Not "above 0": interpolated scans have
 """
 
 import concurrent.futures
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 
 from tfbrats.cases.boxes import Box, box_of, crop
 from tfbrats.cases.case import Case
@@ -24,6 +24,10 @@ from tfbrats.errors import InputError
 _N4_THREADS = 1
 
 _NO_BRAIN = "no voxel differs from 0: there is no brain to crop to."
+
+
+class MissingPackageError(InputError):
+    """A package is not installed that all cases need: no fault of one of them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def n4(
     fitted = brain & (volume > 0)
     if not fitted.any():
         return volume
+    sitk = _simple_itk()
     # SimpleITK reads an array as [z, y, x]; naming i "z" is harmless as long as spacing follows.
     image = sitk.GetImageFromArray(volume)
     image.SetSpacing([float(s) for s in reversed(spacing_mm)])
@@ -85,6 +90,22 @@ def n4(
     corrector.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
     log_field = sitk.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image))
     return (volume / np.exp(log_field)).astype(np.float32)
+
+
+def _simple_itk() -> types.ModuleType:
+    """SimpleITK, imported when a bias field is first to be found: not all who read cases have or need it.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise MissingPackageError(
+            f"N4 bias field correction, which this model or config wants, needs SimpleITK: {error}. Install it "
+            "(pip install SimpleITK) and run this again."
+        ) from error
+    return SimpleITK
 
 
 def statistics(image: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

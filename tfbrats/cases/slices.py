@@ -6,7 +6,6 @@ Pure numpy and SciPy: no I/O, no TensorFlow.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from tfbrats.cases.case import case_seed
 from tfbrats.cases.preprocess import Prepared
@@ -34,6 +33,8 @@ def region_map(
     regions = np.where(brain, LwsRegion.S2, LwsRegion.S1).astype(np.uint8)
     if not whole_tumour.any():
         return regions
+    from scipy import ndimage  # here: commands that cut nothing need not wait for it
+
     radius_mm = contour_width_mm / 2
     # A pixel is in the dilation when the nearest tumour pixel is within the radius, and in the erosion when
     # the nearest other pixel is beyond it. One ring of padding is the world outside the array.

@@ -1,5 +1,7 @@
 """Tables that people and the challenge write ids in: CSV as spreadsheets save it, in any of their dialects."""
 
+import argparse
+import contextlib
 import csv
 import io
 import os
@@ -7,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from tfbrats.errors import InputError
-from tfbrats.machine import files
+from tfbrats.machine import files, paths
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .xls
 
@@ -36,6 +38,26 @@ class TableError(InputError):
 def is_workbook(path: str | os.PathLike) -> bool:
     """Whether the name is that of a spreadsheet program's own format."""
     return re.search(r"\.xlsx?$", files.name(path), re.IGNORECASE) is not None
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """--case and --cases: which cases alone, for `chosen` to read."""
+    parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
+    parser.add_argument(
+        "--cases", metavar="FILE", help="only these: a file with a case id a line, or ids between commas"
+    )
+
+
+def chosen(options: argparse.Namespace) -> list[str] | None:
+    """The cases that --case and --cases name, each once; None where neither was given.
+
+    Raises:
+        InputError: --cases names no case, or there is no such file.
+    """
+    if options.case is None and options.cases is None:
+        return None
+    of_cases = [] if options.cases is None else case_ids_of(options.cases)
+    return list(dict.fromkeys([*(options.case or ()), *of_cases]))
 
 
 def read(path: str | os.PathLike) -> Table:
@@ -81,3 +103,24 @@ def _text(path: str | os.PathLike) -> str:
     if "\0" in text:
         raise TableError(path, "is no text")
     return text
+
+
+def case_ids_of(text: str) -> list[str]:
+    """What --cases names: a file with a case id a line, or ids between commas.
+
+    Raises:
+        InputError: it names no case, or there is no such file.
+    """
+    path = ""
+    with contextlib.suppress(InputError):  # ids may stand on lines of their own, which is no path
+        path = paths.given(text)
+    if path and files.is_folder(path):
+        raise InputError(f"--cases {text}: a folder; expected a file with a case id a line, or ids.")
+    if path and files.exists(path):
+        text = files.read_text(path)
+    elif path and "," not in text and ("/" in text or text.lower().endswith((".txt", ".csv", ".json"))):
+        raise InputError(f"--cases {text}: no such file.")
+    case_ids = [case_id for case_id in re.split(r"[,\s]+", text) if case_id]
+    if not case_ids:
+        raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
+    return case_ids

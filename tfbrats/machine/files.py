@@ -64,6 +64,13 @@ def is_local(path: str | os.PathLike) -> bool:
     return not paths.scheme(path)
 
 
+def names_in(folder: str | os.PathLike) -> list[str]:
+    """Names of the files and folders right in a folder, sorted; none where there is no such folder."""
+    fs, inner = stores.located(folder)
+    with _reached(folder):
+        return sorted(map(name, fs.ls(inner, detail=False))) if fs.isdir(inner) else []
+
+
 def canonical(path: str | os.PathLike) -> str:
     """One spelling for each place: absolute, and on the disk without links."""
     fs, inner = stores.located(path)

@@ -18,10 +18,13 @@ from tfbrats.cases.case import Case
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import files, memory
+from tfbrats.terminal import verbs
 
 FILE = "tfbrats.json"
 FORMAT = 1
 _SAME_SPACING = 0.05  # relative
+_CONFIG_OF_RUN = "config.yaml"  # lies in a training's folder
+_SHOWN = 5  # names, where a model is looked for and not found
 TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
 
 
@@ -122,6 +125,45 @@ def read(model_dir: str | os.PathLike) -> ModelCard:
     return parse(files.read_bytes(path), path)
 
 
+def version_folder(path: str) -> str:
+    """The folder of the version that is meant by a path to a model: its newest, or the one that it names.
+
+    Args:
+        path: of one version (models/cun/1), or of a model (models/cun), whose versions are numbered folders.
+
+    Returns:
+        the path itself where it holds a card; else the folder below it of the highest number that holds one.
+
+    Raises:
+        InputError: neither holds a card.
+    """
+    if files.exists(files.join(path, FILE)):
+        return path
+    names = files.names_in(path)
+    for name in sorted(filter(_is_number, names), key=int, reverse=True):
+        if files.exists(files.join(path, name, FILE)):
+            return files.join(path, name)
+    raise InputError(
+        f"{path}: no {FILE} here, nor in a numbered folder below. Point to an exported model (models/cun: its "
+        f"newest version is taken) or to one version of it (models/cun/1).{_what_lies_there(path, names)}"
+    )
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _what_lies_there(path: str, names: Sequence[str]) -> str:
+    """A sentence on what was found in the place of a model."""
+    if _CONFIG_OF_RUN in names:
+        return f" It is a run: `{verbs.command_line('tfbrats.export', '--run', path)}` makes a model of it."
+    if not names:
+        return " There is no such folder." if not files.is_folder(path) else " The folder is empty."
+    models = [name for name in names if any(map(_is_number, files.names_in(files.join(path, name))))]
+    found = f" Found {', '.join(names[:_SHOWN])}{' and more' if names[_SHOWN:] else ''}."
+    return f"{found} Did you mean {files.join(path, models[0])}?" if models else found
+
+
 class OtherModelError(InputError):
     """A folder holds another model's results: no case's fault, so that the whole command ends."""
 
@@ -151,7 +193,7 @@ def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
     scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
     return (
         f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
-        "worse, or resample the scans first"
+        "worse, or resample the scans first (docs/start/your-own-case.md)"
     )
 
 

@@ -19,12 +19,13 @@ from tfbrats.errors import InputError
 from tfbrats.machine import files, locks
 from tfbrats.records import manifest
 from tfbrats.records.manifest import MANIFEST, SHARD_NAME, Batch, Manifest, Shard, own_regions
-from tfbrats.records.shards import PARTS, ShardTask, is_finished, part_of
+from tfbrats.records.shards import PARTS, TALLY, ShardTask, is_finished, part_of
 
 REJECTED = "rejected.jsonl"
 _JOB = "job.json"  # under parts/: whose folder this is until dataset.json says so
 _LOCK = ".running"  # under parts/
-_OURS = re.compile(rf"{SHARD_NAME.pattern}(\.json)?|{re.escape(_JOB)}|{re.escape(_LOCK)}|{MANIFEST}|{REJECTED}")
+_NAMES = "|".join(map(re.escape, (_JOB, _LOCK, TALLY, MANIFEST, REJECTED)))
+_OURS = re.compile(rf"{SHARD_NAME.pattern}(\.json)?|{_NAMES}")
 _NAMED = 5  # cases, before the rest is counted
 
 
@@ -238,6 +239,7 @@ class RecordFolder:
             "batches": [batch.model_dump(mode="json") for batch in planned],
         }
         files.write_json(self._job, content)
+        files.remove(files.join(self.output, PARTS, TALLY))
 
     def clear(self) -> None:
         """Deletes the records, finished or not, but for the lock that is held on them.

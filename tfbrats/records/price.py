@@ -15,7 +15,7 @@ from tfbrats.machine.stopwatch import Stopwatch
 from tfbrats.records import tfrecord
 from tfbrats.records.schema import VOLUMES, encode
 from tfbrats.records.shards import encoded_examples
-from tfbrats.terminal.wording import columns, in_units
+from tfbrats.terminal.wording import columns, in_time, in_units
 
 # Peak of a worker that writes a full-size case with N4 on all modalities, 240 x 240 x 155 x 4 voxels: measured
 # by benchmarks/prepare_memory.py.
@@ -49,9 +49,7 @@ class Price:
             "shards": f"{shard_count} of about {in_units(self.bytes / shard_count)}",
             "memory": f"{in_units(self.worker_bytes)} a worker, however many cases",
         }
-        hours = self.seconds / 3600
-        shown = "under 0.1" if hours < 0.1 else f"about {hours:.1f}" if hours < 10 else f"about {hours:.0f}"
-        rows["hours"] = f"{shown} on one worker of this machine; workers share them"
+        rows["time"] = f"about {in_time(self.seconds)} on one worker of this machine; workers share it"
         rows["free disk"] = "unknown" if self.free_bytes is None else in_units(self.free_bytes)
         if self.bytes_as_volumes is not None:
             rows["as volumes"] = f"about {in_units(self.bytes_as_volumes)} (records.kind=volumes)"
@@ -59,6 +57,10 @@ class Price:
         if advice:
             rows["the disk is short"] = advice
         return columns(rows.items(), ("<16", " "))
+
+    def line(self, shard_count: int) -> str:
+        """What comes out, in a few words, for who has not asked for the price."""
+        return f"about {self.examples} {self.kind}, {in_units(self.bytes)}, {shard_count} shards"
 
     def advice(self, needed_bytes: float) -> str:
         """What to do when so many bytes do not fit, but all cases as volumes would; else empty."""

@@ -31,6 +31,7 @@ from tfbrats.records.schema import SCHEMAS, encode
 from tfbrats.terminal.wording import in_units
 
 PARTS = "parts"  # rows of finished shards, until dataset.json holds them all
+TALLY = ".cases"  # under parts/: a byte for each case that a worker has ended with
 
 # A shard may be so much larger than records.shard_mib before it holds fewer cases, or its case is spread over
 # several: with the 150 MiB of the shipped configs, the parts of a case are then of 100 to 200 MiB.
@@ -61,6 +62,26 @@ class ShardTask:
 def part_of(output: str, file: str) -> str:
     """Where the row of a finished shard lies."""
     return files.join(output, PARTS, file + ".json")
+
+
+def cases_done(output: str, tasks: Sequence[ShardTask]) -> int:
+    """How many of the tasks' cases workers have ended with; in a store, those of finished shards alone."""
+    if files.is_local(output):
+        tally = files.join(output, PARTS, TALLY)
+        return files.size(tally) if files.exists(tally) else 0
+    rows = files.walk(files.join(output, PARTS))
+    finished = {files.name(path).removesuffix(".json") for path in rows}
+    return sum(len(task.cases) for task in tasks if finished.issuperset(task.files))
+
+
+def _count_case(output: str) -> None:
+    """For who waits; nothing that a job could fail by. A byte at the end is added whole, whoever else adds."""
+    if files.is_local(output):
+        with (
+            contextlib.suppress(OSError),
+            open(files.canonical(files.join(output, PARTS, TALLY)), "ab") as tally,
+        ):
+            tally.write(b".")
 
 
 # --- plan -----------------------------------------------------------------------------------------------
@@ -256,7 +277,7 @@ def write_shard(task: ShardTask) -> list[Shard]:
     """Writes a task's shards, one case in memory at a time, and their rows; a failing case is rejected.
 
     Raises:
-        OSError: the disk, not a case: the job must stop.
+        OSError, MissingPackageError: no fault of a case: the job must stop.
     """
     config = from_mapping(task.config, str(task.files))
     rejected: list[Rejected] = []
@@ -268,6 +289,7 @@ def write_shard(task: ShardTask) -> list[Shard]:
         }
         for source in task.cases:
             refusal = _write_case(source, task.split, config, writers)
+            _count_case(task.output)
             if refusal is not None:
                 rejected.append(refusal)
     shards = []
@@ -308,7 +330,7 @@ def _write_case(
         streams = encoded_examples(prepared, config, split, watch)
         held = _HELD[config.records.kind]
         first = {region: list(itertools.islice(stream, held)) for region, stream in streams.items()}
-    except MemoryError:  # no fault of the case
+    except (MemoryError, preprocess.MissingPackageError):  # no fault of the case
         raise
     except Exception as error:  # one bad case must not cost the others
         return Rejected.by(error, source.case_id, stage)

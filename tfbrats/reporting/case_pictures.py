@@ -17,7 +17,7 @@ import numpy as np
 
 from tfbrats.cases import case, nifti, overlays
 from tfbrats.cases.boxes import box_of, crop, grown
-from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, focus, overlay, plane
+from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, as_grey, focus, overlay, plane
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
 from tfbrats.reporting import charts, marks
@@ -218,12 +218,6 @@ def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         image = loaded.image[..., channel].astype(np.float32)
         greys[SHOWN_MODALITIES[modality]] = as_grey(image)
     return greys
-
-
-def as_grey(image: np.ndarray) -> np.ndarray:
-    """One modality from 0 to 1, whatever its scale; what is 0 stays black."""
-    low, high = np.percentile(image[image != 0], (0.5, 99.5))
-    return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
 
 
 def case_pictures(

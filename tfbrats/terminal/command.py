@@ -74,12 +74,25 @@ class Parser(argparse.ArgumentParser):
         unrecognized = "unrecognized arguments: "
         if message.startswith(unrecognized):
             unknown = message.removeprefix(unrecognized).split(" ")
-            message = f"{unrecognized}{' '.join(unknown)}" + "".join(map(self._meant, unknown))
+            message = f"{unrecognized}{' '.join(unknown)}" + "".join(map(self.meant, unknown))
         elif "required" in message:  # a slip in the name of a required option is told as one
-            guesses = ((text.partition("=")[0], self._meant(text)) for text in self._strangers())
+            guesses = ((text.partition("=")[0], self.meant(text)) for text in self._strangers())
             message += "".join(f"; there is no {text}{guess}" for text, guess in guesses if guess)
         lines = f"error: {message}\n{self.prog} --help lists what there is"
         self.exit(2, f"{style.error(lines, sys.stderr)}\n")
+
+    def _all_options(self) -> list[str]:
+        """Its own and those of its subcommands."""
+        below = [
+            parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for parser in action.choices.values()
+        ]
+        return [
+            *self._option_string_actions,
+            *(name for parser in below for name in parser._option_string_actions),
+        ]
 
     def _strangers(self) -> list[str]:
         """Options as given that are none, not even when cut short."""
@@ -88,12 +101,12 @@ class Parser(argparse.ArgumentParser):
         known += [f"--{option[2:].replace('-', '_')}" for option in known]
         return [text for text in names if not any(o.startswith(text.partition("=")[0]) for o in known)]
 
-    def _meant(self, unknown: str) -> str:
+    def meant(self, unknown: str) -> str:
         """What to write in place of an argument that is none: "; did you mean --output?"."""
         name, equals, value = unknown.partition("=")
         if not name.startswith("-"):
             return ""
-        options = [*self._option_string_actions, *self._new_names]
+        options = [*self._all_options(), *self._new_names]
         near = difflib.get_close_matches(name.replace("_", "-"), options, n=1, cutoff=0.75)
         if near:
             return f"; did you mean {self._new_names.get(near[0], near[0])}?"

@@ -1,14 +1,35 @@
 """Numbers, sentences and tables as a person reads them: "2 faults", "1.4 GiB", wrapped lines, columns."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 COLUMNS = 110  # of the terminal
+_NAMED = 3  # of things with one fault
 
 
 def counted(number: int, noun: str) -> str:
     """E.g. "1 fault" and "2 faults"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def grouped(faults: Iterable[str], noun_of: Callable[[str], str] = lambda _: "file") -> list[str]:
+    """Faults "NAME: TEXT"; those with one text as one, of two lines: "6 files: TEXT", and their names.
+
+    Args:
+        noun_of: what a name is of.
+    """
+    names_of: dict[str, list[str]] = {}
+    for fault in faults:
+        name, colon, text = fault.partition(": ")
+        names_of.setdefault(text if colon else fault, []).append(name if colon else "")
+    lines = []
+    for text, names in names_of.items():
+        if len(names) == 1 or not all(names):
+            lines += [f"{name}: {text}" if name else text for name in names]
+            continue
+        more = f" and {len(names) - _NAMED} more" if names[_NAMED:] else ""
+        lines.append(f"{counted(len(names), noun_of(names[0]))}: {text}\n  {', '.join(names[:_NAMED])}{more}")
+    return lines
 
 
 def in_units(size: float) -> str:
@@ -17,6 +38,15 @@ def in_units(size: float) -> str:
         if size >= factor / 2:
             return f"{size / factor:.1f} {unit}"
     return f"{size / 2**20:.1f} MiB"
+
+
+def in_time(seconds: float) -> str:
+    """How long something takes, as roughly as it is known: "40 s", "12 min", "3.5 h", "4 days"."""
+    for unit, factor, enough in (("days", 86400.0, 2), ("h", 3600.0, 1.5), ("min", 60.0, 0.9)):
+        if seconds >= enough * factor:
+            number = seconds / factor
+            return f"{number:.1f} {unit}" if number < 10 and unit != "min" else f"{number:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
 
 
 def wrapped(sentence: str, indent: int = 0) -> str:

@@ -1,0 +1,84 @@
+"""What a record set will be, before its job begins: which cases, in which shards, at which price. No Beam."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from tfbrats.cases import dealing
+from tfbrats.cases.split_files import SPLITS
+from tfbrats.config import Config
+from tfbrats.datasets.layouts import Dataset
+from tfbrats.errors import InputError
+from tfbrats.records import folder, shards
+from tfbrats.records.folder import RecordFolder
+from tfbrats.records.manifest import Batch
+from tfbrats.records.price import Price, measured_price
+from tfbrats.records.shards import ShardTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the record set will be.
+
+    Attributes:
+        new: split -> ids of the cases that are given now; of all, where none is new.
+        splits: split -> ids of all cases, those of earlier batches too.
+        batches: the same cases, as they were given.
+        tasks: of all shards.
+        price: of the new cases.
+        notes: on how cases were dealt.
+    """
+
+    new: dict[str, list[str]]
+    splits: dict[str, list[str]]
+    batches: list[Batch]
+    tasks: list[ShardTask]
+    price: Price
+    notes: Sequence[str]
+
+    def shard_count(self) -> int:
+        """Of the shards that hold new cases."""
+        new = {case_id for ids in self.new.values() for case_id in ids}
+        return sum(len(task.files) for task in self.tasks if new & {case.case_id for case in task.cases})
+
+
+def planned(options: argparse.Namespace, config: Config, dataset: Dataset, records: RecordFolder) -> Plan:
+    """Deals the cases, prices them, and plans the shards of all, those of earlier batches as they were."""
+    if options.add and not records.batches:
+        raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
+    written = records.cases if options.add else None
+    settings = config.records
+    dealt, notes = dealing.deal(dataset, settings.split, settings.seed, options.splits, options.fold, written)
+    has_cases = any(dealt.values())
+    new = dealt if has_cases else records.cases
+    # Records of other cases are refused before anything is written; the price is that of these.
+    price = measured_price(dataset, new, config, options.output, with_n4=options.price)
+    batches = list(records.batches) if options.add or records.cases == dealt else []
+    if has_cases and (options.add or not batches):
+        batches.append(Batch(cases=dealt, bytes_per_case=price.bytes_per_case))
+    splits = folder.cases_of(batches) if options.add else dealt
+    tasks = [
+        task
+        for number, batch in enumerate(batches)
+        for task in shards.plan(dataset, batch.cases, config, options.output, batch.bytes_per_case, number)
+    ]
+    return Plan(new, splits, batches, tasks, price, notes)
+
+
+def tell(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, plan: Plan) -> None:
+    """What was found, and what will come of it; the whole price for who has asked for it."""
+    print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
+    of_cases = (f"{case.case_id}: {note}" for case in dataset.cases for note in case.notes)
+    for note in (*dataset.notes, *plan.notes, *of_cases):
+        print(f"note: {note}")
+    left_out = len(dataset.cases) - sum(len(ids) for ids in plan.splits.values())
+    if left_out:
+        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
+    if options.price:
+        print("\n".join(plan.price.lines(plan.shard_count())))
+    else:
+        print(f"records          {plan.price.line(plan.shard_count())}")
+    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in plan.new.items()))
+    if options.add:
+        kept = sum(len(batch.cases.get(name, ())) for batch in records.batches for name in SPLITS)
+        print(f"added to         {kept} cases")
