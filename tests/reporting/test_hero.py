@@ -182,7 +182,7 @@ def test_every_part_is_written(written):
         "Radiological view: the patient’s left is on the right.",
     ):
         assert texts.count(part) == 1, part
-    assert texts.count("5 cm") == 7
+    assert texts.count("1 cm") == 7  # the head is 16 mm wide
 
 
 def test_only_cases_that_say_so_are_called_simulated_and_only_tissues_that_are_there_are_named(written):
@@ -204,18 +204,19 @@ def test_letters_stand_on_their_sides_of_every_panel(written):
         assert front[1] + 380 < back[1] and front[0] == back[0] == (right[0] + left[0]) / 2
 
 
-def test_the_scale_bar_is_5_cm_long_whatever_the_voxels(written):
-    _, bars = written
-    for spacing_mm in (SPACING_MM, (0.5, 0.5, 3.0)):
-        bars.clear()
-        made = small_hero(at=marks.Slice(2, 11, 31, spacing_mm))
-        hero_card.compose(made)
-        view = hero.View(made, hero_card._PANEL, hero_card._AIR)
-        columns = view._where[1][0]
-        pixels_per_mm = 1 / ((columns[1] - columns[0]) * spacing_mm[0])
-        rows = view._where[0][:, 0]
-        assert pixels_per_mm == pytest.approx(1 / ((rows[1] - rows[0]) * spacing_mm[1]))
-        assert sum(width == pytest.approx(50 * pixels_per_mm) for _, _, width, _ in bars) == 7
+@pytest.mark.parametrize(
+    ("spacing_mm", "scale_mm"), [(SPACING_MM, 10), ((0.4, 0.5, 3.0), 1), ((9.0, 9.0, 1.0), 50)]
+)
+def test_the_scale_bar_is_as_long_as_it_says_whatever_the_voxels(spacing_mm, scale_mm, written):
+    words, bars = written
+    made = small_hero(at=marks.Slice(2, 11, 31, spacing_mm))
+    hero_card.compose(made)
+    view = hero.View(made, hero_card._PANEL, hero_card._AIR)
+    rows, columns = view._where[0][:, 0], view._where[1][0]
+    pixels_per_mm = 1 / ((columns[1] - columns[0]) * spacing_mm[0])
+    assert pixels_per_mm == pytest.approx(1 / ((rows[1] - rows[0]) * spacing_mm[1]))
+    assert sum(width == pytest.approx(scale_mm * pixels_per_mm) for _, _, width, _ in bars) == 7
+    assert [what for what, _, _ in words].count({1: "1 mm", 10: "1 cm", 50: "5 cm"}[scale_mm]) == 7
 
 
 def test_the_whole_head_is_in_every_panel_with_air_for_the_letters():

@@ -45,5 +45,12 @@ def test_a_slice_is_counted_from_1_and_measured_from_the_first():
     assert at(0, index=0).words == "sagittal slice 1 of 10, 0 mm left of the first"
 
 
+@pytest.mark.parametrize(("room_mm", "scale"), [(150, 50), (50, 50), (49, 10), (9, 1), (0.5, 1)])
+def test_a_scale_bar_is_5_cm_long_where_there_is_room(room_mm, scale):
+    length_mm, name = marks.scale_bar(room_mm)
+    number, unit = name.split()
+    assert length_mm == scale == int(number) * {"cm": 10, "mm": 1}[unit]
+
+
 def test_a_plane_s_voxel_has_the_height_and_width_of_its_rows_and_columns():
     assert [at(axis).pixel_mm for axis in range(3)] == [(2.0, 1.5), (2.0, 1.0), (1.5, 1.0)]

@@ -10,13 +10,15 @@ docs/hero.png was made so, on two CPU cores in some twenty minutes:
     tfbrats phantom --output hero/cases --count 20 --edition 2021 --seed 1 --shape 192 192 124
     tfbrats prepare --config smoke_2d --input hero/cases --output hero/records records.slice_shape=[160,160]
     tfbrats train --config smoke_2d --records hero/records --run hero/run records.slice_shape=[160,160]
-    tfbrats export --run hero/run --output hero/models/phantoms
-    tfbrats predict --model hero/models/phantoms --input hero/cases --splits hero/run/splits.json --split test \
-        --output hero/predictions
-    tfbrats evaluate --prediction hero/predictions --reference hero/cases --splits hero/run/splits.json \
-        --output hero/scores
+    tfbrats export --run hero/run --output hero/models/cun_small
+    tfbrats predict --model hero/models/cun_small --input hero/cases --output hero/predictions \
+        --cases BraTS2021_00001,BraTS2021_00009,BraTS2021_00014,BraTS2021_00015
+    tfbrats evaluate --prediction hero/predictions --reference hero/cases --output hero/scores \
+        --splits hero/run/splits.json
     tfbrats report --scores hero/scores --prediction hero/predictions --reference hero/cases \
-        --hero docs/hero.png
+        --hero docs/hero.png --case BraTS2021_00009
+
+(The four are the split's test cases; of them the picture shows the worst.)
 """
 
 import os
