@@ -15,21 +15,18 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
 import argparse
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from beam_pipelines import options as job_options
-from beam_pipelines.plan import Plan, planned
 from tfbrats import config_file
 from tfbrats.cases import dealing
-from tfbrats.cases.split_files import SPLITS
-from tfbrats.config import Config
 from tfbrats.datasets import layouts, patients
-from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
-from tfbrats.predictions import results
-from tfbrats.records.folder import RecordFolder
-from tfbrats.records.manifest import MANIFEST, Manifest
-from tfbrats.terminal import command, style, verbs, wording
+from tfbrats.terminal import command, style, verbs
+
+if TYPE_CHECKING:
+    from tfbrats.config import Config
 
 
 def parser() -> command.Parser:
@@ -79,26 +76,30 @@ def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
     config = config_file.load(options.config, overrides)
     dataset = layouts.find(options.input, options.edition).with_patients(options.patients)
+
+    from tfbrats.records.folder import RecordFolder
+
     records = RecordFolder(options.output, options.overwrite)
+    if not options.price:
+        records.check_free()
 
     # Beam, when all that can be wrong without it has been looked at: its import takes a second.
-    from beam_pipelines import engine, records_job, transforms
+    from beam_pipelines import engine, plan, records_job, transforms
 
     engine.check_options(parser(), beam_options, has_overrides=True)
-    plan = planned(options, config, dataset, records)
-    _print_plan(options, dataset, records, plan)
+    planned = plan.planned(options, config, dataset, records)
+    plan.tell(options, dataset, records, planned)
     if options.price:
         print(style.following(_again(arguments, "--price")))
         return 0
     if engine.is_dry_run(beam_options):
         engine.dry_run(
-            beam_options, options.output, "shards", lambda job: transforms.write_shards(job, plan.tasks)
+            beam_options, options.output, "shards", lambda job: transforms.write_shards(job, planned.tasks)
         )
         return 0
-    records.check_free()
     with records.alone():
-        manifest = records_job.written(options, config, beam_options, records, plan)
-    _print_written(manifest, options.output)
+        manifest = records_job.written(options, config, beam_options, records, planned)
+    records_job.tell(manifest, options.output)
     print(style.following(_training(options, config, overrides)))
     return 0
 
@@ -110,48 +111,11 @@ def _again(arguments: Sequence[str], without: str) -> str:
     )
 
 
-def _training(options: argparse.Namespace, config: Config, overrides: Sequence[str]) -> str:
+def _training(options: argparse.Namespace, config: "Config", overrides: Sequence[str]) -> str:
     """The command that trains the config's network on these records."""
     is_place = files.canonical(config.data.records) == files.canonical(options.output)
     records = [] if is_place else ["--records", options.given["output"]]
     return verbs.command_line("tfbrats.train", "--config", options.config, *records, *overrides)
-
-
-# --- what is said of it ----------------------------------------------------------------------------------
-
-
-def _print_plan(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, plan: Plan) -> None:
-    """What was found, and what will come of it; the whole price for who has asked for it."""
-    print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
-    of_cases = (f"{case.case_id}: {note}" for case in dataset.cases for note in case.notes)
-    for note in (*dataset.notes, *plan.notes, *of_cases):
-        print(f"note: {note}")
-    left_out = len(dataset.cases) - sum(len(ids) for ids in plan.splits.values())
-    if left_out:
-        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
-    if options.price:
-        print("\n".join(plan.price.lines(plan.shard_count())))
-    else:
-        print(f"records          {plan.price.line(plan.shard_count())}")
-    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in plan.new.items()))
-    if options.add:
-        kept = sum(len(batch.cases.get(name, ())) for batch in records.batches for name in SPLITS)
-        print(f"added to         {kept} cases")
-
-
-def _print_written(manifest: Manifest, output: str) -> None:
-    notes = {row.case_id: row.notes for shard in manifest.shards for row in shard.cases if row.notes}
-    for line in results.notes_told(notes):
-        print(line)
-    by_stage = manifest.seconds_per_case
-    listed = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in by_stage.items())
-    print(f"seconds a case: {sum(by_stage.values()):.2f} ({listed})")
-    print(
-        f"wrote {files.join(output, MANIFEST)}: "
-        + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
-        + f" {manifest.kind}, {wording.in_units(manifest.bytes)} in {len(manifest.shards)} shards"
-        + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every job is asked at the terminal, checked as far as that goes without Beam: to import it takes a second.
+"""What every job is asked at the terminal, checked as far as that goes without Beam: its import takes a second.
 
 An option that is not ours is Beam's, or a slip of the hand. Which names Beam has is read in its source, without
 importing it; what their values may be, Beam itself says later (`engine.check_options`).
@@ -18,6 +18,7 @@ from tfbrats.machine import files, paths
 from tfbrats.terminal import command
 
 LOCAL = "FnApiRunner"
+SCORES = "scores"  # under the output of segmentations
 _FILE_OF_BEAM = ("options", "pipeline_options.py")  # that names every option
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from tfbrats.cases import dealing
+from tfbrats.cases.split_files import SPLITS
 from tfbrats.config import Config
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
@@ -62,3 +63,22 @@ def planned(options: argparse.Namespace, config: Config, dataset: Dataset, recor
         for task in shards.plan(dataset, batch.cases, config, options.output, batch.bytes_per_case, number)
     ]
     return Plan(new, splits, batches, tasks, price, notes)
+
+
+def tell(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, plan: Plan) -> None:
+    """What was found, and what will come of it; the whole price for who has asked for it."""
+    print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
+    of_cases = (f"{case.case_id}: {note}" for case in dataset.cases for note in case.notes)
+    for note in (*dataset.notes, *plan.notes, *of_cases):
+        print(f"note: {note}")
+    left_out = len(dataset.cases) - sum(len(ids) for ids in plan.splits.values())
+    if left_out:
+        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
+    if options.price:
+        print("\n".join(plan.price.lines(plan.shard_count())))
+    else:
+        print(f"records          {plan.price.line(plan.shard_count())}")
+    print("split            " + ", ".join(f"{name} {len(ids)}" for name, ids in plan.new.items()))
+    if options.add:
+        kept = sum(len(batch.cases.get(name, ())) for batch in records.batches for name in SPLITS)
+        print(f"added to         {kept} cases")

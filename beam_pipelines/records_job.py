@@ -1,4 +1,4 @@
-"""The job of `nifti_to_tfrecord`: shards that are not there yet, then dataset.json. Imports Beam: comes late."""
+"""The job of `nifti_to_tfrecord`: shards that are not there yet, then dataset.json. Imports Beam."""
 
 import argparse
 import functools
@@ -10,9 +10,10 @@ from beam_pipelines.plan import Plan
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import files
+from tfbrats.predictions import results
 from tfbrats.records import folder, shards
 from tfbrats.records.folder import RecordFolder, Remaining
-from tfbrats.records.manifest import Manifest
+from tfbrats.records.manifest import MANIFEST, Manifest
 from tfbrats.records.price import Price
 from tfbrats.records.shards import ShardTask
 from tfbrats.terminal import wording
@@ -101,4 +102,20 @@ def _check_rejected(options: argparse.Namespace, records: RecordFolder, plan: Pl
         f"{options.max_bad_fraction:g} allows: {files.join(records.output, folder.REJECTED)}\n"
         f"the first: {first.reason}\n"
         "Mend them and run this again (finished shards are kept), or raise --max-bad-fraction."
+    )
+
+
+def tell(manifest: Manifest, output: str) -> None:
+    """What was noted in reading, how long a case took, and what was written."""
+    notes = {row.case_id: row.notes for shard in manifest.shards for row in shard.cases if row.notes}
+    for line in results.notes_told(notes):
+        print(line)
+    by_stage = manifest.seconds_per_case
+    listed = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in by_stage.items())
+    print(f"seconds a case: {sum(by_stage.values()):.2f} ({listed})")
+    print(
+        f"wrote {files.join(output, MANIFEST)}: "
+        + ", ".join(f"{name} {count}" for name, count in manifest.examples.items())
+        + f" {manifest.kind}, {wording.in_units(manifest.bytes)} in {len(manifest.shards)} shards"
+        + (f"; {manifest.rejected} cases rejected" if manifest.rejected else "")
     )

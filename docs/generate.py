@@ -107,7 +107,7 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str,
     old = [name for name, new in getattr(parser, "_new_names", {}).items() if new in action.option_strings]
     if old:
         means.append(f"Old name: {', '.join(f'`{name}`' for name in old)}")
-    return f"`{_spelled(action)}`", ". ".join(filter(None, means))
+    return "`" + _spelled(action).replace("|", r"\|") + "`", ". ".join(filter(None, means))
 
 
 # --- config ---------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _section_texts(members: dict[str, type]) -> list[str]:
         return [_filled(_escaped(next(iter(texts.values()))))]
     papers = {"Slice": "Paper A", "Patch": "Paper B"}
     return [
-        _filled(_escaped(f"{paper}: {text}"))
+        _filled(_escaped(text if "paper" in text else f"{paper}: {text}"))
         for start, paper in papers.items()
         for text in dict.fromkeys(text for name, text in texts.items() if name.startswith(start))
     ]

@@ -8,6 +8,8 @@ clusters, foreign programs, a GPU, data of the papers.
 The generated pages are current, the navigation has every page, and the file of constraints every requirement.
 """
 
+import argparse
+import collections
 import importlib.util
 import json
 import os
@@ -23,6 +25,7 @@ import pytest
 import yaml
 
 from tfbrats.phantoms import data_sets
+from tfbrats.terminal import completion, verbs
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -183,7 +186,7 @@ def test_the_blocks_left_what_they_promise(workspace):
         "scores/metrics.csv",
         "scores/report.html",
         "seg.nii.gz",
-        "called/BraTS20_Training_005.json",
+        "called/BraTS20_Training_001.json",
         "segmented_scored/BraTS20_Training_001.json",
         "segmented_scored/scores/metrics.csv",
         "given_back",
@@ -225,6 +228,34 @@ def test_a_generated_page_is_current(name):
     assert kept == page(), f"docs/reference/{name} is not what the code says now: run python docs/generate.py"
 
 
+def parsers_in(parser):
+    """A parser, and those of its own words."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from parsers_in(child)
+
+
+def test_the_table_of_words_has_every_option_of_several_commands_and_every_old_name():
+    rows = [
+        line for line in (DOCS / "reference" / "words.md").read_text().splitlines() if line.startswith("| `--")
+    ]
+    counts, renamed = collections.Counter(), set()
+    for verb in verbs.VERBS:
+        for parser in parsers_in(completion.parser_of(verb)):
+            counts.update({text for action in parser._actions for text in action.option_strings})
+            renamed.update(getattr(parser, "_new_names", {}).items())
+    assert len(renamed) > 5
+    for old, new in renamed:
+        assert [row for row in rows if f"`{old}`" in row and f"`{new}" in row], f"{old} is {new} now"
+    shared = {name for name, count in counts.items() if count > 2 and name not in ("-h", "--help")}
+    assert {"--input", "--output", "--case"} <= shared
+    named = set(re.findall(r"--[a-z][\w-]*", "\n".join(rows)))
+    assert shared <= named, sorted(shared - named)
+    assert named <= {*counts, *(old for old, _ in renamed)}, "a word that no command has"
+
+
 def test_the_generator_reads_every_kind_of_limit():
     described = generator().described
     assert described(int | None) == "whole number or `null`"
@@ -249,7 +280,8 @@ def test_the_navigation_has_every_page():
 def test_the_site_loads_nothing_from_elsewhere():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert settings["theme"]["font"] is False
-    assert not {"repo_url", "extra_javascript", "extra_css"} & set(settings)
+    assert not {"repo_url", "extra_javascript"} & set(settings)
+    assert all((DOCS / name).is_file() for name in settings["extra_css"])
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda path: path.stem)
@@ -269,7 +301,12 @@ def test_the_constraints_name_every_requirement():
     assert not [name for name in names if re.sub(r"[-_.]+", "-", name).lower() not in pinned]
 
 
-def test_the_site_is_built_strictly_where_continuous_integration_runs():
-    line = "mkdocs build --strict"
-    assert line in (ROOT / ".ci" / "run").read_text()
-    assert line in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+def test_github_runs_what_continuous_integration_runs_on_every_python():
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.search(r"^\S+ mkdocs build --strict", run, re.MULTILINE)
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    assert {"run": "bash .ci/run"} in jobs["test"]["steps"]
+    lowest, above = re.search(
+        r'python_requires=">=3\.(\d+),<3\.(\d+)"', (ROOT / "setup.py").read_text()
+    ).groups()
+    assert jobs["test"]["strategy"]["matrix"]["python"] == [f"3.{n}" for n in range(int(lowest), int(above))]

@@ -157,7 +157,7 @@ def partial_files(folder) -> list[pathlib.Path]:
 
 # --- kills ----------------------------------------------------------------------------------------------
 
-WORKERS = ("--max-workers=1", "--max-workers=2")
+WORKERS = ("--workers=1", "--workers=2")
 
 
 @pytest.mark.parametrize("number", [pytest.param(n, marks=[pytest.mark.slow] * (n > 1)) for n in range(10)])
@@ -174,13 +174,13 @@ def test_killed_at_a_random_moment_and_run_again(number, cases, undisturbed, tmp
 
 
 def test_a_worker_killed_in_the_middle_of_a_case_ends_the_job_with_a_message(cases, tmp_path, same_in_the_end):
-    process = start(cases, tmp_path, "--max-workers=2")
+    process = start(cases, tmp_path, "--workers=2")
     waited_for(lambda: len(workers_of(process)) == 2 and partial_files(tmp_path), process)
     others = workers_of(process)
     others.pop().kill()
     ended = finished(process)
     assert ended.returncode == 1
-    assert "a worker process died" in ended.stderr and "--max-workers" in ended.stderr
+    assert "a worker process died" in ended.stderr and "--workers" in ended.stderr
     assert "Traceback" not in ended.stderr.partition("error: ")[2]
     psutil.wait_procs(others, timeout=20)
     assert not [worker for worker in others if worker.is_running()]
@@ -188,7 +188,7 @@ def test_a_worker_killed_in_the_middle_of_a_case_ends_the_job_with_a_message(cas
 
 
 def test_workers_do_not_outlive_a_killed_job(cases, tmp_path, same_in_the_end):
-    process = start(cases, tmp_path, "--max-workers=2")
+    process = start(cases, tmp_path, "--workers=2")
     waited_for(lambda: len(workers_of(process)) == 2 and partial_files(tmp_path), process)
     workers = workers_of(process)
     process.kill()

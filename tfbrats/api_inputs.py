@@ -89,6 +89,8 @@ def config_of_records(manifest: "Manifest", config: "Path | Config | None") -> "
     }
     if "contour_width_mm" in identity:
         sections = {**sections, "lws.contour_width_mm": identity["contour_width_mm"]}
+    if "sampling" in identity:  # of whole cases, which are not read here; but it must fit
+        sections = {**sections, "cascade.stride": identity["sampling"]["patch_size"]}
     base = config_file.load("cun" if manifest.kind == "slices" else "msm")
     return config_file.overridden(base, values=sections)
 

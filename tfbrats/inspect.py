@@ -18,24 +18,28 @@ import argparse
 import concurrent.futures
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from tfbrats import labels
 from tfbrats.cases import case, packing, preprocess, split_files
 from tfbrats.datasets import case_names, layouts, patients
+from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 from tfbrats.machine import files, memory, paths
-from tfbrats.terminal import command
+from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
 _MOSTLY = 0.5  # of a tumour outside the brain
+_ALIKE = 3  # cases of which the same is said, from which on it is said once
+_DEPTH = 4  # of folders in which data sets are looked for
+_NAMED = 8  # data sets, before the rest is counted
 _READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
 _LAYOUT = ("<", "  <16", "  <4", "  <13", "  <15", "")  # of the table of cases; its last column by itself:
 _VOLUMES = (*([">8"] * len(REGIONS)), "  ")
@@ -112,7 +116,7 @@ def _too_large(loaded: case.Case) -> list[str]:
         return []
     return [
         f"{' x '.join(map(str, shape))} voxels: an exported model takes up to {packing.LONGEST_SIDE} a side, "
-        f"{packing.MOST_VOXELS} in all. Crop or resample it for tfbrats.predict and the server"
+        f"{packing.MOST_VOXELS} in all. Crop or resample it for tfbrats predict and the server"
     ]
 
 
@@ -144,7 +148,7 @@ def inspect(
     if fold is not None and not splits:
         raise InputError(f"--fold {fold} needs --splits: the file that holds the folds.")
     division = split_files.read(splits, fold) if splits else None
-    dataset = layouts.find(root, edition).with_patients(patients_file)
+    dataset = _found(root, edition).with_patients(patients_file)
     descriptions = _described(dataset)
     faults = [f"{row['case_id']}: {fault}" for row in descriptions for fault in row["faults"]]
     of_cases = (f"{row['case_id']}: {note}" for row in descriptions for note in row["notes"])
@@ -172,17 +176,51 @@ def inspect(
     }
 
 
+def _found(root: str | os.PathLike, edition: str | None) -> layouts.Dataset:
+    """The data set; of a folder that holds several and is none itself, their names are told."""
+    try:
+        return layouts.find(root, edition)
+    except InputError as error:
+        below = _data_sets_below(os.fspath(root), edition) if files.is_folder(root) else []
+        if not below:
+            raise
+        more = f" and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
+        raise InputError(
+            f"{root}: {counted(len(below), 'data set')} below: {', '.join(below[:_NAMED])}{more}. Name "
+            f"{'it' if len(below) == 1 else 'one'}.\nAll of it together is none: {error}"
+        ) from error
+
+
+def _data_sets_below(root: str, edition: str | None) -> list[str]:
+    """The folders in `root` that are data sets by themselves, from the top down."""
+    top = beginning_of_listing(root)
+    images = [path for path in files.walk(root) if nifti_stem(path) is not None]
+
+    def below(folder: str, depth: int) -> list[str]:
+        inside = [path.removeprefix(f"{folder}/") for path in images if path.startswith(f"{folder}/")]
+        found, lone_cases = [], []
+        for name in dict.fromkeys(path.partition("/")[0] for path in inside if "/" in path):
+            child = f"{folder}/{name}"
+            try:
+                cases = layouts.find(child, edition).cases
+            except InputError:
+                found += below(child, depth - 1) if depth else []
+                continue
+            is_lone = len(cases) == 1 and all("/" not in p.removeprefix(f"{child}/") for p in cases[0].paths())
+            (lone_cases if is_lone else found).append(child)
+        # Folders of one case each are no data sets: the one that they lie in is.
+        return [*found, *(lone_cases if len(lone_cases) == 1 else [folder] if lone_cases else [])]
+
+    as_given = root.rstrip("/")
+    return [as_given + folder.removeprefix(top) for folder in below(top, _DEPTH) if folder != top]
+
+
 def _described(dataset: layouts.Dataset) -> list[dict]:
     """`describe` of each case, with its patient as the data set's tables tell it."""
     # Decompression releases the interpreter's lock; only descriptions are kept.
     with concurrent.futures.ThreadPoolExecutor(min(_READERS, memory.cores())) as pool:
         descriptions = list(
-            tqdm(
-                pool.map(describe, dataset.cases),
-                total=len(dataset.cases),
-                unit="case",
-                disable=not sys.stderr.isatty(),
-            )
+            bars.bar(pool.map(describe, dataset.cases), total=len(dataset.cases), desc="cases", unit="case")
         )
     patient_of = dataset.patient_of
     return [{**row, "patient_id": patient_of[row["case_id"]]} for row in descriptions]
@@ -231,6 +269,21 @@ def _cells(row: Mapping) -> list[str]:
     return [*cells, " ".join(map(str, row["shape"])), spacing, _volumes(row)]
 
 
+def _told(report: Mapping, title: str) -> list[str]:
+    """The notes or faults of a report; what is the same of several cases is said once."""
+    alike = defaultdict(list)
+    for row in report["cases"]:
+        for text in row[title]:
+            alike[text.replace(row["case_id"], "CASE")].append((row["case_id"], text))
+    lines = {}
+    for text, those in alike.items():
+        together = f"{len(those)} cases, e.g. {those[0][0]}: {text}"
+        for case_id, own in those:
+            alone = f"{case_id}: {own}"
+            lines[alone] = together if len(those) >= _ALIKE else alone
+    return list(dict.fromkeys(lines.get(text, text) for text in report[title]))
+
+
 def _print(report: Mapping) -> None:
     rows = report["cases"]
     patient_count = len({row["patient_id"] for row in rows})
@@ -244,31 +297,50 @@ def _print(report: Mapping) -> None:
     print("\n".join(columns([titles, *map(_cells, rows)], _LAYOUT)))
     for title in ("notes", "faults"):
         if report[title]:
-            print(f"\n{title}")
-            for text in report[title]:
+            print(f"\n{style.heading(title)}")
+            for text in _told(report, title):
                 print("  " + text.replace("\n", "\n  "))
     faulty = sum(bool(row["faults"]) for row in rows)
     if report["sound"]:
         print("\nNothing is wrong.")
     else:
-        print(f"\n{len(report['faults'])} faults; {faulty} of {len(rows)} cases cannot be used.")
+        faults = counted(len(report["faults"]), "fault")
+        print(f"\n{faults}; {faulty} of {counted(len(rows), 'case')} cannot be used.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.parser("tfbrats.inspect", __doc__)
-    parser.add_argument("folder", type=paths.argument, help="a data set, or one case's folder; gs:// too")
-    parser.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
-    parser.add_argument(
+def _following(options: argparse.Namespace, report: Mapping) -> str:
+    """What to do with what was found."""
+    given = [("--edition", options.edition), ("--patients", options.patients), ("--splits", options.splits)]
+    given += [("--fold", None if options.fold is None else str(options.fold))]
+    more = [text for pair in given if pair[1] is not None for text in pair]
+    if not report["sound"]:
+        return f"mend that, and run {verbs.command_line('tfbrats.inspect', options.folder, *more)} again"
+    if not any(row["segmentation"] for row in report["cases"]):
+        return verbs.command_line(
+            *("tfbrats.predict", "--model", "MODEL", "--input", options.folder, "--output", "predictions")
+        )
+    return verbs.command_line(
+        *("beam_pipelines.nifti_to_tfrecord", "--config", "cun", "--input", options.folder, *more),
+        *("--output", "records/cun"),
+    )
+
+
+def parser() -> command.Parser:
+    """The command's options."""
+    ours = command.parser("tfbrats.inspect", __doc__)
+    ours.add_argument("folder", type=paths.argument, help="a data set, or one case's folder; gs:// too")
+    ours.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
+    ours.add_argument(
         "--splits", type=paths.argument, metavar="FILE", help="case ids by split: no patient may be in two"
     )
-    parser.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
-    patients.add_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    return parser
+    ours.add_argument("--fold", type=int, metavar="N", help="which of the folds that --splits holds")
+    patients.add_argument(ours)
+    ours.add_argument("--json", action="store_true", help="print one JSON object instead")
+    return ours
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         report = inspect(options.folder, options.edition, options.splits, options.fold, options.patients)
     except InputError as error:
@@ -279,6 +351,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(report, indent=2))
     else:
         _print(report)
+        print(style.following(_following(options, report)))
     return 0 if report["sound"] else 1
 
 

@@ -60,7 +60,7 @@ def write(
         table: a key of `papers.TABLES`, to stand beside.
         compare: folders that `score_files.write` wrote, of other runs on the same cases.
         case_ids: the cases to picture instead of those that their rank picks.
-        hero_file: the PNG file of `hero.compose`; None for no such picture.
+        hero_file: the PNG file of `hero_card.compose`; None for no such picture.
 
     Returns:
         What must not be overlooked: warnings of `score_text.warnings`, and that the run is not the model's.
@@ -73,7 +73,7 @@ def write(
     _check(scores, prediction, reference, run_folder, compare)
     _check_written(output, pictures, case_ids, hero_file)
 
-    from tfbrats.reporting import case_pictures, hero, page, score_text
+    from tfbrats.reporting import case_pictures, hero, hero_card, page, score_text
     from tfbrats.reporting.sampling_maps import sampling_of
     from tfbrats.reporting.training_section import training_of
     from tfbrats.scoring import comparison, papers, score_files
@@ -106,7 +106,7 @@ def write(
     if hero_file is not None:
         case_id = case_ids[0] if case_ids else None
         shown = hero.hero_of(evaluation, prediction, reference, case_id, scores)
-        files.write_bytes(hero_file, hero.compose(shown))
+        files.write_bytes(hero_file, hero_card.compose(shown))
     return [
         *(style.warning(text, sys.stderr) for text in score_text.warnings(evaluation, *others)),
         *(style.note(text, sys.stderr) for text in training.contradictions),

@@ -5,8 +5,10 @@ import pytest
 from beam_pipelines import engine
 from tfbrats.errors import InputError
 from tfbrats.machine import memory
+from tfbrats.terminal import command
 
 GIB = 2**30
+NOBODY = command.parser("nobody", "has no option")
 ALONE = [f"--runner={engine.LOCAL}"]
 
 
@@ -76,14 +78,14 @@ def test_an_option_and_its_value_may_be_two_words(machine, options):
 @pytest.mark.parametrize("name", ["FlinkRuner", "my.own.Runner", "apache_beam.runners.runner.NoRunner"])
 def test_an_engine_that_is_not_there_is_said_at_once(name):
     with pytest.raises(InputError, match=f"--runner={name}: "):
-        engine.check_options([f"--runner={name}"], [])
+        engine.check_options(NOBODY, [f"--runner={name}"])
 
 
 def test_what_an_engine_s_options_lack_is_said_at_once():
     with pytest.raises(InputError, match=r"(?s)do not fit:\n  .*staging_location"):
-        engine.check_options(["--runner=DataflowRunner", "--region=europe-west4"], [])
+        engine.check_options(NOBODY, ["--runner=DataflowRunner", "--region=europe-west4"])
 
 
 def test_an_engine_that_loses_parts_of_a_job_is_refused():
     with pytest.raises(InputError, match=r"DaskRunner.*silently"):
-        engine.check_options(["--runner=DaskRunner"], [])
+        engine.check_options(NOBODY, ["--runner=DaskRunner"])

@@ -18,6 +18,7 @@ import opened
 import pytest
 
 from beam_pipelines import engine
+from beam_pipelines import engine
 from beam_pipelines import nifti_to_tfrecord as job
 from tfbrats import labels
 from tfbrats.cases import case, nifti
@@ -158,7 +159,7 @@ def test_price_prints_the_tag_and_writes_nothing(cases, tmp_path, capsys):
     assert run(cases, tmp_path / "out", "--price", "preprocess.n4_modalities=[t1]") == 0
     assert list(tmp_path.iterdir()) == []
     tag = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[2:])
-    assert {"cases", "slices", "bytes", "shards", "hours", "free", "split"} <= set(tag)
+    assert {"cases", "slices", "bytes", "shards", "time", "free", "split"} <= set(tag)
     assert tag["cases"] == "5"
 
 
@@ -849,6 +850,13 @@ def test_a_set_without_a_training_example_is_refused(tmp_path):
 NEEDED = ["--config=c.yaml", "--input=i", "--output=o"]
 
 
+def asked(*more):
+    """What is left for Beam, once we and Beam have looked at it."""
+    _, _, beam_options = job._arguments([*NEEDED, *more])
+    engine.check_options(job.parser(), beam_options, has_overrides=True)
+    return beam_options
+
+
 def test_overrides_and_beam_s_options_are_told_apart():
     options, overrides, beam_options = job._arguments(
         [
@@ -869,28 +877,34 @@ def test_overrides_and_beam_s_options_are_told_apart():
 @pytest.mark.parametrize(
     ("stray", "message"),
     [
-        ("--max-bad-fracton=0.5", r"Did you mean --max-bad-fraction\?"),
+        ("--max-bad-fracton=0.5", r"; did you mean --max-bad-fraction\?$"),
         ("--over", r"'--over' is neither an option"),  # no guessing: it might be Beam's
         ("--no_such_beam_option=3", "nor one of Beam's"),
         ("--direct_num_workers=two", r"Beam's argument --direct_num_workers: invalid int value: 'two'"),
         ("--dry_run=true", r"only DataflowRunner has one.*--price"),
-        ("epochs=3", r"nor a section\.key=value override"),
+        ("epochs=3", r"nor a section\.key=value override; write train\.epochs=3$"),
+        ("--epochs 3", r"'--epochs' is neither .*; write train\.epochs=3$"),
+        ("--direct_num_worker=2", r"; did you mean --direct_num_workers\?$"),
         ("--direct_num_workers=2 folder", "'folder' is neither"),
     ],
 )
 def test_what_nobody_knows_is_an_error_not_dropped_in_silence(stray, message):
     with pytest.raises(InputError, match=message):
-        job._arguments([*NEEDED, *stray.split()])
+        asked(*stray.split())
 
 
 def test_an_engine_s_own_options_pass():
-    given = [*NEEDED, "--runner=PortableRunner", "--engine_memory=4g"]
-    assert job._arguments(given)[2] == ["--runner=PortableRunner", "--engine_memory=4g"]
+    given = ["--runner=PortableRunner", "--engine_memory=4g"]
+    assert asked(*given) == given
 
 
 def test_a_job_server_that_is_not_there_is_said_at_once():
     with pytest.raises(InputError, match=r"--job_endpoint=localhost:1: no job server answers there"):
-        job._arguments([*NEEDED, "--runner=PortableRunner", "--job_endpoint=localhost:1"])
+        asked("--runner=PortableRunner", "--job_endpoint=localhost:1")
+
+
+def test_beam_s_options_may_have_dashes_too():
+    assert asked("--direct-num-workers=2")[0] == "--direct_num_workers=2"
 
 
 def test_real_cases_become_records_that_hold_every_tumour_voxel(real_cases, tmp_path):

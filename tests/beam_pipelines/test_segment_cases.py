@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_model
 
+from beam_pipelines import engine, transforms
 from beam_pipelines import segment_cases as job
 from tfbrats import predict
 from tfbrats.cases import case, nifti
@@ -113,8 +114,8 @@ def test_another_spacing_is_told_before_the_job_and_guesses_in_reading_when_work
     (coarse / model_card.FILE).write_text(card.to_json())
     shutil.copytree(cases, tmp_path / "cases")
     without_codes(tmp_path / "cases" / IDS[2])
-    true_job = job.engine.job
-    monkeypatch.setattr(job.engine, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
+    true_job = engine.job
+    monkeypatch.setattr(engine, "job", lambda *a, **k: print("the job begins") or true_job(*a, **k))
     assert run(coarse, tmp_path / "cases", tmp_path / "out") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "the job"))]
     expected = [*(f"note: {case_id}:" for case_id in IDS), "the job begins", f"note: {IDS[2]}:"]
@@ -137,7 +138,7 @@ def test_however_many_threads_work_the_model_is_loaded_once(
 
 
 def test_a_worker_that_loads_a_model_for_each_case_would_be_seen(model, cases, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(job.transforms.shared.Shared, "acquire", lambda self, construct, tag=None: construct())
+    monkeypatch.setattr(transforms.shared.Shared, "acquire", lambda self, construct, tag=None: construct())
     run(model, cases, tmp_path)
     assert "model loaded     5 times by 1 worker\n" in capsys.readouterr().out
 
@@ -357,7 +358,7 @@ def test_no_more_processes_score_than_there_may_be(model, cases, tmp_path, monke
     )
     monkeypatch.setattr(memory.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(memory, "free_bytes", lambda: 2**40)
-    run(model, cases, tmp_path, f"--reference={cases}", *([f"--max-workers={most}"] if most else []))
+    run(model, cases, tmp_path, f"--reference={cases}", *([f"--workers={most}"] if most else []))
     assert found == [most or 6]
 
 
@@ -366,7 +367,7 @@ def test_a_worker_that_dies_while_scoring_is_told_with_this_job_s_option(model, 
         raise evaluation.WorkerDiedError("a worker process died.")
 
     monkeypatch.setattr(evaluation, "evaluate", dying)
-    with pytest.raises(InputError, match=r"died\. The segmentations are kept: .*--max-workers 1") as refused:
+    with pytest.raises(InputError, match=r"died\. The segmentations are kept: .*--workers 1") as refused:
         run(model, cases, tmp_path, f"--reference={cases}")
     assert "--workers" not in str(refused.value)
 
@@ -522,6 +523,13 @@ def test_another_file_in_the_place_of_the_one_beside_is_refused_before_the_work(
 NEEDED = ("--model=m", "--input=i", "--output=o")
 
 
+def asked(*more):
+    """Our options, once we and Beam have looked at the rest."""
+    options, beam_options = job._arguments([*NEEDED, *more])
+    engine.check_options(job.parser(), beam_options)
+    return options
+
+
 def test_paths_are_those_of_the_command_wherever_a_worker_runs():
     options, beam_options = job._arguments(["--model=gs://b/m/1", "--input=i", "--output=o"])
     assert (options.model, options.input) == ("gs://b/m/1", os.path.abspath("i"))
@@ -532,16 +540,16 @@ def test_paths_are_those_of_the_command_wherever_a_worker_runs():
 @pytest.mark.parametrize(
     ("stray", "message"),
     [
-        ("--max-bad-fracton=0.5", r"Did you mean --max-bad-fraction\?"),
+        ("--max-bad-fracton=0.5", r"; did you mean --max-bad-fraction\?$"),
         ("--over", r"'--over' is neither an option, nor one of Beam's\.$"),
         ("model.width=3", r"'model\.width=3' is neither an option, nor one of Beam's\.$"),
         ("--dry_run=true", r"only DataflowRunner has one\.$"),
-        ("--max-workers=0", "at least one worker"),
+        ("--workers=0", "at least one worker"),
     ],
 )
 def test_what_nobody_knows_is_an_error_not_dropped_in_silence(stray, message):
     with pytest.raises(InputError, match=message):
-        job._arguments([*NEEDED, *stray.split()])
+        asked(*stray.split())
 
 
 def test_real_cases_get_the_rule_s_segmentation_voxel_by_voxel(model, real_cases, tmp_path):

@@ -305,8 +305,8 @@ def test_the_price_tag_speaks_in_units_a_person_reads():
         return dict(line.split(maxsplit=1) for line in dataclasses.replace(price, **changes).lines(50))
 
     assert tag()["bytes"] == "about 7.0 GiB"
-    assert tag()["hours"] == "about 2.5 on one worker of this machine; workers share them"
-    assert tag(seconds=40)["hours"].startswith("under 0.1")
+    assert tag()["time"] == "about 2.5 h on one worker of this machine; workers share it"
+    assert tag(seconds=40)["time"].startswith("about 40 s on")
     assert tag(bytes=3 * 2**20)["bytes"] == "about 3.0 MiB"
 
 

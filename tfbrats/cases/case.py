@@ -351,8 +351,8 @@ def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) ->
     if not differences:
         return []
     return [
-        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid "
-        "(co-registration is not done here)."
+        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid; what "
+        "was not co-registered is that first (ANTs, elastix, BraTS Toolkit; docs/start/your-own-case.md)."
     ]
 
 

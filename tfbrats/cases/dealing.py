@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfbrats.cases import case, split_files
+from tfbrats.cases import split_files
 from tfbrats.cases.split_files import Splits
 from tfbrats.datasets import layouts
 from tfbrats.datasets.grades import GRADES
@@ -184,7 +184,9 @@ def _labelled(dataset: Dataset) -> _Strata:
 
 def _order(stratum: str, patients: Iterable[str], seed: int) -> list[str]:
     """The patients of one grade in the order in which they are dealt out, which the seed decides."""
-    return list(np.random.default_rng(case.case_seed(seed, stratum)).permutation(sorted(patients)))
+    from tfbrats.cases.case import case_seed  # with what reads images: who only offers recipes need not wait
+
+    return list(np.random.default_rng(case_seed(seed, stratum)).permutation(sorted(patients)))
 
 
 def _by_ratio(strata: _Strata, ratio: Sequence[int], seed: int) -> Splits:

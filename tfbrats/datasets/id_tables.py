@@ -1,5 +1,6 @@
 """Tables that people and the challenge write ids in: CSV as spreadsheets save it, in any of their dialects."""
 
+import argparse
 import contextlib
 import csv
 import io
@@ -37,6 +38,26 @@ class TableError(InputError):
 def is_workbook(path: str | os.PathLike) -> bool:
     """Whether the name is that of a spreadsheet program's own format."""
     return re.search(r"\.xlsx?$", files.name(path), re.IGNORECASE) is not None
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """--case and --cases: which cases alone, for `chosen` to read."""
+    parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
+    parser.add_argument(
+        "--cases", metavar="FILE", help="only these: a file with a case id a line, or ids between commas"
+    )
+
+
+def chosen(options: argparse.Namespace) -> list[str] | None:
+    """The cases that --case and --cases name, each once; None where neither was given.
+
+    Raises:
+        InputError: --cases names no case, or there is no such file.
+    """
+    if options.case is None and options.cases is None:
+        return None
+    of_cases = [] if options.cases is None else case_ids_of(options.cases)
+    return list(dict.fromkeys([*(options.case or ()), *of_cases]))
 
 
 def read(path: str | os.PathLike) -> Table:

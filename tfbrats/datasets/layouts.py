@@ -29,7 +29,7 @@ UNTOLD = "2023"  # whose values are written where neither names nor masks tell a
 
 
 class NoCaseError(InputError):
-    """No file under a folder is named as any layout names a case's."""
+    """The names under a folder are no layout's: they make no case, or several of one id."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def find(root: str | os.PathLike, edition: str | None = None, reads_labels: bool
         reads_labels: whether masks will be read; else nothing need tell in which values they are.
 
     Raises:
-        NoCaseError: no case is found; lists what was looked for.
+        NoCaseError: no case is found (lists what was looked for), or two of one id.
         InputError: an edition is not recognised, or a case is of a challenge without WT, TC and ET.
     """
     if edition is not None and edition not in EDITIONS:
@@ -380,7 +380,7 @@ def _common_folder(paths: Sequence[str]) -> str:
 
 
 def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
-    """Raises InputError where two cases have one id: no split, record or score could tell them apart."""
+    """Raises NoCaseError where two cases have one id: no split, record or score could tell them apart."""
     # A copy by way of a Mac stores an accent otherwise: the same name to whoever reads it.
     names = [unicodedata.normalize("NFC", case.case_id) for case in cases]
     doubled = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -390,7 +390,7 @@ def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
         files.parent(entry.images[0][1]) for name, entry in zip(names, cases, strict=True) if name == doubled[0]
     ]
     shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
-    raise InputError(
+    raise NoCaseError(
         f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "
         "they are copies; if they are of two patients or visits, put the patient's name in the files' names."
     )

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tfbrats.datasets import layouts, references
+from tfbrats.datasets import case_names, layouts, references
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.datasets.scan_names import CORRECTED, STRIPPED, UNSTRIPPED, beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
@@ -146,20 +146,25 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     for path in listing:
         if nifti_stem(path) is not None:
             by_folder[files.parent(path)].append(path)
+    for folder in [folder for folder in by_folder if files.join(folder, model_card.FILE) in listing]:
+        del by_folder[folder]  # results
     own: dict[str, _Read] = {}
     for folder, paths in by_folder.items():
-        if files.join(folder, model_card.FILE) in listing:  # results
-            continue
         found = [case for case in dataset.cases if _folder_of(case) == folder]
         read = _read(paths)
         if not _is_understood(found, read, dataset.untold):
             if len(by_folder) == 1 and (read.doubled or (not found and len(read.scans) < 2)):
                 _check_told(folder, read)
-            if len(read.scans) > 1 and not read.doubled:
+            if len(read.scans) > 1 and not read.doubled and not _tell_edition(folder, *paths):
                 own[folder] = read
-    if refusal is not None and not own:
+    if refusal is not None and (not own or len(own) < len(by_folder)):
         raise InputError(f"{refusal}{_convert_first(listing)}") from refusal
     return _with_own(dataset, own, beginning_of_listing(root), edition)
+
+
+def _tell_edition(*places: str) -> bool:
+    """Whether a name is that of a published data set's case."""
+    return any(case_names.edition_by_id(files.name(place)) is not None for place in places)
 
 
 def _folder_of(case: CaseFiles) -> str:
@@ -229,7 +234,8 @@ def _with_own(dataset: Dataset, own: Mapping[str, _Read], top: str, edition: str
             f"{dataset.root}: several patients would be called {doubled[0]}. Give one patient's folder, or put "
             "the patient's name in the files' names."
         )
-    untold = dataset.untold if edition else dataset.untold | {case.case_id for case in cases}
+    untold = dataset.untold & {case.case_id for case in kept}
+    untold = untold if edition else untold | {case.case_id for case in cases}
     return dataclasses.replace(
         dataset,
         cases=tuple(sorted((*kept, *cases), key=lambda case: case.case_id)),

@@ -102,7 +102,7 @@ class Wanted:
                 _check_scans(entry, card)
         untold = [entry for entry, _ in pairs if entry.case_id in dataset.untold]
         notes = []
-        if untold and untold[0].layout != own_scans.NAMED:
+        if untold and untold[0].layout not in (own_scans.LAYOUT, own_scans.NAMED):  # the last line tells it
             more = f" and {len(untold) - 1} more" if untold[1:] else ""
             notes.append(
                 f"{untold[0].case_id}{more}: no name tells an edition; written in the model's label values "
@@ -121,8 +121,8 @@ def _check_scans(entry: CaseFiles, card: ModelCard) -> None:
         cure = " ".join(f"--{modality} FILE" for modality in lacking)
         found = ", ".join(f"{modality} {files.name(path)}" for modality, path, _ in entry.images)
         raise InputError(
-            f"{takes}: {', '.join(lacking)} is missing (found {found}). "
-            + (f"Add {cure}." if is_named else f"Name all by {own_scans.FLAGS}, or rename the files.")
+            f"{takes}; found {found}. "
+            + (f"Give {cure} too." if is_named else f"Name all by {own_scans.FLAGS}, or rename the files.")
             + f" What to do without such a scan: {own_scans.PAGE}."
         )
     if needless and is_named:
@@ -214,5 +214,6 @@ def ending(wanted: Wanted, by: str, uploads: bool = False) -> list[str]:
     if wanted.folder is not None and any(e.label and e.case_id not in untold for e, _ in wanted.pairs):
         arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "report")
         return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
-    look = f"look at {place} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"
+    first = wanted.targets[0].segmentation
+    look = f"look at {first} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"
     return [*lines, style.following(look)]

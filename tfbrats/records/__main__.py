@@ -15,148 +15,43 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
 
 import argparse
 import json
-import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from tfbrats.datasets import id_tables
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
-from tfbrats.records import show, stats, to_nifti, verify
-from tfbrats.records.manifest import Manifest, read_manifest
-from tfbrats.terminal import command, verbs
-from tfbrats.terminal.wording import columns, counted, in_units
+from tfbrats.terminal import bars, command, style, verbs
+from tfbrats.terminal.wording import counted, in_units
 
-_REJECTED_SHOWN = 3
-_INDENT, _WIDTH = 12, 112
-
-
-def _line(name: str, text: Any) -> None:
-    """A name and its text, wrapped beside it."""
-    first, *others = textwrap.wrap(str(text), _WIDTH - _INDENT, break_long_words=False) or [""]
-    print("\n".join(columns([(name, first), *(("", line) for line in others)], (f"<{_INDENT}", ""))))
+if TYPE_CHECKING:  # what reads records is imported once the arguments are understood
+    from tfbrats.records import verify
+    from tfbrats.records.manifest import Manifest
 
 
-def _bytes_bar(manifest: Manifest) -> tqdm:
-    """Quiet where nobody watches."""
+def _bytes_bar(manifest: "Manifest"):
     total = sum(shard.bytes for shard in manifest.shards)
-    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="records", disable=None)
+    return bars.bar(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="records")
+
+
+def _next(*words: str) -> None:
+    """What to do when this has ended."""
+    print(style.following(verbs.command_line(*words)))
+
+
+def _train(folder: str) -> None:
+    _next("tfbrats.train", "--config", "CONFIG", "--records", folder)
 
 
 # --- show -----------------------------------------------------------------------------------------------
 
 
-def _settings(content: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {' '.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
-        for key, value in content.items()
-    )
-
-
-def _seconds(by_stage: Mapping[str, float]) -> str:
-    each = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in by_stage.items())
-    return f"{each}: {sum(by_stage.values()):.2f} in all"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    """The first column to the left, the others to the right."""
-    for line in columns(rows, ("<", *(["  >"] * (len(rows[0]) - 1)))):
-        print(line.rstrip())
-
-
-def _group_name(group: Mapping[str, Any]) -> str:
-    return f"{group['split']} {group['region']}".strip()
-
-
-def _print_set(content: Mapping[str, Any], manifest: Manifest) -> None:
-    _print_origin(content)
-    print()
-    _print_groups(content, len(manifest.shards))
-    _print_rejected(content["rejected"])
-
-
-def _print_origin(content: Mapping[str, Any]) -> None:
-    """What the records were made of, and how."""
-    _line("records", f"{content['folder']}: {content['kind']}, format {content['format']}")
-    _line("written by", f"tfbrats {content['tfbrats_version']}")
-    for text in content["layouts"]:
-        _line("layout", text)
-    for edition, values in content["label_schemas"].items():
-        _line("labels", f"edition {edition}: {values}")
-    _line("modalities", ", ".join(content["modalities"]))
-    for spacing, count in content["spacings_mm"][:3]:
-        of = "" if len(content["spacings_mm"]) == 1 else f": {counted(count, 'case')}"
-        _line("spacing", " x ".join(f"{side:.4g}" for side in spacing) + f" mm{of}")
-    if more := content["spacings_mm"][3:]:
-        _line("", f"and {counted(len(more), 'other spacing')}")
-    for section, values in content["settings"].items():
-        if isinstance(values, Mapping):
-            _line(section, _settings(values))
-        else:
-            _line("settings", f"{section} {values}")
-    _line("fields", ", ".join(f"{name} {text}" for name, text in content["fields"].items()))
-    _line("split", f"sha256 {content['split_sha256'][:16]}")
-    if content["seconds_per_case"]:
-        _line("seconds", f"a case: {_seconds(content['seconds_per_case'])}")
-    if len(content["batches"]) > 1:
-        counts = [sum(batch.values()) for batch in content["batches"]]
-        later = ", then ".join(str(count) for count in counts[1:])
-        _line("batches", f"{counted(counts[0], 'case')} at first, then {later} added")
-
-
-def _print_groups(content: Mapping[str, Any], shard_count: int) -> None:
-    rows = [("split", "cases", content["kind"], "bytes", "shards", "smallest", "median", "largest")]
-    for group in content["groups"]:
-        sizes = [in_units(size) for size in group["shard_bytes"].values()]
-        numbers = [str(group[key]) for key in ("cases", "examples")]
-        rows.append((_group_name(group), *numbers, in_units(group["bytes"]), str(group["shards"]), *sizes))
-    if len(content["groups"]) > 1:
-        numbers = (str(content["cases"]), str(content["examples"]), in_units(content["bytes"]))
-        rows.append(("all", *numbers, str(shard_count), "", "", ""))
-    _table(rows)
-
-
-def _print_rejected(rejected: Sequence[Mapping[str, Any]]) -> None:
-    if not rejected:
-        return
-    print(f"\nrejected: {counted(len(rejected), 'case')}")
-    for case in rejected[:_REJECTED_SHOWN]:
-        print(f"  {case['case_id']} ({case['stage']}): " + case["reason"].replace("\n", "\n    "))
-    if more := rejected[_REJECTED_SHOWN:]:
-        print(f"  and {len(more)} more: --json lists all")
-
-
-def _print_case(content: Mapping[str, Any]) -> None:
-    _line("case", f"{content['case_id']}, in {content['split']}, {counted(content['examples'], 'example')}")
-    if content["spacing_mm"]:
-        _line("spacing", " x ".join(f"{side:.4g}" for side in content["spacing_mm"]) + " mm")
-    if content["source"]:
-        shape = " x ".join(map(str, content["source"]["shape"]))
-        edition = content["source"]["label_schema"]["edition"]
-        _line("its files", f"{shape} voxels, edition {edition}, affine")
-        for row in content["source"]["affine"][:3]:
-            print(" " * _INDENT + " ".join(f"{value:10.4f}" for value in row))
-    print()
-    rows = [("shard", "region", "records", "seconds")]
-    for part in content["parts"]:
-        first, last = part["records"]
-        taken = f"{sum(part['seconds'].values()):.2f}" if part["seconds"] else ""
-        span = "none" if last < first else f"{first}" if first == last else f"{first} to {last}"
-        rows.append((part["file"], part["region"], span, taken))
-    _table(rows)
-
-
-def _print_shards(content: Mapping[str, Any]) -> None:
-    rows = [("shard", "cases", content["kind"], "bytes", "crc32c")]
-    for shard in content["shards"]:
-        cases, examples = str(len(shard["cases"])), str(shard["examples"])
-        rows.append((shard["file"], cases, examples, in_units(shard["bytes"]), shard["crc32c"]))
-    _table(rows)
-
-
 def _show(options: argparse.Namespace) -> int:
+    from tfbrats.records import show
+    from tfbrats.records.manifest import read_manifest
+
     manifest = read_manifest(options.folder)
     content = show.describe(options.folder, manifest)
     if options.shards:
@@ -167,12 +62,13 @@ def _show(options: argparse.Namespace) -> int:
         print(json.dumps(content, indent=2))
         return 0
     if options.case:
-        _print_case(content["case"])
+        show.print_case(content["case"])
         return 0
-    _print_set(content, manifest)
+    show.print_set(content, manifest)
     if options.shards:
         print()
-        _print_shards(content)
+        show.print_shards(content)
+    _next("tfbrats.records", "verify", options.folder)
     return 0
 
 
@@ -180,6 +76,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from tfbrats.records import verify
+    from tfbrats.records.manifest import read_manifest
+
     try:
         manifest = read_manifest(options.folder)
         started = time.monotonic()
@@ -203,15 +102,16 @@ def _verify(options: argparse.Namespace) -> int:
         speed = f"{report.bytes / 2**20 / seconds:.0f} MiB/s"
         print(f"read {counted(report.records, 'record')} in {shards}, {in_units(report.bytes)}, {speed}")
     for text in report.notes:
-        print(f"note: {text}")
+        print(style.note(text))
     if not report.faults:
         print("Nothing is wrong.")
+        _train(options.folder)
         return 0
     _print_faults(report.faults, options.folder)
     return 1
 
 
-def _content(report: verify.Report, seconds: float) -> dict[str, Any]:
+def _content(report: "verify.Report", seconds: float) -> dict[str, Any]:
     return {
         "records": report.records,
         "bytes": report.bytes,
@@ -225,11 +125,20 @@ def _content(report: verify.Report, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print_faults(faults: Sequence[verify.Fault], folder: str) -> None:
-    """All faults, then what to do about them, each cure once."""
+def _print_faults(faults: Sequence["verify.Fault"], folder: str) -> None:
+    """Faults, equal ones as one line; then what to do about them, each cure once."""
     print("\nfaults")
+    alike = defaultdict(list)
     for fault in faults:
-        print(f"  {fault}")
+        # Of a record its number and place stand before the colon.
+        alike[fault.file if fault.record is not None else "", fault.text.rpartition(": ")[2]].append(fault)
+    for (file, text), those in alike.items():
+        if len(those) == 1:
+            print(f"  {those[0]}")
+        elif file:
+            print(f"  {file}: {len(those)} records: {text}; e.g. {those[0].text.partition(': ')[0]}")
+        else:
+            print(f"  {len(those)} files: {text}; e.g. {those[0].file}")
     print(f"\n{counted(len(faults), 'fault')} in {folder}")
     for cure in dict.fromkeys(fault.cure for fault in faults):
         touched = sorted({fault.file for fault in faults if fault.cure == cure})
@@ -239,48 +148,10 @@ def _print_faults(faults: Sequence[verify.Fault], folder: str) -> None:
 # --- stats ----------------------------------------------------------------------------------------------
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
-
-
-def _print_shares(manifest: Manifest, whole: Sequence[int] | None, groups: Sequence[Mapping[str, Any]]) -> None:
-    """A row for each tissue and region of each group.
-
-    Args:
-        whole: voxels along each axis that shares are of; None where they differ (`stats.denominator`).
-    """
-    example = {"slices": "slice", "patches": "patch", "volumes": "volume"}[manifest.kind]
-    of = f"of {' x '.join(map(str, whole))} voxels" if whole else "cropped to the brain"
-    padded = ", padding included" if manifest.kind == "slices" else ""
-    print(f"Shares in % of a {example} {of}{padded}: mean over all, and quantiles over those that hold any.\n")
-    quantiles = [f"{100 * q:.0f} %" for q in stats.QUANTILES]
-    rows = [("", manifest.kind, "held by %", "mean", *quantiles[:-1], "most")]
-    for group in groups:
-        for name, share in group["shares"].items():
-            first = name == next(iter(group["shares"]))
-            rows.append(
-                (
-                    f"{_group_name(group) if first else '':<14}{name}",
-                    str(group["examples"]) if first else "",
-                    _percent(share["held_by"]),
-                    _percent(share["mean"]),
-                    *map(_percent, share["quantiles_where_held"].values()),
-                )
-            )
-    _table(rows)
-
-
-def _print_intensities(groups: Sequence[Mapping[str, Any]]) -> None:
-    print("\nIntensities in the brain (z-scores: 0 and 1 over a whole case).\n")
-    rows = [("", "mean", "std", "min", "max")]
-    for group in groups:
-        for n, (name, of_modality) in enumerate(group["intensities"].items()):
-            numbers = ("-" if value is None else f"{value:.3f}" for value in of_modality.values())
-            rows.append((f"{_group_name(group) if n == 0 else '':<14}{name}", *numbers))
-    _table(rows)
-
-
 def _stats(options: argparse.Namespace) -> int:
+    from tfbrats.records import stats
+    from tfbrats.records.manifest import read_manifest
+
     manifest = read_manifest(options.folder)
     whole = stats.denominator(manifest, options.folder)
     with _bytes_bar(manifest) as bar:
@@ -294,10 +165,10 @@ def _stats(options: argparse.Namespace) -> int:
         }
         print(json.dumps(content, indent=2))
         return 0
-    _print_shares(manifest, whole, groups)
-    _print_intensities(groups)
-    if options.csv:
-        print(f"\nwrote {options.csv}")
+    stats.print_shares(manifest, whole, groups)
+    stats.print_intensities(groups)
+    print(f"\nwrote {options.csv}" if options.csv else "")
+    _train(options.folder)
     return 0
 
 
@@ -305,15 +176,21 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _to_nifti(options: argparse.Namespace) -> int:
+    from tfbrats.records.manifest import read_manifest
+
+    chosen = id_tables.chosen(options)
     manifest = read_manifest(options.folder)
     if manifest.kind != "volumes":
-        return _pictures(options, manifest)
+        return _pictures(options, manifest, chosen)
     if options.examples is not None:
         raise InputError("--examples: of slices and patches; volumes are written whole. Choose with --case.")
-    case_ids = {*(options.case or (case_id for ids in manifest.cases.values() for case_id in ids))}
-    with tqdm(total=len(case_ids), desc="cases", disable=None) as bar:
+
+    from tfbrats.records import to_nifti
+
+    case_ids = {*(chosen or (case_id for ids in manifest.cases.values() for case_id in ids))}
+    with bars.bar(total=len(case_ids), desc="cases", unit="case") as bar:
         outcome = to_nifti.write(
-            options.folder, manifest, options.output, options.case, options.overwrite, bar.update
+            options.folder, manifest, options.output, chosen, options.overwrite, bar.update
         )
     if outcome.kept:
         kept = f"{outcome.kept} of {len(case_ids)} cases"
@@ -325,31 +202,32 @@ def _to_nifti(options: argparse.Namespace) -> int:
             + f"\nWhat else is wrong: {verbs.command_line('tfbrats.records', 'verify', options.folder)}"
         )
     print(f"cases are in {options.output}: z-scored images (float32) and segmentations, on their own grids")
+    _next("tfbrats.inspect", options.output)
     return 0
 
 
-def _pictures(options: argparse.Namespace, manifest: Manifest) -> int:
-    from tfbrats.records import pictures  # matplotlib, which the other commands need not wait for
-
+def _pictures(options: argparse.Namespace, manifest: "Manifest", chosen: Sequence[str] | None) -> int:
     number = 8 if options.examples is None else options.examples
     if number < 1:
         raise InputError(f"--examples {number}: expected 1 or more.")
 
-    def report(path: str, is_new: bool) -> None:
-        tqdm.write(
-            f"drew {path}" if is_new else f"{path} is there already and is kept (--overwrite redraws it)"
-        )
+    from tfbrats.records import pictures  # matplotlib
 
-    pictures.write(options.folder, manifest, options.output, number, options.case, options.overwrite, report)
+    def report(path: str, is_new: bool) -> None:
+        print(f"drew {path}" if is_new else f"{path} is there already and is kept (--overwrite redraws it)")
+
+    pictures.write(options.folder, manifest, options.output, number, chosen, options.overwrite, report)
+    _train(options.folder)
     return 0
 
 
 # --- the command ----------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = command.parser("tfbrats.records", __doc__)
-    commands = parser.add_subparsers(required=True, metavar="{show,verify,stats,to-nifti}")
+def parser() -> command.Parser:
+    """The command's options, by subcommand."""
+    whole = command.parser("tfbrats.records", __doc__)
+    commands = whole.add_subparsers(required=True, metavar="{show,verify,stats,to-nifti}")
 
     def subcommand(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
@@ -373,16 +251,16 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--json", action="store_true", help="print one JSON object instead")
     given_back = subcommand("to-nifti", _to_nifti, "volumes back to NIfTI; slices and patches to pictures")
     given_back.add_argument("--output", type=paths.argument, required=True, help="a folder of its own")
-    given_back.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
+    id_tables.add_choice(given_back)
     given_back.add_argument(
         "--examples", type=int, metavar="N", help="slices or patches in a picture (default 8)"
     )
     given_back.add_argument("--overwrite", action="store_true", help="write again what is there")
-    return parser
+    return whole
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     options.folder = options.folder.rstrip("/") or "/"
     if getattr(options, "output", None) and files.canonical(options.output) == files.canonical(options.folder):
         raise InputError(f"{options.output}: the record set itself. Choose another --output.")

@@ -18,6 +18,7 @@ import numpy as np
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LwsRegion, Tissue
 from tfbrats.machine import files
+from tfbrats.records import show
 from tfbrats.records.manifest import MANIFEST, Manifest
 from tfbrats.records.reading import Stored, schema_of, stored, tissues_of
 
@@ -223,3 +224,48 @@ def _check_table(path: str) -> None:
             raise InputError(
                 f"{path}: exists, and is no table of this command. Choose another name, or move it away."
             )
+
+
+# --- as a person reads it -------------------------------------------------------------------------------
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def print_shares(manifest: Manifest, whole: Sequence[int] | None, groups: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each tissue and region of each group.
+
+    Args:
+        whole: voxels along each axis that shares are of; None where they differ (`stats.denominator`).
+    """
+    example = {"slices": "slice", "patches": "patch", "volumes": "volume"}[manifest.kind]
+    of = f"of {' x '.join(map(str, whole))} voxels" if whole else "cropped to the brain"
+    padded = ", padding included" if manifest.kind == "slices" else ""
+    print(f"Shares in % of a {example} {of}{padded}: mean over all, and quantiles over those that hold any.\n")
+    quantiles = [f"{100 * q:.0f} %" for q in QUANTILES]
+    rows = [("", manifest.kind, "held by %", "mean", *quantiles[:-1], "most")]
+    for group in groups:
+        for name, share in group["shares"].items():
+            first = name == next(iter(group["shares"]))
+            rows.append(
+                (
+                    f"{show.group_name(group) if first else '':<14}{name}",
+                    str(group["examples"]) if first else "",
+                    _percent(share["held_by"]),
+                    _percent(share["mean"]),
+                    *map(_percent, share["quantiles_where_held"].values()),
+                )
+            )
+    show.table(rows)
+
+
+def print_intensities(groups: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each modality of each group."""
+    print("\nIntensities in the brain (z-scores: 0 and 1 over a whole case).\n")
+    rows = [("", "mean", "std", "min", "max")]
+    for group in groups:
+        for n, (name, of_modality) in enumerate(group["intensities"].items()):
+            numbers = ("-" if value is None else f"{value:.3f}" for value in of_modality.values())
+            rows.append((f"{show.group_name(group) if n == 0 else '':<14}{name}", *numbers))
+    show.table(rows)

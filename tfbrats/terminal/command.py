@@ -81,6 +81,19 @@ class Parser(argparse.ArgumentParser):
         lines = f"error: {message}\n{self.prog} --help lists what there is"
         self.exit(2, f"{style.error(lines, sys.stderr)}\n")
 
+    def _all_options(self) -> list[str]:
+        """Its own and those of its subcommands."""
+        below = [
+            parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for parser in action.choices.values()
+        ]
+        return [
+            *self._option_string_actions,
+            *(name for parser in below for name in parser._option_string_actions),
+        ]
+
     def _strangers(self) -> list[str]:
         """Options as given that are none, not even when cut short."""
         names = [text for text in self._given if text.startswith("--") and text != "--"]
@@ -93,7 +106,7 @@ class Parser(argparse.ArgumentParser):
         name, equals, value = unknown.partition("=")
         if not name.startswith("-"):
             return ""
-        options = [*self._option_string_actions, *self._new_names]
+        options = [*self._all_options(), *self._new_names]
         near = difflib.get_close_matches(name.replace("_", "-"), options, n=1, cutoff=0.75)
         if near:
             return f"; did you mean {self._new_names.get(near[0], near[0])}?"
