@@ -140,7 +140,7 @@ def test_cells_beyond_the_header_cost_no_curve(tmp_path):
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no run here.*tfbrats train"):
+    with pytest.raises(InputError, match=r"no run here.*tfbrats train"):
         training_section.training_of(tmp_path, None)
 
 
@@ -617,7 +617,9 @@ def test_masks_alone_are_drawn_on_black(scored, tmp_path):
     for one in layouts.find(root).cases:
         shutil.copy(one.label, tmp_path / "masks")
     score_files.write(evaluation.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
-    report.write(tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", pictures=1)
+    report.write(
+        tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", pictures=1
+    )
     assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 2
 
 

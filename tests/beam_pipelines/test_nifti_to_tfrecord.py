@@ -18,7 +18,6 @@ import opened
 import pytest
 
 from beam_pipelines import engine
-from beam_pipelines import engine
 from beam_pipelines import nifti_to_tfrecord as job
 from tfbrats import labels
 from tfbrats.cases import case, nifti
