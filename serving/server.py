@@ -152,11 +152,11 @@ def _announce(host: str) -> None:
         flush=True,
     )
     if host not in ("127.0.0.1", "localhost", "::1"):
-        print(
-            f"WARNING: listening on {host}: whoever reaches this machine can send it cases and read what "
-            "comes back, without encryption or log-in. Patients' scans do not belong on such a line.",
-            flush=True,
+        risk = (
+            f"listening on {host}: whoever reaches this machine can send it cases and read what comes back, "
+            "without encryption or log-in. Patients' scans do not belong on such a line."
         )
+        print(style.warning(risk), flush=True)
 
 
 def _serve_until_told(server: "Server") -> None:
