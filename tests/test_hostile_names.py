@@ -545,8 +545,8 @@ def test_an_upload_of_any_name_is_checked_and_packed(over, tmp_path):
         for one in NAMES:
             files.write_bytes(f"./{plain(name)}/{one}", content)
         files.write_bytes(f"./{plain(name)}.ids", "\n".join(NAMES).encode())
-        said_by(check_submission.main, f"--cases={name}.ids", f"--pack={name}.zip", "--", name)
-        said_by(check_submission.main, f"--cases={name}.ids", "--", f"{name}.zip")
+        said_by(check_submission.main, f"--expected={name}.ids", f"--pack={name}.zip", "--", name)
+        said_by(check_submission.main, f"--expected={name}.ids", "--", f"{name}.zip")
         return [name, f"{name}.ids", f"{name}.zip"]
 
     over("check_submission", KEEN[::3], work)
