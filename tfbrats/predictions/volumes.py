@@ -32,12 +32,7 @@ Volumes = Mapping[str, float]  # region -> ml
 
 def of(tissues: np.ndarray, spacing_mm: Sequence[float]) -> Volumes:
     """Of a label map of tissues [I, J, K]."""
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
-    counts = np.bincount(tissues.ravel(), minlength=len(labels.Tissue))
-    return {
-        region: round(int(sum(counts[tissue] for tissue in parts)) * voxel_ml, _DECIMALS)
-        for region, parts in labels.REGIONS.items()
-    }
+    return {region: round(ml, _DECIMALS) for region, ml in case.volumes_ml(tissues, spacing_mm).items()}
 
 
 def line(case_id: str, volumes: Volumes) -> str:
