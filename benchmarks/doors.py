@@ -3,7 +3,10 @@
     python benchmarks/doors.py
     python benchmarks/doors.py --words train,evaluate --rounds 5 --json doors.json
 
-The slip in a value is a misspelt key of the config; of a command without a config, a folder that is not there.
+The slip in a value is a misspelt key of the config; of a command without a config, a folder that is not there
+(or, of demo and phantom, which read none, a choice that is none). A command that does not refuse it, or ends
+with a traceback, gives no figure but an error.
+
 Figures are CPU seconds (user and system, with those of child processes): the seconds on the clock say more of
 what else the machine does. The median of the rounds counts. Beside them stand two peers, measured in the same
 run: TensorFlow's import, which every answer waited for once, and `pip --help`.

@@ -520,7 +520,7 @@ def _page(cases, segmented):
         _scored(name, cases, segmented)
         both = (f"--prediction={name}", f"--reference={name}.ref")
         said_by(evaluate.main, "--workers=1", *both, f"--output={name}.scores")
-        said_by(report.main, *both, f"--metrics={name}.scores", f"--output={name}.html", "--cases=1")
+        said_by(report.main, *both, f"--scores={name}.scores", f"--output={name}.html", "--pictures=1")
         assert ids_of(cases)[0] in files.read_bytes(f"./{plain(name)}.html").decode()
         return [name, *(f"{name}.{ending}" for ending in ("ref", "scores", "html"))]
 
@@ -545,8 +545,8 @@ def test_an_upload_of_any_name_is_checked_and_packed(over, tmp_path):
         for one in NAMES:
             files.write_bytes(f"./{plain(name)}/{one}", content)
         files.write_bytes(f"./{plain(name)}.ids", "\n".join(NAMES).encode())
-        said_by(check_submission.main, f"--cases={name}.ids", f"--pack={name}.zip", "--", name)
-        said_by(check_submission.main, f"--cases={name}.ids", "--", f"{name}.zip")
+        said_by(check_submission.main, f"--expected={name}.ids", f"--pack={name}.zip", "--", name)
+        said_by(check_submission.main, f"--expected={name}.ids", "--", f"{name}.zip")
         return [name, f"{name}.ids", f"{name}.zip"]
 
     over("check_submission", KEEN[::3], work)

@@ -62,10 +62,7 @@ def demo(output: pathlib.Path, method: str) -> None:
     steps = Steps(output / "logs")
     _prepare(steps, places)
     _train_and_export(steps, places, what)
-
-    from tfbrats.records import manifest
-
-    unseen = manifest.read_manifest(places.records).cases["test"]
+    unseen = _unseen(places)
     _segment(steps, places, unseen)
     _score_and_draw(steps, places, what, unseen)
     print(f"\ndone in {time.monotonic() - started:.0f} s. Look at")
@@ -98,7 +95,7 @@ def _prepare(steps: Steps, places: _Places) -> None:
     """NIfTI, looked at, as TFRecords."""
     steps.run(
         "Simulate glioma cases",
-        *("tfbrats.phantom", "--output", str(places.cases), "--cases", str(CASES), "--edition", "2021"),
+        *("tfbrats.phantom", "--output", str(places.cases), "--count", str(CASES), "--edition", "2021"),
         *("--seed", "1", "--shape", *SHAPE),
     )
     steps.run("Look at them", "tfbrats.inspect", str(places.cases))
@@ -126,6 +123,13 @@ def _train_and_export(steps: Steps, places: _Places, what: str) -> None:
         *("tfbrats.export", "--run", str(places.run), "--output", str(places.model)),
         is_done=exported_since(places.run, places.model),
     )
+
+
+def _unseen(places: _Places) -> list[str]:
+    """The cases that neither trained the model nor chose its checkpoint."""
+    from tfbrats.records import manifest
+
+    return list(manifest.read_manifest(places.records).cases["test"])
 
 
 def _segment(steps: Steps, places: _Places, case_ids: Sequence[str]) -> None:

@@ -190,7 +190,7 @@ def _tell(
         print("\n" + score_text.of_comparisons(scores, asked.output, asked.table))
     first, *more = score_files.names(scores)
     names = ", ".join((files.join(asked.output, first), *more))
-    more_of_them = "" if asked.all else "; --all prints the means of every score"
+    more_of_them = "" if asked.all else "; --all prints every mean"
     done = "replaced" if is_replaced else "written"
     print("\n" + wording.wrapped(f"{done}: {names}{more_of_them}", 9))
     print(style.following(_report_of(asked)))

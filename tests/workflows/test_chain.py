@@ -39,8 +39,8 @@ def test_a_step_is_announced_as_typed_and_its_output_kept(tmp_path, module, caps
 
 
 def test_a_step_that_is_shown_prints_as_it_goes(tmp_path, module, capsys):
-    steps.Steps(tmp_path / "logs").run("Say", module("print('hello')"), show=True)
-    assert "    hello\n" in capsys.readouterr().out
+    steps.Steps(tmp_path / "logs").run("Say", module("print('hello'); print(); print('  you')"), show=True)
+    assert "    hello\n\n      you\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("colours", [{"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])

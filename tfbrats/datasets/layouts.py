@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
 from tfbrats.datasets.case_names import Telling
 from tfbrats.datasets.patients import Links
-from tfbrats.datasets.scan_names import Group, Leftovers, beginning_of_listing, common_folder, nifti_stem
+from tfbrats.datasets.scan_names import (
+    Group,
+    Leftovers,
+    beginning_of_listing,
+    common_folder,
+    nearest,
+    nifti_stem,
+    reasons,
+)
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.machine import files
@@ -152,8 +160,8 @@ def find(root: str | os.PathLike, edition: str | None = None, reads_labels: bool
         raise NoCaseError(
             f"{root}: no case found among {len(listing)} files. Looked for\n  "
             + "\n  ".join(LAYOUTS)
-            + _nearest(listing)
-            + _reasons(notes)
+            + nearest(listing)
+            + reasons(notes)
         )
     tellings = _tellings(str(root), groups, edition, reads_labels)
     cases = _cases(groups, tellings, edition, notes)
@@ -377,16 +385,3 @@ def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
         f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "
         "they are copies; if they are of two patients or visits, put the patient's name in the files' names."
     )
-
-
-def _reasons(notes: Sequence[str]) -> str:
-    """Why files were left out, below the error that no case is found."""
-    more = [f"... and {len(notes) - _FEW} more"] * (len(notes) > _FEW)
-    return "".join(f"\n  {note}" for note in (*notes[:_FEW], *more))
-
-
-def _nearest(listing: Sequence[str]) -> str:
-    if not listing:
-        return "\nThe folder holds no file. Point to the one that holds the cases."
-    shown = ", ".join(files.name(path) for path in listing[:5])
-    return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."

@@ -192,3 +192,17 @@ class Leftovers:
 
 
 _FEW = 4
+
+
+def reasons(notes: Sequence[str]) -> str:
+    """Why files were left out, below the error that no case is found."""
+    more = [f"... and {len(notes) - _FEW} more"] * (len(notes) > _FEW)
+    return "".join(f"\n  {note}" for note in (*notes[:_FEW], *more))
+
+
+def nearest(listing: Sequence[str]) -> str:
+    """What lies in a folder in which no case is found, and what to do."""
+    if not listing:
+        return "\nThe folder holds no file. Point to the one that holds the cases."
+    shown = ", ".join(files.name(path) for path in listing[:5])
+    return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."

@@ -13,8 +13,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from tfbrats import labels
 from tfbrats.cases import case
 from tfbrats.datasets.layouts import CaseFiles
@@ -28,11 +26,6 @@ _COLUMNS = ("case_id", *(f"{region}_ml" for region in labels.REGIONS))
 _DECIMALS = 3  # a voxel of 1 mm is 0.001 ml
 
 Volumes = Mapping[str, float]  # region -> ml
-
-
-def of(tissues: np.ndarray, spacing_mm: Sequence[float]) -> Volumes:
-    """Of a label map of tissues [I, J, K]."""
-    return {region: round(ml, _DECIMALS) for region, ml in case.volumes_ml(tissues, spacing_mm).items()}
 
 
 def line(case_id: str, volumes: Volumes) -> str:
@@ -81,7 +74,7 @@ class Table:
             except InputError as error:
                 notes.append(f"not in {FILE}: {error}")
             else:
-                self.add(entry.case_id, of(tissues, grid.spacing_mm))
+                self.add(entry.case_id, case.volumes_ml(tissues, grid.spacing_mm))
         return notes
 
     def _is_there(self, case_id: str) -> bool:

@@ -120,7 +120,7 @@ class Steps:
                     file.write(text)
                     file.flush()
                     if show and not _FOLLOWING.match(text):
-                        print(f"    {text.rstrip()}", flush=True)
+                        print(f"    {text}".rstrip(), flush=True)
                 code = process.wait()
         if code:
             tail = "".join(log.read_text("utf-8", "replace").splitlines(keepends=True)[-15:])
