@@ -82,7 +82,7 @@ def _prepare(steps: Steps, places: _Places) -> None:
     """NIfTI, looked at, as TFRecords."""
     steps.run(
         "Simulate glioma cases",
-        *("tfbrats.phantom", "--output", str(places.cases), "--cases", str(CASES), "--edition", "2021"),
+        *("tfbrats.phantom", "--output", str(places.cases), "--count", str(CASES), "--edition", "2021"),
         *("--seed", "1", "--shape", *SHAPE),
     )
     steps.run("Look at them", "tfbrats.inspect", str(places.cases))

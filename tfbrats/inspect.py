@@ -206,7 +206,7 @@ def _data_sets_below(root: str, edition: str | None) -> list[str]:
     def below(folder: str, depth: int) -> list[str]:
         inside = [path.removeprefix(f"{folder}/") for path in images if path.startswith(f"{folder}/")]
         found, lone_cases = [], []
-        for name in dict.fromkeys(path.partition("/")[0] for path in inside if "/" in path):
+        for name in sorted({path.partition("/")[0] for path in inside if "/" in path}):
             child = f"{folder}/{name}"
             try:
                 cases = layouts.find(child, edition).cases

@@ -35,3 +35,20 @@ def test_a_row_longer_than_the_layout_is_our_own_fault():
 
 def test_a_table_without_rows_has_no_lines():
     assert wording.columns([], ("<", ">")) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "1 s"),
+        (40.4, "40 s"),
+        (58, "1 min"),
+        (600, "10 min"),
+        (80 * 60, "80 min"),
+        (2.5 * 3600, "2.5 h"),
+        (30 * 3600, "30 h"),
+        (5 * 86400, "5.0 days"),
+    ],
+)
+def test_how_long_something_takes_is_said_as_roughly_as_it_is_known(seconds, said):
+    assert wording.in_time(seconds) == said
