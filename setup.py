@@ -43,8 +43,13 @@ EXTRAS = {
         "hypothesis>=6.100",
         "kubernetes-validate>=1.31",  # Kubernetes' own schemas: tests/serving/test_kubernetes.py
         "promql-parser>=0.12",  # the dashboard's queries: tests/serving/test_monitoring.py
+        "mypy>=1.15",  # the public names: tests/test_api.py
+        "nbclient>=0.10",  # docs/start/quickstart.ipynb: tests/test_notebook.py
+        "ipykernel>=6.29",
         "ruff>=0.9",
         "pre-commit>=3.6",
+        "mkdocs>=1.6,<2",  # the pages under docs/ as a site; the theme below is for 1
+        "mkdocs-material>=9.6",
         "gcsfs>=2024.2",
         "gcp-storage-emulator>=2026.7",  # stands in for Google Cloud Storage in tests/test_remote.py
     ],
@@ -67,6 +72,7 @@ setuptools.setup(
     packages=PACKAGES,
     package_dir={"tfbrats.configs": "configs"},
     package_data={
+        "tfbrats": ["py.typed", "*.pyi"],
         "tfbrats.reporting": ["*.html.jinja"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],

@@ -113,7 +113,7 @@ def train(
         shutil.rmtree(folder / stale, ignore_errors=True)
     trained = folder / "run"
     parameters = int(output_of("budget_ours", "--config", config, *overrides))
-    training = ("tfbrats.train", "--config", config, *overrides, "--data", records)
+    training = ("tfbrats.train", "--config", config, *overrides, "--records", records)
     settings = config_file.load(config, [*overrides, f"run.dir={trained}"])
     epochs, pace = settings.train.epochs, None
     if steps is None:

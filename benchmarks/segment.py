@@ -73,7 +73,7 @@ def one_step(network: str, width: int, work: pathlib.Path) -> str:
         *("--shape", "64", "64", "48"),
     )
     chain.output_of("beam_pipelines.nifti_to_tfrecord", *config, "--input", cases, "--output", records, *own)
-    chain.output_of("tfbrats.train", *config, "--data", records, "--run", run, *own)
+    chain.output_of("tfbrats.train", *config, "--records", records, "--run", run, *own)
     return run
 
 

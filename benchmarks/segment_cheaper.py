@@ -27,10 +27,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbrats import config, export
+from tfbrats import config
 from tfbrats.cases import boxes, case
 from tfbrats.config import PatchConfig
 from tfbrats.datasets import layouts
+from tfbrats.exports.chosen import chosen_from
 from tfbrats.inference import slice_segmenter
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
 from tfbrats.inference.slice_segmenter import SliceSegmenter
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", action="append", choices=sorted({p for parts in PARTS.values() for p in parts})
     )
     options = parser.parse_args(argv)
-    settings = export.chosen_from(options.run).config
+    settings = chosen_from(options.run).config
     (entry,) = layouts.select(layouts.find(options.case), None)
     loaded = case.load(entry, settings.data.modalities, read_label=False)
     volumes = {name: np.ascontiguousarray(loaded.image[..., m]) for m, name in enumerate(loaded.modalities)}

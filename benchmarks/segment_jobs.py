@@ -88,10 +88,10 @@ def without_n4(run_dir: str, folder: str) -> Config:
 
 def _exported(spec: Mapping, folder: str) -> dict[str, str]:
     """Precision, or "clocked" -> the version's folder."""
-    from tfbrats import export
+    from tfbrats.exports import next_version, saving
     from tfbrats.inference.slice_segmenter import SliceSegmenter
 
-    plain = export.segmenter_of
+    plain = saving.segmenter_of
 
     def clocked(*arguments):
         segmenter = plain(*arguments)
@@ -106,9 +106,9 @@ def _exported(spec: Mapping, folder: str) -> dict[str, str]:
     def to(name: str) -> str:
         return os.path.join(spec["work"], "models", name)
 
-    found = {each: export.export(folder, to(each), precision=each) for each in spec["precisions"]}
-    with mock.patch.object(export, "segmenter_of", clocked):
-        return found | {"clocked": export.export(folder, to("clocked"))}
+    found = {each: next_version.export(folder, to(each), precision=each) for each in spec["precisions"]}
+    with mock.patch.object(saving, "segmenter_of", clocked):
+        return found | {"clocked": next_version.export(folder, to("clocked"))}
 
 
 def _weights(config: Config, work: str) -> dict[str, dict]:

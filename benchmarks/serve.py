@@ -77,7 +77,7 @@ def _small_model(chain: steps.Steps, work: pathlib.Path, cases: str) -> pathlib.
         "Make records",
         *("beam_pipelines.nifti_to_tfrecord", *config, "--input", cases, "--output", sets, *_SMALL),
     )
-    chain.run("Train a little", "tfbrats.train", *config, "--data", sets, "--run", run, *_SMALL)
+    chain.run("Train a little", "tfbrats.train", *config, "--records", sets, "--run", run, *_SMALL)
     chain.run("Export", "tfbrats.export", "--run", run, "--output", str(model))
     return model
 

@@ -187,7 +187,7 @@ class Calls:
 
     def _nobody_there(self, seconds: float) -> ServerError:
         address = self._asked.address
-        advice = "" if self._is_encrypted else " If it wants TLS, give --tls_root_certificates."
+        advice = "" if self._is_encrypted else " If it wants TLS, give --tls-root-certificates."
         if proxy := addresses.proxy_to(address):
             advice += f" It was asked through a proxy ({proxy}): to ask it directly, add its host to no_proxy."
         return ServerError(
@@ -229,8 +229,8 @@ def _explained(error: grpc.RpcError, asked: AskedModel, signature: str, timeout_
     elif code is status.NOT_FOUND:
         version = "" if asked.version is None else f" version {asked.version}"
         text = (
-            f"{asked.address} serves no {asked.model}{version} ({details}). Check --model and --version; the "
-            "embedded server calls a model by the last part of its base path."
+            f"{asked.address} serves no {asked.model}{version} ({details}). Check --model-name and "
+            "--model-version; the embedded server calls a model by the last part of its base path."
         )
     elif code is status.FAILED_PRECONDITION and "ignature" in details:
         text = f"{asked} has no signature {signature!r} ({details}). " + (

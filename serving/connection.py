@@ -186,7 +186,7 @@ class Client:
             raise
         if version not in (None, answering):  # a label went to another version
             raise _ReplacedError(
-                f"{self._asked}: another version at each call. Name one with --version.",
+                f"{self._asked}: another version at each call. Name one with --model-version.",
                 grpc.StatusCode.FAILED_PRECONDITION,
             )
         return request.answer(card, outputs, answering, str(self._asked))
@@ -210,7 +210,7 @@ class Client:
         if self._stays and misses == _MOST_MISSES:
             raise ServerError(
                 f"{self._asked}: version {described.version}, with which this was begun, is not "
-                "served any more. Pass --version, or --overwrite to do all again by the one that is.",
+                "served any more. Pass --model-version, or --overwrite to do all again by the one that is.",
                 error.code,
             ) from error
         # Another thread may know better by now.

@@ -1,6 +1,7 @@
 """Which models and versions a server is to serve: `models.config` as TensorFlow Serving reads it."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
+
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -78,4 +81,49 @@ def _model(config, path: str | os.PathLike) -> ModelConfig:
     latest = max(policy.latest.num_versions, 1) if kind in (None, "latest") else None
     return ModelConfig(
         config.name, paths.direct(config.base_path.rstrip("/")), latest, specific, dict(config.version_labels)
+    )
+
+
+# --- its folder -------------------------------------------------------------------------------------------
+
+
+def numbered(names: Iterable[str]) -> dict[int, str]:
+    """Version -> folder, of the folders named by a number that a call can ask for; "007" is version 7."""
+    folders = {}
+    for name in sorted(name.rstrip("/") for name in names):
+        if _NUMBER.fullmatch(name) and int(name) < 2**63:
+            folders.setdefault(int(name), name)
+    return folders
+
+
+def check_folder(config: ModelConfig) -> None:
+    """A look without TensorFlow, which alone knows some other places than the disk: those are not looked at.
+
+    Raises:
+        InputError: no such folder, or no version in it that is wanted.
+    """
+    if not files.is_local(config.base_path):
+        return
+    if not files.is_folder(config.base_path):
+        raise no_folder(config)
+    if not config.to_serve(numbered(os.listdir(paths.local(config.base_path)))):
+        raise no_version(config)
+
+
+def no_folder(config: ModelConfig) -> InputError:
+    """The error to raise where there is no base path."""
+    return InputError(
+        f"{config.base_path}: no such folder. Give the folder that holds a model's versions, e.g. models/cun "
+        "with models/cun/1 in it; `tfbrats export` writes one."
+    )
+
+
+def no_version(config: ModelConfig) -> InputError:
+    """The error to raise where none of the versions that are wanted lies under the base path."""
+    asked = f" or of {', '.join(map(str, config.specific))}, which are wanted" if config.specific else ""
+    own = files.join(config.base_path, "saved_model.pb")
+    is_version = files.is_local(own) and files.exists(own)
+    hint = " It is itself one version: give its parent folder." if is_version else ""
+    return InputError(
+        f"{config.base_path}: no version in it, i.e. no folder named by a whole number such as 1{asked}.{hint}"
     )

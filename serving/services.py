@@ -1,7 +1,9 @@
 """What the embedded server offers over gRPC: predictions, metadata, status; with the real server's statuses."""
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import grpc
@@ -27,14 +29,18 @@ from serving.versions import (
     signature_of,
 )
 
+log = logging.getLogger(__name__)
+
 _LONGEST_TEXT = 1024  # of a status, in bytes
+_LONGEST_NAME = 80  # in the log
 _FOREVER_S = 1e8
 
 
 class Readable(grpc.ServerInterceptor):
     """Messages that are none, and methods that are not offered, are the caller's fault, and no fault of ours.
 
-    gRPC itself would answer INTERNAL, and print a traceback for each.
+    gRPC itself would answer INTERNAL, and print a traceback for each. Each call about a model has its line in
+    the log: who, which model, what, status, milliseconds.
     """
 
     def intercept_service(self, continuation, handler_call_details):
@@ -50,6 +56,17 @@ class Readable(grpc.ServerInterceptor):
                 return error
 
         def answer(request, context):
+            began, usual = time.monotonic(), grpc.StatusCode.UNKNOWN
+            try:
+                response = attempt(request, context)
+                usual = grpc.StatusCode.OK
+                return response
+            finally:
+                if not method.startswith("/grpc.health."):  # asked every few seconds
+                    status, seconds = context.code() or usual, time.monotonic() - began
+                    log.info("%s", _access_line(method, request, context.peer(), status, seconds))
+
+        def attempt(request, context):
             if isinstance(request, message.DecodeError):
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{method}: not its message ({request})")
             try:
@@ -58,6 +75,20 @@ class Readable(grpc.ServerInterceptor):
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered here.")
 
         return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
+
+
+def _access_line(method: str, request, peer: str, status: grpc.StatusCode, seconds: float) -> str:
+    """E.g. "ipv4:127.0.0.1:51234  cun  int16  OK  812 ms": nothing of a case.
+
+    What is no prediction is told by its method in place of a signature.
+    """
+    what = method.rpartition("/")[2]
+    spec = getattr(request, "model_spec", None)
+    if what == "Predict" and spec is not None:
+        what = spec.signature_name or DEFAULT_SIGNATURE
+    # Names come from the caller: no line breaks, and no end.
+    named = [ascii(text[:_LONGEST_NAME])[1:-1] for text in (getattr(spec, "name", ""), what)]
+    return "  ".join((peer, named[0] or "-", named[1], status.name, f"{1000 * seconds:.0f} ms"))
 
 
 def _cut(text: str) -> str:

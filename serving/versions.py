@@ -7,9 +7,8 @@ with the status and words of TensorFlow Serving.
 import contextlib
 import logging
 import math
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -19,7 +18,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
-from serving.model_config import ModelConfig
+from serving.model_config import ModelConfig, numbered
 from tfbrats.cases.packing import MOST_VOXELS
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.machine import files
@@ -51,7 +50,6 @@ def not_found(model: str, version: int | None) -> CallError:
 _MOST_CLAIMED_BYTES = 4 * MOST_VOXELS
 _STRING_BYTES = 64  # of an empty one in memory
 
-_NUMBER = re.compile("[0-9]+")
 # TensorFlow's error numbers are gRPC's.
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -166,17 +164,12 @@ def _warm_up(path: str, servable: Servable) -> int:
     if not tf.io.gfile.exists(records):
         return 0
     number = 0
-    for record in tf.compat.v1.io.tf_record_iterator(records):
+    for record in tf.data.TFRecordDataset(records).as_numpy_iterator():
         entry = prediction_log_pb2.PredictionLog.FromString(record)
         if entry.WhichOneof("log_type") == "predict_log":
             run(servable, entry.predict_log.request, None)
             number += 1
     return number
-
-
-def is_version(path: str) -> bool:
-    """Whether a folder holds a SavedModel itself."""
-    return tf.io.gfile.exists(files.join(path, "saved_model.pb"))
 
 
 def _stamp_of(path: str) -> frozenset[tuple[str, int, int]]:
@@ -196,15 +189,6 @@ def _stamp_of(path: str) -> frozenset[tuple[str, int, int]]:
 # --- versions -------------------------------------------------------------------------------------------
 
 
-def _numbered(names: Iterable[str]) -> dict[int, str]:
-    """Version -> folder, of the folders named by a number that a call can ask for; "007" is version 7."""
-    folders = {}
-    for name in sorted(name.rstrip("/") for name in names):
-        if _NUMBER.fullmatch(name) and int(name) < 2**63:
-            folders.setdefault(int(name), name)
-    return folders
-
-
 class Versions:
     """The versions under a model's base path: those that are wanted are served; newer ones replace older."""
 
@@ -220,7 +204,7 @@ class Versions:
     def refresh(self) -> None:
         """Loads the versions that are wanted and retires the others. Logs a broken one, and keeps serving."""
         base_path = self._config.base_path
-        folders = _numbered(tf.io.gfile.listdir(base_path))
+        folders = numbered(tf.io.gfile.listdir(base_path))
         to_serve = self._config.to_serve(folders)
         for version in to_serve:
             if version not in self._served:

@@ -153,23 +153,23 @@ class CascadeRun:
 @pytest.fixture(scope="session")
 def cascade_run(patch_records, tmp_path_factory) -> CascadeRun:
     """Two epochs of three steps of each network, on stored patches. Read only."""
-    from tfbrats import train
+    from tfbrats.workflows import whole_run
 
     folder = str(tmp_path_factory.mktemp("cascade") / "run")
     small = ("train.epochs=2", "train.steps_per_epoch=3", "train.checkpoint_minutes=1e-9")
     settings = patch_records.config("patches", f"run.dir={folder}", *small)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        history = train.train(settings)
+        history = whole_run.train(settings)
     return CascadeRun(folder, settings, history, said.getvalue())
 
 
 @pytest.fixture(scope="session")
 def cascade_model(cascade_run, tmp_path_factory) -> str:
     """Folder of the first version of its model, `tiny_msm`. Read only."""
-    from tfbrats import export
+    from tfbrats.exports import next_version
 
-    return export.export(cascade_run.folder, tmp_path_factory.mktemp("cascade_models") / "tiny_msm")
+    return next_version.export(cascade_run.folder, tmp_path_factory.mktemp("cascade_models") / "tiny_msm")
 
 
 @pytest.fixture(scope="session")

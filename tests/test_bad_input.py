@@ -117,7 +117,7 @@ def reading(module, cases, model, served, tmp="out"):
         PREDICT: ("--model", model, "--input", cases, "--output", tmp),
         BATCH: ("--model", model, "--input", cases, "--output", tmp),
         CLIENT: (
-            *("--server", served.address, "--model", "tiny"),
+            *("--server", served.address, "--model-name", "tiny"),
             *("--input", cases, "--output", f"{tmp}/seg.nii.gz"),
         ),
     }[module]
@@ -320,7 +320,7 @@ def test_a_key_that_is_none(module, fault, how, cases, here, refused):
         (here / where).write_text(yaml.safe_dump(content))
     arguments = {
         BEAM: ("--config", where, "--input", cases, "--output", "out"),
-        TRAIN: ("--config", where, "--data", "nowhere", "--run", "out"),
+        TRAIN: ("--config", where, "--records", "nowhere", "--run", "out"),
     }[module]
     said = refused(module, *arguments, *([override] if how == "override" else []))
     assert f"{where}:\n  " in said and words in said
@@ -333,7 +333,7 @@ def test_a_key_that_stands_twice(module, cases, here, refused):
     )
     arguments = {
         BEAM: ("--config", "mine.yaml", "--input", cases, "--output", "out"),
-        TRAIN: ("--config", "mine.yaml", "--data", "nowhere", "--run", "out"),
+        TRAIN: ("--config", "mine.yaml", "--records", "nowhere", "--run", "out"),
     }[module]
     said = refused(module, *arguments)
     assert "mine.yaml" in said and "epochs stands twice" in said and "Keep one" in said
@@ -358,13 +358,13 @@ def records(record_set, here):
     """A copy to spoil, and the arguments with which it is trained on."""
     shutil.copytree(record_set.folder, here / "records")
     own = [text for text in record_set.overrides if not text.startswith("data.records")]
-    return here / "records", ("--config", "smoke_2d.yaml", "--data", "records", "--run", "run", *own)
+    return here / "records", ("--config", "smoke_2d.yaml", "--records", "records", "--run", "run", *own)
 
 
 def test_records_that_are_not_there(refused, here):
-    said = refused(TRAIN, "--config", "smoke_2d.yaml", "--data", "nowhere", "--run", "run")
+    said = refused(TRAIN, "--config", "smoke_2d.yaml", "--records", "nowhere", "--run", "run")
     assert "nowhere: no dataset.json" in said
-    assert "python -m beam_pipelines.nifti_to_tfrecord --config smoke_2d.yaml --input" in said
+    assert "tfbrats prepare --config smoke_2d.yaml --input" in said
 
 
 def test_training_on_records_of_another_config(records, refused):
@@ -423,7 +423,7 @@ def patch_training(patch_records, here):
         if not (here / kind).exists():
             shutil.copytree(patch_records.folders[kind], here / kind)
         own = (*patch_records.overrides, f"records.kind={kind}") if config_name == "smoke_3d.yaml" else ()
-        return ("--config", config_name, "--data", kind, "--run", "run", *own, *more)
+        return ("--config", config_name, "--records", kind, "--run", "run", *own, *more)
 
     return of
 
@@ -443,7 +443,7 @@ def patch_training(patch_records, here):
 def test_a_region_or_a_way_of_cutting_that_is_none(module, name, override, words, cases, refused):
     arguments = {
         BEAM: ("--config", name, "--input", cases, "--output", "out"),
-        TRAIN: ("--config", name, "--data", "nowhere", "--run", "out"),
+        TRAIN: ("--config", name, "--records", "nowhere", "--run", "out"),
     }[module]
     said = refused(module, *arguments, override)
     assert f"{name}:\n  " in said and all(word in said for word in words), said
@@ -457,7 +457,7 @@ def test_training_on_records_of_another_kind(patch_training, records, refused):
     assert "or pass records.kind=patches" in said
     said = refused(TRAIN, *patch_training("volumes", config_name="smoke_2d.yaml"))
     assert "volumes: holds volumes; this config (cun) trains on slices. Write them with this config" in said
-    said = refused(TRAIN, "--config", "smoke_3d.yaml", "--data", "records", "--run", "run")
+    said = refused(TRAIN, "--config", "smoke_3d.yaml", "--records", "records", "--run", "run")
     assert "records: holds slices; this config (msm) trains on volumes. Write them with this config" in said
 
 
@@ -475,11 +475,11 @@ def test_training_on_patches_of_another_region_and_writing_into_them(cases, here
     monkeypatch.setattr(sys, "argv", [BEAM])
     beam = importlib.import_module(BEAM)
     assert beam.main([*wt, "region=wt", "--input", str(cases), "--output", str(here / "wt")]) == 0
-    said = refused(TRAIN, *wt, "region=tc", "--data", "wt", "--run", "run")
+    said = refused(TRAIN, *wt, "region=tc", "--records", "wt", "--run", "run")
     assert (
         "wt: holds patches of WT, none of TC. Train region=wt on it, or write the others into another" in said
     )
-    said = refused(TRAIN, *wt, "--data", "wt", "--run", "run")
+    said = refused(TRAIN, *wt, "--records", "wt", "--run", "run")
     assert "none of TC, ET" in said
     said = refused(BEAM, *wt, "region=tc", "--input", cases, "--output", "wt")
     assert "wt: holds records of another configuration" in said and "regions: ['TC'], there ['WT']" in said
@@ -501,9 +501,9 @@ def test_exporting_a_run_that_lacks_networks(cascade_run, here, refused):
 @pytest.mark.parametrize("module", [PREDICT, BATCH])
 def test_predicting_with_what_is_no_model(module, cases, model, here, refused):
     (here / "empty").mkdir()
-    for path in ("nowhere/1", "empty", model.parent, cases):
+    for path in ("nowhere/1", "empty", cases):
         said = refused(module, "--model", path, "--input", cases, "--output", "out")
-        assert f"{path}: no tfbrats.json here. Point to one version's folder" in said
+        assert f"{path}: no tfbrats.json here" in said
     shutil.copytree(model, here / "1")
     (here / "1" / "tfbrats.json").write_text(json.dumps({"format": 1}))
     said = refused(module, "--model", "1", "--input", cases, "--output", "out")
@@ -513,7 +513,7 @@ def test_predicting_with_what_is_no_model(module, cases, model, here, refused):
 def test_exporting_what_is_no_run(cases, refused):
     for path in ("nowhere", cases):
         said = refused(EXPORT, "--run", path, "--output", "models/cun")
-        assert f"{path}: no run here (no config.yaml). Train one with python -m tfbrats.train" in said
+        assert f"{path}: no run here (no config.yaml). Train one with tfbrats train" in said
 
 
 def test_exporting_a_run_with_an_unknown_key(here, refused):
@@ -528,17 +528,20 @@ def asking(server_, cases, *more):
 
 
 def test_a_server_that_is_not_there(cases, nobody, refused):
-    said = refused(CLIENT, *asking(nobody, cases, "--model", "tiny", "--connect_timeout", 0.3))
+    said = refused(CLIENT, *asking(nobody, cases, "--model-name", "tiny", "--connect-timeout", 0.3))
     assert f"{nobody}: no gRPC server answers there" in said
-    assert "Check host and port" in said and "python -m serving.server --model_base_path" in said
+    assert "Check host and port" in said and "tfbrats serve --model_base_path" in said
 
 
 def test_an_unknown_model_version_or_signature(cases, served, refused):
-    said = refused(CLIENT, *asking(served.address, cases, "--model", "nobody"))
-    assert f"{served.address} serves no nobody" in said and "Check --model and --version" in said
-    said = refused(CLIENT, *asking(served.address, cases, "--model", "tiny", "--version", 9))
-    assert f"{served.address} serves no tiny version 9" in said and "Check --model and --version" in said
-    said = refused(CLIENT, *asking(served.address, cases, "--model", "tiny", "--signature", "nobodys"))
+    said = refused(CLIENT, *asking(served.address, cases, "--model-name", "nobody"))
+    assert f"{served.address} serves no nobody" in said and "Check --model-name and --model-version" in said
+    said = refused(CLIENT, *asking(served.address, cases, "--model-name", "tiny", "--model-version", 9))
+    assert (
+        f"{served.address} serves no tiny version 9" in said
+        and "Check --model-name and --model-version" in said
+    )
+    said = refused(CLIENT, *asking(served.address, cases, "--model-name", "tiny", "--signature", "nobodys"))
     assert "--signature nobodys: takes no whole case" in said and "Leave it out, or give" in said
 
 
@@ -582,7 +585,7 @@ def test_a_shell_sees_the_exit_code_and_one_message(cases, here, nobody):
     before = everything_under(here)
     asked = [
         [INSPECT, cases],
-        [CLIENT, *asking(nobody, path_of(cases, "t1").parent, "--model", "m", "--connect_timeout", 0.3)],
+        [CLIENT, *asking(nobody, path_of(cases, "t1").parent, "--model-name", "m", "--connect-timeout", 0.3)],
         [BEAM, "--config", "smoke_2d.yaml", "--input", cases, "--output", "out", "modl.width=2"],
     ]
     with contextlib.ExitStack() as stack:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import nibabel
@@ -405,14 +407,67 @@ def test_damage_in_an_archive_is_named(tmp_path, good, capsys):
 
 def test_all_cases_may_be_named_by_a_file_or_a_data_set(folder, tmp_path, tiny_dataset, capsys):
     (tmp_path / "ids.txt").write_text("BraTS2021_00003\r\n\nBraTS2021_00007\n")
-    assert main(capsys, folder, "--cases", tmp_path / "ids.txt")[0] == 0
-    code, said = main(capsys, folder, "--cases", tiny_dataset("2021"))  # its cases: 1 and 2
-    assert code == 1
-    for words in ("00003 is not one of the 2", "BraTS2021_00001: no segmentation", "BraTS2021_00002: no segm"):
-        assert words in said
+    assert main(capsys, folder, "--expected", tmp_path / "ids.txt")[0] == 0
+    code, said = main(capsys, folder, "--expected", tiny_dataset("2021"))  # its cases: 1 and 2
+    assert code == 1 and "00003 is not one of the 2" in said
+    assert (
+        "2 cases: no segmentation. Predict it; an empty one counts as one.\n"
+        "    BraTS2021_00001, BraTS2021_00002\n" in said
+    )
     (tmp_path / "ids.txt").write_text("\n")
     with pytest.raises(InputError, match="names no case"):
-        main(capsys, folder, "--cases", tmp_path / "ids.txt")
+        main(capsys, folder, "--expected", tmp_path / "ids.txt")
+
+
+def test_the_old_name_of_expected_still_works_and_says_the_new_one(folder, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("BraTS2021_00003\nBraTS2021_00007\n")
+    assert check_submission.main([str(folder), "--cases", str(tmp_path / "ids.txt")]) == 0
+    printed = capsys.readouterr()
+    assert "accepted: 2 files\n" in printed.out and printed.err == "note: --cases is now --expected\n"
+
+
+def test_equal_faults_are_one_and_each_is_counted(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    for n in range(5):
+        (tmp_path / "out" / f"BraTS2021_0000{n}.nii.gz").write_bytes(segmentation(shape=(20, 20, 20)))
+    (tmp_path / "out" / "notes.txt").write_text("1")
+    code, said = main(capsys, tmp_path / "out")
+    lines = said.splitlines()
+    (at,) = (n for n, line in enumerate(lines) if "shape (20, 20, 20)" in line)
+    assert code == 1 and lines[at].startswith("  5 files: shape (20, 20, 20); expected (240, 240, 155).")
+    named = ", ".join(f"BraTS2021_0000{n}.nii.gz" for n in range(3))
+    assert lines[at + 1] == f"    {named} and 2 more"
+    assert "  notes.txt: no .nii.gz" in said and "refused: 6 faults in" in said
+    assert len(json.loads(main(capsys, tmp_path / "out", "--json")[1])["faults"]) == 6
+
+
+def test_each_end_says_what_to_do_next(folder, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("BraTS2021_00003\nBraTS2021_00007\n")
+    expected = ("--expected", tmp_path / "ids.txt")
+
+    def next_of(*arguments):
+        return main(capsys, *arguments)[1].splitlines()[-1].replace(f"{tmp_path}/", "")
+
+    assert next_of(folder) == "next: tfbrats check out --expected DATASET"
+    assert next_of(folder, *expected) == "next: tfbrats check out --expected ids.txt --pack out.zip"
+    packed = next_of(folder, *expected, "--pack", tmp_path / "up.zip")
+    assert packed == next_of(tmp_path / "up.zip", *expected) == "next: upload up.zip to the challenge"
+    (folder / NAMES[0]).write_bytes(b"")
+    assert next_of(folder) == "next: mend what is listed, then tfbrats check out"
+
+
+def test_arguments_are_looked_at_before_what_opens_images_is_loaded(tmp_path):
+    code = (
+        "import sys\n"
+        "from tfbrats import check_submission, errors\n"
+        "try: check_submission.main(sys.argv[1:])\n"
+        "except errors.InputError as error: print(error)\n"
+        "print(sorted({'scipy', 'pydantic', 'nibabel', 'SimpleITK'} & set(sys.modules)))\n"
+    )
+    for arguments in ((tmp_path / "nowhere",), (tmp_path, "--expected", tmp_path / "nowhere")):
+        line = [sys.executable, "-c", code, *map(str, arguments)]
+        ended = subprocess.run(line, capture_output=True, text=True, check=True)
+        assert ended.stdout == f"{tmp_path}/nowhere: no such file or folder.\n[]\n"
 
 
 def test_the_edition_of_the_command_overrides_the_names(tmp_path, good, capsys):
@@ -433,13 +488,14 @@ def test_an_uncompressed_file_tells_its_edition_and_is_refused_for_its_ending(fo
         (folder / name).rename(folder / name.removesuffix(".gz"))
     code, said = main(capsys, folder)
     assert code == 1 and "edition  2021" in said
-    assert f"{NAMES[0].removesuffix('.gz')}: expected an ending in .nii.gz" in said
+    assert "  2 files: expected an ending in .nii.gz" in said
+    assert ", ".join(name.removesuffix(".gz") for name in NAMES) in said
 
 
 def test_only_with_the_cases_wanted_it_is_known_that_all_are_there(folder, tmp_path, capsys):
     assert "accepted: 2 files; whether these are the cases wanted" in main(capsys, folder)[1]
     (tmp_path / "ids.txt").write_text("\n".join(NAMES))
-    assert "accepted: 2 files\n" in main(capsys, folder, "--cases", tmp_path / "ids.txt")[1]
+    assert "accepted: 2 files\n" in main(capsys, folder, "--expected", tmp_path / "ids.txt")[1]
 
 
 def test_json_says_the_same(folder, tmp_path, capsys):
@@ -516,7 +572,7 @@ def test_predictions_of_public_models_are_taken(real_masks, tmp_path, capsys):
 def test_the_real_cases_own_masks_are_taken_for_their_data_set(real_cases, tmp_path, capsys):
     for path in sorted(real_cases.glob("*/*_seg.nii.gz")):
         shutil.copy(path, tmp_path / path.name.replace("_seg", ""))
-    code, said = main(capsys, tmp_path, "--cases", real_cases)
+    code, said = main(capsys, tmp_path, "--expected", real_cases)
     assert code == 0 and "accepted: 6 files" in said
 
 

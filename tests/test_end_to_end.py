@@ -15,13 +15,16 @@ import tensorflow as tf
 
 from serving import server
 from serving.client import Client
-from tfbrats import export, predict, train
+from tfbrats import predict
 from tfbrats.cases import case
 from tfbrats.cases.case import Case
 from tfbrats.datasets import layouts
+from tfbrats.exports import next_version, saving
+from tfbrats.exports.chosen import chosen_from
 from tfbrats.inference import saved_segmenter
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card
+from tfbrats.workflows import whole_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -30,15 +33,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 def run_and_model(record_set, tmp_path_factory):
     root = tmp_path_factory.mktemp("parity")
     run = str(root / "run")
-    train.train(record_set.config(f"run.dir={run}", "train.epochs=1", "train.steps_per_epoch=3"))
-    return run, export.export(run, root / "models" / "tiny")
+    whole_run.train(record_set.config(f"run.dir={run}", "train.epochs=1", "train.steps_per_epoch=3"))
+    return run, next_version.export(run, root / "models" / "tiny")
 
 
 def _three_ways(run: str, model: str, loaded: Case) -> list[np.ndarray]:
     """Tissues from the Keras model, from the SavedModel and over gRPC."""
     card = model_card.read(model)
     volumes = {name: tf.constant(array) for name, array in model_card.inputs(card, loaded).items()}
-    answer = tf.function(export.segmenter_of(export.chosen_from(run)))(volumes)
+    answer = tf.function(saving.segmenter_of(chosen_from(run)))(volumes)
     keras_tissues = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
     saved_tissues = saved_segmenter.SavedSegmenter(model).segment(loaded).tissues
     with server.start(os.path.dirname(model)) as running, Client(running.address, "tiny") as client:
@@ -67,7 +70,7 @@ def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_mo
     loaded = case.load(layouts.find(tmp_path).cases[0])
     card = model_card.read(cascade_model)
     inputs = model_card.inputs(card, loaded)
-    segmenter = export.segmenter_of(export.chosen_from(cascade_run.folder))
+    segmenter = saving.segmenter_of(chosen_from(cascade_run.folder))
     ours = tf.function(segmenter)({name: tf.constant(array) for name, array in inputs.items()})
     assert len(np.unique(ours["segmentation"])) > 2 and np.all(ours["tiles"].numpy() > 1)
     saved = saved_segmenter.SavedSegmenter(cascade_model).segment(loaded, probabilities=True)

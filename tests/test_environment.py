@@ -16,19 +16,20 @@ import keras
 import numpy as np
 import pytest
 
-from tfbrats import config_file, networks, train
+from tfbrats import config_file, networks
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.machine import surroundings
 from tfbrats.networks import keras_settings
 from tfbrats.terminal import command
+from tfbrats.workflows import whole_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = [
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases", "serving.client", "serving.server"),
     *(f"tfbrats.{name}" for name in ("check_submission", "demo", "evaluate", "export", "inspect", "phantom")),
     *(f"tfbrats.{name}" for name in ("predict", "probe", "records", "report", "reproduce", "runs", "splits")),
-    *("tfbrats.train", "tfbrats.workflows.trial"),
+    *("tfbrats.train", "tfbrats.workflows.trial", "tfbrats"),
 ]
 
 
@@ -62,7 +63,7 @@ def rows_of(folder) -> list[dict]:
 @pytest.fixture(scope="module")
 def plain_run(record_set, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("plain") / "run"
-    train.train(record_set.config(*SHORT, f"run.dir={folder}"))
+    whole_run.train(record_set.config(*SHORT, f"run.dir={folder}"))
     return folder
 
 
@@ -111,7 +112,7 @@ def test_a_network_is_the_same_whatever_a_notebook_has_set(name):
 
 def test_training_in_a_notebook_of_other_settings_gives_the_same_numbers(plain_run, record_set, tmp_path):
     with keras_set_to("float16", "channels_first", "mixed_float16"):
-        train.train(record_set.config(*SHORT, f"run.dir={tmp_path}"))
+        whole_run.train(record_set.config(*SHORT, f"run.dir={tmp_path}"))
     assert rows_of(tmp_path) == rows_of(plain_run)
 
 

@@ -7,6 +7,8 @@ import json
 import math
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,9 +19,9 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.machine import files, memory
-from tfbrats.metrics import region_scores
+from tfbrats.metrics import lesion_rules, region_scores, rule_names
 from tfbrats.predictions import model_card, seen
-from tfbrats.reporting import score_text
+from tfbrats.reporting import options, score_text
 from tfbrats.scoring import case_scores, evaluation, origin, score_files, summaries
 from tfbrats.scoring.summaries import Statistics
 
@@ -583,7 +585,7 @@ def test_scores_of_an_older_version_are_read_without_the_cascade(folders, tmp_pa
     assert back.summary["WT"]["dice"].mean == pytest.approx(5 / 6)
     content["cascade"] = {"rows": [{"case_id": "x"}]}
     (tmp_path / "metrics.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"not written by python -m tfbrats\.evaluate"):
+    with pytest.raises(InputError, match="not written by tfbrats evaluate"):
         score_files.read(tmp_path)
 
 
@@ -698,18 +700,115 @@ def test_any_place_will_do(folders, place):
     assert score_files.read(files.join(place, "out")).cases == 2
 
 
-def test_the_command_prints_a_line_per_region_with_the_count_of_cases_touched(folders, tmp_path, capsys):
-    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1)
+def means_of(printed: str) -> dict[str, list[str]]:
+    """The first table's lines by region."""
+    table = printed[: printed.index("\n\n", printed.index("WT"))].splitlines()
+    return {line.split()[0]: line.split()[1:] for line in table if line.startswith(("WT", "TC", "ET"))}
+
+
+def test_the_command_prints_a_small_table_where_the_files_are_and_what_to_do_next(folders, tmp_path, capsys):
+    arguments = ["--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out"]
+    run(*arguments, "--workers", 1)
     printed = capsys.readouterr()
-    scores, losses = printed.out.split("Share of the reference's volume")
-    lines = {line.split()[0]: line.split()[1:] for line in scores.splitlines() if line.startswith(("WT", "ET"))}
-    assert lines["WT"][:2] == ["0.8333", "[0]"]
-    assert lines["ET"][:2] == ["0.7500", "[1]"]
+    lines = printed.out.splitlines()
+    assert lines[:2] == ["Mean of 2 cases, edition 2020", ""]
+    assert lines[2].split("  ")[-3:] == ["Dice", "HD95 mm", "sensitivity"]
+    means = means_of(printed.out)
+    assert [means[region][0] for region in ("WT", "TC", "ET")] == ["0.8333", "0.7500", "0.7500"]
+    assert means["ET"][2] == "0.7500" and len(means["WT"]) == 3
+    assert "note: empty masks, which score by rule brats: ET in 1 case (--all tells the rule)" in lines
+    assert "specificity" not in printed.out and "Share of the reference" not in printed.out
+    assert max(map(len, lines[:-1])) <= 110
+    written = printed.out[printed.out.index("written: ") :]
+    for name in ("metrics.csv", "cascade.csv", "challenge.csv", "summary.json", "metrics.json"):
+        assert name in written
+    assert lines[-1].startswith("next: tfbrats report ") and lines[-1].endswith(f"{tmp_path}/out/report.html")
+    assert printed.err == ""  # no progress bar where nobody looks
+
+
+def test_all_prints_every_score_the_rule_and_what_each_stage_lost(folders, tmp_path, capsys):
+    arguments = ["--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out"]
+    run(*arguments, "--workers", 1, "--all")
+    scores, losses = capsys.readouterr().out.split("Share of the reference's volume")
+    assert means_of(scores)["WT"][0] == "0.8333"
+    every = scores[scores.index("All scores") :].splitlines()
+    cells = {line[:26].strip(): line[26:].split() for line in every if "[" in line}
+    assert cells["Dice"] == ["0.8333", "[0]", "0.7500", "[0]", "0.7500", "[1]"]
+    assert len(cells) == len(region_scores.SCORES) - 2  # all but the volumes
+    assert "Empty masks, rule brats: BraTS 2017-2021" in scores and "note: empty" not in scores
     # A sixth of WT is missed, half of ET, by ET's own stage; the second case has no ET.
     lines = {line.split()[0]: line.split()[1:] for line in losses.splitlines() if line.startswith(("WT", "ET"))}
     assert lines["WT"] == ["16.7%", "16.7%", "-", "-", "2"]
     assert lines["ET"] == ["50.0%", "50.0%", "0.0%", "0.0%", "1"]
-    assert printed.err == ""  # no progress bar where nobody looks
+
+
+def test_what_each_stage_lost_is_printed_unasked_for_a_cascade_alone(folders, tmp_path, capsys):
+    for name, text in (("no", card(CUN)), ("a", card_of_a_cascade(1))):
+        (folders[0] / "tfbrats.json").write_text(text)
+        run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / name, "--workers", 1)
+        assert ("Share of the reference's volume" in capsys.readouterr().out) == (name == "a")
+
+
+def test_scores_that_are_replaced_are_said_to_be(folders, tmp_path, capsys):
+    for word in ("written: ", "replaced: "):
+        run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1)
+        assert f"\n{word}{tmp_path}/out/metrics.csv" in capsys.readouterr().out
+
+
+def test_a_terminal_gets_colours_and_a_file_none(folders, tmp_path, capsys, monkeypatch):
+    seen_by(folders[0], train=["BraTS20_Training_001", "BraTS20_Training_002"])
+    arguments = ["--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out"]
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    run(*arguments, "--workers", 1)
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run(*arguments, "--workers", 1)
+    printed = capsys.readouterr().out
+    assert printed.startswith("\x1b[1mMean of 2 cases, edition 2020, 2 of them seen by the model\x1b[0m\n")
+    assert "\x1b[33mWARNING:\x1b[0m All of these 2 cases were seen in training" in printed
+
+
+@pytest.mark.parametrize(
+    ("chosen", "scored"),
+    [
+        (["--case", "BraTS20_Training_002"], [2]),
+        (["--case", "BraTS20_Training_002", "--case", "BraTS20_Training_001"], [1, 2]),
+        (["--case", "BraTS20_Training_002", "--cases", "BraTS20_Training_002,BraTS20_Training_001"], [1, 2]),
+    ],
+)
+def test_cases_can_be_named_one_by_one(folders, tmp_path, chosen, scored):
+    run("--prediction", folders[0], "--reference", folders[1], "--output", tmp_path / "out", "--workers", 1,
+        *chosen)  # fmt: skip
+    rows = score_files.read(tmp_path / "out").rows
+    assert list(dict.fromkeys(row["case_id"] for row in rows)) == [f"BraTS20_Training_00{n}" for n in scored]
+
+
+@pytest.mark.parametrize("missing", ["--prediction", "--reference", "--compare", "--splits"])
+def test_a_folder_that_is_not_there_is_told_before_scipy_is_loaded(folders, tmp_path, missing):
+    given = {"--prediction": folders[0], "--reference": folders[1], "--output": tmp_path / "out"}
+    given[missing] = tmp_path / "nowhere"
+    arguments = [str(text) for pair in given.items() for text in pair]
+    code = (
+        "import sys\n"
+        "from tfbrats import errors, evaluate\n"
+        "try: evaluate.main(sys.argv[1:])\n"
+        "except errors.InputError as error: print(error)\n"
+        "print(sorted({'scipy', 'pydantic', 'nibabel', 'multiprocessing', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    said, loaded = ended.stdout.splitlines()
+    assert said.startswith(f"{tmp_path}/nowhere: no such") and loaded == "[]"
+
+
+def test_the_rules_names_are_those_of_the_rules():
+    assert tuple(region_scores.EMPTY_RULES) == rule_names.EMPTY
+    assert tuple(lesion_rules.MEANINGS) == rule_names.LESIONS
+
+
+def test_the_help_names_no_number_of_this_machine(monkeypatch):
+    before = evaluate.parser().format_help()
+    monkeypatch.setattr(memory, "cores", lambda: 77)
+    assert evaluate.parser().format_help() == before
 
 
 def test_json_replaces_the_table(folders, tmp_path, capsys):
@@ -850,15 +949,15 @@ IDS = ["BraTS20_Training_001", "BraTS20_Training_002"]
 @pytest.mark.parametrize("between", ["\n", "\r\n", ","])
 def test_ids_are_read_from_a_file_or_between_commas(tmp_path, encoding, between):
     (tmp_path / "ids.txt").write_bytes(between.join(IDS).encode(encoding))
-    assert evaluate.case_ids_of(str(tmp_path / "ids.txt")) == evaluate.case_ids_of(between.join(IDS)) == IDS
+    assert options.case_ids_of(str(tmp_path / "ids.txt")) == options.case_ids_of(between.join(IDS)) == IDS
 
 
 def test_a_file_of_ids_that_is_none_is_named(tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(IDS), "utf-16")
     with pytest.raises(InputError, match=r"ids\.txt: no text in UTF-8 .* Save it as UTF-8"):
-        evaluate.case_ids_of(str(tmp_path / "ids.txt"))
+        options.case_ids_of(str(tmp_path / "ids.txt"))
     with pytest.raises(InputError, match=f"--cases {tmp_path}: a folder; expected a file"):
-        evaluate.case_ids_of(str(tmp_path))
+        options.case_ids_of(str(tmp_path))
     for missing in (f"{tmp_path}/none", "none.txt", "none.csv"):
         with pytest.raises(InputError, match=f"--cases {missing}: no such file"):
-            evaluate.case_ids_of(missing)
+            options.case_ids_of(missing)

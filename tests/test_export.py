@@ -13,11 +13,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import config_file, export, predict, train
+from tfbrats import config_file, export, predict
 from tfbrats.cases import case, nifti, packing
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
-from tfbrats.inference import rehearsal, signatures
+from tfbrats.exports import card, next_version, rehearsal, saving
+from tfbrats.exports.chosen import chosen_from
+from tfbrats.inference import signatures
 from tfbrats.inference.pieces import MOST_CASES
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.inference.saved_segmenter import SavedSegmenter
@@ -27,13 +29,14 @@ from tfbrats.predictions import model_card, seen
 from tfbrats.records import tfrecord
 from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights
+from tfbrats.workflows import whole_run
 
 
 @pytest.fixture(scope="module")
 def trained(record_set, tmp_path_factory):
     """A run of two steps."""
     folder = tmp_path_factory.mktemp("export") / "run"
-    train.train(
+    whole_run.train(
         record_set.config(
             f"run.dir={folder}", "train.epochs=1", "train.steps_per_epoch=2", "train.learning_rate=1e-4"
         )
@@ -73,7 +76,7 @@ def of_run(counts, folder):
 @pytest.fixture(scope="module")
 def export_and_opens(trained, tmp_path_factory):
     with opens() as counts:
-        folder = export.export(trained, tmp_path_factory.mktemp("models") / "tiny")
+        folder = next_version.export(trained, tmp_path_factory.mktemp("models") / "tiny")
     return folder, counts
 
 
@@ -89,7 +92,7 @@ def test_one_export_opens_each_file_of_the_run_once(export_and_opens, trained):
 
 def test_the_command_opens_each_file_of_a_cascades_run_once(cascade_run, tmp_path, monkeypatch, capsys):
     for name in ("_save", "rehearse"):  # what comes after the run is read; it takes most of the time
-        monkeypatch.setattr(export, name, lambda folder, *_: os.makedirs(folder, exist_ok=True))
+        monkeypatch.setattr(saving, name, lambda folder, *_: os.makedirs(folder, exist_ok=True))
     with opens() as counts:
         export.main(["--run", cascade_run.folder, "--output", str(tmp_path / "m")])
     names = ("config.yaml", "records.json", "splits.json", "wt/history.csv", "tc/history.csv", "et/history.csv")
@@ -183,14 +186,14 @@ def test_warm_up_requests_are_small_and_name_real_signatures(exported):
 
 def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
     model = tmp_path / "model"
-    assert export.export(trained, model).endswith("model/1")
+    assert next_version.export(trained, model).endswith("model/1")
     (model / "7").mkdir()
     monkeypatch.setattr(rehearsal, "replay", lambda *_: (_ for _ in ()).throw(RuntimeError("would not load")))
     with pytest.raises(RuntimeError, match="would not load"):
-        export.export(trained, model)
+        next_version.export(trained, model)
     assert sorted(os.listdir(model)) == ["1", "7"]
     monkeypatch.undo()
-    assert export.export(trained, model).endswith("model/8")
+    assert next_version.export(trained, model).endswith("model/8")
 
 
 def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, monkeypatch):
@@ -201,7 +204,7 @@ def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, mon
 
     monkeypatch.setattr(rehearsal, "SavedModel", Other)
     with pytest.raises(RuntimeError, match="voxels differ"):
-        export.export(trained, tmp_path / "model")
+        next_version.export(trained, tmp_path / "model")
     assert os.listdir(tmp_path / "model") == []
 
 
@@ -218,18 +221,18 @@ def test_a_session_finds_every_variable_as_tensorflow_serving_would(exported):
 
 
 def test_the_edition_of_the_output_can_be_chosen(trained, tmp_path):
-    folder = export.export(trained, tmp_path / "model", edition="2023")
+    folder = next_version.export(trained, tmp_path / "model", edition="2023")
     assert model_card.read(folder).label_schema["values"]["3"] == "ET"
     with pytest.raises(InputError, match="choose from"):
-        export.export(trained, tmp_path / "model", edition="1999")
+        next_version.export(trained, tmp_path / "model", edition="1999")
 
 
 def test_no_run_and_no_checkpoint_are_said(tmp_path, record_set):
     with pytest.raises(InputError, match="no run here"):
-        export.export(tmp_path / "none", tmp_path / "model")
+        next_version.export(tmp_path / "none", tmp_path / "model")
     RunFolder(tmp_path / "begun").start(record_set.config())
     with pytest.raises(InputError, match="no checkpoint yet"):
-        export.export(tmp_path / "begun", tmp_path / "model")
+        next_version.export(tmp_path / "begun", tmp_path / "model")
 
 
 def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_set, tmp_path):
@@ -253,7 +256,7 @@ def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_s
 
 
 def test_results_of_two_models_are_not_mixed(trained, exported, record_set, tmp_path):
-    other = export.export(trained, tmp_path / "models" / "other")
+    other = next_version.export(trained, tmp_path / "models" / "other")
     dataset = layouts.find(record_set.cases)
     ids = [dataset.cases[0].case_id]
     predict.predict(exported, dataset, str(tmp_path / "out"), ids)
@@ -388,7 +391,7 @@ def test_in_bfloat16_the_weights_are_the_same_and_the_answers_near(kind, request
         else request.getfixturevalue("cascade_run").folder
     )
     plain = request.getfixturevalue({"slices": "exported", "cascade": "cascade_model"}[kind])
-    half = export.export(folder, tmp_path / "model", precision="mixed_bfloat16")
+    half = next_version.export(folder, tmp_path / "model", precision="mixed_bfloat16")
     assert model_card.read(plain).precision == "float32"
     assert model_card.read(half).precision == "mixed_bfloat16"
     weights = [tf.train.load_checkpoint(os.path.join(one, "variables", "variables")) for one in (plain, half)]
@@ -498,7 +501,7 @@ def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascad
 def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, served, a_case, tmp_path):
     plain = served("serving_default", a_case)
     chosen = ("cascade.tile_batch=1", "cascade.stride=2")
-    other = export.export(cascade_run.folder, tmp_path / "model", overrides=chosen)
+    other = next_version.export(cascade_run.folder, tmp_path / "model", overrides=chosen)
     found = SavedModel(other)("serving_default", a_case)
     assert found["tiles"][0] > plain["tiles"][0]
     assert not np.array_equal(found["probabilities"], plain["probabilities"])
@@ -510,7 +513,7 @@ def test_the_tile_batch_and_the_threshold_chosen_at_export_do_what_they_say(casc
     """Without a SavedModel: `export` and this take the same segmenter."""
 
     def answer(*overrides):
-        segmenter = export.segmenter_of(export.chosen_from(cascade_run.folder, overrides=overrides))
+        segmenter = saving.segmenter_of(chosen_from(cascade_run.folder, overrides=overrides))
         found = tf.function(segmenter)({name: tf.constant(array) for name, array in a_case.items()})
         return {name: value.numpy() for name, value in found.items()}
 
@@ -532,17 +535,17 @@ def test_what_training_has_settled_is_not_chosen_anew_at_export(cascade_run, tmp
     with pytest.raises(
         InputError, match=rf"{override}: settled by training\. .*cascade\.margin, cascade\.stride"
     ):
-        export.export(cascade_run.folder, tmp_path / "model", overrides=[override, "cascade.stride=4"])
+        next_version.export(cascade_run.folder, tmp_path / "model", overrides=[override, "cascade.stride=4"])
     assert not (tmp_path / "model").exists()
 
 
 def test_an_override_at_export_is_checked_like_any_other(cascade_run, trained, tmp_path):
     with pytest.raises(InputError, match=r"cascade\.stride 17 is more than sampling\.patch_size 16"):
-        export.export(cascade_run.folder, tmp_path / "model", overrides=["cascade.stride=17"])
+        next_version.export(cascade_run.folder, tmp_path / "model", overrides=["cascade.stride=17"])
     with pytest.raises(InputError, match=r"cascade\.threshold = 2"):
-        export.export(cascade_run.folder, tmp_path / "model", overrides=["cascade.threshold=2"])
+        next_version.export(cascade_run.folder, tmp_path / "model", overrides=["cascade.threshold=2"])
     with pytest.raises(InputError, match="settled by training"):  # a network of slices has no cascade
-        export.export(trained, tmp_path / "model", overrides=["cascade.stride=4"])
+        next_version.export(trained, tmp_path / "model", overrides=["cascade.stride=4"])
     assert not (tmp_path / "model").exists()
 
 
@@ -572,5 +575,5 @@ def test_cases_smaller_than_a_tile_and_without_tumour_are_predicted(
 
 
 def test_a_model_of_the_paediatric_table_says_that_it_predicts_no_cyst():
-    assert "CC" in export._unlearned(EDITIONS["ped"]) and "NCR" in export._unlearned(EDITIONS["ped"])
-    assert not any(export._unlearned(schema) for key, schema in EDITIONS.items() if key != "ped")
+    assert "CC" in card._unlearned(EDITIONS["ped"]) and "NCR" in card._unlearned(EDITIONS["ped"])
+    assert not any(card._unlearned(schema) for key, schema in EDITIONS.items() if key != "ped")

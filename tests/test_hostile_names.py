@@ -405,7 +405,7 @@ def test_a_board_is_written_under_any_name(over):
         for epoch in (1, 2, 1):  # trained again from the first
             board.write_epoch({"epoch": epoch, "loss": 0.5})
         events = EventAccumulator(f"./{plain(name)}/tb").Reload()  # what TensorBoard reads with
-        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/training")]
+        read = [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors("loss/loss")]
         assert read == [(1, 0.5)]
         return [name]
 
@@ -440,7 +440,7 @@ def _service(cases, model, segmented):
         shutil.copytree(cases, plain(name))
         shutil.copytree(model, f"{plain(name)}.m/1")
         with server.start(f"./{plain(name)}.m", model_name="tiny", warm_up=False) as served:
-            asked = ["--server", served.address, "--model", "tiny", "--case", ids_of(cases)[0]]
+            asked = ["--server", served.address, "--model-name", "tiny", "--case", ids_of(cases)[0]]
             client.main([*asked, f"--input={name}", f"--output={name}.out/"])
             client.main([*asked, f"--input={name}", f"--output={name}.nii.gz"])
         made = masks(tree(f"{plain(name)}.out"))
@@ -520,7 +520,7 @@ def _page(cases, segmented):
         _scored(name, cases, segmented)
         both = (f"--prediction={name}", f"--reference={name}.ref")
         said_by(evaluate.main, "--workers=1", *both, f"--output={name}.scores")
-        said_by(report.main, *both, f"--metrics={name}.scores", f"--output={name}.html", "--cases=1")
+        said_by(report.main, *both, f"--scores={name}.scores", f"--output={name}.html", "--pictures=1")
         assert ids_of(cases)[0] in files.read_bytes(f"./{plain(name)}.html").decode()
         return [name, *(f"{name}.{ending}" for ending in ("ref", "scores", "html"))]
 
@@ -545,8 +545,8 @@ def test_an_upload_of_any_name_is_checked_and_packed(over, tmp_path):
         for one in NAMES:
             files.write_bytes(f"./{plain(name)}/{one}", content)
         files.write_bytes(f"./{plain(name)}.ids", "\n".join(NAMES).encode())
-        said_by(check_submission.main, f"--cases={name}.ids", f"--pack={name}.zip", "--", name)
-        said_by(check_submission.main, f"--cases={name}.ids", "--", f"{name}.zip")
+        said_by(check_submission.main, f"--expected={name}.ids", f"--pack={name}.zip", "--", name)
+        said_by(check_submission.main, f"--expected={name}.ids", "--", f"{name}.zip")
         return [name, f"{name}.ids", f"{name}.zip"]
 
     over("check_submission", KEEN[::3], work)
@@ -560,7 +560,7 @@ def _whole_way(cases, record_folder):
         shutil.copytree(record_folder, f"{plain(name)}.rec")
         shutil.copytree(cases, plain(name))
         settings = ("train.steps_per_epoch=1", *PLAIN_NETWORK, *SMALL)
-        training = ["--config=smoke_2d.yaml", f"--data={name}.rec", f"--run={name}.run", *settings]
+        training = ["--config=smoke_2d.yaml", f"--records={name}.rec", f"--run={name}.run", *settings]
         train.main([*training, "train.epochs=1"])
         first = checkpoints.paths_in(f"./{plain(name)}.run/checkpoints/last")
         train.main([*training, "train.epochs=2"])
@@ -603,7 +603,7 @@ def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
         files.write_bytes(decoy, b"another's")
     before = {path: content for path, content in tree(".").items() if not path.startswith("real/")}
     settings = ("train.steps_per_epoch=1", "train.epochs=1", *PLAIN_NETWORK, *SMALL)
-    train.main(["--config=smoke_2d.yaml", "--data=lnk/../rec", "--run=lnk/../run", *settings])
+    train.main(["--config=smoke_2d.yaml", "--records=lnk/../rec", "--run=lnk/../run", *settings])
     assert checkpoints.paths_in("real/run/checkpoints/last") and os.path.exists("real/run/history.csv")
     kept = config_file.load("real/run/config.yaml")
     assert (kept.run.dir, kept.data.records) == (f"{tmp_path}/real/run", f"{tmp_path}/real/rec")

@@ -32,9 +32,13 @@ ORDER = {
     "scoring": "datasets cases metrics predictions",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
     "inference": "cases phantoms networks records.tfrecord predictions",
-    "batches": "records inference",
+    "batches": "records inference networks.losses",
     "training": "cases.overlays records runs networks inference batches",
-    "workflows": "datasets cases networks records scoring.papers training config_file",
+    "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
+    "workflows": "datasets cases networks records runs scoring.papers training config_file",
+    "api_inputs": "cases predictions records config_file",
+    "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
+    "workflows",
 }
 COMMANDS = (
     *(
@@ -54,7 +58,8 @@ COMMANDS = (
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
-    door: tuple(set(ORDER) - {"training", "batches", "networks"}) for door in ("beam_pipelines", "serving")
+    door: tuple(set(ORDER) - {"training", "batches", "networks", "exports", "api"})
+    for door in ("beam_pipelines", "serving")
 }
 LIGHT = (
     *(
@@ -69,12 +74,13 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "reporting"),
+    *("records", "runs", "predictions", "scoring", "reporting", "api_inputs", "api"),
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
+    *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
-    *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
+    *("serving.client", "serving.server", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 # What an environment for client and check alone may lack: with it go most of its megabytes.
 HEAVY = ("tensorflow", "keras", "tensorboard", "apache_beam", "scipy", "SimpleITK", "matplotlib")

@@ -317,18 +317,19 @@ def test_what_is_the_same_of_several_cases_is_said_once_and_in_json_of_each(tmp_
         next(tmp_path.rglob(f"*00{number}_t1.nii.gz")).unlink()
     lines = said_of(tmp_path, capsys)
     faults = lines[lines.index("faults") + 1 : lines.index("", lines.index("faults"))]
-    assert len(faults) == 1
-    assert faults[0].startswith("  4 cases, e.g. BraTS20_Training_000: no t1; found CASE_flair.nii.gz, ")
+    assert len(faults) == 2
+    assert faults[0].startswith("  4 cases: no t1; found CASE_flair.nii.gz, ")
+    assert faults[1] == "    BraTS20_Training_000, BraTS20_Training_001, BraTS20_Training_002 and 1 more"
     assert "4 faults; 4 of 5 cases cannot be used." in lines
     inspect.main([str(tmp_path), "--json"])
     assert len(json.loads(capsys.readouterr().out)["faults"]) == 4
 
 
-def test_two_cases_with_one_fault_are_both_named(tmp_path, capsys):
+def test_a_fault_of_one_case_alone_names_its_own_files(tmp_path, capsys):
     data_sets.write_dataset(tmp_path, 3, "2020", 5, SHAPE)
-    for number in range(2):
-        next(tmp_path.rglob(f"*00{number}_t1.nii.gz")).unlink()
-    assert sum(": no t1; found" in line for line in said_of(tmp_path, capsys)) == 2
+    next(tmp_path.rglob("*001_t1.nii.gz")).unlink()
+    (told,) = [line for line in said_of(tmp_path, capsys) if "no t1; found" in line]
+    assert told.startswith("  BraTS20_Training_001: no t1; found BraTS20_Training_001_flair.nii.gz, ")
 
 
 def a_foreign_data_set(folder):

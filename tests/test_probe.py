@@ -13,7 +13,7 @@ import pytest
 from tfbrats import config_file, networks, probe
 from tfbrats.errors import InputError
 from tfbrats.machine import memory
-from tfbrats.workflows import batch_size, table_plan, trial
+from tfbrats.workflows import batch_size, made_up_steps, table_plan, trial
 from tfbrats.workflows.batch_size import Trial
 
 SMALL_2D = ["model.width=2", "records.slice_shape=[32,32]", "data.records=nowhere"]
@@ -26,7 +26,7 @@ MIB = 2**20
 @pytest.mark.parametrize("name", ["cun_lws.yaml", "bfcn.yaml", "drn.yaml"])
 def test_a_network_on_slices(name):
     settings = config_file.load(name, SMALL_2D)
-    found = trial.measure(settings, "", 2, 3)
+    found = made_up_steps.measure(settings, "", 2, 3)
     assert (found.region, found.batch_size, found.steps) == ("", 2, 3)
     assert found.parameters == networks.build(settings).count_params()
     assert found.slots == 1  # momentum
@@ -273,9 +273,9 @@ def test_records_say_how_many_examples_there_are(record_set):
 
 def test_data_that_is_named_must_be_of_this_config(record_set, tmp_path):
     with pytest.raises(InputError, match=r"dataset\.json"):
-        probe.main(["--config", "cun.yaml", "--data", str(tmp_path)])
+        probe.main(["--config", "cun.yaml", "--records", str(tmp_path)])
     with pytest.raises(InputError, match="another configuration"):
-        probe.main(["--config", "cun.yaml", "--data", record_set.folder])
+        probe.main(["--config", "cun.yaml", "--records", record_set.folder])
 
 
 def test_hours_by_hand():

@@ -1,20 +1,26 @@
 """The page: its numbers are those of metrics.json, it says what is missing, and it stands alone."""
 
+import base64
 import dataclasses
 import html.parser
+import io
 import json
+import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 import types
 import unittest.mock
 
+import matplotlib.image
 import numpy as np
 import pytest
 import tiny_model
 
 from tfbrats import config_file, report
-from tfbrats.cases import case
+from tfbrats.cases import case, nifti
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
@@ -40,7 +46,11 @@ def test_a_cascades_run_has_curves_for_each_region_trained_so_far(place):
         files.write_bytes(files.join(place, region, "history.csv"), HISTORY)
     curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [one["title"] for one in curves] == ["WT", "ET"]
-    assert [chart.title for chart in curves[0]["charts"]] == ["Loss", "Dice (validation)"]
+    assert [chart.title for chart in curves[0]["charts"]] == [
+        "Training loss",
+        "Validation loss",
+        "Dice (validation)",
+    ]
     files.write_bytes(files.join(place, "history.csv"), HISTORY)
     curves = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [one["title"] for one in curves] == ["", "WT", "ET"]
@@ -52,7 +62,8 @@ def test_what_was_counted_in_training_is_drawn_beside_validation_and_the_pace_is
     files.write_bytes(files.join(place, "timing.csv"), b"epoch,seconds,slices_per_second\n1,3,5\n")
     (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(place)))
     assert [chart.title for chart in curves["charts"]] == [
-        "Loss",
+        "Training loss",
+        "Validation loss",
         "Dice (validation; dashed: training)",
         "Pixels that count in a step (U-Net1)",
     ]
@@ -131,11 +142,11 @@ def test_a_history_in_which_nothing_can_be_drawn_is_said_to_be_damaged(tmp_path,
 def test_cells_beyond_the_header_cost_no_curve(tmp_path):
     files.write_bytes(tmp_path / "history.csv", b"epoch,loss\n1,0.5,7\n2,0.4\n3\n")
     (curves,) = training_section.curves_of(training_section.histories_of(RunFolder(tmp_path)))
-    assert [chart.title for chart in curves["charts"]] == ["Loss"]
+    assert [chart.title for chart in curves["charts"]] == ["Training loss"]
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no run here.*tfbrats\.train"):
+    with pytest.raises(InputError, match=r"no run here.*tfbrats train"):
         training_section.training_of(tmp_path, None)
 
 
@@ -196,7 +207,7 @@ def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "history.csv").write_text("epoch,loss,validation_loss\n1,0.9,1.0\n2,0.8,0.9\n")
     report.main([
-        "--metrics", str(folder / "metrics"), "--prediction", str(folder / "prediction"),
+        "--scores", str(folder / "metrics"), "--prediction", str(folder / "prediction"),
         "--reference", str(root), "--output", str(tmp_path / "report.html"), "--title", "A <title>",
         "--run", str(tmp_path / "run"), "--note", "by `tfbrats.train` & https://example.org/x.",
     ])  # fmt: skip
@@ -206,9 +217,9 @@ def test_the_page_stands_alone_and_says_what_it_must(scored, tmp_path):
     assert "A <title>" in found.text
     # Two cases, three planes, reference and prediction on two modalities.
     assert len(case_pictures(found)) == 2 * 3 * 4
-    # Two box plots, three regions' volumes and the losses, for light and for dark.
+    # Two box plots, three regions' volumes and two losses, for light and for dark.
     drawn = [picture for picture in found.pictures if "class" in picture]
-    assert len(drawn) == 2 * (2 + 3 + 1)
+    assert len(drawn) == 2 * (2 + 3 + 2)
     assert all(picture["alt"] for picture in found.pictures)
     for row in score_files.read(folder / "metrics").rows:
         assert row["case_id"] in found.text
@@ -233,12 +244,16 @@ def test_the_numbers_on_the_page_are_those_of_metrics_json(scored, tmp_path):
         found = content.summary[region][score]  # of two cases the median is the mean
         content.summary[region][score] = dataclasses.replace(found, median=found.median + 0.01 * number)
     text = section(page_of(content, tmp_path), "Scores by region")
-    for region in REGIONS:
-        _, _, line = text.partition(f" {region} ")
-        for score, _, digits in page.SCORES:
-            found = content.summary[region][score]
-            expected = f"{found.mean:.{digits}f} ± {found.std:.{digits}f} median {found.median:.{digits}f}"
-            assert expected in line, (region, score)
+    names = [name for _, name, _ in page.SCORES]
+    for place, (score, name, digits) in enumerate(page.SCORES):
+        _, _, line = text.partition(f" {name} ")
+        if names[place + 1 :]:
+            line, _, _ = line.partition(f" {names[place + 1]} ")
+        expected = [
+            f"{found.mean:.{digits}f} ± {found.std:.{digits}f} median {found.median:.{digits}f}"
+            for found in (content.summary[region][score] for region in REGIONS)
+        ]
+        assert re.findall(r"[\d.]+ ± [\d.]+ median [\d.]+", line) == expected, score
 
 
 def test_every_score_has_its_column():
@@ -386,7 +401,7 @@ def runs(scored, tmp_path_factory):
 def test_another_run_joins_the_table_the_boxes_and_the_differences(scored, runs, tmp_path):
     folder, root = scored
     report.main([
-        "--metrics", str(runs / "good"), "--prediction", str(folder / "prediction"), "--reference", str(root),
+        "--scores", str(runs / "good"), "--prediction", str(folder / "prediction"), "--reference", str(root),
         "--output", str(tmp_path / "r.html"), "--table", "paper_a", "--compare", str(runs / "worse"),
     ])  # fmt: skip
     found = Page(tmp_path / "r.html")
@@ -451,7 +466,7 @@ def test_the_sampling_maps_appear_for_runs_trained_with_it_and_for_no_other(name
     settings = config_file.load(name, [f"run.dir={place}"])
     RunFolder(place).start(settings)
     report.write(
-        folder / "metrics", folder / "prediction", root, tmp_path / "r.html", cases=1, run_folder=place
+        folder / "metrics", folder / "prediction", root, tmp_path / "r.html", pictures=1, run_folder=place
     )
     found = Page(tmp_path / "r.html")
     assert ("Loss weighted sampling" in found.text) == shown
@@ -479,7 +494,7 @@ def test_maps_that_cannot_be_drawn_are_said_to_be_missing(scored, tmp_path):
         folder / "prediction",
         root,
         tmp_path / "r.html",
-        cases=0,
+        pictures=0,
         run_folder=tmp_path / "run",
     )
     assert "No map can be shown: no case is pictured" in section(
@@ -594,7 +609,7 @@ def test_old_scores_are_held_against_the_card_beside_the_predictions(scored, tmp
     ids = list(dict.fromkeys(row["case_id"] for row in written["rows"]))
     carried = {"training_data": seen.hashes_of({"train": ids[:1], "test": ids[1:]})}
     (prediction / "tfbrats.json").write_text(tiny_model.card().model_copy(update=carried).to_json())
-    remarks = report.write(metrics_folder, prediction, root, tmp_path / "r.html", cases=1)
+    remarks = report.write(metrics_folder, prediction, root, tmp_path / "r.html", pictures=1)
     assert [text[:57] for text in remarks] == ["WARNING: 1 of these 2 cases was seen in training: 1 train"]
     assert "1 of these 2 cases was seen in training" in (tmp_path / "r.html").read_text()
 
@@ -608,14 +623,16 @@ def test_masks_alone_are_drawn_on_black(scored, tmp_path):
     for one in layouts.find(root).cases:
         shutil.copy(one.label, tmp_path / "masks")
     score_files.write(evaluation.evaluate(folder / "prediction", tmp_path / "masks"), tmp_path / "metrics")
-    report.write(tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", cases=1)
+    report.write(
+        tmp_path / "metrics", folder / "prediction", tmp_path / "masks", tmp_path / "r.html", pictures=1
+    )
     assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 2
 
 
 def test_the_same_scores_give_the_same_page(scored, tmp_path):
     folder, root = scored
     for name in ("a", "b"):
-        report.write(folder / "metrics", folder / "prediction", root, tmp_path / name, cases=1)
+        report.write(folder / "metrics", folder / "prediction", root, tmp_path / name, pictures=1)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -630,11 +647,12 @@ def test_a_run_that_is_not_the_models_is_said_on_the_screen_as_on_the_page(score
         model = Model(row="cun", config=card)
         score_files.write(dataclasses.replace(content, model=model), tmp_path / "scores")
         report.main([
-            "--metrics", str(tmp_path / "scores"), "--prediction", str(folder / "prediction"), "--reference",
-            str(root), "--output", str(tmp_path / "r.html"), "--cases", "0", "--run", str(tmp_path / "run"),
+            "--scores", str(tmp_path / "scores"), "--prediction", str(folder / "prediction"), "--reference",
+            str(root), "--output", str(tmp_path / "r.html"), "--pictures", "0", "--run", str(tmp_path / "run"),
         ])  # fmt: skip
         printed = capsys.readouterr()
-        assert printed.out == f"{tmp_path / 'r.html'}\n"
+        page_file = tmp_path / "r.html"
+        assert printed.out == f"{page_file}\nnext: open {page_file} in a browser\n"
         text = "The run’s config is not the one in the model’s card: train.learning_rate: 0.001, there 0.5."
         assert printed.err == (f"note: {text}\n" if contradicts else "")
         assert (text in Page(tmp_path / "r.html").text) == contradicts
@@ -643,8 +661,8 @@ def test_a_run_that_is_not_the_models_is_said_on_the_screen_as_on_the_page(score
 def test_a_page_needs_a_number_of_cases_and_a_name(scored, tmp_path):
     folder, root = scored
     given = (folder / "metrics", folder / "prediction", root)
-    with pytest.raises(InputError, match="--cases -1: expected how many to picture, 0 or more"):
-        report.write(*given, tmp_path / "r.html", cases=-1)
+    with pytest.raises(InputError, match="--pictures -1: expected how many cases to picture, 0 or more"):
+        report.write(*given, tmp_path / "r.html", pictures=-1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: is a folder; name a file in it, e\.g\. .*empty/report\.html"):
         report.write(*given, tmp_path / "empty")
@@ -656,6 +674,155 @@ def test_a_page_needs_a_number_of_cases_and_a_name(scored, tmp_path):
     with pytest.raises(InputError, match=r"metrics\.json: a file; expected the folder"):
         report.write(folder / "metrics" / "metrics.json", *given[1:], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+# --- the door -------------------------------------------------------------------------------------------
+
+
+def given(scored, *more):
+    folder, root = scored
+    places = (folder / "metrics", folder / "prediction", root)
+    options = zip(("--scores", "--prediction", "--reference"), map(str, places), strict=True)
+    return [*(text for pair in options for text in pair), *map(str, more)]
+
+
+def test_an_output_that_is_no_html_file_is_a_folder_for_the_page(scored, tmp_path, capsys):
+    report.main(given(scored, "--output", tmp_path / "new" / "pages", "--pictures", 0))
+    page_file = tmp_path / "new" / "pages" / "report.html"
+    assert page_file.is_file()
+    assert capsys.readouterr().out == f"{page_file}\nnext: open {page_file} in a browser\n"
+
+
+def test_a_hero_is_written_alone_or_beside_the_page(scored, tmp_path, capsys):
+    report.main(given(scored, "--hero", tmp_path / "a.png"))
+    assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\nnext: look at {tmp_path / 'a.png'}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
+    report.main(given(scored, "--hero", tmp_path / "b.png", "--output", tmp_path / "r.html", "--pictures", 0))
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'r.html'}\n{tmp_path / 'b.png'}\nnext: open ")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_case_that_is_named_is_pictured_with_its_rank(scored, tmp_path, capsys):
+    best, worst = (one.case_id for one in layouts.find(scored[1]).cases)
+    report.main(given(scored, "--output", tmp_path / "r.html", "--case", best))
+    found = Page(tmp_path / "r.html")
+    assert len(case_pictures(found)) == 3 * 4
+    assert all(picture["alt"].startswith(best) for picture in case_pictures(found))
+    text = section(found, "Cases in pictures")
+    assert "Named with --case" in text and "Picked by rank" not in text and f"{best} best" in text
+    for file_name, case_id in (("best.png", best), ("worst.png", worst), ("any.png", None)):
+        named = ["--case", case_id] if case_id else []
+        report.main(given(scored, "--hero", tmp_path / file_name, *named))
+    pictures = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("best", "worst", "any")}
+    assert pictures["any"] == pictures["worst"] != pictures["best"]  # of two, the median is the lower
+
+
+def test_old_names_of_options_do_what_the_new_ones_do(scored, tmp_path, capsys):
+    old = [{"--scores": "--metrics"}.get(text, text) for text in given(scored)]
+    report.main([*old, "--cases", "1", "--output", str(tmp_path / "r.html")])
+    printed = capsys.readouterr().err
+    assert "note: --metrics is now --scores\n" in printed and "note: --cases is now --pictures\n" in printed
+    assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--hero", "x.jpg"], r"--hero x\.jpg: expected the name of a PNG file, e\.g\. x\.jpg\.png"),
+        (["--hero", "x.png", "--case", "a", "--case", "b"], "--hero shows one case; --case names 2: a, b"),
+        (["--output", "r.html", "--case", "nobody"], "--case nobody: not among the 2 cases scored"),
+        (["--output", "r.html", "--run", "nowhere"], "--run nowhere: no such folder"),
+        (["--output", "r.html", "--compare", "gone"], "--compare gone: no such folder. tfbrats evaluate"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(more, error, scored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=error):
+        report.main(given(scored, *more))
+    assert not list(tmp_path.iterdir())
+
+
+def test_neither_page_nor_picture_is_a_slip(scored, capsys):
+    with pytest.raises(SystemExit) as ended:
+        report.main(given(scored))
+    assert ended.value.code == 2
+    assert "required: --output (the page), --hero (a picture), or both" in capsys.readouterr().err
+
+
+def test_help_a_slip_and_a_missing_folder_load_nothing_that_draws(tmp_path):
+    code = """
+import sys
+from tfbrats import report
+from tfbrats.errors import InputError
+report.parser()
+both = ["--prediction", "a", "--reference", "b", "--output", "r.html"]
+for line in (["--help"], ["--scorse", "x"], ["--scores", "none", *both], ["--scores", ".", *both]):
+    try:
+        report.main(line)
+    except InputError as error:
+        print(error)
+    except SystemExit:
+        pass
+    loaded = {"numpy", "scipy", "matplotlib", "jinja2", "pydantic", "nibabel"} & set(sys.modules)
+    if loaded: sys.exit(f"{line} loads {loaded}")
+"""
+    root = str(pathlib.Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "--scores none: no such folder. tfbrats evaluate --output writes it." in ended.stdout
+    assert "--prediction a: no such folder." in ended.stdout
+    assert "did you mean --scores?" in ended.stderr
+
+
+# --- simulated cases ------------------------------------------------------------------------------------
+
+
+def test_simulated_cases_are_called_so_at_the_top_and_each(scored, tmp_path):
+    folder, root = scored
+    report.write(folder / "metrics", folder / "prediction", root, tmp_path / "r.html")
+    found = Page(tmp_path / "r.html")
+    assert '<h1>Segmentation report <span class="badge simulated">simulated cases</span></h1>' in found.source
+    assert found.source.count('<span class="badge simulated">simulated</span>') == 2
+    assert "expert" not in section(found, "Cases in pictures")
+    for one in layouts.find(root).cases:
+        for path in one.paths():
+            volume = nifti.read(path)
+            volume.grid.header["descrip"] = b"FSL5.0"
+            nifti.write(
+                tmp_path / "real" / files.name(files.parent(path)) / files.name(path), volume.array, volume.grid
+            )
+    report.write(folder / "metrics", folder / "prediction", tmp_path / "real", tmp_path / "r.html")
+    assert "simulated" not in Page(tmp_path / "r.html").text
+
+
+def test_every_picture_has_its_letters_its_scale_and_its_place(scored, tmp_path):
+    folder, root = scored
+    report.write(folder / "metrics", folder / "prediction", root, tmp_path / "r.html", pictures=1)
+    source = (tmp_path / "r.html").read_text()
+    (article,) = re.findall(r'<article class="case">(.*?)</article>', source, re.DOTALL)
+    planes = re.findall(r'<div class="plane">(.*?)</div></div>\n', article + "\n", re.DOTALL)
+    assert len(planes) == 3
+    shape = case.load(layouts.find(root).cases[0]).image.shape
+    for plane, name, letters, size in zip(
+        planes, ("Axial", "Coronal", "Sagittal"), ("RLAP", "RLSI", "APSI"), reversed(shape[:3]), strict=True
+    ):
+        assert re.match(rf"<p>{name} slice \d+ of {size}, \d+ mm \w+( of)? the first</p>", plane)
+        marks = re.findall(r'<b class="at-(\w+)">(\w)</b>', plane)
+        sides = ("left", "right", "top", "bottom")
+        assert marks == list(zip(sides, letters, strict=True)) * 4
+        scales = re.findall(r'src="([^"]+)".*?class="scale" style="width:([\d.]+)%">1 cm<', plane)
+        assert len(scales) == 4
+        for uri, percent in scales:
+            content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+            height, width, _ = matplotlib.image.imread(io.BytesIO(content)).shape
+            width_mm = 10 / (float(percent) / 100)  # voxels of 1 mm, and whole ones
+            assert width_mm == pytest.approx(round(width_mm), abs=0.01) and width_mm <= max(shape)
+            height_mm = width_mm * height / width
+            assert height_mm == pytest.approx(round(height_mm), abs=0.2) and height_mm <= max(shape)
 
 
 def test_the_help_shows_the_command_as_it_is_typed(capsys):
@@ -677,7 +844,7 @@ def test_a_chosen_case_that_is_gone_is_named_and_no_page_appears(scored, tmp_pat
 def test_a_folder_without_metrics_says_who_writes_them(scored, tmp_path):
     folder, root = scored
     (tmp_path / "metrics.json").write_text('{"rows": 3}')
-    with pytest.raises(InputError, match=r"tfbrats\.evaluate"):
+    with pytest.raises(InputError, match="tfbrats evaluate"):
         report.write(tmp_path, folder / "prediction", root, tmp_path / "r.html")
 
 

@@ -20,6 +20,7 @@ from tfbrats.machine import files
 from tfbrats.phantoms import data_sets
 from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
+from tfbrats.terminal import completion, verbs
 from tfbrats.workflows import table_cost, table_plan
 
 ROWS = {
@@ -207,10 +208,64 @@ def test_a_case_that_cannot_be_read_is_passed_over(cohort, tmp_path):
 
 def test_asking_the_price_leaves_nothing_behind(cohort, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(table_cost, "output_of", lambda *_, lock: json.dumps(PROBED))
-    arguments = ["--table", "paper_a", "--data", cohort, "--output", str(tmp_path / "out"), "--price"]
+    arguments = ["--table", "paper_a", "--input", cohort, "--output", str(tmp_path / "out"), "--price"]
     reproduce.main([*arguments, "--settings", "smoke_2d.yaml", *SMALL])
-    assert "in all about" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "in all about" in printed
+    assert printed.splitlines()[-1].startswith("next: tfbrats reproduce --table paper_a --input ")
+    assert "--price" not in printed.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+# --- what is typed --------------------------------------------------------------------------------------
+
+
+REFUSED = {
+    "a folder that is not there": (["--input", "nowhere"], "nowhere: no such folder."),
+    "a data set to test on that is not there": (["--test", "nowhere"], "nowhere: no such folder."),
+    "a misspelt key": (["model.widht=3"], "unknown key model.widht; did you mean model.width?"),
+    "an unknown row": (["--rows", "cnu"], "--rows cnu: paper_a has the rows unet2d, bfcn, drn, cun, cun_lws."),
+    "an unknown config": (["--settings", "smoke_9d"], "config smoke_9d: neither a file"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_mistyped_is_told_before_anything_heavy_is_loaded(cohort, tmp_path, what):
+    arguments, words = REFUSED[what]
+    code = (
+        "import sys\n"
+        "from tfbrats import errors, reproduce\n"
+        "try: reproduce.main(sys.argv[1:])\n"
+        "except errors.InputError as error: print(error)\n"
+        "heavy = {'scipy', 'SimpleITK', 'nibabel', 'matplotlib', 'tensorflow', 'multiprocessing'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    line = [
+        sys.executable,
+        "-c",
+        code,
+        "--table",
+        "paper_a",
+        "--input",
+        cohort,
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    ended = subprocess.run([*line, *arguments], capture_output=True, text=True, check=True)
+    assert words in ended.stdout and ended.stdout.endswith("\n[]\n"), ended.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_old_name_of_the_input_still_works_and_says_the_new_one(capsys):
+    asked = reproduce.parser().parse_args(["--table", "paper_a", "--data", "x", "--output", "y"])
+    assert asked.input == "x"
+    assert capsys.readouterr().err == "note: --data is now --input\n"
+
+
+def test_a_key_given_as_a_flag_is_answered_with_the_override(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.main(["--table", "paper_a", "--input", "x", "--output", "y", "--epochs", "3"])
+    assert "write train.epochs=3" in capsys.readouterr().err
 
 
 # --- one step after the other ---------------------------------------------------------------------------
@@ -287,9 +342,20 @@ def test_steps_come_in_order_and_what_is_done_is_not_done_again(cohort, tmp_path
     assert _names(missing.ran).count("predict") == 1
 
 
-def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path):
+def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_today(cohort, tmp_path, capsys):
+    steps = _Recorded()
+    reproduce.reproduce(_begun(cohort, tmp_path, ["cun", "cun_lws"]), steps)
+    capsys.readouterr()
+    modules = {verb.module: verb for verb in verbs.VERBS}
+    for module, *arguments in steps.ran:
+        completion.parser_of(modules[module]).parse_args(arguments)
+    assert capsys.readouterr().err == ""  # no "--old is now --new"
+
+
+def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path, capsys):
     steps = _Recorded()
     reproduce.reproduce(_begun(cohort, tmp_path, ["cun"]), steps)
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: open {tmp_path}/report.html"
     assert steps.ran[-2][-2:] == ("--table", "paper_a")
 
 
@@ -310,7 +376,7 @@ def test_one_row_more_keeps_the_others_on_the_page(cohort, tmp_path):
     steps = _Recorded()
     reproduce.reproduce(_begun(cohort, tmp_path, ["drn"]), steps)
     page = steps.ran[-1]
-    assert page[page.index("--metrics") + 1] == str(tmp_path / "scores" / "cun_lws")
+    assert page[page.index("--scores") + 1] == str(tmp_path / "scores" / "cun_lws")
     compared = [page[n + 1] for n, text in enumerate(page) if text == "--compare"]
     assert compared == [str(tmp_path / "scores" / row) for row in ("drn", "cun")]
 
@@ -336,7 +402,7 @@ def test_a_folder_is_gone_on_with_by_the_same_data_and_settings_alone(cohort, tm
 
 def test_a_folder_of_something_else_is_left_alone(cohort, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    arguments = ["--table", "paper_a", "--data", cohort, "--output", str(tmp_path)]
+    arguments = ["--table", "paper_a", "--input", cohort, "--output", str(tmp_path)]
     with pytest.raises(InputError, match="not a reproduction"):
         reproduce.main([*arguments, "--settings", "smoke_2d.yaml", *SMALL])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -372,7 +438,7 @@ BEGUN = (  # of a step of the first row, by what it leaves first: when the chain
 @pytest.mark.parametrize("table", ROWS)
 def test_a_whole_table_on_phantoms_killed_in_every_step(cohort, tmp_path, table):
     output = tmp_path / "out"
-    line = [sys.executable, "-m", "tfbrats.reproduce", "--table", table, "--data", cohort]
+    line = [sys.executable, "-m", "tfbrats.reproduce", "--table", table, "--input", cohort]
     line += ["--output", str(output), "--settings", SMOKE[table], *TINY[table]]
     for begun in BEGUN:
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
@@ -396,7 +462,7 @@ def test_a_whole_table_on_phantoms_killed_in_every_step(cohort, tmp_path, table)
     for row in ROWS[table]:
         rows = list(csv.DictReader((output / "scores" / row / "metrics.csv").open()))
         assert [one["region"] for one in rows] == ["WT", "TC", "ET"]
-        assert f"tfbrats.train --config {output}/configs/{row}.yaml" in page
+        assert f"tfbrats train --config {output}/configs/{row}.yaml" in page
         assert len(list((output / "models" / row).iterdir())) == 1
         assert not list(output.glob("**/*.partial*"))
     for row in others:

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import train
 from tfbrats.errors import InputError
 from tfbrats.machine import locks, stopping
 from tfbrats.runs.folder import LOCK, RunFolder
 from tfbrats.training import checkpoints, slice_step
-from tfbrats.workflows import batch_size
+from tfbrats.workflows import batch_size, whole_run
 
 SMALL = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=1e-9")
 
@@ -48,7 +47,7 @@ def epochs_on_the_board(folder):
 def straight(record_set, tmp_path_factory):
     """Folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    train.train(record_set.config(f"run.dir={folder}", *SMALL))
+    whole_run.train(record_set.config(f"run.dir={folder}", *SMALL))
     return folder
 
 
@@ -87,12 +86,12 @@ def test_asked_to_stop_it_saves_and_goes_on_to_the_same_end(
 ):
     settings, stop = record_set.config(f"run.dir={tmp_path / 'run'}", *SMALL), stopping.Stop()
     asking_at(monkeypatch, stop, where, call)
-    train.train(settings, stop=stop)
+    whole_run.train(settings, stop=stop)
     monkeypatch.undo()
     said = capsys.readouterr().out
     assert f"stopped     before {before}" in said or before == "epoch 2, step 1"
     assert said.splitlines()[-1] == "stopped as asked, all is saved: the same command goes on from here"
-    train.train(settings)
+    whole_run.train(settings)
     assert f"resumes     at {before}" in capsys.readouterr().out
     assert same(tmp_path / "run", straight)
     assert epochs_on_the_board(tmp_path / "run") == epochs_on_the_board(straight)
@@ -106,11 +105,11 @@ def test_the_loss_scale_of_float16_goes_on_too(record_set, tmp_path, monkeypatch
     )
     stop = stopping.Stop()
     try:
-        train.train(first)
+        whole_run.train(first)
         asking_at(monkeypatch, stop, "train_step", 6)
-        train.train(second, stop=stop)
+        whole_run.train(second, stop=stop)
         monkeypatch.undo()
-        train.train(second)
+        whole_run.train(second)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert same(*runs)
@@ -180,9 +179,8 @@ def test_asked_to_stop_while_it_looks_for_a_batch_it_writes_nothing(
 
     monkeypatch.setattr(batch_size, "largest_batch", looking)
     stop = stopping.Stop()
-    assert (
-        train.train(record_set.config("train.batch_size=auto", f"run.dir={tmp_path / 'run'}"), stop=stop) == []
-    )
+    settings = record_set.config("train.batch_size=auto", f"run.dir={tmp_path / 'run'}")
+    assert whole_run.train(settings, stop=stop) == []
     assert "stopped as asked, with nothing new to save" in capsys.readouterr().out
     assert not (tmp_path / "run").exists() and stop.exit_code == 0
 
@@ -285,10 +283,10 @@ def test_the_best_weights_of_an_epoch_that_is_trained_again_are_forgotten(record
 
     monkeypatch.setattr(checkpoints, "save", dying)
     with pytest.raises(KeyboardInterrupt):
-        train.train(record_set.config(*small, "train.epochs=2"))
+        whole_run.train(record_set.config(*small, "train.epochs=2"))
     assert calls[2].endswith("best") and calls[3].endswith("last")
     monkeypatch.setattr(checkpoints, "save", real)
-    train.train(record_set.config(*small, "train.epochs=3"))
+    whole_run.train(record_set.config(*small, "train.epochs=3"))
     assert [float(row["validation_loss"]) for row in RunFolder(tmp_path).network().history] == [1.0, 1.2, 1.1]
     assert checkpoints.newest_whole(tmp_path / "checkpoints" / "best").endswith("ckpt-1")
 
@@ -384,7 +382,7 @@ def test_a_run_without_its_checkpoints_is_not_begun_anew_over_its_history(record
     shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("last"))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"last: no checkpoint, though .* \d+ epochs.*--overwrite"):
-        train.train(record_set.config(f"run.dir={tmp_path / 'run'}", *SMALL))
+        whole_run.train(record_set.config(f"run.dir={tmp_path / 'run'}", *SMALL))
     left = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert {path: left.get(path) for path in before} == before
 
@@ -394,12 +392,12 @@ def test_after_a_damaged_checkpoint_the_run_ends_as_an_undisturbed_one(
 ):
     settings, stop = record_set.config(f"run.dir={tmp_path / 'run'}", *SMALL), stopping.Stop()
     asking_at(monkeypatch, stop, "train_step", 6)
-    train.train(settings, stop=stop)
+    whole_run.train(settings, stop=stop)
     monkeypatch.undo()
     for name in ("last", "best"):
         cut_short(sorted((tmp_path / "run" / "checkpoints" / name).glob("*.data-*"))[-1])
     capsys.readouterr()
-    train.train(settings)
+    whole_run.train(settings)
     said = capsys.readouterr()
     assert "resumes     at epoch 2, step 2" in said.out
     assert "last" in said.err and "The one before it is taken" in said.err
@@ -437,7 +435,7 @@ def test_a_run_goes_on_with_other_replicas_and_says_what_changes(record_set, tmp
     settings = record_set.config(f"run.dir={tmp_path / 'run'}", *SMALL, "train.steps_per_epoch=null")
     examples, stop = record_set.manifest.examples["train"], stopping.Stop()
     asking_at(monkeypatch, stop, "train_step", 3)
-    train.train(settings, stop=stop)
+    whole_run.train(settings, stop=stop)
     code, said, complained = on_devices(2, record_set, tmp_path / "run")
     assert code == 0, complained[-3000:]
     assert "resumes     at epoch 1, step 4" in said
@@ -452,14 +450,14 @@ def test_another_batch_on_as_many_replicas_is_another_run_and_leaves_no_trace(re
     before = (straight / "config.yaml").read_bytes()
     copy = record_set.config(f"run.dir={straight}", *SMALL, "train.batch_size=2", "train.epochs=3")
     with pytest.raises(InputError, match=r"4 slices a replica, 4 a step; now it would be 2 and 2"):
-        train.train(copy)
+        whole_run.train(copy)
     assert (straight / "config.yaml").read_bytes() == before
 
 
 def test_a_folder_that_is_no_run_is_refused_without_a_lock_in_it(record_set, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"of a person")
     with pytest.raises(InputError, match="not empty, and not a run"):
-        train.train(record_set.config(f"run.dir={tmp_path}", *SMALL))
+        whole_run.train(record_set.config(f"run.dir={tmp_path}", *SMALL))
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
@@ -468,15 +466,15 @@ def test_a_folder_that_is_no_run_is_refused_without_a_lock_in_it(record_set, tmp
 
 def test_two_commands_do_not_train_into_one_run(record_set, straight):
     with locks.alone(straight / LOCK, "busy"), pytest.raises(InputError, match="another command trains"):
-        train.train(record_set.config(f"run.dir={straight}", *SMALL))
+        whole_run.train(record_set.config(f"run.dir={straight}", *SMALL))
 
 
 def test_overwriting_keeps_the_lock_that_it_holds(record_set, tmp_path):
     small = (f"run.dir={tmp_path / 'run'}", "train.epochs=1", "train.steps_per_epoch=1")
-    train.train(record_set.config(*small))
+    whole_run.train(record_set.config(*small))
     (tmp_path / "run" / "stray.txt").write_text("old")
     before = os.stat(tmp_path / "run" / LOCK).st_ino
-    train.train(record_set.config(*small, "lws.beta=3"), overwrite=True)
+    whole_run.train(record_set.config(*small, "lws.beta=3"), overwrite=True)
     assert os.stat(tmp_path / "run" / LOCK).st_ino == before
     assert not (tmp_path / "run" / "stray.txt").exists()
     assert json.loads((tmp_path / "run" / "environment.json").read_text())

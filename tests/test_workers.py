@@ -206,7 +206,7 @@ def test_a_killed_worker_ends_the_run_and_all_together_go_on_to_the_same_weights
     for name in ("straight", "killed"):
         with started(training(record_set, tmp_path / name, *small), 2, tmp_path / f"{name}_logs") as (found, _):
             if name == "killed":
-                found[0].wait_for("epoch 1  ")
+                found[0].wait_for("seconds\n    1  ")
                 found[1].process.send_signal(signal.SIGKILL)
                 assert found[0].end(120) == 1
                 assert re.search("error: .*: lost .*what was saved stays in", found[0].said)

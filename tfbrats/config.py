@@ -17,6 +17,7 @@ from tfbrats.machine import paths
 
 Modality = Literal["flair", "t1", "t1ce", "t2"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Ratio = tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
 
 
 def _place(value: Any) -> str:
@@ -38,7 +39,7 @@ class _Section(pydantic.BaseModel):
 class Preprocess(_Section):
     """What is done to a case before it is cut."""
 
-    n4_modalities: tuple[Modality, ...]
+    n4_modalities: tuple[Modality, ...]  # which are corrected for shading (bias field)
     n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
 
 
@@ -52,9 +53,9 @@ class _Model(_Section):
 class _Data(_Section):
     """Which records train, and how they are read."""
 
-    records: Place  # folder that holds dataset.json and its shards
-    modalities: tuple[Modality, ...]  # the channel order inside the network
-    shuffle_buffer: pydantic.PositiveInt  # examples
+    records: Place  # the record set, where --records names no other
+    modalities: tuple[Modality, ...]  # which are used; the channel order inside the network
+    shuffle_buffer: pydantic.PositiveInt  # examples among which the next one is drawn
 
     @pydantic.field_validator("modalities")
     @classmethod
@@ -67,26 +68,26 @@ class _Data(_Section):
 class _Records(_Section):
     """How a record set is written."""
 
-    split: tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
-    seed: pydantic.NonNegativeInt
+    split: Ratio  # parts of training, validation and test
+    seed: pydantic.NonNegativeInt  # of the split, and of what is drawn when cases are cut
     shard_mib: pydantic.PositiveInt  # a shard holds whole cases up to about this size
-    min_shards: pydantic.PositiveInt  # per split, as far as there are cases
+    min_shards: pydantic.PositiveInt  # shards of a split at least, as far as there are cases
 
 
 class _Train(_Section):
     """How long and how fast a network learns, and on what."""
 
-    epochs: pydantic.PositiveInt
+    epochs: pydantic.PositiveInt  # times that the training cases are seen
     steps_per_epoch: pydantic.PositiveInt | None  # null: as many as the records fill
     batch_size: int | Literal["auto"]  # per replica; auto: the largest that fits
-    learning_rate: pydantic.PositiveFloat
-    stop_rise: pydantic.NonNegativeFloat  # an obvious rise: validation loss over (1 + this) x best
-    stop_patience: pydantic.PositiveInt  # ... in this many epochs on end
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]
-    jit_compile: bool  # XLA, on one device
-    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]
+    learning_rate: pydantic.PositiveFloat  # at the start
+    stop_rise: pydantic.NonNegativeFloat  # a validation loss over (1 + this) x best is an obvious rise
+    stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
+    jit_compile: bool  # compile the step with XLA, on one device
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
-    seed: pydantic.NonNegativeInt
+    seed: pydantic.NonNegativeInt  # of weights, order, augmentation and sampling
 
     @pydantic.field_validator("batch_size", mode="plain")
     @classmethod
@@ -98,9 +99,9 @@ class _Train(_Section):
 
 
 class Run(_Section):
-    """Where the run's folder lies."""
+    """Where the run's folder is."""
 
-    dir: Place
+    dir: Place  # the folder, where --run names no other
 
 
 class RowConfig(_Section):
@@ -124,18 +125,18 @@ class RowConfig(_Section):
 class SliceModel(_Model):
     """A network of paper A's table."""
 
-    name: Literal["cun", "unet2d", "bfcn", "drn"]
+    name: Literal["cun", "unet2d", "bfcn", "drn"]  # which network
 
 
 class SliceData(_Data):
-    rotation_degrees: Annotated[float, pydantic.Field(ge=0, le=180)]  # uniform in +- this
-    flip: Fraction  # probability, drawn for each in-plane axis
+    rotation_degrees: Annotated[float, pydantic.Field(ge=0, le=180)]  # the most that a slice is turned
+    flip: Fraction  # probability that a slice is mirrored, drawn for each of its axes
 
 
 class SliceRecords(_Records):
-    kind: Literal["slices"]
-    slice_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # voxels the network sees
-    dropped_fraction: Fraction  # of a training case's slices: without brain first, then tumour-free
+    kind: Literal["slices"]  # what a record is
+    slice_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # voxels it sees, multiples of 16
+    dropped_fraction: Fraction  # of a training case's slices: those without brain first, then tumour-free ones
 
     @pydantic.field_validator("slice_shape")
     @classmethod
@@ -148,24 +149,24 @@ class SliceRecords(_Records):
 class SliceTrain(_Train):
     """Stochastic gradient descent, with what paper A lets fall over the epochs."""
 
-    learning_rate_floor: pydantic.PositiveFloat
-    momentum: Fraction
-    weight_decay: pydantic.NonNegativeFloat
+    learning_rate_floor: pydantic.PositiveFloat  # it falls no further
+    momentum: Fraction  # of the gradient descent
+    weight_decay: pydantic.NonNegativeFloat  # of the convolution kernels, in the loss
     omega: pydantic.NonNegativeFloat  # weight of cun's eight auxiliary losses
-    omega_floor: pydantic.NonNegativeFloat
-    ladder_epochs: pydantic.PositiveInt  # learning rate and omega fall by `ladder_factor` this often
-    ladder_factor: Annotated[float, pydantic.Field(gt=0, le=1)]
+    omega_floor: pydantic.NonNegativeFloat  # it falls no further
+    ladder_epochs: pydantic.PositiveInt  # learning rate and omega fall by ladder_factor every so many epochs
+    ladder_factor: Annotated[float, pydantic.Field(gt=0, le=1)]  # what they are multiplied by then
 
 
 class LossWeightedSampling(_Section):
     """Weights of the pixels in the loss, by their region (paper A)."""
 
-    enabled: bool  # false: W = 1 everywhere
-    beta: pydantic.PositiveFloat
-    contour_weight: Annotated[float, pydantic.Field(ge=1)]  # alpha1, U-Net1's
-    contour_width_mm: pydantic.PositiveFloat
-    floor: Fraction  # the least p2
-    scope: Literal["batch", "slice"]  # what N_pos and N_S2 are counted over
+    enabled: bool  # false: all pixels count alike
+    beta: pydantic.PositiveFloat  # normal pixels that count, for each tumour pixel (paper A, eq. 3)
+    contour_weight: Annotated[float, pydantic.Field(ge=1)]  # of the contour in U-Net1's loss (alpha1)
+    contour_width_mm: pydantic.PositiveFloat  # of the contour, a band round the tumour's outline
+    floor: Fraction  # the least share of normal pixels that count (p2)
+    scope: Literal["batch", "slice"]  # over what the pixels are counted
 
 
 class SliceConfig(RowConfig):
@@ -183,8 +184,6 @@ class SliceConfig(RowConfig):
     train: SliceTrain
     lws: LossWeightedSampling
     run: Run
-
-    unit: ClassVar[str] = "slices"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _what_cun_alone_has_is_off(self):
@@ -262,15 +261,15 @@ class BoundaryConfig(SliceConfig):
 class PatchModel(_Model):
     """A network of paper B's tables."""
 
-    name: Literal["msm", "msm_noaspp", "unet3d"]
+    name: Literal["msm", "msm_noaspp", "unet3d"]  # which network
 
 
 class PatchData(_Data):
-    patches_per_read: pydantic.PositiveInt  # of a volume each time it is read; kind "volumes" alone
+    patches_per_read: pydantic.PositiveInt  # patches of a volume each time it is read; for kind "volumes" alone
 
 
 class PatchRecords(_Records):
-    kind: Literal["patches", "volumes"]  # cut once and stored, or cut afresh every epoch
+    kind: Literal["patches", "volumes"]  # what a record is: cut once and stored, or cut afresh every epoch
 
 
 class Sampling(_Section):
@@ -278,26 +277,26 @@ class Sampling(_Section):
 
     patch_size: Annotated[int, pydantic.Field(ge=8, multiple_of=8)]  # voxels along each side
     patches_per_case: pydantic.PositiveInt  # for each region
-    region_fraction: Fraction  # of the centres: on the region's voxels; the rest anywhere in the parent box
-    boxes: Literal["reference", "predicted"]  # whose parent boxes
+    region_fraction: Fraction  # of the centres, on the region's voxels; the rest anywhere in the parent box
+    boxes: Literal["reference", "predicted"]  # whose parent boxes training uses
     box_jitter: pydantic.NonNegativeInt  # each face of a parent box is moved by up to this many voxels
 
 
 class Cascade(_Section):
     """How the regions follow from each other, WT -> TC -> ET, in training and on a whole case."""
 
-    mask: Literal["box", "multiply"]  # multiply: the image is 0 outside the parent region
+    mask: Literal["box", "multiply"]  # what bounds a network; multiply: the image is 0 outside the parent
     margin: pydantic.NonNegativeInt  # voxels round the parent region's box
     stride: pydantic.PositiveInt  # voxels from tile to tile
-    threshold: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    threshold: Annotated[float, pydantic.Field(gt=0, lt=1)]  # a voxel over it is of the region
     tile_batch: pydantic.PositiveInt  # tiles in one forward pass: bounds its memory
 
 
 class PatchTrain(_Train):
     """Adam."""
 
-    beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]
-    beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]
+    beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]  # how fast Adam forgets gradients
+    beta2: Annotated[float, pydantic.Field(ge=0, lt=1)]  # how fast it forgets their squares
 
 
 class PatchConfig(RowConfig):
@@ -306,7 +305,7 @@ class PatchConfig(RowConfig):
     unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
     weighted_sampling: ClassVar[bool] = False  # it is paper A's
 
-    region: Literal["all", "wt", "tc", "et"]  # one of them, so that three machines can share the work
+    region: Literal["all", "wt", "tc", "et"]  # which network to train: three machines can share the work
     model: PatchModel
     data: PatchData
     preprocess: Preprocess
@@ -315,8 +314,6 @@ class PatchConfig(RowConfig):
     cascade: Cascade
     train: PatchTrain
     run: Run
-
-    unit: ClassVar[str] = "patches"  # what the examples are, as a word for texts
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self):

@@ -9,19 +9,16 @@ where it was stopped.
 """
 
 import json
-import os
 import pathlib
 import re
 import subprocess
 import time
 from collections.abc import Sequence
 
-from tfbrats import __version__, config_file
+from tfbrats import __version__
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
-from tfbrats.records import manifest
-from tfbrats.runs.folder import RunFolder
-from tfbrats.terminal import command
+from tfbrats.terminal import command, style, verbs
 from tfbrats.workflows.chain import Steps, exported_since
 
 METHODS = {  # name -> config, and what is trained
@@ -65,17 +62,33 @@ def demo(output: pathlib.Path, method: str) -> None:
     steps = Steps(output / "logs")
     _prepare(steps, places)
     _train_and_export(steps, places, what)
-    unseen = manifest.read_manifest(places.records).cases["test"]
+    unseen = _unseen(places)
     _segment(steps, places, unseen)
     _score_and_draw(steps, places, what, unseen)
-    print(
-        f"\ndone in {time.monotonic() - started:.0f} s. Look at\n"
-        f"    {places.page}  pictures beside scores\n"
-        f"    {output / 'metrics.csv'}  a row per case and region\n"
-        f"    {places.predictions}/  the segmentations, NIfTI\n"
-        f"    {places.run}/  the run: config, history, TensorBoard, checkpoints\n"
-        f"    {places.model}/  the SavedModel's versions, each with its tfbrats.json"
+    print(f"\ndone in {time.monotonic() - started:.0f} s. Look at")
+    print("\n".join(_what_is_there(places)))
+
+
+def _what_is_there(places: _Places) -> list[str]:
+    """The demo's files, and what to do with its model, as lines."""
+    commands = (
+        ("tfbrats.predict", "--model", places.model, "--input", "BraTS2021", "--output", "predictions"),
+        ("tfbrats.evaluate", "--prediction", "predictions", "--reference", "BraTS2021", "--output", "scores"),
     )
+    records = ("--config", "cun_lws", "--input", "BraTS2021", "--output", "records/cun", "--price")
+    return [
+        f"    {places.page}  pictures beside scores",
+        f"    {places.output / 'metrics.csv'}  a row per case and region",
+        f"    {places.predictions}/  the segmentations, NIfTI",
+        f"    {places.run}/  the run: config, history, TensorBoard, checkpoints",
+        f"    {places.model}/  the SavedModel's versions, each with its tfbrats.json",
+        style.following(f"open {places.page}"),
+        "",
+        "The same on your own cases. This model has seen simulated brains alone: it shows the way, no result.",
+        *(f"    {verbs.command_line(*command_line)}" for command_line in commands),
+        "A model of real cases begins with its records, and their price:",
+        f"    {verbs.command_line('beam_pipelines.nifti_to_tfrecord', *records)}",
+    ]
 
 
 def _prepare(steps: Steps, places: _Places) -> None:
@@ -97,15 +110,26 @@ def _train_and_export(steps: Steps, places: _Places, what: str) -> None:
     """A run, and a model of it."""
     steps.run(
         f"Train {what}",
-        *("tfbrats.train", "--config", places.config, "--data", str(places.records), "--run", str(places.run)),
+        *("tfbrats.train", "--config", places.config),
+        *("--records", str(places.records), "--run", str(places.run)),
         show=True,
     )
+
+    from tfbrats.runs.folder import RunFolder
+
     RunFolder(places.run).check_finished()
     steps.run(
         "Export it",
         *("tfbrats.export", "--run", str(places.run), "--output", str(places.model)),
         is_done=exported_since(places.run, places.model),
     )
+
+
+def _unseen(places: _Places) -> list[str]:
+    """The cases that neither trained the model nor chose its checkpoint."""
+    from tfbrats.records import manifest
+
+    return list(manifest.read_manifest(places.records).cases["test"])
 
 
 def _segment(steps: Steps, places: _Places, case_ids: Sequence[str]) -> None:
@@ -115,7 +139,7 @@ def _segment(steps: Steps, places: _Places, case_ids: Sequence[str]) -> None:
         steps.run(
             "Segment the cases that nothing has seen, over gRPC",
             *("serving.client", "--server", _address(process, log)),
-            *("--model", places.model.name, "--overwrite"),
+            *("--model-name", places.model.name, "--overwrite"),
             *("--input", str(places.cases), *(text for case_id in case_ids for text in ("--case", case_id))),
             *("--output", f"{places.predictions}/"),
             show=True,
@@ -149,7 +173,7 @@ def _score_and_draw(steps: Steps, places: _Places, what: str, case_ids: Sequence
     )
     steps.run(
         "Draw them",
-        *("tfbrats.report", "--metrics", str(places.output), "--prediction", str(places.predictions)),
+        *("tfbrats.report", "--scores", str(places.output), "--prediction", str(places.predictions)),
         *("--reference", str(places.cases), "--run", str(places.run), "--output", str(places.page)),
         *("--title", f"Demo: {what}"),
         notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
@@ -165,6 +189,8 @@ def _check_stamp(output: pathlib.Path, name: str) -> None:
     Raises:
         InputError: the folder is that of another version or config.
     """
+    from tfbrats import config_file
+
     stamp = {"tfbrats": __version__, "config": config_file.load(name).model_dump(mode="json"), "shape": SHAPE}
     stamp = json.loads(json.dumps(stamp))
     path = output / "demo.json"
@@ -177,18 +203,21 @@ def _check_stamp(output: pathlib.Path, name: str) -> None:
     files.write_json(path, stamp)
 
 
-def main(arguments: Sequence[str]) -> None:
+def parser() -> command.Parser:
+    """The command's options."""
     parser = command.parser("tfbrats.demo", __doc__)
     parser.add_argument("--method", choices=tuple(METHODS), default="cun", help="(default: %(default)s)")
     parser.add_argument(
         "--output", type=paths.argument, help="folder for everything (default: demo, or demo_METHOD)"
     )
-    options = parser.parse_args(arguments)
-    default = "demo" if options.method == "cun" else f"demo_{options.method}"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    output = options.output or default
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = parser().parse_args(arguments)
+    output = asked.output or ("demo" if asked.method == "cun" else f"demo_{asked.method}")
     # A path object forgets the ./ before a name that reads as an option or a home folder without it.
-    demo(pathlib.Path(paths.absolute(output) if output.startswith("./") else output), options.method)
+    demo(pathlib.Path(paths.absolute(output) if output.startswith("./") else output), asked.method)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ r"""Score predictions against references; two folders are enough.
     tfbrats evaluate --prediction OUT --reference data/MICCAI_BraTS2020_TrainingData --output REPORT
 
 --prediction holds CASE.nii.gz (or .nii) in the label values of the reference's edition, or in others that a
-file beside them, the values or --prediction-edition tell. --reference is a data set that tfbrats.inspect
+file beside them, the values or --prediction-edition tell. --reference is a data set that tfbrats inspect
 recognises, or masks alone: CASE.nii.gz, CASE_seg.nii.gz, CASE/CASE_seg.nii.gz. Every missing, extra, unreadable
 or misaligned case is listed, all of them together, and then nothing is written. Which of the cases trained the
 model or chose its checkpoint is said, and their scores stand apart.
@@ -13,6 +13,8 @@ Beside a paper's table, the test cases of a run alone, and against another run's
     tfbrats evaluate --prediction OUT --reference DATA --output REPORT \
         --splits runs/cun_lws/splits.json --table paper_a --compare REPORT_OF_CUN
 
+Means of Dice, HD95 and sensitivity are printed, and with --all those of every score.
+
 REPORT/metrics.csv holds a row per case and region, REPORT/cascade.csv what each stage of a cascade missed and
 what an earlier one had lost (tfbrats/metrics/stage_misses.py), REPORT/lesions.csv the lesion-wise scores if
 asked for (and REPORT/lesion_list.csv every lesion, found, missed or false, under the rules of 2026),
@@ -21,29 +23,31 @@ all of it with summaries.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import re
 import sys
+import typing
 from collections.abc import Sequence
 
 from tfbrats.cases.split_files import SPLITS
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, paths
-from tfbrats.metrics import lesion_rules, region_scores
-from tfbrats.reporting import options, paper_text, score_text
-from tfbrats.scoring import comparison, evaluation, papers, score_files
-from tfbrats.scoring.evaluation import Evaluation, WorkerDiedError
-from tfbrats.terminal import command
+from tfbrats.metrics import rule_names
+from tfbrats.reporting import options
+from tfbrats.scoring import papers
+from tfbrats.terminal import command, style, verbs, wording
+
+if typing.TYPE_CHECKING:  # what needs SciPy is imported when arguments and folders have been looked at
+    from tfbrats.scoring.evaluation import Evaluation
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> command.Parser:
+    """The command's options."""
     parser = command.parser("tfbrats.evaluate", __doc__)
     options.add_folders(parser)
     parser.add_argument(
-        "--output", type=paths.argument, required=True, metavar="REPORT", help="folder for the tables"
+        "--output", type=paths.argument, required=True, metavar="DIR", help="folder for the tables"
     )
     parser.add_argument(
         "--edition", choices=tuple(EDITIONS), help="of the reference; overrides what the names say"
@@ -52,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         "--prediction-edition", choices=tuple(EDITIONS), help="of the predictions, where it is another"
     )
     parser.add_argument(
-        "--empty", choices=tuple(region_scores.EMPTY_RULES), default="brats", help="empty masks"
+        "--empty", choices=rule_names.EMPTY, default="brats", help="what an empty mask scores (%(default)s)"
     )
-    parser.add_argument("--cases", metavar="IDS", help="only these: a file, or ids between commas")
+    options.add_cases(parser)
     parser.add_argument(
         "--splits", type=paths.argument, metavar="FILE", help="only one split's cases: splits.json of the run"
     )
@@ -65,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--lesions",
-        choices=tuple(lesion_rules.MEANINGS),
+        choices=rule_names.LESIONS,
         help="lesion-wise scores too, by that year's rules (2026: also those of 2025)",
     )
     options.add_table(parser, "print a paper's table, ours beside it")
@@ -73,10 +77,26 @@ def _parser() -> argparse.ArgumentParser:
     options.add_compare(
         parser, "another run's --output: how far the two differ, with intervals; may be repeated"
     )
-    workers = evaluation.fitting_workers()
-    parser.add_argument("--workers", type=int, default=workers, help="processes (%(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many cases are scored at once (default: what cores and memory allow)",
+    )
+    parser.add_argument("--all", action="store_true", help="print every score, and the rule for empty masks")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the table")
     return parser
+
+
+def _check(asked: argparse.Namespace) -> None:
+    """Raises InputError for a folder or file that is not there, and for an output that cannot be written."""
+    for folder in (asked.prediction, asked.reference):
+        if not files.is_folder(folder):
+            files.walk(folder)  # says what is there
+    for path in (*asked.compare, *filter(None, (asked.splits,))):
+        if not files.exists(path):
+            raise InputError(f"{path}: no such file or folder.")
+    _check_output(asked.output, asked.prediction, asked.reference, asked.compare)
 
 
 def _check_output(output: str, prediction: str, reference: str, others: Sequence[str]) -> None:
@@ -96,32 +116,38 @@ def _check_output(output: str, prediction: str, reference: str, others: Sequence
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = _parser()
-    asked = parser.parse_args(arguments)
-    if asked.workers < 1:
-        parser.error(f"argument --workers: expected 1 or more processes, not {asked.workers}")
-    # Before minutes of scoring:
-    _check_output(asked.output, asked.prediction, asked.reference, asked.compare)
+    our_parser = parser()
+    asked = our_parser.parse_args(arguments)
+    if asked.workers is not None and asked.workers < 1:
+        our_parser.error(f"argument --workers: expected 1 or more processes, not {asked.workers}")
+    _check(asked)
+    case_ids = options.chosen_cases(asked)
+
+    from tfbrats.scoring import comparison, score_files
+
     comparison.check_once(asked.compare)
     others = [score_files.read(folder) for folder in asked.compare]
-    scores = _scores(asked)
+    is_replaced = files.exists(files.join(asked.output, score_files.REPORT))
+    scores = _scores(asked, case_ids)
     score_files.write(scores, asked.output)  # whatever the other runs are, these scores are good
     if others:
         scores = _compared(scores, others, asked)
         score_files.write(scores, asked.output)
-    _tell(scores, others, asked)
+    _tell(scores, others, asked, is_replaced)
 
 
-def _scores(asked: argparse.Namespace) -> Evaluation:
+def _scores(asked: argparse.Namespace, case_ids: Sequence[str] | None) -> "Evaluation":
+    from tfbrats.scoring import evaluation
+
     try:
         return evaluation.evaluate(
             asked.prediction,
             asked.reference,
             asked.edition,
             empty=asked.empty,
-            cases=None if asked.cases is None else case_ids_of(asked.cases),
+            cases=case_ids,
             allow_missing=asked.allow_missing,
-            workers=asked.workers,
+            workers=asked.workers or evaluation.fitting_workers(),
             splits=asked.splits,
             split=asked.split,
             fold=asked.fold,
@@ -129,28 +155,11 @@ def _scores(asked: argparse.Namespace) -> Evaluation:
             lesion_rule=asked.lesions,
             prediction_edition=asked.prediction_edition,
         )
-    except WorkerDiedError as error:
+    except evaluation.WorkerDiedError as error:
         raise InputError(f"{error} Pass --workers 1.") from error
 
 
-def case_ids_of(text: str) -> list[str]:
-    """What --cases names: a file with a case id a line, or ids between commas."""
-    path = ""
-    with contextlib.suppress(InputError):  # ids may stand on lines of their own, which is no path
-        path = paths.given(text)
-    if path and files.is_folder(path):
-        raise InputError(f"--cases {text}: a folder; expected a file with a case id a line, or ids.")
-    if path and files.exists(path):
-        text = files.read_text(path)
-    elif path and "," not in text and ("/" in text or text.lower().endswith((".txt", ".csv", ".json"))):
-        raise InputError(f"--cases {text}: no such file.")
-    case_ids = [case_id for case_id in re.split(r"[,\s]+", text) if case_id]
-    if not case_ids:
-        raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
-    return case_ids
-
-
-def _compared(scores: Evaluation, others: Sequence[Evaluation], asked: argparse.Namespace) -> Evaluation:
+def _compared(scores: "Evaluation", others: Sequence["Evaluation"], asked: argparse.Namespace) -> "Evaluation":
     """The scores with their differences from other runs."""
     try:
         compared = [
@@ -161,20 +170,40 @@ def _compared(scores: Evaluation, others: Sequence[Evaluation], asked: argparse.
     return dataclasses.replace(scores, compared=compared)
 
 
-def _tell(scores: Evaluation, others: Sequence[Evaluation], asked: argparse.Namespace) -> None:
+def _tell(
+    scores: "Evaluation", others: Sequence["Evaluation"], asked: argparse.Namespace, is_replaced: bool
+) -> None:
     """Prints the scores; warnings also on stderr, unless a person sees both."""
+    from tfbrats.reporting import paper_text, score_text
+    from tfbrats.scoring import score_files
+
     if asked.json or not (sys.stdout.isatty() and sys.stderr.isatty()):
         for warning in score_text.warnings(scores, *others):
-            print(f"WARNING: {warning}", file=sys.stderr)
+            print(style.warning(warning, sys.stderr), file=sys.stderr)
     if asked.json:
         print(json.dumps(score_files.as_json(scores), indent=2))
         return
-    print(score_text.of_scores(scores))
+    print(score_text.of_scores(scores, in_full=asked.all))
     if asked.table:
         print("\n" + paper_text.text(asked.table, [scores, *others]))
     if scores.compared:
         print("\n" + score_text.of_comparisons(scores, asked.output, asked.table))
-    print("\n" + "\n".join(files.join(asked.output, name) for name in score_files.names(scores)))
+    first, *more = score_files.names(scores)
+    names = ", ".join((files.join(asked.output, first), *more))
+    more_of_them = "" if asked.all else "; --all prints every mean"
+    done = "replaced" if is_replaced else "written"
+    print("\n" + wording.wrapped(f"{done}: {names}{more_of_them}", 9))
+    print(style.following(_report_of(asked)))
+
+
+def _report_of(asked: argparse.Namespace) -> str:
+    """The command that draws these scores."""
+    more = ["--table", asked.table] if asked.table else []
+    more += [text for folder in asked.compare for text in ("--compare", folder)]
+    return verbs.command_line(
+        *("tfbrats.report", "--scores", asked.output, "--prediction", asked.prediction),
+        *("--reference", asked.reference, *more, "--output", files.join(asked.output, "report.html")),
+    )
 
 
 if __name__ == "__main__":

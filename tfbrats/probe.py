@@ -1,7 +1,7 @@
 """What a config's training will take on this machine, from a few steps on made-up data, before a long run.
 
     tfbrats probe --config cun.yaml
-    tfbrats probe --config msm.yaml --data records/msm train.batch_size=auto
+    tfbrats probe --config msm.yaml --records records/msm train.batch_size=auto
     tfbrats probe --config cun_lws.yaml model.width=16 --steps 5 --json
 
 Prints of each network slices or patches a second, peak memory, and hours for the config's epochs; with
@@ -20,7 +20,7 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import paths
 from tfbrats.records.manifest import check_identity, read_manifest
-from tfbrats.terminal import command
+from tfbrats.terminal import command, style, verbs
 from tfbrats.terminal.wording import columns, in_units
 from tfbrats.workflows import batch_size
 from tfbrats.workflows.batch_size import Trial
@@ -75,21 +75,27 @@ def _lines(config: Config, trial: Trial) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str]) -> None:
-    parser = command.parser("tfbrats.probe", __doc__)
-    config_file.add_arguments(parser)
-    parser.add_argument(
-        "--data", type=paths.argument, help="record set whose examples count (default: data.records)"
+def parser() -> command.Parser:
+    """The options."""
+    options = command.parser("tfbrats.probe", __doc__)
+    config_file.add_arguments(options)
+    options.add_argument(
+        "--records", type=paths.argument, help="record set whose examples count (default: data.records)"
     )
-    parser.add_argument("--steps", type=int, default=20, help="how many are timed (default: 20)")
-    parser.add_argument("--json", action="store_true", help="print it as JSON; what it tries goes to stderr")
-    options = parser.parse_intermixed_args(arguments)
+    options.add_argument("--steps", type=int, default=20, help="how many are timed (default: 20)")
+    options.add_argument("--json", action="store_true", help="print it as JSON; what it tries goes to stderr")
+    options.renamed({"--data": "--records"})
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parser().parse_intermixed_args(arguments)
     if options.steps < 1:
         raise InputError(f"--steps {options.steps}: time at least one.")
-    overrides = [*options.overrides, *([f"data.records={options.data}"] if options.data else [])]
+    overrides = [*options.overrides, *([f"data.records={options.records}"] if options.records else [])]
     config = config_file.load(options.config, overrides)
-    if options.data:
-        check_identity(read_manifest(options.data), config, options.data)
+    if options.records:
+        check_identity(read_manifest(options.records), config, options.records)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
@@ -106,6 +112,14 @@ def main(arguments: Sequence[str]) -> None:
     for trial in trials:
         print("\n".join(_lines(config, trial)))
     print("Reading and augmenting run beside the steps, and are not in it; nor is stopping early.")
+    print(style.following(_training(options.config, options.overrides, options.records, config)))
+
+
+def _training(given: str, overrides: Sequence[str], records: str | None, config: Config) -> str:
+    """The command that trains what was measured."""
+    chosen = ("--config", given, "--records", records or config.data.records, "--run", config.run.dir)
+    others = [text for text in overrides if not text.startswith(("data.records=", "run.dir="))]
+    return verbs.command_line("tfbrats.train", *chosen, *others)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A whole table of a paper with one command: records once, every row trained, scored, and one page.
 
-    tfbrats reproduce --table paper_a --data BraTS2017/HGG --output paper_a --price
-    tfbrats reproduce --table paper_a --data BraTS2017/HGG --output paper_a
-    tfbrats reproduce --table paper_b --data BraTS2018 --output paper_b records.split=[4,0,1]
-    tfbrats reproduce --table paper_b --data phantoms --output small --settings smoke_3d.yaml
+    tfbrats reproduce --table paper_a --input BraTS2017/HGG --output paper_a --price
+    tfbrats reproduce --table paper_a --input BraTS2017/HGG --output paper_a
+    tfbrats reproduce --table paper_b --input BraTS2018 --output paper_b records.split=[4,0,1]
+    tfbrats reproduce --table paper_b --input phantoms --output small --settings smoke_3d
 
 Says first what it will cost, by a short probe of each network and of one case. Each step is a command that you
 could have typed; run again, the same command goes on where it was stopped. --settings takes sizes and recipe
@@ -15,23 +15,21 @@ OUTPUT/configs, runs, models, predictions, scores: a file or folder a row; OUTPU
 """
 
 import json
-import os
 import pathlib
 import tempfile
+import typing
 from collections.abc import Sequence
 
 from tfbrats import __version__
-from tfbrats import config as configs
-from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
-from tfbrats.predictions import model_card
-from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
-from tfbrats.terminal import command
-from tfbrats.workflows import table_cost, table_plan
+from tfbrats.terminal import command, style, verbs
 from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
-from tfbrats.workflows.table_plan import Plan, row_names
+
+if typing.TYPE_CHECKING:  # the rest is imported when it is needed: the options are checked first
+    from tfbrats.config import Config
+    from tfbrats.workflows.table_plan import Plan
 
 STAMP = "reproduce.json"
 
@@ -42,12 +40,14 @@ def _check_folder(output: pathlib.Path) -> None:
         raise InputError(f"{output}: not empty, and not a reproduction. Choose another --output.")
 
 
-def _check_stamp(plan: Plan) -> None:
+def _check_stamp(plan: "Plan") -> None:
     """A folder is gone on with by the same data and configs alone; rows may be added.
 
     Raises:
         InputError: it holds a reproduction of other data or settings.
     """
+    from tfbrats import config as configs
+
     path = plan.output / STAMP
     content = {
         "table": plan.table,
@@ -72,12 +72,14 @@ def _check_stamp(plan: Plan) -> None:
     files.write_json(path, {"tfbrats": __version__, **content, "rows": {**before["rows"], **content["rows"]}})
 
 
-def reproduce(plan: Plan, steps: Steps) -> None:
+def reproduce(plan: "Plan", steps: Steps) -> None:
     """Runs all of it under plan.output, or what is left of it; rows scored there before stay on the page.
 
     Raises:
         InputError: a step failed.
     """
+    from tfbrats.workflows import table_plan
+
     steps.run(
         "Turn NIfTI into TFRecords with Beam, once for every row",
         *("beam_pipelines.nifti_to_tfrecord", "--config", plan.path("configs", f"{plan.main_row}.yaml")),
@@ -88,7 +90,7 @@ def reproduce(plan: Plan, steps: Steps) -> None:
         steps.run("Look at the test cases", "tfbrats.inspect", plan.test_data, log_name="test_cases")
     shown = [
         row
-        for row in row_names(plan.table)
+        for row in table_plan.row_names(plan.table)
         if row in plan.configs or files.exists(plan.path("scores", row, "metrics.json"))
     ]
     *others, main_row = shown
@@ -107,7 +109,7 @@ def reproduce(plan: Plan, steps: Steps) -> None:
     page = plan.path("report.html")
     steps.run(
         "Draw it",
-        *("tfbrats.report", "--metrics", plan.path("scores", main_row)),
+        *("tfbrats.report", "--scores", plan.path("scores", main_row)),
         *("--prediction", plan.path("predictions", main_row), "--reference", plan.test_data),
         *("--run", plan.path("runs", main_row), *beside),
         *("--output", page, "--title", f"{papers.TABLES[plan.table].title}, reproduced"),
@@ -116,10 +118,13 @@ def reproduce(plan: Plan, steps: Steps) -> None:
     )
     print(f"\n{page}  the table beside the paper's, with pictures")
     print(f"{plan.path('scores')}  for each row its scores, a line per case and region")
+    print(style.following(f"open {page}"))
 
 
-def _train_and_segment(plan: Plan, row: str, config: Config, steps: Steps) -> None:
+def _train_and_segment(plan: "Plan", row: str, config: "Config", steps: Steps) -> None:
     """One row, from the records to the segmented test cases."""
+    from tfbrats.runs.folder import RunFolder
+
     trained, model = plan.path("runs", row), plan.path("models", row)
     # What is complete would only say so, after loading TensorFlow.
     run = RunFolder(trained)
@@ -157,12 +162,16 @@ def _train_and_segment(plan: Plan, row: str, config: Config, steps: Steps) -> No
 
 def _version_of(predictions: str) -> int | None:
     """Which version of its model wrote a folder of segmentations; None where there is none yet."""
+    from tfbrats.predictions import model_card
+
     card = files.join(predictions, model_card.FILE)
     return model_card.parse(files.read_bytes(card), card).version if files.exists(card) else None
 
 
-def _evaluation(plan: Plan, row: str) -> list[str]:
+def _evaluation(plan: "Plan", row: str) -> list[str]:
     """The command that scores a row, without what it is compared with."""
+    from tfbrats.runs.folder import RunFolder
+
     arguments = ["tfbrats.evaluate", "--prediction", plan.path("predictions", row)]
     arguments += ["--reference", plan.test_data, "--row", row, "--output", plan.path("scores", row)]
     if plan.test_data == plan.data:
@@ -170,41 +179,65 @@ def _evaluation(plan: Plan, row: str) -> list[str]:
     return [*arguments, "--cases", ",".join(plan.case_ids)]
 
 
-def main(arguments: Sequence[str]) -> None:
+def _keys() -> Sequence[str]:
+    from tfbrats import config_file
+
+    return config_file.all_keys()
+
+
+def parser() -> command.Parser:
+    """The command's options."""
     parser = command.parser("tfbrats.reproduce", __doc__)
-    parser.add_argument("--table", required=True, choices=tuple(papers.TABLES))
+    parser.keys = _keys
+    parser.add_argument("--table", required=True, choices=tuple(papers.TABLES), help="which paper's")
     parser.add_argument(
-        "--data", type=paths.argument, required=True, metavar="DIR", help="data set to train on, and to test on"
+        "--input",
+        type=paths.argument,
+        required=True,
+        metavar="DIR",
+        help="data set to train on, and to test on",
     )
+    parser.renamed({"--data": "--input"})
     parser.add_argument(
         "--output", type=paths.argument, required=True, metavar="DIR", help="folder for everything"
     )
     parser.add_argument("--rows", metavar="ROW,ROW", help="only these (default: all of the table)")
     parser.add_argument(
-        "--settings", type=paths.argument, metavar="CONFIG", help="sizes and recipe, e.g. smoke_2d.yaml"
+        "--settings", type=paths.argument, metavar="CONFIG", help="sizes and recipe, e.g. smoke_2d"
     )
     parser.add_argument("--test", type=paths.argument, metavar="DIR", help="another data set to test on")
     parser.add_argument("--price", action="store_true", help="say what it would cost, and stop")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of every row alike")
-    options = parser.parse_intermixed_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = parser().parse_intermixed_args(arguments)
+    for folder in filter(None, (asked.input, asked.test)):
+        if not files.is_folder(folder):
+            files.walk(folder)  # says what is there
+
+    from tfbrats.workflows import table_plan
+
     plan = table_plan.plan(
-        options.table,
-        options.data,
-        options.output,
-        options.rows.split(",") if options.rows else None,
-        options.settings,
-        options.test,
-        options.overrides,
-        scored=not options.price,
+        asked.table,
+        asked.input,
+        asked.output,
+        asked.rows.split(",") if asked.rows else None,
+        asked.settings,
+        asked.test,
+        asked.overrides,
+        scored=not asked.price,
     )
     files.check_can_hold(plan.output)
     _check_folder(plan.output)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in plan.splits.items())
     print(f"{papers.TABLES[plan.table].title}: {', '.join(plan.configs)}\ncases: {counts}", flush=True)
-    if options.price:
+    if asked.price:
         with tempfile.TemporaryDirectory() as folder:
             _print_price(plan, pathlib.Path(folder))
+        typed = (text for text in arguments if text != "--price")
+        print(style.following(verbs.command_line("tfbrats.reproduce", *typed)))
         return
     with alone(plan.output) as lock:
         _check_stamp(plan)
@@ -212,7 +245,9 @@ def main(arguments: Sequence[str]) -> None:
         reproduce(plan, Steps(plan.output / "logs", lock))
 
 
-def _print_price(plan: Plan, folder: pathlib.Path, lock: int | None = None) -> None:
+def _print_price(plan: "Plan", folder: pathlib.Path, lock: int | None = None) -> None:
+    from tfbrats.workflows import table_cost
+
     price = table_cost.price(plan, folder, lock)
     print("\n".join(table_cost.lines(price, list(plan.configs), files.free_bytes(plan.output))), flush=True)
 

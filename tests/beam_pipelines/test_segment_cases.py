@@ -275,8 +275,8 @@ def test_a_fault_that_nobody_expected_is_one_rejected_case(model, cases, tmp_pat
     assert len(list(tmp_path.glob("*.nii.gz"))) == 4
 
 
-def test_the_readme_names_every_stage_at_which_a_case_may_be_rejected():
-    text = pathlib.Path(job.__file__).with_name("README.md").read_text()
+def test_the_page_names_every_stage_at_which_a_case_may_be_rejected():
+    text = (pathlib.Path(job.__file__).parent.parent / "docs" / "how-to" / "segment.md").read_text()
     (row,) = [
         line for line in text.splitlines() if line.startswith("| `rejected.jsonl` | cases without a result")
     ]

@@ -10,18 +10,21 @@ import tensorflow as tf
 
 from serving import server
 from serving.client import Client
-from tfbrats import config, config_file, export, train
+from tfbrats import config, config_file
 from tfbrats import networks as models
 from tfbrats.batches import slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
+from tfbrats.exports import next_version, saving
+from tfbrats.exports.chosen import chosen_from
 from tfbrats.inference import saved_segmenter
 from tfbrats.labels import REGIONS
 from tfbrats.networks import bfcn, drn, unet2d
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card
 from tfbrats.training import slice_step
+from tfbrats.workflows import whole_run
 
 ROWS = {  # paper A, Table 1: name there, width, Dice on 42 test cases of WT, TC, ET
     "unet2d": ("U-Net", 64, (".872", ".779", ".751")),
@@ -291,13 +294,13 @@ def test_a_baseline_is_trained_exported_and_served_like_cun(name, record_set, tm
         *(*overrides_of(name), f"run.dir={tmp_path / 'run'}", "train.learning_rate=1e-4"),
         *("train.epochs=1", "train.steps_per_epoch=3"),
     )
-    history = train.train(settings)
+    history = whole_run.train(settings)
     parts = {key for key in history[0] if key.startswith("loss")}
     of_bfcn = {"loss_combination", "loss_region", "loss_boundary"}
     assert parts == {"loss", *(of_bfcn if name == "bfcn" else ())}
     assert {"validation_loss", "dice_wt", "dice_tc", "dice_et"} <= set(history[0])
 
-    model = export.export(tmp_path / "run", tmp_path / "models" / name)
+    model = next_version.export(tmp_path / "run", tmp_path / "models" / name)
     card = model_card.read(model)
     assert card.signatures["slices"]["outputs"] == {
         "classes": "float32 [N, 48, 48, 4]: non-tumour, NCR, ED, ET"
@@ -310,7 +313,7 @@ def test_a_baseline_is_trained_exported_and_served_like_cun(name, record_set, tm
     data_sets.write_dataset(tmp_path / "new", 1, "2021", seed=9, shape=(50, 61, 19))
     loaded = case.load(layouts.find(tmp_path / "new").cases[0])
     volumes = {key: tf.constant(array) for key, array in model_card.inputs(card, loaded).items()}
-    answer = tf.function(export.segmenter_of(export.chosen_from(tmp_path / "run")))(volumes)
+    answer = tf.function(saving.segmenter_of(chosen_from(tmp_path / "run")))(volumes)
     ours = model_card.tissues(card, answer["segmentation"].numpy(), "keras")
     saved = saved_segmenter.SavedSegmenter(model).segment(loaded, probabilities=True)
     with server.start(str(tmp_path / "models" / name)) as running, Client(running.address, name) as client:

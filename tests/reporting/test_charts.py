@@ -47,12 +47,13 @@ def test_curves_are_drawn_from_whatever_columns_there_are(drawn_axes):
         {"epoch": "1", "loss": "0.9", "validation_loss": "1.0", "dice_wt": "0.4", "seconds": "3"},
         {"epoch": "2", "loss": "0.7", "validation_loss": "", "dice_wt": "0.5", "seconds": "3"},
     ]
-    assert [one.title for one in charts.training_curves(full)] == ["Loss", "Dice (validation)"]
-    loss, dice = drawn_axes[0], drawn_axes[2]
-    assert [line.get_label() for line in loss.lines] == ["loss", "validation loss"]
+    titles = [one.title for one in charts.training_curves(full)]
+    assert titles == ["Training loss", "Validation loss", "Dice (validation)"]
+    training, validation, dice = drawn_axes[0], drawn_axes[2], drawn_axes[4]
+    np.testing.assert_equal([line.get_xydata() for line in training.lines], [[[1, 0.9], [2, 0.7]]])
     assert [line.get_label() for line in dice.lines] == ["WT"]
-    np.testing.assert_equal(loss.lines[1].get_xydata(), [[1, 1.0], [2, NAN]])
-    assert [one.title for one in charts.training_curves([{"loss": "0.9"}])] == ["Loss"]
+    np.testing.assert_equal([line.get_xydata() for line in validation.lines], [[[1, 1.0], [2, NAN]]])
+    assert [one.title for one in charts.training_curves([{"loss": "0.9"}])] == ["Training loss"]
     assert charts.training_curves([]) == []
     assert charts.training_curves([{"seconds": "3"}]) == []
 
@@ -61,13 +62,13 @@ def test_dice_of_training_is_dashed_in_the_colour_of_the_same_region_of_validati
     row = {"epoch": "1", "loss": "0.9", "training_dice_wt": "0.6", "training_dice_tc": "0.5"}
     full = [{**row, "validation_loss": "1", "dice_wt": "0.4", "dice_tc": "0.3"}] * 2
     titles = [one.title for one in charts.training_curves(full)]
-    assert titles == ["Loss", "Dice (validation; dashed: training)"]
-    validation, training = drawn_axes[2].lines[:2], drawn_axes[2].lines[2:]
+    assert titles == ["Training loss", "Validation loss", "Dice (validation; dashed: training)"]
+    validation, training = drawn_axes[4].lines[:2], drawn_axes[4].lines[2:]
     assert [line.get_ydata()[0] for line in training] == [0.6, 0.5]
     for one, other in zip(validation, training, strict=True):
         assert one.get_color() == other.get_color()
         assert (one.get_linestyle(), other.get_linestyle()) == ("-", "--")
-    assert [text.get_text() for text in drawn_axes[2].get_legend().get_texts()] == ["WT", "TC"]
+    assert [text.get_text() for text in drawn_axes[4].get_legend().get_texts()] == ["WT", "TC"]
 
 
 def test_without_validation_the_dice_of_training_is_named_as_such(drawn_axes):
@@ -99,20 +100,41 @@ def test_a_chart_is_light_on_paper_and_dark_on_a_dark_screen():
 
 
 def test_a_box_has_its_median_and_quartiles_and_every_case_its_point(drawn_axes):
-    charts.box_plot({"ours": rows_of((0.2, 0.4, NAN, 0.6, 0.8, 0.9), [1] * 6)}, "dice")
+    dice = (0.2, 0.3, 0.4, NAN, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9)  # eleven numbers
+    charts.box_plot({"ours": rows_of(dice, [1] * 12)}, "dice")
     axes = drawn_axes[0]
     (box,) = axes.patches
     low, high = box.get_path().vertices[:, 1].min(), box.get_path().vertices[:, 1].max()
-    assert (low, high) == pytest.approx((0.4, 0.8))
+    assert (low, high) == pytest.approx((0.45, 0.75))
     medians = [line for line in axes.lines if np.allclose(line.get_ydata(), 0.6)]
     assert medians
     (points,) = [line for line in axes.lines if line.get_linestyle() == "None"]
-    assert sorted(points.get_ydata()) == [0.2, 0.4, 0.6, 0.8, 0.9]
-    assert len(set(points.get_xdata())) == 5
+    assert sorted(points.get_ydata()) == sorted(one for one in dice if one == one)
+    assert len(set(points.get_xdata())) == 11
+
+
+def test_of_fewer_than_ten_cases_there_are_points_and_the_median_and_no_box(drawn_axes):
+    nine = (0.9, 0.2, 0.4, 0.6, 0.8, 0.95, 0.5, 0.3, 0.7)
+    charts.box_plot({"ours": rows_of(nine, [1] * 9)}, "dice")
+    axes = drawn_axes[0]
+    assert not axes.patches
+    (median,) = (collection.get_segments()[0][0, 1] for collection in axes.collections)
+    assert median == 0.6
+    (points,) = axes.lines
+    assert sorted(points.get_ydata()) == sorted(nine)
+    charts.box_plot({"ours": rows_of((*nine, 0.1), [1] * 10)}, "dice")
+    assert len(drawn_axes[2].patches) == 1
+
+
+@pytest.mark.parametrize(("worst", "remark"), [(0.86, "axis cut at 0.8"), (0.05, "")])
+def test_an_axis_that_does_not_begin_at_0_is_said_to_be_cut(worst, remark, drawn_axes):
+    chart = charts.box_plot({"ours": rows_of((worst, 0.95))}, "dice")
+    assert chart.remark == remark
+    assert (drawn_axes[0].get_ylim()[0] > 0.5) == bool(remark)
 
 
 def test_runs_stand_side_by_side_in_each_region_each_in_its_colour_and_marker(drawn_axes):
-    rows = [row | {"dice": 0.5} for row in rows_of((0.5, 0.6))]
+    rows = [row | {"dice": 0.5} for row in rows_of([0.5] * 10, [1] * 10)]
     charts.box_plot({"ours": rows, "another": rows}, "dice")
     axes = drawn_axes[0]
     middles = [box.get_path().vertices[:-1, 0].mean() for box in axes.patches]

@@ -162,10 +162,10 @@ def test_a_run_folder_itself_may_be_named(tmp_path):
 
 
 def test_without_runs_it_says_where_it_looked_and_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder.*tfbrats\.train"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder.*tfbrats train"):
         listing.find(tmp_path / "nowhere")
     (tmp_path / "photos").mkdir()
-    with pytest.raises(InputError, match=r"(?s)no runs here.*tfbrats\.train.*no run .no config.yaml.: photos"):
+    with pytest.raises(InputError, match=r"(?s)no runs here.*tfbrats train.*no run .no config.yaml.: photos"):
         listing.find(tmp_path)
 
 
@@ -191,7 +191,22 @@ def test_json_holds_what_the_table_shows(tmp_path, capsys):
     assert one["networks"][0]["state"] == "epoch 1 of 3" and one["networks"][0]["best_epoch"] == 1
     assert told["not_listed"] == {"photos": "no run (no config.yaml)"}
     main([str(tmp_path)])
-    assert "one  cun      epoch 1 of 3     1          1  0.500" in capsys.readouterr().out
+    assert "one  cun      epoch 1 of 3     1                1  0.500" in capsys.readouterr().out
+
+
+def test_the_best_finished_run_is_exported_next_and_the_newest_unfinished_one_gone_on_with(tmp_path, capsys):
+    write_run(tmp_path / "half", own=a_rows((1.0, 0.9)))
+    write_run(tmp_path / "good", own=a_rows((1.0, 0.5), (0.9, 0.6), (0.8, 0.7)))
+    write_run(tmp_path / "poor", own=a_rows((1.0, 0.1), (0.9, 0.2), (0.8, 0.3)))
+    main([str(tmp_path)])
+    half = tmp_path / "half"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"next: tfbrats export --run {tmp_path / 'good'} --output models/good",
+        f"next: tfbrats train --config {half / 'config.yaml'} --run {half}",
+    ]
+    assert len(listing.following([only(tmp_path / "good")])) == 1
+    main([str(tmp_path), "--json"])
+    assert "next" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -94,5 +94,5 @@ def test_a_marked_class_is_known_by_any_of_its_marks():
 @pytest.mark.parametrize("text", ['{"rows": 3}', "{}", '{"rows": [], "summary": {}}', '{"rows": null}'])
 def test_another_programs_metrics_json_is_refused(tmp_path, text):
     (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(InputError, match=r"metrics\.json: not written by python -m tfbrats\.evaluate"):
+    with pytest.raises(InputError, match=r"metrics\.json: not written by tfbrats evaluate"):
         score_files.read(tmp_path)

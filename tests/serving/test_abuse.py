@@ -28,8 +28,9 @@ import tensorflow as tf
 import tiny_model
 from tensorflow_serving.apis import predict_pb2
 
-from tfbrats import export, train
+from tfbrats.exports import next_version
 from tfbrats.labels import MODALITIES
+from tfbrats.workflows import whole_run
 
 CODE = grpc.StatusCode
 AT_ONCE = 8  # fewer than the server takes, so that it refuses none for being full
@@ -258,8 +259,8 @@ def network(record_set, tmp_path_factory):
     """A server of a small exported network."""
     root = tmp_path_factory.mktemp("network")
     run = str(root / "run")
-    train.train(record_set.config(f"run.dir={run}", "train.epochs=1", "train.steps_per_epoch=2"))
-    export.export(run, root / "models" / "tiny")
+    whole_run.train(record_set.config(f"run.dir={run}", "train.epochs=1", "train.steps_per_epoch=2"))
+    next_version.export(run, root / "models" / "tiny")
     with served.serving(root / "models" / "tiny", root / "log.txt") as server:
         yield Target(server)
 

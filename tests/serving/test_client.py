@@ -18,7 +18,7 @@ import tensorflow as tf
 import tiny_model
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from serving import calls, client, messages, server, services
+from serving import calls, client, messages, rounds, server, services
 from tfbrats.cases import case as cases
 from tfbrats.cases import nifti, preprocess
 from tfbrats.datasets import layouts
@@ -70,7 +70,17 @@ def read(folder, ending):
 
 def run(served, case, output, *more):
     return client.main(
-        ["--server", served.address, "--model", "tiny", "--input", str(case), "--output", str(output), *more]
+        [
+            "--server",
+            served.address,
+            "--model-name",
+            "tiny",
+            "--input",
+            str(case),
+            "--output",
+            str(output),
+            *more,
+        ]
     )
 
 
@@ -294,7 +304,7 @@ def test_the_whole_way_imports_no_tensorflow(served, tmp_path):
         "import sys; from serving import client; code = client.main(sys.argv[1:]);"
         "print([m for m in sys.modules if m.startswith(('tensorflow', 'keras'))]); sys.exit(code or 0)"
     )
-    arguments = ["--server", served.address, "--model", "tiny", "--input", str(case), "--output"]
+    arguments = ["--server", served.address, "--model-name", "tiny", "--input", str(case), "--output"]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments, str(tmp_path / "seg.nii.gz")],
         capture_output=True,
@@ -377,7 +387,7 @@ def test_a_version_goes_by_number_or_by_label_and_not_by_both(base, tmp_path):
         for more, version in (({}, 2), ({"label": "stable"}, 1), ({"version": 1}, 1)):
             with client.Client(running.address, "tiny", **more) as connection:
                 assert connection.segment(folder).model_version == version
-        with pytest.raises(client.ServerError, match="no version labelled 'canary'"):
+        with pytest.raises(calls.ServerError, match="no version labelled 'canary'"):
             run(running, folder, tmp_path / "seg.nii.gz", "--version_label", "canary")
     with pytest.raises(InputError, match="one of the two"):
         client.Client("localhost:1", "tiny", version=1, label="stable")
@@ -389,14 +399,14 @@ def test_what_the_server_takes_is_looked_at_before_a_case_is_sent(served, tmp_pa
     (tmp_path / "tfbrats.json").write_text(
         card.model_copy(update={"modalities": ("flair", "t1", "t1ce")}).to_json()
     )
-    with pytest.raises(client.ServerError, match=r"takes .*t2 string.*would be sent.*another model's"):
+    with pytest.raises(calls.ServerError, match=r"takes .*t2 string.*would be sent.*another model's"):
         run(served, case, tmp_path / "seg.nii.gz", "--card", str(tmp_path / "tfbrats.json"))
     assert asked == []
 
 
 def test_a_signature_that_the_server_lacks_is_named_before_a_case_is_sent(served, tmp_path, asked, monkeypatch):
     monkeypatch.setattr(calls.Calls, "signatures", lambda *_: (1, {"int16": {}, "describe": {}}))
-    with pytest.raises(client.ServerError, match="has no signature 'gzip_int16'; it has describe, int16"):
+    with pytest.raises(calls.ServerError, match="has no signature 'gzip_int16'; it has describe, int16"):
         run(served, write_case(tmp_path), tmp_path / "seg.nii.gz")
     assert asked == [("describe", ["content"])]
 
@@ -457,7 +467,7 @@ def test_a_folder_is_done_by_one_of_several_versions_behind_a_name(dataset, tmp_
         tiny_model.write(tmp_path / str(version) / "tiny", version, edition)
     with server.start(tmp_path / "1" / "tiny") as one, server.start(tmp_path / "2" / "tiny") as two:
         both = types.SimpleNamespace(address=f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}")
-        assert run(both, dataset, f"{tmp_path}/out/", "--concurrency", "4", "--provenance") is None
+        assert run(both, dataset, f"{tmp_path}/out/", "--workers", "4", "--provenance") is None
     told = [json.loads(path.read_text())["model"]["version"] for path in (tmp_path / "out").glob("BraTS*.json")]
     assert told == [model_card.read(tmp_path / "out").version] * 3
 
@@ -501,7 +511,7 @@ def test_with_a_given_card_too_the_results_of_a_folder_are_one_versions(base, da
                 time.sleep(0.02)
 
         monkeypatch.setattr(cases, "save_segmentation", save_and_swap)
-        with pytest.raises(client.ServerError, match=r"version 2 of tiny took over; .* of version 1"):
+        with pytest.raises(calls.ServerError, match=r"version 2 of tiny took over; .* of version 1"):
             run(running, dataset, f"{tmp_path}/out/", "--card", str(tmp_path / "tfbrats.json"))
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 1
 
@@ -601,29 +611,29 @@ def test_a_server_that_is_briefly_unavailable_is_tried_again():
 
 
 def test_a_server_that_is_full_is_asked_again_and_one_for_which_it_is_too_long_is_not():
-    calls = []
+    asked = []
 
     def full_at_first(request, context):
-        calls.append(request)
-        if len(calls) == 1:
+        asked.append(request)
+        if len(asked) == 1:
             context.abort(CODE.RESOURCE_EXHAUSTED, "No room: 24 at most may run or wait.")
         return described(request, context)
 
     with Scripted(full_at_first) as running, client.Client(running.address, "tiny") as connection:
         assert connection.card() == tiny_model.card()
-    assert len(calls) == 2
+    assert len(asked) == 2
 
     def too_long(request, context):
-        calls.append(request)
+        asked.append(request)
         context.abort(CODE.RESOURCE_EXHAUSTED, "Received message larger than max (700000000 vs. 671088640)")
 
     with (
         Scripted(too_long) as running,
         client.Client(running.address, "tiny") as connection,
-        pytest.raises(client.ServerError, match=r"no room for the case .*larger than max"),
+        pytest.raises(calls.ServerError, match=r"no room for the case .*larger than max"),
     ):
         connection.card()
-    assert len(calls) == 3
+    assert len(asked) == 3
 
 
 def test_a_server_that_stays_full_is_said_to_be_full_when_the_time_is_up():
@@ -632,7 +642,7 @@ def test_a_server_that_stays_full_is_said_to_be_full_when_the_time_is_up():
 
     with Scripted(full) as running, client.Client(running.address, "tiny", timeout_s=1.5) as connection:
         start = time.monotonic()
-        with pytest.raises(client.ServerError, match=r"no room for the case \(No room: 24") as caught:
+        with pytest.raises(calls.ServerError, match=r"no room for the case \(No room: 24") as caught:
             connection.card()
     assert caught.value.code is CODE.RESOURCE_EXHAUSTED
     assert time.monotonic() - start < 5
@@ -645,7 +655,7 @@ def test_a_server_that_stays_unavailable_is_given_up_at_the_timeout():
     with (
         Scripted(never) as running,
         client.Client(running.address, "tiny", timeout_s=1) as connection,
-        pytest.raises(client.ServerError, match="went away"),
+        pytest.raises(calls.ServerError, match="went away"),
     ):
         start = time.monotonic()
         connection.card()
@@ -660,7 +670,7 @@ def test_an_answer_that_does_not_fit_the_case_is_refused_and_nothing_is_written(
 
 
 def test_a_grpc_server_of_another_kind_is_recognised(tmp_path):
-    with Scripted(None) as running, pytest.raises(client.ServerError, match="no TensorFlow Serving"):
+    with Scripted(None) as running, pytest.raises(calls.ServerError, match="no TensorFlow Serving"):
         run(running, write_case(tmp_path), tmp_path / "seg.nii.gz")
 
 
@@ -692,7 +702,7 @@ def test_an_encrypted_server_is_spoken_to_with_its_certificate(pem):
             assert connection.card() == tiny_model.card()
         with (
             client.Client(running.address, "tiny", connect_timeout_s=0.5) as connection,
-            pytest.raises(client.ServerError, match="--tls_root_certificates"),
+            pytest.raises(calls.ServerError, match="--tls-root-certificates"),
         ):
             connection.card()
 
@@ -701,10 +711,10 @@ def test_a_server_that_asks_for_the_clients_certificate_gets_it(pem, tmp_path):
     key, certificate = (pem / "key.pem").read_bytes(), (pem / "certificate.pem").read_bytes()
     both_ways = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
     case, output = write_case(tmp_path), tmp_path / "seg.nii.gz"
-    roots = ["--tls_root_certificates", str(pem / "certificate.pem"), "--connect_timeout", "1"]
-    own = ["--tls_certificate", str(pem / "certificate.pem"), "--tls_key", str(pem / "key.pem")]
+    roots = ["--tls-root-certificates", str(pem / "certificate.pem"), "--connect-timeout", "1"]
+    own = ["--tls-certificate", str(pem / "certificate.pem"), "--tls-key", str(pem / "key.pem")]
     with Scripted(segmented, both_ways) as running:
-        with pytest.raises(client.ServerError, match="no gRPC server answers"):
+        with pytest.raises(calls.ServerError, match="no gRPC server answers"):
             run(running, case, output, *roots)
         run(running, case, output, *roots, *own)
     assert output.exists()
@@ -717,9 +727,18 @@ def test_a_server_that_asks_for_the_clients_certificate_gets_it(pem, tmp_path):
 
 def test_a_server_that_is_not_there_is_named_within_the_connect_timeout(tmp_path):
     case = write_case(tmp_path)
-    arguments = ["--server", "localhost:1", "--model", "cun", "--input", str(case), "--connect_timeout", "1"]
+    arguments = [
+        "--server",
+        "localhost:1",
+        "--model-name",
+        "cun",
+        "--input",
+        str(case),
+        "--connect-timeout",
+        "1",
+    ]
     start = time.monotonic()
-    with pytest.raises(client.ServerError, match=r"localhost:1: no gRPC server .* serving.server"):
+    with pytest.raises(calls.ServerError, match=r"localhost:1: no gRPC server .* tfbrats serve "):
         client.main([*arguments, "--output", str(tmp_path / "out" / "seg.nii.gz")])
     assert time.monotonic() - start < 5
     assert not (tmp_path / "out").exists()
@@ -728,11 +747,11 @@ def test_a_server_that_is_not_there_is_named_within_the_connect_timeout(tmp_path
 def test_an_unknown_model_version_or_signature_is_named(served, tmp_path):
     case = write_case(tmp_path)
     output = tmp_path / "seg.nii.gz"
-    with pytest.raises(client.ServerError, match="serves no cunn ") as caught:
+    with pytest.raises(calls.ServerError, match="serves no cunn ") as caught:
         run(served, case, output, "--model", "cunn")
     assert caught.value.code is CODE.NOT_FOUND
-    with pytest.raises(client.ServerError, match="serves no tiny version 7"):
-        run(served, case, output, "--version", "7")
+    with pytest.raises(calls.ServerError, match="serves no tiny version 7"):
+        run(served, case, output, "--model-version", "7")
     with pytest.raises(InputError, match=r"--signature slices: takes no whole case.*serving_default"):
         run(served, case, output, "--signature", "slices")
     assert not output.exists()
@@ -747,7 +766,7 @@ def test_what_the_graph_refuses_is_passed_on(served, tmp_path):
 def test_a_case_that_takes_too_long_says_to_raise_the_timeout(served):
     with (
         client.Client(served.address, "tiny", timeout_s=0.5) as connection,
-        pytest.raises(client.ServerError, match=r"within 0.5 s. Raise --timeout"),
+        pytest.raises(calls.ServerError, match=r"within 0.5 s. Raise --timeout"),
     ):
         connection.predict({"rounds": np.array(10**12)}, "spin", ["done"])
 
@@ -811,7 +830,7 @@ def test_a_segmentation_does_not_depend_on_the_experts(served, tmp_path):
 
 def test_the_command_ends_with_one_line_and_exit_code_1(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
-        sys, "argv", ["client", "--model", "m", "--input", str(tmp_path / "x"), "--output", "o/"]
+        sys, "argv", ["client", "--model-name", "m", "--input", str(tmp_path / "x"), "--output", "o/"]
     )
     with pytest.raises(SystemExit) as caught:
         command.run(client.main)
@@ -843,7 +862,7 @@ def test_a_folder_as_output_gets_every_case_and_keeps_those_done(served, dataset
     out = tmp_path / "out"
     run(served, dataset, f"{out}/")
     names = [f"BraTS20_Training_00{n}.nii.gz" for n in (1, 2, 3)]
-    assert sorted(p.name for p in out.iterdir()) == [*names, "tfbrats.json"]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "tfbrats.json", "volumes.csv"]
     assert model_card.read(out).version == 1
     (out / "BraTS20_Training_002.nii.gz").write_bytes(b"mine")
     asked.clear()
@@ -866,12 +885,17 @@ def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset,
     assert "2 of 4 cases failed" in said
     assert "t2 is too bright" in said and "_002_t1.nii.gz: truncated" in said
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["BraTS20_Training_001.nii.gz", "BraTS20_Training_003.nii.gz", "tfbrats.json"]
+    assert names == [
+        "BraTS20_Training_001.nii.gz",
+        "BraTS20_Training_003.nii.gz",
+        "tfbrats.json",
+        "volumes.csv",
+    ]
 
 
 def test_as_many_cases_are_under_way_as_are_asked_for(served, dataset, tmp_path, monkeypatch):
     at_once, most = [], []
-    real = client._segment_one
+    real = rounds._Round.segment_one
 
     def counting(*arguments):
         at_once.append(1)
@@ -882,24 +906,24 @@ def test_as_many_cases_are_under_way_as_are_asked_for(served, dataset, tmp_path,
         finally:
             at_once.pop()
 
-    monkeypatch.setattr(client, "_segment_one", counting)
+    monkeypatch.setattr(rounds._Round, "segment_one", counting)
     for number in (1, 2):
         most.clear()
-        assert run(served, dataset, f"{tmp_path}/out{number}/", "--concurrency", str(number)) is None
+        assert run(served, dataset, f"{tmp_path}/out{number}/", "--workers", str(number)) is None
         assert max(most) == number
     one, two = (sorted((tmp_path / f"out{number}").glob("*.nii.gz")) for number in (1, 2))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
-    with pytest.raises(InputError, match="--concurrency 0"):
-        run(served, dataset, f"{tmp_path}/out/", "--concurrency", "0")
+    with pytest.raises(InputError, match="--workers 0"):
+        run(served, dataset, f"{tmp_path}/out/", "--workers", "0")
 
 
 def test_a_case_that_concerns_all_ends_the_others_under_way(served, dataset, tmp_path, monkeypatch):
     def fails(*_):
-        raise client.ServerError("gone", CODE.NOT_FOUND)
+        raise calls.ServerError("gone", CODE.NOT_FOUND)
 
-    monkeypatch.setattr(client, "_segment_one", fails)
-    with pytest.raises(client.ServerError, match="gone"):
-        run(served, dataset, f"{tmp_path}/out/", "--concurrency", "2")
+    monkeypatch.setattr(rounds._Round, "segment_one", fails)
+    with pytest.raises(calls.ServerError, match="gone"):
+        run(served, dataset, f"{tmp_path}/out/", "--workers", "2")
 
 
 def test_provenance_lies_beside_each_case_and_is_made_up_for(served, dataset, tmp_path):
@@ -921,10 +945,10 @@ def test_faults_so_far_are_listed_when_something_ends_them_all(served, dataset, 
     truncated.write_bytes(truncated.read_bytes()[:100])
 
     def gone(*_):
-        raise client.ServerError("gone", CODE.NOT_FOUND)
+        raise calls.ServerError("gone", CODE.NOT_FOUND)
 
     monkeypatch.setattr(client.Client, "segment", gone)
-    with pytest.raises(client.ServerError, match="gone"):
+    with pytest.raises(calls.ServerError, match="gone"):
         run(served, dataset, f"{tmp_path}/out/")
     assert "_001_t1.nii.gz: truncated" in capsys.readouterr().out
 
@@ -946,15 +970,15 @@ def test_an_error_that_nobody_expected_costs_one_case(served, dataset, tmp_path,
 def test_a_folder_that_is_done_needs_no_server(base, dataset, tmp_path, capsys):
     with server.start(base) as running:
         run(running, dataset, f"{tmp_path}/out/")
-    assert run(running, dataset, f"{tmp_path}/out/", "--connect_timeout", "0.5") is None
+    assert run(running, dataset, f"{tmp_path}/out/", "--connect-timeout", "0.5") is None
     said = capsys.readouterr().out
     assert "3 of 3 cases are done already" in said and "no server answers" in said
 
 
-@pytest.mark.parametrize("option", ["--timeout", "--connect_timeout"])
+@pytest.mark.parametrize("option", ["--timeout", "--connect-timeout"])
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
 def test_a_time_that_is_none_is_refused(served, dataset, tmp_path, option, seconds):
-    with pytest.raises(InputError, match=f"{option.strip('-')} {seconds}: seconds above 0"):
+    with pytest.raises(InputError, match=f"{option.strip('-').replace('-', '_')} {seconds}: seconds above 0"):
         run(served, dataset, f"{tmp_path}/out/", f"{option}={seconds}")
 
 
@@ -974,8 +998,8 @@ def test_the_results_of_two_models_are_not_mixed_in_one_folder(served, dataset, 
 def test_a_model_that_is_not_there_stops_the_whole_run(served, dataset, tmp_path):
     card = tmp_path / "tfbrats.json"
     card.write_text(tiny_model.card().to_json())
-    with pytest.raises(client.ServerError, match="serves no nobody"):
-        run(served, dataset, f"{tmp_path}/out/", "--model", "nobody", "--card", str(card))
+    with pytest.raises(calls.ServerError, match="serves no nobody"):
+        run(served, dataset, f"{tmp_path}/out/", "--model-name", "nobody", "--card", str(card))
 
 
 def test_a_version_that_takes_over_in_the_middle_of_a_folder_ends_it(dataset, tmp_path, monkeypatch):
@@ -993,7 +1017,7 @@ def test_a_version_that_takes_over_in_the_middle_of_a_folder_ends_it(dataset, tm
 
         monkeypatch.setattr(cases, "save_segmentation", save_and_swap)
         with pytest.raises(
-            client.ServerError, match="version 1, with which this was begun, is not served any more"
+            calls.ServerError, match="version 1, with which this was begun, is not served any more"
         ):
             run(running, dataset, f"{out}/")
         monkeypatch.undo()

@@ -1,8 +1,8 @@
 """The contract of TensorFlow Serving, asked through its own stubs.
 
-The first part runs against the server that TFBRATS_SERVING_ENDPOINT names (serving/README.md says with which
-flags it must serve what tests/tiny_model.py writes), or a tensorflow_model_server at TFSERVING_BIN, else the
-embedded one. `pytest tests/serving/test_contract.py -v` lists it.
+The first part runs against the server that TFBRATS_SERVING_ENDPOINT names (docs/how-to/tensorflow-serving.md
+says with which flags it must serve what tests/tiny_model.py writes), or a tensorflow_model_server at
+TFSERVING_BIN, else the embedded one. `pytest tests/serving/test_contract.py -v` lists it.
 """
 
 import contextlib
@@ -749,7 +749,7 @@ def command_at_work(base, program):
 
 
 def test_the_command_ends_well_on_sigterm_also_with_a_run_under_way(written):
-    soon = "import sys; from serving import server; server._GRACE_S = 1; server.main(sys.argv[1:])"
+    soon = "import sys; from serving import embedded, server; embedded.GRACE_S = 1; server.main(sys.argv[1:])"
     with command_at_work(written, ["-c", soon]) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

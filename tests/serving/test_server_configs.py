@@ -196,7 +196,9 @@ def test_every_flag_of_the_containers_is_the_servers(flags):
     assert "--enable_serialization_as_tensor_content=true" in flags
 
 
-TEXTS = [SERVING / "README.md", *sorted(SERVING.glob("*.config"))]
+HOW_TO = SERVING.parent / "docs" / "how-to"
+PAGES = [HOW_TO / f"{name}.md" for name in ("serve", "tensorflow-serving", "kubernetes")]
+TEXTS = [*PAGES, *sorted(SERVING.glob("*.config"))]
 # The server's flags but for --port and --version; Docker's and kubectl's have hyphens.
 UNDERSCORED = r"--[a-z]+(?:_[a-z]+)+"
 
@@ -273,7 +275,8 @@ def test_one_image_is_named_everywhere_and_is_of_the_tensorflow_that_exports():
     assert image["name"] == container()["image"]  # without a tag: the kustomization sets it
     named = f"{image['name']}:{image['newTag']}"
     assert compose()["image"] == named
-    assert set(re.findall(r"tensorflow/serving:[\w.-]+", (SERVING / "README.md").read_text())) == {named}
+    pages = "".join(page.read_text() for page in PAGES)
+    assert set(re.findall(r"tensorflow/serving:[\w.-]+", pages)) == {named}
     assert image["newTag"].split(".")[:2] == tf.__version__.split(".")[:2]
 
 

@@ -22,12 +22,14 @@ import tiny_model
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving.client import Client
-from tfbrats import export, train
+from tfbrats import export
 from tfbrats.cases import case as cases
 from tfbrats.datasets import layouts
+from tfbrats.exports import next_version
 from tfbrats.inference import saved_model, saved_segmenter
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import data_sets
+from tfbrats.workflows import whole_run
 
 STATE = get_model_status_pb2.ModelVersionStatus
 CLIENTS = 2
@@ -60,7 +62,7 @@ def _rule(folder: pathlib.Path) -> Model:
 def run(record_set, tmp_path_factory) -> str:
     """A tiny training run. Read only."""
     folder = str(tmp_path_factory.mktemp("swap") / "run")
-    train.train(record_set.config(f"run.dir={folder}", "train.epochs=1", "train.steps_per_epoch=2"))
+    whole_run.train(record_set.config(f"run.dir={folder}", "train.epochs=1", "train.steps_per_epoch=2"))
     return folder
 
 
@@ -70,7 +72,7 @@ def model(request, tmp_path) -> Model:
     if request.param == "rule":
         return _rule(tmp_path)
     run = request.getfixturevalue("run")
-    export.export(run, tmp_path / "tiny")
+    next_version.export(run, tmp_path / "tiny")
     return Model(
         tmp_path / "tiny",
         lambda: export.main(["--run", run, "--output", str(tmp_path / "tiny"), "--edition", "2023"]),
@@ -258,8 +260,8 @@ def many(tmp_path_factory):
 def test_a_folder_is_finished_though_the_server_is_killed_twice_while_it_is_sent(many, tmp_path):
     tiny_model.write(tmp_path / "tiny")
     output = tmp_path / "output"
-    command = [sys.executable, "-m", "serving.client", "--model", "tiny", "--concurrency", "3"]
-    command += ["--input", str(many), "--output", f"{output}/", "--connect_timeout", str(TAKES_S)]
+    command = [sys.executable, "-m", "serving.client", "--model-name", "tiny", "--workers", "3"]
+    command += ["--input", str(many), "--output", f"{output}/", "--connect-timeout", str(TAKES_S)]
 
     def done() -> int:
         return len(list(output.glob("*.nii.gz")))

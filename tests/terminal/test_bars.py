@@ -1,6 +1,7 @@
 """Bars at a terminal of any width, and lines where there is none."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -8,8 +9,11 @@ import struct
 import subprocess
 import sys
 import termios
+import types
+import warnings
 
 import pytest
+import tqdm.auto
 
 from tfbrats.terminal import bars
 
@@ -87,3 +91,13 @@ def test_a_hidden_bar_is_none_at_all(monkeypatch, capsys):
     for _ in bars.bar(range(5), hidden=True):
         clock.now += 100.0
     assert capsys.readouterr().err == ""
+
+
+def test_in_a_notebook_it_is_a_bar_of_the_notebook(monkeypatch):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ipywidgets may not be here: then it is a bar of text
+        drawn = bars.bar(range(2), file=io.StringIO())
+    assert not drawn.disable and not isinstance(drawn, bars._Lines)
+    assert isinstance(drawn, tqdm.auto.tqdm) and list(drawn) == [0, 1]

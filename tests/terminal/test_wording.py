@@ -52,3 +52,17 @@ def test_a_table_without_rows_has_no_lines():
 )
 def test_how_long_something_takes_is_said_as_roughly_as_it_is_known(seconds, said):
     assert wording.in_time(seconds) == said
+
+
+def test_equal_faults_are_told_once_with_their_names():
+    faults = [f"{n}.nii.gz: too small. Mend it." for n in range(5)] + ["a: no mask: why?", "nothing here"]
+    assert wording.grouped(faults) == [
+        "5 files: too small. Mend it.\n  0.nii.gz, 1.nii.gz, 2.nii.gz and 2 more",
+        "a: no mask: why?",
+        "nothing here",
+    ]
+    assert wording.grouped(["a: gone", "b: gone"], lambda name: f"case {name}?") == ["2 case a?s: gone\n  a, b"]
+
+
+def test_what_is_said_twice_without_a_name_is_said_twice():
+    assert wording.grouped(["all is lost", "all is lost"]) == ["all is lost"] * 2

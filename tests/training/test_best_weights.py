@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import export
 from tfbrats.config_file import overridden
 from tfbrats.errors import InputError
+from tfbrats.exports import next_version
+from tfbrats.exports.card import card_of
+from tfbrats.exports.chosen import chosen_from
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.predictions import model_card
@@ -57,7 +59,7 @@ def test_every_network_that_is_missing_is_named_at_once_and_how_to_train_it(casc
     for home in ("tc", "et"):
         shutil.rmtree(folder / home)
     with pytest.raises(InputError) as caught:
-        export.export(folder, tmp_path / "models" / "m")
+        next_version.export(folder, tmp_path / "models" / "m")
     said = str(caught.value)
     assert f"{folder}: no checkpoint of TC yet. Train at least one epoch first (region=tc)." in said
     assert f"{folder}: no checkpoint of ET yet. Train at least one epoch first (region=et)." in said
@@ -70,7 +72,7 @@ def test_a_run_that_was_moved_is_still_read(cascade_run, tmp_path):
     shutil.copytree(cascade_run.folder, folder)
     settings = RunFolder(folder).config
     assert settings.run.dir == cascade_run.folder
-    card = export.card_of(export.chosen_from(folder), "m", 1, signatures=())
+    card = card_of(chosen_from(folder), "m", 1, signatures=())
     assert card.training_data["config"]["run"]["dir"] == str(folder)
     assert files.exists(
         best_weights.best_checkpoint(overridden(settings, [f"run.dir={folder}"]), "WT") + ".index"

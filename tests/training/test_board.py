@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tfbrats.cases import overlays
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
+from tfbrats.terminal import bars
 from tfbrats.training import board
 
 ROW = {
@@ -35,7 +36,7 @@ def folder(tmp_path):
     return str(tmp_path / "tb")
 
 
-def told(folder, tag="loss/training"):
+def told(folder, tag="loss/loss"):
     """(epoch, value) of a scalar, as TensorBoard reads the folder: in the order of the files."""
     events = EventAccumulator(folder, size_guidance={"tensors": 0}).Reload()
     return [(one.step, float(tf.make_ndarray(one.tensor_proto))) for one in events.Tensors(tag)]
@@ -53,31 +54,16 @@ def test_an_epoch_is_read_back_with_every_number_under_its_tag(folder):
     assert set(EventAccumulator(folder).Reload().Tags()["tensors"]) == {
         "schedule/learning_rate",
         "schedule/omega",
-        "loss/training",
-        "loss/training_loss1",
-        "loss/training_auxiliary",
-        "dice/training/WT",
+        "loss/loss",
+        "loss/loss1",
+        "loss/auxiliary",
+        "dice/training_dice_wt",
         "lws/sampled_normal",
-        "loss/validation",
-        "dice/validation/WT",
+        "loss/validation_loss",
+        "dice/dice_wt",
     }
-    assert told(folder, "dice/training/WT") == [(1, 0.75)]
+    assert told(folder, "dice/training_dice_wt") == [(1, 0.75)]
     assert told(folder, "lws/sampled_normal") == [(1, 1500.0)]
-
-
-@pytest.mark.parametrize(
-    ("column", "tag"),
-    [
-        ("loss_boundary", "loss/training_boundary"),
-        ("dice", "dice/validation"),
-        ("training_dice", "dice/training"),
-        ("dice_et", "dice/validation/ET"),
-        ("slices_per_second", "pace/slices_per_second"),
-        ("something new", "other/something new"),
-    ],
-)
-def test_columns_are_grouped_by_what_they_are(column, tag):
-    assert board.tag_of(column) == tag
 
 
 def test_an_epoch_is_told_once_however_often_it_is_trained(folder):
@@ -258,11 +244,19 @@ SUMS = {
 
 def test_the_bar_says_the_means_of_the_losses_dice_and_speed():
     said = board.postfix(SUMS, 2, "slices", 61.2, 200)
-    assert said == "loss 1.23 L1 .412 L2 .620 aux 2.01, Dice WT .80 TC 1.00 ET .00, 61.2 slices/s"
+    assert said == (
+        "loss 1.23 loss1 0.412 loss2 0.620 auxiliary 2.01, training Dice WT 0.80 TC 1.00 ET 0.00, 61.2 slices/s"
+    )
     # A network of one region; the epoch's name says which.
     sums = {"loss": 0.5, "overlap_both": 1.0, "overlap_predicted": 2.0, "overlap_reference": 2.0}
-    assert board.postfix(sums, 1, "patches", 0.258, 200) == "loss .500, Dice .50, .258 patches/s"
-    assert board.postfix({"loss": 0.5}, 1, "patches", 0.0, 200) == "loss .500"
+    said = board.postfix(sums, 1, "patches", 0.258, 200)
+    assert said == "loss 0.500, training Dice 0.50, 0.258 patches/s"
+    assert board.postfix({"loss": 0.5}, 1, "patches", 0.0, 200) == "loss 0.500"
+
+
+def test_the_bars_words_are_those_of_history_csv():
+    said = board.postfix({"loss": 1.0, "loss_boundary": 0.5}, 1, "slices", 0.0, 200)
+    assert said == "loss 1.00 loss boundary 0.500"
 
 
 @pytest.mark.parametrize("room", range(9, 90))
@@ -281,21 +275,38 @@ def drawn_bar():
         return str(bar)
 
 
-@pytest.mark.parametrize("size", [(100, 30), (0, 0), None], ids=["known", "said to be 0", "no terminal"])
-def test_loss_parts_dice_and_speed_stand_in_a_hundred_columns(size, monkeypatch):
-    def told(_):
-        if size is None:
-            raise OSError("not a terminal")
-        return os.terminal_size(size)
-
-    monkeypatch.setattr(board.os, "get_terminal_size", told)
-    monkeypatch.setattr(board.sys, "stderr", types.SimpleNamespace(fileno=lambda: 2, write=len, flush=str))
+@pytest.mark.parametrize("size", [(100, 30), (0, 0)], ids=["known", "said to be 0"])
+def test_loss_dice_and_speed_stand_in_a_hundred_columns(size, monkeypatch):
+    monkeypatch.setattr(bars.os, "get_terminal_size", lambda _: os.terminal_size(size))
+    screen = types.SimpleNamespace(fileno=lambda: 2, write=len, flush=str, isatty=lambda: True)
+    monkeypatch.setattr(bars.sys, "stderr", screen)
     if size == (100, 30):  # tqdm would ask the terminal itself
         monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda _: (100, 30))
     line = drawn_bar()
     assert len(line) <= 100
-    for word in ("epoch 12/50", "725/1450", "ETA", "L2 .620", "Dice .80 1.00 .00", "16.0/s"):
+    for word in (
+        "epoch 12/50",
+        "725/1450",
+        "ETA",
+        "loss 1.23",
+        "training Dice 0.80 1.00 0.00",
+        "16.0 slices/s",
+    ):
         assert word in line
+
+
+def test_without_a_terminal_the_epoch_says_a_line_a_minute(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(bars.sys, "stderr", screen)
+    with board.progress_bar(100, 0, "WT epoch 3/10") as bar:
+        bar.start_t -= 120
+        bar.n = 24
+        board.show(bar, SUMS, 2, 16, "slices")
+        bar.last_print_t -= 120
+        bar.start_t -= 120
+        bar.update()
+    (line,) = screen.getvalue().splitlines()
+    assert line.startswith("WT epoch 3/10: 25 of 100, about ") and "loss 1.23" in line
 
 
 def test_a_hidden_bar_takes_its_numbers_without_a_word():

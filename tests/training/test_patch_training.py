@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 
 import keras
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import train
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.runs.folder import RunFolder
 from tfbrats.training import patch_step
+from tfbrats.workflows import networks_in_turn, whole_run
 
 HOMES = ("wt", "tc", "et")
 
@@ -80,7 +81,9 @@ def test_the_three_are_trained_in_turn_each_into_its_own_folder(cascade_run):
             assert (folder / home / name).exists(), (home, name)
         assert f"network     msm {region}, " in cascade_run.said
         assert f"writes      {folder / home}\n" in cascade_run.said
-    assert cascade_run.said.splitlines()[-1].startswith("next: python -m tfbrats.export")
+        heading = rf"^epoch  learning rate  .*validation loss +Dice {region} +seconds$"
+        assert re.search(heading, cascade_run.said, re.MULTILINE)
+    assert cascade_run.said.splitlines()[-1].startswith("next: tfbrats export")
     assert "patches     train 24, validation 6, test 0" in cascade_run.said
     assert "loss        binary cross-entropy" in cascade_run.said
 
@@ -112,7 +115,7 @@ def test_wt_tc_and_et_start_from_different_weights_and_stay_apart(cascade_run):
 def test_running_again_does_nothing(copy, capsys, cascade_run):
     folder, settings = copy
     before = {name: time for name, time in files_of(folder).items() if "checkpoints" in name}
-    assert train.train(settings()) == cascade_run.history
+    assert whole_run.train(settings()) == cascade_run.history
     assert capsys.readouterr().out.count("nothing left to do") == 3
     assert before == {name: time for name, time in files_of(folder).items() if "checkpoints" in name}
 
@@ -128,7 +131,7 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
     def settings(region):
         return config_of(cascade_run, f"run.dir={folder}", f"region={region}")
 
-    train.train(settings("wt"))
+    whole_run.train(settings("wt"))
     assert "next: train TC and ET to the end too, with region=tc" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["wt"]
 
@@ -147,15 +150,15 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
 
     monkeypatch.setattr(patch_step, "train_step", dying_step)
     with pytest.raises(KeyboardInterrupt):
-        train.train(settings("tc"))
+        whole_run.train(settings("tc"))
     monkeypatch.undo()
     capsys.readouterr()
-    history = train.train(settings("tc"))
+    history = whole_run.train(settings("tc"))
     said = capsys.readouterr().out
     assert "resumes     at epoch 2, step 2" in said and "network     msm TC" in said
     assert "msm WT" not in said and "next: train ET to the end too, with region=et" in said
-    train.train(settings("et"))
-    assert "next: python -m tfbrats.export" in capsys.readouterr().out
+    whole_run.train(settings("et"))
+    assert "next: tfbrats export" in capsys.readouterr().out
 
     for home in HOMES:
         for which in ("last", "best"):
@@ -169,16 +172,18 @@ def test_one_region_at_a_time_and_a_death_on_the_way_end_with_the_weights_of_one
 
 
 def trained_now(monkeypatch):
-    """The regions that `train.train` would train, instead of training them."""
+    """The regions that `whole_run.train` would train, instead of training them."""
     started = []
-    monkeypatch.setattr(train, "_train_network", lambda training: started.append(training.recipe.region))
+    monkeypatch.setattr(
+        networks_in_turn, "_train_network", lambda training: started.append(training.recipe.region)
+    )
     return started
 
 
 def test_overwriting_one_region_deletes_that_one_alone(copy, monkeypatch):
     folder, settings = copy
     before, started = files_of(folder), trained_now(monkeypatch)
-    train.train(settings("region=tc"), overwrite=True)
+    whole_run.train(settings("region=tc"), overwrite=True)
     left = files_of(folder)
     assert started == ["TC"]
     # The new one's, and the lock.
@@ -192,20 +197,20 @@ def test_overwriting_one_region_with_another_config_or_split_deletes_nothing(cop
     folder, settings = copy
     before, started = files_of(folder), trained_now(monkeypatch)
     with pytest.raises(InputError, match=r"train\.seed: 9, there 0\n.*--overwrite without region="):
-        train.train(settings("region=tc", "train.seed=9"), overwrite=True)
+        whole_run.train(settings("region=tc", "train.seed=9"), overwrite=True)
     assert files_of(folder) == before
     content = json.loads((folder / "splits.json").read_text())
     (folder / "splits.json").write_text(json.dumps({**content, "sha256": "another"}))
     before = files_of(folder)
     with pytest.raises(InputError, match="trained on another split"):
-        train.train(settings("region=tc"), overwrite=True)
+        whole_run.train(settings("region=tc"), overwrite=True)
     assert files_of(folder) == before and started == []
 
 
 def test_overwriting_without_a_region_deletes_all_three(copy, monkeypatch):
     folder, settings = copy
     started = trained_now(monkeypatch)
-    train.train(settings("train.seed=9"), overwrite=True)
+    whole_run.train(settings("train.seed=9"), overwrite=True)
     assert started == list(REGIONS)
     of_networks = {name for name in files_of(folder) if name.startswith(("wt/", "tc/", "et/"))}
     assert of_networks == {f"{home}/{name}" for home in HOMES for name in (".training", "trained_on.json")}
@@ -218,17 +223,17 @@ def test_a_folder_that_is_no_run_is_not_overwritten_for_one_region(cascade_run, 
     (tmp_path / "tc" / "notes.txt").write_text("of a person")
     for region in ("all", "tc"):
         with pytest.raises(InputError, match="not empty, and not a run"):
-            train.train(config_of(cascade_run, f"run.dir={tmp_path}", f"region={region}"), overwrite=True)
+            whole_run.train(config_of(cascade_run, f"run.dir={tmp_path}", f"region={region}"), overwrite=True)
     assert (tmp_path / "tc" / "notes.txt").read_text() == "of a person" and started == []
 
 
 def test_a_run_can_be_made_longer_one_region_at_a_time(copy, monkeypatch):
     folder, settings = copy
     trained_now(monkeypatch)
-    train.train(settings("region=et", "train.epochs=5"))
+    whole_run.train(settings("region=et", "train.epochs=5"))
     assert RunFolder(folder).config.train.epochs == 5
     with pytest.raises(InputError, match=r"model\.width: 2, there 4"):
-        train.train(settings("region=et", "model.width=2"))
+        whole_run.train(settings("region=et", "model.width=2"))
 
 
 # --- the recipe -----------------------------------------------------------------------------------------
@@ -251,7 +256,7 @@ def test_jitter_volumes_and_the_original_unet_train_too(patch_records, tmp_path)
     """One step of each, in one run: what the records hold is cut afresh, from shaken boxes, for x1 alone."""
     small = ("train.epochs=1", "train.steps_per_epoch=1", "model.width=2")
     own = ("model.name=unet3d", "sampling.box_jitter=3", "region=et")
-    [row] = train.train(patch_records.config("volumes", f"run.dir={tmp_path / 'run'}", *small, *own))
+    [row] = whole_run.train(patch_records.config("volumes", f"run.dir={tmp_path / 'run'}", *small, *own))
     assert row["region"] == "ET" and np.isfinite(row["loss"]) and 0 <= row["dice"] <= 1
 
 
@@ -264,7 +269,7 @@ def test_an_obvious_rise_ends_one_network_and_the_next_begins(patch_records, tmp
     monkeypatch.setattr(patch_step, "train_step", lambda *_: lambda batch: {"loss": 0.5})
     monkeypatch.setattr(patch_step, "validation_step", lambda *_: lambda batch: tf.constant(zeros))
     small = ("train.epochs=9", "train.steps_per_epoch=1", "train.stop_rise=0.1", "train.stop_patience=2")
-    history = train.train(
+    history = whole_run.train(
         patch_records.config("patches", f"run.dir={tmp_path / 'run'}", *small, "model.width=2")
     )
     assert [row["region"] for row in history] == ["WT"] * 3 + ["TC"] * 3 + ["ET"] * 3
@@ -280,6 +285,6 @@ def test_other_images_under_the_same_case_ids_are_refused(copy):
     (folder / "tc" / "trained_on.json").write_text(json.dumps(kept))
     before = files_of(folder / "tc")
     with pytest.raises(InputError, match=r"tc: was trained on other records .* case ids are the same"):
-        train.train(settings("region=tc", "train.epochs=3"))
+        whole_run.train(settings("region=tc", "train.epochs=3"))
     assert files_of(folder / "tc") == before
-    train.train(settings("region=wt"))  # the others are as they were
+    whole_run.train(settings("region=wt"))  # the others are as they were

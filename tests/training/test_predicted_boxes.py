@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats import train
 from tfbrats.cases import boxes
 from tfbrats.config_file import overridden
 from tfbrats.errors import InputError
@@ -16,6 +15,7 @@ from tfbrats.machine import files
 from tfbrats.records import schema, tfrecord
 from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights, predicted_boxes
+from tfbrats.workflows import networks_in_turn, whole_run
 
 CHANNEL = {"WT": 0, "TC": 2}  # flair, t1ce
 PREDICTED = "sampling.boxes=predicted"
@@ -153,10 +153,10 @@ def test_wt_and_training_on_reference_boxes_need_none(patch_records, settings, f
 
 def test_a_network_above_that_is_not_trained_to_its_end_is_named(patch_records, cascade_run, settings):
     with pytest.raises(InputError, match=r"WT has had 0 of 4 epochs.*Train it to the end first: region=wt"):
-        train.train(overridden(settings, ["region=tc"]))
+        whole_run.train(overridden(settings, ["region=tc"]))
     shutil.copytree(f"{cascade_run.folder}/wt", f"{settings.run.dir}/wt")
     with pytest.raises(InputError, match=r"WT has had 2 of 4 epochs"):
-        train.train(overridden(settings, ["region=tc"]))
+        whole_run.train(overridden(settings, ["region=tc"]))
 
 
 def test_training_on_predicted_boxes_writes_and_uses_them(patch_records, cascade_run, tmp_path, monkeypatch):
@@ -166,14 +166,14 @@ def test_training_on_predicted_boxes_writes_and_uses_them(patch_records, cascade
     RunFolder(settings.run.dir).start(settings)
     shutil.copytree(f"{cascade_run.folder}/wt", tmp_path / "run" / "wt")
     given = []
-    real = train.recipe_for
+    real = networks_in_turn.recipe_for
 
     def recipe(config, manifest, region, boxes):
         given.append((region, boxes))
         return real(config, manifest, region, boxes)
 
-    monkeypatch.setattr(train, "recipe_for", recipe)
-    rows = train.train(overridden(settings, ["region=tc"]))
+    monkeypatch.setattr(networks_in_turn, "recipe_for", recipe)
+    rows = whole_run.train(overridden(settings, ["region=tc"]))
     assert np.isfinite([row["loss"] for row in rows]).all()
     kept = json.loads((tmp_path / "run" / "tc" / "boxes.json").read_text())
     assert given == [("TC", kept["boxes"])]

@@ -39,8 +39,23 @@ def test_a_step_is_announced_as_typed_and_its_output_kept(tmp_path, module, caps
 
 
 def test_a_step_that_is_shown_prints_as_it_goes(tmp_path, module, capsys):
-    steps.Steps(tmp_path / "logs").run("Say", module("print('hello')"), show=True)
-    assert "    hello\n" in capsys.readouterr().out
+    steps.Steps(tmp_path / "logs").run("Say", module("print('hello'); print(); print('  you')"), show=True)
+    assert "    hello\n\n      you\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("colours", [{"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
+def test_what_a_step_would_do_next_is_left_to_the_chain(tmp_path, module, capsys, monkeypatch, colours):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in colours.items():
+        monkeypatch.setenv(name, value)
+    body = (
+        "from tfbrats.terminal import style; print('hello'); print(style.following('rest')); print('next one')"
+    )
+    steps.Steps(tmp_path / "logs").run("Say", module(body), show=True)
+    said = capsys.readouterr().out
+    assert "    hello\n    next one\n" in said and "rest" not in said
+    assert "rest" in (tmp_path / "logs" / "01-said.txt").read_text()
 
 
 def test_a_failed_step_ends_the_chain_with_its_last_lines(tmp_path, module):

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +18,13 @@ from tfbrats.cases import nifti, voxels
 from tfbrats.cases.nifti import Grid
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.labels import MODALITIES, LabelSchema
+from tfbrats.labels import MODALITIES, REGIONS, LabelSchema, region_mask
 from tfbrats.machine import files
 
 _AFFINE_TOLERANCE_MM = 1e-3
 _NAMED = 3  # files that a note names before it counts the rest
+# A phantom's files say what they are, in NIfTI's descrip; a segmentation on their grid says so too.
+SIMULATED = b"simulated, no patient: tfbrats phantom"
 
 
 class CaseError(InputError):
@@ -57,8 +59,36 @@ class Case:
     label: np.ndarray | None
     spacing_mm: tuple[float, float, float]
     schema: LabelSchema
-    grid: Grid = field(repr=False)
+    grid: Grid
     notes: tuple[str, ...] = ()
+
+    @property
+    def volumes_ml(self) -> dict[str, float] | None:
+        """Millilitres of WT, TC and ET in its segmentation; None without one."""
+        return None if self.label is None else volumes_ml(self.label, self.spacing_mm)
+
+    def __repr__(self) -> str:
+        shape, spacing = (
+            " x ".join(f"{side:g}" for side in of) for of in (self.image.shape[:3], self.spacing_mm)
+        )
+        volumes = self.volumes_ml
+        tumour = "no segmentation" if volumes is None else f"WT {volumes['WT']:.1f} ml"
+        return f"<Case {self.case_id}: {shape} voxels of {spacing} mm, {' '.join(self.modalities)}, {tumour}>"
+
+    def _repr_html_(self) -> str:
+        """Three planes of FLAIR and T1ce, the tissues outlined: what a notebook shows."""
+        from tfbrats.cases import overlays
+
+        tissues = np.zeros(self.image.shape[:3], np.uint8) if self.label is None else self.label
+        scans = overlays.scans_shown(self.image, self.modalities)
+        rows = [overlays.Row(title, grey, tissues) for title, grey in scans.items()]
+        return overlays.three_planes_html(repr(self)[1:-1], rows, self.spacing_mm)
+
+
+def volumes_ml(tissues: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """Region -> millilitres, of tissues [I, J, K] with voxels of that size."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    return {region: int(np.count_nonzero(region_mask(tissues, region))) * voxel_ml for region in REGIONS}
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -255,6 +285,11 @@ def load_label(path: str | os.PathLike, schema: LabelSchema) -> tuple[np.ndarray
     return grid.from_file(tissues), grid
 
 
+def is_simulated(grid: Grid) -> bool:
+    """Whether the file itself says that it shows no patient; phantoms of an older version do not."""
+    return grid.header["descrip"].item() == SIMULATED
+
+
 def grid_differences(grid: Grid, reference: Grid) -> list[str]:
     """What keeps two files from lying on one grid: ["shape (1, 1, 1) against (2, 2, 2)", ...]."""
     differences = []
@@ -273,8 +308,8 @@ def _grid_faults(path: str, grid: Grid, reference_path: str, reference: Grid) ->
     if not differences:
         return []
     return [
-        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid "
-        "(co-registration is not done here)."
+        f"{path}: {'; '.join(differences)} of {files.name(reference_path)}. Resample it onto that grid; what "
+        "was not co-registered is that first (ANTs, elastix, BraTS Toolkit; docs/start/your-own-case.md)."
     ]
 
 

@@ -4,8 +4,13 @@ numpy, SciPy and matplotlib's colours. Those two are imported by what draws: who
 plane, need not wait for them.
 """
 
+import base64
 import contextlib
+import html
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,9 +45,29 @@ LWS_NAMES = {
     LwsRegion.S3: "S3, tumour inside the contour band",
     LwsRegion.S4: "S4, contour band of the whole tumour",
 }
+_COLOUR_WORDS = {  # for a reader who sees no colours, or a page that shows none
+    Tissue.NCR: "orange",
+    Tissue.ED: "light blue",
+    Tissue.ET: "yellow",
+    Tissue.RC: "green",
+    Tissue.CC: "dark blue",
+}
 SHOWN_MODALITIES = {"flair": "FLAIR", "t1ce": "T1ce"}
 _FILL = 0.5  # opacity inside an outline
 _PICTURE_PIXELS = 400  # of the longest side, at least
+_PLANES_PIXELS = 720  # three planes side by side: two rows of a real case are about 130 kB
+_GAP_PIXELS = 12  # between planes
+_GREYS = 40  # levels in the three planes: noise hides their steps, and costs the most bytes
+# Axis -> the plane's name; the letters at its left, right, top and bottom.
+_PLANES = {2: ("axial", "RLAP"), 1: ("coronal", "RLSI"), 0: ("sagittal", "APSI")}
+_LETTERS = {  # rows of five pixels, as bits
+    "R": (30, 17, 17, 30, 20, 18, 17),
+    "L": (16, 16, 16, 16, 16, 16, 31),
+    "A": (14, 17, 17, 31, 17, 17, 17),
+    "P": (30, 17, 17, 30, 16, 16, 16),
+    "S": (15, 16, 16, 14, 1, 1, 30),
+    "I": (14, 4, 4, 4, 4, 4, 14),
+}
 
 
 def focus(
@@ -140,3 +165,141 @@ def own_style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
+
+
+# --- three planes as a piece of a page: what a notebook shows of a case ----------------------------------
+
+
+class Row(NamedTuple):
+    """One scan and one label map, to be seen in three planes."""
+
+    caption: str  # e.g. "prediction on FLAIR"
+    grey: np.ndarray  # 0 to 1, [I, J, K]
+    tissues: np.ndarray  # [I, J, K]
+
+
+def as_grey(image: np.ndarray) -> np.ndarray:
+    """One modality from 0 to 1, whatever its scale; what is 0 stays black."""
+    if not image.any():
+        return np.zeros(image.shape, np.float32)
+    low, high = np.percentile(image[image != 0], (0.5, 99.5))
+    return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
+
+
+def scans_shown(image: np.ndarray, modalities: Sequence[str]) -> dict[str, np.ndarray]:
+    """FLAIR and T1ce of [I, J, K, M], or the first modality where neither is there: title -> grey [I, J, K]."""
+    shown = [name for name in SHOWN_MODALITIES if name in modalities] or list(modalities[:1])
+    return {
+        SHOWN_MODALITIES.get(name, name): as_grey(image[..., list(modalities).index(name)].astype(np.float32))
+        for name in shown
+    }
+
+
+def three_planes_html(title: str, rows: Sequence[Row], spacing_mm: Sequence[float]) -> str:
+    """HTML with one PNG in it: each row's axial, coronal and sagittal plane, tissues outlined; a legend.
+
+    Letters R L A P S I stand in the picture. Its background is black, and the text takes the page's colour, so
+    that it is as good on a dark page. The planes go through the thickest part of the first row's tumour.
+
+    Args:
+        title: plain text.
+        rows: one or two, of one shape.
+        spacing_mm: along i, j, k.
+    """
+    first = rows[0].tissues
+    voxel, through = focus(first, first, spacing_mm)
+    picture = base64.b64encode(_three_planes_png(rows, voxel, spacing_mm)).decode()
+    present = [tissue for tissue in COLOURS if any((row.tissues == tissue).any() for row in rows)]
+    named = [f"{_PLANES[axis][0]} {'ijk'[axis]} = {voxel[axis]}" for axis in _PLANES]
+    places = f"{', '.join(named)}, through {through}".capitalize()
+    sides = ("Above: ", "below: ") if rows[1:] else ("",)
+    captions = "; ".join(f"{side}{row.caption}" for side, row in zip(sides, rows, strict=True))
+    legend = "&ensp; ".join(
+        '<span style="display:inline-block;width:0.7em;height:0.7em;margin-right:0.3em;border:1px solid '
+        f'currentColor;background:{COLOURS[tissue]}"></span>{NAMES[tissue]} ({_COLOUR_WORDS[tissue]})'
+        for tissue in present
+    )
+    outlined = ", ".join(f"{NAMES[tissue]} in {_COLOUR_WORDS[tissue]}" for tissue in present)
+    alt = f"{title}. Three planes. {captions}. {places}. Outlined: {outlined or 'nothing'}."
+    return (
+        '<figure style="margin:0">'
+        f'<img alt="{html.escape(alt)}" style="max-width:100%;height:auto" '
+        f'src="data:image/png;base64,{picture}">'
+        f'<figcaption style="text-align:left"><b>{html.escape(title)}</b><br>'
+        f"{html.escape(captions)}. {html.escape(places)}.<br>{legend or 'No tumour is outlined.'}"
+        "</figcaption></figure>"
+    )
+
+
+def _three_planes_png(rows: Sequence[Row], voxel: Sequence[int], spacing_mm: Sequence[float]) -> bytes:
+    """The planes of all rows side by side, on one scale, cut to the head."""
+    filled = np.any([(row.grey > 0) | (row.tissues > 0) for row in rows], axis=0)
+    box = boxes.grown(boxes.box_of(filled), 2, filled.shape) if filled.any() else [(0, n) for n in filled.shape]
+    at = [place - low for place, (low, _) in zip(voxel, box, strict=True)]
+    sides_mm = [(high - low) * side for (low, high), side in zip(box, spacing_mm, strict=True)]
+    # Side by side are i, in the axial and the coronal plane, and j.
+    per_mm = (_PLANES_PIXELS - 2 * _GAP_PIXELS) / (2 * sides_mm[0] + sides_mm[1])
+    height = max(1, round(per_mm * max(sides_mm[1:])))
+    lines = []
+    for row in rows:
+        panels = []
+        for axis, (_, letters) in _PLANES.items():
+            width_mm, height_mm = (sides_mm[other] for other in range(3) if other != axis)
+            shape = max(1, round(per_mm * height_mm)), max(1, round(per_mm * width_mm))
+            cut = (plane(boxes.crop(array, box), at, axis) for array in (row.grey, row.tissues))
+            panel = _with_letters(_outlined(*cut, shape), letters)
+            above = max(0, height - len(panel)) // 2
+            below = max(0, height - len(panel)) - above
+            panels.append(np.pad(panel, ((above, below), (0, 0 if axis == 0 else _GAP_PIXELS))))
+        lines.append(np.pad(np.concatenate(panels, axis=1), ((_GAP_PIXELS // 2,) * 2, (0, 0))))
+    return _png(np.concatenate(lines))
+
+
+def _outlined(grey: np.ndarray, tissues: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A plane of that many pixels as places in the palette of `_png`: greys, each tissue's outline on them."""
+    from scipy import ndimage
+
+    steps = [(np.arange(side) + 0.5) * size / side - 0.5 for side, size in zip(shape, grey.shape, strict=True)]
+    where = np.array(np.meshgrid(*steps, indexing="ij"))
+    levels = ndimage.map_coordinates(grey, where, order=1, mode="nearest") * (_GREYS - 1)
+    picture = np.round(levels).astype(np.uint8)
+    labels = ndimage.map_coordinates(tissues, where, order=0, mode="nearest")
+    for place, tissue in enumerate(COLOURS):
+        inside = labels == tissue
+        picture[inside & ~ndimage.binary_erosion(inside)] = _GREYS + place
+    return picture
+
+
+def _with_letters(picture: np.ndarray, letters: str) -> np.ndarray:
+    """Which side is which, at the left, right, top and bottom of a plane; white on black, twice as large."""
+    rows, columns = picture.shape
+    for letter, place in zip(letters, ("left", "right", "top", "bottom"), strict=True):
+        bits = [[line >> bit & 1 for bit in (4, 3, 2, 1, 0)] for line in _LETTERS[letter]]
+        glyph = np.pad(np.kron(np.array(bits, np.uint8), np.ones((2, 2), np.uint8)), 2) * (_GREYS - 1)
+        high, wide = glyph.shape
+        if high > rows or wide > columns:
+            continue
+        top = {"top": 0, "bottom": rows - high}.get(place, (rows - high) // 2)
+        left = {"left": 0, "right": columns - wide}.get(place, (columns - wide) // 2)
+        picture[top : top + high, left : left + wide] = glyph
+    return picture
+
+
+def _png(places: np.ndarray) -> bytes:
+    """A picture of places in our palette, uint8 [rows, columns], as a PNG: a third of one in full colour."""
+    greys = [(round(255 * level / (_GREYS - 1)),) * 3 for level in range(_GREYS)]
+    palette = [*greys, *(tuple(bytes.fromhex(colour[1:])) for colour in COLOURS.values())]
+    rows, columns = places.shape
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0),
+        b"PLTE": bytes(value for colour in palette for value in colour),
+        b"IDAT": zlib.compress(
+            np.pad(places, ((0, 0), (1, 0))).tobytes(), 9
+        ),  # each line begins with its filter
+        b"IEND": b"",
+    }
+    parts = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

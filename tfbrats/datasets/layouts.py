@@ -7,16 +7,23 @@ understood is listed, and finding nothing is an error that says what was looked 
 
 import dataclasses
 import os
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
 from tfbrats.datasets.case_names import Telling
 from tfbrats.datasets.patients import Links
-from tfbrats.datasets.scan_names import Group, Leftovers, beginning_of_listing, nifti_stem
+from tfbrats.datasets.scan_names import (
+    Group,
+    Leftovers,
+    beginning_of_listing,
+    common_folder,
+    nearest,
+    nifti_stem,
+    reasons,
+)
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.machine import files
@@ -25,7 +32,11 @@ from tfbrats.terminal.wording import counted
 LAYOUTS = (*brats_folders.LAYOUTS, bids.LAYOUT, decathlon.MSD, decathlon.NNUNET)
 _FEW = 4  # of many alike, that are shown
 _CARD = "tfbrats.json"  # lies where tfbrats has put segmentations
-_UNTOLD = "2023"  # whose values are written where neither names nor masks tell any
+UNTOLD = "2023"  # whose values are written where neither names nor masks tell any
+
+
+class NoCaseError(InputError):
+    """The names under a folder are no layout's: they make no case, or several of one id."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Dataset:
         links: what tables of ids tell of collections that hold the same people.
         names_say: case id -> the table that the data set tells by itself, where another edition was given;
             empty where it does not tell the table of all cases.
+        untold: ids of the cases whose table nothing tells and nobody gave.
     """
 
     root: str
@@ -77,6 +89,20 @@ class Dataset:
     patients: Mapping[str, str] = dataclasses.field(default_factory=dict)
     links: Links = dataclasses.field(default_factory=Links)
     names_say: Mapping[str, LabelSchema] = dataclasses.field(default_factory=dict)
+    untold: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        told = f"{counted(len(self), 'case')}, edition {' and '.join(self.editions)}"
+        return f"<Dataset {files.name(self.root)} at {self.root}: {told}>"
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[CaseFiles]:
+        return iter(self.cases)
+
+    def __getitem__(self, case_id: str) -> CaseFiles:
+        return select(self, [case_id])[0]
 
     @property
     def layouts(self) -> list[str]:
@@ -113,16 +139,17 @@ class Dataset:
         return grades.by_folder(entry.paths()[0]) or self.table_grades.get(entry.case_id)
 
 
-def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
+def find(root: str | os.PathLike, edition: str | None = None, reads_labels: bool = True) -> Dataset:
     """Every case under `root`, by names alone; no image is opened.
 
     Args:
         root: a data set, one case's folder, or any folder above; local, gs:// or memory://.
         edition: overrides what the names say, e.g. "2024".
+        reads_labels: whether masks will be read; else nothing need tell in which values they are.
 
     Raises:
-        InputError: no case is found (lists what was looked for), an edition is not recognised, or a case is of
-            a challenge without WT, TC and ET.
+        NoCaseError: no case is found (lists what was looked for), or two of one id.
+        InputError: an edition is not recognised, or a case is of a challenge without WT, TC and ET.
     """
     if edition is not None and edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
@@ -130,15 +157,16 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     notes: list[str] = []
     groups = _groups(str(root), listing, edition, notes)
     if not groups:
-        raise InputError(
+        raise NoCaseError(
             f"{root}: no case found among {len(listing)} files. Looked for\n  "
             + "\n  ".join(LAYOUTS)
-            + _nearest(listing)
-            + _reasons(notes)
+            + nearest(listing)
+            + reasons(notes)
         )
-    tellings = _tellings(str(root), groups, edition)
+    tellings = _tellings(str(root), groups, edition, reads_labels)
     cases = _cases(groups, tellings, edition, notes)
-    guesses = _guesses(tellings, cases, edition)
+    guesses = _guesses(tellings, cases, edition, reads_labels)
+    untold = [] if edition else [g.case_id for g, telling in zip(groups, tellings, strict=True) if not telling]
     _check_doubled(str(root), cases)
     of_tables = grades.by_tables(listing, {case.case_id: case.paths()[0] for case in cases}, notes)
     patient_tables = [path for path in listing if patients.TABLE.search(files.name(path))]
@@ -152,6 +180,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         patients=of_others,
         links=links,
         names_say=_names_say(groups, tellings) if edition is not None else {},
+        untold=frozenset(untold),
     )
 
 
@@ -202,7 +231,9 @@ def _without_results(listing: Sequence[str], notes: list[str]) -> list[str]:
     return niftis
 
 
-def _tellings(root: str, groups: Sequence[Group], edition: str | None) -> list[Telling | None]:
+def _tellings(
+    root: str, groups: Sequence[Group], edition: str | None, reads_labels: bool
+) -> list[Telling | None]:
     """Of each group, what its data set's own table, its id or its folders tell of its labels.
 
     Raises:
@@ -210,7 +241,7 @@ def _tellings(root: str, groups: Sequence[Group], edition: str | None) -> list[T
     """
     tellings = [Telling(g.schema) if g.schema else case_names.tell(g.case_id, g.folder) for g in groups]
     untold = [g for g, telling in zip(groups, tellings, strict=True) if telling is None and g.masks]
-    if untold and edition is None:
+    if untold and edition is None and reads_labels:
         raise InputError(
             f"{root}: the edition of {untold[0].case_id} ({len(untold)} such cases) is not told by its name. "
             f"Pass --edition with one of {', '.join(EDITIONS)}."
@@ -267,12 +298,14 @@ def _names_say(groups: Sequence[Group], tellings: Sequence[Telling | None]) -> d
 def _schema(edition: str | None, telling: Telling | None) -> LabelSchema:
     """The table of a case; one that is given by hand remembers what an id or a table of the data set tells."""
     if edition is None:
-        return telling.schema if telling else EDITIONS[_UNTOLD]
+        return telling.schema if telling else EDITIONS[UNTOLD]
     certain = telling.schema if telling and telling.folder is None else None
     return EDITIONS[edition].overruling(certain)
 
 
-def _guesses(tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edition: str | None) -> list[str]:
+def _guesses(
+    tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edition: str | None, reads_labels: bool
+) -> list[str]:
     """Notes on whose labels these are: what was guessed, and what --edition overrules."""
     overruled = Counter(case.schema.by_names.edition for case in cases if case.schema.by_names is not None)
     notes = [
@@ -282,11 +315,11 @@ def _guesses(tellings: Sequence[Telling | None], cases: Sequence[CaseFiles], edi
     if edition is None:
         notes += case_names.told_by_folders(telling for telling in tellings if telling is not None)
         untold = [case.case_id for case, telling in zip(cases, tellings, strict=True) if telling is None]
-        if untold:
+        if untold and reads_labels:
             more = f" and {len(untold) - 1} more" if untold[1:] else ""
             notes.append(
                 f"{untold[0]}{more}: nothing tells the edition, and there is no mask; segmentations are "
-                f"written in the values of {_UNTOLD} ({EDITIONS[_UNTOLD].describe()}). --edition chooses others"
+                f"written in the values of {UNTOLD} ({EDITIONS[UNTOLD].describe()}). --edition chooses others"
             )
     return notes
 
@@ -324,9 +357,10 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
                 f"{output}: belongs to the input, which is never overwritten. Choose another --output."
             )
     new = {path for path in written if nifti_stem(path) is not None}
-    listing = [*sorted(inputs), *_tables_of(cases), *sorted(new)]
+    tables = decathlon.tables_of((entry.layout, path) for entry in cases for _, path, _ in entry.images)
+    listing = [*sorted(inputs), *tables, *sorted(new)]
     # Label names were understood, or overruled, when the cases were found: no edition is asked for again.
-    for group in _groups(_common_folder(listing), listing, _UNTOLD, []):
+    for group in _groups(common_folder(listing), listing, UNTOLD, []):
         for path in new.intersection(group.masks):
             scan = next(path for scans in group.scans.values() for path, *_ in scans)
             raise InputError(
@@ -336,25 +370,8 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
             )
 
 
-def _tables_of(cases: Sequence[CaseFiles]) -> set[str]:
-    """The dataset.json that each case's layout was read from, if any."""
-    folders = {
-        re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
-        for entry in cases
-        if entry.layout in (decathlon.MSD, decathlon.NNUNET)
-        for _, path, _ in entry.images
-    }
-    return {files.join(folder, decathlon.TABLE) for folder in folders}
-
-
-def _common_folder(paths: Sequence[str]) -> str:
-    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
-    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return "/".join(first[: min(same, len(first) - 1)])
-
-
 def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
-    """Raises InputError where two cases have one id: no split, record or score could tell them apart."""
+    """Raises NoCaseError where two cases have one id: no split, record or score could tell them apart."""
     # A copy by way of a Mac stores an accent otherwise: the same name to whoever reads it.
     names = [unicodedata.normalize("NFC", case.case_id) for case in cases]
     doubled = sorted(name for name, count in Counter(names).items() if count > 1)
@@ -364,20 +381,7 @@ def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:
         files.parent(entry.images[0][1]) for name, entry in zip(names, cases, strict=True) if name == doubled[0]
     ]
     shown = " and in ".join(folders[:_FEW]) + f" and in {len(folders) - _FEW} more" * (len(folders) > _FEW)
-    raise InputError(
+    raise NoCaseError(
         f"{root}: case ids occur twice: {', '.join(doubled)}. {doubled[0]} stands in {shown}. Remove one if "
         "they are copies; if they are of two patients or visits, put the patient's name in the files' names."
     )
-
-
-def _reasons(notes: Sequence[str]) -> str:
-    """Why files were left out, below the error that no case is found."""
-    more = [f"... and {len(notes) - _FEW} more"] * (len(notes) > _FEW)
-    return "".join(f"\n  {note}" for note in (*notes[:_FEW], *more))
-
-
-def _nearest(listing: Sequence[str]) -> str:
-    if not listing:
-        return "\nThe folder holds no file. Point to the one that holds the cases."
-    shown = ", ".join(files.name(path) for path in listing[:5])
-    return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."

@@ -63,4 +63,5 @@ class SavedSegmenter:
                 f"{loaded.case_id}: the model refuses it: {assertion.group() if assertion else error.message}"
             ) from error
         tissues = model_card.tissues(self.card, answer["segmentation"], loaded.case_id)
-        return Segmentation(tissues, answer.get("probabilities"), answer.get(model_card.TILES), self.card)
+        tiles = answer.get(model_card.TILES)
+        return Segmentation(tissues, answer.get("probabilities"), tiles, self.card, case=loaded)

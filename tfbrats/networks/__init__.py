@@ -1,9 +1,15 @@
-"""One file per network, each reading like its paper's figure."""
+"""One file per network, each reading like its paper's figure.
+
+Importing it is all that `keras.models.load_model` needs for a network of ours: its layers are registered then.
+"""
 
 import keras
 
 from tfbrats.config import Config, PatchConfig
 from tfbrats.networks import bfcn, cun, drn, keras_settings, msm, unet2d, unet3d
+
+if keras.config.backend() == "tensorflow":  # as in `blocks.Norm`
+    from tfbrats.networks import batch_norm  # noqa: F401  registers its layer
 
 _OF_SLICES = {"cun": cun, "unet2d": unet2d, "bfcn": bfcn, "drn": drn}
 

@@ -4,10 +4,12 @@ The layer is Keras' own in weights, names, moving averages and precision; only h
 networks take it where Keras runs on TensorFlow, and Keras' own layer elsewhere.
 """
 
+import keras
 import tensorflow as tf
 from keras import layers
 
 
+@keras.saving.register_keras_serializable("tfbrats")
 class BatchNormalization(layers.BatchNormalization):
     """keras.layers.BatchNormalization over the channels of [N, H, W, C] or [N, D, H, W, C].
 

@@ -2,7 +2,7 @@
 
 Of its own paper (Shen, Wang, Zhang, McKenna: Boundary-aware fully convolutional network for brain tumor
 segmentation, MICCAI 2017, doi 10.1007/978-3-319-66185-8_49) only the abstract is public: two branches, region
-and boundary, trained together and combined. All the rest is settled in the README's "Deviations and readings".
+and boundary, trained together and combined. All the rest is ours: docs/why/papers.md, "Readings".
 No skip leads from an encoder to a decoder: the flaw that paper A names.
 """
 

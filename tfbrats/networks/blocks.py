@@ -59,6 +59,7 @@ def pair(x, filters: int, norm: Norm, name: str):
     return conv_norm_relu(conv_norm_relu(x, filters, norm, f"{name}_1"), filters, norm, f"{name}_2")
 
 
+@keras.saving.register_keras_serializable("tfbrats", "Deconv2D")
 class Deconv(layers.Conv2DTranspose):
     """Transposed convolution whose kernel is its stride, as the matrix product that it is.
 
@@ -117,6 +118,7 @@ def head(x, classes: int, name: str):
     return layers.Activation("linear", dtype="float32", name=name)(x)
 
 
+@keras.saving.register_keras_serializable("tfbrats")
 class AuxiliaryHead(layers.Layer):
     """Deeper features -> full-size logits: deconvolution to 16 channels, then 1x1 (paper A, Fig. 1).
 
@@ -127,10 +129,12 @@ class AuxiliaryHead(layers.Layer):
     Args:
         stride: of the deconvolution, and its kernel.
         classes: logits a pixel.
+        trainable: as of any layer; a saved network says it.
     """
 
-    def __init__(self, stride: int, classes: int, name: str):
-        super().__init__(dtype="float32", name=name)
+    def __init__(self, stride: int, classes: int, name: str, trainable: bool = True):
+        super().__init__(dtype="float32", name=name, trainable=trainable)
+        self._stride, self._classes = stride, classes
         options = {"data_format": "channels_last", "kernel_initializer": _GLOROT, "dtype": "float32"}
         self.deconv = Deconv(_AUXILIARY_CHANNELS, stride, strides=stride, name=f"{name}_deconv", **options)
         self.conv = layers.Conv2D(classes, 1, name=f"{name}_conv", **options)
@@ -144,6 +148,11 @@ class AuxiliaryHead(layers.Layer):
         both = ops.matmul(ops.transpose(self.deconv.kernel, (0, 1, 3, 2)), pixelwise)  # [S, S, A, C]
         bias = ops.matmul(self.deconv.bias[None], pixelwise)[0] + self.conv.bias
         return _squares(inputs, ops.transpose(both, (0, 1, 3, 2))) + bias
+
+    def get_config(self):
+        """What makes the same layer again; its precision is always float32."""
+        own = {"stride": self._stride, "classes": self._classes}
+        return {**own, "name": self.name, "trainable": self.trainable}
 
 
 def auxiliary_head(x, stride: int, classes: int, name: str):

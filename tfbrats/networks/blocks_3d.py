@@ -42,6 +42,7 @@ def pool(x, name: str):
     return layers.MaxPooling3D(2, data_format="channels_last", dtype="float32" if half else None, name=name)(x)
 
 
+@keras.saving.register_keras_serializable("tfbrats", "Deconv3D")
 class Deconv(layers.Conv3DTranspose):
     """Transposed convolution whose kernel is its stride, as the matrix product that it is.
 

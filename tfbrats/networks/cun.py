@@ -1,7 +1,7 @@
 """The cascaded U-Net of paper A (arXiv 1907.07677): U-Net1 finds the whole tumour, U-Net2 its parts.
 
-Settled in the README's "Deviations and readings": five levels, where the between-net connections enter,
-16 channels in the auxiliary deconvolutions, the first block without its leading BN-ReLU.
+Readings (docs/why/papers.md): five levels, where the between-net connections enter, 16 channels in
+the auxiliary deconvolutions, the first block without its leading BN-ReLU.
 """
 
 import keras

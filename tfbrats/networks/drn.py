@@ -1,8 +1,7 @@
 """Paper A's baseline "DRN", a dilated residual network: no pooling, the context comes from the dilation.
 
 Its parent (Yu, Koltun, Funkhouser: Dilated residual networks, arXiv 1705.09914) still divides the image by
-eight, and paper A says that nothing is pooled. The levels are settled in the README's "Deviations and
-readings".
+eight, and paper A says that nothing is pooled. The levels are ours: docs/why/papers.md.
 """
 
 import keras

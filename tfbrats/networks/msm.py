@@ -1,6 +1,6 @@
 """The multi-scale masked 3-D U-Net of paper B (doi 10.1007/978-3-030-11726-9_20), one network for each region.
 
-Settled in the README's "Deviations and readings": width, the rates of the ASPP and how it splits its channels.
+Readings (docs/why/papers.md): width, the rates of the ASPP and how it splits its channels.
 """
 
 import keras

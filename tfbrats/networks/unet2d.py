@@ -1,6 +1,6 @@
 """Paper A's baseline "U-Net": the original 2-D U-Net (Ronneberger et al., arXiv 1505.04597), padded.
 
-Settled in the README's "Deviations and readings": "same" padding and batch normalisation, which it had not.
+Readings (docs/why/papers.md): "same" padding and batch normalisation, which it had not.
 """
 
 import keras

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tfbrats.cases import nifti
+from tfbrats.cases import case, nifti
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES, Tissue
 from tfbrats.machine import files
@@ -71,6 +71,7 @@ def write_cases(
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(phantom_files.EDITIONS)}.")
     schema = phantom_files.schema(edition)
     grid = nifti.new_grid(_shape_along(axes, shape), spacing_mm, axes)
+    grid.header["descrip"] = case.SIMULATED
     grades = {}
     for number in range(first, first + cases):
         image, tissues = simulate(

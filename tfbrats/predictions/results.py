@@ -7,7 +7,7 @@ of one that fails, and whose results may lie in a folder is the same for all and
 import concurrent.futures
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.machine import files
+from tfbrats.labels import EDITIONS
+from tfbrats.machine import files, paths
 from tfbrats.machine.stopwatch import Stopwatch
-from tfbrats.predictions import model_card, provenance
+from tfbrats.predictions import doubts, model_card, provenance
 from tfbrats.predictions.model_card import ModelCard
 
+VOLUMES = "volumes.csv"  # in a folder of results
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
@@ -110,6 +112,7 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
             )
         for target in targets:
             remove(target)
+        files.remove(files.join(folder, VOLUMES))
         files.remove(path)
     files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
 
@@ -134,12 +137,77 @@ class Segmentation:
         probabilities: of WT, TC, ET, float32 [I, J, K, 3]; None if they were not asked for.
         tiles: int32 [3], how many each stage of a cascade ran; None for models that are none.
         card: of the model that made it.
+        case: that was segmented, with its image; None where only the answer is kept.
     """
 
     tissues: np.ndarray
     probabilities: np.ndarray | None
     tiles: np.ndarray | None
     card: ModelCard
+    case: Case | None = field(default=None, kw_only=True)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label values that the card names, uint8 [I, J, K]; `tissues` are the same whatever the card."""
+        return self.card.schema_of_labels.to_values(self.tissues, self._name)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres of WT, TC and ET.
+
+        Raises:
+            InputError: it knows no case, and so no voxel size.
+        """
+        return case.volumes_ml(self.tissues, self._own_case().spacing_mm)
+
+    def save(self, path: str | os.PathLike, edition: str | None = None) -> None:
+        """Writes it on the grid of its case, as `tfbrats predict` would, and reads it back.
+
+        Args:
+            path: ends in .nii.gz or .nii; replaced if it is there.
+            edition: whose label values are written, e.g. "2023"; by default the case's own, as its files have
+                them. A case of arrays has the model's.
+
+        Raises:
+            InputError: it knows no case; the path cannot be written, is one of no NIfTI file, or the edition
+                is unknown or has no value for a tissue.
+        """
+        loaded, path = self._own_case(), paths.given(os.fspath(path))
+        if layouts.nifti_stem(path) is None:
+            raise InputError(f"{path}: expected a name that ends in .nii.gz or .nii.")
+        if edition is not None and edition not in EDITIONS:
+            raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
+        schema = loaded.schema if edition is None else EDITIONS[edition]
+        case.save_segmentation(path, self.tissues, loaded.grid, schema)
+
+    @property
+    def _name(self) -> str:
+        return self.case.case_id if self.case else "segmentation"
+
+    def _own_case(self) -> Case:
+        if self.case is None:
+            raise InputError("this segmentation knows no case: segment one with its model's segment(case).")
+        return self.case
+
+    def __repr__(self) -> str:
+        by = f"by {self.card.name} version {self.card.version}"
+        if self.case is None:
+            return f"<Segmentation {by}: {' x '.join(map(str, self.tissues.shape))} voxels>"
+        volumes = ", ".join(f"{region} {volume:.1f} ml" for region, volume in self.volumes_ml.items())
+        return f"<Segmentation of {self._name} {by}: {volumes}>"
+
+    def _repr_html_(self) -> str | None:
+        """Three planes, outlined as predicted; below as in the reference, where the case has one."""
+        if self.case is None:
+            return None
+        from tfbrats.cases import overlays
+
+        scans = overlays.scans_shown(self.case.image, self.case.modalities)
+        rows = [overlays.Row(f"prediction on {title}", grey, self.tissues) for title, grey in scans.items()]
+        if self.case.label is not None:
+            title, grey, _ = rows[0]
+            rows[1:] = [overlays.Row(title.replace("prediction", "reference"), grey, self.case.label)]
+        return overlays.three_planes_html(repr(self)[1:-1], rows, self.case.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -151,7 +219,7 @@ class Attempt:
         fault: why there is no result; None where there is one.
         case: as it was read, or None.
         found: what `segment` made of it, or None.
-        notes: guesses in reading it, and that the model was trained on other voxels.
+        notes: guesses in reading it, that the model was trained on other voxels, and what looks odd.
     """
 
     seconds: dict[str, float]
@@ -196,7 +264,7 @@ def attempt(
         with watch.part(stage):
             loaded = case.load(entry, card.modalities, read_label=False)
         spacing = model_card.spacing_note(card, loaded.spacing_mm)
-        notes = (*loaded.notes, *([spacing] if spacing else []))
+        notes = (*loaded.notes, *([spacing] if spacing else []), *doubts.of(loaded))
         for note in notes:
             tell(note)
         stage = "segment"

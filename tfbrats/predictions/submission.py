@@ -6,13 +6,11 @@ Judges and repairs nothing: a file with another grid, other labels or another na
 import concurrent.futures
 import functools
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from tfbrats.cases import nifti
 from tfbrats.cases.nifti import Placement
@@ -23,6 +21,7 @@ from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, memory
 from tfbrats.predictions import model_card
 from tfbrats.predictions.submission_rules import SUFFIX, Matrix, SubmissionRules
+from tfbrats.terminal import bars
 from tfbrats.terminal.wording import counted
 
 _READERS = 4  # files in memory at a time, 9 MB each as uint8 and 71 MB as float64
@@ -98,7 +97,7 @@ def check(
     # Decompression releases the interpreter's lock.
     with concurrent.futures.ThreadPoolExecutor(min(_READERS, memory.cores())) as pool:
         judged = pool.map(functools.partial(_judged, rules=rules), segmentations)
-        bar = tqdm(judged, total=len(segmentations), unit="file", disable=not sys.stderr.isatty())
+        bar = bars.bar(judged, total=len(segmentations), desc="check", unit="file")
         for member, (own_faults, own_warnings) in zip(segmentations, bar, strict=True):
             faults += [f"{member.name}: {text}" for text in own_faults]
             warnings += [f"{member.name}: {text}" for text in own_warnings]
@@ -148,7 +147,7 @@ def _name_faults(
         return faults
     asked_for = {rules.key(case_id) or case_id: case_id for case_id in sorted(case_ids)}
     faults += [
-        f"{name}: case {key} is not one of the {len(asked_for)} wanted. Leave it out, or correct --cases."
+        f"{name}: case {key} is not one of the {len(asked_for)} wanted. Leave it out, or correct --expected."
         for key, names in by_key.items()
         if key not in asked_for
         for name in names

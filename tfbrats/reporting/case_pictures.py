@@ -1,30 +1,32 @@
 """Cases as pictures: which ones, from which files, through which planes, tissues in colour.
 
-A picture that shows a good case proves little: cases are picked by rank, never by hand, and each is cut
-through the thickest piece of its error. Refuses files that are not those that were scored.
+A picture that shows a good case proves little: cases are picked by rank, or named by a person and bear their
+rank; each is cut through the thickest piece of its error. Refuses files that are not those that were scored.
 """
 
 import dataclasses
+import difflib
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.image
 import numpy as np
 
-from tfbrats.cases import case, overlays
+from tfbrats.cases import case, nifti, overlays
 from tfbrats.cases.boxes import box_of, crop, grown
-from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, focus, overlay, plane
+from tfbrats.cases.overlays import COLOURS, SHOWN_MODALITIES, as_grey, focus, overlay, plane
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
-from tfbrats.reporting import charts
+from tfbrats.reporting import charts, marks
 from tfbrats.scoring import case_scores, label_tables
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.pairs import Pair, match
 from tfbrats.scoring.summaries import Row
 
+_LONGEST_SCALE = 0.85  # of a picture's width
 PICTURE_MARGIN = 2  # voxels round the head
 
 
@@ -38,9 +40,17 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane of a case, e.g. "axial, k = 77": reference and prediction on each modality shown."""
+    """One plane of a case: reference and prediction on each modality shown.
 
-    name: str
+    Attributes:
+        at: which slice it is.
+        scale: how long the scale bar is, in words.
+        scale_percent: how much of a panel's width that is.
+    """
+
+    at: marks.Slice
+    scale: str
+    scale_percent: float
     panels: list[Panel]
 
 
@@ -52,6 +62,7 @@ class Pictured:
         stands_for: why it is shown, e.g. "worst".
         through: what the planes go through, e.g. "the largest error".
         tissues: that either side has.
+        simulated: whether the reference's file says so.
     """
 
     pair: Pair
@@ -59,6 +70,7 @@ class Pictured:
     through: str
     tissues: list[Tissue]
     planes: list[Plane]
+    simulated: bool = False
 
     @property
     def case_id(self) -> str:
@@ -69,28 +81,41 @@ def pictures_of(
     evaluation: Evaluation,
     prediction: str | os.PathLike,
     reference: str | os.PathLike,
-    number: int,
-    metrics: str | os.PathLike,
+    chosen: Mapping[str, str],
+    scores: str | os.PathLike,
 ) -> list[Pictured]:
-    """Some of the cases that were scored, worst first.
+    """Some of the cases that were scored, in the order given.
 
     Args:
         prediction: the folder that was scored.
         reference: what it was scored against.
-        number: how many cases; as many as there are.
-        metrics: folder of the evaluation, for errors.
+        chosen: case id -> what it stands for; see `choose` and `named`.
+        scores: folder of the evaluation, for errors.
 
     Raises:
         InputError: a file of theirs is not there, cannot be read, or is not the one that was scored.
     """
-    chosen = dict(choose(evaluation.rows, number))
-    pairs = _pairs_of(evaluation, prediction, reference, list(chosen), metrics) if chosen else []
     pictured = []
-    for pair in pairs:
-        predicted, expert, grid = case_scores.load_pair(pair)
-        _check_scored(evaluation.rows, pair, predicted, expert, metrics)
-        pictured.append(case_pictures(pair, predicted, expert, grid.spacing_mm, chosen[pair.case_id]))
+    for pair in pairs_of(evaluation, prediction, reference, list(chosen), scores):
+        predicted, expert, grid = scored_pair(evaluation.rows, pair, scores)
+        shown = case_pictures(pair, predicted, expert, grid.spacing_mm, chosen[pair.case_id])
+        pictured.append(dataclasses.replace(shown, simulated=case.is_simulated(grid)))
     return pictured
+
+
+def named(rows: Sequence[Row], case_ids: Sequence[str]) -> dict[str, str]:
+    """The cases that a person named: case id -> what it stands for.
+
+    Raises:
+        InputError: one of them was not scored.
+    """
+    ranks = dict(choose(rows, len(rows)))
+    scored = dict.fromkeys(row["case_id"] for row in rows)
+    for case_id in case_ids:
+        if case_id not in scored:
+            near = difflib.get_close_matches(case_id, scored, n=1) or list(scored)[:1]
+            raise InputError(f"--case {case_id}: not among the {len(scored)} cases scored, e.g. {near[0]}.")
+    return {case_id: ranks.get(case_id, "without a Dice of WT") for case_id in case_ids}
 
 
 def choose(rows: Sequence[Row], number: int) -> list[tuple[str, str]]:
@@ -113,7 +138,7 @@ def choose(rows: Sequence[Row], number: int) -> list[tuple[str, str]]:
     return [(ranked[p]["case_id"], names.get(p, f"rank {p + 1} of {last + 1}")) for p in places]
 
 
-def _pairs_of(
+def pairs_of(
     evaluation: Evaluation,
     prediction: str | os.PathLike,
     reference: str | os.PathLike,
@@ -122,9 +147,14 @@ def _pairs_of(
 ) -> list[Pair]:
     """The files of some of the cases that were scored, in the order asked for.
 
+    Args:
+        metrics: folder of the evaluation, for errors.
+
     Raises:
         InputError: a file is not there, unless the case was scored without a prediction.
     """
+    if not case_ids:
+        return []
     scored = sorted({row["case_id"] for row in evaluation.rows})
     edition, named_by = evaluation.edition_given, os.fspath(metrics)
     matched = match(prediction, reference, edition, scored, allow_missing=True, named_by=named_by)
@@ -138,6 +168,19 @@ def _pairs_of(
     if faults:
         raise InputError("\n".join(faults))
     return [pairs[case_id] for case_id in case_ids]
+
+
+def scored_pair(
+    rows: Sequence[Row], pair: Pair, metrics: str | os.PathLike
+) -> tuple[np.ndarray, np.ndarray, nifti.Grid]:
+    """Prediction and reference as tissues, uint8 [I, J, K], and their grid.
+
+    Raises:
+        InputError: one cannot be read, or is not the file that was scored.
+    """
+    prediction, reference, grid = case_scores.load_pair(pair)
+    _check_scored(rows, pair, prediction, reference, metrics)
+    return prediction, reference, grid
 
 
 def _check_scored(
@@ -180,12 +223,6 @@ def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return greys
 
 
-def as_grey(image: np.ndarray) -> np.ndarray:
-    """One modality from 0 to 1, whatever its scale; what is 0 stays black."""
-    low, high = np.percentile(image[image != 0], (0.5, 99.5))
-    return np.where(image == 0, 0, np.clip((image - low) / max(high - low, 1e-6), 0, 1))
-
-
 def case_pictures(
     pair: Pair,
     prediction: np.ndarray,
@@ -215,13 +252,15 @@ def case_pictures(
         box = tuple((0, size) for size in filled.shape)
     in_box = [at - low for at, (low, _) in zip(voxel, box, strict=True)]
     planes = []
-    for axis, name in ((2, "axial"), (1, "coronal"), (0, "sagittal")):
-        width_mm, height_mm = (spacing_mm[other] for other in range(3) if other != axis)
+    for axis in (2, 1, 0):
+        at = marks.Slice(axis, voxel[axis], reference.shape[axis], spacing_mm)
         panels = []
         for title, grey in greys.items():
             for side, tissues in (("reference", reference), ("prediction", prediction)):
                 cut = plane(crop(grey, box), in_box, axis), plane(crop(tissues, box), in_box, axis)
-                panels.append(Panel(f"{title}, {side}", png(overlay(*cut, (height_mm, width_mm)))))
-        planes.append(Plane(f"{name}, {'ijk'[axis]} = {voxel[axis]}", panels))
+                panels.append(Panel(f"{title}, {side}", png(overlay(*cut, at.pixel_mm))))
+        width_mm = plane(crop(reference, box), in_box, axis).shape[1] * at.pixel_mm[1]
+        scale_mm, scale = marks.scale_bar(_LONGEST_SCALE * width_mm)
+        planes.append(Plane(at, scale, 100 * scale_mm / width_mm, panels))
     present = [tissue for tissue in COLOURS if (reference == tissue).any() or (prediction == tissue).any()]
     return Pictured(pair, stands_for, through, present, planes)

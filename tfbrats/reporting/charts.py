@@ -26,6 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 _INK, _PAPER = {False: "#30353b", True: "#d8dce2"}, {False: "#ffffff", True: "#16191d"}
 _WIDTH, _HEIGHT = 4.6, 3.1  # inches at _DPI: shrunk to a telephone's 360 pixels, text keeps some 8 points
 _DPI = 160
+BOX_CASES = 10  # quartiles of fewer say little
 _OF_TRAINING = "training_"  # before the name of the same column of validation, in history.csv
 _SAMPLED = "sampled_"  # before the names of its counts of pixels
 
@@ -38,12 +39,14 @@ class Chart:
 
     Attributes:
         alt: what it shows, for whoever does not see it.
+        remark: what a reader must know of its axes.
     """
 
     title: str
     light: str
     dark: str
     alt: str = ""
+    remark: str = ""
 
 
 def data_uri(png: bytes) -> str:
@@ -80,7 +83,7 @@ def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[st
 
 
 def training_curves(history: Sequence[Mapping[str, str]]) -> list[Chart]:
-    """Losses, Dice, and the pixels that loss weighted sampling counted: a picture each.
+    """Two losses, Dice, and the pixels that loss weighted sampling counted: a picture each.
 
     Dice of the training batches is dashed, that of the validation split is in the same colour and solid.
 
@@ -103,7 +106,9 @@ def curve_columns(columns: Collection[str]) -> dict[str, list[str]]:
     validated = [name for name in dice if name not in trained]
     which = "validation; dashed: training" if trained and validated else "training" if trained else "validation"
     return {
-        "Loss": [name for name in ("loss", "validation_loss") if name in columns],
+        # Training's has terms that validation's has not, weight decay among them: no common axis.
+        "Training loss": [name for name in ("loss",) if name in columns],
+        "Validation loss": [name for name in ("validation_loss",) if name in columns],
         f"Dice ({which})": validated + trained,
         "Pixels that count in a step (U-Net1)": [name for name in columns if name.startswith(_SAMPLED)],
     }
@@ -148,8 +153,8 @@ def number(text: str | None) -> float:
 def box_plot(runs: Runs, score: str, title: str = "", alt: str = "") -> Chart:
     """A box for each run in each region, with a point for each case: paper A's Fig. 4.
 
-    Boxes hold the middle half, with the median; whiskers reach the last case within 1.5 times its width. Cases
-    without a number are left out.
+    Boxes hold the middle half, with the median; whiskers reach the last case within 1.5 times its width. Of
+    fewer than `BOX_CASES` cases there are points and the median alone. Cases without a number are left out.
 
     Args:
         score: between 0 and 1, e.g. "dice".
@@ -161,12 +166,16 @@ def box_plot(runs: Runs, score: str, title: str = "", alt: str = "") -> Chart:
     }
     values = {key: numbers[~np.isnan(numbers)] for key, numbers in values.items()}
     width = max(_WIDTH, 1 + 0.75 * len(runs))
-    return Chart(title, **_drawn(lambda axes, dark: _boxes(axes, dark, values, list(runs)), width), alt=alt)
+    lowest = min((float(numbers.min()) for numbers in values.values() if numbers.size), default=0.0)
+    bottom = max(math.floor(lowest * 10 - 0.2) / 10, 0)
+    drawn = _drawn(lambda axes, dark: _boxes(axes, dark, values, list(runs), bottom), width)
+    return Chart(title, **drawn, alt=alt, remark=f"axis cut at {bottom:.1f}" if bottom else "")
 
 
-def _boxes(axes: Axes, dark: bool, values: Mapping[tuple[str, str], np.ndarray], names: list[str]) -> None:
+def _boxes(
+    axes: Axes, dark: bool, values: Mapping[tuple[str, str], np.ndarray], names: list[str], bottom: float
+) -> None:
     ink, wide = _INK[dark], 0.8 / len(names)
-    lowest = min((numbers.min() for numbers in values.values() if numbers.size), default=0.0)
     for number, name in enumerate(names):
         colour = colours(dark)[number % len(RUN_COLOURS)]
         for place, region in enumerate(REGIONS):
@@ -174,35 +183,42 @@ def _boxes(axes: Axes, dark: bool, values: Mapping[tuple[str, str], np.ndarray],
             middle = place + (number + 0.5) * wide - 0.4
             if not numbers.size:
                 continue
-            drawn = axes.boxplot(
-                numbers,
-                positions=[middle],
-                widths=wide * 0.8,
-                manage_ticks=False,
-                showfliers=False,  # each case has its point
-                patch_artist=True,
-                boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
-                medianprops={"color": ink, "linewidth": 1.8},
-                whiskerprops={"color": ink, "linewidth": 1},
-                capprops={"color": ink, "linewidth": 1},
-            )
-            drawn["boxes"][0].set_linewidth(1)
+            few = numbers.size < BOX_CASES
+            if few:
+                axes.hlines(np.median(numbers), middle - wide * 0.4, middle + wide * 0.4, ink, linewidth=1.8)
+            else:
+                _box(axes, numbers, middle, wide * 0.8, colour, ink)
             axes.plot(
                 middle + wide * 0.28 * _spread(numbers.size),
                 numbers,
                 linestyle="none",
                 marker=MARKERS[number % len(MARKERS)],
-                markersize=3.2,
-                color=ink,
-                alpha=0.6,
+                markersize=5.5 if few else 3.2,
+                color=colour if few else ink,
+                alpha=0.9 if few else 0.6,
                 markeredgewidth=0,
             )
     axes.set_xticks(range(len(REGIONS)), list(REGIONS))
     axes.set_xlim(-0.5, len(REGIONS) - 0.5)
     axes.grid(visible=False, axis="x")
-    bottom = max(math.floor(lowest * 10 - 0.2) / 10, 0)
     margin = 0.03 * (1 - bottom)
     axes.set_ylim(bottom - margin, 1 + margin)
+
+
+def _box(axes: Axes, numbers: np.ndarray, middle: float, width: float, colour: str, ink: str) -> None:
+    drawn = axes.boxplot(
+        numbers,
+        positions=[middle],
+        widths=width,
+        manage_ticks=False,
+        showfliers=False,  # each case has its point
+        patch_artist=True,
+        boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
+        medianprops={"color": ink, "linewidth": 1.8},
+        whiskerprops={"color": ink, "linewidth": 1},
+        capprops={"color": ink, "linewidth": 1},
+    )
+    drawn["boxes"][0].set_linewidth(1)
 
 
 def _spread(number: int) -> np.ndarray:

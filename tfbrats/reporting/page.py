@@ -31,15 +31,15 @@ from tfbrats.scoring.evaluation import Evaluation, Lesions
 from tfbrats.scoring.origin import BySplit
 from tfbrats.scoring.summaries import Row, Statistics, Summary
 
-# (score, heading, digits after the point); a heading that opens with … goes on from the one before it.
+# (score, heading, digits after the point).
 SCORES = (
     ("dice", "Dice", 3),
     ("sensitivity", "Sensitivity", 3),
     ("specificity", "Specificity", 4),
-    ("specificity_tumour_slices", "… in tumour slices", 4),
+    ("specificity_tumour_slices", "Specificity (tumour slices)", 4),
     ("hausdorff_mm", "Hausdorff, mm", 2),
     ("hd95_mm", "HD95, mm", 2),
-    ("hd95_pooled_mm", "… pooled, mm", 2),
+    ("hd95_pooled_mm", "HD95 (MedPy), mm", 2),
     ("nsd_1mm", "NSD at 1 mm", 3),
 )
 LESION_SCORES = (
@@ -50,11 +50,11 @@ LESION_SCORES = (
     # Of 2026, named as the challenge's program has them.
     ("rq", "F1 of the lesions", 3),
     ("sq_dsc", "Dice of matched lesions", 3),
-    ("sq_nsd", "… NSD", 3),
-    ("sq_hd95", "… HD95, mm", 2),
+    ("sq_nsd", "NSD of matched lesions", 3),
+    ("sq_hd95", "HD95 of matched lesions, mm", 2),
     ("global_bin_dsc", "Dice of the region", 3),
-    ("global_bin_nsd", "… NSD", 3),
-    ("global_bin_hd95", "… HD95, voxels", 2),
+    ("global_bin_nsd", "NSD of the region", 3),
+    ("global_bin_hd95", "HD95 of the region, voxels", 2),
     ("large_instance_f1", "F1 of large lesions", 3),
     ("lesionwise_dsc_mean", "Dice of large and false", 3),
     ("small_instance_f1", "F1 of small lesions", 3),
@@ -94,6 +94,7 @@ class Content:
         table: a key of `papers.TABLES` to stand beside.
         training: what `training_section.training_of` gives.
         sampling: None for a network trained without loss weighted sampling.
+        by_rank: whether the cases pictured were picked by their rank; else a person named them.
         notes: what was run; `code` between backticks and links are marked up.
     """
 
@@ -102,6 +103,7 @@ class Content:
     compared: Sequence[Comparison] = ()
     table: str | None = None
     pictured: Sequence[Pictured] = ()
+    by_rank: bool = True
     training: TrainingSection
     sampling: Sampling | None = None
     notes: Sequence[str] = ()
@@ -258,9 +260,12 @@ def render(content: Content) -> str:
         kinds=_kinds(evaluation.seen_by_model),
         lesions=_lesions_of(evaluation.lesions),
         charts=charts_of(content.runs),
+        box_cases=charts.BOX_CASES,
         ranked=_ranked(evaluation.rows),
         by_case=stage_misses.by_case(evaluation.rows),
         pictured=content.pictured,
+        by_rank=content.by_rank,
+        simulated=bool(content.pictured) and all(shown.simulated for shown in content.pictured),
         legend=[(colour, overlays.NAMES[t]) for t, colour in overlays.COLOURS.items() if t in tissues],
         cascade=evaluation.cascade,
         losses=stage_misses.ranked(evaluation.cascade.rows) if evaluation.cascade else (),

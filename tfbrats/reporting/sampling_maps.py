@@ -8,10 +8,10 @@ import numpy as np
 
 from tfbrats.cases import case, preprocess, slices
 from tfbrats.cases.boxes import box_of, crop, grown
-from tfbrats.cases.overlays import SHOWN_MODALITIES, enlarged, lws_picture, overlay
+from tfbrats.cases.overlays import SHOWN_MODALITIES, as_grey, enlarged, lws_picture, overlay
 from tfbrats.config import Config, SliceConfig
 from tfbrats.labels import LwsRegion, region_mask
-from tfbrats.reporting.case_pictures import PICTURE_MARGIN, Panel, Pictured, as_grey, png
+from tfbrats.reporting.case_pictures import PICTURE_MARGIN, Panel, Pictured, png
 from tfbrats.scoring.pairs import Pair
 
 

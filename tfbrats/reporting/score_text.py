@@ -1,4 +1,4 @@
-"""What tfbrats.evaluate prints: an evaluation as text for a terminal. No I/O."""
+"""What tfbrats evaluate prints: an evaluation as text for a terminal. No I/O."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from tfbrats.scoring.comparison import CONFIDENCE, DIGITS, DRAWS, LEAST_CASES, D
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.origin import BySplit
 from tfbrats.scoring.summaries import Statistics, Summary
-from tfbrats.terminal import wording
+from tfbrats.terminal import style, wording
 
 _STAGE_COLUMNS = {
     "missed_ml": "missed",
@@ -22,15 +22,16 @@ _STAGE_COLUMNS = {
     "lost_by_tc_ml": "by TC",
     "lost_outside_box_ml": "lost, outside box",
 }
-_PRINTED = {
+_SHORT = {"dice": "Dice", "hd95_mm": "HD95 mm", "sensitivity": "sensitivity"}
+_FULL = {
     "dice": "Dice",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
-    "specificity_tumour_slices": "tumour slices",
-    "hausdorff_mm": "Hausdorff mm",
-    "hd95_mm": "HD95 mm",
-    "hd95_pooled_mm": "pooled mm",
-    "nsd_1mm": "NSD 1 mm",
+    "specificity_tumour_slices": "specificity, tumour slices",
+    "hausdorff_mm": "Hausdorff distance, mm",
+    "hd95_mm": "HD95, mm",
+    "hd95_pooled_mm": "HD95 pooled (MedPy's), mm",
+    "nsd_1mm": "NSD at 1 mm (surface Dice)",
 }
 _LESION_TITLES = {
     "dice": "Dice",
@@ -81,33 +82,72 @@ def what_was_seen(evaluation: Evaluation) -> tuple[str, bool]:
     return seen_text.sentence(evaluation.by_split, name, evaluation.split is not None)
 
 
-def of_scores(evaluation: Evaluation) -> str:
-    """The scores for a person to read."""
-    parts = [wording.wrapped(f"WARNING: {warning}", 9) for warning in warnings(evaluation)]
-    parts += [f"note: {note}" for note in (*evaluation.notes, *tables_apart(evaluation))]
-    parts += [*_missing(evaluation), *_which_cases(evaluation)]
-    parts += ["Means; in brackets how many cases that rule touched.\n", table(evaluation.summary)]
-    parts += [*_by_split(evaluation.seen_by_model), *_stages(evaluation), *_lesions(evaluation)]
-    return "\n".join(parts)
+def of_scores(evaluation: Evaluation, in_full: bool = False) -> str:
+    """The scores for a person to read: a small table, then what must be known of it.
+
+    Args:
+        in_full: every score, the rule for empty masks and what each stage of a cascade lost.
+    """
+    parts = [style.heading(_which_cases(evaluation)), "", short_table(evaluation.summary)]
+    parts += _by_split(evaluation.seen_by_model)
+    if in_full:
+        parts += _in_full(evaluation)
+    if in_full or evaluation.cascade.margin_voxels is not None:
+        parts += _stages(evaluation)
+    parts += _lesions(evaluation)
+    remarks = _remarks(evaluation, in_full)
+    return "\n".join([*parts, *(["", *remarks] if remarks else [])])
 
 
-def _missing(evaluation: Evaluation) -> list[str]:
-    if not evaluation.missing:
-        return []
-    number = wording.counted(len(evaluation.missing), "case")
-    named = comparison.first(evaluation.missing)
-    return [f"missing: {number} without a prediction, scored as empty: {named}"]
-
-
-def _which_cases(evaluation: Evaluation) -> list[str]:
-    """How many cases of what, the empty-mask rule, and what the model has seen of them."""
+def _which_cases(evaluation: Evaluation) -> str:
+    """E.g. "Mean of 6 cases, edition 2020, 5 of them seen by the model"."""
     split = f", split {evaluation.split.name} of {evaluation.split.of}" if evaluation.split else ""
+    mean = "Mean of " if evaluation.cases > 1 else ""
+    number = wording.counted(evaluation.cases, "case")
+    return f"{mean}{number}, edition {', '.join(evaluation.editions)}{split}{evaluation.seen_briefly}"
+
+
+def _remarks(evaluation: Evaluation, in_full: bool) -> list[str]:
+    """What must be known of the scores, warnings first."""
+    parts = [_warning(text) for text in warnings(evaluation)]
+    if evaluation.missing:
+        number = wording.counted(len(evaluation.missing), "case")
+        named = comparison.first(evaluation.missing)
+        parts.append(f"missing: {number} without a prediction, scored as empty: {named}")
     sentence, is_warning = what_was_seen(evaluation)
+    if sentence and not is_warning:
+        parts.append(wording.wrapped(sentence))
+    notes = [*evaluation.notes, *tables_apart(evaluation)]
+    if not in_full:
+        notes = [*_empty_masks(evaluation), *notes]
+    return parts + [style.note(text) for text in notes]
+
+
+def _warning(text: str) -> str:
+    """`WARNING: ...`, its later lines indented."""
+    return style.warning(wording.wrapped(f"WARNING: {text}", 9).removeprefix("WARNING: "))
+
+
+def _empty_masks(evaluation: Evaluation) -> list[str]:
+    """How many cases a rule settled, where there are such."""
+    touched = {region: scores["dice"].touched for region, scores in evaluation.summary.items()}
+    texts = [f"{region} in {wording.counted(number, 'case')}" for region, number in touched.items() if number]
+    if not texts:
+        return []
+    rule = evaluation.empty_rule.name
+    return [f"empty masks, which score by rule {rule}: {', '.join(texts)} (--all tells the rule)"]
+
+
+def _in_full(evaluation: Evaluation) -> list[str]:
+    """Every score, and the rule for empty masks."""
+    rule = evaluation.empty_rule
     return [
-        f"{wording.counted(evaluation.cases, 'case')}, edition {', '.join(evaluation.editions)}{split}. "
-        f"Empty masks: rule {evaluation.empty_rule.name}",
-        wording.wrapped(f"({evaluation.empty_rule.meaning})."),
-        *([wording.wrapped(sentence)] if sentence and not is_warning else []),
+        "",
+        style.heading("All scores; in brackets how many cases the rule for empty masks touched"),
+        "",
+        full_table(evaluation.summary),
+        "",
+        wording.wrapped(f"Empty masks, rule {rule.name}: {rule.meaning}."),
     ]
 
 
@@ -116,8 +156,9 @@ def _stages(evaluation: Evaluation) -> list[str]:
     how = "What a stage misses is lost to the next: TC is kept inside the predicted WT alone, ET in TC.\n"
     if evaluation.cascade.margin_voxels is None:
         how = "Read as if WT, TC and ET had been found in that order, each inside the one before.\n"
+    title = "Share of the reference's volume that was missed, mean over the cases that have the region"
     return [
-        "\nShare of the reference's volume that was missed, mean over the cases that have the region.",
+        f"\n{style.heading(title)}",
         how,
         stage_table(evaluation.cascade.summary),
     ]
@@ -170,25 +211,32 @@ def _by_split(by_split: BySplit | None) -> list[str]:
     if by_split is None or len(by_split.cases) < 2:
         return []
     shown = [(score, region) for score in ("dice", "hd95_mm") for region in REGIONS]
-    rows = [("", "cases", *(f"{_PRINTED[score]} {region}" for score, region in shown))]
+    rows = [("", "cases", *(f"{_SHORT[score]} {region}" for score, region in shown))]
     for kind, case_ids in by_split.cases.items():
         summary = by_split.summary[kind]
         means = (_number(score, summary[region][score].mean) for score, region in shown)
         rows.append((seen.TITLES[kind], len(case_ids), *means))
-    return ["\nMeans by split of the model:\n", *wording.columns(rows, ("<", ">7", *([">12"] * len(shown))))]
+    title = style.heading("Means by split of the model")
+    return [f"\n{title}\n", *wording.columns(rows, ("<", ">7", *([">12"] * len(shown))))]
 
 
-def table(summary: Summary) -> str:
-    """Means by region; in brackets how many cases the empty-mask rule settled or left out.
+def short_table(summary: Summary) -> str:
+    """Means by region of the scores that are asked for first."""
+    rows = [("", *_SHORT.values())]
+    rows += [
+        (region, *(_number(score, scores[score].mean) for score in _SHORT))
+        for region, scores in summary.items()
+    ]
+    return "\n".join(wording.columns(rows, ("<", *(["  >"] * len(_SHORT)))))
 
-    The second specificity is that of the tumour-bearing slices, "pooled" the second definition of HD95.
-    """
-    widths = [max(len(title), len("373.13 [42]")) + 1 for title in _PRINTED.values()]
-    rows = [("", *_PRINTED.values())]
-    for region, scores in summary.items():
-        means = (f"{_number(score, scores[score].mean)} [{scores[score].touched}]" for score in _PRINTED)
-        rows.append((region, *means))
-    return "\n".join(wording.columns(rows, ("<6", *(f">{width}" for width in widths))))
+
+def full_table(summary: Summary) -> str:
+    """Means of every score, a line each; in brackets how many cases the rule settled or left out."""
+    rows = [("", *summary)]
+    for score, title in _FULL.items():
+        of_regions = (scores[score] for scores in summary.values())
+        rows.append((title, *(f"{_number(score, of.mean)} [{of.touched}]" for of in of_regions)))
+    return "\n".join(wording.columns(rows, ("<", *(["  >"] * len(summary)))))
 
 
 def _number(score: str, mean: float) -> str:

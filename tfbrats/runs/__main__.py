@@ -14,21 +14,26 @@ import json
 from collections.abc import Sequence
 
 from tfbrats.machine import paths
-from tfbrats.runs.listing import as_json, as_text, find, notes
-from tfbrats.terminal import command
+from tfbrats.runs.listing import as_json, as_text, find, following, notes
+from tfbrats.terminal import command, style
 
 
-def main(arguments: Sequence[str]) -> None:
-    parser = command.parser("tfbrats.runs", __doc__)
-    parser.add_argument(
+def parser() -> command.Parser:
+    """The options."""
+    options = command.parser("tfbrats.runs", __doc__)
+    options.add_argument(
         "folder",
         type=paths.argument,
         nargs="?",
         default="runs",
         help="where the runs lie (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    options = parser.parse_args(arguments)
+    options.add_argument("--json", action="store_true", help="for programs")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parser().parse_args(arguments)
     runs, others = find(options.folder)
     if options.json:
         print(json.dumps(as_json(runs, others), indent=2))
@@ -36,6 +41,8 @@ def main(arguments: Sequence[str]) -> None:
     print(as_text(runs, datetime.datetime.now(datetime.UTC)))
     for line in notes(runs, others):
         print(line)
+    for line in following(runs):
+        print(style.following(line))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files, paths, stores
 from tfbrats.runs.folder import CONFIG, NetworkFolder, RunFolder, best_row, is_over
+from tfbrats.terminal import verbs
 from tfbrats.terminal.wording import columns, counted
 
 _NO_RUN = f"no run (no {CONFIG})"
@@ -91,13 +92,23 @@ class Run:
     @property
     def method(self) -> str:
         """The network by the papers' names, e.g. "cun_lws"."""
-        return self.config.model.name + ("_lws" if self.config.weighted_sampling else "")
+        return method(self.config)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train."""
+        return all(network.over for network in self.networks)
 
     @property
     def score(self) -> tuple[int, float]:
         """How many regions have a Dice, and their mean: the higher, the further up in the list."""
         scores = [dice for network in self.networks for dice in network.dice.values()]
         return len(scores), statistics.fmean(scores) if scores else 0.0
+
+
+def method(config: Config) -> str:
+    """What is trained, by the papers' names, e.g. "cun_lws"."""
+    return config.model.name + ("_lws" if config.weighted_sampling else "")
 
 
 def read(folder: str | os.PathLike, name: str = "") -> Run:
@@ -245,7 +256,7 @@ def find(folder: str | os.PathLike) -> tuple[list[Run], dict[str, str]]:
 
 # --- on screen ------------------------------------------------------------------------------------------
 
-_HEADER = ("run", "network", "state", "best", "val. loss", *REGIONS, "pace", "written", "records")
+_HEADER = ("run", "network", "state", "best", "validation loss", *REGIONS, "pace", "written", "records")
 _LAYOUT = ("<", "  <", "  <", *(("  >",) * (2 + len(REGIONS))), "  <", "  <", "  <")  # numbers to the right
 
 
@@ -278,6 +289,21 @@ def notes(runs: Sequence[Run], others: Mapping[str, str]) -> list[str]:
     foreign = [name for name, reason in others.items() if reason == _NO_RUN]
     lines += [f"{_NO_RUN}: {', '.join(foreign)}"] if foreign else []
     return ["", *lines] if lines else []
+
+
+def following(runs: Sequence[Run]) -> list[str]:
+    """What comes next: the best finished run is exported, the newest unfinished one is gone on with."""
+    commands = []
+    if best := next((run for run in runs if run.is_over), None):
+        model = f"models/{best.name.rpartition('/')[2]}"
+        commands.append(verbs.command_line("tfbrats.export", "--run", best.folder, "--output", model))
+    never = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    unfinished = [run for run in runs if not run.is_over and not run.note]
+    if unfinished:
+        newest = max(unfinished, key=lambda run: max(network.written or never for network in run.networks))
+        arguments = ("--config", RunFolder(newest.folder).config_path, "--run", newest.folder)
+        commands.append(verbs.command_line("tfbrats.train", *arguments))
+    return commands
 
 
 def _or_dash(value: float | None, form: str, unit: str = "") -> str:

@@ -6,12 +6,9 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from tqdm import tqdm
 
 from tfbrats import __version__
 from tfbrats.cases import case
@@ -27,7 +24,7 @@ from tfbrats.scoring.case_scores import Scored
 from tfbrats.scoring.comparison import Comparison
 from tfbrats.scoring.origin import BySplit, Model, NotTold, Split
 from tfbrats.scoring.summaries import Row, Statistics, Summary, summarise, summarise_lesions
-from tfbrats.terminal import wording
+from tfbrats.terminal import bars, wording
 
 _WORKER_BYTES = 300 * 2**20  # of a process that scores cases of BraTS
 
@@ -186,14 +183,13 @@ def fitting_workers(most: int | None = None) -> int:
 
 
 def _in_parallel(function: Callable, items: Sequence, workers: int) -> Iterator:
-    quiet = not sys.stderr.isatty()
     if workers == 1:
-        yield from tqdm(map(function, items), total=len(items), unit="case", disable=quiet)
+        yield from bars.bar(map(function, items), total=len(items), desc="score", unit="case")
         return
     context = multiprocessing.get_context("spawn")  # a fork may copy a lock that nobody will open
     with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
         try:
-            yield from tqdm(pool.map(function, items), total=len(items), unit="case", disable=quiet)
+            yield from bars.bar(pool.map(function, items), total=len(items), desc="score", unit="case")
         except concurrent.futures.process.BrokenProcessPool as error:
             raise WorkerDiedError(
                 f"a worker process died, most likely for want of memory ({workers} at a time)."

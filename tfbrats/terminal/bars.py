@@ -3,6 +3,7 @@
 A bar stays whole in a terminal that says it is 0 columns wide (some containers and CI systems do).
 """
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -39,6 +40,10 @@ class _Lines(tqdm):
 
     def clear(self, nolock=False):
         pass
+
+    def close(self):
+        self.fp = io.StringIO()  # a carriage return is written at the end, which no log wants
+        super().close()
 
 
 def bar(items: Iterable | None = None, hidden: bool | None = None, **options) -> tqdm:

@@ -1,14 +1,35 @@
 """Numbers, sentences and tables as a person reads them: "2 faults", "1.4 GiB", wrapped lines, columns."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 COLUMNS = 110  # of the terminal
+_NAMED = 3  # of things with one fault
 
 
 def counted(number: int, noun: str) -> str:
     """E.g. "1 fault" and "2 faults"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def grouped(faults: Iterable[str], noun_of: Callable[[str], str] = lambda _: "file") -> list[str]:
+    """Faults "NAME: TEXT"; those with one text as one, of two lines: "6 files: TEXT", and their names.
+
+    Args:
+        noun_of: what a name is of.
+    """
+    names_of: dict[str, list[str]] = {}
+    for fault in faults:
+        name, colon, text = fault.partition(": ")
+        names_of.setdefault(text if colon else fault, []).append(name if colon else "")
+    lines = []
+    for text, names in names_of.items():
+        if len(names) == 1 or not all(names):
+            lines += [f"{name}: {text}" if name else text for name in names]
+            continue
+        more = f" and {len(names) - _NAMED} more" if names[_NAMED:] else ""
+        lines.append(f"{counted(len(names), noun_of(names[0]))}: {text}\n  {', '.join(names[:_NAMED])}{more}")
+    return lines
 
 
 def in_units(size: float) -> str:

@@ -7,7 +7,6 @@ computed with is `runs`'; nothing reads these files but eyes.
 import dataclasses
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,8 @@ from tfbrats.cases import overlays
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files
+from tfbrats.runs import epochs
+from tfbrats.terminal import bars
 from tfbrats.training.replicas import dice
 
 # --- TensorBoard ----------------------------------------------------------------------------------------
@@ -30,29 +31,7 @@ from tfbrats.training.replicas import dice
 # clocks of the machines that trained them.
 _FILE = "events.out.tfevents.epoch-{:06d}"
 _FILE_NAME = re.compile(r"events\.out\.tfevents\.epoch-(\d+)")
-_TAGS = (
-    (r"(loss)", r"loss/training"),
-    (r"validation_loss", r"loss/validation"),
-    (r"(loss\d|auxiliary)", r"loss/training_\1"),
-    (r"loss_(\w+)", r"loss/training_\1"),
-    (r"training_dice", r"dice/training"),
-    (r"training_dice_(\w+)", r"dice/training/\1"),
-    (r"dice", r"dice/validation"),
-    (r"dice_(\w+)", r"dice/validation/\1"),
-    (r"(learning_rate|omega)", r"schedule/\1"),
-    (r"(sampled_\w+)", r"lws/\1"),
-    (r"(seconds|\w+_per_second)", r"pace/\1"),
-)
 _NOT_DRAWN = ("epoch", "steps")  # the axis, and a constant
-
-
-def tag_of(column: str) -> str:
-    """Where TensorBoard shows a column of history.csv, e.g. "dice/training/WT" for training_dice_wt."""
-    for pattern, tag in _TAGS:
-        if match := re.fullmatch(pattern, column):
-            head, _, last = match.expand(tag).rpartition("/")
-            return f"{head}/{last.upper() if last.upper() in REGIONS else last}"
-    return f"other/{column}"
 
 
 class Board:
@@ -85,7 +64,7 @@ class Board:
                 with tf.summary.create_file_writer(own).as_default(step=epoch):
                     for column, value in row.items():
                         if column not in _NOT_DRAWN and isinstance(value, Real):
-                            tf.summary.scalar(tag_of(column), float(value))
+                            tf.summary.scalar(epochs.tag(column), float(value))
                     for name, picture in (drawn or {}).items():
                         tf.summary.image(f"slice/{name}", picture[None], description=_LEGEND)
                 (written,) = tf.io.gfile.listdir(own)
@@ -232,39 +211,26 @@ def _fullest(batches: Iterable[Mapping[str, np.ndarray]], marked) -> dict[str, n
 _LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} ETA {remaining}{postfix}"
 _LONGEST_FIXED = " |#| / ETA 0:00:00, "
 _PACE_STEPS = 20  # after these a training says how long the rest will take
-_COLUMNS, _ROWS = 100, 24  # where the terminal does not say
-_PARTS = {
-    "loss1": "L1",
-    "loss2": "L2",
-    "auxiliary": "aux",
-    "loss_combination": "comb",
-    "loss_region": "reg",
-    "loss_boundary": "line",
-}
+_PARTS = ("loss1", "loss2", "auxiliary", "loss_combination", "loss_region", "loss_boundary")
 
 
 def progress_bar(steps: int, first: int, text: str, hidden: bool | None = None) -> tqdm:
     """One bar for an epoch of `steps`, of which `first` were done before; `show` gives it its numbers.
 
+    It is gone when the epoch is over: its line of the table (`runs.epochs`) stays.
+
     Args:
         text: e.g. "WT epoch 3/10".
-        hidden: None hides it where the output is no terminal.
+        hidden: True shows nothing.
     """
-    # Some terminals (of containers) say that they are 0 columns wide: nothing would be drawn.
-    size = {"dynamic_ncols": True} if _columns_known() else {"ncols": _COLUMNS, "nrows": _ROWS}
-    return tqdm(total=steps, initial=first, desc=text, disable=hidden, bar_format=_LINE, **size)
+    return bars.bar(
+        total=steps, initial=first, desc=text, unit="step", leave=False, hidden=hidden, bar_format=_LINE
+    )
 
 
 def validation_bar(steps: int, text: str, hidden: bool | None = None) -> tqdm:
     """One bar for a validation of `steps`, gone when it is over; args as `progress_bar`'s."""
-    return tqdm(total=steps, desc=text, leave=False, disable=hidden)
-
-
-def _columns_known() -> bool:
-    try:
-        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
-    except (OSError, ValueError):  # no terminal
-        return False
+    return bars.bar(total=steps, desc=text, unit="step", leave=False, hidden=hidden)
 
 
 def show(bar: tqdm, sums: Mapping[str, float], steps: int, global_batch: int, unit: str) -> None:
@@ -281,7 +247,7 @@ def show(bar: tqdm, sums: Mapping[str, float], steps: int, global_batch: int, un
     done = now["n"] - now["initial"]
     rate = now["rate"] or (done / now["elapsed"] if now["elapsed"] else 0.0)
     fixed = len(f"{bar.desc}{_LONGEST_FIXED}") + 2 * len(str(bar.total))
-    room = (now["ncols"] or _COLUMNS) - fixed
+    room = (now["ncols"] or bars.COLUMNS) - fixed
     bar.set_postfix_str(postfix(sums, steps, unit, rate * global_batch, room), refresh=False)
 
 
@@ -296,10 +262,10 @@ def postfix(sums: Mapping[str, float], steps: int, unit: str, per_second: float,
         room: characters; the loss stands there even if they are fewer.
     """
     loss = f"loss {_short(sums['loss'] / steps)}"
-    parts = "".join(f" {word} {_short(sums[name] / steps)}" for name, word in _PARTS.items() if name in sums)
-    scores = training_dice(sums)
-    plain = "Dice " + " ".join(_score(score) for score in scores.values()) if scores else ""
-    named = "Dice " + " ".join(f"{region} {_score(score)}".strip() for region, score in scores.items())
+    parts = "".join(f" {epochs.words(name)} {_short(sums[name] / steps)}" for name in _PARTS if name in sums)
+    scores, of_training = training_dice(sums), epochs.words("training_dice")
+    plain = " ".join((of_training, *(_score(score) for score in scores.values()))) if scores else ""
+    named = " ".join((of_training, *(f"{region} {_score(score)}".strip() for region, score in scores.items())))
     pace, short = "", ""
     if per_second:
         pace, short = f"{_short(per_second)} {unit}/s", f"{_short(per_second)}/s"
@@ -363,12 +329,12 @@ def training_dice(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def _short(value: float) -> str:
-    """Three digits: 12.3, 1.23, .123; 1234 and 1e-04 as they are."""
+    """Three digits: 12.3, 1.23, 0.123; 1234 and 1e-04 as they are."""
     size = abs(value)
     if size >= 1:
         return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
-    return f"{value:.3f}".replace("0.", ".", 1) if size >= 0.001 or size == 0 else f"{value:.0e}"
+    return f"{value:.3f}" if size >= 0.001 or size == 0 else f"{value:.0e}"
 
 
 def _score(value: float) -> str:
-    return f"{value:.2f}".replace("0.", ".", 1)
+    return f"{value:.2f}"

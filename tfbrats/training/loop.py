@@ -17,7 +17,7 @@ from tfbrats.machine.stopping import Stop
 from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, is_over
-from tfbrats.terminal import wording
+from tfbrats.terminal import bars, wording
 from tfbrats.training import board, checkpoints, devices
 from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe
@@ -180,7 +180,7 @@ class Training:
         if step_seconds and self.chief:
             pace = f"{self.share.global_batch / step_seconds:.3g} {self.config.unit}/s"
             seconds, epochs = step_seconds * self._steps_left, self.config.train.epochs
-            bar.write(board.forecast(pace, seconds, epochs, devices.peak_bytes()))
+            bars.write(board.forecast(pace, seconds, epochs, devices.peak_bytes()))
 
     @property
     def _steps_left(self) -> float:

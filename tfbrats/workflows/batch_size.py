@@ -1,4 +1,7 @@
-"""The largest batch that fits, and the hours of a training, from a few steps on made-up data."""
+"""The largest batch that fits, and the hours of a training, from a few steps on made-up data.
+
+No TensorFlow before records are counted: what trains, trains in a process of its own.
+"""
 
 import contextlib
 import dataclasses
@@ -14,7 +17,6 @@ from tfbrats.errors import InputError
 from tfbrats.machine import memory
 from tfbrats.records.manifest import check_identity, read_manifest
 from tfbrats.terminal.wording import in_units
-from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows.chain import ended, output
 
 # Examples in a batch that `largest_batch` takes at most: the papers have 8 and 24, and on a CPU an example of a
@@ -207,10 +209,12 @@ def examples_of(config: Config, region: str) -> tuple[tuple[int, int], str]:
     with contextlib.suppress(InputError):  # none, or of another config: a person tries before they write
         manifest = read_manifest(folder)
         check_identity(manifest, config, folder)
+        from tfbrats.training.recipes import recipe_for
+
         recipe = recipe_for(config, manifest, region)
         return (recipe.examples("train"), recipe.examples("validation")), folder
     dealt = [_CASES[config.unit] * part // sum(config.records.split) for part in config.records.split]
-    whose = f"the paper's {dealt[0]} and {dealt[1]} cases; --data RECORDS counts yours"
+    whose = f"the paper's {dealt[0]} and {dealt[1]} cases; --records RECORDS counts yours"
     trained = validated = config.examples_per_case
     if trained is None:  # only training drops slices, those without brain first
         trained = min(_WITH_BRAIN, round(_DEPTH * (1 - config.records.dropped_fraction)))

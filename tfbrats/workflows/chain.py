@@ -7,6 +7,7 @@ own, so that its memory goes with it, and each goes on by itself where it was st
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from collections.abc import Iterator, Sequence
 
 from tfbrats.errors import InputError
 from tfbrats.machine import locks
-from tfbrats.terminal import verbs
+from tfbrats.terminal import style, verbs
 
 LOCK = ".running"
+_FOLLOWING = re.compile(r"(\x1b\[\d+m)?next:")  # what to do when a command has ended: here the chain does it
 _TO_SAVE_SECONDS = 600.0  # a training ends its step and saves; a step may take minutes
 
 
@@ -117,8 +119,8 @@ class Steps:
                 for text in process.stdout:
                     file.write(text)
                     file.flush()
-                    if show:
-                        print(f"    {text.rstrip()}", flush=True)
+                    if show and not _FOLLOWING.match(text):
+                        print(f"    {text}".rstrip(), flush=True)
                 code = process.wait()
         if code:
             tail = "".join(log.read_text("utf-8", "replace").splitlines(keepends=True)[-15:])
@@ -140,7 +142,7 @@ class Steps:
         """Prints what is about to run; the command as one would type it, and where its output goes."""
         line = verbs.command_line(*arguments)
         self.done.append(line)
-        print(f"\n[{len(self.done)}] {title}\n    {line}", flush=True)
+        print(f"\n{style.heading(f'[{len(self.done)}] {title}')}\n    {line}", flush=True)
         name = log_name or f"{len(self.done):02d}-{verbs.spelling(arguments[0]).split()[-1]}"
         return line, self._logs / f"{name}.txt"
 

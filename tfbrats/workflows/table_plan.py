@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats import config_file
-from tfbrats.cases import dealing
 from tfbrats.config import Config
 from tfbrats.datasets import case_names, layouts
 from tfbrats.datasets.layouts import Dataset
@@ -56,7 +55,7 @@ def row_config(table: str, row: str, settings: str | None, overrides: Sequence[s
     if config.train.batch_size == "auto":
         raise InputError(
             "train.batch_size=auto: each row would take another, and the rows of a table differ in nothing but "
-            f"the method. Name a number; `tfbrats probe --config {method.model.name}.yaml "
+            f"the method. Name a number; `tfbrats probe --config {method.model.name} "
             "train.batch_size=auto` says what fits."
         )
     return config
@@ -145,6 +144,9 @@ def plan(
     if differing:
         raise InputError(f"the rows {', '.join(differing)} would need records of their own.")
     dataset = layouts.find(data)
+
+    from tfbrats.cases import dealing  # opens images; all that is typed is settled by now
+
     dealt = dealing.split_cases(dataset, first.records.split, first.records.seed)
     case_ids = _unseen(test_data, dataset, dealt, first.data.modalities) if test_data else dealt["test"]
     if not case_ids and scored:

@@ -8,15 +8,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tfbrats.exports.chosen import APART
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.inference.signatures import Segmenter, Signature
 from tfbrats.labels import MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.records import tfrecord
-
-# Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
-# labels may differ: a Session fuses other operations, and in bfloat16 what is fused is rounded elsewhere.
-APART = {"float32": (1e-5, 0.0), "mixed_bfloat16": (0.1, 0.01)}
 
 
 def rehearse(

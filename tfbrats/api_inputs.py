@@ -1,0 +1,195 @@
+"""What people hand to `api`, checked and made into what the wings take: paths, configs, regions, arrays."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tfbrats.errors import InputError
+from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, LabelSchema, modality_named
+from tfbrats.machine import paths, quiet
+
+if TYPE_CHECKING:
+    from tfbrats.cases.case import Case
+    from tfbrats.cases.nifti import Grid
+    from tfbrats.config import Config
+    from tfbrats.predictions.results import Segmentation
+    from tfbrats.records.manifest import Manifest
+
+Path = str | os.PathLike[str]
+
+
+def given(path: Path) -> str:
+    """A path as the wings take it. Raises InputError: nothing can have this name."""
+    return paths.given(os.fspath(path))
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """In the block TensorFlow may be loaded: it says no more than in a command, unless TFBRATS_LOG=1.
+
+    Filters of warnings are afterwards what they were. A process that has loaded TensorFlow already has chosen
+    for itself, and is left alone.
+    """
+    if "tensorflow" in sys.modules or os.environ.get(quiet.LOG) == "1":
+        yield
+        return
+    with warnings.catch_warnings():
+        quiet.settle()
+        import tensorflow  # noqa: F401  here, where it is quiet
+    yield
+
+
+def config_of(config: "Path | Config", overrides: Sequence[str] = ()) -> "Config":
+    """A config by a shipped name, a file, or itself; with `section.key=value`s put over it."""
+    from tfbrats import config_file
+    from tfbrats.config import RowConfig
+
+    if isinstance(config, RowConfig):
+        return config_file.overridden(config, overrides) if overrides else config
+    return config_file.load(config, overrides)
+
+
+def region_of(config: "Config", region: str) -> str:
+    """Whose network is meant, "WT", "TC" or "ET"; "" of a config that has a single network.
+
+    Raises:
+        InputError: it is missing, unknown or too many.
+    """
+    network, region = config.model.name, region.upper()
+    if config.whole.regions == ("",):
+        if region:
+            raise InputError(f"region {region!r}: {network} is one network for all regions. Leave it out.")
+    elif region not in REGIONS:
+        raise InputError(
+            f"region {region!r}: {network} has a network for each region; give one of {', '.join(REGIONS)}."
+        )
+    return region
+
+
+def config_of_records(manifest: "Manifest", config: "Path | Config | None") -> "Config":
+    """The config that records are read by: what is given, else one made of what they say of themselves."""
+    from tfbrats import config_file
+
+    if config is not None:
+        return config_of(config)
+    identity = manifest.identity
+    sections: Mapping[str, Any] = {
+        "data.modalities": identity["modalities"],
+        **{
+            f"{section}.{key}": value
+            for section in ("preprocess", "records", "sampling", "cascade")
+            for key, value in identity.get(section, {}).items()
+        },
+    }
+    if "contour_width_mm" in identity:
+        sections = {**sections, "lws.contour_width_mm": identity["contour_width_mm"]}
+    if "sampling" in identity:  # of whole cases, which are not read here; but it must fit
+        sections = {**sections, "cascade.stride": identity["sampling"]["patch_size"]}
+    base = config_file.load("cun" if manifest.kind == "slices" else "msm")
+    return config_file.overridden(base, values=sections)
+
+
+def case_of_arrays(
+    images: Mapping[str, ArrayLike],
+    spacing_mm: Sequence[float],
+    schema: LabelSchema,
+    case_id: str = "arrays",
+    label: "NDArray[np.uint8] | None" = None,
+) -> "Case":
+    """A case of arrays in memory, checked as one of files is.
+
+    Args:
+        images: modality -> [I, J, K], axes to the patient's left, back and head; skull-stripped, 0 outside.
+        spacing_mm: voxel size along i, j, k.
+        schema: in whose values a segmentation of it will be written.
+        label: tissues, uint8 [I, J, K].
+
+    Raises:
+        CaseError: with every fault.
+    """
+    from tfbrats.cases import nifti, voxels
+    from tfbrats.cases.case import Case, CaseError
+
+    arrays = {modality_named(name) or name: np.asarray(array) for name, array in images.items()}
+    faults = [f"no modality is called {m!r}: {', '.join(MODALITIES)}." for m in arrays if m not in MODALITIES]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
+        faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
+    if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
+        faults.append(f"spacing_mm {tuple(spacing_mm)}: expected three lengths over 0, along i, j, k.")
+    notes: list[str] = []
+    for modality, array in arrays.items() if not faults else ():
+        of_array, odd = voxels.intensity_faults("an array", modality, array)
+        faults += of_array
+        notes += odd
+    if not faults:
+        faults = voxels.background_faults(arrays)
+    if faults:
+        raise CaseError(case_id, faults, notes)
+    channels = [voxels.compact(array) for array in arrays.values()]
+    dtype = np.int16 if all(channel.dtype == np.int16 for channel in channels) else np.float32
+    image = np.stack(channels, axis=-1, dtype=dtype)
+    grid = nifti.new_grid(image.shape[:3], spacing_mm)
+    return Case(case_id, case_id, image, tuple(arrays), label, grid.spacing_mm, schema, grid, tuple(notes))
+
+
+def tissues_of(
+    side: "Segmentation | Case | ArrayLike", edition: str, name: str
+) -> "tuple[NDArray[np.uint8], Grid | None]":
+    """Tissues [I, J, K] of what is to be scored, and its grid if it has one.
+
+    Args:
+        edition: whose label values an array has.
+        name: "prediction" or "reference", for messages.
+    """
+    from tfbrats.cases import voxels
+    from tfbrats.cases.case import Case
+    from tfbrats.predictions.results import Segmentation
+
+    if isinstance(side, Segmentation):
+        return side.tissues, side.case.grid if side.case else None
+    if isinstance(side, Case):
+        if side.label is None:
+            raise InputError(f"{name}: the case {side.case_id} has no segmentation to score.")
+        return side.label, side.grid
+    if edition not in EDITIONS:
+        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
+    values = np.asarray(side)
+    if values.ndim != 3:
+        raise InputError(
+            f"{name}: {type(side).__name__} of shape {values.shape}; expected label values [I, J, K]."
+        )
+    return voxels.tissues(values, None, EDITIONS[edition], name)[0], None
+
+
+def spacing_of(grids: "Sequence[Grid | None]", spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
+    """The size of voxels along i, j, k: that of the grids, if there is one, else the one that is given.
+
+    Raises:
+        InputError: nothing tells it, the grids differ, or what is given is another or no size.
+    """
+    from tfbrats.cases import case
+
+    known = [grid for grid in grids if grid is not None]
+    if len(known) > 1 and (differences := case.grid_differences(known[0], known[1])):
+        raise InputError(f"prediction and reference do not lie on one grid: {'; '.join(differences)}.")
+    if spacing_mm is None:
+        if not known:
+            raise InputError(
+                "two arrays do not tell the size of their voxels: give spacing_mm, e.g. (1, 1, 1)."
+            )
+        return known[0].spacing_mm
+    sides_mm = tuple(float(side) for side in spacing_mm)
+    if len(sides_mm) != 3 or not all(0 < side < np.inf for side in sides_mm):
+        raise InputError(f"spacing_mm {sides_mm}: expected three lengths over 0, along i, j, k.")
+    if known and not np.allclose(known[0].spacing_mm, sides_mm, rtol=1e-3):
+        raise InputError(
+            f"spacing_mm {sides_mm}: the case's voxels are {known[0].spacing_mm} mm. Leave it out."
+        )
+    return sides_mm

@@ -1,0 +1,89 @@
+"""The files of one version of a model: SavedModel, card, warm-up; tried before anybody sees them."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfbrats.config import PatchConfig
+from tfbrats.errors import InputError
+from tfbrats.exports.card import card_of
+from tfbrats.exports.chosen import Chosen
+from tfbrats.exports.rehearsal import rehearse
+from tfbrats.inference.cascade_segmenter import CascadeSegmenter
+from tfbrats.inference.saved_model import WARM_UP
+from tfbrats.inference.signatures import (
+    Segmenter,
+    Signature,
+    Weights,
+    plane,
+    signatures_of,
+    warm_up_requests,
+)
+from tfbrats.inference.slice_segmenter import SliceSegmenter
+from tfbrats.machine import files, literal
+from tfbrats.predictions import model_card
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.records import tfrecord
+from tfbrats.training import best_weights
+
+_WARM_UP_SLICES = 8
+
+
+def segmenter_of(chosen: Chosen) -> Segmenter:
+    """The best weights of a run with everything round them."""
+    config, schema = chosen.config, chosen.schema
+    networks = {
+        region: best_weights.network_of(config, region, checkpoint, chosen.precision)
+        for region, checkpoint in chosen.checkpoints.items()
+    }
+    if isinstance(config, PatchConfig):
+        size = config.sampling.patch_size
+        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
+    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
+
+
+def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version: int) -> None:
+    """Writes a version into a folder, and tries it.
+
+    Args:
+        segmenter: `segmenter_of(chosen)`.
+        name: of the model.
+
+    Raises:
+        InputError: there is no room.
+        RuntimeError: it answers otherwise than the Keras model.
+    """
+    signatures = signatures_of(segmenter, chosen.config, lambda: card.to_json())
+    card = card_of(chosen, name, version, signatures)
+    _save(folder, segmenter, signatures)
+    files.write_bytes(os.path.join(folder, model_card.FILE), card.to_json().encode())
+    _write_warm_up(folder, card, signatures, plane(chosen.config))
+    rehearse(folder, segmenter, signatures, plane(chosen.config), chosen.precision)
+
+
+def _save(folder: str, segmenter: Segmenter, signatures: Sequence[Signature]) -> None:
+    """Traces the signatures and writes the SavedModel.
+
+    Raises:
+        InputError: there is no room.
+    """
+    output = files.parent(folder)
+    functions = {signature.name: signature.traced() for signature in signatures}
+    try:
+        place = files.join(literal.folder(output), files.name(folder))
+        tf.saved_model.save(Weights(segmenter), place, signatures=functions)
+    except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        reason = error.message.splitlines()[0]
+        raise InputError(
+            f"{output}: the model cannot be written ({reason}). Make room and export again."
+        ) from error
+
+
+def _write_warm_up(folder: str, card: ModelCard, signatures: Sequence[Signature], plane: Sequence[int]) -> None:
+    """The requests that a server answers before it serves the version, on a few slices of "brain"."""
+    volumes = dict.fromkeys(card.modalities, np.ones((*plane, _WARM_UP_SLICES)))
+    requests = warm_up_requests(signatures, card.name, volumes)
+    content = b"".join(tfrecord.frame(log.SerializeToString()) for log in requests)
+    files.write_bytes(os.path.join(folder, WARM_UP), content)

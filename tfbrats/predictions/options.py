@@ -1,0 +1,57 @@
+"""The options by which `predict` and the client are told which scans are to be segmented. Light: for --help."""
+
+import argparse
+
+from tfbrats.errors import InputError
+from tfbrats.labels import MODALITIES
+from tfbrats.machine import files, paths
+
+_WHAT = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 with contrast", "t2": "T2"}
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """--input, or a file a scan; which of the cases; --edition."""
+    parser.add_argument(
+        "--input",
+        type=paths.argument,
+        metavar="FOLDER",
+        help="a data set, or one patient's folder, with any names; gs:// too",
+    )
+    for modality in MODALITIES:
+        parser.add_argument(
+            f"--{modality}",
+            type=paths.argument,
+            metavar="FILE",
+            help=f"in place of --input: the {_WHAT[modality]} scan of one patient",
+        )
+    parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
+    parser.add_argument(
+        "--cases", metavar="IDS", help="only these: a file with one a line, or ids between commas"
+    )
+    parser.add_argument(
+        "--edition", help="of the labels that are written, where neither names nor the model should tell it"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """--output, --provenance, --overwrite."""
+    parser.add_argument(
+        "--output",
+        type=paths.argument,
+        required=True,
+        help="folder for CASE.nii.gz and volumes.csv; or one case's file, as seg.nii.gz",
+    )
+    parser.add_argument(
+        "--provenance", action="store_true", help="write CASE.json beside each: model, hashes, versions"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="segment again what has a result")
+
+
+def check_there(options: argparse.Namespace) -> None:
+    """Raises InputError where a folder or a scan is not there: at once, before much is imported."""
+    if options.input is not None and not files.exists(options.input):
+        raise InputError(f"{options.input}: no such folder.")
+    for modality in MODALITIES:
+        path = getattr(options, modality)
+        if path is not None and not files.exists(path):
+            raise InputError(f"--{modality} {path}: no such file.")

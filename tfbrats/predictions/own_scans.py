@@ -1,0 +1,325 @@
+"""One's own scans: which file is which modality, where files are named in any way. By names alone.
+
+    Smith_T1_post.nii.gz, Smith_T1.nii.gz, AX_T2_FLAIR.nii, t2_tse_tra.nii.gz      one patient, in one folder
+
+What the readers of data sets understand is theirs. What they do not is read here by its words, one patient a
+folder; a guess is told, and one that could go two ways is refused. No edition is asked for: no label is read.
+"""
+
+import dataclasses
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from tfbrats.datasets import case_names, layouts, references
+from tfbrats.datasets.layouts import CaseFiles, Dataset
+from tfbrats.datasets.scan_names import CORRECTED, STRIPPED, UNSTRIPPED, beginning_of_listing, nifti_stem
+from tfbrats.errors import InputError
+from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
+from tfbrats.machine import files
+from tfbrats.predictions import model_card
+
+LAYOUT = "one's own scans, by the words in their names"
+NAMED = "one's own scans, named one by one"
+PAGE = "docs/start/your-own-case.md"
+FLAGS = " ".join(f"--{modality} FILE" for modality in MODALITIES)
+_SHOWN = 6  # files that a message names
+_UNNAMED = "case"  # of scans whose names share nothing
+
+# --- words ----------------------------------------------------------------------------------------------
+
+_CONTRAST = {
+    *("ce", "c", "gd", "gad", "gado", "gadolinium", "post", "postcontrast", "postgd", "postgad"),
+    *("contrast", "enhanced", "enh", "cm", "km", "pc"),
+}
+_NATIVE = {
+    *("pre", "precontrast", "pregd", "n", "nat", "native", "nativ", "non", "noncontrast", "no"),
+    *("nocontrast", "without", "wo", "ohne", "plain", "unenhanced"),
+}
+_OF_TREATMENT = {"op", "operative", "surgery", "treatment", "therapy", "rt", "radiation", "radiotherapy"}
+_T1_SEQUENCES = {"mprage", "spgr", "fspgr", "bravo", "mp2rage"}
+_UPTO = {"to", "in", "on", "onto", "into"}  # flair_to_t1ce: what stands before it is what the file is
+_OTHER = {
+    *("adc", "dwi", "dti", "dsc", "dce", "asl", "swi", "swan", "perf", "perfusion", "rcbv", "cbv", "cbf"),
+    *("mtt", "ttp", "trace", "fa", "md", "bold", "fmri", "rest", "mra", "tof", "pd", "stir", "gre", "star"),
+    *("angio", "venogram", "loc", "localizer", "localiser", "scout", "survey", "phase", "warp", "transform"),
+}
+_TREATED = {*STRIPPED, *CORRECTED, *UNSTRIPPED}
+_COMPOUND = re.compile(r"(?:[23]d)?(t[12])(?:wi|weighted|w)?(\w*)")
+
+
+def modality_in(stem: str) -> str | None:
+    """The modality that the words of a file's name tell; None where they tell none, or more than one."""
+    words = references.words_of(stem)
+    if references.is_mask_like(words) or _OTHER & set(words):
+        return None
+    before = next((n for n, word in enumerate(words) if word in _UPTO), len(words))
+    return _modality(words[:before]) or _modality(words)
+
+
+def _modality(words: Sequence[str]) -> str | None:
+    named = {modality for word in words if (modality := modality_named(word))}
+    if any("flair" in word or "darkfluid" in word for word in (*words, "".join(words))) or "flair" in named:
+        return "flair"
+    families, rest = set(), []
+    for word in words:
+        parts = _COMPOUND.fullmatch(word)
+        if parts and parts[2] in ("s", "star"):  # T2*: bleeding, no tumour
+            return None
+        if parts:
+            families.add(parts[1])
+        elif modality_named(word) == "t1ce" or word in _T1_SEQUENCES:  # ct1
+            families.add("t1")
+        rest.append(parts[2] if parts else word)
+    if families != {"t1"}:
+        return "t2" if families == {"t2"} else None
+    has_contrast = "t1ce" in named or _says(rest, _CONTRAST, _NATIVE)
+    if has_contrast and _says(rest, _NATIVE, set()):
+        return None
+    return "t1ce" if has_contrast else "t1"
+
+
+def _says(words: Sequence[str], meant: set[str], negations: set[str]) -> bool:
+    """Whether one of these words is there, and is neither said away nor about an operation or a treatment."""
+    for before, word, after in zip(("", *words), words, (*words[1:], ""), strict=False):
+        is_negated = before in negations and word != "post"  # T1_pre_post: both
+        if word in meant and not is_negated and after not in _OF_TREATMENT:
+            return True
+    return False
+
+
+# --- a folder -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What the names in one folder tell: modality -> files, and those that tell none."""
+
+    scans: dict[str, list[str]]
+    left: list[str]
+
+    @property
+    def doubled(self) -> list[str]:
+        return [modality for modality, paths in self.scans.items() if len(paths) > 1]
+
+    def in_words(self) -> str:
+        """E.g. "flair FLAIR.nii, t1 Smith_T1.nii.gz"."""
+        return ", ".join(
+            f"{modality} {' or '.join(map(files.name, self.scans[modality]))}"
+            for modality in MODALITIES
+            if modality in self.scans
+        )
+
+
+def _read(paths: Sequence[str]) -> _Read:
+    scans, left = defaultdict(list), []
+    for path in paths:
+        modality = modality_in(nifti_stem(path))
+        (scans[modality] if modality else left).append(path)
+    for modality, copies in scans.items():
+        for words, wanted in ((STRIPPED, True), (UNSTRIPPED, False), (CORRECTED, False)):
+            alike = [path for path in copies if bool(_treatment(path) & set(words)) is wanted]
+            if alike and len(alike) < len(copies):
+                left += [path for path in copies if path not in alike]
+                copies = alike
+        scans[modality] = copies
+    return _Read(dict(scans), left)
+
+
+def _treatment(path: str) -> set[str]:
+    return _TREATED & set(references.words_of(nifti_stem(path)))
+
+
+def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
+    """Every case under `root` that is to be segmented: as `layouts.find`, and patients named in any way.
+
+    Raises:
+        InputError: as `layouts.find`, or which file is which scan is not told.
+    """
+    try:
+        dataset, refusal = layouts.find(root, edition, reads_labels=False), None
+    except layouts.NoCaseError as error:
+        dataset, refusal = Dataset(str(root), (), ()), error
+    listing = [path for path in files.walk(root) if not files.name(path).startswith(".")]
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in listing:
+        if nifti_stem(path) is not None:
+            by_folder[files.parent(path)].append(path)
+    for folder in [folder for folder in by_folder if files.join(folder, model_card.FILE) in listing]:
+        del by_folder[folder]  # results
+    own: dict[str, _Read] = {}
+    for folder, paths in by_folder.items():
+        found = [case for case in dataset.cases if _folder_of(case) == folder]
+        read = _read(paths)
+        if not _is_understood(found, read, dataset.untold):
+            if len(by_folder) == 1 and (read.doubled or (not found and len(read.scans) < 2)):
+                _check_told(folder, read)
+            if len(read.scans) > 1 and not read.doubled and not _tell_edition(folder, *paths):
+                own[folder] = read
+    if refusal is not None and (not own or len(own) < len(by_folder)):
+        raise InputError(f"{refusal}{_convert_first(listing)}") from refusal
+    return _with_own(dataset, own, beginning_of_listing(root), edition)
+
+
+def _tell_edition(*places: str) -> bool:
+    """Whether a name is that of a published data set's case."""
+    return any(case_names.edition_by_id(files.name(place)) is not None for place in places)
+
+
+def _folder_of(case: CaseFiles) -> str:
+    return files.parent(case.images[0][1]) if case.images else ""
+
+
+def _is_understood(found: Sequence[CaseFiles], read: _Read, untold: frozenset[str]) -> bool:
+    """Whether a folder's cases stand as the readers of data sets have read them."""
+    if any(case.case_id not in untold or len(case.images) == len(MODALITIES) for case in found):
+        return True
+    most = max((len(case.images) for case in found), default=0)
+    return len(found) == 1 and len(read.scans) <= most
+
+
+def _check_told(folder: str, read: _Read) -> None:
+    """Raises InputError: the names in the one folder that there is leave open which file is which."""
+    faults = [
+        f"{' and '.join(map(files.name, read.scans[modality]))} may both be {modality}"
+        for modality in read.doubled
+    ]
+    if not faults:
+        left = f"; {_listed(read.left)} not understood" if read.left else ""
+        faults = [f"{read.in_words() or 'no scan'} told{left}"]
+    raise InputError(
+        f"{folder}: which file is which scan is not told by the names: {'; '.join(faults)}. Name them "
+        f"({FLAGS}), or rename them flair.nii.gz, t1.nii.gz, t1ce.nii.gz, t2.nii.gz. See {PAGE}."
+    )
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return f"{', '.join(map(files.name, paths[:_SHOWN]))}{more}"
+
+
+def _convert_first(listing: Sequence[str]) -> str:
+    """What to do with files that are no NIfTI, below the error that no case is found."""
+    names = [files.name(path).lower() for path in listing]
+    if any(name.endswith((".dcm", ".ima", "dicomdir")) for name in names):
+        return f"\nDICOM files lie here: convert them first (dcm2niix); see {PAGE}."
+    if any(name.endswith((".mha", ".mhd", ".nrrd", ".hdr", ".mgz")) for name in names):
+        return f"\nConvert the scans to .nii.gz first; see {PAGE}."
+    return f"\nOr name one patient's scans: {FLAGS}."
+
+
+def _with_own(dataset: Dataset, own: Mapping[str, _Read], top: str, edition: str | None) -> Dataset:
+    """The data set with each of these folders read as one patient, in place of what was found in them."""
+    if not own:
+        return dataset
+    kept = [case for case in dataset.cases if _folder_of(case) not in own]
+    names = [files.name(folder) for folder in own]
+    notes, cases = [], []
+    for folder, read in own.items():
+        name = files.name(folder)
+        if names.count(name) > 1 and folder != top:
+            name = f"{files.name(files.parent(folder))}_{name}"
+        scans = {modality: paths[0] for modality, paths in read.scans.items()}
+        case = _case(name, scans, LAYOUT, edition)
+        notes.append(
+            f"{name}: by their names, {read.in_words()}"
+            + (f"; left out: {_listed(read.left)}" if read.left else "")
+            + f". If one is another scan, name them all: {FLAGS}"
+        )
+        cases.append(case)
+    ids = [case.case_id for case in (*kept, *cases)]
+    if doubled := sorted({name for name in ids if ids.count(name) > 1}):
+        raise InputError(
+            f"{dataset.root}: several patients would be called {doubled[0]}. Give one patient's folder, or put "
+            "the patient's name in the files' names."
+        )
+    untold = dataset.untold & {case.case_id for case in kept}
+    untold = untold if edition else untold | {case.case_id for case in cases}
+    return dataclasses.replace(
+        dataset,
+        cases=tuple(sorted((*kept, *cases), key=lambda case: case.case_id)),
+        guesses=(*dataset.guesses, *notes),
+        notes=(*dataset.notes, *notes),
+        untold=untold,
+    )
+
+
+def _case(case_id: str, scans: Mapping[str, str], layout: str, edition: str | None) -> CaseFiles:
+    return CaseFiles(
+        case_id=case_id,
+        patient_id=case_id,
+        layout=layout,
+        schema=EDITIONS[edition or layouts.UNTOLD],
+        images=tuple((modality, scans[modality], None) for modality in MODALITIES if modality in scans),
+        label=None,
+    )
+
+
+# --- named file by file ---------------------------------------------------------------------------------
+
+
+def named(scans: Mapping[str, str], edition: str | None = None) -> Dataset:
+    """The one case that a person named file by file.
+
+    Args:
+        scans: modality -> path.
+
+    Raises:
+        InputError: a file is not there, is no NIfTI file, or is named twice.
+    """
+    if edition is not None and edition not in EDITIONS:
+        raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
+    places: dict[str, str] = {}
+    for modality, path in scans.items():
+        _check_file(modality, path)
+        place = files.canonical(path)
+        if place in places:
+            raise InputError(
+                f"--{places[place]} and --{modality} both name {path}. Give each scan its own file."
+            )
+        places[place] = modality
+    case = _case(_shared_name(list(scans.values())), scans, NAMED, edition)
+    return Dataset(
+        files.parent(next(iter(scans.values()))) or ".",
+        (case,),
+        (),
+        untold=frozenset() if edition else frozenset((case.case_id,)),
+    )
+
+
+def _check_file(modality: str, path: str) -> None:
+    if files.is_folder(path):
+        raise InputError(
+            f"--{modality} {path}: a folder; expected a .nii.gz or .nii file. DICOM files? Convert them "
+            f"first (dcm2niix); see {PAGE}."
+        )
+    if not files.exists(path):
+        raise InputError(f"--{modality} {path}: no such file.")
+    if nifti_stem(path) is None:
+        raise InputError(
+            f"--{modality} {path}: expected a .nii.gz or .nii file. Convert it first (DICOM: dcm2niix); "
+            f"see {PAGE}."
+        )
+
+
+def _shared_name(paths: Sequence[str]) -> str:
+    """What a case is called: what its files' names begin with, else the folder that all lie in."""
+    parted = [re.split(r"([_\-. ]+)", nifti_stem(path)) for path in paths]
+    shared = []
+    for parts in zip(*parted, strict=False):
+        if len({part.lower() for part in parts}) > 1 or modality_named(parts[0]):
+            break
+        shared.append(parts[0])
+    folders = {files.parent(files.canonical(path)) for path in paths}
+    of_folder = files.name(folders.pop()) if len(folders) == 1 else ""
+    return "".join(shared).strip("_-. ") or of_folder or _UNNAMED
+
+
+def written_as(dataset: Dataset, schema: LabelSchema) -> Dataset:
+    """The same cases; those whose table of labels nothing tells get this one, to be written in."""
+    cases = (
+        dataclasses.replace(case, schema=schema) if case.case_id in dataset.untold else case
+        for case in dataset.cases
+    )
+    return dataclasses.replace(dataset, cases=tuple(cases))

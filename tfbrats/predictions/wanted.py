@@ -1,0 +1,219 @@
+"""What is to be segmented, and where each result goes: what `predict` and the client have in common.
+
+All that can be told before a model is loaded or a server is asked: no such case, an output that cannot be
+written or should not be, a scan that the model does not take.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from tfbrats.datasets import id_tables, layouts
+from tfbrats.datasets.layouts import CaseFiles, Dataset
+from tfbrats.errors import InputError
+from tfbrats.labels import MODALITIES
+from tfbrats.machine import files
+from tfbrats.predictions import own_scans, provenance, results
+from tfbrats.predictions.model_card import ModelCard
+from tfbrats.predictions.results import Target
+from tfbrats.terminal import style, verbs, wording
+
+_NO_IMAGES = (".html", ".json", ".png", ".zip", ".csv", ".dcm", ".nrrd", ".mha", ".img", ".hdr", ".gz")
+_SHOWN = 10  # cases that a message names
+
+
+def dataset_of(options: argparse.Namespace) -> Dataset:
+    """The cases that the options name (`options.add_input`), by names alone.
+
+    Raises:
+        InputError: none, or a scan that cannot be meant.
+    """
+    scans = {name: path for name in MODALITIES if (path := getattr(options, name)) is not None}
+    if scans and options.input is not None:
+        raise InputError(f"--input and --{next(iter(scans))}: give a folder, or one patient's scans by name.")
+    if scans:
+        if options.case or options.cases:
+            raise InputError("--case and --cases choose among --input's cases; scans that are named are one.")
+        return own_scans.named(scans, options.edition)
+    if options.input is None:
+        raise InputError(f"which scans? Give --input FOLDER, or one patient's scans: {own_scans.FLAGS}.")
+    return own_scans.find(options.input, options.edition)
+
+
+def case_ids(options: argparse.Namespace) -> list[str] | None:
+    """Those that --case and --cases name; None where neither is given."""
+    if options.case is None and options.cases is None:
+        return None
+    return [*(options.case or ()), *(id_tables.case_ids_of(options.cases) if options.cases else ())]
+
+
+def is_file(output: str) -> bool:
+    """Whether --output names one case's file; any other name is a folder's, made if need be.
+
+    Raises:
+        InputError: a file of another kind.
+    """
+    if files.is_folder(output) or output.endswith("/"):
+        return False
+    if layouts.nifti_stem(output) is not None:
+        return True
+    if output.lower().endswith(_NO_IMAGES):
+        raise InputError(f"{output}: an output file ends in .nii.gz or .nii; another name is a folder's.")
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Cases to be segmented, and the place of each one's result.
+
+    Attributes:
+        folder: of results; None for a file that the person named.
+    """
+
+    dataset: Dataset
+    pairs: tuple[tuple[CaseFiles, Target], ...]
+    folder: str | None
+
+    @property
+    def targets(self) -> list[Target]:
+        return [target for _, target in self.pairs]
+
+    def todo(self, overwrite: bool) -> list[tuple[CaseFiles, Target]]:
+        return [(entry, target) for entry, target in self.pairs if overwrite or not target.is_done()]
+
+    def prepare(self, card: ModelCard, overwrite: bool) -> None:
+        """Makes way for results of a model (`results.prepare`)."""
+        folder = files.parent(self.targets[0].segmentation) or "." if self.folder is None else self.folder
+        results.prepare(card, folder, overwrite, self.targets)
+
+    def by(self, card: ModelCard) -> tuple["Wanted", list[str]]:
+        """The same for a model; notes on it.
+
+        Cases whose label values nothing tells are written in those of the model's card.
+
+        Raises:
+            InputError: scans that were named do not go with the model.
+        """
+        dataset = own_scans.written_as(self.dataset, card.schema_of_labels)
+        entry_of = {entry.case_id: entry for entry in dataset.cases}
+        pairs = tuple((entry_of[entry.case_id], target) for entry, target in self.pairs)
+        for entry, _ in pairs:
+            if entry.layout in (own_scans.LAYOUT, own_scans.NAMED):
+                _check_scans(entry, card)
+        untold = [entry for entry, _ in pairs if entry.case_id in dataset.untold]
+        notes = []
+        if untold and untold[0].layout not in (own_scans.LAYOUT, own_scans.NAMED):  # the last line tells it
+            more = f" and {len(untold) - 1} more" if untold[1:] else ""
+            notes.append(
+                f"{untold[0].case_id}{more}: no name tells an edition; written in the model's label values "
+                f"({untold[0].schema.describe()}). --edition chooses others"
+            )
+        return dataclasses.replace(self, dataset=dataset, pairs=pairs), notes
+
+
+def _check_scans(entry: CaseFiles, card: ModelCard) -> None:
+    present = [modality for modality, *_ in entry.images]
+    lacking = [modality for modality in card.modalities if modality not in present]
+    needless = [modality for modality in present if modality not in card.modalities]
+    takes = f"the model {card.name} takes {', '.join(card.modalities)}"
+    is_named = entry.layout == own_scans.NAMED
+    if lacking:
+        cure = " ".join(f"--{modality} FILE" for modality in lacking)
+        found = ", ".join(f"{modality} {files.name(path)}" for modality, path, _ in entry.images)
+        raise InputError(
+            f"{takes}; found {found}. "
+            + (f"Give {cure} too." if is_named else f"Name all by {own_scans.FLAGS}, or rename the files.")
+            + f" What to do without such a scan: {own_scans.PAGE}."
+        )
+    if needless and is_named:
+        raise InputError(
+            f"{takes}, and not {', '.join(needless)}. Leave {' '.join(f'--{name}' for name in needless)} out."
+        )
+
+
+def wanted(
+    dataset: Dataset,
+    chosen: Sequence[str] | None,
+    output: str,
+    probabilities: bool | str | None = None,
+    with_provenance: bool = False,
+    overwrite: bool = False,
+) -> Wanted:
+    """Which cases, and where each goes.
+
+    Args:
+        chosen: ids of cases; None for all.
+        probabilities: True writes them beside each segmentation; a path names the file of the one case.
+
+    Raises:
+        InputError: no such case, several for one file, or an output that cannot be or must not be written.
+    """
+    entries = layouts.select(dataset, chosen)
+    if is_file(output):
+        path = _beside(output) if probabilities is True else probabilities or None
+        pairs = ((_only(entries, dataset.root), Target(output, path, with_provenance)),)
+        _check_files(pairs[0][1], overwrite)
+        folder = None
+    else:
+        pairs = tuple(
+            (entry, results.target(entry.case_id, output, bool(probabilities), with_provenance))
+            for entry in entries
+        )
+        files.check_can_hold(output)
+        folder = output
+    written = [path for _, target in pairs for path in (target.all_paths if folder else target.paths)]
+    layouts.check_outputs(dataset.cases, written)
+    if with_provenance:
+        provenance.check([target.segmentation for _, target in pairs])
+    return Wanted(dataset, pairs, folder)
+
+
+def _beside(output: str) -> str:
+    """seg_probabilities.nii.gz for seg.nii.gz."""
+    stem = layouts.nifti_stem(output)
+    return f"{output[: len(output) - len(files.name(output))]}{stem}_probabilities.nii.gz"
+
+
+def _check_files(target: Target, overwrite: bool) -> None:
+    paths = [path for path in (target.segmentation, target.probabilities) if path]
+    for path in paths:
+        if layouts.nifti_stem(path) is None:
+            raise InputError(f"{path}: an output file ends in .nii.gz or .nii.")
+        if files.exists(path) and not overwrite:
+            raise InputError(f"{path} exists. Give another name, or --overwrite.")
+        files.check_can_hold(files.parent(path) or ".")
+    if len(set(map(files.canonical, paths))) < len(paths):
+        raise InputError(f"{paths[0]}: named by --output and by --probabilities. Give two names.")
+
+
+def _only(entries: Sequence[CaseFiles], root: str) -> CaseFiles:
+    if len(entries) == 1:
+        return entries[0]
+    names = sorted(entry.case_id for entry in entries)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    raise InputError(
+        f"{root}: {len(names)} cases for one output file: {', '.join(names[:_SHOWN])}{more}. Name one with "
+        "--case, or give a folder as --output."
+    )
+
+
+def ending(wanted: Wanted, by: str, uploads: bool = False) -> list[str]:
+    """What a command says when all are done: where they are, in which values, what comes next.
+
+    Args:
+        by: the model, e.g. "cun version 3".
+        uploads: an upload is packed of them next, by the same command.
+    """
+    place = wanted.targets[0].segmentation if wanted.folder is None else wanted.folder
+    values = dict.fromkeys(entry.schema.describe() for entry, _ in wanted.pairs)
+    number = wording.counted(len(wanted.pairs), "segmentation")
+    lines = [f"{number} by {by} in {place}; values: {'; or '.join(values)}"]
+    if uploads:
+        return lines
+    untold = wanted.dataset.untold  # its masks cannot be read without --edition
+    if wanted.folder is not None and any(e.label and e.case_id not in untold for e, _ in wanted.pairs):
+        arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "report")
+        return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
+    first = wanted.targets[0].segmentation
+    look = f"look at {first} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"
+    return [*lines, style.following(look)]
