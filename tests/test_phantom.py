@@ -238,7 +238,7 @@ def test_an_unknown_edition_is_refused_with_those_there_are(tmp_path):
 
 
 def test_the_command_writes_what_it_says(tmp_path):
-    arguments = ["--output", str(tmp_path / "out"), "--cases", "2", "--edition", "2023", "--seed", "4"]
+    arguments = ["--output", str(tmp_path / "out"), "--count", "2", "--edition", "2023", "--seed", "4"]
     arguments += ["--shape", "24", "24", "16", "--first", "3"]
     done = subprocess.run(
         [sys.executable, "-m", "tfbrats.phantom", *arguments], capture_output=True, text=True, check=True
