@@ -83,7 +83,7 @@ def _check_job_server(address: str) -> None:
         except OSError as error:
             raise InputError(
                 f"--job_endpoint={address}: no job server answers there ({error}). Start it first: "
-                "beam_pipelines/README.md."
+                "docs/how-to/beam-engines.md."
             ) from error
 
 

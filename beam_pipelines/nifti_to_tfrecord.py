@@ -6,7 +6,7 @@ Runs on this machine, with as many processes as cores and free memory allow, unl
 every option that is not listed here goes to Beam (--runner=DataflowRunner --max_num_workers=50 ...).
 Run it again after anything went wrong: finished shards are kept, the rest is written; cases that came since
 are written beside them with --add. A case that cannot be used goes to rejected.jsonl; the exit code is 1 when
-more of them than --max-bad-fraction are. More, and how to run it on a cluster: beam_pipelines/README.md.
+more of them than --max-bad-fraction are. More, and how to run it on a cluster: docs/how-to/beam-engines.md.
 """
 
 if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats

@@ -7,7 +7,7 @@
 Writes what tfbrats predict writes, to the byte, on this machine unless --runner says otherwise; every option
 that is not listed here goes to Beam. Each worker process loads the model once. Run it again after anything went
 wrong: finished cases are kept, the rest is done. A case that cannot be segmented goes to rejected.jsonl; the
-exit code is 1 when more of them than --max-bad-fraction are. Engines: beam_pipelines/README.md.
+exit code is 1 when more of them than --max-bad-fraction are. Engines: docs/how-to/beam-engines.md.
 """
 
 if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats

@@ -15,6 +15,7 @@ if __name__ == "__main__" and not __package__:  # a file run as a script sees ne
 
 from collections.abc import Sequence
 
+from serving import addresses
 from tfbrats.errors import InputError
 from tfbrats.machine import paths
 from tfbrats.predictions import options as asking
@@ -81,11 +82,11 @@ def main(arguments: Sequence[str]) -> int | None:
     options = parser().parse_args(arguments)
     if options.workers < 1:
         raise InputError(f"--workers {options.workers}: at least one case is needed.")
+    addresses.checked(options.server)
+    asking.check_there(options)
     # What takes long to import comes after the options, gRPC after all that can be wrong here.
-    from serving import addresses
     from tfbrats.predictions import wanted
 
-    addresses.checked(options.server)
     dataset = wanted.dataset_of(options)
     for note in dataset.guesses:
         print(style.note(note), flush=True)

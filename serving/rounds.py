@@ -15,6 +15,7 @@ import grpc
 from serving.calls import ServerError
 from serving.case_request import Segmentation
 from serving.connection import Client
+from tfbrats.cases import case
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
@@ -160,8 +161,8 @@ class _Round:
     def segment_one(self, entry: CaseFiles, target: Target) -> Ended:
         """Reads, sends and writes one case."""
 
-        def segment(case: Case) -> Segmentation:
-            result = self.client.segment(case, target.probabilities is not None, self._signature)
+        def segment(loaded: Case) -> Segmentation:
+            result = self.client.segment(loaded, target.probabilities is not None, self._signature)
             if target.folder is not None:
                 self._check_version(result)
             return result
@@ -172,7 +173,7 @@ class _Round:
         done = results.attempt(segment, entry, self.card, target, _concerns_all, tell)
         if done.fault:
             return Ended(done.fault.reason, None)
-        measured = volumes.of(done.found.tissues, done.case.spacing_mm)
+        measured = case.volumes_ml(done.found.tissues, done.case.spacing_mm)
         if self.table is not None:
             self.table.add(entry.case_id, measured)
         lines = [volumes.line(entry.case_id, measured)]

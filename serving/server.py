@@ -4,7 +4,7 @@
 
 Serves the highest integer-named version under the base path, or what models.config names; looks for newer ones
 and swaps without failing a request. Flags are named as tensorflow_model_server's, so that a command line can
-move there. It has no REST, batching, metrics or TLS: see serving/README.md.
+move there. It has no REST, batching, metrics or TLS: see docs/how-to/serve.md.
 """
 
 if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
@@ -148,15 +148,15 @@ def parser() -> command.Parser:
 def _announce(host: str) -> None:
     print(
         "The embedded server of tfbrats, for the desk and the tests: no production server. "
-        "serving/README.md has the real one.",
+        "docs/how-to/tensorflow-serving.md has the real one.",
         flush=True,
     )
     if host not in ("127.0.0.1", "localhost", "::1"):
-        print(
-            f"WARNING: listening on {host}: whoever reaches this machine can send it cases and read what "
-            "comes back, without encryption or log-in. Patients' scans do not belong on such a line.",
-            flush=True,
+        risk = (
+            f"listening on {host}: whoever reaches this machine can send it cases and read what comes back, "
+            "without encryption or log-in. Patients' scans do not belong on such a line."
         )
+        print(style.warning(risk), flush=True)
 
 
 def _serve_until_told(server: "Server") -> None:

@@ -80,6 +80,7 @@ def small(command: str, ports: dict[str, int]) -> str:
     """The command with sizes for a test."""
     for port, free in ports.items():
         command = command.replace(port, str(free))
+    command = command.replace("--connect-timeout 60", "--connect-timeout 300")  # other tests run beside it
     config = re.search(r"--(?:config|settings) (\w+)", command)
     dimensions = "3d" if config and config[1] in ("msm", "smoke_3d") else "2d"
     overrides = f"{SMALL} {SMALL_RECORDS[dimensions]}"

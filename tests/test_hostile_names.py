@@ -520,7 +520,7 @@ def _page(cases, segmented):
         _scored(name, cases, segmented)
         both = (f"--prediction={name}", f"--reference={name}.ref")
         said_by(evaluate.main, "--workers=1", *both, f"--output={name}.scores")
-        said_by(report.main, *both, f"--metrics={name}.scores", f"--output={name}.html", "--cases=1")
+        said_by(report.main, *both, f"--scores={name}.scores", f"--output={name}.html", "--pictures=1")
         assert ids_of(cases)[0] in files.read_bytes(f"./{plain(name)}.html").decode()
         return [name, *(f"{name}.{ending}" for ending in ("ref", "scores", "html"))]
 

@@ -157,12 +157,12 @@ def test_a_case_that_the_graph_refuses_is_named_and_the_others_are_done(model, d
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_model_is_loaded(
-    dataset, tmp_path, monkeypatch
+    model, dataset, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     (tmp_path / "file").write_bytes(b"1")
     with pytest.raises(InputError, match="file: cannot be written"):
-        run("models/any/1", dataset, tmp_path / "file")
+        run(model, dataset, tmp_path / "file")
 
 
 def test_another_model_that_writes_into_the_folder_meanwhile_ends_the_command(
@@ -192,6 +192,166 @@ def test_a_model_in_a_store_is_loaded_as_one_on_the_disk(model, dataset, tmp_pat
     files.remove(files.join(store, "saved_model.pb"))
     with pytest.raises(InputError, match=rf"{store}: the SavedModel cannot be loaded .*export it again"):
         run(store, dataset, tmp_path / "out")
+
+
+# --- one's own scans ------------------------------------------------------------------------------------
+
+NAMES = dict(zip(MODALITIES, ("a", "b", "c", "d"), strict=True))
+
+
+@pytest.fixture
+def own(dataset, tmp_path):
+    """Four files of any names, in no data set."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for modality, name in NAMES.items():
+        shutil.copy(dataset / IDS[1] / f"{IDS[1]}_{modality}.nii.gz", folder / f"{name}.nii.gz")
+    return folder
+
+
+def flags(own, *left_out):
+    return [
+        text
+        for modality, name in NAMES.items()
+        if modality not in left_out
+        for text in (f"--{modality}", f"{own}/{name}.nii.gz")
+    ]
+
+
+@pytest.fixture
+def another(tmp_path):
+    """A model in two versions, which write in the values of 2023."""
+    for version in (1, 12):
+        folder = tiny_model.write(tmp_path / "models" / "cun", version, "2023")
+        (folder / model_card.FILE).write_text(tiny_model.card(version, "2023").to_json())
+    return folder.parent
+
+
+def test_own_scans_are_segmented_in_the_values_of_the_newest_version(another, own, dataset, tmp_path, capsys):
+    seg = tmp_path / "seg.nii.gz"
+    predict.main(["--model", str(another), *flags(own), "--output", str(seg)])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{another}: its newest version is taken, 12"
+    assert said[1].startswith("mine: WT ") and said[1].endswith(" ml")
+    assert said[2].startswith(f"1 segmentation by tiny version 12 in {seg}; values: ") and "3 ET" in said[2]
+    assert said[3].startswith(f"next: look at {seg} over the scans")
+    assert not (tmp_path / "volumes.csv").exists() and not (tmp_path / "tfbrats.json").exists()
+    run(another, dataset, tmp_path / "out", "--case", IDS[1], "--edition", "2023")
+    assert seg.read_bytes() == (tmp_path / "out" / f"{IDS[1]}.nii.gz").read_bytes()
+    values = {int(value) for value in np.unique(nifti.read(seg).array)}
+    assert 3 in values and 4 not in values
+
+
+def test_own_scans_in_a_folder_of_any_names_are_one_patient(another, own, tmp_path, capsys):
+    for old, name in {"a": "AX_FLAIR", "b": "Smith_T1", "c": "Smith_T1_post", "d": "t2_tse"}.items():
+        (own / f"{old}.nii.gz").rename(own / f"{name}.nii.gz")
+    (own / "Smith_seg.nii.gz").write_bytes(b"no edition tells what is in it, and nobody asks")
+    run(another, own, tmp_path / "out")
+    assert "note: mine: by their names, flair AX_FLAIR" in capsys.readouterr().out
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["mine.nii.gz", "tfbrats.json", "volumes.csv"]
+    assert (tmp_path / "out" / "volumes.csv").read_text().splitlines()[1].startswith("mine,")
+
+
+def test_a_patient_s_folder_with_a_mask_of_no_edition_is_segmented(another, own, tmp_path):
+    for modality, name in NAMES.items():
+        (own / f"{name}.nii.gz").rename(own / f"{modality}.nii.gz")
+    (own / "seg.nii.gz").write_bytes(b"?")
+    run(another, own, tmp_path / "out")
+    assert (tmp_path / "out" / "mine.nii.gz").exists()
+
+
+def test_scans_that_the_model_does_not_take_are_refused_by_name(another, own, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    asked = ["--model", str(another), "--output", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=r"takes flair, t1, t1ce, t2; found .*Give --t1ce FILE --t2 FILE too"):
+        predict.main([*asked, *flags(own, "t1ce", "t2")])
+    of_two = tiny_model.card(12).model_copy(update={"modalities": ("flair", "t1ce")})
+    (another / "12" / model_card.FILE).write_text(of_two.to_json())
+    with pytest.raises(InputError, match=r"takes flair, t1ce, and not t1, t2\. Leave --t1 --t2 out"):
+        predict.main([*asked, *flags(own)])
+    for more, said in (
+        (["--input", str(own), *flags(own)], "--input and --flair: give a folder, or"),
+        ([], r"which scans\? Give --input FOLDER"),
+        ([*flags(own), "--case", "x"], "--case and --cases choose among"),
+    ):
+        with pytest.raises(InputError, match=said):
+            predict.main([*asked, *more])
+
+
+def test_scans_that_lie_on_different_grids_are_told_with_the_tools(another, own, tmp_path):
+    grid = nifti.new_grid((10, 11, 12))
+    image = np.zeros(grid.file_shape, np.int16)
+    image[2:8, 2:8, 2:8] = 100
+    (own / "c.nii.gz").write_bytes(nifti.to_bytes(image, grid, "c.nii.gz"))
+    tools = r"c\.nii\.gz: shape .*ANTs, elastix, BraTS Toolkit; docs/start/your-own-case"
+    with pytest.raises(InputError, match=tools):
+        predict.main(["--model", str(another), *flags(own), "--output", str(tmp_path / "out")])
+
+
+def test_one_file_holds_one_case_and_is_not_replaced_unasked(model, dataset, tmp_path):
+    seg = tmp_path / "seg.nii.gz"
+    with pytest.raises(InputError, match=r"2 cases for one output file: .*--case, or give a folder"):
+        run(model, dataset, seg)
+    with pytest.raises(InputError, match=r"seg\.png: an output file ends in \.nii\.gz"):
+        run(model, dataset, tmp_path / "seg.png")
+    run(model, dataset, seg, "--case", IDS[0], "--probabilities")
+    assert (tmp_path / "seg_probabilities.nii.gz").exists()
+    with pytest.raises(InputError, match=r"seg\.nii\.gz exists\. .*--overwrite"):
+        run(model, dataset, seg, "--case", IDS[1])
+
+
+def test_what_looks_odd_is_said_and_kept_beside_the_segmentation(another, own, tmp_path, capsys):
+    shutil.copy(own / "b.nii.gz", own / "d.nii.gz")
+    asked = ["--model", str(another), *flags(own), "--output", str(tmp_path / "out"), "--provenance"]
+    predict.main(asked)
+    assert "note: mine: t1 and t2 hold the same voxels" in capsys.readouterr().out
+    assert "t1 and t2 hold" in (tmp_path / "out" / "mine.json").read_text()
+
+
+def test_real_scans_under_other_names_are_segmented_as_the_case_they_are(another, real_cases, tmp_path, capsys):
+    folder = min(path for path in real_cases.iterdir() if path.is_dir())
+    (tmp_path / "p1").mkdir()
+    for modality, name in zip(MODALITIES, ("FLAIR", "T1_native", "T1_KM", "T2_tse"), strict=True):
+        shutil.copy(folder / f"{folder.name}_{modality}.nii.gz", tmp_path / "p1" / f"{name}.nii.gz")
+    run(another, tmp_path / "p1", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert said.count("note: ") == 1 and "t1ce T1_KM.nii.gz" in said  # the names; nothing odd in the scans
+    run(another, folder, tmp_path / "same", "--edition", "2023")
+    same = tmp_path / "same" / f"{folder.name}.nii.gz"
+    assert (tmp_path / "out" / "p1.nii.gz").read_bytes() == same.read_bytes()
+
+
+# --- which cases, their volumes, what comes next --------------------------------------------------------
+
+
+def test_cases_are_chosen_by_a_file_or_between_commas(model, dataset, tmp_path):
+    (tmp_path / "ids.txt").write_text(f"{IDS[1]}\n")
+    run(model, dataset, tmp_path / "one", "--cases", str(tmp_path / "ids.txt"))
+    run(model, dataset, tmp_path / "two", "--cases", ",".join(IDS))
+    assert len(contents(tmp_path / "one")) == 1 and len(contents(tmp_path / "two")) == 2
+
+
+def test_volumes_are_told_and_kept_from_run_to_run(model, dataset, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(model, dataset, out, "--case", IDS[0])
+    (row,) = (out / "volumes.csv").read_text().splitlines()[1:]
+    said = capsys.readouterr().out
+    wt, tc, et = map(float, row.split(",")[1:])
+    assert f"{IDS[0]}: WT {wt:.1f} ml, TC {tc:.1f} ml, ET {et:.1f} ml\n" in said and wt > 0
+    run(model, dataset, out)
+    assert (out / "volumes.csv").read_text().splitlines()[1] == row
+    (out / "volumes.csv").unlink()  # of an older version
+    run(model, dataset, out)
+    lines = (out / "volumes.csv").read_text().splitlines()
+    assert lines[1] == row and [line.split(",")[0] for line in lines] == ["case_id", *IDS]
+
+
+def test_the_last_line_says_what_comes_next(model, dataset, tmp_path, capsys):
+    run(model, dataset, tmp_path / "out")
+    last = capsys.readouterr().out.splitlines()[-1]
+    places = f"--prediction {tmp_path / 'out'} --reference {dataset} --output report"
+    assert last == f"next: tfbrats evaluate {places}"
 
 
 # --- where a segmentation comes from --------------------------------------------------------------------
@@ -241,14 +401,14 @@ def test_a_fault_that_nobody_expected_costs_its_case_alone_and_shows_where(
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 def test_another_file_in_the_place_of_the_one_beside_is_refused_before_the_model_is_loaded(
-    dataset, tmp_path, monkeypatch, overwrite
+    model, dataset, tmp_path, monkeypatch, overwrite
 ):
     monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     theirs = tmp_path / "out" / f"{IDS[1]}.json"
     theirs.parent.mkdir()
     theirs.write_text('{"RepetitionTime": 2.3}')
     with pytest.raises(InputError, match=rf"{IDS[1]}\.json: there already, and not written by --provenance"):
-        run("models/any/1", dataset, tmp_path / "out", "--provenance", *overwrite)
+        run(model, dataset, tmp_path / "out", "--provenance", *overwrite)
     assert theirs.read_text() == '{"RepetitionTime": 2.3}'
 
 
@@ -378,12 +538,12 @@ def test_no_upload_without_every_case(model, tmp_path):
     ],
 )
 def test_what_could_never_be_uploaded_is_refused_before_the_model_is_loaded(
-    tiny_dataset, tmp_path, monkeypatch, edition, archive, more, words
+    model, tiny_dataset, tmp_path, monkeypatch, edition, archive, more, words
 ):
     monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
     with pytest.raises(InputError, match=words):
         run(
-            "models/any/1",
+            model,
             tiny_dataset(edition),
             tmp_path / "out",
             "--submission",

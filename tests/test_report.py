@@ -1,20 +1,26 @@
 """The page: its numbers are those of metrics.json, it says what is missing, and it stands alone."""
 
+import base64
 import dataclasses
 import html.parser
+import io
 import json
+import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 import types
 import unittest.mock
 
+import matplotlib.image
 import numpy as np
 import pytest
 import tiny_model
 
 from tfbrats import config_file, report
-from tfbrats.cases import case
+from tfbrats.cases import case, nifti
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
@@ -140,7 +146,7 @@ def test_cells_beyond_the_header_cost_no_curve(tmp_path):
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no run here.*tfbrats train"):
+    with pytest.raises(InputError, match=r"no run here.*tfbrats train"):
         training_section.training_of(tmp_path, None)
 
 
@@ -668,6 +674,155 @@ def test_a_page_needs_a_number_of_cases_and_a_name(scored, tmp_path):
     with pytest.raises(InputError, match=r"metrics\.json: a file; expected the folder"):
         report.write(folder / "metrics" / "metrics.json", *given[1:], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+# --- the door -------------------------------------------------------------------------------------------
+
+
+def given(scored, *more):
+    folder, root = scored
+    places = (folder / "metrics", folder / "prediction", root)
+    options = zip(("--scores", "--prediction", "--reference"), map(str, places), strict=True)
+    return [*(text for pair in options for text in pair), *map(str, more)]
+
+
+def test_an_output_that_is_no_html_file_is_a_folder_for_the_page(scored, tmp_path, capsys):
+    report.main(given(scored, "--output", tmp_path / "new" / "pages", "--pictures", 0))
+    page_file = tmp_path / "new" / "pages" / "report.html"
+    assert page_file.is_file()
+    assert capsys.readouterr().out == f"{page_file}\nnext: open {page_file} in a browser\n"
+
+
+def test_a_hero_is_written_alone_or_beside_the_page(scored, tmp_path, capsys):
+    report.main(given(scored, "--hero", tmp_path / "a.png"))
+    assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\nnext: look at {tmp_path / 'a.png'}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
+    report.main(given(scored, "--hero", tmp_path / "b.png", "--output", tmp_path / "r.html", "--pictures", 0))
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'r.html'}\n{tmp_path / 'b.png'}\nnext: open ")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_case_that_is_named_is_pictured_with_its_rank(scored, tmp_path, capsys):
+    best, worst = (one.case_id for one in layouts.find(scored[1]).cases)
+    report.main(given(scored, "--output", tmp_path / "r.html", "--case", best))
+    found = Page(tmp_path / "r.html")
+    assert len(case_pictures(found)) == 3 * 4
+    assert all(picture["alt"].startswith(best) for picture in case_pictures(found))
+    text = section(found, "Cases in pictures")
+    assert "Named with --case" in text and "Picked by rank" not in text and f"{best} best" in text
+    for file_name, case_id in (("best.png", best), ("worst.png", worst), ("any.png", None)):
+        named = ["--case", case_id] if case_id else []
+        report.main(given(scored, "--hero", tmp_path / file_name, *named))
+    pictures = {name: (tmp_path / f"{name}.png").read_bytes() for name in ("best", "worst", "any")}
+    assert pictures["any"] == pictures["worst"] != pictures["best"]  # of two, the median is the lower
+
+
+def test_old_names_of_options_do_what_the_new_ones_do(scored, tmp_path, capsys):
+    old = [{"--scores": "--metrics"}.get(text, text) for text in given(scored)]
+    report.main([*old, "--cases", "1", "--output", str(tmp_path / "r.html")])
+    printed = capsys.readouterr().err
+    assert "note: --metrics is now --scores\n" in printed and "note: --cases is now --pictures\n" in printed
+    assert len(case_pictures(Page(tmp_path / "r.html"))) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--hero", "x.jpg"], r"--hero x\.jpg: expected the name of a PNG file, e\.g\. x\.jpg\.png"),
+        (["--hero", "x.png", "--case", "a", "--case", "b"], "--hero shows one case; --case names 2: a, b"),
+        (["--output", "r.html", "--case", "nobody"], "--case nobody: not among the 2 cases scored"),
+        (["--output", "r.html", "--run", "nowhere"], "--run nowhere: no such folder"),
+        (["--output", "r.html", "--compare", "gone"], "--compare gone: no such folder. tfbrats evaluate"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(more, error, scored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=error):
+        report.main(given(scored, *more))
+    assert not list(tmp_path.iterdir())
+
+
+def test_neither_page_nor_picture_is_a_slip(scored, capsys):
+    with pytest.raises(SystemExit) as ended:
+        report.main(given(scored))
+    assert ended.value.code == 2
+    assert "required: --output (the page), --hero (a picture), or both" in capsys.readouterr().err
+
+
+def test_help_a_slip_and_a_missing_folder_load_nothing_that_draws(tmp_path):
+    code = """
+import sys
+from tfbrats import report
+from tfbrats.errors import InputError
+report.parser()
+both = ["--prediction", "a", "--reference", "b", "--output", "r.html"]
+for line in (["--help"], ["--scorse", "x"], ["--scores", "none", *both], ["--scores", ".", *both]):
+    try:
+        report.main(line)
+    except InputError as error:
+        print(error)
+    except SystemExit:
+        pass
+    loaded = {"numpy", "scipy", "matplotlib", "jinja2", "pydantic", "nibabel"} & set(sys.modules)
+    if loaded: sys.exit(f"{line} loads {loaded}")
+"""
+    root = str(pathlib.Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "--scores none: no such folder. tfbrats evaluate --output writes it." in ended.stdout
+    assert "--prediction a: no such folder." in ended.stdout
+    assert "did you mean --scores?" in ended.stderr
+
+
+# --- simulated cases ------------------------------------------------------------------------------------
+
+
+def test_simulated_cases_are_called_so_at_the_top_and_each(scored, tmp_path):
+    folder, root = scored
+    report.write(folder / "metrics", folder / "prediction", root, tmp_path / "r.html")
+    found = Page(tmp_path / "r.html")
+    assert '<h1>Segmentation report <span class="badge simulated">simulated cases</span></h1>' in found.source
+    assert found.source.count('<span class="badge simulated">simulated</span>') == 2
+    assert "expert" not in section(found, "Cases in pictures")
+    for one in layouts.find(root).cases:
+        for path in one.paths():
+            volume = nifti.read(path)
+            volume.grid.header["descrip"] = b"FSL5.0"
+            nifti.write(
+                tmp_path / "real" / files.name(files.parent(path)) / files.name(path), volume.array, volume.grid
+            )
+    report.write(folder / "metrics", folder / "prediction", tmp_path / "real", tmp_path / "r.html")
+    assert "simulated" not in Page(tmp_path / "r.html").text
+
+
+def test_every_picture_has_its_letters_its_scale_and_its_place(scored, tmp_path):
+    folder, root = scored
+    report.write(folder / "metrics", folder / "prediction", root, tmp_path / "r.html", pictures=1)
+    source = (tmp_path / "r.html").read_text()
+    (article,) = re.findall(r'<article class="case">(.*?)</article>', source, re.DOTALL)
+    planes = re.findall(r'<div class="plane">(.*?)</div></div>\n', article + "\n", re.DOTALL)
+    assert len(planes) == 3
+    shape = case.load(layouts.find(root).cases[0]).image.shape
+    for plane, name, letters, size in zip(
+        planes, ("Axial", "Coronal", "Sagittal"), ("RLAP", "RLSI", "APSI"), reversed(shape[:3]), strict=True
+    ):
+        assert re.match(rf"<p>{name} slice \d+ of {size}, \d+ mm \w+( of)? the first</p>", plane)
+        marks = re.findall(r'<b class="at-(\w+)">(\w)</b>', plane)
+        sides = ("left", "right", "top", "bottom")
+        assert marks == list(zip(sides, letters, strict=True)) * 4
+        scales = re.findall(r'src="([^"]+)".*?class="scale" style="width:([\d.]+)%">1 cm<', plane)
+        assert len(scales) == 4
+        for uri, percent in scales:
+            content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+            height, width, _ = matplotlib.image.imread(io.BytesIO(content)).shape
+            width_mm = 10 / (float(percent) / 100)  # voxels of 1 mm, and whole ones
+            assert width_mm == pytest.approx(round(width_mm), abs=0.01) and width_mm <= max(shape)
+            height_mm = width_mm * height / width
+            assert height_mm == pytest.approx(round(height_mm), abs=0.2) and height_mm <= max(shape)
 
 
 def test_the_help_shows_the_command_as_it_is_typed(capsys):

@@ -61,9 +61,12 @@ def main() -> None:
         raise SystemExit(2)
     from tfbrats.terminal import command
 
-    module = importlib.import_module(verb.module)
-    if hasattr(module, "__path__"):
-        module = importlib.import_module(f"{verb.module}.__main__")
+    try:
+        module = importlib.import_module(verb.module)
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{verb.module}.__main__")
+    except ModuleNotFoundError as error:
+        raise SystemExit(style.error(command.missing(error), sys.stderr)) from None
     command.run(module.main, arguments[1:])
 
 

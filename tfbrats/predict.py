@@ -40,7 +40,7 @@ def predict(
     """Segments the cases of a data set into `output`, and says where they are and what comes next.
 
     Args:
-        model: its folder, whose newest version is taken, or one version's.
+        model: one version's folder.
         output: a folder, or one case's file.
         case_ids: only these.
         probabilities: also write CASE_probabilities.nii.gz, float32 [I, J, K, 3].
@@ -57,10 +57,7 @@ def predict(
     from tfbrats.predictions import model_card, one_by_one, wanted
 
     asked = wanted.wanted(dataset, case_ids, output, probabilities, with_provenance, overwrite)
-    folder = model_card.version_folder(model)
-    card = model_card.read(folder)
-    if folder != model:
-        print(f"model: {card.name} version {card.version}, the newest ({folder})")
+    card = model_card.read(model)
     asked, notes = asked.by(card)
     for note in notes:
         print(style.note(note))
@@ -68,7 +65,7 @@ def predict(
     def load() -> one_by_one.Segmenter:
         from tfbrats.inference import saved_segmenter  # TensorFlow
 
-        return saved_segmenter.SavedSegmenter(folder)
+        return saved_segmenter.SavedSegmenter(model)
 
     faults = one_by_one.segment_all(asked, card, load, overwrite, rules)
     if not faults:
@@ -147,6 +144,10 @@ def parser() -> command.Parser:
 
 def main(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
+    from tfbrats.predictions import model_card
+
+    asking.check_there(options)
+    model = model_card.version_folder(options.model)
     from tfbrats.datasets import layouts
     from tfbrats.predictions import wanted
 
@@ -159,8 +160,10 @@ def main(arguments: Sequence[str]) -> None:
         if wanted.is_file(options.output):
             raise InputError(f"--submission packs a folder of results; --output {options.output} is one file.")
         rules = _rules(dataset, case_ids, options.submission)
+    if model != options.model:
+        print(f"{options.model}: its newest version is taken, {files.name(model)}")
     faults = predict(
-        options.model,
+        model,
         dataset,
         options.output,
         case_ids,

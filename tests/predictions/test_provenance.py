@@ -14,7 +14,7 @@ from tfbrats import predict
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.predictions import model_card, provenance
+from tfbrats.predictions import model_card, provenance, results
 
 CASE = "BraTS20_Training_001"
 TRAINED_ON = {
@@ -188,10 +188,12 @@ def test_predict_the_client_and_the_beam_job_write_the_same_file(tiny_dataset, t
             ]
         )
     for folder in ("predict", "job", "client"):
-        names = sorted(path.name for path in (tmp_path / folder).iterdir())
+        names = sorted({path.name for path in (tmp_path / folder).iterdir()} - {results.VOLUMES})
         assert names == [f"{CASE}.json", f"{CASE}.nii.gz", *_second_case(), model_card.FILE]
         for name in names:
             assert (tmp_path / folder / name).read_bytes() == (tmp_path / "predict" / name).read_bytes(), name
+    tables = [(tmp_path / folder / results.VOLUMES).read_bytes() for folder in ("predict", "client")]
+    assert tables[0] == tables[1]
 
 
 def _second_case() -> list[str]:

@@ -1,8 +1,8 @@
 """The contract of TensorFlow Serving, asked through its own stubs.
 
-The first part runs against the server that TFBRATS_SERVING_ENDPOINT names (serving/README.md says with which
-flags it must serve what tests/tiny_model.py writes), or a tensorflow_model_server at TFSERVING_BIN, else the
-embedded one. `pytest tests/serving/test_contract.py -v` lists it.
+The first part runs against the server that TFBRATS_SERVING_ENDPOINT names (docs/how-to/tensorflow-serving.md
+says with which flags it must serve what tests/tiny_model.py writes), or a tensorflow_model_server at
+TFSERVING_BIN, else the embedded one. `pytest tests/serving/test_contract.py -v` lists it.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ Opens nothing.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tfbrats.labels import LabelSchema, modality_named
@@ -28,6 +28,13 @@ def nifti_stem(path: str) -> str | None:
 def beginning_of_listing(folder: str | os.PathLike) -> str:
     """A folder as all paths begin that `files.walk` lists of it, without a / at the end."""
     return (paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)).rstrip("/")
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that all of these paths lie below."""
+    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return "/".join(first[: min(same, len(first) - 1)])
 
 
 @dataclass(frozen=True)
@@ -185,3 +192,17 @@ class Leftovers:
 
 
 _FEW = 4
+
+
+def reasons(notes: Sequence[str]) -> str:
+    """Why files were left out, below the error that no case is found."""
+    more = [f"... and {len(notes) - _FEW} more"] * (len(notes) > _FEW)
+    return "".join(f"\n  {note}" for note in (*notes[:_FEW], *more))
+
+
+def nearest(listing: Sequence[str]) -> str:
+    """What lies in a folder in which no case is found, and what to do."""
+    if not listing:
+        return "\nThe folder holds no file. Point to the one that holds the cases."
+    shown = ", ".join(files.name(path) for path in listing[:5])
+    return f"\nFound e.g. {shown}. Point to the folder that holds the cases, or rename the files."

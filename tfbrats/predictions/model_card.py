@@ -8,17 +8,18 @@ metadata.json where it has one.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydantic
 
-from tfbrats.cases import preprocess
-from tfbrats.cases.case import Case
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import files, memory
 from tfbrats.terminal import verbs
+
+if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of images
+    from tfbrats.cases.case import Case
 
 FILE = "tfbrats.json"
 FORMAT = 1
@@ -197,7 +198,7 @@ def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
     )
 
 
-def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
+def inputs(card: ModelCard, case: "Case") -> dict[str, np.ndarray]:
     """What the whole-case signatures expect for a case loaded with the card's modalities, N4 done here.
 
     Returns:
@@ -206,6 +207,8 @@ def inputs(card: ModelCard, case: Case) -> dict[str, np.ndarray]:
     Raises:
         InputError: the case was loaded with other modalities.
     """
+    from tfbrats.cases import preprocess
+
     if set(case.modalities) != set(card.modalities):
         raise InputError(
             f"{case.case_id}: the model {card.name} takes {', '.join(card.modalities)}; received "

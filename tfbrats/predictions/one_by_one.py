@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from tfbrats.cases import case
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.predictions import model_card, results, seen, submission, volumes
@@ -93,7 +94,7 @@ def _fault_of(
 
     attempt = results.attempt(lambda loaded: segment(loaded, target), entry, card, target, tell=tell)
     if attempt.fault is None:
-        measured = volumes.of(attempt.found.tissues, attempt.case.spacing_mm)
+        measured = case.volumes_ml(attempt.found.tissues, attempt.case.spacing_mm)
         if table is not None:
             table.add(entry.case_id, measured)
         bars.write(volumes.line(entry.case_id, measured))

@@ -2,8 +2,9 @@
 
 import argparse
 
+from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
-from tfbrats.machine import paths
+from tfbrats.machine import files, paths
 
 _WHAT = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 with contrast", "t2": "T2"}
 
@@ -44,3 +45,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--provenance", action="store_true", help="write CASE.json beside each: model, hashes, versions"
     )
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a result")
+
+
+def check_there(options: argparse.Namespace) -> None:
+    """Raises InputError where a folder or a scan is not there: at once, before much is imported."""
+    if options.input is not None and not files.exists(options.input):
+        raise InputError(f"{options.input}: no such folder.")
+    for modality in MODALITIES:
+        path = getattr(options, modality)
+        if path is not None and not files.exists(path):
+            raise InputError(f"--{modality} {path}: no such file.")

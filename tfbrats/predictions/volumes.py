@@ -13,8 +13,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from tfbrats import labels
 from tfbrats.cases import case
 from tfbrats.datasets.layouts import CaseFiles
@@ -28,16 +26,6 @@ _COLUMNS = ("case_id", *(f"{region}_ml" for region in labels.REGIONS))
 _DECIMALS = 3  # a voxel of 1 mm is 0.001 ml
 
 Volumes = Mapping[str, float]  # region -> ml
-
-
-def of(tissues: np.ndarray, spacing_mm: Sequence[float]) -> Volumes:
-    """Of a label map of tissues [I, J, K]."""
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
-    counts = np.bincount(tissues.ravel(), minlength=len(labels.Tissue))
-    return {
-        region: round(int(sum(counts[tissue] for tissue in parts)) * voxel_ml, _DECIMALS)
-        for region, parts in labels.REGIONS.items()
-    }
 
 
 def line(case_id: str, volumes: Volumes) -> str:
@@ -86,7 +74,7 @@ class Table:
             except InputError as error:
                 notes.append(f"not in {FILE}: {error}")
             else:
-                self.add(entry.case_id, of(tissues, grid.spacing_mm))
+                self.add(entry.case_id, case.volumes_ml(tissues, grid.spacing_mm))
         return notes
 
     def _is_there(self, case_id: str) -> bool:

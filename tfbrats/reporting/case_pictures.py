@@ -26,6 +26,7 @@ from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.pairs import Pair, match
 from tfbrats.scoring.summaries import Row
 
+_LONGEST_SCALE = 0.85  # of a picture's width
 PICTURE_MARGIN = 2  # voxels round the head
 
 
@@ -43,10 +44,12 @@ class Plane:
 
     Attributes:
         at: which slice it is.
-        scale_percent: how much of a panel's width `marks.SCALE_MM` are.
+        scale: how long the scale bar is, in words.
+        scale_percent: how much of a panel's width that is.
     """
 
     at: marks.Slice
+    scale: str
     scale_percent: float
     panels: list[Panel]
 
@@ -257,6 +260,7 @@ def case_pictures(
                 cut = plane(crop(grey, box), in_box, axis), plane(crop(tissues, box), in_box, axis)
                 panels.append(Panel(f"{title}, {side}", png(overlay(*cut, at.pixel_mm))))
         width_mm = plane(crop(reference, box), in_box, axis).shape[1] * at.pixel_mm[1]
-        planes.append(Plane(at, 100 * marks.SCALE_MM / width_mm, panels))
+        scale_mm, scale = marks.scale_bar(_LONGEST_SCALE * width_mm)
+        planes.append(Plane(at, scale, 100 * scale_mm / width_mm, panels))
     present = [tissue for tissue in COLOURS if (reference == tissue).any() or (prediction == tissue).any()]
     return Pictured(pair, stands_for, through, present, planes)

@@ -10,13 +10,15 @@ docs/hero.png was made so, on two CPU cores in some twenty minutes:
     tfbrats phantom --output hero/cases --count 20 --edition 2021 --seed 1 --shape 192 192 124
     tfbrats prepare --config smoke_2d --input hero/cases --output hero/records records.slice_shape=[160,160]
     tfbrats train --config smoke_2d --records hero/records --run hero/run records.slice_shape=[160,160]
-    tfbrats export --run hero/run --output hero/models/phantoms
-    tfbrats predict --model hero/models/phantoms --input hero/cases --splits hero/run/splits.json --split test \
-        --output hero/predictions
-    tfbrats evaluate --prediction hero/predictions --reference hero/cases --splits hero/run/splits.json \
-        --output hero/scores
+    tfbrats export --run hero/run --output hero/models/cun_small
+    tfbrats predict --model hero/models/cun_small --input hero/cases --output hero/predictions \
+        --cases BraTS2021_00001,BraTS2021_00009,BraTS2021_00014,BraTS2021_00015
+    tfbrats evaluate --prediction hero/predictions --reference hero/cases --output hero/scores \
+        --splits hero/run/splits.json
     tfbrats report --scores hero/scores --prediction hero/predictions --reference hero/cases \
-        --hero docs/hero.png
+        --hero docs/hero.png --case BraTS2021_00009
+
+(The four are the split's test cases; of them the picture shows the worst.)
 """
 
 import os
@@ -40,7 +42,7 @@ from tfbrats.terminal import wording
 
 FOUND, MISSED, FALSE = 1, 2, 3  # what `difference` tells of a voxel; 0 is neither's
 # Told apart by colour-blind readers, by a test; none of them a tissue's.
-DIFFERENCE_COLOURS = {FOUND: "#2E8B57", MISSED: "#FF9F1C", FALSE: "#B388FF"}
+DIFFERENCE_COLOURS = {FOUND: "#6CD9C3", MISSED: "#FF9F1C", FALSE: "#B388FF"}
 _TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 
 
@@ -115,7 +117,8 @@ def _caption(evaluation: Evaluation, case_id: str, stands_for: str) -> str:
     model = evaluation.model
     by_whom = f"Segmented by {model.name} version {model.version}. " if model and model.name else ""
     if stands_for in ("worst", "median", "best"):
-        stands_for = f"the {stands_for} of {wording.counted(evaluation.cases, 'case')}"
+        kind = f"{evaluation.split.name} case" if evaluation.split else "case"
+        stands_for = f"the {stands_for} of {wording.counted(evaluation.cases, kind)}"
     by_what = "" if stands_for == "the only one" else " by Dice of WT"
     kinds = evaluation.seen_by_model.cases if evaluation.seen_by_model else {}
     kind = next((kind for kind, case_ids in kinds.items() if case_id in case_ids), "")

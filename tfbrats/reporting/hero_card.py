@@ -33,6 +33,7 @@ _EDGE, _GAP, _RADIUS = 44, 16, 14
 _PANEL = (366, 440)  # width and height
 _TOP, _BOTTOM = 144, 78  # the words above and below the panels
 HEIGHT = _TOP + 2 * _PANEL[1] + _GAP + _BOTTOM
+_LONGEST_SCALE = 0.42  # of a panel's width: beside the letter in its middle
 _AIR = (34, 36)  # beside and above the head, for the letters
 _INK, _SOFT, _PAPER, _SHEET, _LINE = "#1f2328", "#59636e", "#ffffff", "#f4f6f8", "#d1d9e0"
 _WARN, _WARN_SHEET = "#7a4a00", "#ffe9bf"
@@ -88,11 +89,12 @@ def _marks(
     sheet.text(left + width - 17, middle_y, letters.right, **style)
     sheet.text(middle_x, top + 20, letters.top, **style)
     sheet.text(middle_x, top + height - 17, letters.bottom, **style)
-    long, low = marks.SCALE_MM * pixels_per_mm, top + height - 18
+    scale_mm, scale = marks.scale_bar(_LONGEST_SCALE * width / pixels_per_mm)
+    long, low = scale_mm * pixels_per_mm, top + height - 18
     sheet.bar(left + 16, low, long, 4, "white")
     for end in (left + 16, left + 16 + long - 3):
         sheet.bar(end, low - 5, 3, 14, "white")
-    sheet.text(left + 16, low - 20, marks.SCALE_NAME, 20, "white")
+    sheet.text(left + 16, low - 20, scale, 20, "white")
 
 
 def _key(sheet: "_Sheet", left: float, top: float, hero: Hero) -> None:

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 
 from tfbrats.cases.nifti import AXES
 
-SCALE_MM, SCALE_NAME = 50, "5 cm"
+_SCALES = ((50, "5 cm"), (10, "1 cm"), (1, "1 mm"))
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis that they cut
 _OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 _BEYOND = {"L": "left of", "P": "behind", "S": "above"}
+
+
+def scale_bar(most_mm: float) -> tuple[int, str]:
+    """How long a scale bar is, in mm and in words: 5 cm where there is room for it."""
+    return next((scale for scale in _SCALES if scale[0] <= most_mm), _SCALES[-1])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.metrics import stage_misses
 from tfbrats.predictions import seen
-from tfbrats.reporting import charts, marks, score_text
+from tfbrats.reporting import charts, score_text
 from tfbrats.reporting.case_pictures import Pictured
 from tfbrats.reporting.sampling_maps import Sampling
 from tfbrats.reporting.training_section import TrainingSection
@@ -266,7 +266,6 @@ def render(content: Content) -> str:
         pictured=content.pictured,
         by_rank=content.by_rank,
         simulated=bool(content.pictured) and all(shown.simulated for shown in content.pictured),
-        scale_name=marks.SCALE_NAME,
         legend=[(colour, overlays.NAMES[t]) for t, colour in overlays.COLOURS.items() if t in tissues],
         cascade=evaluation.cascade,
         losses=stage_misses.ranked(evaluation.cascade.rows) if evaluation.cascade else (),

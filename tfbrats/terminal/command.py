@@ -17,6 +17,7 @@ from tfbrats.errors import InputError
 from tfbrats.machine import quiet, surroundings
 from tfbrats.terminal import style, verbs
 
+_PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, over quota, read-only
 
 
@@ -135,6 +136,22 @@ def parser(module: str, doc: str) -> Parser:
     return Parser(prog=verbs.spelling(module), description=doc, formatter_class=_Help)
 
 
+def missing(error: ModuleNotFoundError) -> str:
+    """What a person is told of a library that is not installed: in an environment of the client alone, say.
+
+    Raises:
+        ModuleNotFoundError: a module of ours is missing, which is our fault.
+    """
+    library = (error.name or "").partition(".")[0]
+    if library in ("", *_PACKAGES):
+        raise error
+    return (
+        f"error: {library} is not installed here. This may be an environment of the client alone "
+        "(docs/how-to/light-client.md), in which `tfbrats call` and `tfbrats check` run; `pip install .` in a "
+        "clone of tfbrats installs what all commands need."
+    )
+
+
 def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | None = None) -> None:
     """Calls `main(arguments)` and exits: 0, its own code, 1 on InputError or a full disk, 130 on Ctrl-C.
 
@@ -155,6 +172,9 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         code = main(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         print(style.error(f"error: {error}", sys.stderr), file=sys.stderr)
+        code = 1
+    except ModuleNotFoundError as error:
+        print(style.error(missing(error), sys.stderr), file=sys.stderr)
         code = 1
     except BrokenPipeError:  # `... | head`
         code = 0

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 
 from tfbrats.errors import InputError
 from tfbrats.machine import files, literal
+from tfbrats.terminal import style
 
 PREFIX = "ckpt"
 _LIST = "checkpoint"
@@ -109,10 +110,8 @@ def newest_whole(folder: str | os.PathLike, up_to: int | None = None) -> str | N
         fault = damage(path)
         if not fault:
             for damaged, why in passed_over:
-                print(
-                    f"WARNING: {damaged}: damaged ({why}). The one before it is taken instead: {path}.",
-                    file=sys.stderr,
-                )
+                lines = f"{damaged}: damaged ({why}). The one before it is taken instead: {path}."
+                print(style.warning(lines, sys.stderr), file=sys.stderr)
             return path
         passed_over.append((path, fault))
     if passed_over:

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable
 
 import tensorflow as tf
-from tqdm import tqdm
 
 from tfbrats.batches.patch_stream import Boxes
 from tfbrats.config import Config, PatchConfig
@@ -19,6 +18,7 @@ from tfbrats.machine import files
 from tfbrats.records import schema, tfrecord
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import RunFolder, is_over
+from tfbrats.terminal import bars
 from tfbrats.training import best_weights, checkpoints
 
 
@@ -60,7 +60,7 @@ def of_training_cases(
     finders = [_finder(networks, one, config) for one in reversed([*above[1:], region])]
     boxes = {}
     shards = [*manifest.shards_of("train"), *manifest.shards_of("validation")]
-    for shard in tqdm(shards, desc=f"boxes for {region}", unit="shard", disable=None):
+    for shard in bars.bar(shards, desc=f"boxes for {region}", unit="shard"):
         for content in tfrecord.read_records(files.join(config.data.records, shard.file)):
             check()
             volume = schema.decode(schema.VOLUMES, content)

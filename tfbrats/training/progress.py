@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfbrats.config import Config
 from tfbrats.errors import InputError
-from tfbrats.terminal import wording
+from tfbrats.terminal import style, wording
 from tfbrats.training import checkpoints
 
 
@@ -96,7 +96,8 @@ class Progress(tf.train.experimental.PythonState):
         try:
             best = checkpoints.newest_whole(folder, up_to=self.epoch)
         except checkpoints.AllDamaged as error:
-            print(f"WARNING: {error}\nThe best of the epochs to come will be kept.", file=sys.stderr)
+            lines = f"{error}\nThe best of the epochs to come will be kept."
+            print(style.warning(lines, sys.stderr), file=sys.stderr)
             best = None
         losses = {row["epoch"]: row.get("validation_loss") for row in self.history}
         if best is None:
