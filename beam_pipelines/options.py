@@ -116,7 +116,8 @@ def _as_beam_spells(text: str, known: frozenset[str]) -> str:
     """Beam's options have underscores; dashes are taken as well."""
     name, equals, value = text.partition("=")
     spelt = f"--{name[2:].replace('-', '_')}"
-    return f"{spelt}{equals}{value}" if name.startswith("--") and spelt in known else text
+    is_ours = name in known or not name.startswith("--") or spelt not in known
+    return text if is_ours else f"{spelt}{equals}{value}"
 
 
 @functools.cache
@@ -126,4 +127,4 @@ def _names_in_beam() -> frozenset[str]:
     if spec is None or not spec.submodule_search_locations:
         raise InputError("this command needs Apache Beam, which is not installed: pip install apache-beam")
     text = files.read_text(os.path.join(spec.submodule_search_locations[0], *_FILE_OF_BEAM))
-    return frozenset(re.findall(r"""["'](--\w+)["']""", text))
+    return frozenset(re.findall(r"""["'](--[\w-]+)["']""", text))

@@ -105,11 +105,16 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def check_rejected(options: argparse.Namespace, rejected: Mapping[str, Rejected], case_count: int) -> None:
-    """Raises InputError where more cases than --max-bad-fraction were rejected."""
-    if len(rejected) > options.max_bad_fraction * case_count:
-        raise InputError(
-            f"{len(rejected)} of {case_count} cases were rejected, more than --max-bad-fraction "
-            f"{options.max_bad_fraction:g} allows: {files.join(options.output, result_folder.REJECTED)}\n"
-            f"the first: {next(iter(rejected.values())).reason}\n"
-            "Mend them and run this again (finished cases are kept), or raise --max-bad-fraction."
-        )
+    """Says how many cases were rejected; raises InputError where they are more than --max-bad-fraction."""
+    if not rejected:
+        return
+    where = files.join(options.output, result_folder.REJECTED)
+    if len(rejected) <= options.max_bad_fraction * case_count:
+        print(f"{len(rejected)} of {case_count} cases were rejected: {where}")
+        return
+    raise InputError(
+        f"{len(rejected)} of {case_count} cases were rejected, more than --max-bad-fraction "
+        f"{options.max_bad_fraction:g} allows: {where}\n"
+        f"the first: {next(iter(rejected.values())).reason}\n"
+        "Mend them and run this again (finished cases are kept), or raise --max-bad-fraction."
+    )

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tiny_model
 
 import tfbrats
-from tfbrats import api, config_file
+from tfbrats import api, api_inputs, config_file
 from tfbrats.cases import case, nifti
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
@@ -205,7 +205,7 @@ def test_a_simulated_case_is_the_one_that_the_command_writes(tiny_dataset, tmp_p
 
 def test_a_case_without_a_segmentation_says_so(simulated):
     scans = {name: simulated.image[..., n] for n, name in enumerate(simulated.modalities)}
-    bare = case.of_arrays(scans, (1, 1, 1), EDITIONS["2020"])
+    bare = api_inputs.case_of_arrays(scans, (1, 1, 1), EDITIONS["2020"])
     assert repr(bare).endswith(", no segmentation>") and bare.volumes_ml is None
     with pytest.raises(InputError, match=r"the case arrays has no segmentation to score"):
         tfbrats.score(bare, simulated)

@@ -80,7 +80,7 @@ LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
     *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
-    *("serving.client", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
+    *("serving.client", "serving.server", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 # What an environment for client and check alone may lack: with it go most of its megabytes.
 HEAVY = ("tensorflow", "keras", "tensorboard", "apache_beam", "scipy", "SimpleITK", "matplotlib")

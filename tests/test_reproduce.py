@@ -20,6 +20,7 @@ from tfbrats.machine import files
 from tfbrats.phantoms import data_sets
 from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
+from tfbrats.terminal import completion, verbs
 from tfbrats.workflows import table_cost, table_plan
 
 ROWS = {
@@ -341,6 +342,16 @@ def test_steps_come_in_order_and_what_is_done_is_not_done_again(cohort, tmp_path
     assert _names(missing.ran).count("predict") == 1
 
 
+def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_today(cohort, tmp_path, capsys):
+    steps = _Recorded()
+    reproduce.reproduce(_begun(cohort, tmp_path, ["cun", "cun_lws"]), steps)
+    capsys.readouterr()
+    modules = {verb.module: verb for verb in verbs.VERBS}
+    for module, *arguments in steps.ran:
+        completion.parser_of(modules[module]).parse_args(arguments)
+    assert capsys.readouterr().err == ""  # no "--old is now --new"
+
+
 def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path, capsys):
     steps = _Recorded()
     reproduce.reproduce(_begun(cohort, tmp_path, ["cun"]), steps)
@@ -451,7 +462,7 @@ def test_a_whole_table_on_phantoms_killed_in_every_step(cohort, tmp_path, table)
     for row in ROWS[table]:
         rows = list(csv.DictReader((output / "scores" / row / "metrics.csv").open()))
         assert [one["region"] for one in rows] == ["WT", "TC", "ET"]
-        assert f"tfbrats.train --config {output}/configs/{row}.yaml" in page
+        assert f"tfbrats train --config {output}/configs/{row}.yaml" in page
         assert len(list((output / "models" / row).iterdir())) == 1
         assert not list(output.glob("**/*.partial*"))
     for row in others:

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from tfbrats import api_inputs as inputs
@@ -114,12 +113,11 @@ def simulate_case(
     Raises:
         InputError: the shape is too small to hold a brain.
     """
-    from tfbrats.cases import case
     from tfbrats.phantoms import simulation
 
     image, tissues = simulation.simulate(tuple(shape), seed, 0, tuple(spacing_mm))
     scans = {modality: image[..., channel] for channel, modality in enumerate(MODALITIES)}
-    return case.of_arrays(scans, tuple(spacing_mm), EDITIONS["2020"], f"simulated_{seed}", tissues)
+    return inputs.case_of_arrays(scans, tuple(spacing_mm), EDITIONS["2020"], f"simulated_{seed}", tissues)
 
 
 # --- models ---------------------------------------------------------------------------------------------
@@ -213,10 +211,7 @@ class Model:
         Raises:
             InputError: an array is missing, of another shape, or holds what no scan does; with the cure.
         """
-        from tfbrats.cases import case
-
-        scans = {name: np.asarray(array) for name, array in arrays.items()}
-        loaded = case.of_arrays(scans, tuple(spacing_mm), self.card.schema_of_labels, case_id)
+        loaded = inputs.case_of_arrays(arrays, spacing_mm, self.card.schema_of_labels, case_id)
         return self.segment(loaded, probabilities)
 
     def __repr__(self) -> str:

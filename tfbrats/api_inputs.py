@@ -1,4 +1,4 @@
-"""What people hand to `api`, checked and made into what the wings take: paths, configs, regions, label maps."""
+"""What people hand to `api`, checked and made into what the wings take: paths, configs, regions, arrays."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tfbrats.errors import InputError
-from tfbrats.labels import EDITIONS, REGIONS
+from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, LabelSchema, modality_named
 from tfbrats.machine import paths, quiet
 
 if TYPE_CHECKING:
@@ -93,6 +93,50 @@ def config_of_records(manifest: "Manifest", config: "Path | Config | None") -> "
         sections = {**sections, "cascade.stride": identity["sampling"]["patch_size"]}
     base = config_file.load("cun" if manifest.kind == "slices" else "msm")
     return config_file.overridden(base, values=sections)
+
+
+def case_of_arrays(
+    images: Mapping[str, ArrayLike],
+    spacing_mm: Sequence[float],
+    schema: LabelSchema,
+    case_id: str = "arrays",
+    label: "NDArray[np.uint8] | None" = None,
+) -> "Case":
+    """A case of arrays in memory, checked as one of files is.
+
+    Args:
+        images: modality -> [I, J, K], axes to the patient's left, back and head; skull-stripped, 0 outside.
+        spacing_mm: voxel size along i, j, k.
+        schema: in whose values a segmentation of it will be written.
+        label: tissues, uint8 [I, J, K].
+
+    Raises:
+        CaseError: with every fault.
+    """
+    from tfbrats.cases import nifti, voxels
+    from tfbrats.cases.case import Case, CaseError
+
+    arrays = {modality_named(name) or name: np.asarray(array) for name, array in images.items()}
+    faults = [f"no modality is called {m!r}: {', '.join(MODALITIES)}." for m in arrays if m not in MODALITIES]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
+        faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
+    if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
+        faults.append(f"spacing_mm {tuple(spacing_mm)}: expected three lengths over 0, along i, j, k.")
+    notes: list[str] = []
+    for modality, array in arrays.items() if not faults else ():
+        of_array, odd = voxels.intensity_faults("an array", modality, array)
+        faults += of_array
+        notes += odd
+    if not faults:
+        faults = voxels.background_faults(arrays)
+    if faults:
+        raise CaseError(case_id, faults, notes)
+    channels = [voxels.compact(array) for array in arrays.values()]
+    dtype = np.int16 if all(channel.dtype == np.int16 for channel in channels) else np.float32
+    image = np.stack(channels, axis=-1, dtype=dtype)
+    grid = nifti.new_grid(image.shape[:3], spacing_mm)
+    return Case(case_id, case_id, image, tuple(arrays), label, grid.spacing_mm, schema, grid, tuple(notes))
 
 
 def tissues_of(

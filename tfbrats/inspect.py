@@ -20,12 +20,12 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tfbrats import labels
-from tfbrats.cases import case, packing, preprocess, split_files
+from tfbrats.cases import packing, split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
@@ -33,6 +33,9 @@ from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 from tfbrats.machine import files, memory, paths
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted
+
+if TYPE_CHECKING:  # what reads images is imported once the arguments are understood
+    from tfbrats.cases.case import Case
 
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
@@ -53,6 +56,8 @@ def describe(entry: layouts.CaseFiles) -> dict:
         of a case that could be read also shape, spacing_mm, and of its segmentation tissue_voxels and
         volume_ml (by region).
     """
+    from tfbrats.cases import case, preprocess
+
     present = [modality for modality, _, _ in entry.images]
     content = {
         "case_id": entry.case_id,
@@ -89,12 +94,14 @@ def describe(entry: layouts.CaseFiles) -> dict:
     return content
 
 
-def _segmentation(loaded: case.Case, brain: np.ndarray) -> tuple[dict[str, dict], list[str]]:
+def _segmentation(loaded: "Case", brain: np.ndarray) -> tuple[dict[str, dict], list[str]]:
     """`tissue_voxels` and `volume_ml` of a case's segmentation, and what is odd about it.
 
     Args:
         brain: bool [I, J, K].
     """
+    from tfbrats.cases import preprocess
+
     voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
     counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
     voxels = {tissue.name: int(counts[tissue]) for tissue in Tissue if tissue and counts[tissue]}
@@ -109,7 +116,7 @@ def _segmentation(loaded: case.Case, brain: np.ndarray) -> tuple[dict[str, dict]
     return {"tissue_voxels": voxels, "volume_ml": volumes}, notes
 
 
-def _too_large(loaded: case.Case) -> list[str]:
+def _too_large(loaded: "Case") -> list[str]:
     """What an exported model would refuse, though records can be made of it."""
     shape = loaded.image.shape[:3]
     if max(shape) <= packing.LONGEST_SIDE and np.prod(shape) <= packing.MOST_VOXELS:
@@ -120,7 +127,7 @@ def _too_large(loaded: case.Case) -> list[str]:
     ]
 
 
-def _saturation(loaded: case.Case) -> Iterator[str]:
+def _saturation(loaded: "Case") -> Iterator[str]:
     """Notes on scans with many voxels at the top of their data type."""
     for channel, modality in enumerate(loaded.modalities):
         image = loaded.image[..., channel]

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from tfbrats.errors import InputError
 from tfbrats.machine import paths
 from tfbrats.phantoms import phantom_files
-from tfbrats.phantoms.data_sets import write_cases
 from tfbrats.phantoms.simulation import FULL_SHAPE
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import counted
@@ -53,6 +52,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     if options.count < 1 or options.first < 0 or options.seed < 0:
         raise InputError("--count must be at least 1, --first and --seed at least 0.")
+
+    from tfbrats.phantoms.data_sets import write_cases  # with what writes images
+
     written = write_cases(
         options.output, options.count, options.edition, options.seed, options.shape, options.first
     )

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -103,7 +104,10 @@ def test_dataset_json_counts_what_the_files_really_hold(cases, tmp_path, capsys)
     assert (manifest.rejected, len(manifest.split_sha256)) == (0, 64)
     # Nothing else lies there, and the last line says what does.
     assert set(contents(tmp_path / "out put")) == {"dataset.json", *(shard.file for shard in manifest.shards)}
-    assert f"train {manifest.examples['train']}, " in capsys.readouterr().out.splitlines()[-1]
+    *_, written, following = capsys.readouterr().out.splitlines()
+    assert f"train {manifest.examples['train']}, " in written
+    place = shlex.quote(str(tmp_path / "out put"))
+    assert following.startswith(f"next: tfbrats train --config smoke_2d.yaml --records {place} ")
 
 
 def test_guesses_in_reading_are_told_and_kept_and_change_no_byte_of_the_records(
@@ -312,7 +316,7 @@ def test_patches_of_every_region_and_what_dataset_json_says_of_them(cases, tmp_p
     assert [len(ids) for ids in manifest.cases.values()] == [3, 1, 1]
     assert set(contents(tmp_path)) == {"dataset.json", *(shard.file for shard in manifest.shards)}
     assert len(manifest.shards) == 3 * (2 + 1 + 1)
-    assert "train 36, validation 12, test 12 patches, " in capsys.readouterr().out.splitlines()[-1]
+    assert "train 36, validation 12, test 12 patches, " in capsys.readouterr().out.splitlines()[-2]
     before, times = contents(tmp_path), {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.tfrecord")}
     assert run_b(cases, tmp_path, *PATCHES) == 0
     assert contents(tmp_path) == before

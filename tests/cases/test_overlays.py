@@ -9,7 +9,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from tfbrats.cases import case, overlays
+from tfbrats import api_inputs
+from tfbrats.cases import overlays
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.phantoms import simulation
 
@@ -19,7 +20,7 @@ SHAPE = (40, 44, 24)
 def case_of(shape=SHAPE, spacing_mm=(1, 1, 1), case_id="BraTS20_Training_001", modalities=MODALITIES):
     image, tissues = simulation.simulate(shape, 1, 0, spacing_mm)
     scans = {name: image[..., MODALITIES.index(name)] for name in modalities}
-    return case.of_arrays(scans, spacing_mm, EDITIONS["2020"], case_id, tissues)
+    return api_inputs.case_of_arrays(scans, spacing_mm, EDITIONS["2020"], case_id, tissues)
 
 
 def picture_in(text: str) -> np.ndarray:
@@ -99,7 +100,7 @@ def test_left_is_on_the_viewer_s_right_and_the_front_on_top():
 def test_a_case_without_tumour_or_image_is_shown_too():
     whole = case_of(modalities=("t2",))
     scans = {"t2": whole.image[..., 0]}
-    bare = case.of_arrays(scans, (1, 1, 1), EDITIONS["2020"])
+    bare = api_inputs.case_of_arrays(scans, (1, 1, 1), EDITIONS["2020"])
     text = bare._repr_html_()
     assert "No tumour is outlined." in text and "there is no tumour" in text and "t2. Axial" in text
     nothing = overlays.Row("", np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint8))

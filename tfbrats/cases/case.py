@@ -18,7 +18,7 @@ from tfbrats.cases import nifti, voxels
 from tfbrats.cases.nifti import Grid
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.labels import MODALITIES, REGIONS, LabelSchema, modality_named, region_mask
+from tfbrats.labels import MODALITIES, REGIONS, LabelSchema, region_mask
 from tfbrats.machine import files
 
 _AFFINE_TOLERANCE_MM = 1e-3
@@ -136,49 +136,6 @@ def load(
         schema=case.schema,
         grid=grid,
         notes=tuple(notes),
-    )
-
-
-def of_arrays(
-    images: Mapping[str, np.ndarray],
-    spacing_mm: Sequence[float],
-    schema: LabelSchema,
-    case_id: str = "arrays",
-    label: np.ndarray | None = None,
-) -> Case:
-    """A case of arrays in memory, checked as one of files is.
-
-    Args:
-        images: modality -> [I, J, K], axes to the patient's left, back and head; skull-stripped, 0 outside.
-        spacing_mm: voxel size along i, j, k.
-        schema: in whose values a segmentation of it will be written.
-        label: tissues, uint8 [I, J, K].
-
-    Raises:
-        CaseError: with every fault.
-    """
-    arrays = {modality_named(name) or name: np.asarray(array) for name, array in images.items()}
-    faults = [f"no modality is called {m!r}: {', '.join(MODALITIES)}." for m in arrays if m not in MODALITIES]
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
-        faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
-    if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
-        faults.append(f"spacing_mm {tuple(spacing_mm)}: expected three lengths over 0, along i, j, k.")
-    notes: list[str] = []
-    for modality, array in arrays.items() if not faults else ():
-        of_array, odd = voxels.intensity_faults("an array", modality, array)
-        faults += of_array
-        notes += odd
-    if not faults:
-        faults = voxels.background_faults(arrays)
-    if faults:
-        raise CaseError(case_id, faults, notes)
-    channels = [voxels.compact(array) for array in arrays.values()]
-    dtype = np.int16 if all(channel.dtype == np.int16 for channel in channels) else np.float32
-    image = np.stack(channels, axis=-1, dtype=dtype)
-    grid = nifti.new_grid(image.shape[:3], spacing_mm)
-    return Case(
-        *(case_id, case_id, image, tuple(arrays), label, grid.spacing_mm, schema, grid), notes=tuple(notes)
     )
 
 

@@ -6,7 +6,7 @@ Channels and labels are read by their names in it, not by their places. Opens no
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tfbrats.datasets.label_names import schema_of_table
 from tfbrats.datasets.scan_names import Group, Leftovers, nifti_stem
@@ -115,6 +115,20 @@ def _scans_and_masks(
         else:
             scans[part, stem][None].append(path)
     return scans, masks
+
+
+def tables_of(scans: Iterable[tuple[str, str]]) -> set[str]:
+    """The dataset.json that cases were read from, if any.
+
+    Args:
+        scans: layout and path of each scan.
+    """
+    folders = {
+        re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
+        for layout, path in scans
+        if layout in (MSD, NNUNET)
+    }
+    return {files.join(folder, TABLE) for folder in folders}
 
 
 def _group(

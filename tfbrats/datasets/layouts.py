@@ -7,7 +7,6 @@ understood is listed, and finding nothing is an error that says what was looked 
 
 import dataclasses
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,15 @@ from dataclasses import dataclass
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
 from tfbrats.datasets.case_names import Telling
 from tfbrats.datasets.patients import Links
-from tfbrats.datasets.scan_names import Group, Leftovers, beginning_of_listing, nearest, nifti_stem, reasons
+from tfbrats.datasets.scan_names import (
+    Group,
+    Leftovers,
+    beginning_of_listing,
+    common_folder,
+    nearest,
+    nifti_stem,
+    reasons,
+)
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema
 from tfbrats.machine import files
@@ -350,9 +357,10 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
                 f"{output}: belongs to the input, which is never overwritten. Choose another --output."
             )
     new = {path for path in written if nifti_stem(path) is not None}
-    listing = [*sorted(inputs), *_tables_of(cases), *sorted(new)]
+    tables = decathlon.tables_of((entry.layout, path) for entry in cases for _, path, _ in entry.images)
+    listing = [*sorted(inputs), *tables, *sorted(new)]
     # Label names were understood, or overruled, when the cases were found: no edition is asked for again.
-    for group in _groups(_common_folder(listing), listing, UNTOLD, []):
+    for group in _groups(common_folder(listing), listing, UNTOLD, []):
         for path in new.intersection(group.masks):
             scan = next(path for scans in group.scans.values() for path, *_ in scans)
             raise InputError(
@@ -360,23 +368,6 @@ def check_outputs(cases: Sequence[CaseFiles], outputs: Sequence[str | os.PathLik
                 f"{case_of_scan.get(scan, group.case_id)} from now on, by its name and folder. Choose another "
                 "name or folder as --output."
             )
-
-
-def _tables_of(cases: Sequence[CaseFiles]) -> set[str]:
-    """The dataset.json that each case's layout was read from, if any."""
-    folders = {
-        re.sub(r"/imagesT[rs]/.*", "", files.canonical(path))
-        for entry in cases
-        if entry.layout in (decathlon.MSD, decathlon.NNUNET)
-        for _, path, _ in entry.images
-    }
-    return {files.join(folder, decathlon.TABLE) for folder in folders}
-
-
-def _common_folder(paths: Sequence[str]) -> str:
-    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
-    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return "/".join(first[: min(same, len(first) - 1)])
 
 
 def _check_doubled(root: str, cases: Sequence[CaseFiles]) -> None:

@@ -30,6 +30,13 @@ def beginning_of_listing(folder: str | os.PathLike) -> str:
     return (paths.absolute(folder) if files.is_local(folder) else files.canonical(folder)).rstrip("/")
 
 
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that all of these paths lie below."""
+    first, last = min(paths, default="").split("/"), max(paths, default="").split("/")
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return "/".join(first[: min(same, len(first) - 1)])
+
+
 @dataclass(frozen=True)
 class ScanName:
     """What the name of a scan says: `prefix` (None if nothing stands there), modality, and words behind it."""

@@ -25,7 +25,7 @@ class _Lines(tqdm):
         if msg is None and pos is None and self.n:  # else it is being wiped out
             now = self.format_dict
             left = ""
-            if now["total"]:
+            if now["n"] < (now["total"] or 0):
                 seconds = (now["total"] - now["n"]) * now["elapsed"] / max(now["n"] - now["initial"], 1e-9)
                 left = f", about {self.format_interval(seconds)} left"
             numbers = [

@@ -126,7 +126,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def _fill_text(self, text, width, indent):
         blocks = re.split(r"\n\s*\n", textwrap.dedent(text).strip())
         return "\n\n".join(
-            block if re.search(r"^\s", block, re.MULTILINE) else textwrap.fill(" ".join(block.split()), width)
+            block
+            if re.search(r"^\s", block, re.MULTILINE)
+            else textwrap.fill(" ".join(block.split()), width, break_long_words=False, break_on_hyphens=False)
             for block in blocks
         )
 
