@@ -67,7 +67,10 @@ def bar(items: Iterable | None = None, hidden: bool | None = None, **options) ->
 
 def write(text: str, file=None) -> None:
     """A line that leaves the bars whole."""
-    tqdm.write(text, file=file)
+    if is_terminal() or _in_notebook():
+        tqdm.write(text, file=file)
+    else:  # tqdm would print the line of progress anew behind each of these
+        print(text, file=file or sys.stdout, flush=True)
 
 
 def is_terminal() -> bool:
