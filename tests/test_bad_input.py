@@ -563,7 +563,7 @@ def test_an_output_that_cannot_be_written(module, cases, model, served, here, re
     (here / "file").write_text("of a person")
     arguments = {
         EVALUATE: ("--prediction", "p", "--reference", cases, "--output", "file", "--workers", 1),
-        "tfbrats.phantom": ("--output", "file", "--cases", 1, "--shape", 32, 32, 20),
+        "tfbrats.phantom": ("--output", "file", "--count", 1, "--shape", 32, 32, 20),
     }
     (here / "p").mkdir()
     shutil.copy(path_of(cases, "seg"), here / "p" / f"{CASE}.nii.gz")

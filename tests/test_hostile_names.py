@@ -239,7 +239,7 @@ def said_by(main, *arguments: str) -> str:
 
 def test_phantoms_are_written_where_it_was_said(over, cases):
     def work(name):
-        phantom.main([f"--output={name}", "--cases=2", "--seed=1", "--shape", "40", "44", "16"])
+        phantom.main([f"--output={name}", "--count=2", "--seed=1", "--shape", "40", "44", "16"])
         assert tree(plain(name)) == tree(cases)
         return [name]
 

@@ -287,3 +287,78 @@ def test_an_edition_against_the_ids_own_table_is_a_fault_where_it_would_change_a
     assert all(
         "tell edition 2021, which has all of its values and reads 4 ET" in text for text in report["faults"]
     )
+
+
+# --- what a person sees -----------------------------------------------------------------------------------
+
+
+def said_of(folder, capsys, *more) -> list[str]:
+    inspect.main([str(folder), *more])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_it_ends_with_what_to_do_next(tiny_dataset, tmp_path, capsys):
+    folder = tiny_dataset("2020")
+    assert said_of(folder, capsys, "--edition", "2020")[-1] == (
+        f"next: tfbrats prepare --config cun --input {folder} --edition 2020 --output records/cun"
+    )
+    data_sets.write_dataset(tmp_path / "bare", 1, "2020", 5, SHAPE)
+    for mask in (tmp_path / "bare").rglob("*_seg.nii.gz"):
+        mask.unlink()
+    assert said_of(tmp_path / "bare", capsys)[-1].startswith("next: tfbrats predict --model MODEL --input ")
+    next((tmp_path / "bare").rglob("*_t1.nii.gz")).unlink()
+    last = said_of(tmp_path / "bare", capsys)[-1]
+    assert last == f"next: mend that, and run tfbrats inspect {tmp_path / 'bare'} again"
+
+
+def test_what_is_the_same_of_several_cases_is_said_once_and_in_json_of_each(tmp_path, capsys):
+    data_sets.write_dataset(tmp_path, 5, "2020", 5, SHAPE)
+    for number in range(4):
+        next(tmp_path.rglob(f"*00{number}_t1.nii.gz")).unlink()
+    lines = said_of(tmp_path, capsys)
+    faults = lines[lines.index("faults") + 1 : lines.index("", lines.index("faults"))]
+    assert len(faults) == 2
+    assert faults[0].startswith("  4 cases: no t1; found CASE_flair.nii.gz, ")
+    assert faults[1] == "    BraTS20_Training_000, BraTS20_Training_001, BraTS20_Training_002 and 1 more"
+    assert "4 faults; 4 of 5 cases cannot be used." in lines
+    inspect.main([str(tmp_path), "--json"])
+    assert len(json.loads(capsys.readouterr().out)["faults"]) == 4
+
+
+def test_a_fault_of_one_case_alone_names_its_own_files(tmp_path, capsys):
+    data_sets.write_dataset(tmp_path, 3, "2020", 5, SHAPE)
+    next(tmp_path.rglob("*001_t1.nii.gz")).unlink()
+    (told,) = [line for line in said_of(tmp_path, capsys) if "no t1; found" in line]
+    assert told.startswith("  BraTS20_Training_001: no t1; found BraTS20_Training_001_flair.nii.gz, ")
+
+
+def a_foreign_data_set(folder):
+    """nnU-Net's layout, of a channel that is no modality of ours."""
+    data_sets.write_dataset(folder, 1, "nnunet", 5, SHAPE)
+    table = folder / "dataset.json"
+    content = json.loads(table.read_text())
+    table.write_text(json.dumps(content | {"channel_names": {"0": "noNorm"}}))
+
+
+def test_of_a_parent_folder_the_data_sets_below_are_named(tmp_path):
+    a_foreign_data_set(tmp_path / "a" / "b" / "foreign")
+    with pytest.raises(InputError, match="noNorm") as alone:
+        inspect.inspect(tmp_path)
+    assert "below" not in str(alone.value)
+    data_sets.write_dataset(tmp_path / "BraTS2020", 3, "2020", 5, SHAPE)
+    data_sets.write_dataset(tmp_path / "more" / "MSD", 2, "msd", 5, SHAPE)
+    data_sets.write_dataset(tmp_path / "a" / "GLI", 2, "2023", 5, SHAPE)
+    with pytest.raises(InputError) as told:
+        inspect.inspect(tmp_path)
+    first, second = str(told.value).splitlines()[:2]
+    names = ", ".join(str(tmp_path / name) for name in ("BraTS2020", "a/GLI", "more"))
+    assert first == f"{tmp_path}: 3 data sets below: {names}. Name one."
+    assert second.startswith("All of it together is none: ") and "noNorm" in second
+
+
+def test_a_data_set_s_own_fault_is_not_taken_for_a_parent_folder(tmp_path):
+    data_sets.write_dataset(tmp_path, 3, "2020", 5, SHAPE)
+    a_foreign_data_set(tmp_path / "extra" / "foreign")
+    with pytest.raises(InputError, match="noNorm") as told:
+        inspect.inspect(tmp_path)
+    assert "below" not in str(told.value)

@@ -238,20 +238,29 @@ def test_an_unknown_edition_is_refused_with_those_there_are(tmp_path):
 
 
 def test_the_command_writes_what_it_says(tmp_path):
-    arguments = ["--output", str(tmp_path / "out"), "--cases", "2", "--edition", "2023", "--seed", "4"]
+    arguments = ["--output", str(tmp_path / "out"), "--count", "2", "--edition", "2023", "--seed", "4"]
     arguments += ["--shape", "24", "24", "16", "--first", "3"]
     done = subprocess.run(
         [sys.executable, "-m", "tfbrats.phantom", *arguments], capture_output=True, text=True, check=True
     )
-    assert "2 simulated cases, BraTS-GLI-00003-000 to BraTS-GLI-00004-000" in done.stdout
+    written, following = done.stdout.splitlines()
+    assert written.startswith("2 simulated cases, BraTS-GLI-00003-000 to BraTS-GLI-00004-000, are in ")
+    assert following == f"next: tfbrats inspect {tmp_path / 'out'}"
     assert done.stderr == ""  # no bar where there is no terminal
     assert len(layouts.find(tmp_path / "out").cases) == 2
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--cases", "0"], ["--first", "-1"], ["--seed", "-5"], ["--shape", "8", "8", "8"]]
+    "wrong", [["--count", "0"], ["--first", "-1"], ["--seed", "-5"], ["--shape", "8", "8", "8"]]
 )
 def test_an_impossible_argument_is_refused_and_nothing_is_written(tmp_path, wrong):
     with pytest.raises(InputError):
         phantom.main(["--output", str(tmp_path / "out"), *wrong])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_old_name_of_count_works_and_the_new_one_is_said(tmp_path, capsys):
+    phantom.main(["--output", str(tmp_path), "--cases", "1", "--shape", "24", "24", "16"])
+    said = capsys.readouterr()
+    assert said.err == "note: --cases is now --count\n"
+    assert said.out.startswith(f"1 simulated case, BraTS20_Training_000, is in {tmp_path}\n")

@@ -405,7 +405,7 @@ def test_the_command_writes_the_split_that_the_records_will_have_and_a_table(coh
     assert splits.main(["--input", cohort, "--output", str(path), "--config", "cun.yaml"]) == 0
     dealt = split_cases(layouts.find(cohort), (3, 1, 1), 0)
     assert json.loads(path.read_text()) == {**dealt, "sha256": split_files.sha256_of_split(dealt)}
-    header, *rows, last = capsys.readouterr().out.splitlines()
+    header, *rows, last, following = capsys.readouterr().out.splitlines()
     assert header.split() == ["split", "patients", "cases", "HGG", "LGG"]
     assert [row.split() for row in rows] == [
         ["train", "7", "7", "5", "2"],
@@ -413,6 +413,23 @@ def test_the_command_writes_the_split_that_the_records_will_have_and_a_table(coh
         ["test", "2", "2", "2", "0"],
     ]
     assert str(path) in last and [entry.name for entry in tmp_path.iterdir()] == ["splits.json"]
+    assert following == (
+        f"next: tfbrats prepare --config cun.yaml --input {cohort} --splits {path} --output records/cun"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "new", "new/", "splits.json"])
+def test_in_a_folder_the_file_has_its_usual_name(cohort, tmp_path, name):
+    splits.main(["--input", cohort, "--output", f"{tmp_path}/{name}", "--folds", "3"])
+    (written,) = tmp_path.rglob("*.json")
+    assert written == tmp_path / name.removesuffix("splits.json") / "splits.json"
+
+
+def test_folds_are_prepared_one_at_a_time_with_what_was_said_of_the_cases(cohort, tmp_path, capsys):
+    more = ["--edition", "2020", "--folds", "3"]
+    splits.main(["--input", cohort, "--output", str(tmp_path), *more])
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert "--edition 2020 --fold 0 --output records/cun" in following
 
 
 def test_the_command_says_in_json_what_it_did_and_what_is_wrong(cohort, tmp_path, capsys):
@@ -442,7 +459,7 @@ def test_another_split_is_replaced_only_when_asked(cohort, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["name_mapping.csv", "", "notes.json", "BraTS20_Training_000/BraTS20_Training_000_seg.nii.gz"]
+    "name", ["name_mapping.csv", "notes.json", "BraTS20_Training_000/BraTS20_Training_000_seg.nii.gz"]
 )
 def test_what_is_no_splits_file_is_never_replaced(cohort, name):
     files.write_json(files.join(cohort, "notes.json"), {"labels": []})
@@ -460,7 +477,7 @@ def test_cases_in_no_split_have_a_row_of_their_own(tmp_path, capsys):
     (tmp_path / "msd" / "imagesTr" / "BRATS_002.nii.gz").rename(test_images / "BRATS_002.nii.gz")
     (tmp_path / "msd" / "labelsTr" / "BRATS_002.nii.gz").unlink()
     splits.main(["--input", str(tmp_path / "msd"), "--output", str(tmp_path / "s.json"), "--recipe", "paper_b"])
-    note, _, first, *_, last, _ = capsys.readouterr().out.splitlines()
+    note, _, first, *_, last, _, _ = capsys.readouterr().out.splitlines()
     assert "all 2 found" in note
     assert first.split() == ["train", "2", "2", "2"]
     assert last.split() == ["none", "1", "1", "1"]

@@ -18,7 +18,7 @@ import argparse
 import concurrent.futures
 import json
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +32,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
 from tfbrats.machine import files, memory, paths
 from tfbrats.terminal import bars, command, style, verbs
-from tfbrats.terminal.wording import columns, counted
+from tfbrats.terminal.wording import columns, counted, grouped
 
 if TYPE_CHECKING:  # what reads images is imported once the arguments are understood
     from tfbrats.cases.case import Case
@@ -40,7 +40,6 @@ if TYPE_CHECKING:  # what reads images is imported once the arguments are unders
 _SATURATED_VOXELS = 1000  # at the top of the data type: no longer a bright vessel or two
 _TOPS = (np.iinfo(np.int16).max, np.iinfo(np.uint16).max)
 _MOSTLY = 0.5  # of a tumour outside the brain
-_ALIKE = 3  # cases of which the same is said, from which on it is said once
 _DEPTH = 4  # of folders in which data sets are looked for
 _NAMED = 8  # data sets, before the rest is counted
 _READERS = 4  # cases held in memory at a time, ~0.2 GB each at full size
@@ -206,7 +205,7 @@ def _data_sets_below(root: str, edition: str | None) -> list[str]:
     def below(folder: str, depth: int) -> list[str]:
         inside = [path.removeprefix(f"{folder}/") for path in images if path.startswith(f"{folder}/")]
         found, lone_cases = [], []
-        for name in dict.fromkeys(path.partition("/")[0] for path in inside if "/" in path):
+        for name in sorted({path.partition("/")[0] for path in inside if "/" in path}):
             child = f"{folder}/{name}"
             try:
                 cases = layouts.find(child, edition).cases
@@ -278,17 +277,18 @@ def _cells(row: Mapping) -> list[str]:
 
 def _told(report: Mapping, title: str) -> list[str]:
     """The notes or faults of a report; what is the same of several cases is said once."""
-    alike = defaultdict(list)
-    for row in report["cases"]:
-        for text in row[title]:
-            alike[text.replace(row["case_id"], "CASE")].append((row["case_id"], text))
-    lines = {}
-    for text, those in alike.items():
-        together = f"{len(those)} cases, e.g. {those[0][0]}: {text}"
-        for case_id, own in those:
-            alone = f"{case_id}: {own}"
-            lines[alone] = together if len(those) >= _ALIKE else alone
-    return list(dict.fromkeys(lines.get(text, text) for text in report[title]))
+    in_common = {
+        f"{row['case_id']}: {text}": f"{row['case_id']}: {text.replace(row['case_id'], 'CASE')}"
+        for row in report["cases"]
+        for text in row[title]
+    }
+    times = Counter(text.partition(": ")[2] for text in in_common.values())
+
+    def told(text: str) -> str:
+        shared = in_common.get(text, text)
+        return shared if times[shared.partition(": ")[2]] > 1 else text
+
+    return grouped(map(told, report[title]), lambda _: "case")
 
 
 def _print(report: Mapping) -> None:

@@ -534,3 +534,33 @@ def test_a_missing_package_stops_the_job_and_rejects_no_case(cases_folder, tmp_p
     task = planned(cases_folder, tmp_path, "preprocess.n4_modalities=[flair]")[0]
     with pytest.raises(preprocess.MissingPackageError, match="pip install SimpleITK"):
         shards.write_shard(task)
+
+
+# --- how far a job has come -----------------------------------------------------------------------------
+
+
+def test_cases_are_counted_while_their_shard_is_written(cases_folder, tmp_path, monkeypatch):
+    tasks = planned(cases_folder, tmp_path)
+    (tmp_path / shards.PARTS).mkdir()
+    real, seen = shards._write_case, []
+
+    def write_case(*arguments):
+        seen.append(shards.cases_done(str(tmp_path), tasks))
+        return real(*arguments)
+
+    monkeypatch.setattr(shards, "_write_case", write_case)
+    for task in tasks:
+        shards.write_shard(task)
+    assert seen == [0, 1, 2, 3, 4] and shards.cases_done(str(tmp_path), tasks) == 5
+
+
+def test_in_a_store_the_cases_of_finished_shards_are_counted(cases_folder):
+    root = f"memory://{uuid.uuid4().hex}"
+    tasks = planned(cases_folder, root)
+    files.write_bytes(files.join(root, shards.PARTS, "job.json"), b"{}")
+    counts = []
+    for task in tasks:
+        counts.append(shards.cases_done(root, tasks))
+        shards.write_shard(task)
+    assert [*counts, shards.cases_done(root, tasks)] == [0, 3, 5]
+    fsspec.filesystem("memory").rm(root, recursive=True)

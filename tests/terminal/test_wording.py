@@ -37,6 +37,23 @@ def test_a_table_without_rows_has_no_lines():
     assert wording.columns([], ("<", ">")) == []
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "1 s"),
+        (40.4, "40 s"),
+        (58, "1 min"),
+        (600, "10 min"),
+        (80 * 60, "80 min"),
+        (2.5 * 3600, "2.5 h"),
+        (30 * 3600, "30 h"),
+        (5 * 86400, "5.0 days"),
+    ],
+)
+def test_how_long_something_takes_is_said_as_roughly_as_it_is_known(seconds, said):
+    assert wording.in_time(seconds) == said
+
+
 def test_equal_faults_are_told_once_with_their_names():
     faults = [f"{n}.nii.gz: too small. Mend it." for n in range(5)] + ["a: no mask: why?", "nothing here"]
     assert wording.grouped(faults) == [

@@ -24,7 +24,7 @@ from tfbrats.datasets import id_tables
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.terminal import bars, command, style, verbs
-from tfbrats.terminal.wording import counted, in_units
+from tfbrats.terminal.wording import counted, grouped, in_units
 
 if TYPE_CHECKING:  # what reads records is imported once the arguments are understood
     from tfbrats.records import verify
@@ -128,17 +128,16 @@ def _content(report: "verify.Report", seconds: float) -> dict[str, Any]:
 def _print_faults(faults: Sequence["verify.Fault"], folder: str) -> None:
     """Faults, equal ones as one line; then what to do about them, each cure once."""
     print("\nfaults")
-    alike = defaultdict(list)
+    by_file = defaultdict(list)
     for fault in faults:
-        # Of a record its number and place stand before the colon.
-        alike[fault.file if fault.record is not None else "", fault.text.rpartition(": ")[2]].append(fault)
-    for (file, text), those in alike.items():
-        if len(those) == 1:
-            print(f"  {those[0]}")
-        elif file:
-            print(f"  {file}: {len(those)} records: {text}; e.g. {those[0].text.partition(': ')[0]}")
+        by_file[fault.file if fault.record is not None else ""].append(fault)
+    for file, those in by_file.items():
+        if file:
+            lines = [f"{file}: {line}" for line in grouped((f.text for f in those), lambda _: "record")]
         else:
-            print(f"  {len(those)} files: {text}; e.g. {those[0].file}")
+            lines = grouped(map(str, those))
+        for line in lines:
+            print("  " + line.replace("\n", "\n  "))
     print(f"\n{counted(len(faults), 'fault')} in {folder}")
     for cure in dict.fromkeys(fault.cure for fault in faults):
         touched = sorted({fault.file for fault in faults if fault.cure == cure})
