@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -189,6 +190,26 @@ def test_one_case_is_asked_for_where_there_are_several(tiny_dataset):
         tfbrats.load_case(tiny_dataset("2020"))
     with pytest.raises(InputError, match="no such folder"):
         tfbrats.find_cases(tiny_dataset("2020") / "BraTS20_Training_009")
+
+
+def test_scans_of_any_name_are_one_s_own_case(model, tiny_dataset, tmp_path):
+    entry = tfbrats.find_cases(tiny_dataset("2020"))["BraTS20_Training_001"]
+    named = {}
+    for (modality, path, _), name in zip(entry.images, ("FLAIR", "T1_pre", "T1_post", "T2w"), strict=True):
+        named[modality] = tmp_path / f"Smith_{name}.nii.gz"
+        shutil.copy(path, named[modality])
+    with pytest.warns(UserWarning, match="by their names, flair Smith_FLAIR.nii.gz"):
+        found = tfbrats.load_case(tmp_path)
+    assert np.array_equal(found.image, tfbrats.load_case(entry).image) and found.label is None
+    mine = tfbrats.load_case(named, modalities=("t1ce",))
+    assert mine.case_id == "Smith" and np.array_equal(mine.image[..., 0], found.image[..., 2])
+    segmentation = model.segment(named)  # its names tell no edition: the model's values are written
+    segmentation.save(tmp_path / "out" / "seg.nii.gz")
+    assert np.array_equal(nifti.read(str(tmp_path / "out" / "seg.nii.gz")).array, segmentation.labels)
+    with pytest.raises(InputError, match="no modality is called 'dwi'"):
+        tfbrats.load_case({"dwi": named["t1"]})
+    with pytest.raises(InputError, match="no such file"):
+        tfbrats.load_case({"t1": tmp_path / "none.nii.gz"})
 
 
 def test_a_simulated_case_is_the_one_that_the_command_writes(tiny_dataset, tmp_path):

@@ -36,7 +36,7 @@ ORDER = {
     "training": "cases.overlays records runs networks inference batches",
     "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
     "workflows": "datasets cases networks records runs scoring.papers training config_file",
-    "api_inputs": "cases predictions records config_file",
+    "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
     "workflows",
 }

@@ -18,15 +18,74 @@ if TYPE_CHECKING:
     from tfbrats.cases.case import Case
     from tfbrats.cases.nifti import Grid
     from tfbrats.config import Config
+    from tfbrats.datasets.layouts import CaseFiles, Dataset
     from tfbrats.predictions.results import Segmentation
     from tfbrats.records.manifest import Manifest
 
 Path = str | os.PathLike[str]
+_NAMED = 4  # cases that an error names
 
 
 def given(path: Path) -> str:
     """A path as the wings take it. Raises InputError: nothing can have this name."""
     return paths.given(os.fspath(path))
+
+
+def cases_below(folder: Path, edition: str | None = None) -> "Dataset":
+    """The data set that lies below a folder; where names tell of none, one's own scans.
+
+    Raises:
+        InputError: no case is found, or no edition is told.
+    """
+    from tfbrats.datasets import layouts
+    from tfbrats.predictions import own_scans
+
+    with contextlib.suppress(layouts.NoCaseError):
+        dataset = layouts.find(given(folder), edition)
+        if not dataset.untold:
+            return dataset
+    return own_scans.find(given(folder), edition)  # of cases without a mask: no label is read by a guess
+
+
+def entry_of(
+    source: "Path | CaseFiles | Mapping[str, Path]",
+    edition: str | None = None,
+    written_as: LabelSchema | None = None,
+) -> "CaseFiles":
+    """The one case that is meant.
+
+    Args:
+        source: what `api.load_case` takes.
+        written_as: how a segmentation of it is saved where nothing tells its edition.
+
+    Raises:
+        InputError: no case, or several.
+
+    Warns:
+        UserWarning: whose labels, or which scan a file is, was guessed.
+    """
+    from tfbrats.datasets.layouts import CaseFiles
+    from tfbrats.predictions import own_scans
+
+    if isinstance(source, CaseFiles):
+        return source
+    if isinstance(source, Mapping):
+        scans = {modality_named(name) or name: given(path) for name, path in source.items()}
+        if unknown := sorted(set(scans) - set(MODALITIES)):
+            raise InputError(f"no modality is called {unknown[0]!r}: {', '.join(MODALITIES)}.")
+        dataset = own_scans.named(scans, edition)
+    else:
+        dataset = cases_below(source, edition)
+        for note in dataset.guesses:
+            warnings.warn(note, stacklevel=4)
+    if len(dataset) > 1:
+        ids = [entry.case_id for entry in dataset]
+        names = ", ".join(ids[:_NAMED]) + (", ..." if ids[_NAMED:] else "")
+        raise InputError(
+            f"{dataset.root}: {len(ids)} cases lie here ({names}). Give one case's folder, or one of "
+            f'find_cases: load_case(find_cases(folder)["{ids[0]}"]).'
+        )
+    return (own_scans.written_as(dataset, written_as) if written_as else dataset).cases[0]
 
 
 @contextlib.contextmanager
