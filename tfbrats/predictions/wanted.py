@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from tfbrats.datasets import id_tables, layouts
+from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
@@ -38,13 +38,6 @@ def dataset_of(options: argparse.Namespace) -> Dataset:
     if options.input is None:
         raise InputError(f"which scans? Give --input FOLDER, or one patient's scans: {own_scans.FLAGS}.")
     return own_scans.find(options.input, options.edition)
-
-
-def case_ids(options: argparse.Namespace) -> list[str] | None:
-    """Those that --case and --cases name; None where neither is given."""
-    if options.case is None and options.cases is None:
-        return None
-    return [*(options.case or ()), *(id_tables.case_ids_of(options.cases) if options.cases else ())]
 
 
 def is_file(output: str) -> bool:
