@@ -92,6 +92,7 @@ def test_slow_work_says_a_line_a_minute(monkeypatch, capsys, options, lines):
     monkeypatch.setattr("tqdm.std.time", clock)
     for _ in bars.bar(range(5), **options):
         clock.now += 30.0
+        bars.write("one is done")  # which draws a bar anew, and says a line no sooner
     assert capsys.readouterr().err.splitlines()[:2] == lines
 
 

@@ -72,7 +72,7 @@ def write(text: str, file=None) -> None:
     """A line that leaves the bars whole."""
     if is_terminal() or _in_notebook():
         tqdm.write(text, file=file)
-    else:  # tqdm would print the line of progress anew behind each of these
+    else:  # there is no bar to be drawn again below it
         print(text, file=file or sys.stdout, flush=True)
 
 
