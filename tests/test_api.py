@@ -275,6 +275,7 @@ def test_arrays_are_segmented_as_a_case_is(model, simulated):
     [
         (lambda a: a.pop("t2"), "takes flair, t1, t1ce, t2; received flair, t1, t1ce"),
         (lambda a: a.update(dwi=a["t1"]), "no modality is called 'dwi': flair, t1, t1ce, t2"),
+        (lambda a: a.update(T1Gd=a["t1"]), "t1ce is given twice, once as 'T1Gd'"),
         (lambda a: a.update(t2=a["t2"][:-1]), "one shape; found .*'t2': \\(39, 44, 24\\)"),
         (lambda a: a.update(t2=a["t2"][0]), "volumes \\[I, J, K\\]"),
         (lambda a: a.update(t2=np.full(a["t2"].shape, np.nan)), "an array: .* of t2 are NaN"),
@@ -463,6 +464,9 @@ def test_stored_patches_tell_their_own_config(patch_records):
 def test_records_that_are_not_there_or_damaged_are_told_before_anything_is_read(record_set, tmp_path):
     with pytest.raises(InputError, match=r"no dataset\.json"):
         tfbrats.read_records(tmp_path)
+    for wrong in ({"batch_size": 0}, {"epoch": -1}):
+        with pytest.raises(InputError, match="expected at least 1, and at least 0"):
+            tfbrats.read_records(record_set.folder, **wrong)
     with pytest.raises(InputError, match="no split 'training'; it has train, validation"):
         tfbrats.read_records(record_set.folder, "training")
     with pytest.raises(InputError, match=r"records\.slice_shape"):

@@ -333,6 +333,8 @@ def read_records(
     if faults:
         raise InputError("\n".join(faults))
     batch = settings.train.batch_size if batch_size is None else batch_size
+    if (batch != "auto" and batch < 1) or epoch < 0:
+        raise InputError(f"batch_size={batch}, epoch={epoch}: expected at least 1, and at least 0.")
     settings = inputs.config_of(settings, (f"data.records={folder}",))
     with inputs.quiet_tensorflow():
         from tfbrats.batches import fit_pairs

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Path = str | os.PathLike[str]
 _NAMED = 4  # cases that an error names
+_Scan = TypeVar("_Scan")
 
 
 def given(path: Path) -> str:
@@ -70,10 +71,7 @@ def entry_of(
     if isinstance(source, CaseFiles):
         return source
     if isinstance(source, Mapping):
-        scans = {modality_named(name) or name: given(path) for name, path in source.items()}
-        if unknown := sorted(set(scans) - set(MODALITIES)):
-            raise InputError(f"no modality is called {unknown[0]!r}: {', '.join(MODALITIES)}.")
-        dataset = own_scans.named(scans, edition)
+        dataset = own_scans.named({m: given(path) for m, path in _by_modality(source).items()}, edition)
     else:
         dataset = cases_below(source, edition)
         for note in dataset.guesses:
@@ -154,6 +152,23 @@ def config_of_records(manifest: "Manifest", config: "Path | Config | None") -> "
     return config_file.overridden(base, values=sections)
 
 
+def _by_modality(scans: Mapping[str, _Scan]) -> dict[str, _Scan]:
+    """Scans by the canonical names of modalities; any known spelling is taken.
+
+    Raises:
+        InputError: no modality has this name, or two have one.
+    """
+    named: dict[str, _Scan] = {}
+    for name, scan in scans.items():
+        modality = modality_named(name)
+        if modality is None:
+            raise InputError(f"no modality is called {name!r}: {', '.join(MODALITIES)}.")
+        if modality in named:
+            raise InputError(f"{modality} is given twice, once as {name!r}. Give each scan once.")
+        named[modality] = scan
+    return named
+
+
 def case_of_arrays(
     images: Mapping[str, ArrayLike],
     spacing_mm: Sequence[float],
@@ -170,13 +185,14 @@ def case_of_arrays(
         label: tissues, uint8 [I, J, K].
 
     Raises:
-        CaseError: with every fault.
+        InputError: no modality has this name, or two have one.
+        CaseError: what else is wrong, every fault.
     """
     from tfbrats.cases import nifti, voxels
     from tfbrats.cases.case import Case, CaseError
 
-    arrays = {modality_named(name) or name: np.asarray(array) for name, array in images.items()}
-    faults = [f"no modality is called {m!r}: {', '.join(MODALITIES)}." for m in arrays if m not in MODALITIES]
+    arrays = {modality: np.asarray(array) for modality, array in _by_modality(images).items()}
+    faults = []
     shapes = {name: array.shape for name, array in arrays.items()}
     if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
         faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
