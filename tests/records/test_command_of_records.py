@@ -208,8 +208,8 @@ def test_every_fault_is_listed_not_only_the_first(slices, capsys):
     (folder / fourth).write_bytes((folder / fourth).read_bytes() + tfrecord.frame(b"no example"))
     code, text = said(capsys, "verify", slices)
     assert code == 1
-    assert re.search(rf"{first}: record 1 \(at byte {ends[0]}\) of BraTS20_Training_\d+: damaged", text)
-    assert re.search(rf"{first}: record 4 \(at byte {ends[3]}\) of BraTS20_Training_\d+: damaged", text)
+    assert f"\n  {first}: 2 records: damaged\n    record 1 (at byte {ends[0]}) of BraTS20_Training_" in text
+    assert re.search(rf", record 4 \(at byte {ends[3]}\) of BraTS20_Training_\d+\n", text)
     assert f"{second}: missing" in text
     assert re.search(rf"{third}: \d+ bytes; dataset.json says \d+", text)
     assert re.search(rf"{third}: record \d+ .*damaged", text)
@@ -845,3 +845,27 @@ def test_the_command_ends_with_its_exit_code_and_loads_no_tensorflow(slices):
         assert found.returncode == 0, found.stderr
     (pathlib.Path(slices) / read_manifest(slices).shards[0].file).unlink()
     assert ended("verify", slices).returncode == 1
+
+
+def test_files_with_one_fault_are_told_together(slices, capsys):
+    names = [shard.file for shard in read_manifest(slices).shards]
+    for name in names:
+        (pathlib.Path(slices) / name).unlink()
+    code, text = said(capsys, "verify", slices)
+    assert code == 1 and len(names) == 4
+    assert f"\n  4 files: missing\n    {', '.join(names[:3])} and 1 more\n\n4 faults in {slices}\n" in text
+
+
+def test_each_subcommand_ends_with_what_to_do_next(slices, capsys):
+    train = f"next: tfbrats train --config CONFIG --records {slices}\n"
+    assert said(capsys, "show", slices)[1].endswith(f"next: tfbrats records verify {slices}\n")
+    assert said(capsys, "verify", slices)[1].endswith(train)
+    assert said(capsys, "stats", slices)[1].endswith(train)
+
+
+def test_pictures_of_the_cases_that_a_file_names(slices, tmp_path, capsys):
+    first, second, *_ = (case_id for ids in read_manifest(slices).cases.values() for case_id in ids)
+    (tmp_path / "ids.txt").write_text(f"{first}\n")
+    chosen = ("--cases", str(tmp_path / "ids.txt"), "--case", second)
+    assert said(capsys, "to-nifti", slices, "--output", str(tmp_path / "out"), *chosen)[0] == 0
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {first, second}
