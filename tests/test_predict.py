@@ -352,7 +352,7 @@ def test_volumes_are_told_and_kept_from_run_to_run(model, dataset, tmp_path, cap
 def test_the_last_line_says_what_comes_next(model, dataset, tmp_path, capsys):
     run(model, dataset, tmp_path / "out")
     last = capsys.readouterr().out.splitlines()[-1]
-    places = f"--prediction {tmp_path / 'out'} --reference {dataset} --output report"
+    places = f"--prediction {tmp_path / 'out'} --reference {dataset} --output scores"
     assert last == f"next: tfbrats evaluate {places}"
 
 
