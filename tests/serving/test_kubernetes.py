@@ -106,7 +106,7 @@ def test_the_service_is_headless_and_its_name_is_the_callers_address():
     ports = {port["port"]: port["targetPort"] for port in service["spec"]["ports"]}
     assert ports == {8500: "grpc", REST_PORT: "rest"}
     address = f"dns:///{service['metadata']['name']}:8500"
-    assert f"serving.client --server {address} --model cun" in (SERVING / "kustomization.yaml").read_text()
+    assert f"tfbrats call --server {address} --model-name cun" in (SERVING / "kustomization.yaml").read_text()
 
 
 def test_the_client_goes_round_all_addresses_of_a_name(tmp_path):

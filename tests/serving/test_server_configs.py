@@ -207,7 +207,7 @@ UNDERSCORED = r"--[a-z]+(?:_[a-z]+)+"
 def test_every_flag_that_a_text_names_is_the_servers_or_our_own(path):
     sources = [source.read_text() for source in SERVING.glob("*.py")]
     ours = {name for source in sources for name in re.findall(rf'"({UNDERSCORED})"', source)}
-    assert "--tls_root_certificates" in ours
+    assert "--max_enqueued" in ours
     named = set(re.findall(UNDERSCORED, path.read_text()))
     assert sorted(name for name in named - ours if name.removeprefix("--") not in FLAGS) == []
 
