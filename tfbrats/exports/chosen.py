@@ -12,6 +12,7 @@ from tfbrats.config import Config, PatchConfig, Run
 from tfbrats.config_file import overridden
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
+from tfbrats.machine import files
 from tfbrats.runs.folder import RunFolder
 
 # Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
@@ -62,11 +63,27 @@ def chosen_from(
         precision: in which the networks compute, one of `APART`.
 
     Raises:
-        InputError: no run; an override of what training has settled; an unknown edition.
+        InputError: no run, or one without a checkpoint yet; an override of what training has settled; an
+            unknown edition.
     """
     run = RunFolder(run_dir)
     config = _with_overrides(run.config.model_copy(update={"run": Run(dir=run.path)}), overrides)
-    return Chosen(run, config, _schema(run, edition), precision)
+    schema = None if edition is None else _schema_of(edition)
+    _check_is_trained(run, config)
+    schema = schema or LabelSchema.from_json(run.records["label_schemas"][0])
+    return Chosen(run, config, schema, precision)
+
+
+def _check_is_trained(run: RunFolder, config: Config) -> None:
+    """Raises InputError for every network without best weights; whether they can be read is seen later."""
+    faults = []
+    for region in config.whole.regions:
+        folder = run.network(region).checkpoints_path("best")
+        if not (files.is_folder(folder) and any(path.endswith(".index") for path in files.walk(folder))):
+            which, how = (f" of {region}", f" (region={region.lower()})") if region else ("", "")
+            faults.append(f"{run.path}: no checkpoint{which} yet. Train at least one epoch first{how}.")
+    if faults:
+        raise InputError("\n".join(faults))
 
 
 def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -80,9 +97,7 @@ def _with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     return overridden(config, overrides)
 
 
-def _schema(run: RunFolder, edition: str | None) -> LabelSchema:
-    if edition is None:
-        return LabelSchema.from_json(run.records["label_schemas"][0])
+def _schema_of(edition: str) -> LabelSchema:
     if edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
     return EDITIONS[edition]
