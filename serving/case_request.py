@@ -9,10 +9,10 @@ import numpy as np
 
 from tfbrats.cases import packing
 from tfbrats.cases.case import Case
-from tfbrats.datasets import layouts
+from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.machine import memory
-from tfbrats.predictions import model_card, results
+from tfbrats.predictions import model_card, own_scans, results
 from tfbrats.predictions.model_card import ModelCard
 
 _GZIP = "gzip_int16"
@@ -134,13 +134,13 @@ def types_as_text(types: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {kind}" for name, kind in sorted(types.items()))
 
 
-def only_case(folder: str | os.PathLike) -> layouts.CaseFiles:
-    """The one case in a folder.
+def only_case(folder: str | os.PathLike) -> CaseFiles:
+    """The one case in a folder, which may be a patient's own scans of any names.
 
     Raises:
         InputError: none, or several.
     """
-    cases = layouts.find(folder).cases
+    cases = own_scans.find(folder).cases
     if len(cases) != 1:
         raise InputError(f"{folder}: expected one case; found {len(cases)}. Give a case's own folder.")
     return cases[0]

@@ -85,6 +85,7 @@ def main(arguments: Sequence[str]) -> int | None:
     addresses.checked(options.server)
     asking.check_there(options)
     # What takes long to import comes after the options, gRPC after all that can be wrong here.
+    from tfbrats.datasets import id_tables
     from tfbrats.predictions import wanted
 
     dataset = wanted.dataset_of(options)
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int | None:
         raise InputError("--probabilities goes with one case: give --output FILE.nii.gz and --case.")
     asked = wanted.wanted(
         dataset,
-        wanted.case_ids(options),
+        id_tables.chosen(options),
         options.output,
         options.probabilities,
         options.provenance,

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -191,6 +192,26 @@ def test_one_case_is_asked_for_where_there_are_several(tiny_dataset):
         tfbrats.find_cases(tiny_dataset("2020") / "BraTS20_Training_009")
 
 
+def test_scans_of_any_name_are_one_s_own_case(model, tiny_dataset, tmp_path):
+    entry = tfbrats.find_cases(tiny_dataset("2020"))["BraTS20_Training_001"]
+    named = {}
+    for (modality, path, _), name in zip(entry.images, ("FLAIR", "T1_pre", "T1_post", "T2w"), strict=True):
+        named[modality] = tmp_path / f"Smith_{name}.nii.gz"
+        shutil.copy(path, named[modality])
+    with pytest.warns(UserWarning, match="by their names, flair Smith_FLAIR.nii.gz"):
+        found = tfbrats.load_case(tmp_path)
+    assert np.array_equal(found.image, tfbrats.load_case(entry).image) and found.label is None
+    mine = tfbrats.load_case(named, modalities=("t1ce",))
+    assert mine.case_id == "Smith" and np.array_equal(mine.image[..., 0], found.image[..., 2])
+    segmentation = model.segment(named)  # its names tell no edition: the model's values are written
+    segmentation.save(tmp_path / "out" / "seg.nii.gz")
+    assert np.array_equal(nifti.read(str(tmp_path / "out" / "seg.nii.gz")).array, segmentation.labels)
+    with pytest.raises(InputError, match="no modality is called 'dwi'"):
+        tfbrats.load_case({"dwi": named["t1"]})
+    with pytest.raises(InputError, match="no such file"):
+        tfbrats.load_case({"t1": tmp_path / "none.nii.gz"})
+
+
 def test_a_simulated_case_is_the_one_that_the_command_writes(tiny_dataset, tmp_path):
     from tfbrats.phantoms import data_sets
 
@@ -254,6 +275,7 @@ def test_arrays_are_segmented_as_a_case_is(model, simulated):
     [
         (lambda a: a.pop("t2"), "takes flair, t1, t1ce, t2; received flair, t1, t1ce"),
         (lambda a: a.update(dwi=a["t1"]), "no modality is called 'dwi': flair, t1, t1ce, t2"),
+        (lambda a: a.update(T1Gd=a["t1"]), "t1ce is given twice, once as 'T1Gd'"),
         (lambda a: a.update(t2=a["t2"][:-1]), "one shape; found .*'t2': \\(39, 44, 24\\)"),
         (lambda a: a.update(t2=a["t2"][0]), "volumes \\[I, J, K\\]"),
         (lambda a: a.update(t2=np.full(a["t2"].shape, np.nan)), "an array: .* of t2 are NaN"),
@@ -442,6 +464,9 @@ def test_stored_patches_tell_their_own_config(patch_records):
 def test_records_that_are_not_there_or_damaged_are_told_before_anything_is_read(record_set, tmp_path):
     with pytest.raises(InputError, match=r"no dataset\.json"):
         tfbrats.read_records(tmp_path)
+    for wrong in ({"batch_size": 0}, {"epoch": -1}):
+        with pytest.raises(InputError, match="expected at least 1, and at least 0"):
+            tfbrats.read_records(record_set.folder, **wrong)
     with pytest.raises(InputError, match="no split 'training'; it has train, validation"):
         tfbrats.read_records(record_set.folder, "training")
     with pytest.raises(InputError, match=r"records\.slice_shape"):

@@ -54,6 +54,13 @@ FOREIGN = r"^.*(?:oneDNN|cuInit|cudart|cpu_feature_guard|absl::|WARNING:|apache_
 PORTS = ("8500", "8099", "50000")
 
 
+NEXT = "\f"  # between the Python blocks of a page
+EACH_BY_ITSELF = """for code in {codes!r}:
+    print(code)
+    exec(compile(code, "a block", "exec"), {{"__name__": "__main__"}})
+"""
+
+
 class Block(NamedTuple):
     page: str
     number: int  # in its page
@@ -62,9 +69,12 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: str) -> list[Block]:
+    """Each of its bash blocks, and then all of its Python at once: TensorFlow is loaded a single time."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = re.findall(r"^```(bash|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(page, number, *block) for number, block in enumerate(found, 1)]
+    shell = [Block(page, n, kind, code) for n, (kind, code) in enumerate(found, 1) if kind == "bash"]
+    python = [code for kind, code in found if kind == "python"]
+    return shell + ([Block(page, len(found), "python", NEXT.join(python))] if python else [])
 
 
 BLOCKS = [block for page in PAGES if (ROOT / page).exists() for block in blocks_of(page)]
@@ -138,7 +148,8 @@ class Workspace:
 
     def _script(self, block: Block) -> str:
         if block.kind == "python":
-            return small(block.text, {"8500": self.ports["8500"]})
+            codes = small(block.text, {"8500": self.ports["8500"]}).split(NEXT)
+            return EACH_BY_ITSELF.format(codes=codes)
         commands = [small(command, self.ports) for command in commands_of(block.text)]
         new = [command for command in commands if command not in self.done]
         self.done.update(new)

@@ -36,7 +36,7 @@ ORDER = {
     "training": "cases.overlays records runs networks inference batches",
     "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
     "workflows": "datasets cases networks records runs scoring.papers training config_file",
-    "api_inputs": "cases predictions records config_file",
+    "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
     "workflows",
 }
@@ -80,7 +80,8 @@ LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
     *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
-    *("serving.client", "serving.server", "beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
+    *("tfbrats.predict", "serving.client", "serving.rounds", "serving.server"),
+    *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 # What an environment for client and check alone may lack: with it go most of its megabytes.
 HEAVY = ("tensorflow", "keras", "tensorboard", "apache_beam", "scipy", "SimpleITK", "matplotlib")
@@ -196,7 +197,7 @@ def test_no_tensorflow_is_loaded_by_what_is_light():
     assert len(light) > 60 and ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("name", ["serving.client", "tfbrats.check_submission"])
+@pytest.mark.parametrize("name", ["serving.client", "serving.rounds", "tfbrats.check_submission"])
 def test_client_and_check_run_where_no_heavy_library_is(name):
     code = (
         "import importlib, sys\n"

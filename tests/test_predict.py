@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import time
 import uuid
 import zipfile
@@ -352,6 +354,30 @@ def test_the_last_line_says_what_comes_next(model, dataset, tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     places = f"--prediction {tmp_path / 'out'} --reference {dataset} --output report"
     assert last == f"next: tfbrats evaluate {places}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--help",), 0, "usage: tfbrats predict"),
+        (("--modle", "x"), 2, "did you mean --model?"),
+        (("--model", "none", "--input", ".", "--output", "o"), 1, "none: no tfbrats.json here"),
+        (("--model", "MODEL", "--input", "x", "--output", "o"), 1, "x: no such folder."),
+        (("--model", "MODEL", "--t1", "x.nii", "--output", "o"), 1, "--t1 x.nii: no such file."),
+    ],
+)
+def test_what_needs_no_tensorflow_is_answered_without_it(model, tmp_path, arguments, code, said):
+    program = (
+        "import sys; from tfbrats import predict; from tfbrats.terminal import command\n"
+        "try: command.run(predict.main)\n"
+        "finally: print(sorted({'tensorflow', 'scipy', 'nibabel', 'SimpleITK'} & set(sys.modules)))\n"
+    )
+    given = [str(model) if text == "MODEL" else text for text in arguments]
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *given], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code and said in ended.stdout + ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
 
 
 # --- where a segmentation comes from --------------------------------------------------------------------

@@ -12,7 +12,6 @@ Arrays of a case are [I, J, K]: i, j and k point to the patient's left, back and
 """
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from tfbrats.predictions.model_card import ModelCard
     from tfbrats.predictions.results import Segmentation
 
-_NAMED = 4  # cases that an error names
 _BATCH = 8  # where a config leaves the batch size to the machine
 
 
@@ -57,22 +55,23 @@ def find_cases(folder: Path, edition: str | None = None) -> "Dataset":
     Raises:
         InputError: no case is found (lists what was looked for), or no edition is told.
     """
-    from tfbrats.datasets import layouts
-
-    return layouts.find(inputs.given(folder), edition)
+    return inputs.cases_below(folder, edition)
 
 
 def load_case(
-    source: "Path | CaseFiles", modalities: Sequence[str] = MODALITIES, edition: str | None = None
+    source: "Path | CaseFiles | Mapping[str, Path]",
+    modalities: Sequence[str] = MODALITIES,
+    edition: str | None = None,
 ) -> "Case":
     """One case: its scans, its segmentation if it has one, its voxel size. All is checked that can be.
 
         case = tfbrats.load_case("BraTS2020/BraTS20_Training_001")
         case.image.shape, case.spacing_mm     # (240, 240, 155, 4), (1.0, 1.0, 1.0)
         case                                  # in a notebook: three planes
+        case = tfbrats.load_case({"flair": "a.nii.gz", "t1": "b.nii.gz", "t1ce": "c.nii.gz", "t2": "d.nii.gz"})
 
     Args:
-        source: a folder that holds one case, or one of what `find_cases` found.
+        source: a folder that holds one case, one of what `find_cases` found, or modality -> file.
         modalities: which scans, in the order of the image's last axis.
         edition: as for `find_cases`.
 
@@ -82,20 +81,13 @@ def load_case(
 
     Raises:
         InputError: no case or several, or the case cannot be used: with every fault, the file and the cure.
+
+    Warns:
+        UserWarning: something was guessed by names: the edition of the labels, or which file is which scan.
     """
     from tfbrats.cases import case
-    from tfbrats.datasets.layouts import CaseFiles
 
-    if not isinstance(source, CaseFiles):
-        cases = find_cases(source, edition).cases
-        if len(cases) > 1:
-            names = ", ".join(entry.case_id for entry in cases[:_NAMED]) + (", ..." if cases[_NAMED:] else "")
-            raise InputError(
-                f"{os.fspath(source)}: {len(cases)} cases lie here ({names}). Give one case's folder, or one "
-                f'of find_cases: load_case(find_cases(folder)["{cases[0].case_id}"]).'
-            )
-        source = cases[0]
-    return case.load(source, tuple(modalities))
+    return case.load(inputs.entry_of(source, edition), tuple(modalities))
 
 
 def simulate_case(
@@ -159,7 +151,9 @@ class Model:
     def card(self) -> "ModelCard":
         return self._segmenter.card
 
-    def segment(self, case: "Case | CaseFiles | Path", probabilities: bool = False) -> "Segmentation":
+    def segment(
+        self, case: "Case | CaseFiles | Path | Mapping[str, Path]", probabilities: bool = False
+    ) -> "Segmentation":
         """The segmentation of a case, on its grid. N4 bias correction is done first where the model wants it.
 
             segmentation = model.segment(case)
@@ -167,7 +161,8 @@ class Model:
             segmentation.save("seg.nii.gz")
 
         Args:
-            case: from `load_case` or `simulate_case`; or what `load_case` takes.
+            case: from `load_case` or `simulate_case`; or what `load_case` takes. Of a folder or files whose
+                names tell no edition, `save` then writes the model's label values.
             probabilities: also of WT, TC and ET, float32 [I, J, K, 3].
 
         Returns:
@@ -180,14 +175,17 @@ class Model:
         Warns:
             UserWarning: the case's voxels are not of the size that the model was trained on.
         """
-        from tfbrats.cases.case import Case
+        from tfbrats.cases.case import Case, load
         from tfbrats.predictions import model_card
 
-        loaded = case if isinstance(case, Case) else load_case(case, self.card.modalities)
-        loaded = _with_modalities(loaded, self.card.modalities)
+        if isinstance(case, Case):
+            loaded = _with_modalities(case, self.card.modalities)
+        else:
+            entry = inputs.entry_of(case, written_as=self.card.schema_of_labels)
+            loaded = load(entry, self.card.modalities)
         if note := model_card.spacing_note(self.card, loaded.spacing_mm):
             warnings.warn(f"{loaded.case_id}: {note}", stacklevel=2)
-        return dataclasses.replace(self._segmenter.segment(loaded, probabilities), case=loaded)
+        return self._segmenter.segment(loaded, probabilities)
 
     def segment_arrays(
         self,
@@ -335,6 +333,8 @@ def read_records(
     if faults:
         raise InputError("\n".join(faults))
     batch = settings.train.batch_size if batch_size is None else batch_size
+    if (batch != "auto" and batch < 1) or epoch < 0:
+        raise InputError(f"batch_size={batch}, epoch={epoch}: expected at least 1, and at least 0.")
     settings = inputs.config_of(settings, (f"data.records={folder}",))
     with inputs.quiet_tensorflow():
         from tfbrats.batches import fit_pairs

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,15 +18,72 @@ if TYPE_CHECKING:
     from tfbrats.cases.case import Case
     from tfbrats.cases.nifti import Grid
     from tfbrats.config import Config
+    from tfbrats.datasets.layouts import CaseFiles, Dataset
     from tfbrats.predictions.results import Segmentation
     from tfbrats.records.manifest import Manifest
 
 Path = str | os.PathLike[str]
+_NAMED = 4  # cases that an error names
+_Scan = TypeVar("_Scan")
 
 
 def given(path: Path) -> str:
     """A path as the wings take it. Raises InputError: nothing can have this name."""
     return paths.given(os.fspath(path))
+
+
+def cases_below(folder: Path, edition: str | None = None) -> "Dataset":
+    """The data set that lies below a folder; where names tell of none, one's own scans.
+
+    Raises:
+        InputError: no case is found, or no edition is told.
+    """
+    from tfbrats.datasets import layouts
+    from tfbrats.predictions import own_scans
+
+    with contextlib.suppress(layouts.NoCaseError):
+        dataset = layouts.find(given(folder), edition)
+        if not dataset.untold:
+            return dataset
+    return own_scans.find(given(folder), edition)  # of cases without a mask: no label is read by a guess
+
+
+def entry_of(
+    source: "Path | CaseFiles | Mapping[str, Path]",
+    edition: str | None = None,
+    written_as: LabelSchema | None = None,
+) -> "CaseFiles":
+    """The one case that is meant.
+
+    Args:
+        source: what `api.load_case` takes.
+        written_as: how a segmentation of it is saved where nothing tells its edition.
+
+    Raises:
+        InputError: no case, or several.
+
+    Warns:
+        UserWarning: whose labels, or which scan a file is, was guessed.
+    """
+    from tfbrats.datasets.layouts import CaseFiles
+    from tfbrats.predictions import own_scans
+
+    if isinstance(source, CaseFiles):
+        return source
+    if isinstance(source, Mapping):
+        dataset = own_scans.named({m: given(path) for m, path in _by_modality(source).items()}, edition)
+    else:
+        dataset = cases_below(source, edition)
+        for note in dataset.guesses:
+            warnings.warn(note, stacklevel=4)
+    if len(dataset) > 1:
+        ids = [entry.case_id for entry in dataset]
+        names = ", ".join(ids[:_NAMED]) + (", ..." if ids[_NAMED:] else "")
+        raise InputError(
+            f"{dataset.root}: {len(ids)} cases lie here ({names}). Give one case's folder, or one of "
+            f'find_cases: load_case(find_cases(folder)["{ids[0]}"]).'
+        )
+    return (own_scans.written_as(dataset, written_as) if written_as else dataset).cases[0]
 
 
 @contextlib.contextmanager
@@ -95,6 +152,23 @@ def config_of_records(manifest: "Manifest", config: "Path | Config | None") -> "
     return config_file.overridden(base, values=sections)
 
 
+def _by_modality(scans: Mapping[str, _Scan]) -> dict[str, _Scan]:
+    """Scans by the canonical names of modalities; any known spelling is taken.
+
+    Raises:
+        InputError: no modality has this name, or two have one.
+    """
+    named: dict[str, _Scan] = {}
+    for name, scan in scans.items():
+        modality = modality_named(name)
+        if modality is None:
+            raise InputError(f"no modality is called {name!r}: {', '.join(MODALITIES)}.")
+        if modality in named:
+            raise InputError(f"{modality} is given twice, once as {name!r}. Give each scan once.")
+        named[modality] = scan
+    return named
+
+
 def case_of_arrays(
     images: Mapping[str, ArrayLike],
     spacing_mm: Sequence[float],
@@ -111,13 +185,14 @@ def case_of_arrays(
         label: tissues, uint8 [I, J, K].
 
     Raises:
-        CaseError: with every fault.
+        InputError: no modality has this name, or two have one.
+        CaseError: what else is wrong, every fault.
     """
     from tfbrats.cases import nifti, voxels
     from tfbrats.cases.case import Case, CaseError
 
-    arrays = {modality_named(name) or name: np.asarray(array) for name, array in images.items()}
-    faults = [f"no modality is called {m!r}: {', '.join(MODALITIES)}." for m in arrays if m not in MODALITIES]
+    arrays = {modality: np.asarray(array) for modality, array in _by_modality(images).items()}
+    faults = []
     shapes = {name: array.shape for name, array in arrays.items()}
     if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
         faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")

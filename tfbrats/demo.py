@@ -3,9 +3,9 @@
     tfbrats demo
     tfbrats demo --method msm
 
-Takes at most five minutes on two cores (eight with msm) and needs no data. Each step is a command that
-you could have typed; it is printed before it runs, and its output is kept under logs/. Run again, it goes on
-where it was stopped.
+Takes three and a half minutes of processor time: about four minutes on two idle cores (eight with msm), ten on
+two that have much else to do. Needs no data. Each step is a command that you could have typed; it is printed
+before it runs, and its output is kept under logs/. Run again, it goes on where it was stopped.
 """
 
 import json

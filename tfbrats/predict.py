@@ -148,13 +148,13 @@ def main(arguments: Sequence[str]) -> None:
 
     asking.check_there(options)
     model = model_card.version_folder(options.model)
-    from tfbrats.datasets import layouts
+    from tfbrats.datasets import id_tables, layouts
     from tfbrats.predictions import wanted
 
     dataset = wanted.dataset_of(options)
     for note in dataset.guesses:
         print(style.note(note))
-    case_ids = wanted.case_ids(options)
+    case_ids = id_tables.chosen(options)
     rules = None
     if options.submission:
         if wanted.is_file(options.output):

@@ -738,7 +738,7 @@ def test_a_server_that_is_not_there_is_named_within_the_connect_timeout(tmp_path
         "1",
     ]
     start = time.monotonic()
-    with pytest.raises(calls.ServerError, match=r"localhost:1: no gRPC server .* tfbrats serve "):
+    with pytest.raises(calls.ServerError, match=r"localhost:1: no gRPC server .*`tfbrats serve "):
         client.main([*arguments, "--output", str(tmp_path / "out" / "seg.nii.gz")])
     assert time.monotonic() - start < 5
     assert not (tmp_path / "out").exists()
@@ -874,6 +874,45 @@ def test_a_folder_as_output_gets_every_case_and_keeps_those_done(served, dataset
     run(served, dataset, out, "--overwrite")
     assert [signature for signature, _ in asked].count("gzip_int16") == 3
     assert (out / "BraTS20_Training_002.nii.gz").read_bytes() != b"mine"
+
+
+def test_own_scans_need_no_data_set_and_are_written_in_the_model_s_values(tmp_path, capsys):
+    case = write_case(tmp_path, "BraTS20_Training_004")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    names = dict(zip(MODALITIES, ("AX_FLAIR", "T1_pre", "T1_post", "T2_tse"), strict=True))
+    for modality, name in names.items():
+        shutil.copy(case / f"{case.name}_{modality}.nii.gz", mine / f"{name}.nii.gz")
+    tiny_model.write(tmp_path / "tiny", 1, "2023")
+    flags = [text for m, name in names.items() for text in (f"--{m}", str(mine / f"{name}.nii.gz"))]
+
+    def said() -> list[str]:
+        return [line for line in capsys.readouterr().out.splitlines() if "its voxels are" not in line]
+
+    with server.start(tmp_path / "tiny") as running:
+        asked = ["--server", running.address, "--model-name", "tiny"]
+        client.main([*asked, *flags, "--output", str(tmp_path / "seg.nii.gz")])
+        first = said()
+        client.main([*asked, "--input", str(mine), "--output", str(tmp_path / "out")])
+        second = said()
+        with pytest.raises(InputError, match=r"takes flair, t1, t1ce, t2; found .*Give --t2 FILE too"):
+            client.main([*asked, *flags[:-2], "--output", str(tmp_path / "o")])
+    assert first[0].startswith("mine: WT ") and second[1] == first[0]
+    assert second[0].startswith("note: mine: by their names, flair AX_FLAIR.nii.gz, t1 T1_pre.nii.gz")
+    assert "by tiny version 1" in first[1] and "3 ET" in first[1] and first[2].startswith("next: look at ")
+    assert (tmp_path / "seg.nii.gz").read_bytes() == (tmp_path / "out" / "mine.nii.gz").read_bytes()
+    assert (tmp_path / "out" / "volumes.csv").read_text().splitlines()[1].startswith("mine,")
+    assert set(np.unique(nifti.read(tmp_path / "seg.nii.gz").array)) <= {0, 1, 2, 3}
+
+
+def test_old_options_work_and_say_their_new_names(served, dataset, tmp_path, capsys):
+    asked = ["--server", served.address, "--model", "tiny", "--version", "1", "--concurrency", "2"]
+    client.main([*asked, "--input", str(dataset), "--connect_timeout", "3", "--output", str(tmp_path / "out")])
+    said = capsys.readouterr()
+    for old, new in (("model", "model-name"), ("version", "model-version"), ("concurrency", "workers")):
+        assert f"note: --{old} is now --{new}\n" in said.err
+    assert "3 segmentations by tiny version 1 in " in said.out
+    assert said.out.splitlines()[-1].startswith("next: look at ")  # there is no mask to score against
 
 
 def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset, tmp_path, capsys):

@@ -60,6 +60,16 @@ def test_where_there_is_no_terminal_quick_work_says_nothing():
     assert (ended.stderr, ended.stdout) == ("", "one is done\n" * 3)
 
 
+def test_where_there_is_no_terminal_a_line_that_is_written_brings_no_line_of_progress():
+    loop = (
+        "from tfbrats.terminal import bars\n"
+        "with bars.bar(total=3, desc='cases', unit='case') as bar:\n"
+        "    for _ in range(3): bar.update(); bars.write('one is done')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", loop], capture_output=True, text=True, check=True)
+    assert (ended.stderr, ended.stdout) == ("", "one is done\n" * 3)
+
+
 class Clock:
     """Time that passes as told."""
 

@@ -18,7 +18,7 @@ from tfbrats.cases import nifti, voxels
 from tfbrats.cases.nifti import Grid
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.labels import MODALITIES, REGIONS, LabelSchema, region_mask
+from tfbrats.labels import MODALITIES, REGIONS, LabelSchema, Tissue
 from tfbrats.machine import files
 
 _AFFINE_TOLERANCE_MM = 1e-3
@@ -88,7 +88,11 @@ class Case:
 def volumes_ml(tissues: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
     """Region -> millilitres, of tissues [I, J, K] with voxels of that size."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    return {region: int(np.count_nonzero(region_mask(tissues, region))) * voxel_ml for region in REGIONS}
+    counts = np.bincount(tissues.ravel(), minlength=len(Tissue))
+    return {
+        region: round(sum(int(counts[tissue]) for tissue in parts) * voxel_ml, 6)
+        for region, parts in REGIONS.items()
+    }
 
 
 # --- reading --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import argparse
 
+from tfbrats.datasets import id_tables
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files, paths
@@ -24,10 +25,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help=f"in place of --input: the {_WHAT[modality]} scan of one patient",
         )
-    parser.add_argument("--case", action="append", metavar="ID", help="only this case; may be repeated")
-    parser.add_argument(
-        "--cases", metavar="IDS", help="only these: a file with one a line, or ids between commas"
-    )
+    id_tables.add_choice(parser)
     parser.add_argument(
         "--edition", help="of the labels that are written, where neither names nor the model should tell it"
     )

@@ -165,8 +165,8 @@ class Segmentation:
 
         Args:
             path: ends in .nii.gz or .nii; replaced if it is there.
-            edition: whose label values are written, e.g. "2023"; by default the case's own, as its files have
-                them. A case of arrays has the model's.
+            edition: whose label values are written, e.g. "2023"; by default those of the case's own files. A
+                case of arrays has the model's; one loaded from files that tell no edition has those of 2023.
 
         Raises:
             InputError: it knows no case; the path cannot be written, is one of no NIfTI file, or the edition

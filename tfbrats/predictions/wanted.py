@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from tfbrats.datasets import id_tables, layouts
+from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
@@ -38,13 +38,6 @@ def dataset_of(options: argparse.Namespace) -> Dataset:
     if options.input is None:
         raise InputError(f"which scans? Give --input FOLDER, or one patient's scans: {own_scans.FLAGS}.")
     return own_scans.find(options.input, options.edition)
-
-
-def case_ids(options: argparse.Namespace) -> list[str] | None:
-    """Those that --case and --cases name; None where neither is given."""
-    if options.case is None and options.cases is None:
-        return None
-    return [*(options.case or ()), *(id_tables.case_ids_of(options.cases) if options.cases else ())]
 
 
 def is_file(output: str) -> bool:
@@ -212,7 +205,7 @@ def ending(wanted: Wanted, by: str, uploads: bool = False) -> list[str]:
         return lines
     untold = wanted.dataset.untold  # its masks cannot be read without --edition
     if wanted.folder is not None and any(e.label and e.case_id not in untold for e, _ in wanted.pairs):
-        arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "report")
+        arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "scores")
         return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
     first = wanted.targets[0].segmentation
     look = f"look at {first} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"

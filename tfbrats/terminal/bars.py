@@ -6,6 +6,7 @@ A bar stays whole in a terminal that says it is 0 columns wide (some containers 
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 
 from tqdm import tqdm
@@ -56,7 +57,9 @@ def bar(items: Iterable | None = None, hidden: bool | None = None, **options) ->
     if hidden:
         return tqdm(items, disable=True, **options)
     if _in_notebook():
-        from tqdm.auto import tqdm as of_the_notebook  # ipywidgets' where they are there
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ipywidgets that are not there: then it is a bar of characters
+            from tqdm.auto import tqdm as of_the_notebook
 
         return of_the_notebook(items, **options)
     if not is_terminal():
