@@ -14,7 +14,7 @@ in mm. This is a caricature: a score on phantoms says that the machinery works, 
 from collections.abc import Sequence
 
 from tfbrats.errors import InputError
-from tfbrats.machine import paths
+from tfbrats.machine import files, paths
 from tfbrats.phantoms import phantom_files
 from tfbrats.phantoms.simulation import FULL_SHAPE
 from tfbrats.terminal import bars, command, style, verbs
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     if options.count < 1 or options.first < 0 or options.seed < 0:
         raise InputError("--count must be at least 1, --first and --seed at least 0.")
+    files.check_can_hold(options.output)
 
     from tfbrats.phantoms.data_sets import write_cases  # with what writes images
 
