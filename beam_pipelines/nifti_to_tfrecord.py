@@ -72,6 +72,12 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str],
     return options, overrides, job_options.of_beam(ours, beam_options, has_overrides=True)
 
 
+def _only_looks(options: argparse.Namespace, beam_options: Sequence[str]) -> bool:
+    """Whether nothing will be written: the price is asked for, or a dry run of Beam, of any value."""
+    is_dry = any(text.partition("=")[0] == "--dry_run" and text != "--dry_run=" for text in beam_options)
+    return options.price or is_dry
+
+
 def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
     config = config_file.load(options.config, overrides)
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     from tfbrats.records.folder import RecordFolder
 
     records = RecordFolder(options.output, options.overwrite)
-    if not options.price:
+    if not _only_looks(options, beam_options):
         records.check_free()
 
     # Beam, when all that can be wrong without it has been looked at: its import takes a second.
