@@ -355,7 +355,7 @@ def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_toda
 def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path, capsys):
     steps = _Recorded()
     reproduce.reproduce(_begun(cohort, tmp_path, ["cun"]), steps)
-    assert capsys.readouterr().out.splitlines()[-1] == f"next: open {tmp_path}/report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: look at {tmp_path}/report.html in a browser"
     assert steps.ran[-2][-2:] == ("--table", "paper_a")
 
 

@@ -118,7 +118,7 @@ def reproduce(plan: "Plan", steps: Steps) -> None:
     )
     print(f"\n{page}  the table beside the paper's, with pictures")
     print(f"{plan.path('scores')}  for each row its scores, a line per case and region")
-    print(style.following(f"open {page}"))
+    print(style.following(f"look at {page} in a browser"))
 
 
 def _train_and_segment(plan: "Plan", row: str, config: "Config", steps: Steps) -> None:
@@ -189,6 +189,7 @@ def parser() -> command.Parser:
     """The command's options."""
     parser = command.parser("tfbrats.reproduce", __doc__)
     parser.keys = _keys
+    parser.allow_abbrev = False  # --price is taken out of the line that comes next
     parser.add_argument("--table", required=True, choices=tuple(papers.TABLES), help="which paper's")
     parser.add_argument(
         "--input",
