@@ -24,6 +24,7 @@ from tfbrats.datasets import layouts, patients
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.terminal import command, style, verbs
+from tfbrats.workflows import chain
 
 if TYPE_CHECKING:
     from tfbrats.config import Config
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     planned = plan.planned(options, config, dataset, records)
     plan.tell(options, dataset, records, planned)
     if options.price:
-        print(style.following(_again(arguments, "--price")))
+        print(style.following(chain.without("--price", "beam_pipelines.nifti_to_tfrecord", arguments)))
         return 0
     if engine.is_dry_run(beam_options):
         engine.dry_run(
@@ -108,13 +109,6 @@ def main(arguments: Sequence[str]) -> int:
     records_job.tell(manifest, options.output)
     print(style.following(_training(options, config, overrides)))
     return 0
-
-
-def _again(arguments: Sequence[str], without: str) -> str:
-    """The same command without one of its options."""
-    return verbs.command_line(
-        "beam_pipelines.nifti_to_tfrecord", *(text for text in arguments if text != without)
-    )
 
 
 def _training(options: argparse.Namespace, config: "Config", overrides: Sequence[str]) -> str:

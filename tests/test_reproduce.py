@@ -215,6 +215,9 @@ def test_asking_the_price_leaves_nothing_behind(cohort, tmp_path, monkeypatch, c
     assert printed.splitlines()[-1].startswith("next: tfbrats reproduce --table paper_a --input ")
     assert "--price" not in printed.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):  # cut short it would stay in that line
+        reproduce.parser().parse_intermixed_args([*arguments[:-1], "--pri"])
+    assert "did you mean --price?" in capsys.readouterr().err
 
 
 # --- what is typed --------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from tfbrats import __version__
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.scoring import papers
-from tfbrats.terminal import command, style, verbs
-from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
+from tfbrats.terminal import command, style
+from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since, without
 
 if typing.TYPE_CHECKING:  # the rest is imported when it is needed: the options are checked first
     from tfbrats.config import Config
@@ -237,8 +237,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.price:
         with tempfile.TemporaryDirectory() as folder:
             _print_price(plan, pathlib.Path(folder))
-        typed = (text for text in arguments if text != "--price")
-        print(style.following(verbs.command_line("tfbrats.reproduce", *typed)))
+        print(style.following(without("--price", "tfbrats.reproduce", arguments)))
         return
     with alone(plan.output) as lock:
         _check_stamp(plan)
