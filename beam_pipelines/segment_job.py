@@ -12,7 +12,7 @@ from tfbrats.cases.rejected import Rejected
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.predictions import results
+from tfbrats.predictions import results, volumes
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
 from tfbrats.terminal import wording
@@ -34,6 +34,7 @@ def make_way(options: argparse.Namespace, card: ModelCard, targets: Sequence[Tar
         segment_scores.remove(options.output)
         for target in targets:
             results.remove(target)
+        volumes.Table(options.output)  # predict's, if it wrote here: without the rows of what is gone
 
 
 def segmented(

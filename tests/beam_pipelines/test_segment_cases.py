@@ -217,7 +217,11 @@ def test_overwritten_results_are_all_done_anew(model, cases, expected, tmp_path)
     run(model, cases, tmp_path, "--provenance")
     for path in tmp_path.glob("*.nii.gz"):
         path.write_bytes(b"old")
+    table = tmp_path / results.VOLUMES  # predict's
+    table.write_text(f"case_id,WT_ml,TC_ml,ET_ml\n{IDS[0]},9.000,9.000,9.000\n")
     assert run(model, cases, tmp_path, "--overwrite") == 0
+    assert table.read_text().splitlines() == ["case_id,WT_ml,TC_ml,ET_ml"]
+    table.unlink()
     assert contents(tmp_path) == without_sidecars(expected)  # no file tells of a segmentation that is gone
 
 
