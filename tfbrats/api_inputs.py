@@ -71,7 +71,8 @@ def entry_of(
     if isinstance(source, CaseFiles):
         return source
     if isinstance(source, Mapping):
-        dataset = own_scans.named({m: given(path) for m, path in _by_modality(source).items()}, edition)
+        scans = {m: given(path) for m, path in _by_modality(source).items()}
+        dataset = own_scans.named(scans, edition, option="")
     else:
         dataset = cases_below(source, edition)
         for note in dataset.guesses:
