@@ -160,7 +160,9 @@ def test_another_scan_of_a_modality_that_is_not_taken_is_told(tmp_path):
     dataset = own_scans.find(str(tmp_path / "p"))
     assert scans_of(dataset.cases[0])["t1ce"] == "T1ce.nii.gz"
     (guess,) = dataset.guesses
-    assert "t1ce T1ce.nii.gz" in guess and "left out: T1_post.nii.gz" in guess and "in Python {'flair': " in guess
+    assert (
+        "t1ce T1ce.nii.gz" in guess and "left out: T1_post.nii.gz" in guess and "in Python {'flair': " in guess
+    )
 
 
 def test_a_case_whose_labels_nothing_tells_is_written_as_the_model_writes(tmp_path):

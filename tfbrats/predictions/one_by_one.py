@@ -47,6 +47,7 @@ def segment_all(
     Raises:
         InputError: no model, or results of another one that must not be mixed with these.
     """
+    wanted.check(card, overwrite)
     todo = wanted.todo(overwrite)
     segmenter = load() if todo else None
     wanted.prepare(card, overwrite)

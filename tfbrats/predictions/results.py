@@ -97,6 +97,21 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
         OtherModelError: the folder holds another model's results.
     """
     path = files.join(folder, model_card.FILE)
+    if not check_owner(card, folder, overwrite, targets):
+        for target in targets:
+            remove(target)
+        files.remove(files.join(folder, VOLUMES))
+        files.remove(path)
+    files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
+
+
+def check_owner(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets: Sequence[Target]) -> bool:
+    """Whether a folder's results, if there are any, are this model's; deletes nothing.
+
+    Raises:
+        OtherModelError: they are another's, and must not be deleted (`prepare`).
+    """
+    path = files.join(folder, model_card.FILE)
     owner = model_card.parse(files.read_bytes(path), path) if files.exists(path) else card
     if owner != card:
         redone = {files.name(path) for target in targets for path in target.all_paths}
@@ -110,11 +125,7 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
                 + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
                 + f"{cure}."
             )
-        for target in targets:
-            remove(target)
-        files.remove(files.join(folder, VOLUMES))
-        files.remove(path)
-    files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
+    return owner == card
 
 
 def remove(target: Target) -> None:
