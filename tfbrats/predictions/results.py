@@ -174,10 +174,13 @@ class Segmentation:
     def save(self, path: str | os.PathLike, edition: str | None = None) -> None:
         """Writes it on the grid of its case, as `tfbrats predict` would, and reads it back.
 
+        Of a case of arrays the grid is made up: voxels of their spacing, axes to the patient's left, back and
+        head, the first voxel at the origin. Over the scans that the arrays came from it lies elsewhere.
+
         Args:
             path: ends in .nii.gz or .nii; replaced if it is there.
             edition: whose label values are written, e.g. "2023"; by default those of the case's own files. A
-                case of arrays has the model's; one loaded from files that tell no edition has those of 2023.
+                case of arrays has the model's, as has one of a folder or files that tell no edition.
 
         Raises:
             InputError: it knows no case; the path cannot be written, is one of no NIfTI file, or the edition
@@ -188,7 +191,10 @@ class Segmentation:
             raise InputError(f"{path}: expected a name that ends in .nii.gz or .nii.")
         if edition is not None and edition not in EDITIONS:
             raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
-        schema = loaded.schema if edition is None else EDITIONS[edition]
+        if edition is not None:
+            schema = EDITIONS[edition]
+        else:
+            schema = self.card.schema_of_labels if loaded.edition_untold else loaded.schema
         case.save_segmentation(path, self.tissues, loaded.grid, schema)
 
     @property
