@@ -16,7 +16,7 @@ import tiny_model
 
 from tfbrats import evaluate, predict
 from tfbrats.cases import case, nifti
-from tfbrats.datasets import layouts
+from tfbrats.datasets import id_tables, layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_segmenter
 from tfbrats.labels import EDITIONS, MODALITIES
@@ -86,7 +86,7 @@ def test_training_cases_are_told_at_the_end(model, dataset, tmp_path, capsys):
     carried = {"training_data": seen.hashes_of({"train": IDS[:1], "validation": [], "test": IDS[1:]})}
     (known / model_card.FILE).write_text(tiny_model.card().model_copy(update=carried).to_json())
     run(known, dataset, tmp_path / "out")
-    assert "note: of 2 cases 1 trained the model, 1 is of its test split; scores" in capsys.readouterr().out
+    assert "note: the model has seen 1 of 2 cases (1 trained the model); mean scores" in capsys.readouterr().out
     run(known, dataset, tmp_path / "test", "--case", IDS[1])
     assert "note:" not in capsys.readouterr().out
 
@@ -330,7 +330,8 @@ def test_real_scans_under_other_names_are_segmented_as_the_case_they_are(another
 def test_cases_are_chosen_by_a_file_or_between_commas(model, dataset, tmp_path):
     (tmp_path / "ids.txt").write_text(f"{IDS[1]}\n")
     run(model, dataset, tmp_path / "one", "--cases", str(tmp_path / "ids.txt"))
-    run(model, dataset, tmp_path / "two", "--cases", ",".join(IDS))
+    run(model, dataset, tmp_path / "two", "--cases", ", ".join(IDS))
+    assert id_tables.case_ids_of("P 07, P 08") == ["P 07", "P 08"]
     assert len(contents(tmp_path / "one")) == 1 and len(contents(tmp_path / "two")) == 2
 
 
