@@ -71,7 +71,7 @@ def ask(wanted: Wanted, options: argparse.Namespace) -> int | None:
         for note in table.complete(wanted.pairs):
             print(style.note(note))
     version = " and ".join(map(str, sorted(versions))) or card.version
-    for line in what_is_wanted.ending(wanted, f"{client.model} version {version}"):
+    for line in what_is_wanted.ending(wanted, f"{client.model} version {version}", [e for e, _ in todo]):
         print(line)
     return None
 

@@ -212,6 +212,66 @@ def test_scans_of_any_name_are_one_s_own_case(model, tiny_dataset, tmp_path):
         tfbrats.load_case({"t1": tmp_path / "none.nii.gz"})
 
 
+def _own_files(tiny_dataset, folder):
+    folder.mkdir(parents=True)
+    entry = tfbrats.find_cases(tiny_dataset("2020"))["BraTS20_Training_001"]
+    for (_, path, _), name in zip(
+        entry.images, ("AX_FLAIR", "Smith_T1", "Smith_T1_post", "t2_tse"), strict=True
+    ):
+        shutil.copy(path, folder / f"{name}.nii.gz")
+    return folder, entry
+
+
+def test_own_scans_are_loaded_with_an_edition_and_with_a_mask_too(tiny_dataset, tmp_path):
+    folder, entry = _own_files(tiny_dataset, tmp_path / "pat")
+    with pytest.warns(UserWarning, match="by their names") as warned:
+        mine = tfbrats.load_case(folder, edition="2020")
+    assert warned[0].filename == __file__
+    assert mine.case_id == "pat" and mine.schema == EDITIONS["2020"] and not mine.edition_untold
+    assert [one.case_id for one in tfbrats.find_cases(folder, "2023")] == ["pat"]
+    shutil.copy(entry.label, folder / "Smith_seg.nii.gz")
+    with pytest.warns(UserWarning, match=r"left out: .*Smith_seg\.nii\.gz"):
+        assert tfbrats.load_case(folder).label is None
+
+
+def test_a_mask_of_no_edition_is_not_read_by_a_guess(tiny_dataset, tmp_path):
+    folder, entry = _own_files(tiny_dataset, tmp_path / "pat")
+    for (modality, _, _), path in zip(entry.images, sorted(folder.iterdir()), strict=True):
+        path.rename(folder / f"{modality}.nii.gz")
+    shutil.copy(entry.label, folder / "seg.nii.gz")
+    with pytest.raises(InputError, match=r"the edition of pat .* is not told"):
+        tfbrats.load_case(folder)
+    assert tfbrats.load_case(folder, edition="2020").label is not None
+
+
+def test_a_case_of_no_edition_is_saved_in_the_model_s_values_however_it_is_handed_over(
+    model, tiny_dataset, tmp_path
+):
+    folder, entry = _own_files(tiny_dataset, tmp_path / "pat")
+    tissues = tfbrats.load_case(entry).label  # with every tissue in it
+
+    def values_saved(given):
+        found = dataclasses.replace(model.segment(given), tissues=tissues)
+        found.save(tmp_path / "seg.nii.gz")
+        return set(np.unique(nifti.read(str(tmp_path / "seg.nii.gz")).array))
+
+    with pytest.warns(UserWarning, match="by their names"):
+        assert values_saved(folder) == values_saved(tfbrats.load_case(folder)) == {0, 1, 2, 4}
+        assert values_saved(tfbrats.load_case(folder, edition="2023")) == {0, 1, 2, 3}
+
+
+def test_what_looks_odd_is_a_warning_at_the_caller_s_line(model, simulated):
+    arrays = {name: simulated.image[..., n] for n, name in enumerate(MODALITIES)}
+    twice = {**arrays, "t1ce": arrays["t1"]}
+    for ask in (
+        lambda: model.segment_arrays(twice),
+        lambda: model.segment(api_inputs.case_of_arrays(twice, (1, 1, 1), EDITIONS["2020"])),
+    ):
+        with pytest.warns(UserWarning, match="arrays: t1 and t1ce hold the same voxels") as warned:
+            ask()
+        assert {one.filename for one in warned} == {__file__}
+
+
 def test_a_simulated_case_is_the_one_that_the_command_writes(tiny_dataset, tmp_path):
     from tfbrats.phantoms import data_sets
 

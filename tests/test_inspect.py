@@ -311,6 +311,22 @@ def test_it_ends_with_what_to_do_next(tiny_dataset, tmp_path, capsys):
     assert last == f"next: mend that, and run tfbrats inspect {tmp_path / 'bare'} again"
 
 
+def test_own_scans_are_not_asked_to_be_mended_but_sent_to_predict(tmp_path, capsys):
+    data_sets.write_dataset(tmp_path, 1, "2020", 5, SHAPE)
+    for kind, name in {"flair": "AX_FLAIR", "t1": "Smith_T1", "t1ce": "Smith_T1_post", "t2": "t2_tse"}.items():
+        (scan,) = tmp_path.rglob(f"BraTS*_{kind}.nii.gz")
+        (tmp_path / "pat").mkdir(exist_ok=True)
+        scan.rename(tmp_path / "pat" / f"{name}.nii.gz")
+    *_, before, last = said_of(tmp_path / "pat", capsys)
+    assert before.startswith("But one's own scans lie here, of 1 patient (pat): ")
+    assert last == f"next: tfbrats predict --model MODEL --input {tmp_path / 'pat'} --output predictions"
+    (tmp_path / "pat" / "Smith_T1.nii.gz").rename(tmp_path / "pat" / "3dT1.nii.gz")
+    (tmp_path / "pat" / "Smith_T1_post.nii.gz").rename(tmp_path / "pat" / "MPRAGE_post.nii.gz")
+    (tmp_path / "pat" / "AX_FLAIR.nii.gz").rename(tmp_path / "pat" / "dark-fluid.nii.gz")
+    with pytest.raises(InputError, match=r"no case found(?s:.*)But one's own scans .* tfbrats predict --model"):
+        inspect.main([str(tmp_path / "pat")])
+
+
 def test_what_is_the_same_of_several_cases_is_said_once_and_in_json_of_each(tmp_path, capsys):
     data_sets.write_dataset(tmp_path, 5, "2020", 5, SHAPE)
     for number in range(4):

@@ -87,7 +87,8 @@ def load_case(
     """
     from tfbrats.cases import case
 
-    return case.load(inputs.entry_of(source, edition), tuple(modalities))
+    entry, untold = inputs.entry_of(source, edition)
+    return dataclasses.replace(case.load(entry, tuple(modalities)), edition_untold=untold)
 
 
 def simulate_case(
@@ -173,18 +174,18 @@ class Model:
             InputError: the case cannot be used, or lacks a modality.
 
         Warns:
-            UserWarning: the case's voxels are not of the size that the model was trained on.
+            UserWarning: the case's voxels are not of the size that the model was trained on, or the scans look
+                odd: a skull, scans that cover different places, one scan twice.
         """
         from tfbrats.cases.case import Case, load
-        from tfbrats.predictions import model_card
 
         if isinstance(case, Case):
             loaded = _with_modalities(case, self.card.modalities)
         else:
-            entry = inputs.entry_of(case, written_as=self.card.schema_of_labels)
-            loaded = load(entry, self.card.modalities)
-        if note := model_card.spacing_note(self.card, loaded.spacing_mm):
-            warnings.warn(f"{loaded.case_id}: {note}", stacklevel=2)
+            entry, untold = inputs.entry_of(case)
+            loaded = dataclasses.replace(load(entry, self.card.modalities), edition_untold=untold)
+        for note in self._doubts(loaded):
+            warnings.warn(note, stacklevel=2)
         return self._segmenter.segment(loaded, probabilities)
 
     def segment_arrays(
@@ -195,6 +196,9 @@ class Model:
         case_id: str = "arrays",
     ) -> "Segmentation":
         """The segmentation of scans that lie in memory.
+
+        Arrays do not tell where they lie: the grid that `save` writes is made up of their spacing, and a viewer
+        does not show the file over the scans. For that, segment files (`segment`).
 
             segmentation = model.segment_arrays({"flair": a, "t1": b, "t1ce": c, "t2": d}, spacing_mm=(1, 1, 1))
 
@@ -208,9 +212,23 @@ class Model:
 
         Raises:
             InputError: an array is missing, of another shape, or holds what no scan does; with the cure.
+
+        Warns:
+            UserWarning: as `segment`.
         """
         loaded = inputs.case_of_arrays(arrays, spacing_mm, self.card.schema_of_labels, case_id)
-        return self.segment(loaded, probabilities)
+        loaded = _with_modalities(loaded, self.card.modalities)
+        for note in self._doubts(loaded):
+            warnings.warn(note, stacklevel=2)
+        return self._segmenter.segment(loaded, probabilities)
+
+    def _doubts(self, loaded: "Case") -> list[str]:
+        """What a person should know of a case before it is segmented."""
+        from tfbrats.predictions import doubts, model_card
+
+        spacing = model_card.spacing_note(self.card, loaded.spacing_mm)
+        notes = [*([spacing] if spacing else []), *doubts.of(loaded)]
+        return [f"{loaded.case_id}: {note}" for note in notes]
 
     def __repr__(self) -> str:
         schema = self.card.schema_of_labels

@@ -41,23 +41,28 @@ def cases_below(folder: Path, edition: str | None = None) -> "Dataset":
     from tfbrats.datasets import layouts
     from tfbrats.predictions import own_scans
 
-    with contextlib.suppress(layouts.NoCaseError):
-        dataset = layouts.find(given(folder), edition)
-        if not dataset.untold:
-            return dataset
-    return own_scans.find(given(folder), edition)  # of cases without a mask: no label is read by a guess
+    path = given(folder)
+    try:
+        dataset = layouts.find(path, reads_labels=False)
+    except layouts.NoCaseError:
+        return own_scans.find(path, edition)
+    except InputError:  # it may be read by the help of an edition
+        return layouts.find(path, edition)
+    if not dataset.untold:
+        return dataset if edition is None else layouts.find(path, edition)
+    own = own_scans.find(path, edition)
+    if any(entry.label and entry.case_id in own.untold for entry in own):
+        return layouts.find(path)  # refuses it: no label is read by a guess
+    return own
 
 
 def entry_of(
-    source: "Path | CaseFiles | Mapping[str, Path]",
-    edition: str | None = None,
-    written_as: LabelSchema | None = None,
-) -> "CaseFiles":
-    """The one case that is meant.
+    source: "Path | CaseFiles | Mapping[str, Path]", edition: str | None = None
+) -> "tuple[CaseFiles, bool]":
+    """The one case that is meant, and whether nothing tells its edition.
 
     Args:
         source: what `api.load_case` takes.
-        written_as: how a segmentation of it is saved where nothing tells its edition.
 
     Raises:
         InputError: no case, or several.
@@ -69,13 +74,14 @@ def entry_of(
     from tfbrats.predictions import own_scans
 
     if isinstance(source, CaseFiles):
-        return source
+        return source, False  # what was found is as it was found
     if isinstance(source, Mapping):
-        dataset = own_scans.named({m: given(path) for m, path in _by_modality(source).items()}, edition)
+        scans = {m: given(path) for m, path in _by_modality(source).items()}
+        dataset = own_scans.named(scans, edition, option="")
     else:
         dataset = cases_below(source, edition)
         for note in dataset.guesses:
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=3)
     if len(dataset) > 1:
         ids = [entry.case_id for entry in dataset]
         names = ", ".join(ids[:_NAMED]) + (", ..." if ids[_NAMED:] else "")
@@ -83,7 +89,8 @@ def entry_of(
             f"{dataset.root}: {len(ids)} cases lie here ({names}). Give one case's folder, or one of "
             f'find_cases: load_case(find_cases(folder)["{ids[0]}"]).'
         )
-    return (own_scans.written_as(dataset, written_as) if written_as else dataset).cases[0]
+    (entry,) = dataset.cases
+    return entry, entry.case_id in dataset.untold
 
 
 @contextlib.contextmanager

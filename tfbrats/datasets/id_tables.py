@@ -120,7 +120,8 @@ def case_ids_of(text: str) -> list[str]:
         text = files.read_text(path)
     elif path and "," not in text and ("/" in text or text.lower().endswith((".txt", ".csv", ".json"))):
         raise InputError(f"--cases {text}: no such file.")
-    case_ids = [case_id for case_id in re.split(r"[,\s]+", text) if case_id]
+    # Not at blanks: a patient may be called "P 07".
+    case_ids = [case_id for part in re.split(r"[,\r\n]+", text) if (case_id := part.strip())]
     if not case_ids:
         raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
     return case_ids
