@@ -91,15 +91,18 @@ def entry_of(
 def quiet_tensorflow() -> Iterator[None]:
     """In the block TensorFlow may be loaded: it says no more than in a command, unless TFBRATS_LOG=1.
 
-    Filters of warnings are afterwards what they were. A process that has loaded TensorFlow already has chosen
-    for itself, and is left alone.
+    Filters of warnings and the environment are afterwards what they were. A process that has loaded TensorFlow
+    already has chosen for itself, and is left alone.
     """
     if "tensorflow" in sys.modules or os.environ.get(quiet.LOG) == "1":
         yield
         return
+    new = set(quiet.LEVELS) - set(os.environ)
     with warnings.catch_warnings():
         quiet.settle()
         import tensorflow  # noqa: F401  here, where it is quiet
+    for name in new:  # processes that it starts are not ours
+        os.environ.pop(name, None)
     yield
 
 

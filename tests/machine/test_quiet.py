@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -9,12 +10,25 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
-LOUD = """
+ITS_OWN = """\
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1796021011.982728   18772 cudart_stub.cc:31] Could not find cuda drivers on your machine.
+2026-11-30 05:12:36.123456: E external/local_xla/xla/stream_executor/cuda_driver.cc:152] failed call to cuInit
+To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow.
+"""
+LOUD = f"""
 import os, warnings
-os.write(2, b"said by C while it is imported\\n")
+os.write(2, {ITS_OWN!r}.encode())
 warnings.warn("said by Python")
-if os.environ.get("BREAK"):
+how = os.environ.get("BREAK")
+if how == "import":
     raise ImportError("no such symbol")
+if how == "crash":
+    os.abort()
+if how == "interrupt":
+    raise KeyboardInterrupt
+if how == "another":
+    os.write(2, b"said by another thread\\n")
 """
 ASKS = "import sys; sys.modules.pop('tensorflow', None); import tensorflow; sys.stderr.write('ours\\n')"
 
@@ -48,12 +62,40 @@ def test_a_child_of_a_command_is_quiet_and_what_is_ours_is_seen(loud):
 @pytest.mark.parametrize("environment", [{"TFBRATS_LOG": "1"}, {}], ids=["asked for", "anybody else's process"])
 def test_else_everything_is_seen(loud, environment):
     code, text = said(loud, ASKS, **environment)
-    assert code == 0 and "said by C" in text and "said by Python" in text and text.endswith("ours\n")
+    assert code == 0 and ITS_OWN in text and "said by Python" in text and text.endswith("ours\n")
 
 
 def test_what_was_said_before_an_import_failed_is_shown(loud):
-    code, text = said(loud, ASKS, TFBRATS_LOG="0", BREAK="1")
-    assert code == 1 and text.startswith("said by C while it is imported\n") and "no such symbol" in text
+    code, text = said(loud, ASKS, TFBRATS_LOG="0", BREAK="import")
+    assert code == 1 and text.startswith(ITS_OWN) and "no such symbol" in text
+
+
+def test_a_crash_in_it_shows_where_it_was(loud):
+    code, text = said(loud, ASKS, TFBRATS_LOG="0", BREAK="crash")
+    assert code == -signal.SIGABRT and "Aborted" in text and "tensorflow.py" in text
+
+
+def test_ctrl_c_in_it_shows_none_of_it(loud):
+    code, text = said(loud, ASKS, TFBRATS_LOG="0", BREAK="interrupt")
+    assert code != 0 and "KeyboardInterrupt" in text and "cudart_stub" not in text
+
+
+def test_what_others_write_meanwhile_is_shown_behind_it(loud):
+    assert said(loud, ASKS, TFBRATS_LOG="0", BREAK="another") == (0, "said by another thread\nours\n")
+
+
+def test_what_cannot_wait_reaches_the_screen_at_once(loud):
+    notice = "import os, signal; from tfbrats.machine import stopping, quiet; aside = quiet._Aside(); "
+    notice += (
+        "exec('with stopping.on_signals(\\'stopping\\'), aside:\\n os.kill(os.getpid(), 15)\\n os._exit(0)')"
+    )
+    assert said(loud, notice, TFBRATS_LOG="0") == (0, "\nstopping\n")
+
+
+def test_faults_of_our_own_arithmetic_are_seen(loud):
+    code = "import warnings; warnings.warn_explicit('overflow', RuntimeWarning, 'x.py', 1, module='{}')"
+    assert "overflow" in said(loud, code.format("tfbrats.cases.voxels"), TFBRATS_LOG="0")[1]
+    assert said(loud, code.format("numpy.core"), TFBRATS_LOG="0") == (0, "")
 
 
 def test_levels_that_a_person_has_set_stay(loud):

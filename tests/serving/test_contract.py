@@ -757,6 +757,7 @@ def test_the_command_ends_well_on_sigterm_also_with_a_run_under_way(written):
 
 def test_told_twice_the_command_ends_at_once(written):
     with command_at_work(written, ["-m", "serving.server"]) as process:
+        assert process.stdout.readline().startswith("next: tfbrats call ")
         process.send_signal(signal.SIGTERM)
         assert "stopping" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)

@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from tfbrats.machine import quiet
+
 
 class Stopped(Exception):
     """Work was given up as asked, where there was nothing to save."""
@@ -52,7 +54,9 @@ def on_signals(notice: str) -> Iterator[Stop]:
         first = not stop.is_asked
         stop.ask(number, frame)
         if first:
-            os.write(2, f"\n{notice}\n".encode())  # print may be interrupted in the middle of a print
+            os.write(
+                quiet.screen(), f"\n{notice}\n".encode()
+            )  # print may be interrupted in the middle of a print
 
     before = {number: signal.signal(number, noted) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
