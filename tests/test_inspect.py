@@ -139,6 +139,16 @@ def test_a_misnamed_mask_is_noted_and_no_fault(tmp_path, capsys):
     assert "W39_1998.09.19_Segm.nii.gz" in capsys.readouterr().out
 
 
+def test_several_files_of_one_reason_are_called_files_and_several_cases_cases(folder, capsys):
+    for name in ("one", "two"):
+        files.write_bytes(files.join(folder, f"{name}.nii.gz"), b"")
+    for number in (1, 2):
+        files.remove(file_of(folder, number, "t1"))
+    assert inspect.main([str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert "2 files: name not understood, left out\n" in said and "2 cases: no t1;" in said
+
+
 def test_each_file_is_read_once(folder, monkeypatch):
     read = []
     true_read = nifti.read

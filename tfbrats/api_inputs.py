@@ -1,6 +1,7 @@
 """What people hand to `api`, checked and made into what the wings take: paths, configs, regions, arrays."""
 
 import contextlib
+import operator
 import os
 import sys
 import warnings
@@ -179,6 +180,34 @@ def _by_modality(scans: Mapping[str, _Scan]) -> dict[str, _Scan]:
     return named
 
 
+def modalities_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The canonical names of some modalities, one or several, each in any known spelling, in the order given.
+
+    Raises:
+        InputError: no modality has this name, two have one, or none is named.
+    """
+    if not names:
+        raise InputError(f"modalities={names!r}: names none; give some of {', '.join(MODALITIES)}.")
+    return tuple(_by_modality({name: None for name in ([names] if isinstance(names, str) else names)}))
+
+
+def sides_mm(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
+    """The size of a voxel along i, j, k. Raises InputError: it is none."""
+    with contextlib.suppress(TypeError, ValueError):
+        i, j, k = (float(side) for side in spacing_mm)
+        if all(0 < side < np.inf for side in (i, j, k)):
+            return i, j, k
+    raise InputError(f"spacing_mm={spacing_mm!r}: expected three lengths over 0, along i, j, k.")
+
+
+def whole(name: str, number: Any, least: int) -> int:
+    """A whole number. Raises InputError: it is none, or below the least."""
+    with contextlib.suppress(TypeError):
+        if (found := operator.index(number)) >= least:
+            return found
+    raise InputError(f"{name}={number!r}: expected a whole number from {least}.")
+
+
 def case_of_arrays(
     images: Mapping[str, ArrayLike],
     spacing_mm: Sequence[float],
@@ -206,8 +235,10 @@ def case_of_arrays(
     shapes = {name: array.shape for name, array in arrays.items()}
     if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
         faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
-    if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
-        faults.append(f"spacing_mm {tuple(spacing_mm)}: expected three lengths over 0, along i, j, k.")
+    try:
+        spacing_mm = sides_mm(spacing_mm)
+    except InputError as error:
+        faults.append(str(error))
     notes: list[str] = []
     for modality, array in arrays.items() if not faults else ():
         of_array, odd = voxels.intensity_faults("an array", modality, array)
@@ -270,11 +301,7 @@ def spacing_of(grids: "Sequence[Grid | None]", spacing_mm: Sequence[float] | Non
                 "two arrays do not tell the size of their voxels: give spacing_mm, e.g. (1, 1, 1)."
             )
         return known[0].spacing_mm
-    sides_mm = tuple(float(side) for side in spacing_mm)
-    if len(sides_mm) != 3 or not all(0 < side < np.inf for side in sides_mm):
-        raise InputError(f"spacing_mm {sides_mm}: expected three lengths over 0, along i, j, k.")
-    if known and not np.allclose(known[0].spacing_mm, sides_mm, rtol=1e-3):
-        raise InputError(
-            f"spacing_mm {sides_mm}: the case's voxels are {known[0].spacing_mm} mm. Leave it out."
-        )
-    return sides_mm
+    sides = sides_mm(spacing_mm)
+    if known and not np.allclose(known[0].spacing_mm, sides, rtol=1e-3):
+        raise InputError(f"spacing_mm {sides}: the case's voxels are {known[0].spacing_mm} mm. Leave it out.")
+    return sides

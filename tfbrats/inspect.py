@@ -29,7 +29,7 @@ from tfbrats.cases import packing, split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
-from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
+from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue
 from tfbrats.machine import files, memory, paths
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted, grouped
@@ -101,12 +101,9 @@ def _segmentation(loaded: "Case", brain: np.ndarray) -> tuple[dict[str, dict], l
     """
     from tfbrats.cases import preprocess
 
-    voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
     counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
     voxels = {tissue.name: int(counts[tissue]) for tissue in Tissue if tissue and counts[tissue]}
-    volumes = {
-        region: round(float(region_mask(loaded.label, region).sum()) * voxel_ml, 3) for region in REGIONS
-    }
+    volumes = {region: round(volume, 3) for region, volume in loaded.volumes_ml.items()}
     notes = [] if voxels else ["its segmentation is empty"]
     if 1 > (outside := preprocess.tumour_outside(loaded.label, brain)) > _MOSTLY:
         notes.append(
@@ -288,7 +285,7 @@ def _told(report: Mapping, title: str) -> list[str]:
         shared = in_common.get(text, text)
         return shared if times[shared.partition(": ")[2]] > 1 else text
 
-    return grouped(map(told, report[title]), lambda _: "case")
+    return grouped(map(told, report[title]), lambda name: "file" if "/" in name else "case")
 
 
 def _print(report: Mapping) -> None:

@@ -39,7 +39,7 @@ class CaseError(InputError):
         self.notes = tuple(notes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Case:
     """One patient at one time point.
 

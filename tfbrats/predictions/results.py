@@ -139,7 +139,7 @@ def remove(target: Target) -> None:
 # --- one case, whatever comes of it ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Segmentation:
     """A segmented case, on its grid.
 
