@@ -24,6 +24,7 @@ from tfbrats.datasets import layouts, patients
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.terminal import command, style, verbs
+from tfbrats.workflows import chain
 
 if TYPE_CHECKING:
     from tfbrats.config import Config
@@ -72,6 +73,12 @@ def _arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str],
     return options, overrides, job_options.of_beam(ours, beam_options, has_overrides=True)
 
 
+def _only_looks(options: argparse.Namespace, beam_options: Sequence[str]) -> bool:
+    """Whether nothing will be written: the price is asked for, or a dry run of Beam, of any value."""
+    is_dry = any(text.partition("=")[0] == "--dry_run" and text != "--dry_run=" for text in beam_options)
+    return options.price or is_dry
+
+
 def main(arguments: Sequence[str]) -> int:
     options, overrides, beam_options = _arguments(arguments)
     config = config_file.load(options.config, overrides)
@@ -80,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     from tfbrats.records.folder import RecordFolder
 
     records = RecordFolder(options.output, options.overwrite)
-    if not options.price:
+    if not _only_looks(options, beam_options):
         records.check_free()
 
     # Beam, when all that can be wrong without it has been looked at: its import takes a second.
@@ -90,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     planned = plan.planned(options, config, dataset, records)
     plan.tell(options, dataset, records, planned)
     if options.price:
-        print(style.following(_again(arguments, "--price")))
+        print(style.following(chain.without("--price", "beam_pipelines.nifti_to_tfrecord", arguments)))
         return 0
     if engine.is_dry_run(beam_options):
         engine.dry_run(
@@ -102,13 +109,6 @@ def main(arguments: Sequence[str]) -> int:
     records_job.tell(manifest, options.output)
     print(style.following(_training(options, config, overrides)))
     return 0
-
-
-def _again(arguments: Sequence[str], without: str) -> str:
-    """The same command without one of its options."""
-    return verbs.command_line(
-        "beam_pipelines.nifti_to_tfrecord", *(text for text in arguments if text != without)
-    )
 
 
 def _training(options: argparse.Namespace, config: "Config", overrides: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every job is asked at the terminal, checked as far as that goes without Beam: its import takes a second.
+"""What every job is asked at the terminal, checked as far as possible without importing Beam (a second).
 
 An option that is not ours is Beam's, or a slip of the hand. Which names Beam has is read in its source, without
 importing it; what their values may be, Beam itself says later (`engine.check_options`).

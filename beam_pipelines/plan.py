@@ -14,6 +14,7 @@ from tfbrats.records.folder import RecordFolder
 from tfbrats.records.manifest import Batch
 from tfbrats.records.price import Price, measured_price
 from tfbrats.records.shards import ShardTask
+from tfbrats.terminal import style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +71,11 @@ def tell(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, p
     print(f"{'; '.join(dataset.layouts)}\nedition {', '.join(dataset.editions)}")
     of_cases = (f"{case.case_id}: {note}" for case in dataset.cases for note in case.notes)
     for note in (*dataset.notes, *plan.notes, *of_cases):
-        print(f"note: {note}")
+        print(style.note(note))
     left_out = len(dataset.cases) - sum(len(ids) for ids in plan.splits.values())
     if left_out:
-        print(f"note: {left_out} cases are in no split and left out: test images, or not named in --splits")
+        why = "test images, or not named in --splits"
+        print(style.note(f"{left_out} cases are in no split and left out: {why}"))
     if options.price:
         print("\n".join(plan.price.lines(plan.shard_count())))
     else:

@@ -4,10 +4,11 @@
     tfbrats segment ... --reference BraTS2020 --splits runs/cun/splits.json
     tfbrats segment ... --runner=FlinkRunner ...
 
-Writes what tfbrats predict writes, to the byte, on this machine unless --runner says otherwise; every option
-that is not listed here goes to Beam. Each worker process loads the model once. Run it again after anything went
-wrong: finished cases are kept, the rest is done. A case that cannot be segmented goes to rejected.jsonl; the
-exit code is 1 when more of them than --max-bad-fraction are. Engines: docs/how-to/beam-engines.md.
+Writes what tfbrats predict writes, to the byte, but no volumes.csv; on this machine unless --runner says
+otherwise; every option that is not listed here goes to Beam. Each worker process loads the model once. Run it
+again after anything went wrong: finished cases are kept, the rest is done. A case that cannot be segmented goes
+to rejected.jsonl; the exit code is 1 when more of them than --max-bad-fraction are. Engines:
+docs/how-to/beam-engines.md.
 """
 
 if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
@@ -120,25 +121,25 @@ def main(arguments: Sequence[str]) -> int:
         rejected = segment_job.segmented(options, beam_options, entries, card)
         done = [name for name in entries if name not in rejected]
         print(f"segmentations of {wording.counted(len(done), 'case')} are in {options.output}")
-        if options.reference and done:
-            segment_scores.score(options, split)
+        is_scored = bool(options.reference and done) and segment_scores.score(options, split)
     segment_job.check_rejected(options, rejected, len(entries))
-    print(style.following(_judging(options, dataset)))
+    print(style.following(_judging(options, dataset, is_scored)))
     return 0
 
 
-def _judging(options: argparse.Namespace, dataset: "Dataset") -> str:
+def _judging(options: argparse.Namespace, dataset: "Dataset", is_scored: bool) -> str:
     """The command that comes next: that of the scores, or of their page where there are scores."""
     output = options.given["output"]
-    if options.reference:
+    if is_scored:
         return verbs.command_line(
             *("tfbrats.report", "--scores", files.join(output, SCORES), "--prediction", output),
             *("--reference", options.reference, "--output", "report.html"),
         )
     has_masks = any(entry.label for entry in dataset.cases)
-    reference = options.given["input"] if has_masks else "REFERENCE"
+    reference = options.reference or (options.given["input"] if has_masks else "REFERENCE")
+    edition = ("--edition", options.edition) if options.edition else ()
     return verbs.command_line(
-        *("tfbrats.evaluate", "--prediction", output, "--reference", reference, "--output", "scores")
+        *("tfbrats.evaluate", "--prediction", output, "--reference", reference, *edition, "--output", "scores")
     )
 
 

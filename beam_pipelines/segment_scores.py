@@ -37,11 +37,14 @@ def split_of(options: argparse.Namespace, card: ModelCard) -> tuple[list[str], o
     return case_ids, chosen
 
 
-def score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | None) -> None:
+def score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | None) -> bool:
     """Scores every finished case of the folder that the reference has, those of earlier jobs too.
 
     Args:
         split: of `split_of`; its cases alone.
+
+    Returns:
+        whether there was one to be scored.
     """
     try:
         finished = [
@@ -51,7 +54,7 @@ def score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | N
         left_out = [case_id for case_id in case_ids if case_id not in finished]
         if len(left_out) == len(case_ids):
             print(f"nothing is scored: no case of split {chosen.name} of {options.splits} is segmented here")
-            return
+            return False
         scores = evaluation.evaluate(
             options.output,
             options.reference,
@@ -87,6 +90,7 @@ def score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | N
         print(text)
     for warning in score_text.warnings(scores):
         print(style.warning(warning, sys.stderr), file=sys.stderr)
+    return True
 
 
 def remove(output: str) -> None:

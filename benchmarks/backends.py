@@ -4,7 +4,7 @@
     KERAS_BACKEND=jax python benchmarks/backends.py --networks cun,msm --width 8
 
 Weights and inputs are the same everywhere, so that two engines print the same numbers to their precision. For
-JAX an environment without TensorFlow is enough. Training itself (`tfbrats.train`) is TensorFlow's alone.
+JAX an environment without TensorFlow is enough. Training itself (`tfbrats train`) is TensorFlow's alone.
 """
 
 import time

@@ -3,7 +3,7 @@
     pip install -e . monai
     python benchmarks/budget.py --cases BraTS2021 --held-out BraTS2021_00006 --minutes 30 --output budget
 
-cun_lws    paper A's network with loss weighted sampling, width 16: `tfbrats.train` on slices
+cun_lws    paper A's network with loss weighted sampling, width 16: `tfbrats train` on slices
 monai_2d   MONAI's BasicUNet on our own stream of the same slices
 msm        paper B's three networks, width 16, which share the time: equally many steps each
 monai_3d   MONAI's SegResNet on patches of the same volumes (`budget_peer.py` says how both of its are set up)
@@ -12,7 +12,7 @@ The clock starts with the process that trains: loading libraries, tracing and wa
 pace, export and prediction do not. All contestants have the same cores, one after the other. The methods'
 schedules are in epochs, so two short trainings tell the pace beforehand, and an epoch gets as many steps as
 make the whole schedule fit; at the end of the time a training that is not done gets SIGTERM, and the weights of
-its last whole epoch count. Records are made once by the Beam job. All are scored by `tfbrats.evaluate`.
+its last whole epoch count. Records are made once by the Beam job. All are scored by `tfbrats evaluate`.
 
 Chosen beforehand for so short a training, and not tuned on the held-out case: batches of 8 slices or 4 patches
 for both sides; ours SGD at 0.01, ten times the paper's as in smoke_2d.yaml (0.05 diverged within ten steps on

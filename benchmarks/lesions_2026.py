@@ -143,7 +143,7 @@ def run_program(program: str, config: str, folder: pathlib.Path) -> Answers:
 
 
 def score(pairs: Files, schema: LabelSchema) -> Iterator[Scored]:
-    """Ours of the same files, read as `tfbrats.evaluate` reads them."""
+    """Ours of the same files, read as `tfbrats evaluate` reads them."""
     for reference_path, prediction_path in pairs:
         reference, grid = case.load_label(reference_path, schema)
         prediction, _ = case.load_label(prediction_path, schema)

@@ -4,7 +4,7 @@
 
 Runs the job on the first cases of a data set, once for each count, into a folder that is deleted afterwards
 (`--keep FOLDER` keeps the last set), and looks every tenth of a second at the resident memory of the command
-and of each of its workers. Options that are not listed go on to the job: --max-workers=2, section.key=value.
+and of each of its workers. Options that are not listed go on to the job: --workers=2, section.key=value.
 """
 
 import argparse

@@ -5,7 +5,7 @@
     python benchmarks/segment.py --case BraTS2021/BraTS2021_00006 --network cun --width 32   # not trained
     python benchmarks/segment.py ... --runs 3 --precisions float32,mixed_bfloat16 --json figures.json
 
-predict      `tfbrats.predict` in a process that has segmented one case before; start-up is told apart
+predict      `tfbrats predict` in a process that has segmented one case before; start-up is told apart
 served       our client, which loads no TensorFlow, and the embedded server in a process of its own
 monai        MONAI's reader, sliding_window_inference and writer (`segment_peer.py`) over the same networks in
              PyTorch (`torch_networks.py`) with the same weights; parameters and multiplications must be equal.

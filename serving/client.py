@@ -92,7 +92,10 @@ def main(arguments: Sequence[str]) -> int | None:
     for note in dataset.guesses:
         print(style.note(note), flush=True)
     if options.probabilities and not wanted.is_file(options.output):
-        raise InputError("--probabilities goes with one case: give --output FILE.nii.gz and --case.")
+        raise InputError(
+            "--probabilities goes with one case: give --output FILE.nii.gz, and --case where --input holds "
+            "several."
+        )
     asked = wanted.wanted(
         dataset,
         id_tables.chosen(options),

@@ -1,4 +1,4 @@
-"""The embedded server at work: its models, its port, and the look for new versions. Loads TensorFlow."""
+"""The embedded server at work: its models, its port, and its polling for new versions. Loads TensorFlow."""
 
 import contextlib
 import logging

@@ -5,6 +5,7 @@ Imports no TensorFlow.
 
 import argparse
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -65,11 +66,11 @@ def ask(wanted: Wanted, options: argparse.Namespace) -> int | None:
         faults, versions = _segment_all(_Round(client, card, wanted, table, options), options)
     if faults and len(wanted.pairs) == 1:
         raise InputError(faults[0])
+    if table is not None:  # also where cases failed: what a killed command left is there to be measured
+        for note in table.complete([(entry, target) for entry, target in wanted.pairs if target.is_done()]):
+            print(style.note(note))
     if faults:
         return 1
-    if table is not None:
-        for note in table.complete(wanted.pairs):
-            print(style.note(note))
     version = " and ".join(map(str, sorted(versions))) or card.version
     for line in what_is_wanted.ending(wanted, f"{client.model} version {version}", [e for e, _ in todo]):
         print(line)
@@ -172,6 +173,8 @@ class _Round:
 
         done = results.attempt(segment, entry, self.card, target, _concerns_all, tell)
         if done.fault:
+            if done.fault.traceback:
+                bars.write(done.fault.traceback, file=sys.stderr)
             return Ended(done.fault.reason, None)
         measured = case.volumes_ml(done.found.tissues, done.case.spacing_mm)
         if self.table is not None:

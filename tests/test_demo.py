@@ -70,7 +70,7 @@ def test_it_ends_with_what_to_look_at_and_how_ones_own_cases_go(recorded, tmp_pa
     recorded("cun", tmp_path / "demo")
     printed = capsys.readouterr().out
     lines = printed[printed.index("done in ") :].splitlines()
-    assert f"next: open {tmp_path}/demo/report.html" in lines
+    assert f"next: look at {tmp_path}/demo/report.html in a browser" in lines
     for name in ("report.html", "metrics.csv", "predictions", "run", "models"):
         assert any(line.startswith(f"    {tmp_path}/demo/{name}") for line in lines)
     typed = [shlex.split(line) for line in lines if line.startswith("    tfbrats ")]

@@ -954,7 +954,7 @@ def test_ids_are_read_from_a_file_or_between_commas(tmp_path, encoding, between)
 
 def test_an_id_may_have_a_blank_in_it(tmp_path):
     (tmp_path / "ids.txt").write_text("P 07\n P 08 , P 09\n\n")
-    assert options.case_ids_of(str(tmp_path / "ids.txt")) == ["P 07", "P 08", "P 09"]
+    assert id_tables.case_ids_of(str(tmp_path / "ids.txt")) == ["P 07", "P 08", "P 09"]
 
 
 def test_a_file_of_ids_that_is_none_is_named(tmp_path):

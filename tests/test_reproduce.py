@@ -215,6 +215,9 @@ def test_asking_the_price_leaves_nothing_behind(cohort, tmp_path, monkeypatch, c
     assert printed.splitlines()[-1].startswith("next: tfbrats reproduce --table paper_a --input ")
     assert "--price" not in printed.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit):  # cut short it would stay in that line
+        reproduce.parser().parse_intermixed_args([*arguments[:-1], "--pri"])
+    assert "did you mean --price?" in capsys.readouterr().err
 
 
 # --- what is typed --------------------------------------------------------------------------------------
@@ -355,7 +358,7 @@ def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_toda
 def test_a_row_alone_stands_beside_the_papers(cohort, tmp_path, capsys):
     steps = _Recorded()
     reproduce.reproduce(_begun(cohort, tmp_path, ["cun"]), steps)
-    assert capsys.readouterr().out.splitlines()[-1] == f"next: open {tmp_path}/report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: look at {tmp_path}/report.html in a browser"
     assert steps.ran[-2][-2:] == ("--table", "paper_a")
 
 

@@ -69,6 +69,8 @@ def test_a_run_writes_all_that_its_folder_promises_and_running_again_does_nothin
     said = capsys.readouterr().out
     for word in ("parameters", "cases", "slices", "replicas", "steps", str(tmp_path / "run")):
         assert word in said
+    assert "replicas    1 on CPU (" in said or "replicas    1 on GPU (" in said
+    assert said.splitlines()[-1].endswith(" --output models/cun_lws")  # not the model of cun
     folder = tmp_path / "run"
     for name in ("config.yaml", "environment.json", "splits.json", "records.json", "history.csv", "timing.csv"):
         assert (folder / name).exists(), name

@@ -82,7 +82,7 @@ def _what_is_there(places: _Places) -> list[str]:
         f"    {places.predictions}/  the segmentations, NIfTI",
         f"    {places.run}/  the run: config, history, TensorBoard, checkpoints",
         f"    {places.model}/  the SavedModel's versions, each with its tfbrats.json",
-        style.following(f"open {places.page}"),
+        style.following(f"look at {places.page} in a browser"),
         "",
         "The same on your own cases. This model has seen simulated brains alone: it shows the way, no result.",
         *(f"    {verbs.command_line(*command_line)}" for command_line in commands),

@@ -24,8 +24,8 @@ from tfbrats import __version__
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.scoring import papers
-from tfbrats.terminal import command, style, verbs
-from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since
+from tfbrats.terminal import command, style
+from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since, without
 
 if typing.TYPE_CHECKING:  # the rest is imported when it is needed: the options are checked first
     from tfbrats.config import Config
@@ -118,7 +118,7 @@ def reproduce(plan: "Plan", steps: Steps) -> None:
     )
     print(f"\n{page}  the table beside the paper's, with pictures")
     print(f"{plan.path('scores')}  for each row its scores, a line per case and region")
-    print(style.following(f"open {page}"))
+    print(style.following(f"look at {page} in a browser"))
 
 
 def _train_and_segment(plan: "Plan", row: str, config: "Config", steps: Steps) -> None:
@@ -189,6 +189,7 @@ def parser() -> command.Parser:
     """The command's options."""
     parser = command.parser("tfbrats.reproduce", __doc__)
     parser.keys = _keys
+    parser.allow_abbrev = False  # --price is taken out of the line that comes next
     parser.add_argument("--table", required=True, choices=tuple(papers.TABLES), help="which paper's")
     parser.add_argument(
         "--input",
@@ -236,8 +237,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.price:
         with tempfile.TemporaryDirectory() as folder:
             _print_price(plan, pathlib.Path(folder))
-        typed = (text for text in arguments if text != "--price")
-        print(style.following(verbs.command_line("tfbrats.reproduce", *typed)))
+        print(style.following(without("--price", "tfbrats.reproduce", arguments)))
         return
     with alone(plan.output) as lock:
         _check_stamp(plan)

@@ -896,6 +896,17 @@ def test_what_nobody_knows_is_an_error_not_dropped_in_silence(stray, message):
         asked(*stray.split())
 
 
+def test_a_dry_run_may_be_asked_for_over_what_is_there(cases, tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(engine, "dry_run", lambda options, *_: looked.append(options))
+    monkeypatch.setattr(engine, "check_options", lambda *_, **__: None)  # of Dataflow's account
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty, and not a record set"):
+        run(cases, tmp_path)
+    assert run(cases, tmp_path, "--runner=DataflowRunner", "--dry_run=true") == 0
+    assert looked and os.listdir(tmp_path) == ["notes.txt"]
+
+
 def test_an_engine_s_own_options_pass():
     given = ["--runner=PortableRunner", "--engine_memory=4g"]
     assert asked(*given) == given

@@ -53,10 +53,11 @@ def cases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(model, cases, tmp_path_factory):
-    """What predict writes, sidecars included: file -> bytes."""
+    """What predict writes, sidecars included, but its table of volumes: file -> bytes."""
     folder = tmp_path_factory.mktemp("expected")
     predict.main(["--model", str(model), "--input", str(cases), "--output", str(folder), "--provenance"])
     found = contents(folder)
+    del found[results.VOLUMES]
     assert len(found) == 11 and len(set(found.values())) == 11
     return found
 
@@ -414,6 +415,23 @@ def test_test_cases_that_are_not_segmented_are_counted(of_a_split, cases, tmp_pa
         capsys.readouterr().out
     )
     assert scored(tmp_path / "out") == [IDS[3]]
+
+
+def test_where_nothing_is_scored_the_next_line_scores_and_keeps_the_edition(
+    of_a_split, cases, tmp_path, capsys
+):
+    model, splits = of_a_split
+    out = tmp_path / "out"
+    of_one = (model, cases, out, f"--case={IDS[0]}", "--edition=2020", f"--reference={cases}")
+    run(*of_one, f"--splits={splits}")
+    said = capsys.readouterr().out
+    assert "nothing is scored: no case of split test of " in said
+    reference = shlex.quote(str(cases))
+    evaluate = f"--prediction {out} --reference {reference} --edition 2020 --output scores"
+    assert said.splitlines()[-1] == f"next: tfbrats evaluate {evaluate}"
+    run(*of_one)
+    report = f"--scores {out / 'scores'} --prediction {out} --reference {reference} --output report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: tfbrats report {report}"
 
 
 def test_splits_that_cannot_be_scored_are_told_before_the_work(model, of_a_split, cases, tmp_path):

@@ -205,6 +205,11 @@ def test_the_best_finished_run_is_exported_next_and_the_newest_unfinished_one_go
         f"next: tfbrats train --config {half / 'config.yaml'} --run {half}",
     ]
     assert len(listing.following([only(tmp_path / "good")])) == 1
+    config = tmp_path / "good" / "config.yaml"
+    config.write_text(config.read_text() + "long_gone: true\n")  # best, and no more to be exported
+    main([str(tmp_path)])
+    assert f"next: tfbrats export --run {tmp_path / 'poor'} --output models/poor" in capsys.readouterr().out
+    assert listing.following([only(tmp_path / "good")]) == []
     main([str(tmp_path), "--json"])
     assert "next" not in capsys.readouterr().out
 

@@ -920,9 +920,9 @@ def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset,
     truncated = dataset / "BraTS20_Training_002" / "BraTS20_Training_002_t1.nii.gz"
     truncated.write_bytes(truncated.read_bytes()[:100])
     assert run(served, dataset, f"{tmp_path}/out/") == 1
-    said = capsys.readouterr().out
-    assert "2 of 4 cases failed" in said
-    assert "t2 is too bright" in said and "_002_t1.nii.gz: truncated" in said
+    said = capsys.readouterr()
+    assert "2 of 4 cases failed" in said.out
+    assert "t2 is too bright" in said.out and "_002_t1.nii.gz: truncated" in said.out
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == [
         "BraTS20_Training_001.nii.gz",
@@ -930,6 +930,19 @@ def test_faulty_cases_are_listed_at_the_end_and_the_others_done(served, dataset,
         "tfbrats.json",
         "volumes.csv",
     ]
+    assert not said.err  # these faults are the files', not ours
+
+
+def test_a_row_that_a_killed_command_left_out_comes_back_though_a_case_fails(served, dataset, tmp_path):
+    truncated = dataset / "BraTS20_Training_002" / "BraTS20_Training_002_t1.nii.gz"
+    truncated.write_bytes(truncated.read_bytes()[:100])
+    table = tmp_path / "out" / "volumes.csv"
+    assert run(served, dataset, f"{tmp_path}/out/") == 1
+    rows = table.read_text()
+    assert len(rows.splitlines()) == 3
+    table.write_text("".join(rows.splitlines(True)[:-1]))
+    assert run(served, dataset, f"{tmp_path}/out/") == 1
+    assert table.read_text() == rows
 
 
 def test_as_many_cases_are_under_way_as_are_asked_for(served, dataset, tmp_path, monkeypatch):
@@ -1002,7 +1015,9 @@ def test_an_error_that_nobody_expected_costs_one_case(served, dataset, tmp_path,
 
     monkeypatch.setattr(client.Client, "segment", fails_once)
     assert run(served, dataset, f"{tmp_path}/out/") == 1
-    assert "_002: ValueError: surprise" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "_002: ValueError: surprise" in said.out
+    assert "in fails_once" in said.err  # where, for whoever mends it
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
 
 

@@ -139,6 +139,56 @@ def test_a_picture_is_read_back_as_it_was_drawn(folder):
     np.testing.assert_array_equal(tf.io.decode_png(event.tensor_proto.string_val[2]), drawn)
 
 
+OLDER = {  # column -> tag of the versions before
+    "loss": "loss/training",
+    "loss1": "loss/training_loss1",
+    "loss_region": "loss/training_region",
+    "auxiliary": "loss/training_auxiliary",
+    "validation_loss": "loss/validation",
+    "training_dice": "dice/training",
+    "training_dice_wt": "dice/training/WT",
+    "dice": "dice/validation",
+    "dice_wt": "dice/validation/WT",
+    "omega": "schedule/omega",
+}
+
+
+def test_a_run_of_an_older_version_goes_on_under_todays_tags(folder, monkeypatch):
+    rows = [{**dict.fromkeys(OLDER, 1.0), "epoch": n, "loss": 10.0 / n} for n in (1, 2, 4)]
+    drawn = {"wt": np.full((4, 6, 3), 7, np.uint8)}
+    whole = board.Board(f"{folder}_whole")
+    for row in rows:
+        whole.write_epoch(row, drawn)
+    with monkeypatch.context() as older:
+        older.setattr(board.epochs, "tag", OLDER.get)
+        for row in rows[:2]:
+            board.Board(folder).write_epoch(row, drawn)
+    assert told(folder, "loss/training") == [(1, 10.0), (2, 5.0)]
+    board.Board(folder).rename_older()
+    board.Board(folder).write_epoch(rows[2], drawn)
+    names = sorted(os.listdir(folder))
+    assert names == sorted(os.listdir(f"{folder}_whole"))
+    tags = set(EventAccumulator(folder).Reload().Tags()["tensors"])
+    assert tags == set(EventAccumulator(f"{folder}_whole").Reload().Tags()["tensors"])
+    assert told(folder) == [(1, 10.0), (2, 5.0), (4, 2.5)]
+    for tag in tags - {"slice/wt"}:
+        assert told(folder, tag) == told(f"{folder}_whole", tag)
+    before = [os.stat(os.path.join(folder, name)).st_mtime_ns for name in names]
+    board.Board(folder).rename_older()  # nothing is left to do
+    assert before == [os.stat(os.path.join(folder, name)).st_mtime_ns for name in names]
+
+
+def test_a_folder_without_epochs_or_with_a_damaged_one_is_left_as_it_is(folder):
+    board.Board(folder).rename_older()
+    assert not os.path.exists(folder)
+    board.Board(folder).write_epoch(ROW)
+    (name,) = os.listdir(folder)
+    with open(os.path.join(folder, name), "r+b") as file:
+        file.truncate(100)
+    board.Board(folder).rename_older()
+    assert os.listdir(folder) == [name] and os.path.getsize(os.path.join(folder, name)) == 100
+
+
 # --- the slice ------------------------------------------------------------------------------------------
 
 

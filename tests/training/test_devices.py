@@ -128,6 +128,8 @@ def test_a_tf_config_of_one_machine_is_this_one_whatever_its_address(monkeypatch
     tf_config(monkeypatch, {"cluster": {"worker": ["no.such.host.example:2222"]}, "task": FIRST})
     strategy = devices.strategy_for("auto")
     assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
+    assert devices.kind(strategy) == tf.config.list_logical_devices()[-1].device_type
+    assert devices.kind(tf.distribute.OneDeviceStrategy("/gpu:1")) == "GPU"
     assert (devices.workers(strategy), devices.worker(strategy), devices.is_chief(strategy)) == (1, 0, True)
 
 

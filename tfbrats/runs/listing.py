@@ -292,9 +292,12 @@ def notes(runs: Sequence[Run], others: Mapping[str, str]) -> list[str]:
 
 
 def following(runs: Sequence[Run]) -> list[str]:
-    """What comes next: the best finished run is exported, the newest unfinished one is gone on with."""
+    """What comes next: the best finished run is exported, the newest unfinished one is gone on with.
+
+    Runs that this version cannot read are neither.
+    """
     commands = []
-    if best := next((run for run in runs if run.is_over), None):
+    if best := next((run for run in runs if run.is_over and not run.note), None):
         model = f"models/{best.name.rpartition('/')[2]}"
         commands.append(verbs.command_line("tfbrats.export", "--run", best.folder, "--output", model))
     never = datetime.datetime.min.replace(tzinfo=datetime.UTC)

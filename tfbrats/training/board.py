@@ -4,6 +4,7 @@ Knows no network: whoever trains brings the numbers and the predicted tissues. W
 computed with is `runs`'; nothing reads these files but eyes.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -32,6 +33,22 @@ from tfbrats.training.replicas import dice
 _FILE = "events.out.tfevents.epoch-{:06d}"
 _FILE_NAME = re.compile(r"events\.out\.tfevents\.epoch-(\d+)")
 _NOT_DRAWN = ("epoch", "steps")  # the axis, and a constant
+_OLDER_TAGS = (  # of versions before `epochs.tag`, with the column that each showed
+    (r"loss/training", "loss"),
+    (r"loss/validation", "validation_loss"),
+    (r"loss/training_(loss\d|auxiliary)", r"\1"),
+    (r"loss/training_(\w+)", r"loss_\1"),
+    (r"dice/training(/\w+)?", r"training_dice\1"),
+    (r"dice/validation(/\w+)?", r"dice\1"),
+)
+
+
+def _tag_today(tag: str) -> str:
+    """What a tag of a file is called today."""
+    for pattern, column in _OLDER_TAGS:
+        if match := re.fullmatch(pattern, tag):
+            return epochs.tag(match.expand(column).replace("/", "_").lower())
+    return tag
 
 
 class Board:
@@ -80,12 +97,40 @@ class Board:
                 "the last checkpoint."
             ) from error
 
+    def rename_older(self) -> None:
+        """Gives epochs that an older version trained today's tags: else each curve would end where they do."""
+        first, *others = sorted(self._epochs().values()) or [""]
+        # The first goes last: where this is cut short, it tells the next command that others are left.
+        for name in [*others, first] if first and self._events(first)[1] else []:
+            events, is_older = self._events(name)
+            if is_older:
+                partial = files.join(self._folder, f".{name.rpartition('.')[2]}{files.PARTIAL}")
+                with tf.io.TFRecordWriter(partial) as writer:
+                    for event in events:
+                        writer.write(event.SerializeToString())
+                tf.io.gfile.rename(partial, files.join(self._folder, name), overwrite=True)
+
+    def _events(self, name: str) -> tuple[list[tf.compat.v1.Event], bool]:
+        """What a file holds, under today's tags, and whether one was another; nothing of a damaged file."""
+        events, is_older = [], False
+        with contextlib.suppress(tf.errors.DataLossError):
+            for record in tf.data.TFRecordDataset(files.join(self._folder, name)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                for value in event.summary.value:
+                    is_older |= value.tag != _tag_today(value.tag)
+                    value.tag = _tag_today(value.tag)
+                events.append(event)
+            return events, is_older
+        return [], False
+
+    def _epochs(self) -> dict[int, str]:
+        """The files that there are, by epoch."""
+        names = tf.io.gfile.listdir(self._folder) if tf.io.gfile.isdir(self._folder) else []
+        return {int(match[1]): name for name in names if (match := _FILE_NAME.fullmatch(name))}
+
     def _forget_from(self, epoch: int) -> None:
-        if not tf.io.gfile.isdir(self._folder):
-            return
-        for name in tf.io.gfile.listdir(self._folder):
-            match = _FILE_NAME.fullmatch(name)
-            if match and int(match[1]) >= epoch:
+        for there, name in self._epochs().items():
+            if there >= epoch:
                 tf.io.gfile.remove(files.join(self._folder, name))
 
 

@@ -280,6 +280,11 @@ def strategy_for(
     return strategy
 
 
+def kind(strategy: tf.distribute.Strategy) -> str:
+    """What its replicas run on: "GPU", "TPU", or "CPU", also where a GPU was hoped for."""
+    return tf.DeviceSpec.from_string(strategy.extended.worker_devices[0]).device_type
+
+
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     """One for each set of devices, kept as long as the process runs.

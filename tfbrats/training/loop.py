@@ -69,6 +69,8 @@ class Training:
             checkpoints.Manager(checkpoint, home.checkpoints_path(which), 2) for which in ("last", "best")
         )
         self._board = board.Board(recipe.home.board_path) if self.chief else None
+        if self._board and self.progress.history:
+            self._board.rename_older()
         self._train_step = recipe.train_step(strategy, self.network, self.optimizer)
         self._validation_step = recipe.validation_step(strategy, self.network)
 

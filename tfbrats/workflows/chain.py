@@ -147,6 +147,11 @@ class Steps:
         return line, self._logs / f"{name}.txt"
 
 
+def without(option: str, module: str, arguments: Sequence[str]) -> str:
+    """A command as it was typed, but for one of its options: what comes after it was only looked at."""
+    return verbs.command_line(module, *(text for text in arguments if text != option))
+
+
 def ended(*arguments: str, lock: int | None = None, **environment: str) -> subprocess.CompletedProcess:
     """`python -m ARGUMENTS`, ended: its exit code and all that it printed, kept from the person.
 

@@ -108,7 +108,8 @@ def _say_what_will_happen(training: Training) -> None:
         f"records     {config.data.records}: {manifest.kind}, {in_units(manifest.bytes)}\n"
         f"cases       {cases}\n"
         f"{config.unit:<11} {examples}\n"
-        f"replicas    {training.division.replicas} ({type(training.strategy).__name__}), "
+        f"replicas    {training.division.replicas} on {devices.kind(training.strategy)} "
+        f"({type(training.strategy).__name__}), "
         f"{config.train.batch_size} {config.unit} each{reading}\n"
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
         f"writes      {recipe.home.path}"
@@ -164,5 +165,5 @@ def _say_how_to_go_on(config: Config, stop: Stop) -> None:
         others = f"train {' and '.join(unfinished)} to the end too, with region={unfinished[0].lower()}"
         print(style.following(others))
     else:
-        exporting = ("--run", config.run.dir, "--output", f"models/{config.model.name}")
+        exporting = ("--run", config.run.dir, "--output", f"models/{listing.method(config)}")
         print(style.following(verbs.command_line("tfbrats.export", *exporting)))

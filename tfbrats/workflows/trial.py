@@ -3,8 +3,8 @@
     python -m tfbrats.workflows.trial --config cun.yaml --batch 2 --steps 3
     python -m tfbrats.workflows.trial --config msm.yaml --batch 24 --steps 1 region=et
 
-Reads no data, writes nothing, throws the networks away; prints JSON, an object for each. `tfbrats.probe` and
-`tfbrats.reproduce` start it: a process of its own gives all of its memory back, and may run out of it.
+Reads no data, writes nothing, throws the networks away; prints JSON, an object for each. `tfbrats probe` and
+`tfbrats reproduce` start it: a process of its own gives all of its memory back, and may run out of it.
 """
 
 import dataclasses
