@@ -220,7 +220,7 @@ def ending(wanted: Wanted, by: str, fresh: Sequence[CaseFiles], uploads: bool = 
     untold = wanted.dataset.untold  # its masks cannot be read without --edition
     if wanted.folder is not None and any(e.label and e.case_id not in untold for e, _ in wanted.pairs):
         some = wanted.pairs if len(wanted.pairs) < len(wanted.dataset) else ()
-        chosen = [text for entry, _ in some for text in ("--case", entry.case_id)]
+        chosen = [text for entry, _ in some if entry.label for text in ("--case", entry.case_id)]
         arguments = ("--prediction", place, "--reference", wanted.dataset.root, *chosen, "--output", "scores")
         return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
     first = wanted.targets[0].segmentation
