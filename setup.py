@@ -50,6 +50,7 @@ EXTRAS = {
         "pre-commit>=3.6",
         "mkdocs>=1.6,<2",  # the pages under docs/ as a site; the theme below is for 1
         "mkdocs-material>=9.6",
+        "mkdocs-jupyter>=0.25",  # docs/start/quickstart.ipynb as a page
         "gcsfs>=2024.2",
         "gcp-storage-emulator>=2026.7",  # stands in for Google Cloud Storage in tests/test_remote.py
     ],

@@ -72,7 +72,7 @@ def ask(wanted: Wanted, options: argparse.Namespace) -> int | None:
     if faults:
         return 1
     version = " and ".join(map(str, sorted(versions))) or card.version
-    for line in what_is_wanted.ending(wanted, f"{client.model} version {version}"):
+    for line in what_is_wanted.ending(wanted, f"{client.model} version {version}", [e for e, _ in todo]):
         print(line)
     return None
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 import tiny_model
 
 import tfbrats
-from tfbrats import api, api_inputs, config_file
+from tfbrats import api_inputs, config_file
 from tfbrats.cases import case, nifti
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
@@ -171,6 +171,21 @@ def test_a_data_set_is_a_sequence_of_cases_by_their_ids(tiny_dataset):
     assert cases["BraTS20_Training_002"] is cases.cases[1]
     with pytest.raises(InputError, match=r"no case BraTS20_Training_009; it has BraTS20_Training_001"):
         cases["BraTS20_Training_009"]
+    assert "BraTS20_Training_002" in cases and cases.cases[0] in cases
+    assert "BraTS20_Training_009" not in cases and 0 not in cases
+    with pytest.raises(InputError, match=r"by their ids, not by 0\. Write dataset\[ID\], or dataset\.cases\["):
+        cases[0]
+
+
+def test_a_data_set_whose_edition_nothing_tells_says_so(tiny_dataset, tmp_path):
+    first, second = tfbrats.find_cases(tiny_dataset("2020"))
+    for modality, path, _ in first.images:
+        (tmp_path / "Smith").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "Smith" / f"Smith_{modality}.nii.gz")
+    assert repr(tfbrats.find_cases(tmp_path)).endswith(": 1 case, edition not told>")
+    assert repr(tfbrats.find_cases(tmp_path, "2021")).endswith(": 1 case, edition 2021>")
+    shutil.copytree(pathlib.Path(second.label).parent, tmp_path / second.case_id)
+    assert repr(tfbrats.find_cases(tmp_path)).endswith(": 2 cases, edition 2020 and not told of 1>")
 
 
 def test_a_case_is_loaded_from_its_folder_or_from_what_was_found(tiny_dataset):
@@ -212,6 +227,66 @@ def test_scans_of_any_name_are_one_s_own_case(model, tiny_dataset, tmp_path):
         tfbrats.load_case({"t1": tmp_path / "none.nii.gz"})
 
 
+def _own_files(tiny_dataset, folder):
+    folder.mkdir(parents=True)
+    entry = tfbrats.find_cases(tiny_dataset("2020"))["BraTS20_Training_001"]
+    for (_, path, _), name in zip(
+        entry.images, ("AX_FLAIR", "Smith_T1", "Smith_T1_post", "t2_tse"), strict=True
+    ):
+        shutil.copy(path, folder / f"{name}.nii.gz")
+    return folder, entry
+
+
+def test_own_scans_are_loaded_with_an_edition_and_with_a_mask_too(tiny_dataset, tmp_path):
+    folder, entry = _own_files(tiny_dataset, tmp_path / "pat")
+    with pytest.warns(UserWarning, match="by their names") as warned:
+        mine = tfbrats.load_case(folder, edition="2020")
+    assert warned[0].filename == __file__
+    assert mine.case_id == "pat" and mine.schema == EDITIONS["2020"] and not mine.edition_untold
+    assert [one.case_id for one in tfbrats.find_cases(folder, "2023")] == ["pat"]
+    shutil.copy(entry.label, folder / "Smith_seg.nii.gz")
+    with pytest.warns(UserWarning, match=r"left out: .*Smith_seg\.nii\.gz"):
+        assert tfbrats.load_case(folder).label is None
+
+
+def test_a_mask_of_no_edition_is_not_read_by_a_guess(tiny_dataset, tmp_path):
+    folder, entry = _own_files(tiny_dataset, tmp_path / "pat")
+    for (modality, _, _), path in zip(entry.images, sorted(folder.iterdir()), strict=True):
+        path.rename(folder / f"{modality}.nii.gz")
+    shutil.copy(entry.label, folder / "seg.nii.gz")
+    with pytest.raises(InputError, match=r"the edition of pat .* is not told"):
+        tfbrats.load_case(folder)
+    assert tfbrats.load_case(folder, edition="2020").label is not None
+
+
+def test_a_case_of_no_edition_is_saved_in_the_model_s_values_however_it_is_handed_over(
+    model, tiny_dataset, tmp_path
+):
+    folder, entry = _own_files(tiny_dataset, tmp_path / "pat")
+    tissues = tfbrats.load_case(entry).label  # with every tissue in it
+
+    def values_saved(given):
+        found = dataclasses.replace(model.segment(given), tissues=tissues)
+        found.save(tmp_path / "seg.nii.gz")
+        return set(np.unique(nifti.read(str(tmp_path / "seg.nii.gz")).array))
+
+    with pytest.warns(UserWarning, match="by their names"):
+        assert values_saved(folder) == values_saved(tfbrats.load_case(folder)) == {0, 1, 2, 4}
+        assert values_saved(tfbrats.load_case(folder, edition="2023")) == {0, 1, 2, 3}
+
+
+def test_what_looks_odd_is_a_warning_at_the_caller_s_line(model, simulated):
+    arrays = {name: simulated.image[..., n] for n, name in enumerate(MODALITIES)}
+    twice = {**arrays, "t1ce": arrays["t1"]}
+    for ask in (
+        lambda: model.segment_arrays(twice),
+        lambda: model.segment(api_inputs.case_of_arrays(twice, (1, 1, 1), EDITIONS["2020"])),
+    ):
+        with pytest.warns(UserWarning, match="arrays: t1 and t1ce hold the same voxels") as warned:
+            ask()
+        assert {one.filename for one in warned} == {__file__}
+
+
 def test_a_simulated_case_is_the_one_that_the_command_writes(tiny_dataset, tmp_path):
     from tfbrats.phantoms import data_sets
 
@@ -222,6 +297,45 @@ def test_a_simulated_case_is_the_one_that_the_command_writes(tiny_dataset, tmp_p
     assert case.grid_differences(written.grid, simulated.grid) == []
     with pytest.raises(InputError, match="at least"):
         tfbrats.simulate_case(shape=(8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": -1}, r"seed=-1: expected a whole number from 0"),
+        ({"seed": 0.5}, r"seed=0\.5: expected a whole number from 0"),
+        ({"shape": (96.5, 96, 64)}, r"a side of shape=96\.5: expected a whole number"),
+        ({"shape": 96}, "shape=96: expected three numbers of voxels"),
+        ({"shape": (96, 96)}, r"shape=\(96, 96\): expected three numbers of voxels"),
+        ({"spacing_mm": (0, 1, 1)}, r"spacing_mm=\(0, 1, 1\): expected three lengths over 0"),
+        ({"spacing_mm": ("a", 1, 1)}, r"spacing_mm=\('a', 1, 1\): expected three lengths over 0"),
+        ({"spacing_mm": 1}, "spacing_mm=1: expected three lengths over 0"),
+    ],
+)
+def test_a_case_that_cannot_be_simulated_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        tfbrats.simulate_case(**given)
+
+
+def test_modalities_are_named_in_any_spelling_and_one_alone_as_a_text(tiny_dataset):
+    folder = tiny_dataset("2020") / "BraTS20_Training_001"
+    whole = tfbrats.load_case(folder)
+    two = tfbrats.load_case(folder, modalities=("FLAIR", "T1Gd"))
+    assert two.modalities == ("flair", "t1ce") and np.array_equal(two.image, whole.image[..., [0, 2]])
+    assert tfbrats.load_case(folder, modalities="flair").modalities == ("flair",)
+    for wrong, message in (
+        ("dwi", "no modality is called 'dwi': flair, t1, t1ce, t2"),
+        (("t1", "T1"), "t1 is given twice"),
+        ((), "names none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tfbrats.load_case(folder, modalities=wrong)
+
+
+def test_cases_and_segmentations_are_compared_by_which_they_are(model, simulated):
+    again, found = tfbrats.simulate_case(seed=3, shape=(40, 44, 24)), model.segment(simulated)
+    assert simulated == simulated and simulated != again and len({simulated, again, simulated}) == 2
+    assert found == found and found != model.segment(simulated) and len({found, simulated}) == 2
 
 
 def test_a_case_without_a_segmentation_says_so(simulated):
@@ -290,7 +404,7 @@ def test_arrays_that_no_scan_is_are_refused(model, simulated, change, message):
         model.segment_arrays(arrays)
 
 
-@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, float("nan"))])
+@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, float("nan")), ("a", 1, 1), 1])
 def test_a_spacing_that_is_none_is_refused(model, simulated, spacing):
     arrays = {name: simulated.image[..., n] for n, name in enumerate(MODALITIES)}
     with pytest.raises(InputError, match="three lengths over 0"):
@@ -390,6 +504,9 @@ def test_what_does_not_lie_on_one_grid_is_not_scored(model, simulated):
     with pytest.raises(InputError, match=r"voxels are \(1.0, 1.0, 1.0\) mm. Leave it out"):
         tfbrats.score(simulated, simulated, spacing_mm=(1, 1, 2))
     assert tfbrats.score(simulated.label, simulated).WT.dice == 1
+    of_nibabel = simulated.label[::-1, ::-1]  # RAS
+    assert tfbrats.score(of_nibabel[::-1, ::-1], simulated).WT.dice == 1
+    assert tfbrats.score(of_nibabel, simulated).WT.dice < 0.9
 
 
 # --- networks, records, training ------------------------------------------------------------------------
@@ -464,8 +581,8 @@ def test_stored_patches_tell_their_own_config(patch_records):
 def test_records_that_are_not_there_or_damaged_are_told_before_anything_is_read(record_set, tmp_path):
     with pytest.raises(InputError, match=r"no dataset\.json"):
         tfbrats.read_records(tmp_path)
-    for wrong in ({"batch_size": 0}, {"epoch": -1}):
-        with pytest.raises(InputError, match="expected at least 1, and at least 0"):
+    for wrong in ({"batch_size": 0}, {"batch_size": "x"}, {"epoch": -1}, {"epoch": 0.5}):
+        with pytest.raises(InputError, match=rf"{next(iter(wrong))}=.*: expected a whole number from [01]\."):
             tfbrats.read_records(record_set.folder, **wrong)
     with pytest.raises(InputError, match="no split 'training'; it has train, validation"):
         tfbrats.read_records(record_set.folder, "training")
@@ -500,11 +617,9 @@ def test_training_is_the_command_s(record_set, tmp_path):
         tfbrats.train_model(config, "train.epoch=2", run=tmp_path / "run")
 
 
-def test_the_five_functions_of_the_docstring_go_together(model_folder, tiny_dataset):
-    folder = tiny_dataset("2020") / "BraTS20_Training_001"
-    loaded = tfbrats.load_case(folder)
-    segmentation = tfbrats.load_model(model_folder).segment(loaded)
-    assert isinstance(segmentation, results.Segmentation) and isinstance(
-        api.load_model(model_folder), api.Model
-    )
-    assert 0 <= tfbrats.score(segmentation, loaded)["WT"].dice <= 1
+def test_a_case_of_files_is_segmented_and_scored_as_the_model_s_rule_says(model_folder, tiny_dataset):
+    loaded = tfbrats.load_case(tiny_dataset("2020") / "BraTS20_Training_001")
+    found = tfbrats.score(tfbrats.load_model(model_folder).segment(loaded), loaded)
+    by_rule = tiny_model.tissues_by_rule({name: loaded.image[..., n] for n, name in enumerate(MODALITIES)})
+    assert repr(found) == repr(tfbrats.score(by_rule, loaded.label, loaded.spacing_mm))
+    assert 0 < found["WT"].dice < 1

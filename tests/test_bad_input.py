@@ -391,7 +391,7 @@ def test_a_tfrecord_with_a_flipped_byte(records, refused, place):
     shard.write_bytes(content)
     said = refused(TRAIN, *records[1])
     assert f"records/{shard.name}: damaged: its checksum" in said
-    assert "Run the Beam job again: it rewrites only what does not match" in said
+    assert "Run tfbrats prepare again: it rewrites only what does not match" in said
     assert said.count(".tfrecord: ") == 1  # the others are sound
 
 
@@ -400,7 +400,7 @@ def test_a_tfrecord_that_is_missing_or_cut_off(records, refused):
     first.unlink()
     truncated(second)
     said = refused(TRAIN, *records[1])
-    assert f"{first.name}: missing. Run the Beam job again" in said
+    assert f"{first.name}: missing. Run tfbrats prepare again" in said
     assert f"{second.name}: {second.stat().st_size} bytes; dataset.json says" in said
 
 

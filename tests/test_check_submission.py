@@ -415,8 +415,10 @@ def test_all_cases_may_be_named_by_a_file_or_a_data_set(folder, tmp_path, tiny_d
         "    BraTS2021_00001, BraTS2021_00002\n" in said
     )
     (tmp_path / "ids.txt").write_text("\n")
-    with pytest.raises(InputError, match="names no case"):
+    with pytest.raises(InputError, match="--expected names no case"):
         main(capsys, folder, "--expected", tmp_path / "ids.txt")
+    with pytest.raises(InputError, match="BraTS2021_Validatoin: no such file or folder"):
+        main(capsys, folder, "--expected", "BraTS2021_Validatoin")
 
 
 def test_the_old_name_of_expected_still_works_and_says_the_new_one(folder, tmp_path, capsys):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import tfbrats
-from tfbrats.terminal import completion, verbs
+from tfbrats.terminal import verbs
 
 ROOT = pathlib.Path(__file__).parent.parent
 WORDS = [verb.word for verb in verbs.VERBS]
@@ -76,10 +76,37 @@ def test_each_word_shows_the_help_of_its_command_and_loads_nothing_heavy(verb):
 
 @pytest.mark.parametrize("verb", verbs.VERBS, ids=WORDS)
 def test_the_module_itself_is_the_same_command(verb):
-    parser = completion.parser_of(verb)
-    assert parser.prog == f"tfbrats {verb.word}"
-    assert parser.description.strip()
-    assert verbs.spelling(verb.module) == parser.prog
+    of_the_module = subprocess.run(
+        [sys.executable, "-m", verb.module, "--help"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    of_the_word = ran(verb.word, "--help")
+    assert of_the_module.returncode == of_the_word.returncode == 0
+    assert of_the_module.stdout == of_the_word.stdout and of_the_module.stderr == of_the_word.stderr == ""
+
+
+def test_help_of_a_word_is_its_help():
+    assert ran("help", "phantom").stdout == ran("phantom", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["nonsense"]], ids=" ".join
+)
+def test_a_reader_that_goes_away_is_no_fault(arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfbrats", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.stderr.close()
+    assert "Traceback" not in said and "Exception" not in said
+    assert process.wait() == (2 if arguments == ["nonsense"] else 0)
 
 
 def test_arguments_reach_the_command_and_its_exit_code_comes_back(tmp_path):
@@ -110,3 +137,6 @@ def test_tab_completes_words_and_options():
     assert set(completed("tfbrats pr")) == {"prepare", "predict", "probe"}
     assert {"--output", "--overwrite"} >= set(completed("tfbrats predict --ov")) >= {"--overwrite"}
     assert completed("tfbrats split --rec") == ["--recipe"]
+    assert completed("tfbrats train --config ms") == ["msm", "msm_noaspp"]
+    assert completed("tfbrats train train.ep") == ["train.epochs="]
+    assert completed("tfbrats --ver") == ["--version"]

@@ -293,6 +293,8 @@ def test_the_site_loads_nothing_from_elsewhere():
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert settings["theme"]["font"] is False
     assert not {"repo_url", "extra_javascript"} & set(settings)
+    notebooks = next(plugin["mkdocs-jupyter"] for plugin in settings["plugins"] if "mkdocs-jupyter" in plugin)
+    assert notebooks["execute"] is False  # a page shows what the notebook holds
     assert all((DOCS / name).is_file() for name in settings["extra_css"])
 
 

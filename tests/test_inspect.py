@@ -139,6 +139,16 @@ def test_a_misnamed_mask_is_noted_and_no_fault(tmp_path, capsys):
     assert "W39_1998.09.19_Segm.nii.gz" in capsys.readouterr().out
 
 
+def test_several_files_of_one_reason_are_called_files_and_several_cases_cases(folder, capsys):
+    for name in ("one", "two"):
+        files.write_bytes(files.join(folder, f"{name}.nii.gz"), b"")
+    for number in (1, 2):
+        files.remove(file_of(folder, number, "t1"))
+    assert inspect.main([str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert "2 files: name not understood, left out\n" in said and "2 cases: no t1;" in said
+
+
 def test_each_file_is_read_once(folder, monkeypatch):
     read = []
     true_read = nifti.read
@@ -309,6 +319,22 @@ def test_it_ends_with_what_to_do_next(tiny_dataset, tmp_path, capsys):
     next((tmp_path / "bare").rglob("*_t1.nii.gz")).unlink()
     last = said_of(tmp_path / "bare", capsys)[-1]
     assert last == f"next: mend that, and run tfbrats inspect {tmp_path / 'bare'} again"
+
+
+def test_own_scans_are_not_asked_to_be_mended_but_sent_to_predict(tmp_path, capsys):
+    data_sets.write_dataset(tmp_path, 1, "2020", 5, SHAPE)
+    for kind, name in {"flair": "AX_FLAIR", "t1": "Smith_T1", "t1ce": "Smith_T1_post", "t2": "t2_tse"}.items():
+        (scan,) = tmp_path.rglob(f"BraTS*_{kind}.nii.gz")
+        (tmp_path / "pat").mkdir(exist_ok=True)
+        scan.rename(tmp_path / "pat" / f"{name}.nii.gz")
+    *_, before, last = said_of(tmp_path / "pat", capsys)
+    assert before.startswith("But one's own scans lie here, of 1 patient (pat): ")
+    assert last == f"next: tfbrats predict --model MODEL --input {tmp_path / 'pat'} --output predictions"
+    (tmp_path / "pat" / "Smith_T1.nii.gz").rename(tmp_path / "pat" / "3dT1.nii.gz")
+    (tmp_path / "pat" / "Smith_T1_post.nii.gz").rename(tmp_path / "pat" / "MPRAGE_post.nii.gz")
+    (tmp_path / "pat" / "AX_FLAIR.nii.gz").rename(tmp_path / "pat" / "dark-fluid.nii.gz")
+    with pytest.raises(InputError, match=r"no case found(?s:.*)But one's own scans .* tfbrats predict --model"):
+        inspect.main([str(tmp_path / "pat")])
 
 
 def test_what_is_the_same_of_several_cases_is_said_once_and_in_json_of_each(tmp_path, capsys):

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tfbrats import predict
+from tfbrats import evaluate, predict
 from tfbrats.cases import case, nifti
-from tfbrats.datasets import layouts
+from tfbrats.datasets import id_tables, layouts
 from tfbrats.errors import InputError
 from tfbrats.inference import saved_segmenter
 from tfbrats.labels import EDITIONS, MODALITIES
@@ -86,7 +86,7 @@ def test_training_cases_are_told_at_the_end(model, dataset, tmp_path, capsys):
     carried = {"training_data": seen.hashes_of({"train": IDS[:1], "validation": [], "test": IDS[1:]})}
     (known / model_card.FILE).write_text(tiny_model.card().model_copy(update=carried).to_json())
     run(known, dataset, tmp_path / "out")
-    assert "note: of 2 cases 1 trained the model, 1 is of its test split; scores" in capsys.readouterr().out
+    assert "note: the model has seen 1 of 2 cases (1 trained the model); mean scores" in capsys.readouterr().out
     run(known, dataset, tmp_path / "test", "--case", IDS[1])
     assert "note:" not in capsys.readouterr().out
 
@@ -330,7 +330,8 @@ def test_real_scans_under_other_names_are_segmented_as_the_case_they_are(another
 def test_cases_are_chosen_by_a_file_or_between_commas(model, dataset, tmp_path):
     (tmp_path / "ids.txt").write_text(f"{IDS[1]}\n")
     run(model, dataset, tmp_path / "one", "--cases", str(tmp_path / "ids.txt"))
-    run(model, dataset, tmp_path / "two", "--cases", ",".join(IDS))
+    run(model, dataset, tmp_path / "two", "--cases", ", ".join(IDS))
+    assert id_tables.case_ids_of("P 07, P 08") == ["P 07", "P 08"]
     assert len(contents(tmp_path / "one")) == 1 and len(contents(tmp_path / "two")) == 2
 
 
@@ -354,6 +355,60 @@ def test_the_last_line_says_what_comes_next(model, dataset, tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     places = f"--prediction {tmp_path / 'out'} --reference {dataset} --output scores"
     assert last == f"next: tfbrats evaluate {places}"
+    evaluate.main([*last.split()[3:-1], str(tmp_path / "scores")])
+    run(model, dataset, tmp_path / "one", "--case", IDS[1])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"--case {IDS[1]} --output scores" in last
+    evaluate.main([*last.split()[3:-1], str(tmp_path / "scores_of_one")])
+
+
+def test_the_values_of_kept_files_are_not_stated_as_those_of_this_run(another, dataset, tmp_path, capsys):
+    def said(*more):
+        capsys.readouterr()
+        run(another, dataset, tmp_path / "out", *more)
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if " in " in line and " ET" in line]
+        return line.partition(" in ")[2].partition("; ")[2]
+
+    new, old = EDITIONS["2023"].describe(), EDITIONS["2020"].describe()
+    assert said("--edition", "2023", "--case", IDS[0]) == f"values: {new}"
+    kept = "kept, in the values that it was written in"
+    assert said("--edition", "2020", "--case", IDS[0]) == f"{kept} (--overwrite writes {old})"
+    assert said("--edition", "2020") == f"values of 1: {old}; 1 {kept} (--overwrite writes {old})"
+    assert said("--edition", "2020", "--overwrite") == f"values: {old}"
+
+
+def test_a_patient_who_lacks_a_scan_costs_none_of_the_others(another, own, tmp_path):
+    for old, name in {"a": "AX_FLAIR", "b": "Smith_T1", "c": "Smith_T1_post", "d": "t2_tse"}.items():
+        (own / f"{old}.nii.gz").rename(own / f"{name}.nii.gz")
+    shutil.copytree(own, tmp_path / "patients" / "one")
+    shutil.copytree(own, tmp_path / "patients" / "two")
+    (tmp_path / "patients" / "two" / "t2_tse.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"could not be segmented:\ntwo: no t2; found AX_FLAIR"):
+        run(another, tmp_path / "patients", tmp_path / "out")
+    assert (tmp_path / "out" / "one.nii.gz").exists()
+    with pytest.raises(InputError, match=r"^two: the model tiny takes .*Name all by"):
+        run(another, tmp_path / "patients" / "two", tmp_path / "out")
+
+
+def test_results_may_lie_beside_the_scans_that_they_are_of(another, own, capsys):
+    for old, name in {"a": "AX_FLAIR", "b": "Smith_T1", "c": "Smith_T1_post", "d": "t2_tse"}.items():
+        (own / f"{old}.nii.gz").rename(own / f"{name}.nii.gz")
+    run(another, own, own)
+    run(another, own, own)
+    assert "1 of 1 cases are done already" in capsys.readouterr().out
+
+
+def test_what_must_not_be_mixed_is_refused_before_the_model_is_loaded(
+    model, another, dataset, tmp_path, monkeypatch
+):
+    run(model, dataset, tmp_path / "out", "--case", IDS[0])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "volumes.csv").write_text("mine")
+    monkeypatch.setattr(saved_segmenter, "SavedSegmenter", lambda _: pytest.fail("loaded"))
+    with pytest.raises(InputError, match="holds segmentations of another model"):
+        run(another, dataset, tmp_path / "out")
+    with pytest.raises(InputError, match=r"volumes\.csv: no table of volumes"):
+        run(another, dataset, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 import tfbrats
 from tfbrats.terminal import style, verbs
@@ -32,35 +33,42 @@ def overview() -> str:
         (
             *lines,
             "",
-            "tfbrats WORD --help tells of one; tfbrats --version; TFBRATS_LOG=1 shows what libraries say.",
+            "tfbrats WORD --help describes one. TFBRATS_LOG=1 shows what libraries print.",
             "For research; not for diagnostic use.",
         )
     )
 
 
+def _say(arguments: Sequence[str]) -> int:
+    """The list of commands, the version, or what is wrong with a word."""
+    word = arguments[0] if arguments else "--help"
+    if word in _HELP:
+        print(overview())
+        return 0
+    if word in _VERSION:
+        print(f"tfbrats {tfbrats.__version__}")
+        return 0
+    near = difflib.get_close_matches(word, [verb.word for verb in verbs.VERBS], n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    text = f"error: no command {word}{meant}\ntfbrats --help lists them"
+    print(style.error(text, sys.stderr), file=sys.stderr)
+    return 2
+
+
 def main() -> None:
     """Runs the command that the first argument names."""
-    arguments = sys.argv[1:]
     if "_ARGCOMPLETE" in os.environ:
         from tfbrats.terminal import completion
 
         completion.complete()
-    word = arguments[0] if arguments else "--help"
-    if word in _HELP:
-        print(overview())
-        return
-    if word in _VERSION:
-        print(f"tfbrats {tfbrats.__version__}")
-        return
-    verb = next((verb for verb in verbs.VERBS if verb.word == word), None)
-    if verb is None:
-        near = difflib.get_close_matches(word, [verb.word for verb in verbs.VERBS], n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        text = f"error: no command {word}{meant}\ntfbrats --help lists them"
-        print(style.error(text, sys.stderr), file=sys.stderr)
-        raise SystemExit(2)
     from tfbrats.terminal import command
 
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["help"] and arguments[1:]:
+        arguments = [arguments[1], "--help"]
+    verb = next((verb for verb in verbs.VERBS if [verb.word] == arguments[:1]), None)
+    if verb is None:
+        command.run(_say, arguments)
     try:
         module = importlib.import_module(verb.module)
         if hasattr(module, "__path__"):

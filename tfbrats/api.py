@@ -60,7 +60,7 @@ def find_cases(folder: Path, edition: str | None = None) -> "Dataset":
 
 def load_case(
     source: "Path | CaseFiles | Mapping[str, Path]",
-    modalities: Sequence[str] = MODALITIES,
+    modalities: str | Sequence[str] = MODALITIES,
     edition: str | None = None,
 ) -> "Case":
     """One case: its scans, its segmentation if it has one, its voxel size. All is checked that can be.
@@ -72,7 +72,7 @@ def load_case(
 
     Args:
         source: a folder that holds one case, one of what `find_cases` found, or modality -> file.
-        modalities: which scans, in the order of the image's last axis.
+        modalities: which scans, in the order of the image's last axis, in any spelling; one may be a text.
         edition: as for `find_cases`.
 
     Returns:
@@ -87,7 +87,9 @@ def load_case(
     """
     from tfbrats.cases import case
 
-    return case.load(inputs.entry_of(source, edition), tuple(modalities))
+    wanted = inputs.modalities_of(modalities)
+    entry, untold = inputs.entry_of(source, edition)
+    return dataclasses.replace(case.load(entry, wanted), edition_untold=untold)
 
 
 def simulate_case(
@@ -103,13 +105,17 @@ def simulate_case(
         spacing_mm: of them; the tumour stays round.
 
     Raises:
-        InputError: the shape is too small to hold a brain.
+        InputError: the shape is too small to hold a brain, the spacing is none, or the seed is below 0.
     """
     from tfbrats.phantoms import simulation
 
-    image, tissues = simulation.simulate(tuple(shape), seed, 0, tuple(spacing_mm))
+    seed, sides_mm = inputs.whole("seed", seed, 0), inputs.sides_mm(spacing_mm)
+    if isinstance(shape, int) or len(shape) != 3:
+        raise InputError(f"shape={shape!r}: expected three numbers of voxels, along i, j, k.")
+    voxels = [inputs.whole("a side of shape", side, 1) for side in shape]
+    image, tissues = simulation.simulate(voxels, seed, 0, sides_mm)
     scans = {modality: image[..., channel] for channel, modality in enumerate(MODALITIES)}
-    return inputs.case_of_arrays(scans, tuple(spacing_mm), EDITIONS["2020"], f"simulated_{seed}", tissues)
+    return inputs.case_of_arrays(scans, sides_mm, EDITIONS["2020"], f"simulated_{seed}", tissues)
 
 
 # --- models ---------------------------------------------------------------------------------------------
@@ -173,18 +179,18 @@ class Model:
             InputError: the case cannot be used, or lacks a modality.
 
         Warns:
-            UserWarning: the case's voxels are not of the size that the model was trained on.
+            UserWarning: the case's voxels are not of the size that the model was trained on, or the scans look
+                odd: a skull, scans that cover different places, one scan twice.
         """
         from tfbrats.cases.case import Case, load
-        from tfbrats.predictions import model_card
 
         if isinstance(case, Case):
             loaded = _with_modalities(case, self.card.modalities)
         else:
-            entry = inputs.entry_of(case, written_as=self.card.schema_of_labels)
-            loaded = load(entry, self.card.modalities)
-        if note := model_card.spacing_note(self.card, loaded.spacing_mm):
-            warnings.warn(f"{loaded.case_id}: {note}", stacklevel=2)
+            entry, untold = inputs.entry_of(case)
+            loaded = dataclasses.replace(load(entry, self.card.modalities), edition_untold=untold)
+        for note in self._doubts(loaded):
+            warnings.warn(note, stacklevel=2)
         return self._segmenter.segment(loaded, probabilities)
 
     def segment_arrays(
@@ -195,6 +201,9 @@ class Model:
         case_id: str = "arrays",
     ) -> "Segmentation":
         """The segmentation of scans that lie in memory.
+
+        Arrays do not tell where they lie: the grid that `save` writes is made up of their spacing, and a viewer
+        does not show the file over the scans. For that, segment files (`segment`).
 
             segmentation = model.segment_arrays({"flair": a, "t1": b, "t1ce": c, "t2": d}, spacing_mm=(1, 1, 1))
 
@@ -208,9 +217,23 @@ class Model:
 
         Raises:
             InputError: an array is missing, of another shape, or holds what no scan does; with the cure.
+
+        Warns:
+            UserWarning: as `segment`.
         """
         loaded = inputs.case_of_arrays(arrays, spacing_mm, self.card.schema_of_labels, case_id)
-        return self.segment(loaded, probabilities)
+        loaded = _with_modalities(loaded, self.card.modalities)
+        for note in self._doubts(loaded):
+            warnings.warn(note, stacklevel=2)
+        return self._segmenter.segment(loaded, probabilities)
+
+    def _doubts(self, loaded: "Case") -> list[str]:
+        """What a person should know of a case before it is segmented."""
+        from tfbrats.predictions import doubts, model_card
+
+        spacing = model_card.spacing_note(self.card, loaded.spacing_mm)
+        notes = [*([spacing] if spacing else []), *doubts.of(loaded)]
+        return [f"{loaded.case_id}: {note}" for note in notes]
 
     def __repr__(self) -> str:
         schema = self.card.schema_of_labels
@@ -246,6 +269,8 @@ def score(
 
     Args:
         prediction, reference: a segmentation, a case that has one, or label values, whole numbers [I, J, K].
+            Axes of an array are those of `Case.label`: i, j and k point to the patient's left, back and head.
+            An array of another order is turned first, `a[::-1, ::-1]` for RAS: no array tells its order.
         spacing_mm: voxel size along i, j, k; of two arrays it must be given.
         edition: whose label values arrays have: "2023" reads 1 NCR, 2 ED, 3 ET, as `Segmentation.tissues` are;
             "2020" 1 NCR, 2 ED, 4 ET.
@@ -332,9 +357,8 @@ def read_records(
     faults = [fault for shard in stored if (fault := manifests.check_shard(folder, shard, content=False))]
     if faults:
         raise InputError("\n".join(faults))
-    batch = settings.train.batch_size if batch_size is None else batch_size
-    if (batch != "auto" and batch < 1) or epoch < 0:
-        raise InputError(f"batch_size={batch}, epoch={epoch}: expected at least 1, and at least 0.")
+    batch = settings.train.batch_size if batch_size is None else inputs.whole("batch_size", batch_size, 1)
+    epoch = inputs.whole("epoch", epoch, 0)
     settings = inputs.config_of(settings, (f"data.records={folder}",))
     with inputs.quiet_tensorflow():
         from tfbrats.batches import fit_pairs

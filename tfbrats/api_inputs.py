@@ -1,6 +1,7 @@
 """What people hand to `api`, checked and made into what the wings take: paths, configs, regions, arrays."""
 
 import contextlib
+import operator
 import os
 import sys
 import warnings
@@ -41,23 +42,28 @@ def cases_below(folder: Path, edition: str | None = None) -> "Dataset":
     from tfbrats.datasets import layouts
     from tfbrats.predictions import own_scans
 
-    with contextlib.suppress(layouts.NoCaseError):
-        dataset = layouts.find(given(folder), edition)
-        if not dataset.untold:
-            return dataset
-    return own_scans.find(given(folder), edition)  # of cases without a mask: no label is read by a guess
+    path = given(folder)
+    try:
+        dataset = layouts.find(path, reads_labels=False)
+    except layouts.NoCaseError:
+        return own_scans.find(path, edition)
+    except InputError:  # it may be read by the help of an edition
+        return layouts.find(path, edition)
+    if not dataset.untold:
+        return dataset if edition is None else layouts.find(path, edition)
+    own = own_scans.find(path, edition)
+    if any(entry.label and entry.case_id in own.untold for entry in own):
+        return layouts.find(path)  # refuses it: no label is read by a guess
+    return own
 
 
 def entry_of(
-    source: "Path | CaseFiles | Mapping[str, Path]",
-    edition: str | None = None,
-    written_as: LabelSchema | None = None,
-) -> "CaseFiles":
-    """The one case that is meant.
+    source: "Path | CaseFiles | Mapping[str, Path]", edition: str | None = None
+) -> "tuple[CaseFiles, bool]":
+    """The one case that is meant, and whether nothing tells its edition.
 
     Args:
         source: what `api.load_case` takes.
-        written_as: how a segmentation of it is saved where nothing tells its edition.
 
     Raises:
         InputError: no case, or several.
@@ -69,13 +75,14 @@ def entry_of(
     from tfbrats.predictions import own_scans
 
     if isinstance(source, CaseFiles):
-        return source
+        return source, False  # what was found is as it was found
     if isinstance(source, Mapping):
-        dataset = own_scans.named({m: given(path) for m, path in _by_modality(source).items()}, edition)
+        scans = {m: given(path) for m, path in _by_modality(source).items()}
+        dataset = own_scans.named(scans, edition, option="")
     else:
         dataset = cases_below(source, edition)
         for note in dataset.guesses:
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=3)
     if len(dataset) > 1:
         ids = [entry.case_id for entry in dataset]
         names = ", ".join(ids[:_NAMED]) + (", ..." if ids[_NAMED:] else "")
@@ -83,7 +90,8 @@ def entry_of(
             f"{dataset.root}: {len(ids)} cases lie here ({names}). Give one case's folder, or one of "
             f'find_cases: load_case(find_cases(folder)["{ids[0]}"]).'
         )
-    return (own_scans.written_as(dataset, written_as) if written_as else dataset).cases[0]
+    (entry,) = dataset.cases
+    return entry, entry.case_id in dataset.untold
 
 
 @contextlib.contextmanager
@@ -172,6 +180,34 @@ def _by_modality(scans: Mapping[str, _Scan]) -> dict[str, _Scan]:
     return named
 
 
+def modalities_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The canonical names of some modalities, one or several, each in any known spelling, in the order given.
+
+    Raises:
+        InputError: no modality has this name, two have one, or none is named.
+    """
+    if not names:
+        raise InputError(f"modalities={names!r}: names none; give some of {', '.join(MODALITIES)}.")
+    return tuple(_by_modality({name: None for name in ([names] if isinstance(names, str) else names)}))
+
+
+def sides_mm(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
+    """The size of a voxel along i, j, k. Raises InputError: it is none."""
+    with contextlib.suppress(TypeError, ValueError):
+        i, j, k = (float(side) for side in spacing_mm)
+        if all(0 < side < np.inf for side in (i, j, k)):
+            return i, j, k
+    raise InputError(f"spacing_mm={spacing_mm!r}: expected three lengths over 0, along i, j, k.")
+
+
+def whole(name: str, number: Any, least: int) -> int:
+    """A whole number. Raises InputError: it is none, or below the least."""
+    with contextlib.suppress(TypeError):
+        if (found := operator.index(number)) >= least:
+            return found
+    raise InputError(f"{name}={number!r}: expected a whole number from {least}.")
+
+
 def case_of_arrays(
     images: Mapping[str, ArrayLike],
     spacing_mm: Sequence[float],
@@ -199,8 +235,10 @@ def case_of_arrays(
     shapes = {name: array.shape for name, array in arrays.items()}
     if not arrays or len(set(shapes.values())) > 1 or any(len(s) != 3 or min(s) < 2 for s in shapes.values()):
         faults.append(f"expected volumes [I, J, K] of one shape; found {shapes or 'none'}.")
-    if len(spacing_mm) != 3 or not all(0 < side < np.inf for side in spacing_mm):
-        faults.append(f"spacing_mm {tuple(spacing_mm)}: expected three lengths over 0, along i, j, k.")
+    try:
+        spacing_mm = sides_mm(spacing_mm)
+    except InputError as error:
+        faults.append(str(error))
     notes: list[str] = []
     for modality, array in arrays.items() if not faults else ():
         of_array, odd = voxels.intensity_faults("an array", modality, array)
@@ -263,11 +301,7 @@ def spacing_of(grids: "Sequence[Grid | None]", spacing_mm: Sequence[float] | Non
                 "two arrays do not tell the size of their voxels: give spacing_mm, e.g. (1, 1, 1)."
             )
         return known[0].spacing_mm
-    sides_mm = tuple(float(side) for side in spacing_mm)
-    if len(sides_mm) != 3 or not all(0 < side < np.inf for side in sides_mm):
-        raise InputError(f"spacing_mm {sides_mm}: expected three lengths over 0, along i, j, k.")
-    if known and not np.allclose(known[0].spacing_mm, sides_mm, rtol=1e-3):
-        raise InputError(
-            f"spacing_mm {sides_mm}: the case's voxels are {known[0].spacing_mm} mm. Leave it out."
-        )
-    return sides_mm
+    sides = sides_mm(spacing_mm)
+    if known and not np.allclose(known[0].spacing_mm, sides, rtol=1e-3):
+        raise InputError(f"spacing_mm {sides}: the case's voxels are {known[0].spacing_mm} mm. Leave it out.")
+    return sides

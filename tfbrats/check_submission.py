@@ -13,7 +13,7 @@ import json
 import typing
 from collections.abc import Sequence
 
-from tfbrats.datasets import case_names, layouts
+from tfbrats.datasets import case_names, id_tables, layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, paths
@@ -30,11 +30,7 @@ def _cases_to_submit(source: str, edition: str | None) -> tuple[list[str], list[
     if files.is_folder(source):
         dataset = layouts.find(source, edition)
         return [entry.case_id for entry in dataset.cases], dataset.editions
-    lines = files.read_text(source).split("\n")
-    case_ids = [line.strip().removesuffix(SUFFIX) for line in lines if line.strip()]
-    if not case_ids:
-        raise InputError(f"{source}: names no case; expected a case id a line.")
-    return case_ids, []
+    return [name.removesuffix(SUFFIX) for name in id_tables.case_ids_of(source, "--expected")], []
 
 
 def _checked(location: str, edition: str | None, expected: str | None) -> "tuple[list[Member], Verdict]":

@@ -1,6 +1,7 @@
 """A YAML file becomes a config: it is found, read, overridden and checked, and every fault is told at once."""
 
 import difflib
+import glob
 import os
 import pathlib
 import re
@@ -45,6 +46,11 @@ def shipped_names() -> list[str]:
     return sorted(path.name for path in SHIPPED.glob("*.yaml"))
 
 
+def shipped_stems() -> list[str]:
+    """The same without their endings, as `--config cun` takes them."""
+    return [name.removesuffix(".yaml") for name in shipped_names()]
+
+
 def _path_of(name: str | os.PathLike) -> str:
     """The file of that name, else the shipped config of that name; `cun` may stand for cun.yaml.
 
@@ -59,7 +65,8 @@ def _path_of(name: str | os.PathLike) -> str:
     for path in names:
         if os.sep not in name and (SHIPPED / path).is_file():
             return str(SHIPPED / path)
-    near = difflib.get_close_matches(name, shipped_names(), n=1)
+    near = difflib.get_close_matches(name.removesuffix(".yaml"), shipped_stems(), n=1, cutoff=0.5)
+    near = [f"{stem}.yaml" if name.endswith(".yaml") else stem for stem in near]
     raise InputError(
         f"config {name}: neither a file {pathlib.Path(name).absolute()} nor among the shipped ones in "
         f"{SHIPPED}: {', '.join(shipped_names()) or 'none'}." + (f" Did you mean {near[0]}?" if near else "")
@@ -216,15 +223,18 @@ def _parsed(override: str) -> tuple[str, str, Any]:
 def add_arguments(parser: command.Parser) -> None:
     """`--config` and its overrides, the same for every command."""
     parser.keys = all_keys
-    parser.add_argument(
+    config = parser.add_argument(
         "--config", type=paths.argument, required=True, help="a YAML file, or the name of a shipped one"
     )
-    parser.add_argument(
+    overrides = parser.add_argument(
         "overrides",
         nargs="*",
         metavar="section.key=value",
         help="e.g. model.width=16 train.epochs=2",
     )
+    # For tab completion: what the shell offers.
+    config.completer = lambda prefix, **_: [*shipped_stems(), *glob.glob(f"{glob.escape(prefix)}*")]
+    overrides.completer = lambda **_: [f"{key}=" for key in all_keys()]
 
 
 # --- YAML as it is written: it makes a date of 2024-05-01, a number of 007 and a truth of `on` ----------

@@ -29,7 +29,7 @@ from tfbrats.cases import packing, split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
-from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue, region_mask
+from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue
 from tfbrats.machine import files, memory, paths
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted, grouped
@@ -101,12 +101,9 @@ def _segmentation(loaded: "Case", brain: np.ndarray) -> tuple[dict[str, dict], l
     """
     from tfbrats.cases import preprocess
 
-    voxel_ml = float(np.prod(loaded.spacing_mm)) / 1000
     counts = np.bincount(loaded.label.ravel(), minlength=len(Tissue))
     voxels = {tissue.name: int(counts[tissue]) for tissue in Tissue if tissue and counts[tissue]}
-    volumes = {
-        region: round(float(region_mask(loaded.label, region).sum()) * voxel_ml, 3) for region in REGIONS
-    }
+    volumes = {region: round(volume, 3) for region, volume in loaded.volumes_ml.items()}
     notes = [] if voxels else ["its segmentation is empty"]
     if 1 > (outside := preprocess.tumour_outside(loaded.label, brain)) > _MOSTLY:
         notes.append(
@@ -288,7 +285,7 @@ def _told(report: Mapping, title: str) -> list[str]:
         shared = in_common.get(text, text)
         return shared if times[shared.partition(": ")[2]] > 1 else text
 
-    return grouped(map(told, report[title]), lambda _: "case")
+    return grouped(map(told, report[title]), lambda name: "file" if "/" in name else "case")
 
 
 def _print(report: Mapping) -> None:
@@ -315,17 +312,42 @@ def _print(report: Mapping) -> None:
         print(f"\n{faults}; {faulty} of {counted(len(rows), 'case')} cannot be used.")
 
 
-def _following(options: argparse.Namespace, report: Mapping) -> str:
+def _read_as_own(folder: str, edition: str | None) -> str | None:
+    """A sentence on patients that `predict` finds here by any names; None where it reads what we read."""
+    from tfbrats.predictions import own_scans
+
+    try:
+        found = own_scans.find(folder, edition)
+    except InputError:
+        return None
+    patients_found = [entry.case_id for entry in found if entry.layout == own_scans.LAYOUT]
+    if not patients_found:
+        return None
+    more = f" and {len(patients_found) - _NAMED} more" if len(patients_found) > _NAMED else ""
+    number = counted(len(patients_found), "patient")
+    return (
+        f"one's own scans lie here, of {number} ({', '.join(patients_found[:_NAMED])}{more}): not named as "
+        "those of a data set, but tfbrats predict reads them as they are"
+    )
+
+
+def _to_predict(folder: str) -> str:
+    return verbs.command_line(
+        "tfbrats.predict", "--model", "MODEL", "--input", folder, "--output", "predictions"
+    )
+
+
+def _following(options: argparse.Namespace, report: Mapping, as_own: str | None) -> str:
     """What to do with what was found."""
+    if as_own:
+        return _to_predict(options.folder)
     given = [("--edition", options.edition), ("--patients", options.patients), ("--splits", options.splits)]
     given += [("--fold", None if options.fold is None else str(options.fold))]
     more = [text for pair in given if pair[1] is not None for text in pair]
     if not report["sound"]:
         return f"mend that, and run {verbs.command_line('tfbrats.inspect', options.folder, *more)} again"
     if not any(row["segmentation"] for row in report["cases"]):
-        return verbs.command_line(
-            *("tfbrats.predict", "--model", "MODEL", "--input", options.folder, "--output", "predictions")
-        )
+        return _to_predict(options.folder)
     return verbs.command_line(
         *("beam_pipelines.nifti_to_tfrecord", "--config", "cun", "--input", options.folder, *more),
         *("--output", "records/cun"),
@@ -352,13 +374,18 @@ def main(arguments: Sequence[str]) -> int:
         report = inspect(options.folder, options.edition, options.splits, options.fold, options.patients)
     except InputError as error:
         if not options.json:
+            if as_own := _read_as_own(options.folder, options.edition):
+                raise InputError(f"{error}\nBut {as_own}: {_to_predict(options.folder)}") from error
             raise
         report = {"root": options.folder, "cases": [], "notes": [], "faults": [str(error)], "sound": False}
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _print(report)
-        print(style.following(_following(options, report)))
+        as_own = None if report["sound"] else _read_as_own(options.folder, options.edition)
+        if as_own:
+            print(f"But {as_own}.")
+        print(style.following(_following(options, report, as_own)))
     return 0 if report["sound"] else 1
 
 

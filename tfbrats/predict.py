@@ -67,9 +67,11 @@ def predict(
 
         return saved_segmenter.SavedSegmenter(model)
 
+    fresh = [entry for entry, _ in asked.todo(overwrite)]
     faults = one_by_one.segment_all(asked, card, load, overwrite, rules)
     if not faults:
-        for line in wanted.ending(asked, f"{card.name} version {card.version}", uploads=rules is not None):
+        by = f"{card.name} version {card.version}"
+        for line in wanted.ending(asked, by, fresh, uploads=rules is not None):
             print(line)
     return faults
 

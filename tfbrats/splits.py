@@ -5,10 +5,10 @@
     tfbrats split --input BraTS2017 --recipe paper_a --output paper_a.json
 
 The same cases, ratio and seed give the same split. A patient with several time points stays in one: names tell
-which those are, and where they do not, a note says so and --patients FILE tells. High and low grade are dealt
-out apart where grades are known. Of K folds each patient is in the validation split of
-exactly one and in the training split of all others, as nnU-Net does it; no fold has a test split. Images
-without a segmentation are in no split.
+which those are, and where they do not, a note says so and --patients FILE tells. High and low grade are each
+dealt out by the ratio, where grades are known. Of K folds each patient is in the validation split of exactly
+one and in the training split of all others, as nnU-Net does it; no fold has a test split. Images without a
+segmentation are in no split.
 """
 
 import argparse

@@ -42,21 +42,29 @@ def test_real_cases_raise_no_doubt(real_cases):
 def test_more_than_a_brain_s_volume_looks_like_a_skull(phantom):
     side = (3.2 / (np.count_nonzero(phantom[..., 0]) / 1e6)) ** (1 / 3)
     (note,) = of(phantom, (side,) * 3)
-    assert note.startswith("3.2 l are not 0") and "HD-BET, SynthStrip" in note and doubts.PAGE in note
+    assert (
+        note.startswith("3.2 l of voxels are not 0, but a brain has 1 to 2 l: ")
+        and "HD-BET, SynthStrip" in note
+        and doubts.PAGE in note
+    )
 
 
 def test_a_volume_that_is_nearly_full_looks_like_air_or_a_skull():
     image = np.random.default_rng(0).integers(1, 900, (20, 20, 20, 4)).astype(np.int16)
     image[:2] = 0
     (note,) = of(image)
-    assert note.startswith("90 % of the volume are not 0")
+    assert note.startswith("90 % of the voxels are not 0, but a brain fills ")
 
 
 def test_scans_that_lie_elsewhere_are_told_with_how_much_each_covers(phantom):
     moved = phantom.copy()
     moved[..., 2] = np.roll(moved[..., 2], 12, axis=0)
     (note,) = of(moved)
-    assert "do not cover one place" in note and "t1ce 6" in note and "co-registered" in note
+    assert (
+        "cover different places (share of all non-zero voxels: " in note
+        and "t1ce 6" in note
+        and "co-registered" in note
+    )
 
 
 def test_a_scan_that_is_there_twice_is_told_by_both_names(phantom):

@@ -2,6 +2,7 @@
 
 import pytest
 
+import tfbrats
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
@@ -116,10 +117,52 @@ def test_a_published_data_set_is_read_as_ever_also_where_a_case_lacks_a_scan(tin
 
 
 def test_an_edition_that_is_given_holds_for_own_scans_too(tmp_path):
-    touch(tmp_path / "p", *(f"{n}.nii.gz" for n in ("FLAIR", "T1_pre", "T1_post", "T2_tse")))
+    names = ("AX_FLAIR", "Smith_T1", "Smith_T1_post", "t2_tse")
+    touch(tmp_path / "p", *(f"{n}.nii.gz" for n in names))
     dataset = own_scans.find(str(tmp_path / "p"), "2020")
-    assert dataset.cases[0].schema == EDITIONS["2020"] and not dataset.untold
+    (entry,) = dataset.cases
+    assert scans_of(entry) == {m: f"{n}.nii.gz" for m, n in zip(MODALITIES, names, strict=True)}
+    assert entry.schema == EDITIONS["2020"] and not dataset.untold
     assert own_scans.written_as(dataset, EDITIONS["2023"]).cases == dataset.cases
+
+
+@pytest.mark.parametrize("clean", [MODALITIES, ("AX_FLAIR", "T1_pre", "T1_post", "T2_tse")])
+def test_a_patient_whose_scans_are_not_told_is_never_left_out_silently(tmp_path, clean):
+    touch(tmp_path / "a", *(f"{n}.nii.gz" for n in clean))
+    touch(tmp_path / "b", *(f"{n}.nii.gz" for n in ("flair_ax", "t1_se_pre", "t1_IV", "post_t1_se", "t2_tse")))
+    dataset = own_scans.find(str(tmp_path))
+    assert [case.case_id for case in dataset.cases] == ["a"]
+    assert dataset.guesses[-1].startswith("not segmented: ")
+    assert f"{tmp_path / 'b'}: " in dataset.guesses[-1] and "may both be t1" in dataset.guesses[-1]
+
+
+def test_folders_beside_a_patient_s_scans_that_hold_none_do_not_count(tmp_path):
+    names = ("AX_FLAIR", "Smith_T1", "Smith_T1_post", "t2_tse")
+    touch(tmp_path / "p", "dwi/dwi.nii.gz", *(f"{n}.nii.gz" for n in names))
+    assert [case.case_id for case in own_scans.find(str(tmp_path / "p")).cases] == ["p"]
+    touch(tmp_path / "p", "T1_other.nii.gz")
+    with pytest.raises(InputError, match=r"/p: which file .*Smith_T1.* and T1_other.* may both be t1"):
+        own_scans.find(str(tmp_path / "p"))
+
+
+def test_results_beside_the_scans_do_not_hide_them(tmp_path):
+    names = ("AX_FLAIR", "Smith_T1", "Smith_T1_post", "t2_tse")
+    touch(tmp_path / "p", *(f"{n}.nii.gz" for n in names))
+    before = own_scans.find(str(tmp_path / "p"))
+    touch(tmp_path / "p", "p.nii.gz", "p_probabilities.nii.gz", "tfbrats.json", "volumes.csv")
+    assert own_scans.find(str(tmp_path / "p")).cases == before.cases
+    touch(tmp_path, "out/p.nii.gz", "out/tfbrats.json")
+    assert own_scans.find(str(tmp_path)).cases == before.cases
+
+
+def test_another_scan_of_a_modality_that_is_not_taken_is_told(tmp_path):
+    touch(tmp_path / "p", *(f"{n}.nii.gz" for n in ("FLAIR", "T1", "T1ce", "T2", "T1_post")))
+    dataset = own_scans.find(str(tmp_path / "p"))
+    assert scans_of(dataset.cases[0])["t1ce"] == "T1ce.nii.gz"
+    (guess,) = dataset.guesses
+    assert (
+        "t1ce T1ce.nii.gz" in guess and "left out: T1_post.nii.gz" in guess and "in Python {'flair': " in guess
+    )
 
 
 def test_a_case_whose_labels_nothing_tells_is_written_as_the_model_writes(tmp_path):
@@ -165,6 +208,16 @@ def test_a_scan_that_cannot_be_one_is_refused_by_its_option(tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             own_scans.named({name: f"{tmp_path}/{path}" for name, path in given.items()})
+
+
+def test_a_scan_that_python_names_is_refused_without_a_flag(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    for given, said in (
+        ({"t1": "a.nii.gz", "t2": "a.nii.gz"}, "^t1 and t2 both name"),
+        ({"t1": "c.nii.gz"}, r"^t1 .*c\.nii\.gz: no such file"),
+    ):
+        with pytest.raises(InputError, match=said):
+            tfbrats.load_case({name: f"{tmp_path}/{path}" for name, path in given.items()})
 
 
 def test_copies_of_a_published_case_are_refused_as_ever(tmp_path):

@@ -1,5 +1,7 @@
 """Volumes in ml: measured, told in a line, kept in a table that never disagrees with the files beside it."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,27 @@ def test_two_commands_in_one_folder_lose_no_row_of_the_other(tmp_path):
     theirs.add("a", {"WT": 1.0, "TC": 1.0, "ET": 1.0})
     ours.add("b", {"WT": 2.0, "TC": 1.0, "ET": 1.0})
     assert len((tmp_path / "volumes.csv").read_text().splitlines()) == 3
+
+
+def _add_many(folder, first, number):
+    table = volumes.Table(folder)
+    for n in range(first, first + number):
+        table.add(f"case{n}", {"WT": 1.0, "TC": 1.0, "ET": 1.0})
+
+
+def test_two_processes_that_write_at_once_lose_no_row(tmp_path):
+    number = 100
+    for n in range(2 * number):
+        (tmp_path / f"case{n}.nii.gz").touch()
+    spawn = multiprocessing.get_context("spawn")
+    workers = [spawn.Process(target=_add_many, args=(tmp_path, n * number, number)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len(volumes.read(tmp_path)) == 2 * number
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".gz"] == ["volumes.csv"]
 
 
 @pytest.mark.parametrize("text", ["precious", "case_id,WT\na,1\n", HEAD + "a,1\n", ""])

@@ -214,7 +214,9 @@ def test_every_fault_is_listed_not_only_the_first(slices, capsys):
     assert re.search(rf"{third}: \d+ bytes; dataset.json says \d+", text)
     assert re.search(rf"{third}: record \d+ .*damaged", text)
     assert re.search(rf"{fourth}: record \d+ .*not a tf.train.Example", text)
-    assert f"{first}, {second}" in text.splitlines()[-1] and verify.AGAIN in text
+    cure, following = text.splitlines()[-2:]
+    assert f"{first}, {second}" in cure and verify.AGAIN in cure
+    assert following.startswith("next: tfbrats prepare ")
 
 
 def test_what_verify_finds_the_beam_job_mends(slices, record_set, capsys):
@@ -857,10 +859,27 @@ def test_files_with_one_fault_are_told_together(slices, capsys):
 
 
 def test_each_subcommand_ends_with_what_to_do_next(slices, capsys):
-    train = f"next: tfbrats train --config CONFIG --records {slices}\n"
+    train = f"next: tfbrats train --config cun --records {slices}\n"
     assert said(capsys, "show", slices)[1].endswith(f"next: tfbrats records verify {slices}\n")
     assert said(capsys, "verify", slices)[1].endswith(train)
     assert said(capsys, "stats", slices)[1].endswith(train)
+    one = read_manifest(slices).shards[0]
+    given_back = f"next: tfbrats records to-nifti {slices} --case {one.cases[0].case_id} --output given_back\n"
+    assert said(capsys, "show", slices, "--case", one.cases[0].case_id)[1].endswith(given_back)
+    (pathlib.Path(slices) / "notes.tfrecord").write_bytes(b"")
+    assert said(capsys, "verify", slices)[1].endswith(f"next: tfbrats records verify {slices}\n")
+    (pathlib.Path(slices) / one.file).unlink()
+    again = f"next: tfbrats prepare --config cun --input DATASET --output {slices}"
+    assert said(capsys, "verify", slices)[1].endswith(f"{again}\n")
+    change(slices, bytes=1)
+    assert said(capsys, "verify", slices)[1].endswith(f"{again} --overwrite\n")
+
+
+@pytest.mark.parametrize("kind", ["patches", "volumes"])
+def test_patches_and_volumes_are_trained_on_by_paper_b_s_network(patch_records, kind, capsys):
+    folder = patch_records.folders[kind]
+    following = f"next: tfbrats train --config msm --records {folder}\n"
+    assert said(capsys, "verify", folder)[1].endswith(following)
 
 
 def test_pictures_of_the_cases_that_a_file_names(slices, tmp_path, capsys):

@@ -171,7 +171,7 @@ def test_any_flipped_bit_is_an_error_that_names_file_and_record(tmp_path_factory
     damaged = 0 if place < 21 else 1 if place < 37 else 2
     sound = []
     with pytest.raises(
-        InputError, match=rf"flipped bit.tfrecord: record {damaged} .*is damaged\. Run the Beam"
+        InputError, match=rf"flipped bit.tfrecord: record {damaged} .*is damaged\. Run tfbrats prepare"
     ):
         for content in tfrecord.read_records(path):
             sound.append(content)
@@ -294,7 +294,7 @@ def test_a_shard_that_is_missing_cut_off_or_changed_is_told_apart(settings_of_ru
     files.write_bytes(path, whole[:-1])
     assert f"{shard.bytes - 1} bytes; dataset.json says {shard.bytes}" in check_shard(place, shard)
     files.remove(path)
-    assert f"{shard.file}: missing. Run the Beam job again" in check_shard(place, shard)
+    assert f"{shard.file}: missing. Run tfbrats prepare again" in check_shard(place, shard)
 
 
 # --- kinds ----------------------------------------------------------------------------------------------

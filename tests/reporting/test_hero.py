@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import itertools
+import shutil
 
+import nibabel
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -324,6 +326,30 @@ def test_files_that_do_not_say_that_they_are_simulated_are_not_called_so(scored,
         nifti.write(tmp_path / "BraTS20_Training_000" / path.rsplit("/", 1)[1], volume.array, volume.grid)
     content = evaluation.evaluate(folder, tmp_path, "2020", cases=[first.case_id])
     assert not hero.hero_of(content, folder, tmp_path, None, "SCORES").simulated
+
+
+def test_the_only_case_scored_is_called_so(scored):
+    folder, root, _ = scored
+    first = layouts.find(root).cases[0].case_id
+    content = evaluation.evaluate(folder, root, cases=[first])
+    assert hero.hero_of(content, folder, root, None, "SCORES").caption == "The only case scored."
+
+
+def test_scans_that_do_not_lie_on_the_reference_s_grid_are_not_drawn_under_it(scored, tmp_path):
+    folder, root, content = scored
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    first = layouts.find(moved).cases[0]
+    for _, path, _ in first.images:
+        volume = nifti.read(path)
+        affine = volume.grid.affine.copy()
+        affine[0, 3] += 20
+        header = volume.grid.header.copy()
+        header.set_sform(affine, 1)
+        header.set_qform(affine, 1)
+        nibabel.Nifti1Image(volume.array, affine, header).to_filename(path)
+    with pytest.raises(InputError, match=r"_seg\.nii\.gz: affine .* Resample it onto that grid"):
+        hero.hero_of(content, folder, moved, first.case_id, "SCORES")
 
 
 def test_a_case_that_was_not_scored_and_masks_without_scans_are_refused(scored, tmp_path):

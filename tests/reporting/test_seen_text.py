@@ -64,8 +64,7 @@ def test_another_scan_of_a_patient_is_told_as_such():
     text, loud = seen_text.sentence(by_split({"train_patient": ["a"], "unseen": ["b"]}), "cun", chosen=False)
     assert (
         loud
-        and "1 of these 2 cases was seen in training: 1 shows a patient of whom another scan trained it."
-        in text
+        and "1 of these 2 cases was seen in training: 1 is of a patient whose other scan trained it." in text
     )
 
 

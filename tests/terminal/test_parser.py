@@ -12,7 +12,7 @@ def a_parser() -> command.Parser:
     parser.add_argument("--poll_wait_s", type=int)
     parser.add_argument("overrides", nargs="*")
     parser.renamed({"--cases": "--max-size"})
-    parser.keys = lambda: ["region", "train.epochs", "train.batch_size"]
+    parser.keys = lambda: ["region", "train.epochs", "train.batch_size", "records.seed", "train.seed"]
     return parser
 
 
@@ -39,6 +39,15 @@ def test_an_old_name_works_and_says_the_new_one_once(given, capsys):
     assert capsys.readouterr().err == "note: --cases is now --max-size\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("--max", ""), ("--max_s", ""), ("--max-si", ""), ("--cas", "note: --cas is now --max-size\n")],
+)
+def test_an_option_may_be_cut_short_in_either_spelling_and_by_its_old_name(given, said, capsys):
+    assert a_parser().parse_args(["--output", "x", given, "3"]).max_size == 3
+    assert capsys.readouterr().err == said
+
+
 def test_behind_two_dashes_nothing_is_an_option(capsys):
     asked = a_parser().parse_args(["--output", "x", "--", "--cases", "--max_size"])
     assert asked.overrides == ["--cases", "--max_size"] and capsys.readouterr().err == ""
@@ -55,6 +64,8 @@ def test_behind_two_dashes_nothing_is_an_option(capsys):
             "unrecognized arguments: --batch-size=4; write train.batch_size=4",
         ),
         (["--output", "x", "--region"], "unrecognized arguments: --region; write region=VALUE"),
+        (["--output", "x", "--epoch=3"], "unrecognized arguments: --epoch=3; write train.epochs=3"),
+        (["--output", "x", "--seed", "3"], "arguments: --seed; write records.seed=3 or train.seed=3"),
         (["--output", "x", "--zzz"], "unrecognized arguments: --zzz"),
         (["--outptu", "x"], "are required: --output; there is no --outptu; did you mean --output?"),
         (["--max-size", "3"], "are required: --output"),

@@ -156,3 +156,8 @@ def test_a_step_that_outlives_a_killed_chain_keeps_the_folder(tmp_path, module):
         time.sleep(0.05)
     with steps.alone(tmp_path / "work"):
         pass
+
+
+def test_a_command_that_ended_had_the_environment_that_it_was_given(module):
+    said = module("import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])")
+    assert steps.ended(said, TF_CPP_MIN_LOG_LEVEL="1").stdout == "1\n"

@@ -39,7 +39,7 @@ class CaseError(InputError):
         self.notes = tuple(notes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Case:
     """One patient at one time point.
 
@@ -50,6 +50,8 @@ class Case:
         spacing_mm: voxel size along i, j, k.
         schema: how the case's own files write tissues.
         notes: guesses that were made in reading, each with the names of its files.
+        edition_untold: whether nothing tells how its own files write tissues, and nobody said it; `schema` is
+            then one that was taken for want of any.
     """
 
     case_id: str
@@ -61,6 +63,7 @@ class Case:
     schema: LabelSchema
     grid: Grid
     notes: tuple[str, ...] = ()
+    edition_untold: bool = False
 
     @property
     def volumes_ml(self) -> dict[str, float] | None:

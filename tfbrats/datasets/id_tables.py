@@ -105,8 +105,8 @@ def _text(path: str | os.PathLike) -> str:
     return text
 
 
-def case_ids_of(text: str) -> list[str]:
-    """What --cases names: a file with a case id a line, or ids between commas.
+def case_ids_of(text: str, option: str = "--cases") -> list[str]:
+    """What an option names: a file with a case id a line, or ids between commas.
 
     Raises:
         InputError: it names no case, or there is no such file.
@@ -115,12 +115,13 @@ def case_ids_of(text: str) -> list[str]:
     with contextlib.suppress(InputError):  # ids may stand on lines of their own, which is no path
         path = paths.given(text)
     if path and files.is_folder(path):
-        raise InputError(f"--cases {text}: a folder; expected a file with a case id a line, or ids.")
+        raise InputError(f"{option} {text}: a folder; expected a file with a case id a line, or ids.")
     if path and files.exists(path):
         text = files.read_text(path)
     elif path and "," not in text and ("/" in text or text.lower().endswith((".txt", ".csv", ".json"))):
-        raise InputError(f"--cases {text}: no such file.")
-    case_ids = [case_id for case_id in re.split(r"[,\s]+", text) if case_id]
+        raise InputError(f"{option} {text}: no such file.")
+    # Not at blanks: a patient may be called "P 07".
+    case_ids = [case_id for part in re.split(r"[,\r\n]+", text) if (case_id := part.strip())]
     if not case_ids:
-        raise InputError("--cases names no case; give ids between commas, or a file with one a line.")
+        raise InputError(f"{option} names no case; give ids between commas, or a file with one a line.")
     return case_ids

@@ -92,8 +92,10 @@ class Dataset:
     untold: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
-        told = f"{counted(len(self), 'case')}, edition {' and '.join(self.editions)}"
-        return f"<Dataset {files.name(self.root)} at {self.root}: {told}>"
+        told = sorted({case.schema.edition for case in self.cases if case.case_id not in self.untold})
+        told += ["not told" if not told else f"not told of {len(self.untold)}"] if self.untold else []
+        cases = counted(len(self), "case")
+        return f"<Dataset {files.name(self.root)} at {self.root}: {cases}, edition {' and '.join(told)}>"
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -101,7 +103,16 @@ class Dataset:
     def __iter__(self) -> Iterator[CaseFiles]:
         return iter(self.cases)
 
+    def __contains__(self, case: object) -> bool:
+        """Whether it has a case: an id, or one of its cases."""
+        return case in self.cases or any(entry.case_id == case for entry in self.cases)
+
     def __getitem__(self, case_id: str) -> CaseFiles:
+        if not isinstance(case_id, str):
+            raise InputError(
+                f"a data set gives its cases by their ids, not by {case_id!r}. Write dataset[ID], or "
+                "dataset.cases[NUMBER] for a case by its place."
+            )
         return select(self, [case_id])[0]
 
     @property

@@ -4,7 +4,8 @@ On a disk it is the disk's own lock, which goes with the process that holds it, 
 store (gs://) knows no locks: there the holder writes a file again every few seconds, and whoever finds such a
 file waits to see whether it changes. Two machines' clocks are never compared.
 
-Who asks for one: `records.folder`, `beam_pipelines.result_folder`, `train`, `workflows.chain`.
+Who asks for one: `records.folder`, `beam_pipelines.result_folder`, `train`, `workflows.chain`; and `volumes`,
+for a moment, which waits.
 """
 
 import contextlib
@@ -57,14 +58,30 @@ def alone(path: str | os.PathLike, busy: str) -> Iterator[int | None]:
 
 
 @contextlib.contextmanager
-def _flocked(path: str, busy: str) -> Iterator[int]:
+def in_turn(path: str | os.PathLike) -> Iterator[None]:
+    """Holds the lock file `path` for the moment of the block; waits while another holds it. The file goes then.
+
+    In a store nothing is locked: a lease takes seconds, and what is written in the block, a moment.
+    """
+    if not files.is_local(path):
+        yield
+        return
+    path = files.canonical(path)
+    with _flocked(path, None), contextlib.ExitStack() as afterwards:
+        afterwards.callback(files.remove, path)  # still held: who waits for it finds another, or none
+        yield
+
+
+@contextlib.contextmanager
+def _flocked(path: str, busy: str | None) -> Iterator[int]:
+    """Args: busy: what to tell when another holds it; None waits."""
     while True:
         with files.explained(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             lock = open(path, "a")  # noqa: SIM115
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(busy) from error
             try:

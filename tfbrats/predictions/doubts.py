@@ -35,10 +35,12 @@ def _with_skull(voxels: int, size: int, spacing_mm: Sequence[float]) -> list[str
     share = voxels / size
     if litres <= _LARGEST_BRAIN_L and share <= _FULLEST:
         return []
-    what = f"{litres:.1f} l" if litres > _LARGEST_BRAIN_L else f"{100 * share:.0f} % of the volume"
+    if litres > _LARGEST_BRAIN_L:
+        what = f"{litres:.1f} l of voxels are not 0, but a brain has 1 to 2 l"
+    else:
+        what = f"{100 * share:.0f} % of the voxels are not 0, but a brain fills about half of its box"
     return [
-        f"{what} are not 0, and a brain is 1 to 2 l: is the skull, or air, still in the scans? Strip them "
-        f"first (HD-BET, SynthStrip); see {PAGE}"
+        f"{what}: is the skull, or air, still in the scans? Strip them first (HD-BET, SynthStrip); see {PAGE}"
     ]
 
 
@@ -47,8 +49,8 @@ def _apart(modalities: Sequence[str], shares: Sequence[float]) -> list[str]:
         return []
     parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in zip(modalities, shares, strict=True))
     return [
-        f"the scans do not cover one place (of what is not 0 in any: {parts}). Were they co-registered, and "
-        f"all stripped of the skull? See {PAGE}"
+        f"the scans cover different places (share of all non-zero voxels: {parts}). Were they "
+        f"co-registered, and all stripped of the skull? See {PAGE}"
     ]
 
 

@@ -47,6 +47,7 @@ def segment_all(
     Raises:
         InputError: no model, or results of another one that must not be mixed with these.
     """
+    wanted.check(card, overwrite)
     todo = wanted.todo(overwrite)
     segmenter = load() if todo else None
     wanted.prepare(card, overwrite)
@@ -109,7 +110,8 @@ def _fault_of(
 def _note_cases_seen(card: ModelCard, case_ids: Sequence[str]) -> None:
     """Says how many of the cases the model has seen in training."""
     kinds = seen.kinds_of(card.training_data, case_ids)
-    if kinds and seen.number_seen(cases := seen.by_kind(kinds)):
+    if kinds and (n := seen.number_seen(cases := seen.by_kind(kinds))):
         number = wording.counted(len(kinds), "case")
-        listed = seen.listed(cases)
-        print(style.note(f"of {number} {listed}; scores of all are not those of unseen cases"))
+        listed = seen.listed(cases, seen.KNOWN_TO_THE_MODEL)
+        text = f"the model has seen {n} of {number} ({listed}); mean scores over all are therefore too good"
+        print(style.note(text))

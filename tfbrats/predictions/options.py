@@ -27,7 +27,8 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         )
     id_tables.add_choice(parser)
     parser.add_argument(
-        "--edition", help="of the labels that are written, where neither names nor the model should tell it"
+        "--edition",
+        help="whose label values are written, e.g. 2023 (default: what the names tell, else the model's)",
     )
 
 

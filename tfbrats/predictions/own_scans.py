@@ -24,6 +24,8 @@ LAYOUT = "one's own scans, by the words in their names"
 NAMED = "one's own scans, named one by one"
 PAGE = "docs/start/your-own-case.md"
 FLAGS = " ".join(f"--{modality} FILE" for modality in MODALITIES)
+IN_PYTHON = f"in Python {{{', '.join(f'{modality!r}: FILE' for modality in MODALITIES)}}}"
+_CURE = f"name them all: {FLAGS}; {IN_PYTHON}"
 _SHOWN = 6  # files that a message names
 _UNNAMED = "case"  # of scans whose names share nothing
 
@@ -103,6 +105,10 @@ class _Read:
     def doubled(self) -> list[str]:
         return [modality for modality, paths in self.scans.items() if len(paths) > 1]
 
+    @property
+    def paths(self) -> list[str]:
+        return [*(path for copies in self.scans.values() for path in copies), *self.left]
+
     def in_words(self) -> str:
         """E.g. "flair FLAIR.nii, t1 Smith_T1.nii.gz"."""
         return ", ".join(
@@ -139,27 +145,82 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     """
     try:
         dataset, refusal = layouts.find(root, edition, reads_labels=False), None
+        # An edition tells label values, not which file is which: names are read as without it.
+        untold = dataset.untold if edition is None else _untold(root)
     except layouts.NoCaseError as error:
-        dataset, refusal = Dataset(str(root), (), ()), error
+        dataset, refusal, untold = Dataset(str(root), (), ()), error, frozenset()
     listing = [path for path in files.walk(root) if not files.name(path).startswith(".")]
+    by_folder = {folder: _read(paths) for folder, paths in _by_folder(listing).items()}
+    telling = [folder for folder, read in by_folder.items() if read.scans] or list(by_folder)
+    own: dict[str, _Read] = {}
+    notes, unclear = [], []
+    for folder in telling:
+        read, found = by_folder[folder], [case for case in dataset.cases if _folder_of(case) == folder]
+        if _is_understood(found, read, untold):
+            notes += _passed_over(found, read, untold)
+            continue
+        if len(telling) == 1 and (read.doubled or (not found and len(read.scans) < 2)):
+            raise InputError(_doubt(folder, read))
+        if _tell_edition(folder, *read.paths):
+            continue
+        if len(read.scans) > 1 and not read.doubled:
+            own[folder] = read
+        elif not any(files.parent(path) == folder for case in dataset.cases for _, path, _ in case.images):
+            unclear.append(folder)
+    _check_refusal(refusal, own, unclear, by_folder, telling, listing)
+    notes += [f"not segmented: {_doubt(folder, by_folder[folder])}" for folder in unclear]
+    return _with_own(dataset, own, beginning_of_listing(root), edition, notes)
+
+
+def _untold(root: str | os.PathLike) -> frozenset[str]:
+    """Ids of the cases whose names tell no edition."""
+    try:
+        return layouts.find(root, reads_labels=False).untold
+    except InputError:  # read by the help of an edition alone
+        return frozenset()
+
+
+def _by_folder(listing: Sequence[str]) -> dict[str, list[str]]:
+    """Folder -> its NIfTI files. Of one that holds results the scans, where they lie there too."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in listing:
         if nifti_stem(path) is not None:
             by_folder[files.parent(path)].append(path)
     for folder in [folder for folder in by_folder if files.join(folder, model_card.FILE) in listing]:
-        del by_folder[folder]  # results
-    own: dict[str, _Read] = {}
-    for folder, paths in by_folder.items():
-        found = [case for case in dataset.cases if _folder_of(case) == folder]
-        read = _read(paths)
-        if not _is_understood(found, read, dataset.untold):
-            if len(by_folder) == 1 and (read.doubled or (not found and len(read.scans) < 2)):
-                _check_told(folder, read)
-            if len(read.scans) > 1 and not read.doubled and not _tell_edition(folder, *paths):
-                own[folder] = read
-    if refusal is not None and (not own or len(own) < len(by_folder)):
-        raise InputError(f"{refusal}{_convert_first(listing)}") from refusal
-    return _with_own(dataset, own, beginning_of_listing(root), edition)
+        scans = [path for path in by_folder.pop(folder) if modality_in(nifti_stem(path))]
+        if len(_read(scans).scans) > 1:  # one alone is a result of a case that is called so
+            by_folder[folder] = scans
+    return by_folder
+
+
+def _check_refusal(
+    refusal: InputError | None,
+    own: Mapping[str, _Read],
+    unclear: Sequence[str],
+    by_folder: Mapping[str, _Read],
+    telling: Sequence[str],
+    listing: Sequence[str],
+) -> None:
+    """Raises InputError: no reader of data sets finds a case, and its folders are not all one's own scans."""
+    if refusal is None or (own and len(own) + len(unclear) == len(telling)):
+        return
+    if not own and len(unclear) == len(telling):
+        for folder in unclear:
+            if by_folder[folder].doubled:
+                raise InputError(_doubt(folder, by_folder[folder])) from refusal
+    raise InputError(f"{refusal}{_convert_first(listing)}") from refusal
+
+
+def _passed_over(found: Sequence[CaseFiles], read: _Read, untold: frozenset[str]) -> list[str]:
+    """A note where a folder's one case has another file of a modality, which is not read."""
+    if len(found) != 1 or found[0].case_id not in untold:
+        return []
+    taken = {path: modality for modality, path, _ in found[0].images}
+    others = [path for path in read.paths if path not in taken and path not in read.left]
+    if not others:
+        return []
+    names = ", ".join(f"{modality} {files.name(path)}" for path, modality in taken.items())
+    return [f"{found[0].case_id}: {names}; left out: {_listed(others)}. If one is another scan, {_CURE}"]
 
 
 def _tell_edition(*places: str) -> bool:
@@ -179,8 +240,8 @@ def _is_understood(found: Sequence[CaseFiles], read: _Read, untold: frozenset[st
     return len(found) == 1 and len(read.scans) <= most
 
 
-def _check_told(folder: str, read: _Read) -> None:
-    """Raises InputError: the names in the one folder that there is leave open which file is which."""
+def _doubt(folder: str, read: _Read) -> str:
+    """What the names in a folder leave open, and what to do."""
     faults = [
         f"{' and '.join(map(files.name, read.scans[modality]))} may both be {modality}"
         for modality in read.doubled
@@ -188,9 +249,9 @@ def _check_told(folder: str, read: _Read) -> None:
     if not faults:
         left = f"; {_listed(read.left)} not understood" if read.left else ""
         faults = [f"{read.in_words() or 'no scan'} told{left}"]
-    raise InputError(
+    return (
         f"{folder}: which file is which scan is not told by the names: {'; '.join(faults)}. Name them "
-        f"({FLAGS}), or rename them flair.nii.gz, t1.nii.gz, t1ce.nii.gz, t2.nii.gz. See {PAGE}."
+        f"({FLAGS}; {IN_PYTHON}), or rename them flair.nii.gz, t1.nii.gz, t1ce.nii.gz, t2.nii.gz. See {PAGE}."
     )
 
 
@@ -206,12 +267,18 @@ def _convert_first(listing: Sequence[str]) -> str:
         return f"\nDICOM files lie here: convert them first (dcm2niix); see {PAGE}."
     if any(name.endswith((".mha", ".mhd", ".nrrd", ".hdr", ".mgz")) for name in names):
         return f"\nConvert the scans to .nii.gz first; see {PAGE}."
-    return f"\nOr name one patient's scans: {FLAGS}."
+    return f"\nOr name one patient's scans: {FLAGS}; {IN_PYTHON}."
 
 
-def _with_own(dataset: Dataset, own: Mapping[str, _Read], top: str, edition: str | None) -> Dataset:
-    """The data set with each of these folders read as one patient, in place of what was found in them."""
-    if not own:
+def _with_own(
+    dataset: Dataset, own: Mapping[str, _Read], top: str, edition: str | None, more: Sequence[str] = ()
+) -> Dataset:
+    """The data set with each of these folders read as one patient, in place of what was found in them.
+
+    Args:
+        more: notes on other folders.
+    """
+    if not own and not more:
         return dataset
     kept = [case for case in dataset.cases if _folder_of(case) not in own]
     names = [files.name(folder) for folder in own]
@@ -225,9 +292,10 @@ def _with_own(dataset: Dataset, own: Mapping[str, _Read], top: str, edition: str
         notes.append(
             f"{name}: by their names, {read.in_words()}"
             + (f"; left out: {_listed(read.left)}" if read.left else "")
-            + f". If one is another scan, name them all: {FLAGS}"
+            + f". If one is another scan, {_CURE}"
         )
         cases.append(case)
+    notes += more
     ids = [case.case_id for case in (*kept, *cases)]
     if doubled := sorted({name for name in ids if ids.count(name) > 1}):
         raise InputError(
@@ -259,11 +327,12 @@ def _case(case_id: str, scans: Mapping[str, str], layout: str, edition: str | No
 # --- named file by file ---------------------------------------------------------------------------------
 
 
-def named(scans: Mapping[str, str], edition: str | None = None) -> Dataset:
+def named(scans: Mapping[str, str], edition: str | None = None, option: str = "--") -> Dataset:
     """The one case that a person named file by file.
 
     Args:
         scans: modality -> path.
+        option: what stands before a modality where the person named it, for messages.
 
     Raises:
         InputError: a file is not there, is no NIfTI file, or is named twice.
@@ -272,11 +341,11 @@ def named(scans: Mapping[str, str], edition: str | None = None) -> Dataset:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
     places: dict[str, str] = {}
     for modality, path in scans.items():
-        _check_file(modality, path)
+        _check_file(f"{option}{modality}", path)
         place = files.canonical(path)
         if place in places:
             raise InputError(
-                f"--{places[place]} and --{modality} both name {path}. Give each scan its own file."
+                f"{option}{places[place]} and {option}{modality} both name {path}. Give each scan its own file."
             )
         places[place] = modality
     case = _case(_shared_name(list(scans.values())), scans, NAMED, edition)
@@ -288,17 +357,17 @@ def named(scans: Mapping[str, str], edition: str | None = None) -> Dataset:
     )
 
 
-def _check_file(modality: str, path: str) -> None:
+def _check_file(given_as: str, path: str) -> None:
     if files.is_folder(path):
         raise InputError(
-            f"--{modality} {path}: a folder; expected a .nii.gz or .nii file. DICOM files? Convert them "
+            f"{given_as} {path}: a folder; expected a .nii.gz or .nii file. DICOM files? Convert them "
             f"first (dcm2niix); see {PAGE}."
         )
     if not files.exists(path):
-        raise InputError(f"--{modality} {path}: no such file.")
+        raise InputError(f"{given_as} {path}: no such file.")
     if nifti_stem(path) is None:
         raise InputError(
-            f"--{modality} {path}: expected a .nii.gz or .nii file. Convert it first (DICOM: dcm2niix); "
+            f"{given_as} {path}: expected a .nii.gz or .nii file. Convert it first (DICOM: dcm2niix); "
             f"see {PAGE}."
         )
 

@@ -97,6 +97,21 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
         OtherModelError: the folder holds another model's results.
     """
     path = files.join(folder, model_card.FILE)
+    if not check_owner(card, folder, overwrite, targets):
+        for target in targets:
+            remove(target)
+        files.remove(files.join(folder, VOLUMES))
+        files.remove(path)
+    files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
+
+
+def check_owner(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets: Sequence[Target]) -> bool:
+    """Whether a folder's results, if there are any, are this model's; deletes nothing.
+
+    Raises:
+        OtherModelError: they are another's, and must not be deleted (`prepare`).
+    """
+    path = files.join(folder, model_card.FILE)
     owner = model_card.parse(files.read_bytes(path), path) if files.exists(path) else card
     if owner != card:
         redone = {files.name(path) for target in targets for path in target.all_paths}
@@ -110,11 +125,7 @@ def prepare(card: ModelCard, folder: str | os.PathLike, overwrite: bool, targets
                 + (f", and not only of the cases named now: {others[0]}. " if others and overwrite else ". ")
                 + f"{cure}."
             )
-        for target in targets:
-            remove(target)
-        files.remove(files.join(folder, VOLUMES))
-        files.remove(path)
-    files.sweep([path, *(path for target in targets for path in target.all_paths)], _LEFT_S)
+    return owner == card
 
 
 def remove(target: Target) -> None:
@@ -128,7 +139,7 @@ def remove(target: Target) -> None:
 # --- one case, whatever comes of it ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Segmentation:
     """A segmented case, on its grid.
 
@@ -163,10 +174,13 @@ class Segmentation:
     def save(self, path: str | os.PathLike, edition: str | None = None) -> None:
         """Writes it on the grid of its case, as `tfbrats predict` would, and reads it back.
 
+        Of a case of arrays the grid is made up: voxels of their spacing, axes to the patient's left, back and
+        head, the first voxel at the origin. Over the scans that the arrays came from it lies elsewhere.
+
         Args:
             path: ends in .nii.gz or .nii; replaced if it is there.
             edition: whose label values are written, e.g. "2023"; by default those of the case's own files. A
-                case of arrays has the model's; one loaded from files that tell no edition has those of 2023.
+                case of arrays has the model's, as has one of a folder or files that tell no edition.
 
         Raises:
             InputError: it knows no case; the path cannot be written, is one of no NIfTI file, or the edition
@@ -177,7 +191,10 @@ class Segmentation:
             raise InputError(f"{path}: expected a name that ends in .nii.gz or .nii.")
         if edition is not None and edition not in EDITIONS:
             raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
-        schema = loaded.schema if edition is None else EDITIONS[edition]
+        if edition is not None:
+            schema = EDITIONS[edition]
+        else:
+            schema = self.card.schema_of_labels if loaded.edition_untold else loaded.schema
         case.save_segmentation(path, self.tissues, loaded.grid, schema)
 
     @property

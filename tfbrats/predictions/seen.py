@@ -34,12 +34,12 @@ _WORDS = {
     "train": ("trained the model",) * 2,
     "validation": ("chose its checkpoint",) * 2,
     "train_patient": (
-        "shows a patient of whom another scan trained it",
-        "show patients of whom other scans trained it",
+        "is of a patient whose other scan trained it",
+        "are of patients whose other scans trained it",
     ),
     "validation_patient": (
-        "shows a patient of whom another scan chose its checkpoint",
-        "show patients of whom other scans chose its checkpoint",
+        "is of a patient whose other scan chose its checkpoint",
+        "are of patients whose other scans chose its checkpoint",
     ),
     "test": ("is of its test split", "are of its test split"),
     "unseen": ("is in none of its splits", "are in none of its splits"),

@@ -13,7 +13,7 @@ from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files
-from tfbrats.predictions import own_scans, provenance, results
+from tfbrats.predictions import own_scans, provenance, results, volumes
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
 from tfbrats.terminal import style, verbs, wording
@@ -74,10 +74,23 @@ class Wanted:
     def todo(self, overwrite: bool) -> list[tuple[CaseFiles, Target]]:
         return [(entry, target) for entry, target in self.pairs if overwrite or not target.is_done()]
 
+    def check(self, card: ModelCard, overwrite: bool) -> None:
+        """What `prepare` and the table of volumes would refuse, before a model is loaded; deletes nothing.
+
+        Raises:
+            InputError: results of another model, or another file in the place of volumes.csv.
+        """
+        results.check_owner(card, self._place, overwrite, self.targets)
+        if self.folder is not None:
+            volumes.read(self.folder)
+
     def prepare(self, card: ModelCard, overwrite: bool) -> None:
         """Makes way for results of a model (`results.prepare`)."""
-        folder = files.parent(self.targets[0].segmentation) or "." if self.folder is None else self.folder
-        results.prepare(card, folder, overwrite, self.targets)
+        results.prepare(card, self._place, overwrite, self.targets)
+
+    @property
+    def _place(self) -> str:
+        return files.parent(self.targets[0].segmentation) or "." if self.folder is None else self.folder
 
     def by(self, card: ModelCard) -> tuple["Wanted", list[str]]:
         """The same for a model; notes on it.
@@ -85,13 +98,14 @@ class Wanted:
         Cases whose label values nothing tells are written in those of the model's card.
 
         Raises:
-            InputError: scans that were named do not go with the model.
+            InputError: scans that were named, or those of the only case, do not go with the model. Of several
+                cases one that lacks a scan is that case's fault, told when its turn comes.
         """
         dataset = own_scans.written_as(self.dataset, card.schema_of_labels)
         entry_of = {entry.case_id: entry for entry in dataset.cases}
         pairs = tuple((entry_of[entry.case_id], target) for entry, target in self.pairs)
         for entry, _ in pairs:
-            if entry.layout in (own_scans.LAYOUT, own_scans.NAMED):
+            if entry.layout == own_scans.NAMED or (entry.layout == own_scans.LAYOUT and len(pairs) == 1):
                 _check_scans(entry, card)
         untold = [entry for entry, _ in pairs if entry.case_id in dataset.untold]
         notes = []
@@ -108,7 +122,7 @@ def _check_scans(entry: CaseFiles, card: ModelCard) -> None:
     present = [modality for modality, *_ in entry.images]
     lacking = [modality for modality in card.modalities if modality not in present]
     needless = [modality for modality in present if modality not in card.modalities]
-    takes = f"the model {card.name} takes {', '.join(card.modalities)}"
+    takes = f"{entry.case_id}: the model {card.name} takes {', '.join(card.modalities)}"
     is_named = entry.layout == own_scans.NAMED
     if lacking:
         cure = " ".join(f"--{modality} FILE" for modality in lacking)
@@ -190,23 +204,42 @@ def _only(entries: Sequence[CaseFiles], root: str) -> CaseFiles:
     )
 
 
-def ending(wanted: Wanted, by: str, uploads: bool = False) -> list[str]:
+def ending(wanted: Wanted, by: str, fresh: Sequence[CaseFiles], uploads: bool = False) -> list[str]:
     """What a command says when all are done: where they are, in which values, what comes next.
 
     Args:
         by: the model, e.g. "cun version 3".
+        fresh: what this run has segmented; the others were kept.
         uploads: an upload is packed of them next, by the same command.
     """
     place = wanted.targets[0].segmentation if wanted.folder is None else wanted.folder
-    values = dict.fromkeys(entry.schema.describe() for entry, _ in wanted.pairs)
     number = wording.counted(len(wanted.pairs), "segmentation")
-    lines = [f"{number} by {by} in {place}; values: {'; or '.join(values)}"]
+    lines = [f"{number} by {by} in {place}; {_values(wanted, fresh)}"]
     if uploads:
         return lines
     untold = wanted.dataset.untold  # its masks cannot be read without --edition
     if wanted.folder is not None and any(e.label and e.case_id not in untold for e, _ in wanted.pairs):
-        arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "scores")
+        some = wanted.pairs if len(wanted.pairs) < len(wanted.dataset) else ()
+        chosen = [text for entry, _ in some if entry.label for text in ("--case", entry.case_id)]
+        arguments = ("--prediction", place, "--reference", wanted.dataset.root, *chosen, "--output", "scores")
         return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
     first = wanted.targets[0].segmentation
     look = f"look at {first} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"
     return [*lines, style.following(look)]
+
+
+def _values(wanted: Wanted, fresh: Sequence[CaseFiles]) -> str:
+    """In which label values the files are; of kept ones that is not known."""
+    ids = {entry.case_id for entry in fresh}
+
+    def of(is_fresh: bool) -> str:
+        entries = [entry for entry, _ in wanted.pairs if (entry.case_id in ids) is is_fresh]
+        return "; or ".join(dict.fromkeys(entry.schema.describe() for entry in entries))
+
+    kept = len(wanted.pairs) - len(ids)
+    if not kept:
+        return f"values: {of(True)}"
+    own = f"kept, in the values that {'it was' if kept == 1 else 'they were'} written in (--overwrite writes"
+    if not ids:
+        return f"{own} {of(False)})"
+    return f"values of {len(ids)}: {of(True)}; {kept} {own} {of(False)})"

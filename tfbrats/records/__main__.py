@@ -41,8 +41,13 @@ def _next(*words: str) -> None:
     print(style.following(verbs.command_line(*words)))
 
 
-def _train(folder: str) -> None:
-    _next("tfbrats.train", "--config", "CONFIG", "--records", folder)
+def _config_for(manifest: "Manifest") -> str:
+    """A shipped config that trains on records of this kind."""
+    return "cun" if manifest.kind == "slices" else "msm"
+
+
+def _train(folder: str, manifest: "Manifest") -> None:
+    _next("tfbrats.train", "--config", _config_for(manifest), "--records", folder)
 
 
 # --- show -----------------------------------------------------------------------------------------------
@@ -63,6 +68,7 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     if options.case:
         show.print_case(content["case"])
+        _next("tfbrats.records", "to-nifti", options.folder, "--case", options.case, "--output", "given_back")
         return 0
     show.print_set(content, manifest)
     if options.shards:
@@ -105,10 +111,23 @@ def _verify(options: argparse.Namespace) -> int:
         print(style.note(text))
     if not report.faults:
         print("Nothing is wrong.")
-        _train(options.folder)
+        _train(options.folder, manifest)
         return 0
     _print_faults(report.faults, options.folder)
+    _mend(options.folder, manifest, {fault.cure for fault in report.faults})
     return 1
+
+
+def _mend(folder: str, manifest: "Manifest", cures: set[str]) -> None:
+    """The command that mends a set; where something is to be moved away alone, the one that looks again."""
+    from tfbrats.records import verify
+
+    if cures == {verify.MOVE}:
+        _next("tfbrats.records", "verify", folder)
+        return
+    more = ["--overwrite"] if verify.OVERWRITE in cures else []
+    given = ("--config", _config_for(manifest), "--input", "DATASET", "--output", folder, *more)
+    _next("beam_pipelines.nifti_to_tfrecord", *given)
 
 
 def _content(report: "verify.Report", seconds: float) -> dict[str, Any]:
@@ -127,7 +146,7 @@ def _content(report: "verify.Report", seconds: float) -> dict[str, Any]:
 
 def _print_faults(faults: Sequence["verify.Fault"], folder: str) -> None:
     """Faults, equal ones as one line; then what to do about them, each cure once."""
-    print("\nfaults")
+    print(f"\n{style.heading('faults')}")
     by_file = defaultdict(list)
     for fault in faults:
         by_file[fault.file if fault.record is not None else ""].append(fault)
@@ -167,7 +186,7 @@ def _stats(options: argparse.Namespace) -> int:
     stats.print_shares(manifest, whole, groups)
     stats.print_intensities(groups)
     print(f"\nwrote {options.csv}" if options.csv else "")
-    _train(options.folder)
+    _train(options.folder, manifest)
     return 0
 
 
@@ -216,7 +235,7 @@ def _pictures(options: argparse.Namespace, manifest: "Manifest", chosen: Sequenc
         print(f"drew {path}" if is_new else f"{path} is there already and is kept (--overwrite redraws it)")
 
     pictures.write(options.folder, manifest, options.output, number, chosen, options.overwrite, report)
-    _train(options.folder)
+    _train(options.folder, manifest)
     return 0
 
 
@@ -231,7 +250,7 @@ def parser() -> command.Parser:
     def subcommand(name: str, does: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.add_argument(
-            "folder", type=paths.argument, help="a record set, as the Beam job wrote it; gs:// too"
+            "folder", type=paths.argument, help="a record set, as tfbrats prepare wrote it; gs:// too"
         )
         added.set_defaults(does=does)
         return added

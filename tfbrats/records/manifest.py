@@ -33,7 +33,7 @@ SHARD_NAME = re.compile(
     rf"({'|'.join(SPLITS)})(-add\d+)?(-({'|'.join(REGIONS).lower()}))?-\d{{5}}-of-\d{{5}}\.tfrecord"
 )
 STAGES = ("read", "n4", "cut", "encode", "write")  # of the work on a case, as its seconds are told apart
-WRITE_AGAIN = "Write the records again: the Beam job with --overwrite."
+WRITE_AGAIN = "Write the records again: tfbrats prepare with --overwrite."
 
 
 class _Part(pydantic.BaseModel):
@@ -231,7 +231,7 @@ def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
         raise InputError(f"{error} {WRITE_AGAIN}") from error
     if not is_manifest(content):
         raise InputError(
-            f"{path}: not the manifest of a record set. Point to the folder that the Beam job wrote."
+            f"{path}: not the manifest of a record set. Point to the folder that tfbrats prepare wrote."
         )
     return from_content(content, path)
 

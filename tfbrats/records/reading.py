@@ -39,7 +39,7 @@ def schema_of(manifest: Manifest, folder: str | os.PathLike) -> tuple[Field, ...
     if manifest.kind not in SCHEMAS:
         raise InputError(
             f"{files.join(folder, MANIFEST)}: records of kind {manifest.kind!r}; expected "
-            f"{', '.join(SCHEMAS)}. Write the records again: the Beam job with --overwrite."
+            f"{', '.join(SCHEMAS)}. Write the records again: tfbrats prepare with --overwrite."
         )
     return SCHEMAS[manifest.kind]
 

@@ -38,7 +38,7 @@ def denominator(manifest: Manifest, folder: str | os.PathLike) -> tuple[int, ...
         if not canvas:
             raise InputError(
                 f"{files.join(folder, MANIFEST)}: no records.slice_shape in its identity. Write the "
-                "records again: the Beam job with --overwrite."
+                "records again: tfbrats prepare with --overwrite."
             )
         return tuple(canvas)
     size = (manifest.identity.get("sampling") or {}).get("patch_size")

@@ -9,7 +9,7 @@ import google_crc32c
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 
-REWRITE = "Run the Beam job again: it rewrites only what does not match dataset.json."
+REWRITE = "Run tfbrats prepare again: it rewrites only what does not match dataset.json."
 FRAME_BYTES = 16  # what `frame` adds
 _PIECE_BYTES = 2**20  # of a file, read at once
 

@@ -1,6 +1,6 @@
 """Hold a record set against its dataset.json: every fault of every file, with what mends it.
 
-Reads each file once, a record in memory at a time. Repairs nothing: the Beam job does, from the cases.
+Reads each file once, a record in memory at a time. Repairs nothing: `tfbrats prepare` does, from the cases.
 """
 
 import os
@@ -19,10 +19,10 @@ from tfbrats.records.reading import belonging, example_of, schema_of
 from tfbrats.terminal.wording import counted
 
 AGAIN = (
-    "Run the Beam job again as it was run: it rewrites the shards that do not match dataset.json, keeps the "
-    "others, and removes stale ones."
+    "Run tfbrats prepare again as it was run: it rewrites the shards that do not match dataset.json, keeps "
+    "the others, and removes stale ones."
 )
-OVERWRITE = "Write the records again: the Beam job with --overwrite."
+OVERWRITE = "Write the records again: tfbrats prepare with --overwrite."
 MOVE = "Move away what is no part of the set, or leave it: nothing reads it."
 
 
@@ -220,7 +220,7 @@ def _look_round(folder: str | os.PathLike, manifest: Manifest, report: Report) -
         elif files.PARTIAL in name:
             report.faults.append(Fault(name, "a temporary file of a job that was killed or still runs", AGAIN))
         elif name.endswith(".tfrecord") and name not in named:
-            ours = SHARD_NAME.fullmatch(name)  # only such files does the Beam job remove
+            ours = SHARD_NAME.fullmatch(name)  # only such files does the job remove
             text = "a stale shard" if ours else "a foreign file"
             report.faults.append(Fault(name, f"{text}: dataset.json does not know it", AGAIN if ours else MOVE))
     report.notes += [f"{name}/ lies in the folder and was not looked at" for name in sorted(below)]

@@ -97,7 +97,7 @@ def hero_of(
     predicted, expert, grid = scored_pair(rows, pair, scores)
     if pair.source is None:
         raise InputError(f"{reference}: holds no scans of {case_id}. Give the data set as --reference.")
-    scans = case.load(pair.source, list(_TITLES), read_label=False).image
+    scans = case.load(pair.source, list(_TITLES)).image  # and its label: all lie on one grid, or it is an error
     k = fullest(expert, predicted)
     voxel = (0, 0, k)
     return Hero(
@@ -119,7 +119,10 @@ def _caption(evaluation: Evaluation, case_id: str, stands_for: str) -> str:
     if stands_for in ("worst", "median", "best"):
         kind = f"{evaluation.split.name} case" if evaluation.split else "case"
         stands_for = f"the {stands_for} of {wording.counted(evaluation.cases, kind)}"
-    by_what = "" if stands_for == "the only one" else " by Dice of WT"
+    if stands_for == "the only one":
+        stands_for, by_what = "the only case scored", ""
+    else:
+        by_what = " by Dice of WT"
     kinds = evaluation.seen_by_model.cases if evaluation.seen_by_model else {}
     kind = next((kind for kind, case_ids in kinds.items() if case_id in case_ids), "")
     known = " The model has seen it in training." if kind in seen.KNOWN_TO_THE_MODEL else ""

@@ -6,6 +6,7 @@ Holds no knowledge of any command. Errors that are ours, not the person's, keep 
 import argparse
 import difflib
 import errno
+import importlib.util
 import io
 import logging
 import re
@@ -59,11 +60,25 @@ class Parser(argparse.ArgumentParser):
             if known:
                 self._say_new_name(name, known)
             else:
-                spellings = (f"--{name[2:].replace(*pair)}" for pair in (("_", "-"), ("-", "_")))
-                known = next((text for text in spellings if text in self._option_string_actions), "")
+                known = self._spelled(name)
             if known:
                 mine[n] = f"{known}{equals}{value}"
         return mine
+
+    def _spelled(self, name: str) -> str:
+        """An option with its dashes and underscores exchanged, whole or cut short; "" if there is none."""
+        spellings = [f"--{name[2:].replace(*pair)}" for pair in (("_", "-"), ("-", "_"))]
+        whole = next((text for text in spellings if text in self._option_string_actions), "")
+        if whole or not self.allow_abbrev or self._begin_with(name):
+            return whole
+        old = [new for one, new in self._new_names.items() if one.startswith(tuple({name, *spellings}))]
+        if len(set(old)) == 1:
+            self._say_new_name(name, old[0])
+            return old[0]
+        return next((text for text in spellings if self._begin_with(text)), "")
+
+    def _begin_with(self, name: str) -> list[str]:
+        return [option for option in self._option_string_actions if option.startswith(name)]
 
     def _say_new_name(self, old: str, new: str) -> None:
         if old not in self._told:
@@ -112,12 +127,12 @@ class Parser(argparse.ArgumentParser):
         if near:
             return f"; did you mean {self._new_names.get(near[0], near[0])}?"
         bare = name.lstrip("-").replace("-", "_")
-        for key in self.keys():
-            if bare in (key, key.rpartition(".")[2]):
-                following = self._given[self._given.index(unknown) + 1 :] if unknown in self._given else []
-                value = value if equals else next((text for text in following if text[:1] != "-"), "VALUE")
-                return f"; write {key}={value}"
-        return ""
+        last = {key: key.rpartition(".")[2] for key in self.keys()}
+        near = [bare] if bare in last.values() else difflib.get_close_matches(bare, last.values(), 1, 0.75)
+        found = [key for key in last if bare == key or last[key] in near]
+        following = self._given[self._given.index(unknown) + 1 :] if unknown in self._given else []
+        value = value if equals else next((text for text in following if text[:1] != "-"), "VALUE")
+        return f"; write {' or '.join(f'{key}={value}' for key in found)}" if found else ""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -142,10 +157,10 @@ def missing(error: ModuleNotFoundError) -> str:
     """What a person is told of a library that is not installed: in an environment of the client alone, say.
 
     Raises:
-        ModuleNotFoundError: a module of ours is missing, which is our fault.
+        ModuleNotFoundError: a module of ours is missing, or a part of a library that is there.
     """
     library = (error.name or "").partition(".")[0]
-    if library in ("", *_PACKAGES):
+    if library in ("", *_PACKAGES) or importlib.util.find_spec(library) is not None:  # a part of it is missing
         raise error
     return (
         f"error: {library} is not installed here. This may be an environment of the client alone "
@@ -171,7 +186,12 @@ def run(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str] | 
         quiet.hush_loggers()
     try:
         surroundings.begin_work()
-        code = main(sys.argv[1:] if arguments is None else arguments)
+        try:
+            code = main(sys.argv[1:] if arguments is None else arguments)
+        except SystemExit:  # of --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where a reader that has gone away is expected
     except InputError as error:
         print(style.error(f"error: {error}", sys.stderr), file=sys.stderr)
         code = 1

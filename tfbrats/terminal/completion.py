@@ -16,6 +16,7 @@ def complete() -> None:
 
     typed = os.environ.get("COMP_LINE", "").split()
     parser = argparse.ArgumentParser(prog="tfbrats")
+    parser.add_argument("--version", action="store_true")
     words = parser.add_subparsers()
     for verb in verbs.VERBS:
         words.add_parser(verb.word, help=verb.line)

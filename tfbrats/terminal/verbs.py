@@ -22,7 +22,12 @@ VERBS = tuple(
         ("phantom", "tfbrats.phantom", "Your data", "simulated cases, in any edition's layout"),
         ("split", "tfbrats.splits", "Your data", "deal cases out: training, validation, test, or folds"),
         ("prepare", "beam_pipelines.nifti_to_tfrecord", "Your data", "NIfTI cases into TFRecords, with Beam"),
-        ("records", "tfbrats.records", "Your data", "show, verify, measure or give back a record set"),
+        (
+            "records",
+            "tfbrats.records",
+            "Your data",
+            "show, verify or measure records, or turn them back into NIfTI",
+        ),
         ("probe", "tfbrats.probe", "Train", "speed, memory and hours of a config on this machine"),
         ("train", "tfbrats.train", "Train", "train a network, or go on with it"),
         ("runs", "tfbrats.runs", "Train", "the runs under a folder, best first"),
@@ -34,12 +39,12 @@ VERBS = tuple(
             "serve",
             "serving.server",
             "Use a model",
-            "a server for the desk, called as TensorFlow Serving is",
+            "a server for your own machine, with TensorFlow Serving's calls",
         ),
         ("call", "serving.client", "Use a model", "segment cases by a server, over gRPC"),
         ("evaluate", "tfbrats.evaluate", "Judge it", "score segmentations against references"),
         ("report", "tfbrats.report", "Judge it", "scores and pictures as one page"),
-        ("check", "tfbrats.check_submission", "Judge it", "what a challenge would refuse of an upload"),
+        ("check", "tfbrats.check_submission", "Judge it", "check an upload before a challenge does"),
     )
 )
 _WORDS = {verb.module: verb.word for verb in VERBS}

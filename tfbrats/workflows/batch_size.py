@@ -90,7 +90,8 @@ def trial_of(config: Config, region: str, batch_size: int, count: int) -> Trial 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "config.yaml"
         path.write_text(config.model_copy(update=changes).to_yaml(), "utf-8")
-        process = ended(*arguments, "--config", str(path))
+        # A person does not see its stderr, and TensorFlow's errors in it may be all that tells of memory.
+        process = ended(*arguments, "--config", str(path), TF_CPP_MIN_LOG_LEVEL="1")
     if process.returncode in (128 + signal.SIGINT, -signal.SIGINT):
         raise KeyboardInterrupt  # Ctrl-C reaches it too, and may reach it alone where we only take note of it
     # SIGKILL is what Linux and schedulers send to a process that takes too much.

@@ -152,15 +152,16 @@ def without(option: str, module: str, arguments: Sequence[str]) -> str:
     return verbs.command_line(module, *(text for text in arguments if text != option))
 
 
-def ended(*arguments: str, lock: int | None = None) -> subprocess.CompletedProcess:
+def ended(*arguments: str, lock: int | None = None, **environment: str) -> subprocess.CompletedProcess:
     """`python -m ARGUMENTS`, ended: its exit code and all that it printed, kept from the person.
 
     Args:
         lock: as `alone` yields it.
+        environment: variables of its own, over those of this process.
     """
     command = [sys.executable, "-m", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    text = {"encoding": "utf-8", "errors": "backslashreplace"}
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "env": {**os.environ, **environment}}
     handed_on = () if lock is None else (lock,)
     with _ended_with_us(subprocess.Popen(command, pass_fds=handed_on, **pipes, **text)) as process:
         printed, complained = process.communicate()
