@@ -197,7 +197,7 @@ def _predictions(folder: str | os.PathLike) -> list[tuple[str, str]]:
     listing = [
         (stem, path)
         for stem, path in masks_alone.niftis(folder)
-        if not stem.endswith("_probabilities")  # tfbrats.predict writes them beside, when asked
+        if not stem.endswith("_probabilities")  # tfbrats predict writes them beside, when asked
     ]
     if not listing:
         raise InputError(f"{folder}: no predictions; expected files CASE.nii.gz or CASE.nii.")

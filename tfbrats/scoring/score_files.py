@@ -1,4 +1,4 @@
-"""The files that tfbrats.evaluate leaves: its own, and the two forms that other tools and people know.
+"""The files that tfbrats evaluate leaves: its own, and the two forms that other tools and people know.
 
 metrics.json holds everything and is what is read back. Undefined numbers are null in JSON and nan in CSV.
 
