@@ -15,13 +15,13 @@ import pytest
 
 from tfbrats import evaluate
 from tfbrats.cases import case, nifti
-from tfbrats.datasets import layouts
+from tfbrats.datasets import id_tables, layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.machine import files, memory
 from tfbrats.metrics import lesion_rules, region_scores, rule_names
 from tfbrats.predictions import model_card, seen
-from tfbrats.reporting import options, score_text
+from tfbrats.reporting import score_text
 from tfbrats.scoring import case_scores, evaluation, origin, score_files, summaries
 from tfbrats.scoring.summaries import Statistics
 
@@ -949,15 +949,15 @@ IDS = ["BraTS20_Training_001", "BraTS20_Training_002"]
 @pytest.mark.parametrize("between", ["\n", "\r\n", ","])
 def test_ids_are_read_from_a_file_or_between_commas(tmp_path, encoding, between):
     (tmp_path / "ids.txt").write_bytes(between.join(IDS).encode(encoding))
-    assert options.case_ids_of(str(tmp_path / "ids.txt")) == options.case_ids_of(between.join(IDS)) == IDS
+    assert id_tables.case_ids_of(str(tmp_path / "ids.txt")) == id_tables.case_ids_of(between.join(IDS)) == IDS
 
 
 def test_a_file_of_ids_that_is_none_is_named(tmp_path):
     (tmp_path / "ids.txt").write_text("\n".join(IDS), "utf-16")
     with pytest.raises(InputError, match=r"ids\.txt: no text in UTF-8 .* Save it as UTF-8"):
-        options.case_ids_of(str(tmp_path / "ids.txt"))
+        id_tables.case_ids_of(str(tmp_path / "ids.txt"))
     with pytest.raises(InputError, match=f"--cases {tmp_path}: a folder; expected a file"):
-        options.case_ids_of(str(tmp_path))
+        id_tables.case_ids_of(str(tmp_path))
     for missing in (f"{tmp_path}/none", "none.txt", "none.csv"):
         with pytest.raises(InputError, match=f"--cases {missing}: no such file"):
-            options.case_ids_of(missing)
+            id_tables.case_ids_of(missing)

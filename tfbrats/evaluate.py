@@ -30,6 +30,7 @@ import typing
 from collections.abc import Sequence
 
 from tfbrats.cases.split_files import SPLITS
+from tfbrats.datasets import id_tables
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, paths
@@ -58,7 +59,7 @@ def parser() -> command.Parser:
     parser.add_argument(
         "--empty", choices=rule_names.EMPTY, default="brats", help="what an empty mask scores (%(default)s)"
     )
-    options.add_cases(parser)
+    id_tables.add_choice(parser)
     parser.add_argument(
         "--splits", type=paths.argument, metavar="FILE", help="only one split's cases: splits.json of the run"
     )
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     if asked.workers is not None and asked.workers < 1:
         our_parser.error(f"argument --workers: expected 1 or more processes, not {asked.workers}")
     _check(asked)
-    case_ids = options.chosen_cases(asked)
+    case_ids = id_tables.chosen(asked)
 
     from tfbrats.scoring import comparison, score_files
 
