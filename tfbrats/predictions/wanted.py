@@ -205,7 +205,7 @@ def ending(wanted: Wanted, by: str, uploads: bool = False) -> list[str]:
         return lines
     untold = wanted.dataset.untold  # its masks cannot be read without --edition
     if wanted.folder is not None and any(e.label and e.case_id not in untold for e, _ in wanted.pairs):
-        arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "report")
+        arguments = ("--prediction", place, "--reference", wanted.dataset.root, "--output", "scores")
         return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
     first = wanted.targets[0].segmentation
     look = f"look at {first} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"
