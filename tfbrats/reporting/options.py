@@ -1,4 +1,4 @@
-"""Options that several commands share: which folders, table, other runs. Loads what is light."""
+"""Options that evaluate and report share: which folders, which table, which other runs. Loads what is light."""
 
 import argparse
 
