@@ -111,9 +111,11 @@ def test_the_largest_batch_trains_and_one_three_times_as_large_takes_too_much(mo
     ],
 )
 def test_how_a_trial_ended_says_whether_memory_was_short(monkeypatch, code, said, error):
-    monkeypatch.setattr(
-        batch_size, "ended", lambda *args: subprocess.CompletedProcess(args, code, stdout="", stderr=said)
-    )
+    def ended(*arguments, TF_CPP_MIN_LOG_LEVEL):
+        assert TF_CPP_MIN_LOG_LEVEL == "1"  # else TensorFlow would not say it
+        return subprocess.CompletedProcess(arguments, code, stdout="", stderr=said)
+
+    monkeypatch.setattr(batch_size, "ended", ended)
     settings = config_file.load("cun.yaml", SMALL_2D)
     if error is None:
         assert batch_size.trial_of(settings, "", 8, 1) is None
