@@ -533,7 +533,7 @@ def test_a_region_is_asked_for_where_each_has_a_network():
         tfbrats.build_network("msm")
     with pytest.raises(InputError, match="cun is one network for all regions"):
         tfbrats.build_network("cun", region="WT")
-    with pytest.raises(InputError, match=r"neither a file .* Did you mean cun_lws\\?"):
+    with pytest.raises(InputError, match=r"neither a file .* Did you mean cun_lws\?"):
         tfbrats.build_network("cun_lw")
     with pytest.raises(InputError, match=r"model\.width"):
         tfbrats.build_network("cun", width=0)
