@@ -341,7 +341,7 @@ def interrupted(module: str, seconds: float) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("module", "seconds"),
-    [("tfbrats.train", 0.3), ("beam_pipelines.nifti_to_tfrecord", 0.2), ("tfbrats.splits", 0)],
+    [("tfbrats.train", 0.05), ("beam_pipelines.nifti_to_tfrecord", 0.05), ("tfbrats.splits", 0)],
 )
 def test_ctrl_c_during_imports_is_interrupted_and_130(module, seconds):
     code, said = interrupted(module, seconds)

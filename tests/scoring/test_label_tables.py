@@ -221,7 +221,7 @@ def test_the_page_reads_each_side_as_it_was_scored(tmp_path):
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     (one,) = summary["metric_per_case"]
     assert one["prediction_values"] == {"(1, 2, 4)": [1, 2, 3], "(1, 4)": [1, 3], "(4,)": [3]}
-    report.write(tmp_path / "scores", *sides, tmp_path / "r.html", cases=1)
+    report.write(tmp_path / "scores", *sides, tmp_path / "r.html", pictures=1)
     page = (tmp_path / "r.html").read_text()
     assert "prediction 2023 (0 BACKGROUND, 1 NCR, 2 ED, 3 ET), as --prediction-edition 2023 says" in page
 
