@@ -291,7 +291,7 @@ def test_what_the_terminal_cannot_show_is_escaped(named, environment, encoding, 
     ended = started("-m", "tfbrats.inspect", str(named), **environment)
     lines = ended.stdout.decode(encoding).splitlines()
     assert ended.returncode == 0 and ended.stderr == b""
-    assert lines[-1] == "Nothing is wrong."
+    assert lines[-2] == "Nothing is wrong."
     assert [line.split()[0] for line in lines if line.startswith("BraTS20")] == [shown]
 
 
