@@ -284,5 +284,7 @@ def test_a_folder_is_finished_though_the_server_is_killed_twice_while_it_is_sent
         assert sum(line.startswith(f"{entry.case_id}: ") for line in said.splitlines()) == 1
         written, _ = cases.load_label(output / f"{entry.case_id}.nii.gz", EDITIONS["2020"])
         np.testing.assert_array_equal(written, tiny_model.tissues_by_rule(images_of(cases.load(entry))))
-    assert done() == len(list(output.iterdir())) - 1 == 24  # and tfbrats.json, nothing half
+    others = {path.name for path in output.iterdir() if not path.name.endswith(".nii.gz")}
+    assert done() == 24 and others == {"tfbrats.json", "volumes.csv"}  # nothing half
+    assert len((output / "volumes.csv").read_text().splitlines()) == 1 + 24
     assert nibabel.load(output / f"{entry.case_id}.nii.gz").shape == (56, 48, 32)
