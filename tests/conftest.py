@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import io
 import json
+import logging
 import os
 import pathlib
 import uuid
@@ -24,6 +25,13 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 TINY_SHAPE = (32, 32, 20)
+
+
+@pytest.fixture(autouse=True)
+def access_lines_end_with_their_test():
+    """The server's command makes its loggers talk for as long as its process lives; this one outlives it."""
+    yield
+    logging.getLogger("serving").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -38,4 +38,7 @@ def test_a_job_counts_cases_and_times_their_stages(tmp_path):
 
 
 def _rows(output) -> list[manifest.Shard]:
-    return [manifest.Shard.model_validate_json(path.read_text()) for path in (output / "parts").iterdir()]
+    return [
+        manifest.Shard.model_validate_json(path.read_text())
+        for path in (output / "parts").glob("*.tfrecord.json")
+    ]
