@@ -24,6 +24,7 @@ from tfbrats.cases import split_files
 from tfbrats.datasets import id_tables, layouts
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
+from tfbrats.predictions import options as asking
 from tfbrats.terminal import command, style, verbs, wording
 
 if TYPE_CHECKING:
@@ -34,12 +35,7 @@ if TYPE_CHECKING:
 def parser() -> command.Parser:
     """The command's options; all that it does not know may be Beam's."""
     ours = command.parser("beam_pipelines.segment_cases", __doc__)
-    ours.add_argument(
-        "--model",
-        type=paths.argument,
-        required=True,
-        help="a model, e.g. models/cun: its newest version; or one version, models/cun/1; gs:// too",
-    )
+    asking.add_model(ours)
     ours.add_argument(
         "--input", type=paths.argument, required=True, help="a data set, in any layout; gs:// too"
     )

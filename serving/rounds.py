@@ -16,7 +16,6 @@ import grpc
 from serving.calls import ServerError
 from serving.case_request import Segmentation
 from serving.connection import Client
-from tfbrats.cases import case
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
@@ -176,13 +175,7 @@ class _Round:
             if done.fault.traceback:
                 bars.write(done.fault.traceback, file=sys.stderr)
             return Ended(done.fault.reason, None)
-        measured = case.volumes_ml(done.found.tissues, done.case.spacing_mm)
-        if self.table is not None:
-            self.table.add(entry.case_id, measured)
-        lines = [volumes.line(entry.case_id, measured)]
-        if done.found.tiles is not None:
-            lines.append(f"{entry.case_id}: {model_card.tiles_line(done.found.tiles)}")
-        return Ended("\n".join(lines), done.found.model_version)
+        return Ended(volumes.told(entry.case_id, done, self.table), done.found.model_version)
 
     def _check_version(self, result: Segmentation) -> None:
         """All results of a folder are one version's, also where a label moves or a card was given.

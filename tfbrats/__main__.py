@@ -8,7 +8,6 @@
 """
 
 import difflib
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -70,9 +69,7 @@ def main() -> None:
     if verb is None:
         command.run(_say, arguments)
     try:
-        module = importlib.import_module(verb.module)
-        if hasattr(module, "__path__"):
-            module = importlib.import_module(f"{verb.module}.__main__")
+        module = verbs.module_of(verb)
     except ModuleNotFoundError as error:
         raise SystemExit(style.error(command.missing(error), sys.stderr)) from None
     command.run(module.main, arguments[1:])

@@ -127,12 +127,7 @@ def submit(output: str, case_ids: Sequence[str], rules: "SubmissionRules", archi
 def parser() -> command.Parser:
     """The options."""
     options = command.parser("tfbrats.predict", __doc__)
-    options.add_argument(
-        "--model",
-        type=paths.argument,
-        required=True,
-        help="models/cun, whose newest version is taken, or one version, models/cun/1; gs:// too",
-    )
+    asking.add_model(options)
     asking.add_input(options)
     asking.add_output(options)
     options.add_argument(

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tfbrats.cases import case
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles
-from tfbrats.predictions import model_card, results, seen, submission, volumes
+from tfbrats.predictions import results, seen, submission, volumes
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Segmentation, Target
 from tfbrats.predictions.submission_rules import SubmissionRules
@@ -95,12 +94,7 @@ def _fault_of(
 
     attempt = results.attempt(lambda loaded: segment(loaded, target), entry, card, target, tell=tell)
     if attempt.fault is None:
-        measured = case.volumes_ml(attempt.found.tissues, attempt.case.spacing_mm)
-        if table is not None:
-            table.add(entry.case_id, measured)
-        bars.write(volumes.line(entry.case_id, measured))
-        if attempt.found.tiles is not None:
-            bars.write(f"{entry.case_id}: {model_card.tiles_line(attempt.found.tiles)}")
+        bars.write(volumes.told(entry.case_id, attempt, table))
         return None
     if attempt.fault.traceback:
         bars.write(attempt.fault.traceback, file=sys.stderr)

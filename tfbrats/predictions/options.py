@@ -1,4 +1,4 @@
-"""The options by which `predict` and the client are told which scans are to be segmented. Light: for --help."""
+"""The options of commands that segment: which model, which scans, where to. Light: for --help."""
 
 import argparse
 
@@ -8,6 +8,16 @@ from tfbrats.labels import MODALITIES
 from tfbrats.machine import files, paths
 
 _WHAT = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1 with contrast", "t2": "T2"}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """--model, of commands that load it themselves."""
+    parser.add_argument(
+        "--model",
+        type=paths.argument,
+        required=True,
+        help="models/cun, whose newest version is taken, or one version, models/cun/1; gs:// too",
+    )
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,8 @@ from tfbrats.cases import case
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
 from tfbrats.machine import files, locks
-from tfbrats.predictions import results
-from tfbrats.predictions.results import Target
+from tfbrats.predictions import model_card, results
+from tfbrats.predictions.results import Attempt, Target
 
 FILE = results.VOLUMES
 _COLUMNS = ("case_id", *(f"{region}_ml" for region in labels.REGIONS))
@@ -50,6 +50,17 @@ def read(folder: str | os.PathLike) -> dict[str, list[str]]:
             "Move it, or choose another --output."
         )
     return {case_id: numbers for case_id, *numbers in lines[1:]}
+
+
+def told(case_id: str, attempt: Attempt, table: "Table | None") -> str:
+    """Puts a case that was done into the table, if there is one; gives the lines that say what came of it."""
+    measured = case.volumes_ml(attempt.found.tissues, attempt.case.spacing_mm)
+    if table is not None:
+        table.add(case_id, measured)
+    lines = [line(case_id, measured)]
+    if attempt.found.tiles is not None:
+        lines.append(f"{case_id}: {model_card.tiles_line(attempt.found.tiles)}")
+    return "\n".join(lines)
 
 
 class Table:

@@ -4,7 +4,6 @@ eval "$(register-python-argcomplete tfbrats)"     # in bash or zsh, e.g. in ~/.b
 """
 
 import argparse
-import importlib
 import os
 
 from tfbrats.terminal import verbs
@@ -27,7 +26,4 @@ def complete() -> None:
 
 def parser_of(verb: verbs.Verb) -> argparse.ArgumentParser:
     """The parser of a command, as its module makes it."""
-    module = importlib.import_module(verb.module)
-    if hasattr(module, "__path__"):
-        module = importlib.import_module(f"{verb.module}.__main__")
-    return module.parser()
+    return verbs.module_of(verb).parser()

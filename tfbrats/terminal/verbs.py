@@ -1,7 +1,9 @@
-"""Which commands there are: the word of each, its module, its group and its line. Imports none of them."""
+"""Which commands there are: the word of each, its module, its group and its line. Imports one when asked."""
 
+import importlib
 import os
 import shlex
+import types
 from typing import NamedTuple
 
 
@@ -48,6 +50,12 @@ VERBS = tuple(
     )
 )
 _WORDS = {verb.module: verb.word for verb in VERBS}
+
+
+def module_of(verb: Verb) -> types.ModuleType:
+    """The module that holds a command's `parser` and `main`: that of a wing is its __main__."""
+    module = importlib.import_module(verb.module)
+    return importlib.import_module(f"{verb.module}.__main__") if hasattr(module, "__path__") else module
 
 
 def spelling(module: str) -> str:
