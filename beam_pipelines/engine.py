@@ -204,7 +204,9 @@ def ended_with_its_workers(output: str, what: str = "shards") -> Iterator[None]:
                 child.kill()
         with contextlib.suppress(OSError, RuntimeError):  # closed, or the signal came in the middle of a print
             sys.stdout.flush()
-        print(message, file=sys.stderr, flush=True)
+        _hold_other_lines()
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"{message}\n".encode())
         os._exit(code)
 
     def hook(ended) -> None:
@@ -235,6 +237,16 @@ def ended_with_its_workers(output: str, what: str = "shards") -> Iterator[None]:
         threading.excepthook = hook_before
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _hold_other_lines() -> None:
+    """Lets a line of a log that is half written end, and lets no other begin.
+
+    What the workers say of their own end comes through Beam's log, in a thread of this process, at any moment.
+    """
+    logging.disable(logging.CRITICAL)
+    for handler in (*logging.getLogger().handlers, logging.lastResort):
+        handler.lock.acquire(timeout=1)  # held to the end; this thread may have it already, in an outer frame
 
 
 def end_with(pid: int) -> None:
