@@ -161,16 +161,13 @@ def itk_s_globals():
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
-def test_simpleitk_s_n4_gives_the_same_bits_again_and_whatever_the_global_settings_of_threads(
-    head, itk_s_globals
-):
+def test_simpleitk_s_n4_gives_the_same_bits_whatever_the_global_settings_of_threads(head, itk_s_globals):
     image, brain = head
     first = preprocess.corrected_by_itk(image[..., 2], brain, 2)
-    for threader in ("Platform", "Pool"):
-        for threads in (1, 3):
-            sitk.ProcessObject.SetGlobalDefaultThreader(threader)
-            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-            assert np.array_equal(preprocess.corrected_by_itk(image[..., 2], brain, 2), first)
+    for threader, threads in (("Platform", 3), ("Pool", 2)):
+        sitk.ProcessObject.SetGlobalDefaultThreader(threader)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+        assert np.array_equal(preprocess.corrected_by_itk(image[..., 2], brain, 2), first)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core")
