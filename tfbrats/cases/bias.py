@@ -170,17 +170,17 @@ def sharpening_residual(logs: np.ndarray) -> np.ndarray:
         return np.zeros_like(logs)
     slope = (high - low) / (BINS - 1)
     part = logs - low
-    part /= slope
-    bins = part.astype(np.intp)
-    np.minimum(bins, BINS - 1, out=bins)
-    part -= bins
+    part *= 1 / slope  # at most BINS - 1, but for rounding
+    whole = np.floor(part)
+    bins = whole.astype(np.intp)
+    part -= whole
     above = np.bincount(bins, part, BINS)
     histogram = np.bincount(bins, minlength=BINS) - above
     histogram[1:] += above[:-1]
     expected = _sharpened(histogram, low, slope)
     rise = np.append(np.diff(expected), 0)
-    part *= rise[bins]
-    part += expected[bins]
+    part *= rise.take(bins, out=whole, mode="clip")
+    part += expected.take(bins, out=whole, mode="clip")
     return np.subtract(logs, part, out=part)
 
 
@@ -274,7 +274,7 @@ class _Spline:
         a, b, c = lattice.shape
         planes = (of_i @ lattice.reshape(a, b * c)).reshape(-1, b, c)
         dense = _product(of_j @ planes, np.ascontiguousarray(of_k.T))
-        return dense.ravel()[self._at]
+        return dense.ravel().take(self._at, mode="clip")
 
 
 def _gathered(dense: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
