@@ -6,7 +6,7 @@ spline is separable, so that its fit (Lee 1997, IEEE TVCG 3:228) is three small 
 are SimpleITK's defaults, and so is the field, but where its rounding differs (tests/cases/test_bias.py).
 
 The field is the same bits whatever BLAS, its threads and the processor, but for a tie in a rounding: the
-lattice is rounded to `_UNIT`, which is far above the noise of sums and far below what N4 means, and evaluated
+lattice is rounded to `UNIT`, which is far above the noise of sums and far below what N4 means, and evaluated
 in numbers so short that float64 holds every product and sum of them exactly. Pure numpy.
 
 `inference.bias_graph` is the twin in the graph.
@@ -29,10 +29,10 @@ WIENER_NOISE = 0.01
 FWHM = 0.15  # of the Gaussian by which shading is thought to have blurred the histogram
 FEWEST_VOXELS = CONTROL_POINTS**3  # with fewer the first level's lattice is not determined
 _FIRST_BIN = (PADDED_BINS - BINS) // 2
-_FLAT = 1e-6  # a range of logarithms that is float32's rounding
+FLAT = 1e-6  # a range of logarithms that is float32's rounding
 
-_UNIT = 2.0**-20  # of lattice and field: 0.0001 %; float32 holds its multiples up to 16, float64 their products
-_WEIGHT_UNIT = 2.0**-22  # of a spline's weight at full resolution
+UNIT = 2.0**-20  # of lattice and field: 0.0001 %; float32 holds its multiples up to 16, float64 their products
+WEIGHT_UNIT = 2.0**-22  # of a spline's weight at full resolution
 _ONE_THREAD = 2**18  # multiplications in a matrix product that OpenBLAS does not share among threads
 
 
@@ -93,10 +93,10 @@ def log_field(volume: np.ndarray, mask: np.ndarray, shrink: int) -> np.ndarray:
 
 
 def _lattice_of(volume: np.ndarray, mask: np.ndarray, shrink: int) -> np.ndarray:
-    """Control points, in multiples of `_UNIT`."""
+    """Control points, in multiples of `UNIT`."""
     taken = shrunk(volume.shape, shrink)
     lattice = fit(volume[taken], mask[taken]).lattice
-    return np.rint(lattice / _UNIT) * _UNIT
+    return np.rint(lattice / UNIT) * UNIT
 
 
 def shrunk(shape: Sequence[int], shrink: int) -> tuple[slice, ...]:
@@ -133,7 +133,7 @@ def fit(
     if at.size < FEWEST_VOXELS:
         return Fit(lattice, ())
     logs = np.log(boxes.crop(volume, box).ravel()[at].astype(np.float64))
-    if np.ptp(logs) <= _FLAT:
+    if np.ptp(logs) <= FLAT:
         return Fit(lattice, ())
     field = np.zeros_like(logs)
     counts = []
@@ -166,7 +166,7 @@ def sharpening_residual(logs: np.ndarray) -> np.ndarray:
     0 everywhere where all are of one value.
     """
     low, high = logs.min(), logs.max()
-    if high - low <= _FLAT:
+    if high - low <= FLAT:
         return np.zeros_like(logs)
     slope = (high - low) / (BINS - 1)
     part = logs - low
@@ -303,7 +303,7 @@ def _planes(lattice: np.ndarray, shape: Sequence[int], box: boxes.Box) -> Iterat
     exact, in whatever order BLAS takes them.
     """
     of_i, of_j, of_k = (
-        np.rint(weights(c, n)[slice(*ends)] / _WEIGHT_UNIT) * _WEIGHT_UNIT
+        np.rint(weights(c, n)[slice(*ends)] / WEIGHT_UNIT) * WEIGHT_UNIT
         for c, n, ends in zip(lattice.shape, shape, box, strict=True)
     )
     a, b, c = lattice.shape
@@ -313,8 +313,8 @@ def _planes(lattice: np.ndarray, shape: Sequence[int], box: boxes.Box) -> Iterat
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """To multiples of `_UNIT`, in place."""
-    values *= 1 / _UNIT
+    """To multiples of `UNIT`, in place."""
+    values *= 1 / UNIT
     np.rint(values, out=values)
-    values *= _UNIT
+    values *= UNIT
     return values

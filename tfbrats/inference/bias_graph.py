@@ -1,7 +1,7 @@
-"""N4 bias field correction (Tustison 2010) in the graph: B-splines on a grid are products of three small matrices.
+"""N4 bias correction in the graph: kernels of plain TensorFlow alone, volumes of any size.
 
-`cases.bias` is the twin in numpy, which says what each number is and where ITK differs. What follows here is the
-same in double precision, for volumes of any size: four levels, one loop each, left as soon as the field rests.
+`cases.bias` is the twin in numpy and says what each number is. Both are the same in double precision, and the
+lattice is rounded and evaluated as there, so that both give a volume the same bits, but for a tie in a rounding.
 """
 
 import math
@@ -9,234 +9,250 @@ import math
 import numpy as np
 import tensorflow as tf
 
-_LEVELS = 4
-_MOST_ITERATIONS = 50  # of a level
-_RESTS = 0.001  # coefficient of variation of what an iteration changed
-_POINTS = 4  # along each axis, at the first level
-_BINS = 200
-_PADDED = 512  # bins, for the Fourier transform
-_OFFSET = (_PADDED - _BINS) // 2
-_FULL_WIDTH = 0.15  # at half maximum, of the Gaussian that is taken off the histogram
-_NOISE = 0.01  # of Wiener's filter
-_INWARDS = 0.001  # voxels, of the last one, which would lie beyond the last span
+from tfbrats.cases import bias
+from tfbrats.cases.bias import BINS, PADDED_BINS
+
+_FIRST_BIN = (PADDED_BINS - BINS) // 2
+_INWARDS = 0.001  # voxels, of an axis' last one: the end belongs to the last span
 
 
 def corrected(image, box, shape, shrink: int):
-    """Divides out of each modality the bias field that is fitted where it is over 0; one after the other.
+    """Divides out of each modality the bias field that is found where it is over 0.
 
     Args:
-        image: float32 [i, j, k, M], all numbers; 0 outside the brain.
-        box: int32 [3, 2], where it lies in the whole volume; it may hold no voxel.
-        shape: int32 [3]: the whole volume, over which the splines are laid.
-        shrink: the field is fitted on every so manieth voxel along each axis.
+        image: float32 [i, j, k, M], finite; 0 outside the brain.
+        box: int32 [3, 2], where it lies in the whole volume; may be empty.
+        shape: int32 [3], the whole volume's.
+        shrink: the field is fitted on one voxel of so many along each axis, and evaluated at all.
 
     Returns:
         float32 [i, j, k, M]; 0 stays 0.
     """
 
-    def one(channel):
+    def of_channel(channel):
         volume = image[..., channel]
-        field, _ = log_field(volume, volume > 0, box, shape, shrink)
-        return tf.cast(tf.cast(volume, tf.float64) / tf.exp(field), tf.float32)
+        negative, _ = log_field(volume, volume > 0, box, shape, shrink, scale=-1)
+        # in float64: the last digit of exp, which is each machine's own, goes in the one rounding
+        return tf.cast(tf.exp(negative) * tf.cast(volume, tf.float64), tf.float32)
 
+    # One after the other, so that each ends when its own field rests, in the memory of one.
     volumes = tf.map_fn(
-        one,
+        of_channel,
         tf.range(image.shape[-1]),
         fn_output_signature=tf.TensorSpec([None] * 3, tf.float32),
-        parallel_iterations=1,  # together they would stop with the last and save nothing
+        parallel_iterations=1,
     )
     return tf.transpose(volumes, [1, 2, 3, 0])
 
 
-def log_field(volume, mask, box, shape, shrink: int):
-    """The logarithm of a volume's bias field, and the iterations of each level.
+def log_field(volume, mask, box, shape, shrink: int, scale: float = 1):
+    """The logarithm of the bias field at full resolution, and how it was found.
 
     Args:
-        volume: float32 [i, j, k]; over 0 in the mask.
-        mask: bool [i, j, k].
+        volume: float32 [i, j, k], finite.
+        mask: bool [i, j, k]: where to look; over 0 there.
         box, shape, shrink: as `corrected`.
+        scale: what the logarithm is multiplied by.
 
     Returns:
-        float64 [i, j, k]; 0 where nothing can be fitted: no voxel, or one value. int32 [4].
+        float64 [i, j, k]: multiples of `bias.UNIT`, 0 where there is nothing to fit; and the iterations of each
+        level, int32 [4], each 0 there.
     """
-    places, sizes, every = [], [], []
-    for axis in range(3):
-        along, size, inside = _shrunk(box[axis], shape[axis], shrink)
-        places.append(along)
-        sizes.append(size)
-        every.append(inside)
-    lattice, iterations = _fit(_taken(volume, every), _taken(mask, every), places, sizes)
-    points = lattice.shape[0]
-    whole = [_weights(tf.range(box[axis, 0], box[axis, 1]), shape[axis], points) for axis in range(3)]
-    return _surface(whole, lattice), iterations
+    axes = [_shrunk(box[axis], shape[axis], shrink) for axis in range(3)]
+    for axis, (_, _, at) in enumerate(axes):
+        volume, mask = (tf.gather(array, at, axis=axis) for array in (volume, mask))
+    lattice, iterations = _fit(volume, mask, [axis[:2] for axis in axes])
+    whole = [(tf.range(box[axis, 0], box[axis, 1]), shape[axis]) for axis in range(3)]
+    return _evaluated(lattice, whole, scale), iterations
 
 
 def _shrunk(ends, size, shrink: int):
-    """Which voxels of an axis are kept, as ITK's Shrink takes them from the middle.
+    """Which voxels of an axis are fitted, as `bias.shrunk`.
 
     Args:
         ends: int32 [2], of the box.
         size: int32 [], of the whole volume.
 
     Returns:
-        their numbers on the shrunk axis, int32 [n], that axis' size, and where they lie in the box, int32 [n].
+        of those in the box, their numbers on the shrunk axis, int32 [n]; the size of that; where they lie in the
+        box, int32 [n].
     """
-    factor = tf.maximum(tf.minimum(shrink, size // 4), 1)
-    kept = tf.maximum(size // factor, 1)
-    offset = (size - factor * (kept - 1)) // 2  # floor((size - 1 - factor (kept - 1)) / 2 + 1 / 2)
-    at = offset + factor * tf.range(kept)
+    factor = tf.maximum(tf.minimum(shrink, size // bias.CONTROL_POINTS), 1)
+    count = size // factor
+    places = tf.range(count)
+    at = (size - factor * (count - 1)) // 2 + factor * places
     inside = (at >= ends[0]) & (at < ends[1])
-    return tf.boolean_mask(tf.range(kept), inside), kept, tf.boolean_mask(at - ends[0], inside)
+    return tf.boolean_mask(places, inside), count, tf.boolean_mask(at - ends[0], inside)
 
 
-def _taken(array, places):
-    """[i, j, k] at these places along each axis."""
-    for axis, along in enumerate(places):
-        array = tf.gather(array, along, axis=axis)
-    return array
+# --- the fit --------------------------------------------------------------------------------------------
 
 
-def _weights(places, size, points: int):
-    """Weights of the cubic splines' control points at some voxels of an axis: int32 [n] -> float64 [n, points]."""
-    last = tf.cast(tf.maximum(size - 1, 1), tf.float64)
-    at = tf.minimum(tf.cast(places, tf.float64), last - _INWARDS) * ((points - 3) / last)
-    first = tf.floor(at)
-    a = (at - first)[:, None]
-    four = tf.concat(
-        [(1 - a) ** 3, (3 * a - 6) * a**2 + 4, ((3 - 3 * a) * a + 3) * a + 1, a**3], axis=1
-    ) / tf.constant(6, tf.float64)
-    of_points = tf.one_hot(tf.cast(first, tf.int32)[:, None] + tf.range(4), points, dtype=tf.float64)
-    return tf.reduce_sum(of_points * four[..., None], axis=1)
-
-
-def _surface(weights, lattice):
-    """The splines' values: weights float64 [i, C], [j, C], [k, C], lattice [C, C, C] -> [i, j, k]."""
-    i, j, k = weights
-    points = lattice.shape[0]
-    along_k = tf.matmul(tf.reshape(lattice, [points**2, points]), k, transpose_b=True)
-    along_j = tf.matmul(j, tf.reshape(along_k, [points, points, -1]))
-    along_i = tf.matmul(i, tf.reshape(along_j, [points, -1]))
-    return tf.reshape(along_i, [tf.shape(i)[0], tf.shape(j)[0], tf.shape(k)[0]])
-
-
-def _gathered(weights, values):
-    """The inverse direction: sums of values float64 [i, j, k] times the weights of each point: [C, C, C]."""
-    i, j, k = weights
-    points = i.shape[1]
-    shape = tf.shape(values)
-    over_k = tf.reshape(tf.matmul(tf.reshape(values, [-1, shape[2]]), k), [shape[0], shape[1], points])
-    over_j = tf.matmul(j, over_k, transpose_a=True)  # i x C x C
-    over_i = tf.matmul(i, tf.reshape(over_j, [shape[0], points**2]), transpose_a=True)
-    return tf.reshape(over_i, [points] * 3)
-
-
-def _fit(volume, mask, places, sizes):
-    """The lattice of the last level, float64 [11, 11, 11], and the iterations of each level, int32 [4].
+def _fit(volume, mask, axes):
+    """Finds the field on a shrunk grid, or in a box of it.
 
     Args:
-        volume, mask: of the shrunk grid, [i, j, k].
-        places: along each axis, where these voxels lie on it: int32 [n].
-        sizes: int32 [], of the axes.
+        volume, mask: [i, j, k].
+        axes: for each, the voxels' numbers, int32 [n], and how many the whole grid has, int32 [].
+
+    Returns:
+        control points of the last level, float64 [11, 11, 11], and the iterations of each level, int32 [4].
     """
-    within = tf.where(tf.reshape(mask, [-1]))
-    logs = tf.math.log(tf.cast(tf.gather_nd(tf.reshape(volume, [-1]), within), tf.float64))
-    field = tf.zeros_like(logs)
-    points, lattice, iterations = _POINTS, tf.zeros([_POINTS] * 3, tf.float64), []
-    for level in range(_LEVELS):
+    flat = tf.reshape(mask, [-1])
+    within = tf.cast(tf.where(flat)[:, 0], tf.int32)
+    logs = tf.math.log(tf.cast(tf.gather(tf.reshape(volume, [-1]), within), tf.float64))
+    can_fit = (tf.size(logs) >= bias.FEWEST_VOXELS) & (tf.reduce_max(logs) - tf.reduce_min(logs) > bias.FLAT)
+    # Where each voxel of the grid finds its value in a list of the mask's; those outside find the 0 behind it.
+    places = tf.where(flat, tf.cumsum(tf.cast(flat, tf.int32), exclusive=True), tf.size(within))
+    points, lattice = bias.CONTROL_POINTS, tf.zeros([bias.CONTROL_POINTS] * 3, tf.float64)
+    field, iterations = tf.zeros_like(logs), []
+    for level in range(bias.LEVELS):
         if level:
             lattice, points = _refined(lattice), 2 * points - 3
-        weights = [_weights(along, size, points) for along, size in zip(places, sizes, strict=True)]
-        lattice, field, count = _level(logs, within, mask, weights, lattice, field)
+        weights = [_weights(points, *axis) for axis in axes]
+        lattice, field, count = _level(logs, field, lattice, weights, mask, within, places, can_fit)
         iterations.append(count)
     return lattice, tf.stack(iterations)
 
 
-def _level(logs, within, mask, weights, lattice, field):
-    """One level's loop: lattice, the field in the mask and the number of iterations.
+def _level(logs, field, lattice, weights, mask, within, places, can_fit):
+    """Fits on one level until the field rests: lattice, field and the number of iterations.
 
     Args:
-        logs, field: float64 [n], of the voxels in the mask.
-        within: int64 [n, 1], where these lie in the flat mask.
-        mask: bool [i, j, k].
-        weights: float64 [i, C], [j, C], [k, C].
+        logs, field: float64 [n], of the mask's voxels.
         lattice: float64 [C, C, C].
+        weights: float64 [i, C], [j, C], [k, C].
+        within: int32 [n], the mask's voxels, flat.
+        places: int32 [i * j * k], the inverse.
+        can_fit: bool []; False: no iteration is done.
     """
-    cubes = [w**3 / tf.reduce_sum(w**2, axis=1, keepdims=True) for w in weights]
-    below = _gathered([w**2 for w in weights], tf.cast(mask, tf.float64))
-    voxels = tf.cast(tf.size(logs), tf.float64)
+    numerators = [each**3 / tf.reduce_sum(each**2, axis=1, keepdims=True) for each in weights]
+    denominator = _gathered(tf.cast(mask, tf.float64), [each**2 for each in weights])
 
     def iterate(count, lattice, field, _):
-        residual = _residual(logs - field)
-        spread_out = tf.scatter_nd(within, residual, [tf.size(mask, out_type=tf.int64)])
-        above = _gathered(cubes, tf.reshape(spread_out, tf.shape(mask)))
-        lattice += tf.math.divide_no_nan(above, below)
-        new = tf.gather_nd(tf.reshape(_surface(weights, lattice), [-1]), within)
-        change = tf.exp(field - new)
-        mean = tf.reduce_sum(change) / tf.maximum(voxels, 1)
-        variance = tf.reduce_sum(tf.square(change - mean)) / tf.maximum(voxels - 1, 1)
-        return count + 1, lattice, new, tf.math.divide_no_nan(tf.sqrt(variance), mean)
+        residual = tf.pad(_sharpening_residual(logs - field), [[0, 1]])
+        dense = tf.reshape(tf.gather(residual, places), tf.shape(mask))
+        lattice += tf.math.divide_no_nan(_gathered(dense, numerators), denominator)
+        moved = tf.gather(tf.reshape(_spread(lattice, weights), [-1]), within)
+        return count + 1, lattice, moved, _variation(field - moved)
 
     count, lattice, field, _ = tf.while_loop(
-        lambda count, _, __, variation: (count < _MOST_ITERATIONS) & (variation > _RESTS),
+        lambda count, lattice, field, variation: (count < bias.ITERATIONS) & (variation > bias.THRESHOLD),
         iterate,
-        (0, lattice, field, tf.constant(math.inf, tf.float64)),
+        (0, lattice, field, tf.where(can_fit, tf.constant(math.inf, tf.float64), 0.0)),
         parallel_iterations=1,
     )
     return lattice, field, count
 
 
-def _residual(values):
-    """What of the logarithms, float64 [n], a sharper histogram would take away: float64 [n]; 0 of one value."""
-    low, high = tf.reduce_min(values), tf.reduce_max(values)
-    slope = (high - low) / (_BINS - 1)
-    place = tf.math.divide_no_nan(values - low, slope)
-    bins = tf.clip_by_value(tf.floor(place), 0, _BINS - 1)
-    share, bins = place - bins, tf.cast(bins, tf.int32)
-    parts = tf.math.unsorted_segment_sum(tf.stack([1 - share, share], axis=1), bins, _BINS)
-    histogram = parts[:, 0] + tf.pad(parts[:-1, 1], [[1, 0]])
-    expected = _expected(histogram, low, slope)
-    steps = tf.pad(expected[1:] - expected[:-1], [[0, 1]])
-    sharper = tf.gather(tf.stack([expected, steps], axis=1), bins)
-    return tf.where(slope > 0, values - (sharper[:, 0] + sharper[:, 1] * share), 0.0)
+def _variation(log_change):
+    """Coefficient of variation of the factor by which the field changed: float64 [n] -> []."""
+    change = tf.exp(log_change)
+    mean = tf.reduce_mean(change)
+    count = tf.cast(tf.size(change), tf.float64)
+    return tf.sqrt(tf.reduce_sum(tf.square(change - mean)) / (count - 1)) / mean
 
 
-def _expected(histogram, low, slope):
-    """The true logarithm that is expected of what lies in each bin, float64 [200].
+def _sharpening_residual(logs):
+    """By how much each value lies above what a sharper histogram expects there: float64 [n] -> [n].
 
-    Wiener's filter takes the Gaussian of the field off the histogram.
+    0 everywhere where all are of one value.
     """
-    padded = tf.pad(histogram, [[_OFFSET, _PADDED - _BINS - _OFFSET]])
-    width = tf.math.divide_no_nan(tf.constant(_FULL_WIDTH, tf.float64), slope)
-    apart = tf.constant(np.minimum(np.arange(_PADDED), _PADDED - np.arange(_PADDED)), tf.float64)
-    height = tf.math.divide_no_nan(tf.constant(2 * math.sqrt(math.log(2) / math.pi), tf.float64), width)
-    gauss = tf.cast(
-        tf.math.real(tf.signal.rfft(height * tf.exp(-4 * math.log(2) * tf.square(tf.math.divide_no_nan(apart, width))))),
-        tf.complex128,
-    )
-    filtered = tf.signal.rfft(padded) * gauss / (gauss**2 + _NOISE)
-    sharp = tf.maximum(tf.signal.irfft(filtered), 0.0)
-    logs = low + tf.constant(np.arange(_PADDED) - _OFFSET, tf.float64) * slope
+    low, high = tf.reduce_min(logs), tf.reduce_max(logs)
+    slope = (high - low) / (BINS - 1)
+    part = (logs - low) / slope
+    bins = tf.minimum(tf.cast(part, tf.int32), BINS - 1)
+    part -= tf.cast(bins, tf.float64)
+    # Not bincount: what it sums depends on how many threads share the work.
+    above = tf.math.unsorted_segment_sum(part, bins, BINS)
+    count = tf.math.unsorted_segment_sum(tf.ones_like(part), bins, BINS)
+    expected = _sharpened(count - above + tf.pad(above[:-1], [[1, 0]]), low, slope)
+    rise = tf.pad(expected[1:] - expected[:-1], [[0, 1]])
+    residual = logs - (tf.gather(expected, bins) + tf.gather(rise, bins) * part)
+    return tf.where(high - low > bias.FLAT, residual, 0.0)
 
-    def blurred(bins):
-        return tf.signal.irfft(tf.signal.rfft(bins) * gauss)
 
-    expected = tf.math.divide_no_nan(blurred(logs * sharp), blurred(sharp))
-    return expected[_OFFSET : _OFFSET + _BINS]
+def _sharpened(histogram, low, slope):
+    """E[true | seen] at the centre of each bin, by Wiener deconvolution: float64 [BINS] -> [BINS].
+
+    Args:
+        low: the first bin's centre.
+        slope: from one bin's centre to the next.
+    """
+    n = np.arange(PADDED_BINS)
+    apart = tf.constant(np.minimum(n, PADDED_BINS - n), tf.float64)
+    width = bias.FWHM / slope
+    blur = tf.exp(-4 * math.log(2) * tf.square(apart / width)) * (2 * math.sqrt(math.log(2) / math.pi) / width)
+    transfer = tf.cast(tf.math.real(tf.signal.rfft(blur)), tf.complex128)  # even, so that its transform is real
+    padded = tf.pad(histogram, [[_FIRST_BIN, PADDED_BINS - BINS - _FIRST_BIN]])
+    sharp = tf.signal.irfft(tf.signal.rfft(padded) * transfer / (transfer**2 + bias.WIENER_NOISE))
+    sharp = tf.maximum(sharp, 0.0)
+    centres = low + tf.constant(n - _FIRST_BIN, tf.float64) * slope
+    pair = tf.signal.irfft(tf.signal.rfft(tf.stack([centres * sharp, sharp])) * transfer)
+    numerator, denominator = tf.unstack(pair[:, _FIRST_BIN : _FIRST_BIN + BINS])
+    return tf.math.divide_no_nan(numerator, denominator)
+
+
+# --- the spline -----------------------------------------------------------------------------------------
+
+
+def _weights(points: int, places, size):
+    """What each control point adds to some voxels of an axis of so many: int32 [n] -> float64 [n, points]."""
+    last = tf.cast(size - 1, tf.float64)
+    at = tf.cast(places, tf.float64)
+    at = tf.where(at < last, at, tf.maximum(last - _INWARDS, 0.0)) * ((points - 3) / tf.maximum(last, 1.0))
+    first = tf.cast(at, tf.int32)
+    a = (at - tf.cast(first, tf.float64))[:, None]
+    of_four = tf.concat([(1 - a) ** 3, 3 * a**3 - 6 * a**2 + 4, -3 * a**3 + 3 * a**2 + 3 * a + 1, a**3], axis=1)
+    four = tf.one_hot(first[:, None] + tf.range(4), points, dtype=tf.float64)  # n x 4 x points
+    return tf.reduce_sum(four * (of_four / 6)[..., None], axis=1)
+
+
+def _spread(lattice, weights):
+    """A spline's values: control points [C, C, C], weights [i, C], [j, C], [k, C] -> [i, j, k]."""
+    of_i, of_j, of_k = weights
+    points = lattice.shape[-1]
+    planes = tf.reshape(tf.matmul(of_i, tf.reshape(lattice, [points, -1])), [-1, points, points])
+    lines = tf.reshape(tf.matmul(of_j, planes), [-1, points])
+    return tf.reshape(tf.matmul(lines, of_k, transpose_b=True), [tf.shape(each)[0] for each in weights])
+
+
+def _gathered(dense, weights):
+    """Sums over all voxels of values times each control point's weights: [i, j, k] -> [C, C, C]."""
+    of_i, of_j, of_k = weights
+    points = of_k.shape[-1]
+    lines = tf.matmul(tf.reshape(dense, [-1, tf.shape(of_k)[0]]), of_k)
+    planes = tf.matmul(of_j, tf.reshape(lines, [tf.shape(of_i)[0], -1, points]), transpose_a=True)
+    return tf.reshape(tf.matmul(of_i, tf.reshape(planes, [-1, points**2]), transpose_a=True), [points] * 3)
 
 
 def _refined(lattice):
-    """The same splines on twice as many spans: float64 [C, C, C] -> [2C - 3, ...]."""
-    finer = tf.constant(_refinement(lattice.shape[0]))
-    return _surface([finer] * 3, lattice)
+    """The same function by twice as many spans: [C, C, C] -> [2C - 3, 2C - 3, 2C - 3]."""
+    points = lattice.shape[-1]
+    one_axis = np.zeros((2 * points - 3, points))
+    for n in range(0, 2 * points - 3, 2):
+        one_axis[n, n // 2 : n // 2 + 2] = 1 / 2, 1 / 2
+    for n in range(1, 2 * points - 3, 2):
+        one_axis[n, n // 2 : n // 2 + 3] = 1 / 8, 6 / 8, 1 / 8
+    return _spread(lattice, [tf.constant(one_axis)] * 3)
 
 
-def _refinement(points: int) -> np.ndarray:
-    """Control points of twice as many spans from those of one axis: float64 [2C - 3, C]."""
-    matrix = np.zeros((2 * points - 3, points))
-    for n in range(2 * points - 3):
-        k = n // 2
-        if n % 2:
-            matrix[n, k : k + 3] = 1 / 8, 6 / 8, 1 / 8
-        else:
-            matrix[n, k : k + 2] = 1 / 2, 1 / 2
-    return matrix
+def _evaluated(lattice, axes, scale: float):
+    """The field, `scale` times, at all voxels of a box: float64 [i, j, k]. All sums are exact, as `bias._planes`.
+
+    Args:
+        axes: for each, the voxels' numbers, int32 [n], and how many the whole volume has, int32 [].
+    """
+    of_i, of_j, of_k = (_rounded(_weights(lattice.shape[-1], *axis), bias.WEIGHT_UNIT) for axis in axes)
+    points = lattice.shape[-1]
+    lattice = _rounded(lattice, bias.UNIT)
+    planes = _rounded(tf.matmul(of_i, tf.reshape(lattice, [points, -1])), bias.UNIT)
+    lines = _rounded(tf.matmul(of_j, tf.reshape(planes, [-1, points, points])), bias.UNIT)
+    units = tf.matmul(tf.reshape(lines, [-1, points]), of_k / bias.UNIT, transpose_b=True)
+    field = tf.round(units) * (bias.UNIT * scale)
+    return tf.reshape(field, [tf.shape(each)[0] for each in (of_i, of_j, of_k)])
+
+
+def _rounded(values, unit: float):
+    """To multiples of a power of 2."""
+    return tf.round(values / unit) * unit
