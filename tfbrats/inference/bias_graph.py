@@ -5,6 +5,7 @@ lattice is rounded and evaluated as there, so that both give a volume the same b
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,11 +17,14 @@ _FIRST_BIN = (PADDED_BINS - BINS) // 2
 _INWARDS = 0.001  # voxels, of an axis' last one: the end belongs to the last span
 
 
-def corrected(image, box, shape, shrink: int):
-    """Divides out of each modality the bias field that is found where it is over 0.
+def corrected(image, channels: Sequence[int], box, shape, shrink: int):
+    """Divides out of some modalities the bias field that is found where they are over 0.
+
+    On the CPU, wherever the network runs: a GPU adds in another order each time.
 
     Args:
         image: float32 [i, j, k, M], finite; 0 outside the brain.
+        channels: which of the M; at least one.
         box: int32 [3, 2], where it lies in the whole volume; may be empty.
         shape: int32 [3], the whole volume's.
         shrink: the field is fitted on one voxel of so many along each axis, and evaluated at all.
@@ -35,14 +39,22 @@ def corrected(image, box, shape, shrink: int):
         # in float64: the last digit of exp, which is each machine's own, goes in the one rounding
         return tf.cast(tf.exp(negative) * tf.cast(volume, tf.float64), tf.float32)
 
-    # One after the other, so that each ends when its own field rests, in the memory of one.
-    volumes = tf.map_fn(
-        of_channel,
-        tf.range(image.shape[-1]),
-        fn_output_signature=tf.TensorSpec([None] * 3, tf.float32),
-        parallel_iterations=1,
-    )
-    return tf.transpose(volumes, [1, 2, 3, 0])
+    with tf.device("/device:CPU:0"):
+        # One after the other, so that each ends when its own field rests, in the memory of one.
+        volumes = tf.map_fn(
+            of_channel,
+            tf.constant(channels),
+            fn_output_signature=tf.TensorSpec([None] * 3, tf.float32),
+            parallel_iterations=1,
+        )
+        corrected_one = dict(zip(channels, range(len(channels)), strict=True))
+        return tf.stack(
+            [
+                volumes[corrected_one[m]] if m in corrected_one else image[..., m]
+                for m in range(image.shape[-1])
+            ],
+            axis=-1,
+        )
 
 
 def log_field(volume, mask, box, shape, shrink: int, scale: float = 1):
