@@ -215,7 +215,10 @@ def inputs(card: ModelCard, case: "Case") -> dict[str, np.ndarray]:
             f"{', '.join(case.modalities)}."
         )
     # One case is waited for here: its modalities may share the cores, which changes no bit.
-    image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink, modalities_at_once=memory.cores())
+    trained = card.training_data.get("config", {}).get("preprocess", {})
+    image = preprocess.correct_bias(
+        case, card.n4_modalities, card.n4_shrink, memory.cores(), trained.get("n4", "itk")
+    )
     return {name: np.ascontiguousarray(image[..., m]) for m, name in enumerate(case.modalities)}
 
 
