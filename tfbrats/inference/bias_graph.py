@@ -1,7 +1,7 @@
 """N4 bias correction in the graph: kernels of plain TensorFlow alone, volumes of any size.
 
-`cases.bias` is the twin in numpy and says what each number is. Both are the same in double precision, and the
-lattice is rounded and evaluated as there, so that both give a volume the same bits, but for a tie in a rounding.
+`cases.bias` is the twin in numpy and says what each number is. All is in double precision, and the lattice is
+rounded and evaluated as there, so that both give a volume the same bits, but for a tie in a rounding.
 """
 
 import math
@@ -86,8 +86,8 @@ def _shrunk(ends, size, shrink: int):
         size: int32 [], of the whole volume.
 
     Returns:
-        of those in the box, their numbers on the shrunk axis, int32 [n]; the size of that; where they lie in the
-        box, int32 [n].
+        of those in the box, their numbers on the shrunk axis, int32 [n]; its size; where they lie in the box,
+        int32 [n].
     """
     factor = tf.maximum(tf.minimum(shrink, size // bias.CONTROL_POINTS), 1)
     count = size // factor
@@ -113,7 +113,8 @@ def _fit(volume, mask, axes):
     flat = tf.reshape(mask, [-1])
     within = tf.cast(tf.where(flat)[:, 0], tf.int32)
     logs = tf.math.log(tf.cast(tf.gather(tf.reshape(volume, [-1]), within), tf.float64))
-    can_fit = (tf.size(logs) >= bias.FEWEST_VOXELS) & (tf.reduce_max(logs) - tf.reduce_min(logs) > bias.FLAT)
+    spread = tf.reduce_max(logs) - tf.reduce_min(logs)
+    can_fit = (tf.size(logs) >= bias.FEWEST_VOXELS) & (spread > bias.FLAT)
     # Where each voxel of the grid finds its value in a list of the mask's; those outside find the 0 behind it.
     places = tf.where(flat, tf.cumsum(tf.cast(flat, tf.int32), exclusive=True), tf.size(within))
     points, lattice = bias.CONTROL_POINTS, tf.zeros([bias.CONTROL_POINTS] * 3, tf.float64)
@@ -223,19 +224,19 @@ def _weights(points: int, places, size):
 def _spread(lattice, weights):
     """A spline's values: control points [C, C, C], weights [i, C], [j, C], [k, C] -> [i, j, k]."""
     of_i, of_j, of_k = weights
-    points = lattice.shape[-1]
-    planes = tf.reshape(tf.matmul(of_i, tf.reshape(lattice, [points, -1])), [-1, points, points])
-    lines = tf.reshape(tf.matmul(of_j, planes), [-1, points])
-    return tf.reshape(tf.matmul(lines, of_k, transpose_b=True), [tf.shape(each)[0] for each in weights])
+    points, (i, j, k) = lattice.shape[-1], (tf.shape(each)[0] for each in weights)
+    planes = tf.reshape(tf.matmul(of_i, tf.reshape(lattice, [points, points**2])), [i, points, points])
+    lines = tf.reshape(tf.matmul(of_j, planes), [i * j, points])
+    return tf.reshape(tf.matmul(lines, of_k, transpose_b=True), [i, j, k])
 
 
 def _gathered(dense, weights):
     """Sums over all voxels of values times each control point's weights: [i, j, k] -> [C, C, C]."""
     of_i, of_j, of_k = weights
-    points = of_k.shape[-1]
-    lines = tf.matmul(tf.reshape(dense, [-1, tf.shape(of_k)[0]]), of_k)
-    planes = tf.matmul(of_j, tf.reshape(lines, [tf.shape(of_i)[0], -1, points]), transpose_a=True)
-    return tf.reshape(tf.matmul(of_i, tf.reshape(planes, [-1, points**2]), transpose_a=True), [points] * 3)
+    points, (i, j, k) = of_k.shape[-1], (tf.shape(each)[0] for each in weights)
+    lines = tf.matmul(tf.reshape(dense, [i * j, k]), of_k)
+    planes = tf.matmul(of_j, tf.reshape(lines, [i, j, points]), transpose_a=True)
+    return tf.reshape(tf.matmul(of_i, tf.reshape(planes, [i, points**2]), transpose_a=True), [points] * 3)
 
 
 def _refined(lattice):
@@ -250,19 +251,18 @@ def _refined(lattice):
 
 
 def _evaluated(lattice, axes, scale: float):
-    """The field, `scale` times, at all voxels of a box: float64 [i, j, k]. All sums are exact, as `bias._planes`.
+    """The field, `scale` times, at all voxels of a box: float64 [i, j, k]. All sums are exact, as in the twin.
 
     Args:
         axes: for each, the voxels' numbers, int32 [n], and how many the whole volume has, int32 [].
     """
     of_i, of_j, of_k = (_rounded(_weights(lattice.shape[-1], *axis), bias.WEIGHT_UNIT) for axis in axes)
-    points = lattice.shape[-1]
-    lattice = _rounded(lattice, bias.UNIT)
-    planes = _rounded(tf.matmul(of_i, tf.reshape(lattice, [points, -1])), bias.UNIT)
-    lines = _rounded(tf.matmul(of_j, tf.reshape(planes, [-1, points, points])), bias.UNIT)
-    units = tf.matmul(tf.reshape(lines, [-1, points]), of_k / bias.UNIT, transpose_b=True)
-    field = tf.round(units) * (bias.UNIT * scale)
-    return tf.reshape(field, [tf.shape(each)[0] for each in (of_i, of_j, of_k)])
+    points, (i, j, k) = lattice.shape[-1], (tf.shape(each)[0] for each in (of_i, of_j, of_k))
+    lattice = tf.reshape(_rounded(lattice, bias.UNIT), [points, points**2])
+    planes = tf.reshape(_rounded(tf.matmul(of_i, lattice), bias.UNIT), [i, points, points])
+    lines = tf.reshape(_rounded(tf.matmul(of_j, planes), bias.UNIT), [i * j, points])
+    units = tf.round(tf.matmul(lines, of_k / bias.UNIT, transpose_b=True))
+    return tf.reshape(units * (bias.UNIT * scale), [i, j, k])
 
 
 def _rounded(values, unit: float):
