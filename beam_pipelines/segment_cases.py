@@ -109,8 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     newest = "" if options.model == given else f", the newest of {options.given['model']}"
     print(f"model            {card.name} version {card.version}{newest}")
     if engine.is_dry_run(beam_options):
-        build = segment_job.built(options, list(entries.values()))
-        engine.dry_run(beam_options, options.output, "cases", build)
+        engine.dry_run(beam_options, options.output, "cases", segment_job.built(options))
         return 0
     with result_folder.alone(options.output):
         segment_job.make_way(options, card, targets)
