@@ -3,6 +3,7 @@
 Engines are found, and skipped where they are not there, as in test_engines.
 """
 
+import gzip
 import pathlib
 import re
 import resource
