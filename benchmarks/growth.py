@@ -2,16 +2,18 @@
 
     python benchmarks/growth.py
     python benchmarks/growth.py --cases 100,1000 --commands prepare,resume --keep /tmp/growth
-    python benchmarks/growth.py --cases 10,100,1000 --full CASE_DIR --commands inspect,split,price
+    python benchmarks/growth.py --cases 10,100 --full FOLDER_OF_CASES --commands inspect,split,price
+    python benchmarks/growth.py --cases 20,40 --masks FOLDER_OF_MASKS --commands evaluate,lesions,report
 
 A data set is made of links to the files of one simulated case, 32 x 32 x 20 voxels, under names of their own
 (hard links; symbolic ones where the disk has none): a case is work, and costs no disk. It is prepared in shards
-of seven cases, as `cun` has them at full size. With --full the links are to a real case, of full size.
+of seven cases, as `cun` has them at full size. With --full the links are to real cases in turn; with --masks to
+pairs of masks, <case>_seg.nii.gz and <case>_pred_<model>.nii.gz, which can only be scored.
 
 A command's figures are of its process and of those that it started and waited for: seconds, CPU seconds and
-the largest one's peak of memory. The exponent is the slope of the CPU seconds in a log-log plot, between the two
-largest numbers of cases: 1 is straight, and start-up makes it less. Over 1.15 it bends, and so does memory that
-grows by more than 4 kB a case.
+the largest one's peak of memory. The exponent is the slope of the CPU seconds in a log-log plot, between the
+two largest numbers of cases: 1 is straight, and start-up makes it less. Over 1.15 it bends, and so does memory
+that grows by more than 4 kB a case. "each" is the CPU seconds of one case more.
 
 `graph` is the job that Dataflow would be sent, without a run: bytes in place of seconds, at 100,000 cases too.
 """
@@ -51,13 +53,21 @@ class Taken:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What the cases are links to, in turn: modality or "seg" -> file, and a prediction of each."""
+
+    cases: Sequence[dict[str, pathlib.Path]]
+    predictions: Sequence[pathlib.Path] = ()
+
+
 @dataclass
 class Place:
     """Where the files of one number of cases lie, and what its commands share."""
 
     folder: pathlib.Path
     count: int
-    case: pathlib.Path  # the folder of files that all cases are links to
+    sources: "Sources"
     model: pathlib.Path
 
     def __getattr__(self, name: str) -> str:
@@ -79,28 +89,49 @@ def _id(number: int) -> str:
     return f"BraTS2021_{number:05d}"
 
 
-def link_cases(case: pathlib.Path, folder: pathlib.Path, numbers: Sequence[int]) -> None:
-    """A data set whose cases are links to one."""
+def link_cases(sources: Sources, folder: pathlib.Path, numbers: Sequence[int]) -> None:
+    """A data set whose cases are links."""
     for number in numbers:
         inside = folder / _id(number)
         inside.mkdir(parents=True)
-        for path in case.glob("*.nii.gz"):
-            _link(path, inside / f"{_id(number)}_{path.name.rpartition('_')[2]}")
+        for kind, path in sources.cases[number % len(sources.cases)].items():
+            _link(path, inside / f"{_id(number)}_{kind}.nii.gz")
 
 
 def link_predictions(place: Place) -> None:
-    """Every case's own mask with a corner cut off, as a prediction."""
-    import nibabel
-
-    (mask,) = place.case.glob("*_seg.nii.gz")
-    image = nibabel.load(mask)
-    values = image.get_fdata().astype("uint8")
-    values[: len(values) // 2] = 0
+    """A folder of predictions that are links."""
     pathlib.Path(place.predictions).mkdir()
-    first = pathlib.Path(place.folder, "prediction.nii.gz")
-    nibabel.Nifti1Image(values, image.affine).to_filename(first)
-    for number in range(place.count):
-        _link(first, pathlib.Path(place.predictions, f"{_id(number)}.nii.gz"))
+    of = place.sources.predictions
+    for number in range(place.count) if of else ():
+        _link(of[number % len(of)], pathlib.Path(place.predictions, f"{_id(number)}.nii.gz"))
+
+
+def _files_of(case: pathlib.Path) -> dict[str, pathlib.Path]:
+    return {path.name.removesuffix(".nii.gz").rpartition("_")[2]: path for path in case.glob("*.nii.gz")}
+
+
+def tiny(scratch: pathlib.Path) -> Sources:
+    """One simulated case, and the tumour of another as what was predicted."""
+    shape = ("--shape", *map(str, SHAPE))
+    _run("phantom", "--output", scratch / "simulated", "--count", "2", "--seed", "3", *shape)
+    first, second = map(_files_of, sorted((scratch / "simulated").glob("BraTS*")))
+    return Sources([first], [second["seg"]])
+
+
+def full(folder: str) -> Sources:
+    """Real cases, and the tumour of the next as what was predicted of each."""
+    cases = [_files_of(case) for case in sorted(pathlib.Path(folder).iterdir()) if case.is_dir()]
+    return Sources(cases, [case["seg"] for case in (*cases[1:], cases[0])])
+
+
+def masks(folder: str) -> Sources:
+    """Pairs of real masks."""
+    pairs = [
+        ({"seg": reference}, prediction)
+        for reference in sorted(pathlib.Path(folder).glob("*_seg.nii.gz"))
+        for prediction in sorted(reference.parent.glob(reference.name.replace("_seg.nii.gz", "_pred_*")))
+    ]
+    return Sources([reference for reference, _ in pairs], [prediction for _, prediction in pairs])
 
 
 # --- commands --------------------------------------------------------------------------------------------
@@ -141,7 +172,7 @@ def _add(place: Place) -> Taken:
     kept = place.folder / "records_before"
     shutil.copytree(place.records, kept, copy_function=os.link)
     added = range(place.count, place.count + max(5, place.count // 100))
-    link_cases(place.case, pathlib.Path(place.cases), added)
+    link_cases(place.sources, pathlib.Path(place.cases), added)
     taken = _prepare(place, "--add")
     for number in added:
         shutil.rmtree(pathlib.Path(place.cases, _id(number)))
@@ -170,9 +201,9 @@ def _segment_resume(place: Place) -> Taken:
     return _segment(place)
 
 
-def _evaluate(place: Place) -> Taken:
+def _evaluate(place: Place, *more: str) -> Taken:
     folders = ("--prediction", place.predictions, "--reference", place.cases, "--output", place.scores)
-    return _run("evaluate", *folders, "--workers", "1")
+    return _run("evaluate", *folders, "--workers", "1", *more)
 
 
 def _report(place: Place) -> Taken:
@@ -205,6 +236,7 @@ COMMANDS: dict[str, Callable[[Place], Taken]] = {
     "segment": _segment,
     "segment-resume": _segment_resume,
     "evaluate": _evaluate,
+    "lesions": lambda place: _evaluate(place, "--lesions", "2023"),
     "report": _report,
 }
 
@@ -254,13 +286,12 @@ def graph(counts: Sequence[int], scratch: pathlib.Path) -> None:
                 tasks, planned = cases, 0.0
                 transforms.list_cases(listed, tasks)
                 sent = weight(
-                    lambda job, at=listed: transforms.segment_cases(job, at, "gs://b/m/1", "gs://b/o", False)
+                    lambda job, at=listed: transforms.segment_cases(job, at, "gs://m/1", "gs://o", True)
                 )
             else:
                 config = config_file.load(name)
-                shards.files.walk = lambda _, cases=cases: dict.fromkeys(
-                    (p for c in cases for p in c.paths()), 9
-                )
+                sizes = dict.fromkeys((path for case in cases for path in case.paths()), 2_000_000)
+                shards.files.walk = lambda _, sizes=sizes: sizes
                 dataset = Dataset("gs://my-bucket", tuple(cases), ())
                 splits = {"train": [case.case_id for case in cases]}
                 tasks = shards.plan(dataset, splits, config, "gs://my-bucket/records", megabytes * 2.0**20)
@@ -300,16 +331,28 @@ def _bends(counts: Sequence[int], taken: Sequence[Taken]) -> list[str]:
     return bends + ([f"memory grows: {kilobytes:.0f} kB a case"] if kilobytes > KB_A_CASE else [])
 
 
+def _each(by_count: dict[int, Taken]) -> float:
+    """CPU seconds of one case more, between the two largest."""
+    if len(by_count) < 2:
+        return math.nan
+    (few, less), (many, more) = list(by_count.items())[-2:]
+    return (more.cpu_seconds - less.cpu_seconds) / (many - few)
+
+
 def print_table(results: dict[str, dict[int, Taken]], counts: Sequence[int]) -> None:
     """Seconds, CPU seconds and MB of each command by the number of cases, and the exponent."""
     print("\nseconds / CPU seconds / MB")
-    print(f"{'':16}" + "".join(f"{count:>22,}" for count in counts) + f"{'exponent':>10}")
+    print(f"{'':16}" + "".join(f"{count:>22,}" for count in counts) + f"{'exponent':>10}{'each':>8}")
     for name, by_count in results.items():
         taken = list(by_count.values())
         cells = (f"{one.seconds:.1f} / {one.cpu_seconds:.1f} / {one.megabytes:.0f}" for one in taken)
         slope = exponent(list(by_count), [one.cpu_seconds for one in taken])
         told = "; ".join([*_bends(list(by_count), taken), taken[-1].note]).strip("; ")
-        print(f"{name:16}" + "".join(f"{cell:>22}" for cell in cells) + f"{slope:>10.2f}  {told}")
+        print(
+            f"{name:16}"
+            + "".join(f"{cell:>22}" for cell in cells)
+            + f"{slope:>10.2f}{_each(by_count):>8.4f}  {told}"
+        )
 
 
 def plot(results: dict[str, dict[int, Taken]], path: str) -> None:
@@ -349,14 +392,6 @@ def plot(results: dict[str, dict[int, Taken]], path: str) -> None:
 # --- the run ---------------------------------------------------------------------------------------------
 
 
-def _tiny_case(scratch: pathlib.Path) -> pathlib.Path:
-    """One simulated case, small."""
-    from tfbrats.phantoms import data_sets
-
-    (name,) = data_sets.write_dataset(scratch / "one", 1, "2020", seed=3, shape=SHAPE)
-    return scratch / "one" / name
-
-
 def _model(place: Place) -> None:
     """A model for `segment`, of the first run that was trained."""
     if not place.model.exists():
@@ -365,11 +400,11 @@ def _model(place: Place) -> None:
 
 def measure(options: argparse.Namespace, scratch: pathlib.Path) -> dict[str, dict[int, Taken]]:
     """Runs the commands on every number of cases, in order."""
-    case = pathlib.Path(options.full) if options.full else _tiny_case(scratch)
+    sources = full(options.full) if options.full else masks(options.masks) if options.masks else tiny(scratch)
     results: dict[str, dict[int, Taken]] = {name: {} for name in options.commands}
     for count in options.cases:
-        place = Place(scratch / f"{count}", count, case, scratch / "model")
-        link_cases(case, pathlib.Path(place.cases), range(count))
+        place = Place(scratch / f"{count}", count, sources, scratch / "model")
+        link_cases(sources, pathlib.Path(place.cases), range(count))
         link_predictions(place)
         for name in options.commands:
             if name.startswith("segment"):
@@ -396,12 +431,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="100,1000", help="numbers of cases (default: %(default)s)")
     parser.add_argument("--commands", help=f"of {','.join(COMMANDS)},graph (default: all)")
-    parser.add_argument("--full", metavar="CASE_DIR", help="link to a real case in place of a small one")
+    parser.add_argument("--full", metavar="FOLDER", help="link to its real cases in place of a small one")
+    parser.add_argument("--masks", metavar="FOLDER", help="link to its pairs of masks")
     parser.add_argument("--keep", metavar="FOLDER", help="where the files stay; must not exist")
     parser.add_argument("--plot", metavar="FILE", help="an SVG or PNG of seconds and memory")
-    parser.add_argument(
-        "--figures", metavar="FILE", help="the figures as JSON; if it is there, its numbers join in"
-    )
+    parser.add_argument("--figures", metavar="FILE", help="figures as JSON; those that it holds join in")
     options = parser.parse_args(argv)
     options.cases = sorted(int(text) for text in options.cases.split(","))
     chosen = options.commands.split(",") if options.commands else [*COMMANDS, "graph"]
