@@ -1,8 +1,8 @@
-"""Which kernels the operations of a graph would find on a GPU, from TensorFlow's own registry: no GPU is needed.
+"""Which kernels the operations of a graph would find on a GPU, by TensorFlow's own registry; no GPU is needed.
 
-TensorFlow's wheel for Linux names its GPU kernels to whoever asks, on any machine. An operation without one runs
-on the CPU, with a copy each way. One with a kernel that keeps an argument in the host's memory (int32 of many
-operations) makes the GPU wait for a copy too; that is harmless for a shape, and not for an image.
+TensorFlow's wheel for Linux names its GPU kernels to whoever asks, on any machine. An operation without one
+runs on the CPU, with a copy each way. One with a kernel that keeps an argument in the host's memory (int32 of
+many operations) makes the GPU wait for a copy too; that is harmless for a shape, and not for an image.
 """
 
 import collections
@@ -34,8 +34,7 @@ class Found:
         op: its kind.
         dtypes: of its inputs, or of its outputs where it has none.
         has_kernel: whether a GPU has a kernel for these types.
-        on_host: arguments of `LARGE` tensors, or of tensors of unknown size, that the kernel keeps in the host's
-            memory.
+        on_host: its arguments of `LARGE` or unknown size that the kernel keeps in the host's memory.
         name: in the graph.
     """
 

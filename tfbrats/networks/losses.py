@@ -1,8 +1,8 @@
 """The losses of both papers: loss weighted sampling (A, arXiv 1907.07677, eq. 1-4), binary cross-entropy (B);
 and the outlines that paper A's baseline BFCN learns beside the regions.
 
-keras.ops only. Tissues, regions and classes stay as they come, uint8: in Keras `ops.equal(uint8, 1)` compares int32,
-which TensorFlow does in the host's memory even where a GPU trains.
+keras.ops only. Tissues, regions and classes stay as they come, uint8: Keras' `ops.equal(uint8, 1)` compares
+int32, which TensorFlow does in the host's memory, also where a GPU trains.
 
 Sums and ratios are kept apart: numerator and denominator are returned, and whoever holds the global batch
 divides. A mean of each replica's ratio would not be the paper's loss.
@@ -14,7 +14,7 @@ from tfbrats.labels import LEARNED_OF, LwsRegion, Tissue
 
 
 def targets(tissues):
-    """The two U-Nets' classes from tissues [N, H, W], in their integer type: WT 0/1, and 0..3 as `labels.Tissue`.
+    """The two U-Nets' classes from tissues [N, H, W], integers too: WT 0/1, and 0..3 as `labels.Tissue`.
 
     The papers know neither a resection cavity (2024), which counts as non-tumour, nor a cyst (PED), which
     counts as NCR: it belongs to the core and does not enhance.
