@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats.cases import packing
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.machine import memory
+from tfbrats.machine import memory, packing
 from tfbrats.predictions import model_card, own_scans, results
 from tfbrats.predictions.model_card import ModelCard
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from tfbrats.cases.packing import LONGEST_SIDE, MOST_VOXELS
+from tfbrats.machine.packing import LONGEST_SIDE, MOST_VOXELS
 
 MOST_CASES = 64  # of one call: little is sent to claim many, and each takes its time
 

@@ -14,13 +14,13 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfbrats.cases import nifti
-from tfbrats.cases.packing import packed
 from tfbrats.config import Config, PatchConfig
 from tfbrats.inference import packing_graph
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
 from tfbrats.inference.pieces import bounded, each_of
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import REGIONS
+from tfbrats.machine.packing import packed
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card
 
