@@ -7,11 +7,12 @@
     python benchmarks/gpu.py --rehearse                             # small sizes: whether all of it works
 
 For each network in float32, TF32, float16 and bfloat16, with and without XLA: steps and examples a second,
-the GPU's utilisation (by nvidia-smi), peak memory, seconds to the first step. A whole case, from files to file.
-How far each precision on the GPU is from float32 on the CPU. Batches, width and sizes are the configs'; where
-they do not fit, half of the batch. A line is printed when it is known, and --output is written anew with each;
-what the time did not suffice for is named at the end. The two networks named first come first, with their case
-and their distance from the CPU. JAX always compiles, and segments no whole case.
+the GPU's utilisation (by nvidia-smi), peak memory, seconds to the first step. A whole case, from files to file,
+in float32 as TensorFlow has it (TF32). How far each precision on the GPU is from float32 on the CPU. Batches,
+width and sizes are the configs'; where they do not fit, half of the batch. A line is printed when it is known,
+and --output is written anew with each; what the time did not suffice for is named at the end. The two networks
+named first come first, with their case and their distance from the CPU. JAX always compiles, and segments no
+whole case.
 
 --ops lists what TensorFlow has no GPU kernel for in each training step and in each model, and what the kernel
 does in the host's memory, by TensorFlow's own registry.

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -23,24 +24,18 @@ from unittest import mock
 import keras
 import numpy as np
 from backends import _loss_of_patches, _loss_of_slices, _with_known_weights
-from step_jobs import NETWORKS, image_of, made_up
+from step_jobs import NETWORKS, made_up
 
 from tfbrats import config_file, networks
 from tfbrats.config import Config, PatchConfig
+from tfbrats.labels import Tissue
 from tfbrats.machine.memory import peak_resident_bytes
 from tfbrats.networks import keras_settings
 
 _ENGINE = keras.config.backend()
 _MOST_STEPS = 2000
-_NVIDIA_SMI = (
-    "nvidia-smi",
-    "--query-gpu=utilization.gpu",
-    "--format=csv,noheader,nounits",
-    "-i",
-    "0",
-    "-lms",
-    "100",
-)
+_GPU = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"  # that the figures are of
+_QUERY = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100")
 # A cell's precision -> Keras' policy, and whether float32 may be TF32.
 PRECISIONS = {
     "float32": ("float32", False),
@@ -64,7 +59,7 @@ def _network(spec: Mapping, config: Config) -> keras.Model:
 
 
 class Utilisation:
-    """In the block `nvidia-smi` is asked ten times a second how busy GPU 0 is; where there is one.
+    """In the block `nvidia-smi` is asked ten times a second how busy the GPU is; where there is one.
 
     Attributes:
         percent: the mean; None where nobody answers.
@@ -76,7 +71,10 @@ class Utilisation:
         self._process = None
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(
-                _NVIDIA_SMI, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+                ["nvidia-smi", "-i", _GPU, *_QUERY],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
             )
         self._found: list[float] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -208,7 +206,7 @@ def _jax_step(spec: Mapping, config: Config) -> Callable:
         else:
             optimizer = keras.optimizers.SGD(train.learning_rate, train.momentum)
         optimizer.build(network.trainable_variables)
-    image, loss_of = _image_and_loss(made_up(config))
+    image, loss_of = _image_and_loss(network, config)
     image = jax.device_put(image)
 
     def whole(weights, moments):
@@ -234,11 +232,14 @@ def _jax_step(spec: Mapping, config: Config) -> Callable:
     return step
 
 
-def _image_and_loss(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Callable]:
-    """What a network takes of a batch, and the loss of what it gives."""
-    label = batch["target"] if "target" in batch else batch["label"]
-    loss = _loss_of_patches if "target" in batch else _loss_of_slices
-    return image_of(batch), lambda outputs: loss(outputs, label)
+def _image_and_loss(network: keras.Model, config: Config) -> tuple[np.ndarray, Callable]:
+    """A made-up batch as a network takes it, and the loss of what it gives; half of it is tumour."""
+    of_patches, shape = isinstance(config, PatchConfig), (config.train.batch_size, *config.input_shape)
+    image = np.random.default_rng(0).standard_normal((*shape, network.inputs[0].shape[-1]), np.float32)
+    label = np.zeros(shape, np.uint8)
+    label[:, ::2] = 1 if of_patches else Tissue.ET
+    loss = _loss_of_patches if of_patches else _loss_of_slices
+    return image, lambda outputs: loss(outputs, label)
 
 
 # --- beside the CPU --------------------------------------------------------------------------------------
@@ -257,13 +258,13 @@ def differences(spec: Mapping) -> Iterator[dict]:
 def _on(gpu: bool, spec: Mapping, cell: Mapping) -> dict:
     """Probabilities of every output, loss and gradients of one batch."""
     config = _config(spec, cell)
-    image, loss_of = _image_and_loss(made_up(config))
     with contextlib.ExitStack() as place:
         place.enter_context(_products(config))
         place.enter_context(_device(gpu))
         if not gpu:  # the network must not count on a GPU's kernels
             place.enter_context(mock.patch.object(keras_settings, "has_gpu", lambda: False))
         network = _network(spec, config)
+        image, loss_of = _image_and_loss(network, config)
         outputs, loss, gradients = _pass(network, loss_of, image)
     probabilities = {
         name: 1 / (1 + np.exp(-logits)) if logits.shape[-1] == 1 else _softmax(logits)
