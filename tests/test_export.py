@@ -468,7 +468,7 @@ def test_a_cascade_describes_itself(cascade_model, patch_records):
     card = model_card.read(cascade_model)
     served = tf.saved_model.load(cascade_model).signatures["describe"](file=tf.constant(model_card.FILE))
     assert model_card.parse(served["content"].numpy(), "wire") == card
-    assert card.modalities == MODALITIES and card.n4_modalities == ()
+    assert card.modalities == MODALITIES and card.n4.modalities == ()
     assert card.training_data["cases"] == {"train": 4, "validation": 1, "test": 0}
     assert card.training_data["split_sha256"] == patch_records.manifest("patches").split_sha256
     assert card.training_data["config"]["cascade"]["stride"] == 8

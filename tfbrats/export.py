@@ -49,7 +49,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     from tfbrats.predictions import model_card  # now loaded anyway; it would slow --help
 
-    training_data = model_card.read(final).training_data
+    card = model_card.read(final)
+    if note := model_card.other_n4_note(card):
+        print(style.note(note))
+    training_data = card.training_data
     for region, epochs in training_data["unfinished"].items():
         of = training_data["config"]["train"]["epochs"]
         print(style.note(f"{region or 'the network'} has had {epochs} of {of} epochs"))

@@ -38,10 +38,11 @@ def segmenter_of(chosen: Chosen) -> Segmenter:
         region: best_weights.network_of(config, region, checkpoint, chosen.precision)
         for region, checkpoint in chosen.checkpoints.items()
     }
+    n4 = config.preprocess.n4_modalities, config.preprocess.n4_shrink
     if isinstance(config, PatchConfig):
         size = config.sampling.patch_size
-        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
-    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
+        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema, *n4)
+    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema, *n4)
 
 
 def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version: int) -> None:
