@@ -16,6 +16,10 @@ from tfbrats.phantoms import simulation
 from tfbrats.records import tfrecord
 
 
+class OtherAnswerError(RuntimeError):
+    """A version that answers otherwise than the Keras model."""
+
+
 def rehearse(
     folder: str | os.PathLike,
     segmenter: Segmenter,
@@ -27,11 +31,12 @@ def rehearse(
 
     Args:
         folder: of the version.
+        segmenter: round the networks as they were trained, nothing folded.
         plane: voxels along i and j of the case that is compared.
         precision: in which the networks compute, one of `APART`.
 
     Raises:
-        RuntimeError: it answers otherwise than the Keras model.
+        OtherAnswerError: it answers otherwise than the Keras model.
     """
     with contextlib.closing(SavedModel(folder)) as served:
         replay(served, os.path.join(folder, WARM_UP))
@@ -69,7 +74,7 @@ def compare(
         different = int(np.sum(labels != answer["segmentation"]))
         gap = float(np.abs(probabilities - answer.get("probabilities", probabilities)).max())
         if different > most_different * labels.size or gap > most_gap:
-            raise RuntimeError(
+            raise OtherAnswerError(
                 f"signature {signature.name}: {different} voxels differ from the Keras model's, probabilities "
                 f"by up to {gap:.2g}. Nothing was exported."
             )

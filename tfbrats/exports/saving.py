@@ -1,8 +1,10 @@
 """The files of one version of a model: SavedModel, card, warm-up; tried before anybody sees them."""
 
+import copy
 import os
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,19 +12,21 @@ from tfbrats.config import PatchConfig
 from tfbrats.errors import InputError
 from tfbrats.exports.card import card_of
 from tfbrats.exports.chosen import Chosen
-from tfbrats.exports.rehearsal import rehearse
+from tfbrats.exports.rehearsal import OtherAnswerError, rehearse
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
 from tfbrats.inference.saved_model import WARM_UP
 from tfbrats.inference.signatures import (
     Segmenter,
     Signature,
     Weights,
+    networks_of,
     plane,
     signatures_of,
     warm_up_requests,
 )
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.machine import files, literal
+from tfbrats.networks import folded as fold
 from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.records import tfrecord
@@ -44,23 +48,61 @@ def segmenter_of(chosen: Chosen) -> Segmenter:
     return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
 
 
-def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version: int) -> None:
-    """Writes a version into a folder, and tries it.
+def folded(segmenter: Segmenter) -> tuple[Segmenter, str]:
+    """The same segmenter with batch normalisation folded into its networks, and what the card says of it."""
+    other = copy.copy(segmenter)
+    if isinstance(segmenter, SliceSegmenter):
+        other.network, count = fold.folded(segmenter.network)
+    else:
+        found = {region: fold.folded(network) for region, network in segmenter.networks.items()}
+        other.networks = {region: network for region, (network, _) in found.items()}
+        count = sum(each for _, each in found.values())
+    return other, f"{count} of {_normalisations(segmenter)} folded into the convolutions before them"
+
+
+def _normalisations(segmenter: Segmenter) -> int:
+    layers = [layer for network in networks_of(segmenter) for layer in network.layers]
+    return sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+
+
+def write(
+    folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version: int, bfloat16: str = ""
+) -> None:
+    """Writes a version into a folder, and tries it: with batch normalisation folded if the answer stays.
 
     Args:
         segmenter: `segmenter_of(chosen)`.
         name: of the model.
+        bfloat16: what the card says of it.
 
     Raises:
         InputError: there is no room.
-        RuntimeError: it answers otherwise than the Keras model.
+        RuntimeError: it answers otherwise than the Keras model, folded or not.
     """
+    faster, said = folded(segmenter)
+    try:
+        _write_and_try(folder, chosen, faster, segmenter, (name, version, said, bfloat16))
+    except OtherAnswerError as error:
+        files.remove(folder)
+        said = f"none folded: {str(error).partition('. ')[0]}"
+        _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, bfloat16))
+
+
+def _write_and_try(
+    folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple[str, int, str, str]
+) -> None:
+    """Writes a version; its answers are held against those of the networks as they were trained.
+
+    Args:
+        told: name, version, and the card's `batch_norm` and `bfloat16`.
+    """
+    name, version, batch_norm, bfloat16 = told
     signatures = signatures_of(segmenter, chosen.config, lambda: card.to_json())
-    card = card_of(chosen, name, version, signatures)
+    card = card_of(chosen, name, version, signatures, batch_norm, bfloat16)
     _save(folder, segmenter, signatures)
     files.write_bytes(os.path.join(folder, model_card.FILE), card.to_json().encode())
     _write_warm_up(folder, card, signatures, plane(chosen.config))
-    rehearse(folder, segmenter, signatures, plane(chosen.config), chosen.precision)
+    rehearse(folder, trained, signatures, plane(chosen.config), chosen.precision)
 
 
 def _save(folder: str, segmenter: Segmenter, signatures: Sequence[Signature]) -> None:
