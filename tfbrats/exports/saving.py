@@ -1,6 +1,7 @@
 """The files of one version of a model: SavedModel, card, warm-up; tried before anybody sees them."""
 
 import copy
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tfbrats.config import PatchConfig
 from tfbrats.errors import InputError
+from tfbrats.exports import bfloat16
 from tfbrats.exports.card import card_of
 from tfbrats.exports.chosen import Chosen
 from tfbrats.exports.rehearsal import OtherAnswerError, rehearse
@@ -26,7 +28,7 @@ from tfbrats.inference.signatures import (
 )
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.machine import files, literal
-from tfbrats.networks import folded as fold
+from tfbrats.networks import folding
 from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.records import tfrecord
@@ -52,9 +54,9 @@ def folded(segmenter: Segmenter) -> tuple[Segmenter, str]:
     """The same segmenter with batch normalisation folded into its networks, and what the card says of it."""
     other = copy.copy(segmenter)
     if isinstance(segmenter, SliceSegmenter):
-        other.network, count = fold.folded(segmenter.network)
+        other.network, count = folding.folded(segmenter.network)
     else:
-        found = {region: fold.folded(network) for region, network in segmenter.networks.items()}
+        found = {region: folding.folded(network) for region, network in segmenter.networks.items()}
         other.networks = {region: network for region, (network, _) in found.items()}
         count = sum(each for _, each in found.values())
     return other, f"{count} of {_normalisations(segmenter)} folded into the convolutions before them"
@@ -65,27 +67,40 @@ def _normalisations(segmenter: Segmenter) -> int:
     return sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
 
 
-def write(
-    folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version: int, bfloat16: str = ""
-) -> None:
+def tried_in_bfloat16(chosen: Chosen, segmenter: Segmenter) -> str:
+    """What the card says of bfloat16, as the model would be exported in it; takes a few seconds.
+
+    Args:
+        segmenter: `segmenter_of(chosen)`.
+    """
+
+    def segmenter_in(precision: str) -> Segmenter:
+        same = precision == chosen.precision
+        in_precision = segmenter if same else segmenter_of(dataclasses.replace(chosen, precision=precision))
+        return folded(in_precision)[0]
+
+    return bfloat16.tried(segmenter_in, plane(chosen.config), chosen.precision)
+
+
+def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version: int) -> None:
     """Writes a version into a folder, and tries it: with batch normalisation folded if the answer stays.
 
     Args:
         segmenter: `segmenter_of(chosen)`.
         name: of the model.
-        bfloat16: what the card says of it.
 
     Raises:
         InputError: there is no room.
         RuntimeError: it answers otherwise than the Keras model, folded or not.
     """
+    in_bfloat16 = tried_in_bfloat16(chosen, segmenter)
     faster, said = folded(segmenter)
     try:
-        _write_and_try(folder, chosen, faster, segmenter, (name, version, said, bfloat16))
+        _write_and_try(folder, chosen, faster, segmenter, (name, version, said, in_bfloat16))
     except OtherAnswerError as error:
         files.remove(folder)
         said = f"none folded: {str(error).partition('. ')[0]}"
-        _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, bfloat16))
+        _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16))
 
 
 def _write_and_try(
@@ -96,9 +111,9 @@ def _write_and_try(
     Args:
         told: name, version, and the card's `batch_norm` and `bfloat16`.
     """
-    name, version, batch_norm, bfloat16 = told
+    name, version, batch_norm, in_bfloat16 = told
     signatures = signatures_of(segmenter, chosen.config, lambda: card.to_json())
-    card = card_of(chosen, name, version, signatures, batch_norm, bfloat16)
+    card = card_of(chosen, name, version, signatures, batch_norm, in_bfloat16)
     _save(folder, segmenter, signatures)
     files.write_bytes(os.path.join(folder, model_card.FILE), card.to_json().encode())
     _write_warm_up(folder, card, signatures, plane(chosen.config))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfbrats import config_file, networks
-from tfbrats.networks.folded import folded
+from tfbrats.networks.folding import folded
 
 # Of each network: normalisations that follow a convolution, and all of them, without training's heads.
 COUNTS = {
@@ -22,7 +22,9 @@ COUNTS = {
 
 def _network(name, region, precision="float32"):
     """A network of width 4 as if trained: no weight has the value that it begins with."""
-    network = networks.build(config_file.load(f"{name}.yaml", ["model.width=4"]), region=region, precision=precision)
+    network = networks.build(
+        config_file.load(f"{name}.yaml", ["model.width=4"]), region=region, precision=precision
+    )
     rng = np.random.default_rng(0)
     for variable in network.variables:
         kind = variable.path.rpartition("/")[2]
