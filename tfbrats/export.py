@@ -12,9 +12,9 @@ describe (tfbrats.json over the wire).
 Batch normalisation that follows a convolution is folded into it, where the answer stays the same: within
 0.00001 in probability, and not one label.
 
-In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that is
-faster, on others slower, and some labels change. Each export tries it for a few seconds on this machine, on a
-small simulated case, and says what it found; the card keeps it.
+In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that
+is faster, on others slower, and some labels change. Each export tries it for a few seconds on this machine, on
+a small simulated case, and says what it found; the card keeps it.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     from tfbrats.predictions import model_card  # now loaded anyway; it would slow --help
 
     card = model_card.read(final)
+    if note := model_card.other_n4_note(card):
+        print(style.note(note))
     training_data = card.training_data
     for region, epochs in training_data["unfinished"].items():
         of = training_data["config"]["train"]["epochs"]

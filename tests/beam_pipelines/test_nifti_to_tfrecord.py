@@ -262,7 +262,7 @@ def test_while_shards_are_written_again_readers_find_no_dataset_json(cases, tmp_
 
 
 def test_killed_in_the_middle_and_run_again_it_ends_with_the_same_bytes(cases, tmp_path):
-    slow = ("preprocess.n4_modalities=[t1]", "records.min_shards=8")
+    slow = ("preprocess.n4_modalities=[t1]", "preprocess.n4=itk", "records.min_shards=8")
     killed = process(cases, tmp_path / "killed", *slow)
     deadline = time.monotonic() + 60
     rows = tmp_path / "killed" / "parts"  # a shard without its row yet may be written again

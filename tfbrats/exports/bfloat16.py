@@ -50,8 +50,8 @@ def tried(
     changed = int(np.sum(usual.answer["segmentation"] != other.answer["segmentation"]))
     gap = float(np.abs(usual.answer["probabilities"] - other.answer["probabilities"]).max())
     return (
-        f"{pace:.2g} times the pace of float32 on the machine that exported it; {changed} of {usual.brain} brain "
-        f"voxels of a simulated case get another label, probabilities change by {gap:.2g} at most"
+        f"{pace:.2g} times the pace of float32 on the machine that exported it; {changed} of {usual.brain} "
+        f"brain voxels of a simulated case get another label, probabilities change by {gap:.2g} at most"
         + _advice(pace, precision)
     )
 

@@ -10,7 +10,7 @@ from tfbrats.exports.chosen import Chosen
 from tfbrats.inference.signatures import Signature
 from tfbrats.labels import LEARNED_OF, LabelSchema, Tissue
 from tfbrats.predictions import seen
-from tfbrats.predictions.model_card import ModelCard
+from tfbrats.predictions.model_card import N4, ModelCard
 from tfbrats.training import checkpoints
 
 
@@ -32,8 +32,13 @@ def card_of(
         tfbrats_version=__version__,
         modalities=config.data.modalities,
         axes="".join(nifti.AXES),
-        n4_modalities=config.preprocess.n4_modalities,
-        n4_shrink=config.preprocess.n4_shrink,
+        n4=N4(
+            modalities=config.preprocess.n4_modalities,
+            shrink=config.preprocess.n4_shrink,
+            by="graph",
+            method="tfbrats",
+            of_records="tfbrats" if config.preprocess.n4 == "ours" else "SimpleITK",
+        ),
         normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
         precision=chosen.precision,
         batch_norm=batch_norm,

@@ -14,6 +14,7 @@ from tfbrats.inference.signatures import Segmenter, Signature
 from tfbrats.labels import MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.records import tfrecord
+from tfbrats.training import devices
 
 
 class OtherAnswerError(RuntimeError):
@@ -38,7 +39,8 @@ def rehearse(
     Raises:
         OtherAnswerError: it answers otherwise than the Keras model.
     """
-    with contextlib.closing(SavedModel(folder)) as served:
+    # With TF32 one graph, compiled twice, would be 1e-3 apart from itself.
+    with contextlib.closing(SavedModel(folder)) as served, devices.tf32(False):
         replay(served, os.path.join(folder, WARM_UP))
         compare(segmenter, served, signatures, plane, precision)
 

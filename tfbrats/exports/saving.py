@@ -1,9 +1,8 @@
 """The files of one version of a model: SavedModel, card, warm-up; tried before anybody sees them."""
 
-import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -39,36 +38,42 @@ _WARM_UP_SLICES = 8
 
 def segmenter_of(chosen: Chosen) -> Segmenter:
     """The best weights of a run with everything round them."""
-    config, schema = chosen.config, chosen.schema
     networks = {
-        region: best_weights.network_of(config, region, checkpoint, chosen.precision)
+        region: best_weights.network_of(chosen.config, region, checkpoint, chosen.precision)
         for region, checkpoint in chosen.checkpoints.items()
     }
+    return _round(networks, chosen)
+
+
+def _round(networks: Mapping[str, keras.Model], chosen: Chosen, n4: bool = True) -> Segmenter:
+    config, schema = chosen.config, chosen.schema
+    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ()
     if isinstance(config, PatchConfig):
         size = config.sampling.patch_size
-        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema)
-    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema)
+        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema, *bias)
+    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema, *bias)
 
 
-def folded(segmenter: Segmenter) -> tuple[Segmenter, str]:
-    """The same segmenter with batch normalisation folded into its networks, and what the card says of it."""
-    other = copy.copy(segmenter)
-    if isinstance(segmenter, SliceSegmenter):
-        other.network, count = folding.folded(segmenter.network)
-    else:
-        found = {region: folding.folded(network) for region, network in segmenter.networks.items()}
-        other.networks = {region: network for region, (network, _) in found.items()}
-        count = sum(each for _, each in found.values())
-    return other, f"{count} of {_normalisations(segmenter)} folded into the convolutions before them"
+def folded(segmenter: Segmenter, chosen: Chosen, n4: bool = True) -> tuple[Segmenter, str]:
+    """The same segmenter with batch normalisation folded into its networks, and what the card says of it.
 
-
-def _normalisations(segmenter: Segmenter) -> int:
-    layers = [layer for network in networks_of(segmenter) for layer in network.layers]
-    return sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+    Args:
+        n4: False leaves bias correction out.
+    """
+    networks = networks_of(segmenter)
+    found = {region: folding.folded(network) for region, network in networks.items()}
+    count = sum(each for _, each in found.values())
+    of = sum(
+        isinstance(layer, keras.layers.BatchNormalization)
+        for network in networks.values()
+        for layer in network.layers
+    )
+    other = _round({region: network for region, (network, _) in found.items()}, chosen, n4)
+    return other, f"{count} of {of} folded into the convolutions before them"
 
 
 def tried_in_bfloat16(chosen: Chosen, segmenter: Segmenter) -> str:
-    """What the card says of bfloat16, as the model would be exported in it; takes a few seconds.
+    """What the card says of bfloat16, in which the networks are run for a few seconds; N4 is left out.
 
     Args:
         segmenter: `segmenter_of(chosen)`.
@@ -76,8 +81,8 @@ def tried_in_bfloat16(chosen: Chosen, segmenter: Segmenter) -> str:
 
     def segmenter_in(precision: str) -> Segmenter:
         same = precision == chosen.precision
-        in_precision = segmenter if same else segmenter_of(dataclasses.replace(chosen, precision=precision))
-        return folded(in_precision)[0]
+        found = segmenter if same else segmenter_of(dataclasses.replace(chosen, precision=precision))
+        return folded(found, chosen, n4=False)[0]
 
     return bfloat16.tried(segmenter_in, plane(chosen.config), chosen.precision)
 
@@ -94,7 +99,7 @@ def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version:
         RuntimeError: it answers otherwise than the Keras model, folded or not.
     """
     in_bfloat16 = tried_in_bfloat16(chosen, segmenter)
-    faster, said = folded(segmenter)
+    faster, said = folded(segmenter, chosen)
     try:
         _write_and_try(folder, chosen, faster, segmenter, (name, version, said, in_bfloat16))
     except OtherAnswerError as error:

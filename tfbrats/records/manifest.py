@@ -17,7 +17,7 @@ import pydantic
 from tfbrats import __version__
 from tfbrats.cases.rejected import Rejected
 from tfbrats.cases.split_files import SPLITS, sha256_of_split
-from tfbrats.config import Config, differences
+from tfbrats.config import Config, other_records
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
@@ -278,7 +278,7 @@ def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike
             + " or ".join(f"region={r.lower()}" for r in manifest.regions)
             + " on it, or write the others into another folder."
         )
-    changed = differences(config.records_identity(), manifest.identity)
+    changed = other_records(config.records_identity(), manifest.identity)
     if changed:
         raise InputError(
             f"{folder}: these records were written with another configuration:\n  "
