@@ -9,6 +9,7 @@ import base64
 import bz2
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -288,7 +289,12 @@ def test_a_dataflow_job_is_built_of_remote_paths_alone_for_small_workers(cases, 
 
     options = PipelineOptions(DATAFLOW)
     pipeline = apache_beam.Pipeline(options=options)
-    transforms.write_shards(pipeline, tasks)
+    listed = f"{place}/tasks.jsonl.gz"
+    transforms.list_shards(listed, tasks)
+    assert str(cases).encode() not in gzip.decompress(files.read_bytes(listed))
+    transforms.write_shards(
+        pipeline, "gs://my-bucket/records/parts/tasks.jsonl.gz", config.model_dump(mode="json")
+    )
     job = pipeline.run().job
     client = apiclient.DataflowApplicationClient(options, job.root_staging_location)
     staged = {}
@@ -310,7 +316,7 @@ def test_a_dataflow_job_is_built_of_remote_paths_alone_for_small_workers(cases, 
     steps = {one.unique_name for one in proto.components.transforms.values()}
     assert {"tasks", "spread", "write shards"} <= steps
     inside = _unpacked(staged["pipeline.pb"])
-    assert b"gs://my-bucket/records" in inside and name.encode() in inside  # the tasks can be read
+    assert b"gs://my-bucket/records/parts/tasks.jsonl.gz" in inside
     assert str(cases).encode() not in inside and str(cases.parent.parent).encode() not in inside
 
 

@@ -7,8 +7,9 @@ The bias field is found in `bias`. `inference.preprocess_graph` is the twin in t
 """
 
 import concurrent.futures
+import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,19 +115,53 @@ def statistics(image: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, np.nda
 
     A modality that is constant in the brain has the deviation 1, so that it becomes 0 everywhere.
     """
-    voxels = image[brain].astype(np.float64)
-    mean, deviation = voxels.mean(axis=0), voxels.std(axis=0)
+    count = np.count_nonzero(brain)
+    mean = _sums(image, brain, lambda plane, weight, m: plane * weight) / count
+    squares = _sums(image, brain, lambda plane, weight, m: np.square((plane - mean[m]) * weight))
+    deviation = np.sqrt(squares / count)
     # Rounding leaves a trace of deviation in what is constant.
     return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
 
 
+def _sums(image: np.ndarray, brain: np.ndarray, of: Callable) -> np.ndarray:
+    """Sums over i, j and k of [I, J, K, M]: float64 [M]. Slice by slice, for the processor's cache.
+
+    Args:
+        of: a slice of one modality [J, I], its weight float64 [J, I] (1 in the brain), the modality -> float64.
+    """
+    sums: list[list[float]] = [[] for _ in range(image.shape[-1])]
+    for k in range(image.shape[2]):
+        weight = brain[:, :, k].T.astype(np.float64)
+        for m, of_modality in enumerate(sums):
+            of_modality.append(of(image[:, :, k, m].T, weight, m).sum())
+    return np.array([math.fsum(of_modality) for of_modality in sums])
+
+
 def z_score(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """(x - mean) / deviation with brain statistics; 0 outside. [I, J, K, M] -> float32, same shape."""
-    mean, deviation = statistics(image, brain)
-    scaled = image - mean.astype(np.float32)
-    scaled /= deviation.astype(np.float32)
-    np.copyto(scaled, 0, where=~brain[..., None])
-    return scaled.astype(np.float32, copy=False)
+    mean, deviation = (values.astype(np.float32) for values in statistics(image, brain))
+    scaled = np.empty_like(image, np.float32)
+    within = -brain.astype(np.int32)  # every bit set, or none: a tenth of the time of `np.copyto(..., where=)`
+    for m in range(image.shape[-1]):
+        volume = scaled[..., m]
+        np.subtract(image[..., m], mean[m], out=volume, casting="same_kind")
+        volume /= deviation[m]
+        volume.view(np.int32)[...] &= within
+    return scaled
+
+
+def halves(image: np.ndarray) -> np.ndarray:
+    """float32 [..., M] -> float16, C order: as records hold it.
+
+    An image lies modality by modality, its first axis in one piece. All modalities of a voxel are brought
+    together first; then voxels are put in order, in half of the time of `astype` and `ascontiguousarray`.
+    """
+    *sides, modalities = image.shape
+    together = np.empty((*reversed(sides), modalities), np.float16)
+    for m in range(modalities):
+        together[..., m] = image[..., m].T
+    voxels = together.view(np.dtype((np.void, 2 * modalities)))[..., 0].T
+    return np.ascontiguousarray(voxels).view(np.float16).reshape(image.shape)
 
 
 def correct_bias(
@@ -164,7 +199,7 @@ def correct_bias(
 def tumour_outside(label: np.ndarray, brain: np.ndarray) -> float:
     """The share of a tumour, tissues [I, J, K], that lies outside of the brain; 0 where there is none."""
     tumour = np.count_nonzero(label)
-    return 1 - np.count_nonzero(label[brain]) / tumour if tumour else 0.0
+    return 1 - np.count_nonzero((label != 0) & brain) / tumour if tumour else 0.0
 
 
 def check(label: np.ndarray | None, brain: np.ndarray) -> None:

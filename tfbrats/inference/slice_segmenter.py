@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats.inference.answers import answer_of, label_values
+from tfbrats.inference.answers import answer_of, in_values, label_values
 from tfbrats.inference.boxes_graph import uncrop
 from tfbrats.inference.pieces import in_pieces
 from tfbrats.inference.preprocess_graph import cropped
@@ -101,7 +101,7 @@ class SliceSegmenter(tf.Module):
         # back to I x J x K
         tissues = uncrop(tf.transpose(tissues, [1, 2, 0]), box, shape)
         return {
-            "segmentation": tf.gather(tf.constant(self._values, tf.uint8), tf.cast(tissues, tf.int32)),
+            "segmentation": in_values(tissues, self._values),
             "probabilities": uncrop(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
         }
 
