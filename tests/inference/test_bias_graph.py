@@ -73,6 +73,15 @@ def test_where_nothing_can_be_fitted_the_field_is_0_after_no_iteration(what):
     assert not np.any(field) and not np.any(iterations)
 
 
+def test_once_all_is_of_one_value_nothing_is_left_to_sharpen():
+    logs = np.full(100, 3.25)
+    logs[7] += 1e-9
+    assert not np.any(bias_graph._sharpening_residual(tf.constant(logs)))
+    logs = np.log(np.random.default_rng(0).integers(50, 900, 5000))
+    ours = bias_graph._sharpening_residual(tf.constant(logs))
+    assert np.allclose(ours, bias.sharpening_residual(logs), rtol=0, atol=1e-12)
+
+
 def test_a_case_is_corrected_in_the_modalities_that_are_named_and_cropped_as_its_twin():
     image = _shaded()
     image[30, 26, 20, 1] = -50.0  # interpolated data
@@ -97,6 +106,23 @@ def test_the_corrected_image_is_the_twin_s_to_the_bit():
     for m in range(4):
         expected = bias.corrected(image[..., m], brain, 4) if m in (0, 2) else image[..., m]
         assert np.array_equal(corrected[..., m], boxes.crop(expected, box))
+
+
+def test_all_of_it_is_pinned_to_the_cpu_also_inside_the_loops():
+    specs = [
+        tf.TensorSpec([None, None, None, 4]),
+        tf.TensorSpec([3, 2], tf.int32),
+        tf.TensorSpec([3], tf.int32),
+    ]
+    traced = tf.function(lambda image, box, shape: bias_graph.corrected(image, [0, 2], box, shape, 4))
+    graph = traced.get_concrete_function(*specs).graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    computing = {
+        node.op: node.device for node in nodes if node.op in ("MatMul", "BatchMatMulV2", "RFFT", "Exp")
+    }
+    assert len(computing) == 4
+    free = {node.op for node in nodes if "CPU" not in node.device}
+    assert free <= {"Const", "Identity", "NoOp", "Less", "LogicalAnd", "AddV2", "TensorListSetItem"}, free
 
 
 _ON_THREADS = """

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfbrats.cases import bias
 from tfbrats.cases.bias import BINS, PADDED_BINS
 
+_CPU = "/device:CPU:0"
 _FIRST_BIN = (PADDED_BINS - BINS) // 2
 _INWARDS = 0.001  # voxels, of an axis' last one: the end belongs to the last span
 
@@ -34,12 +35,13 @@ def corrected(image, channels: Sequence[int], box, shape, shrink: int):
     """
 
     def of_channel(channel):
-        volume = image[..., channel]
-        negative, _ = log_field(volume, volume > 0, box, shape, shrink, scale=-1)
-        # in float64: the last digit of exp, which is each machine's own, goes in the one rounding
-        return tf.cast(tf.exp(negative) * tf.cast(volume, tf.float64), tf.float32)
+        with tf.device(_CPU):  # a loop's body does not take it from outside
+            volume = image[..., channel]
+            negative, _ = log_field(volume, volume > 0, box, shape, shrink, scale=-1)
+            # in float64: the last digit of exp, which is each machine's own, goes in the one rounding
+            return tf.cast(tf.exp(negative) * tf.cast(volume, tf.float64), tf.float32)
 
-    with tf.device("/device:CPU:0"):
+    with tf.device(_CPU):
         # One after the other, so that each ends when its own field rests, in the memory of one.
         volumes = tf.map_fn(
             of_channel,
@@ -142,15 +144,20 @@ def _level(logs, field, lattice, weights, mask, within, places, can_fit):
     numerators = [each**3 / tf.reduce_sum(each**2, axis=1, keepdims=True) for each in weights]
     denominator = _gathered(tf.cast(mask, tf.float64), [each**2 for each in weights])
 
+    def moves(count, lattice, field, variation):
+        with tf.device(_CPU):
+            return (count < bias.ITERATIONS) & (variation > bias.THRESHOLD)
+
     def iterate(count, lattice, field, _):
-        residual = tf.pad(_sharpening_residual(logs - field), [[0, 1]])
-        dense = tf.reshape(tf.gather(residual, places), tf.shape(mask))
-        lattice += tf.math.divide_no_nan(_gathered(dense, numerators), denominator)
-        moved = tf.gather(tf.reshape(_spread(lattice, weights), [-1]), within)
-        return count + 1, lattice, moved, _variation(field - moved)
+        with tf.device(_CPU):
+            residual = tf.pad(_sharpening_residual(logs - field), [[0, 1]])
+            dense = tf.reshape(tf.gather(residual, places), tf.shape(mask))
+            lattice += tf.math.divide_no_nan(_gathered(dense, numerators), denominator)
+            moved = tf.gather(tf.reshape(_spread(lattice, weights), [-1]), within)
+            return count + 1, lattice, moved, _variation(field - moved)
 
     count, lattice, field, _ = tf.while_loop(
-        lambda count, lattice, field, variation: (count < bias.ITERATIONS) & (variation > bias.THRESHOLD),
+        moves,
         iterate,
         (0, lattice, field, tf.where(can_fit, tf.constant(math.inf, tf.float64), 0.0)),
         parallel_iterations=1,
@@ -172,7 +179,8 @@ def _sharpening_residual(logs):
     0 everywhere where all are of one value.
     """
     low, high = tf.reduce_min(logs), tf.reduce_max(logs)
-    slope = (high - low) / (BINS - 1)
+    is_one_value = high - low <= bias.FLAT
+    slope = tf.where(is_one_value, 1.0, (high - low) / (BINS - 1))
     part = (logs - low) / slope
     bins = tf.minimum(tf.cast(part, tf.int32), BINS - 1)
     part -= tf.cast(bins, tf.float64)
@@ -182,7 +190,7 @@ def _sharpening_residual(logs):
     expected = _sharpened(count - above + tf.pad(above[:-1], [[1, 0]]), low, slope)
     rise = tf.pad(expected[1:] - expected[:-1], [[0, 1]])
     residual = logs - (tf.gather(expected, bins) + tf.gather(rise, bins) * part)
-    return tf.where(high - low > bias.FLAT, residual, 0.0)
+    return tf.where(is_one_value, 0.0, residual)
 
 
 def _sharpened(histogram, low, slope):

@@ -1,5 +1,6 @@
 """Unpack a .nii.gz fast, and say what else its bytes are: a web page, nothing, cut off, packed twice."""
 
+import contextlib
 import gzip
 import os
 
@@ -74,12 +75,11 @@ def _gunzipped(content: bytes) -> bytes | memoryview:
     libdeflate looks at the first member alone: nothing may look like another one, and the file's last bytes
     must be the checksum and the length of what came out.
     """
-    size = int.from_bytes(content[-4:], "little")
-    if size <= _DEFLATE_RATIO * len(content) and content.find(_MEMBER, 1) < 0:
-        try:
+    checksum, size = (int.from_bytes(four, "little") for four in (content[-8:-4], content[-4:]))
+    # No size: nothing was packed, or zeros lie behind.
+    if 0 < size <= _DEFLATE_RATIO * len(content) and content.find(_MEMBER, 1) < 0:
+        with contextlib.suppress(deflate.DeflateError):
             plain = deflate.gzip_decompress(content, size)
-        except deflate.DeflateError:
-            plain = b""
-        if len(plain) == size and deflate.crc32(plain) == int.from_bytes(content[-8:-4], "little"):
-            return memoryview(plain).toreadonly()
+            if len(plain) == size and deflate.crc32(plain) == checksum:
+                return memoryview(plain).toreadonly()
     return igzip.decompress(content)  # several members, zeros or something else behind, cut off, damaged
