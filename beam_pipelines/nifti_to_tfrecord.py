@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         records.check_free()
 
     # Beam, when all that can be wrong without it has been looked at: its import takes a second.
-    from beam_pipelines import engine, plan, records_job, transforms
+    from beam_pipelines import engine, plan, records_job
 
     engine.check_options(parser(), beam_options, has_overrides=True)
     planned = plan.planned(options, config, dataset, records)
@@ -100,9 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         print(style.following(chain.without("--price", "beam_pipelines.nifti_to_tfrecord", arguments)))
         return 0
     if engine.is_dry_run(beam_options):
-        engine.dry_run(
-            beam_options, options.output, "shards", lambda job: transforms.write_shards(job, planned.tasks)
-        )
+        engine.dry_run(beam_options, options.output, "shards", records_job.built(options.output, config))
         return 0
     with records.alone():
         manifest = records_job.written(options, config, beam_options, records, planned)

@@ -2,7 +2,9 @@
 
 import argparse
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
 
 from beam_pipelines import engine, transforms
 from beam_pipelines.options import is_local
@@ -17,6 +19,16 @@ from tfbrats.records.manifest import MANIFEST, Manifest
 from tfbrats.records.price import Price
 from tfbrats.records.shards import ShardTask
 from tfbrats.terminal import wording
+
+
+def list_of(output: str) -> str:
+    """Where the list of a job's tasks lies while it is under way."""
+    return files.join(output, shards.PARTS, folder.TASKS)
+
+
+def built(output: str, config: Config) -> Callable[[beam.Pipeline], object]:
+    """Puts the job into a pipeline that is given later, and is not run."""
+    return lambda pipeline: transforms.write_shards(pipeline, list_of(output), config.model_dump(mode="json"))
 
 
 def written(
@@ -85,8 +97,9 @@ def _run(beam_options: Sequence[str], config: Config, output: str, todo: Sequenc
     done = functools.partial(shards.cases_done, output, todo)
     cases = sum(len(task.cases) for task in todo)
     desc = "cases, with N4" if config.preprocess.n4_modalities else "cases"
+    transforms.list_shards(list_of(output), todo)
     with engine.job(beam_options, output, "shards", done, cases, unit="case", desc=desc) as (pipeline, pid):
-        transforms.write_shards(pipeline, todo, pid)
+        transforms.write_shards(pipeline, list_of(output), config.model_dump(mode="json"), pid)
 
 
 def _check_rejected(options: argparse.Namespace, records: RecordFolder, plan: Plan, manifest: Manifest) -> None:

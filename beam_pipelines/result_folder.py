@@ -17,6 +17,7 @@ from tfbrats.predictions import results
 REJECTED = "rejected.jsonl"
 _PARTS = ".parts"
 _LOCK = ".segmenting"
+_TASKS = "tasks.jsonl.gz"  # under .parts/: what the workers are to do (`task_list`)
 
 
 @contextlib.contextmanager
@@ -64,6 +65,11 @@ def row_count(output: str) -> int:
     """How many cases workers have ended with."""
     parts = files.join(output, _PARTS)
     return sum(path.endswith(".json") for path in files.walk(parts)) if files.is_folder(parts) else 0
+
+
+def list_of(output: str) -> str:
+    """Where the list of the job's cases lies."""
+    return files.join(output, _PARTS, _TASKS)
 
 
 def _row_path(output: str, case_id: str) -> str:

@@ -108,9 +108,10 @@ def main(arguments: Sequence[str]) -> int:
         segment_scores.check_references(options, list(entries))
     newest = "" if options.model == given else f", the newest of {options.given['model']}"
     print(f"model            {card.name} version {card.version}{newest}")
+    if note := model_card.n4_note(card):
+        print(style.note(note))
     if engine.is_dry_run(beam_options):
-        build = segment_job.built(options, list(entries.values()))
-        engine.dry_run(beam_options, options.output, "cases", build)
+        engine.dry_run(beam_options, options.output, "cases", segment_job.built(options))
         return 0
     with result_folder.alone(options.output):
         segment_job.make_way(options, card, targets)

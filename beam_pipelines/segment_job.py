@@ -20,10 +20,11 @@ from tfbrats.terminal import wording
 _WORKER_BYTES = 4 * 2**30  # for a case of BraTS; networks of width 16, half of the shipped, took 2.1 GiB
 
 
-def built(options: argparse.Namespace, entries: Sequence[CaseFiles]) -> Callable[[beam.Pipeline], object]:
-    """Puts these cases into a pipeline that is given later."""
+def built(options: argparse.Namespace) -> Callable[[beam.Pipeline], object]:
+    """Puts the job into a pipeline that is given later, and is not run."""
+    listed = result_folder.list_of(options.output)
     return lambda pipeline: transforms.segment_cases(
-        pipeline, entries, options.model, options.output, options.provenance
+        pipeline, listed, options.model, options.output, options.provenance
     )
 
 
@@ -79,8 +80,10 @@ def _run(options: argparse.Namespace, beam_options: Sequence[str], todo: Sequenc
     output = options.output
     done = functools.partial(result_folder.row_count, output)
     all_options = [*beam_options, *workers]
+    listed = result_folder.list_of(output)
+    transforms.list_cases(listed, todo)
     with engine.job(all_options, output, "cases", done, len(todo), unit="case") as (pipeline, pid):
-        transforms.segment_cases(pipeline, todo, options.model, output, options.provenance, pid)
+        transforms.segment_cases(pipeline, listed, options.model, output, options.provenance, pid)
 
 
 def _print_rows(rows: Mapping[str, Mapping[str, Any]], spacing_notes: Mapping[str, str]) -> None:

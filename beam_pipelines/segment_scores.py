@@ -51,7 +51,8 @@ def score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | N
             one.case_id for one in pairs.match(options.output, options.reference, options.edition).pairs
         ]
         case_ids, chosen = split or (finished, None)
-        left_out = [case_id for case_id in case_ids if case_id not in finished]
+        is_finished = set(finished)
+        left_out = [case_id for case_id in case_ids if case_id not in is_finished]
         if len(left_out) == len(case_ids):
             print(f"nothing is scored: no case of split {chosen.name} of {options.splits} is segmented here")
             return False
@@ -59,7 +60,7 @@ def score(options: argparse.Namespace, split: tuple[list[str], origin.Split] | N
             options.output,
             options.reference,
             options.edition,
-            cases=[case_id for case_id in case_ids if case_id in finished],
+            cases=[case_id for case_id in case_ids if case_id in is_finished],
             workers=evaluation.fitting_workers(options.workers),
         )
         card = model_card.read(options.model)

@@ -1,17 +1,19 @@
 """Thin doors from Beam into tfbrats: each DoFn is a few lines round a function that tests call without Beam."""
 
+import dataclasses
 import itertools
 import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils import shared
 
-from beam_pipelines import engine, result_folder
+from beam_pipelines import engine, result_folder, task_list
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.predictions import results
 from tfbrats.records import manifest, shards
@@ -24,11 +26,13 @@ class WriteShard(beam.DoFn):
     """ShardTask -> the row (`manifest.Shard`) of each of its files, which are on disk by then.
 
     Args:
+        config: of all tasks (`ShardTask.config`), which come without it.
         command_pid: of the command that starts the workers on its own machine and waits for them; a worker does
             not outlive it.
     """
 
-    def __init__(self, command_pid: int | None = None):
+    def __init__(self, config: Mapping[str, Any], command_pid: int | None = None):
+        self._config = dict(config)
         self._command_pid = command_pid
 
     def setup(self):
@@ -36,7 +40,7 @@ class WriteShard(beam.DoFn):
             engine.end_with(self._command_pid)
 
     def process(self, task: ShardTask):
-        written = shards.write_shard(task)
+        written = shards.write_shard(dataclasses.replace(task, config=self._config))
         Metrics.counter("tfbrats", "cases").inc(len({row.case_id for shard in written for row in shard.cases}))
         Metrics.counter("tfbrats", "rejected").inc(sum(len(shard.rejected) for shard in written))
         Metrics.counter("tfbrats", "examples").inc(sum(shard.examples for shard in written))
@@ -48,16 +52,22 @@ class WriteShard(beam.DoFn):
         yield from written
 
 
+def list_shards(path: str, tasks: Iterable[ShardTask]) -> None:
+    """Writes the list that `write_shards` takes: paths and settings, never voxels."""
+    task_list.write(path, ShardTask, (dataclasses.replace(task, config={}) for task in tasks))
+
+
 def write_shards(
-    pipeline: beam.Pipeline, tasks: Sequence[ShardTask], command_pid: int | None = None
+    pipeline: beam.Pipeline, listed: str, config: Mapping[str, Any], command_pid: int | None = None
 ) -> beam.PCollection:
-    """Only the tasks travel: paths and settings, never voxels. Reshuffle spreads them over the workers."""
-    return (
-        pipeline
-        | "tasks" >> beam.Create(tasks, reshuffle=False)
-        | "spread" >> beam.Reshuffle()
-        | "write shards" >> beam.ParDo(WriteShard(command_pid))
-    )
+    """The shards of a list, which need not be written before the pipeline runs.
+
+    Args:
+        listed: path of the list.
+        config: as `WriteShard`'s.
+    """
+    tasks = task_list.spread(pipeline, listed, ShardTask)
+    return tasks | "write shards" >> beam.ParDo(WriteShard(config, command_pid))
 
 
 # --- segmentations --------------------------------------------------------------------------------------
@@ -126,18 +136,19 @@ class SegmentCase(beam.DoFn):
         yield row
 
 
+def list_cases(path: str, entries: Iterable[CaseFiles]) -> None:
+    """Writes the list that `segment_cases` takes."""
+    task_list.write(path, CaseFiles, entries)
+
+
 def segment_cases(
     pipeline: beam.Pipeline,
-    entries: Sequence[CaseFiles],
+    listed: str,
     model: str,
     output: str,
     with_provenance: bool,
     command_pid: int | None = None,
 ) -> beam.PCollection:
-    """As `write_shards`: only paths travel."""
-    return (
-        pipeline
-        | "cases" >> beam.Create(entries, reshuffle=False)
-        | "spread" >> beam.Reshuffle()
-        | "segment" >> beam.ParDo(SegmentCase(model, output, with_provenance, command_pid))
-    )
+    """As `write_shards`, for the cases of a list."""
+    entries = task_list.spread(pipeline, listed, CaseFiles)
+    return entries | "segment" >> beam.ParDo(SegmentCase(model, output, with_provenance, command_pid))

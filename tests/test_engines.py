@@ -9,6 +9,7 @@ import base64
 import bz2
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -288,7 +289,12 @@ def test_a_dataflow_job_is_built_of_remote_paths_alone_for_small_workers(cases, 
 
     options = PipelineOptions(DATAFLOW)
     pipeline = apache_beam.Pipeline(options=options)
-    transforms.write_shards(pipeline, tasks)
+    listed = f"{place}/tasks.jsonl.gz"
+    transforms.list_shards(listed, tasks)
+    assert str(cases).encode() not in gzip.decompress(files.read_bytes(listed))
+    transforms.write_shards(
+        pipeline, "gs://my-bucket/records/parts/tasks.jsonl.gz", config.model_dump(mode="json")
+    )
     job = pipeline.run().job
     client = apiclient.DataflowApplicationClient(options, job.root_staging_location)
     staged = {}
@@ -310,7 +316,7 @@ def test_a_dataflow_job_is_built_of_remote_paths_alone_for_small_workers(cases, 
     steps = {one.unique_name for one in proto.components.transforms.values()}
     assert {"tasks", "spread", "write shards"} <= steps
     inside = _unpacked(staged["pipeline.pb"])
-    assert b"gs://my-bucket/records" in inside and name.encode() in inside  # the tasks can be read
+    assert b"gs://my-bucket/records/parts/tasks.jsonl.gz" in inside
     assert str(cases).encode() not in inside and str(cases.parent.parent).encode() not in inside
 
 
@@ -361,7 +367,7 @@ def test_a_worker_needs_what_its_requirements_name_and_nothing_else_of_the_packa
         "import numpy as np\n"  # and what a case needs as it is prepared and cut
         "from tfbrats.cases import preprocess, slices\n"
         "volume = np.random.default_rng(0).uniform(1, 2, (16, 16, 16))\n"
-        "preprocess.n4(volume, volume > 0, 2)\n"
+        "preprocess.corrected_by_itk(volume, volume > 0, 2)\n"
         "slices.region_map(volume[0] > 0, volume[0] > 1.5, 4, (1, 1))\n"
         "print(*{d for n in sys.modules for d in by_name.get(n.partition('.')[0], ())})"
     )

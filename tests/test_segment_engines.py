@@ -3,6 +3,7 @@
 Engines are found, and skipped where they are not there, as in test_engines.
 """
 
+import gzip
 import pathlib
 import re
 import resource
@@ -162,9 +163,10 @@ def test_a_dataflow_job_is_built_of_remote_paths_alone(model, cases, apiclient, 
         files.write_bytes(place + path.removeprefix(str(cases)), files.read_bytes(path))
     options = PipelineOptions(test_engines.DATAFLOW)
     pipeline = apache_beam.Pipeline(options=options)
-    transforms.segment_cases(
-        pipeline, layouts.find(place).cases, "gs://my-bucket/models/cun/1", "gs://my-bucket/out", False
-    )
+    listed = f"{place}/tasks.jsonl.gz"
+    transforms.list_cases(listed, layouts.find(place).cases)
+    assert str(cases).encode() not in gzip.decompress(files.read_bytes(listed))
+    transforms.segment_cases(pipeline, listed, "gs://my-bucket/models/cun/1", "gs://my-bucket/out", False)
     job = pipeline.run().job
     client = apiclient.DataflowApplicationClient(options, job.root_staging_location)
     staged = {}

@@ -16,6 +16,7 @@ from tfbrats.machine import paths
 # --- values and sections that both papers have ----------------------------------------------------------
 
 Modality = Literal["flair", "t1", "t1ce", "t2"]
+N4 = Literal["ours", "itk"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Ratio = tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
 
@@ -41,6 +42,12 @@ class Preprocess(_Section):
 
     n4_modalities: tuple[Modality, ...]  # which are corrected for shading (bias field)
     n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
+    # A default, for runs, records and cards from before there was a choice.
+    n4: N4 = "itk"  # whose N4: ours, or SimpleITK's (itk), which is also meant where the key is missing
+
+    def identity(self) -> dict[str, Any]:
+        """What the bytes of records depend on; of SimpleITK's N4 as it was written when there was no other."""
+        return self.model_dump(mode="json", exclude=None if self.n4_modalities and self.n4 != "itk" else {"n4"})
 
 
 class _Model(_Section):
@@ -84,6 +91,8 @@ class _Train(_Section):
     stop_rise: pydantic.NonNegativeFloat  # a validation loss over (1 + this) x best is an obvious rise
     stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
+    # A default, for runs from before there was a choice: TensorFlow's own.
+    tf32: bool = True  # float32 by an NVIDIA GPU's TF32: several times faster, products rounded to 10 bits
     jit_compile: bool  # compile the step with XLA, on one device
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
@@ -225,7 +234,7 @@ class SliceConfig(RowConfig):
         content = self.model_dump(mode="json")
         return {
             "modalities": content["data"]["modalities"],
-            "preprocess": content["preprocess"],
+            "preprocess": self.preprocess.identity(),
             "records": content["records"],
             "contour_width_mm": content["lws"]["contour_width_mm"],
         }
@@ -365,7 +374,7 @@ class PatchConfig(RowConfig):
         content = self.model_dump(mode="json")
         identity = {
             "modalities": content["data"]["modalities"],
-            "preprocess": content["preprocess"],
+            "preprocess": self.preprocess.identity(),
             "records": content["records"],
         }
         if self.records.kind == "patches":

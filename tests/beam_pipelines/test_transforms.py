@@ -20,7 +20,9 @@ def test_a_job_counts_cases_and_times_their_stages(tmp_path):
     )
     tasks = shards.plan(layouts.find(tmp_path / "in"), {"train": ids}, settings, str(tmp_path / "out"), 1e4)
     pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
-    transforms.write_shards(pipeline, tasks)
+    listed = str(tmp_path / "tasks.jsonl.gz")
+    transforms.write_shards(pipeline, listed, settings.model_dump(mode="json"))
+    transforms.list_shards(listed, tasks)  # the pipeline holds its path alone
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace("tfbrats"))

@@ -6,7 +6,7 @@ spline is separable, so that its fit (Lee 1997, IEEE TVCG 3:228) is three small 
 are SimpleITK's defaults, and so is the field, but where its rounding differs (tests/cases/test_bias.py).
 
 The field is the same bits whatever BLAS, its threads and the processor, but for a tie in a rounding: the
-lattice is rounded to `_UNIT`, which is far above the noise of sums and far below what N4 means, and evaluated
+lattice is rounded to `UNIT`, which is far above the noise of sums and far below what N4 means, and evaluated
 in numbers so short that float64 holds every product and sum of them exactly. Pure numpy.
 
 `inference.bias_graph` is the twin in the graph.
@@ -29,10 +29,11 @@ WIENER_NOISE = 0.01
 FWHM = 0.15  # of the Gaussian by which shading is thought to have blurred the histogram
 FEWEST_VOXELS = CONTROL_POINTS**3  # with fewer the first level's lattice is not determined
 _FIRST_BIN = (PADDED_BINS - BINS) // 2
-_FLAT = 1e-6  # a range of logarithms that is float32's rounding
+FLAT = 1e-6  # a range of logarithms that is float32's rounding
 
-_UNIT = 2.0**-20  # of lattice and field: 0.0001 %; float32 holds its multiples up to 16, float64 their products
-_WEIGHT_UNIT = 2.0**-22  # of a spline's weight at full resolution
+UNIT = 2.0**-20  # of lattice and field: 0.0001 %; float32 holds its multiples up to 16, float64 their products
+WEIGHT_UNIT = 2.0**-22  # of a spline's weight at full resolution
+_PLANES = 3  # of full resolution at a time
 _ONE_THREAD = 2**18  # multiplications in a matrix product that OpenBLAS does not share among threads
 
 
@@ -66,10 +67,10 @@ def corrected(volume: np.ndarray, brain: np.ndarray, shrink: int) -> np.ndarray:
     if lattice.any():
         box = boxes.box_of(result)  # what is 0 stays so: most of a volume
         within = boxes.crop(result, box)
-        for i, log_field in enumerate(_planes(lattice, volume.shape, box)):
-            np.negative(log_field, out=log_field)
+        for planes, log_field in _planes(lattice, volume.shape, box):
             # in float64: the last digit of exp, which is each machine's own, goes in the one rounding
-            within[i] = np.multiply(np.exp(log_field, out=log_field), within[i], out=log_field)
+            np.negative(log_field, out=log_field)
+            within[..., planes] *= np.exp(log_field, out=log_field)
     return result
 
 
@@ -86,17 +87,17 @@ def log_field(volume: np.ndarray, mask: np.ndarray, shrink: int) -> np.ndarray:
         shrinking, or all of one value).
     """
     lattice = _lattice_of(volume, mask, shrink)
-    field = np.empty(volume.shape, np.float32)
-    for i, plane in enumerate(_planes(lattice, volume.shape, [(0, n) for n in volume.shape])):
-        field[i] = plane
+    field = np.empty(volume.shape, np.float32, order="F")
+    for planes, plane in _planes(lattice, volume.shape, [(0, n) for n in volume.shape]):
+        field[..., planes] = plane
     return field
 
 
 def _lattice_of(volume: np.ndarray, mask: np.ndarray, shrink: int) -> np.ndarray:
-    """Control points, in multiples of `_UNIT`."""
+    """Control points, in multiples of `UNIT`."""
     taken = shrunk(volume.shape, shrink)
     lattice = fit(volume[taken], mask[taken]).lattice
-    return np.rint(lattice / _UNIT) * _UNIT
+    return np.rint(lattice / UNIT) * UNIT
 
 
 def shrunk(shape: Sequence[int], shrink: int) -> tuple[slice, ...]:
@@ -133,7 +134,7 @@ def fit(
     if at.size < FEWEST_VOXELS:
         return Fit(lattice, ())
     logs = np.log(boxes.crop(volume, box).ravel()[at].astype(np.float64))
-    if np.ptp(logs) <= _FLAT:
+    if np.ptp(logs) <= FLAT:
         return Fit(lattice, ())
     field = np.zeros_like(logs)
     counts = []
@@ -166,21 +167,21 @@ def sharpening_residual(logs: np.ndarray) -> np.ndarray:
     0 everywhere where all are of one value.
     """
     low, high = logs.min(), logs.max()
-    if high - low <= _FLAT:
+    if high - low <= FLAT:
         return np.zeros_like(logs)
     slope = (high - low) / (BINS - 1)
     part = logs - low
-    part /= slope
-    bins = part.astype(np.intp)
-    np.minimum(bins, BINS - 1, out=bins)
-    part -= bins
+    part *= 1 / slope  # at most BINS - 1, but for rounding
+    whole = np.floor(part)
+    bins = whole.astype(np.intp)
+    part -= whole
     above = np.bincount(bins, part, BINS)
     histogram = np.bincount(bins, minlength=BINS) - above
     histogram[1:] += above[:-1]
     expected = _sharpened(histogram, low, slope)
     rise = np.append(np.diff(expected), 0)
-    part *= rise[bins]
-    part += expected[bins]
+    part *= rise.take(bins, out=whole, mode="clip")
+    part += expected.take(bins, out=whole, mode="clip")
     return np.subtract(logs, part, out=part)
 
 
@@ -274,7 +275,7 @@ class _Spline:
         a, b, c = lattice.shape
         planes = (of_i @ lattice.reshape(a, b * c)).reshape(-1, b, c)
         dense = _product(of_j @ planes, np.ascontiguousarray(of_k.T))
-        return dense.ravel()[self._at]
+        return dense.ravel().take(self._at, mode="clip")
 
 
 def _gathered(dense: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -296,25 +297,32 @@ def _product(stack: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return result
 
 
-def _planes(lattice: np.ndarray, shape: Sequence[int], box: boxes.Box) -> Iterator[np.ndarray]:
-    """The field in a box of a volume of full resolution, float64 [j, k] for each i of the box.
+def _planes(lattice: np.ndarray, shape: Sequence[int], box: boxes.Box) -> Iterator[tuple[slice, np.ndarray]]:
+    """The field in a box of a volume of full resolution: planes along k, and float64 [i, j, planes].
 
-    A plane fits into a core's cache. All numbers are short: multiples of a unit, whose products and sums are
-    exact, in whatever order BLAS takes them.
+    Some planes at a time, as a volume from a file lies in memory: they fit into a core's cache. All numbers are
+    short: multiples of a unit, whose products and sums are exact, in whatever order BLAS takes them.
     """
     of_i, of_j, of_k = (
-        np.rint(weights(c, n)[slice(*ends)] / _WEIGHT_UNIT) * _WEIGHT_UNIT
+        np.rint(weights(c, n)[slice(*ends)] / WEIGHT_UNIT) * WEIGHT_UNIT
         for c, n, ends in zip(lattice.shape, shape, box, strict=True)
     )
     a, b, c = lattice.shape
-    of_k = np.ascontiguousarray(of_k.T)
-    for plane in _rounded(of_i @ lattice.reshape(a, b * c)).reshape(-1, b, c):
-        yield _rounded(_product(_rounded(of_j @ plane)[None], of_k)[0])
+    rows = _rounded(of_i @ lattice.reshape(a, b * c)).reshape(-1, b, c)
+    columns = _rounded(of_j @ rows)  # [i, j, C]
+    columns = np.ascontiguousarray(columns.T).reshape(c, -1)
+    step = max(1, _ONE_THREAD // (c * _PLANES))
+    for start in range(0, len(of_k), _PLANES):
+        some = of_k[start : start + _PLANES]
+        field = np.empty((len(some), columns.shape[1]))
+        for left in range(0, columns.shape[1], step):
+            np.matmul(some, columns[:, left : left + step], out=field[:, left : left + step])
+        yield slice(start, start + len(some)), _rounded(field).reshape(len(some), len(of_j), len(of_i)).T
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """To multiples of `_UNIT`, in place."""
-    values *= 1 / _UNIT
+    """To multiples of `UNIT`, in place."""
+    values *= 1 / UNIT
     np.rint(values, out=values)
-    values *= _UNIT
+    values *= UNIT
     return values

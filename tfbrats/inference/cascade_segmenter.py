@@ -232,6 +232,7 @@ class CascadeSegmenter(tf.Module):
         patch_size: S, the tile that the networks were trained on.
         settings: the config's section `cascade`.
         schema: the label values that come out.
+        n4_modalities, n4_shrink: as `preprocess_graph.cropped`.
 
     Raises:
         InputError: a network is missing or takes other channels, the stride leaves gaps, or the schema lacks a
@@ -245,6 +246,8 @@ class CascadeSegmenter(tf.Module):
         patch_size: int,
         settings: Cascade,
         schema: LabelSchema,
+        n4_modalities: Sequence[str] = (),
+        n4_shrink: int = 1,
     ):
         super().__init__()
         missing = [region for region in REGIONS if region not in networks]
@@ -263,6 +266,7 @@ class CascadeSegmenter(tf.Module):
         self.modalities = tuple(modalities)
         self._patch_size, self._settings = patch_size, settings
         self._values = label_values(schema)
+        self._n4 = tuple(n4_modalities), n4_shrink
 
     def patches(self, region: str, patch):
         """float32 [N, S, S, S, channels] z-scored patches -> probabilities of the region, [N, S, S, S, 1]."""
@@ -284,7 +288,7 @@ class CascadeSegmenter(tf.Module):
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
             tiles: int32 [3], how many tiles each stage ran.
         """
-        image, brain, box, shape = cropped(volumes, self.modalities)
+        image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
         stages = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
 
         background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from tfbrats.cases.split_files import SPLITS
-from tfbrats.config import Config, differences
+from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import files, locks
 from tfbrats.records import manifest
@@ -24,7 +24,8 @@ from tfbrats.records.shards import PARTS, TALLY, ShardTask, is_finished, part_of
 REJECTED = "rejected.jsonl"
 _JOB = "job.json"  # under parts/: whose folder this is until dataset.json says so
 _LOCK = ".running"  # under parts/
-_NAMES = "|".join(map(re.escape, (_JOB, _LOCK, TALLY, MANIFEST, REJECTED)))
+TASKS = "tasks.jsonl.gz"  # under parts/: what the workers are to do (`beam_pipelines.task_list`)
+_NAMES = "|".join(map(re.escape, (_JOB, _LOCK, TASKS, TALLY, MANIFEST, REJECTED)))
 _OURS = re.compile(rf"{SHARD_NAME.pattern}(\.json)?|{_NAMES}")
 _NAMED = 5  # cases, before the rest is counted
 
@@ -145,7 +146,7 @@ class RecordFolder:
         if self.state == "free" or self.overwrite:
             return
         cure = "Choose another --output, or pass --overwrite to delete them."
-        changed = differences(_identity_of(config), self._identity)
+        changed = manifest.other_records(_identity_of(config), self._identity)
         if changed:
             listed = "\n  ".join(changed)
             raise InputError(f"{self.output}: holds records of another configuration:\n  {listed}\n{cure}")
@@ -200,8 +201,14 @@ class RecordFolder:
         """
         finished = {} if self.overwrite else self._finished_rows()
         accepted = self._shards_of_readers(planned)
-        todo = tuple(task for task in tasks if not is_finished(task, finished, accepted))
-        kept = tuple(finished[file] for task in tasks if task not in todo for file in task.files)
+        there = [is_finished(task, finished, accepted) for task in tasks]
+        todo = tuple(task for task, is_there in zip(tasks, there, strict=True) if not is_there)
+        kept = tuple(
+            finished[file]
+            for task, is_there in zip(tasks, there, strict=True)
+            if is_there
+            for file in task.files
+        )
         return Remaining(todo, kept, sum(file in finished for task in todo for file in task.files))
 
     def _finished_rows(self) -> dict[str, Shard]:

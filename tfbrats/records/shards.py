@@ -112,6 +112,7 @@ def plan(
     pieces = _shards_of_a_case(config, filled)
     tasks = []
     for split, ids in splits.items():
+        in_order = sorted(ids)
         count = len(ids) if pieces > 1 else _shard_count(len(ids), config, filled)
         for n in range(count):
             numbers = range(n * pieces, (n + 1) * pieces)
@@ -119,7 +120,7 @@ def plan(
                 (region, tuple(_file_name(split, batch, region, at, count * pieces) for at in numbers))
                 for region in regions
             )
-            cases = tuple(by_id[case_id] for case_id in sorted(ids)[n::count])
+            cases = tuple(by_id[case_id] for case_id in in_order[n::count])
             depends_on = {
                 "identity": identity,
                 "files": names,
@@ -322,9 +323,8 @@ def _write_case(
             loaded = case.load(source, config.data.modalities, need_label=True)
         stage = "prepare"
         with watch.part("n4"):
-            image = preprocess.correct_bias(
-                loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
-            )
+            wanted = config.preprocess
+            image = preprocess.correct_bias(loaded, wanted.n4_modalities, wanted.n4_shrink, n4=wanted.n4)
         with watch.part("cut"):
             prepared = preprocess.cropped(loaded, image)
         streams = encoded_examples(prepared, config, split, watch)

@@ -113,8 +113,9 @@ def match(
             for case_id in chosen
             if case_id not in there
         ]
-        references = references.only(set(chosen))
-        predicted = {case_id: path for case_id, path in predicted.items() if case_id in set(chosen)}
+        wanted = set(chosen)
+        references = references.only(wanted)
+        predicted = {case_id: path for case_id, path in predicted.items() if case_id in wanted}
     faults += [text for texts in references.faults.values() for text in texts]
     if named.scans and not predicted:
         raise InputError(prediction_names.scans_fault(named.scans, prediction))

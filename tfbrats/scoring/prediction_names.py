@@ -51,7 +51,8 @@ def read(listing: Sequence[tuple[str, str]], case_ids: Iterable[str]) -> Named:
         for stem, path in listing
         if case_names.spelt_alike(stem) not in of_case and not_experts.is_scan(path)
     )
-    named = [(stem, path) for stem, path in listing if path not in set(scans)]
+    of_scans = set(scans)
+    named = [(stem, path) for stem, path in listing if path not in of_scans]
     stems = {stem for stem, _ in named}
     predictions: dict[str, str] = {}
     faults: list[str] = []

@@ -122,7 +122,7 @@ def trials(config: Config, batch_size: int, steps: int, memory_bytes: int | None
         memory_bytes: on a CPU this process ends beyond so many over what it has taken so far.
     """
     start_bytes = psutil.Process().memory_info().rss
-    devices.take_memory_as_needed()
     if memory_bytes and not tf.config.list_physical_devices("GPU"):
         _end_beyond(start_bytes + memory_bytes)
-    return [measure(config, region, batch_size, steps, start_bytes) for region in config.regions]
+    with devices.tf32(config.train.tf32):
+        return [measure(config, region, batch_size, steps, start_bytes) for region in config.regions]
