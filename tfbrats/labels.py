@@ -64,7 +64,11 @@ PARENT: Mapping[str, str | None] = types.MappingProxyType({"WT": None, "TC": "WT
 
 def region_mask(tissues: np.ndarray, region: str) -> np.ndarray:
     """Where `tissues` (any shape) belongs to `region` ("WT", "TC" or "ET"): bool, same shape."""
-    return np.isin(tissues, REGIONS[region])
+    first, *others = REGIONS[region]
+    mask = np.equal(tissues, first)
+    for tissue in others:
+        mask |= np.equal(tissues, tissue)
+    return mask
 
 
 class UnknownLabelError(InputError):
@@ -112,7 +116,9 @@ class LabelSchema:
             UnknownLabelError: a value is not in this edition's table, or the values are those of the edition
                 that the names tell and mean other tissues here.
         """
-        present = [int(value) for value in np.unique(values)]
+        flat = values.ravel(order="K")
+        tumour = flat[flat != 0]  # a hundredth of the voxels: what is left to sort
+        present = sorted(map(int, [*np.unique(tumour), *([0] if tumour.size < flat.size else [])]))
         if unknown := self.lacking(present):
             raise UnknownLabelError(
                 f"{where}: label values {_listed(unknown)} are not in edition {self.edition}, "
@@ -120,10 +126,12 @@ class LabelSchema:
             )
         if misread := self._misread(present):
             raise UnknownLabelError(f"{where}: {misread}")
-        table = np.zeros(max(self.tissue_of_value) + 1, np.uint8)
-        for value, tissue in self.values:
-            table[value] = tissue
-        return table[values.astype(np.int64)]
+        # A pass for each value that is there: a look-up of all voxels would first make indices of eight bytes.
+        tissues = np.zeros_like(values, np.uint8)  # in the order of its axes in memory
+        for value in present:
+            if tissue := self.tissue_of_value.get(value):
+                np.bitwise_or(tissues, np.equal(values, value).view(np.uint8) * np.uint8(tissue), out=tissues)
+        return tissues
 
     def _misread(self, present: Collection[int]) -> str | None:
         """What speaks against reading these values by this table, which has all of them; None if nothing."""
