@@ -37,7 +37,7 @@ def _window(volume, start, size: int):
 
 
 def framed(volume):
-    """A volume with one voxel of zeros on every side, whatever its type: [i, j, k, M] -> [i + 2, j + 2, k + 2, M].
+    """A volume with one voxel of zeros on every side: [i, j, k, M] -> [i + 2, j + 2, k + 2, M], of its type.
 
     What `cut_one` cuts from: a block of 2 x 2 x 2 voxels that reaches out of the volume lies in it whole.
     """
@@ -50,7 +50,7 @@ def _halved(wide):
     channels = wide.shape[3]
     i, j, k = (size // 2 for size in tf.unstack(tf.shape(wide)[:3]))
     # Pairs along i, then j, then k: the twin adds in the same order. By reshape, since slices that step
-    # (wide[0::2]) take TensorFlow's CPU kernel fifty times as long. Float16 is sliced before it is twice as long.
+    # (wide[0::2]) take TensorFlow's CPU kernel fifty times as long. Float16 is sliced while it is float16.
     pairs = tf.reshape(wide, [i, 2, 4 * j * k * channels])
     pairs = tf.cast(pairs[:, 0], tf.float32) + tf.cast(pairs[:, 1], tf.float32)
     pairs = tf.reshape(pairs, [i * j, 2, 2 * k * channels])
