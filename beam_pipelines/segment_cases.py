@@ -108,6 +108,8 @@ def main(arguments: Sequence[str]) -> int:
         segment_scores.check_references(options, list(entries))
     newest = "" if options.model == given else f", the newest of {options.given['model']}"
     print(f"model            {card.name} version {card.version}{newest}")
+    if note := model_card.n4_note(card):
+        print(style.note(note))
     if engine.is_dry_run(beam_options):
         engine.dry_run(beam_options, options.output, "cases", segment_job.built(options))
         return 0

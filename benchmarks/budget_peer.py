@@ -320,7 +320,9 @@ def predict(config: Config, trained: pathlib.Path, cases: str, case_id: str, out
         raise InputError(f"{trained}: nothing trained yet (no {NOTES}). Run train first.")
     (found,) = layouts.select(layouts.find(cases), [case_id])
     loaded = case.load(found, config.data.modalities, read_label=False)
-    ready = preprocess.prepare(loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink)
+    ready = preprocess.prepare(
+        loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink, config.preprocess.n4
+    )
     learner = _Learner(config, files.read_json(trained / NOTES)["channels_last"])
     learner.network.load_state_dict(torch.load(trained / WEIGHTS, weights_only=True))
     learner.network.eval()

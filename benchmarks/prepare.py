@@ -1,13 +1,12 @@
-"""What preparing data costs: reading, N4, the Beam job, its workers, and what lies on the disk, in one run.
+"""What preparing data costs: reading, the Beam job, its workers, and what lies on the disk, in one run.
 
     python benchmarks/prepare.py --real BraTS2021             # a folder in any layout; its first 6 cases
     python benchmarks/prepare.py                              # the same on simulated cases
     python benchmarks/prepare.py --real BraTS2021 --only reading --only job --json figures.json
 
-Parts: `reading` (our reader beside SimpleITK's and nibabel's), `threads` (N4 on one or several threads, alone
-and two at once), `fields` (N4 at shrink factor 4 against a finer fit), `job` (the Beam job against a plain loop
-of the same functions), `workers` (two worker processes against one), `bytes` (a record against raw float32) and
-`compression` (what it saves and costs, by kind of record).
+Parts: `reading` (our reader beside SimpleITK's and nibabel's), `job` (the Beam job against a plain loop of the
+same functions), `workers` (two worker processes against one, with N4 and without), `bytes` (a record against
+raw float32) and `compression` (what it saves and costs, by kind of record). N4 alone: benchmarks/n4.py.
 
 Rounds alternate between all that is compared, so that a busy moment of the machine meets every one; a figure
 is the median over the rounds. A job's start-up (Python, Beam, its workers, the look at the first case) is timed
@@ -23,11 +22,9 @@ on every engine". Whoever stores or sends a finished set packs its files whole.
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import resource
@@ -62,7 +59,7 @@ class Setting:
 
     Attributes:
         work: a folder of our own, which goes at the end.
-        copies: how often each case is given to the jobs without N4, under other names.
+        copies: how often each case is given to the jobs, under other names.
     """
 
     cases: tuple[CaseFiles, ...]
@@ -70,7 +67,6 @@ class Setting:
     work: pathlib.Path
     copies: int
     repeats: int
-    finest: int
 
 
 def _table(*rows: Sequence[object]) -> None:
@@ -117,87 +113,6 @@ def reading(setting: Setting) -> dict:
         ),
     )
     return {name: wall_s / count for name, (wall_s, _, _) in taken.items()}
-
-
-# --- N4 --------------------------------------------------------------------------------------------------
-
-
-def _field(one: CaseFiles, modality: str, shrink: int, threads: int) -> tuple[np.ndarray, float, float]:
-    """Logarithm of N4's field in the brain, wall seconds and CPU seconds of `preprocess.n4`."""
-    loaded = case.load(one, (modality,), read_label=False)
-    volume, brain = loaded.image[..., 0], preprocess.brain_mask(loaded.image)
-    preprocess._N4_THREADS = threads  # to show what another number would give
-    wall, cpu = time.perf_counter(), time.process_time()
-    corrected = preprocess.n4(volume, brain, shrink, loaded.spacing_mm)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    fitted = brain & (volume > 0)
-    return np.log(volume[fitted] / corrected[fitted]), wall, cpu
-
-
-def _idle(seconds: float) -> None:
-    time.sleep(seconds)
-
-
-def threads(setting: Setting) -> dict:
-    """One modality alone, then two processes with one each: a machine of two cores has no more to give."""
-    one, modality = setting.cases[0], "t1"
-    figures = {}
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn) as pool:
-        list(pool.map(_idle, [0.5, 0.5]))  # both are there
-        for count in (1, 2, 4):
-            field, alone, cpu = pool.submit(_field, one, modality, SHRINK, count).result()
-            pair = [pool.submit(_field, one, modality, SHRINK, count) for _ in range(2)]
-            figures[count] = (alone, cpu, max(each.result()[1] for each in pair), field)
-    print(f"{modality} of {one.case_id} at shrink {SHRINK}")
-    rows = [
-        (
-            count,
-            f"{alone:.2f}",
-            f"{cpu:.2f}",
-            f"{together:.2f}",
-            f"{2 * alone / together:.2f}x",
-            f"{np.abs(field - figures[1][3]).mean():.1e}",
-        )
-        for count, (alone, cpu, together, field) in figures.items()
-    ]
-    _table(("N4 threads", "alone s", "CPU s", "two at once s", "gain", "field apart from 1"), *rows)
-    loaded = case.load(one, read_label=False)
-    two = loaded.modalities[:2]
-    turns, at_once = (
-        measure({"": lambda n=n: preprocess.correct_bias(loaded, two, SHRINK, n)}, 1)[""] for n in (1, 2)
-    )
-    same = np.array_equal(turns[2], at_once[2])
-    print(
-        f"two modalities of one case: in turn {turns[0]:.2f} s, side by side {at_once[0]:.2f} s "
-        f"({turns[0] / at_once[0]:.2f}x); {'the same bits' if same else 'DIFFERENT bits'}"
-    )
-    result = {n: dict(zip(("alone_s", "cpu_s", "together_s"), row, strict=False)) for n, row in figures.items()}
-    return {**result, "in_turn_s": turns[0], "side_by_side_s": at_once[0], "same_bits": same}
-
-
-def fields(setting: Setting) -> dict:
-    """How far the field of a coarse fit is from a finer one's, beside how much it corrects at all."""
-    one, modality = setting.cases[0], "t1"
-    factors = [n for n in (SHRINK, 2, 1) if n >= setting.finest]
-    taken = {n: _field(one, modality, n, 1) for n in factors}
-    finest = taken[factors[-1]][0]
-
-    def percent(log_field: np.ndarray) -> tuple[float, float]:
-        deviation = 100 * np.abs(np.expm1(log_field - log_field.mean()))
-        return float(deviation.mean()), float(np.percentile(deviation, 95))
-
-    print(f"{modality} of {one.case_id}, in the brain, apart from a constant factor, which the z-score loses")
-    rows, figures = [], {}
-    for n, (log_field, wall_s, cpu_s) in taken.items():
-        corrects, apart = percent(log_field), percent(log_field - finest)
-        times = f"{cpu_s / taken[SHRINK][2]:.1f}x"
-        rows.append(
-            (n, f"{wall_s:.1f}", f"{cpu_s:.1f}", times, *(f"{each:.2f}" for each in (*corrects, *apart)))
-        )
-        figures[n] = {"s": wall_s, "cpu_s": cpu_s, "corrects_percent": corrects, "from_finest_percent": apart}
-    _table(("shrink", "s", "CPU s", "times", "corrects by %", "95th", "from finest %", "95th"), *rows)
-    return figures
 
 
 # --- the Beam job ----------------------------------------------------------------------------------------
@@ -307,13 +222,10 @@ def workers(setting: Setting) -> dict:
     """Beam's own worker processes on this machine."""
     starts = {_ONE: [], _TWO: []}
     rows, figures = [], {}
-    for name, n4, copies, repeats in (
-        ("without N4", (), setting.copies, setting.repeats),
-        ("N4 on one modality", ("t1",), 1, 1),
-    ):
-        run = _Job(setting, _linked(setting, copies), n4)
+    for name, n4 in (("without N4", ()), ("N4 on all modalities", ("flair", "t1", "t1ce", "t2"))):
+        run = _Job(setting, _linked(setting, setting.copies), n4)
         rounds = {_ONE: [], _TWO: []}
-        for options in (_ONE, _TWO) * repeats:
+        for options in (_ONE, _TWO) * setting.repeats:
             rounds[options].append(run.command(*options)[0])
             if not n4:
                 starts[options].append(_start_up(setting, options)[0])
@@ -321,7 +233,9 @@ def workers(setting: Setting) -> dict:
         start_one, start_two = (statistics.median(starts[options]) for options in (_ONE, _TWO))
         steady = (one_s - start_one) / (two_s - start_two)
         seconds = (f"{each:.1f}" for each in (one_s, two_s, start_one, start_two))
-        rows.append((name, copies * len(setting.cases), *seconds, f"{steady:.2f}x", f"{one_s / two_s:.2f}x"))
+        rows.append(
+            (name, setting.copies * len(setting.cases), *seconds, f"{steady:.2f}x", f"{one_s / two_s:.2f}x")
+        )
         figures[name] = {"one_s": one_s, "two_s": two_s, "steady": steady}
     _table(("", "cases", "one s", "two s", "start-up of one", "of two", "steady", "with start-up"), *rows)
     return figures
@@ -418,8 +332,6 @@ def compression(setting: Setting) -> dict:
 
 PARTS = {
     "reading": reading,
-    "threads": threads,
-    "fields": fields,
     "job": job,
     "workers": workers,
     "bytes": bytes_,
@@ -433,10 +345,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--real", type=pathlib.Path, metavar="FOLDER", help="of cases, in any layout")
     parser.add_argument("--cases", type=int, default=6, help="how many of --real, or simulated ones")
-    parser.add_argument("--copies", type=int, default=3, help="of each case for the jobs without N4")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of all that has no N4 in it")
+    parser.add_argument("--copies", type=int, default=3, help="of each case for the jobs")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--only", action="append", choices=tuple(PARTS), help="a part; may be given again")
-    parser.add_argument("--full-resolution", action="store_true", help="fields: to shrink 1 (many minutes)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="the figures, for programs")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as work:
@@ -454,7 +365,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             work=pathlib.Path(work),
             copies=args.copies,
             repeats=args.repeats,
-            finest=1 if args.full_resolution else 2,
         )
         figures = {}
         for name in args.only or PARTS:

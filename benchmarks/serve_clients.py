@@ -21,9 +21,9 @@ import numpy as np
 
 from serving import messages
 from tfbrats.cases import case as cases
-from tfbrats.cases import packing
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
+from tfbrats.machine import packing
 
 _OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 _LIMIT_S = 1800

@@ -145,7 +145,10 @@ def _torch():
 
 
 def torchs(spec: Mapping, config: Config) -> tuple[dict, Callable]:
-    """As `ours`, eager, in channels_last, from our weights; bfloat16 by autocast."""
+    """As `ours`, in channels_last, from our weights; bfloat16 by autocast. Eager, or by torch.compile.
+
+    Inference by torch.compile is "frozen": weights are constants, batch normalisation folded into convolutions.
+    """
     torch, torch_networks = _torch()
     torch.set_num_threads(spec["threads"])
     batch = made_up(config)
@@ -163,12 +166,14 @@ def torchs(spec: Mapping, config: Config) -> tuple[dict, Callable]:
         "macs": torch_networks.macs(network, (1, *image.shape[1:])),
     }
     half = torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "mixed_bfloat16")
+    compiled = torch.compile if spec["side"] == "torch-compile" else lambda function: function
     if spec["mode"] == "inference":
-        network.eval()
+        torch._inductor.config.freezing = True
+        answer = compiled(network.eval())
 
         def forward():
-            with torch.inference_mode(), half:
-                [each.numpy() for each in network(image).values()]
+            with torch.no_grad(), half:
+                [each.numpy() for each in answer(image).values()]
 
         return about, forward
 
@@ -176,11 +181,15 @@ def torchs(spec: Mapping, config: Config) -> tuple[dict, Callable]:
     optimizer = torch_networks.optimizer(network, config.train)
     decay = torch_networks.decay(network, config.train)  # as the first step finds it
 
-    def step():
-        optimizer.zero_grad()
+    @compiled
+    def forward_and_loss():
         with half:
             outputs = network(image)
-        loss = loss_of(outputs)
+        return loss_of(outputs)
+
+    def step():
+        optimizer.zero_grad()
+        loss = forward_and_loss()
         loss.backward()
         optimizer.step()
         return loss.item() + decay

@@ -292,11 +292,12 @@ def loss(batch: Mapping[str, np.ndarray], omega: float) -> Callable:
 def optimizer(network: Network, train) -> torch.optim.Optimizer:
     """Adam or SGD as the config's `train` says; kernels alone decay."""
     if hasattr(train, "beta1"):
-        return torch.optim.Adam(network.parameters(), train.learning_rate, (train.beta1, train.beta2))
+        rates = train.learning_rate, (train.beta1, train.beta2)
+        return torch.optim.Adam(network.parameters(), *rates, fused=True)
     kernels = _kernels(network)
     others = [p for p in network.parameters() if p.ndim == 1]
     groups = [{"params": kernels, "weight_decay": train.weight_decay}, {"params": others}]
-    return torch.optim.SGD(groups, train.learning_rate, train.momentum)
+    return torch.optim.SGD(groups, train.learning_rate, train.momentum, fused=True)
 
 
 def decay(network: Network, train) -> float:

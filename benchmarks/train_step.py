@@ -3,7 +3,7 @@
     python benchmarks/train_step.py                                  # the table of precision and compilation
     python benchmarks/train_step.py --networks cun,msm --width 8 --batch 2
     pip install monai torch
-    python benchmarks/train_step.py --peer torch --width 16 --batch 4 --output figures.json
+    python benchmarks/train_step.py --peer torch,torch-compile --width 16 --batch 4 --output figures.json
 
 Made-up batches, the same weights and seed everywhere, this machine's CPU. Every cell of a table is measured in
 a process of its own (`step_jobs.py`), so that its peak memory is its own; a line is printed when it is known
@@ -12,13 +12,15 @@ and --output is written anew with each.
 The table: seconds of a step (median, the first two left out), peak memory, the loss of step 20, and how far
 that is from float32 without XLA. A cell that fails, or has not made its steps when --limit is over, says so.
 
-The peer: `torch_networks.py` holds the same networks in PyTorch with MONAI's blocks, eager (no torch.compile),
-in channels_last, which is faster here than PyTorch's own order. Parameters and multiplications must be equal,
-and both start from our weights, so the losses of the first step agree. Ours and theirs run in turn on as many
-threads; figures are medians. A training step is forward, loss with all heads, backward and update; inference
-leaves out the heads that only training needs. CPU seconds sum over threads. Beside other programs PyTorch's
-threads lose much time waiting for one another: there, --threads 1 and CPU seconds compare best. The goals
-stand in GOALS.
+The peers: `torch_networks.py` holds the same networks in PyTorch with MONAI's blocks, in channels_last, which
+is faster here than PyTorch's own order: `torch` eager, `torch-compile` with network and loss through
+torch.compile (which wants a C++ compiler); both update by PyTorch's fused optimizer. Parameters and
+multiplications must be equal, all start from our weights, and the losses of the first step must agree. Ours and
+theirs run in turn on as many threads; figures are medians. A side's first step, which compiles or traces, is
+told apart, and PyTorch's caches of what it compiled are off. A training step is forward, loss with all heads,
+backward and update; inference leaves out the heads that only training needs. CPU seconds sum over threads.
+Beside other programs PyTorch's threads lose much time waiting for one another: there, --threads 1 and CPU
+seconds compare best. The goals stand in GOALS.
 
 FLOP/s: two for each multiplication of a forward pass, three times as many for a training step; the limit is
 the fastest of a large matrix product and two plain convolutions, in TensorFlow and PyTorch, of the same
@@ -26,6 +28,7 @@ precision.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -37,6 +40,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 
 from step_jobs import NETWORKS
 
@@ -45,11 +49,15 @@ _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 _OF_PEER = ("cun", "unet2d", "msm", "msm_et", "unet3d")  # as torch_networks has them
 # Ours over theirs, at most: a training step's time by precision, and memory.
 GOALS = {"float32": 0.8, "mixed_bfloat16": 1.0, "memory": 1.0}
+PEERS = ("torch", "torch-compile")
+# Of the first step's losses, at most, over ours.
+_APART = {"float32": 1e-4, "mixed_bfloat16": 0.02}
 _ENVIRONMENT = {
     **os.environ,
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",
     "PYTHONWARNINGS": "ignore",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",  # a compilation takes what it takes the first time
 }
 
 
@@ -209,26 +217,28 @@ def _shown(row: Mapping, options: argparse.Namespace) -> str:
 # --- beside PyTorch --------------------------------------------------------------------------------------
 
 
-def alternate(ours, theirs, rounds: int, steps: int) -> tuple[dict, dict]:
-    """Runs both in turn -> each one's medians of seconds and CPU seconds a step, peak memory, first loss."""
-    sides = {"ours": ours, "theirs": theirs}
+def alternate(sides: Mapping, rounds: int, steps: int) -> dict[str, dict]:
+    """Runs all jobs in turn -> of each: medians of seconds and CPU seconds, peak memory, its first step."""
     warm = {name: job.run(2) for name, job in sides.items()}
     found = {name: {"seconds": [], "cpu": []} for name in sides}
+    names = list(sides)
     for number in range(rounds):
-        for name, job in list(sides.items())[:: 1 if number % 2 == 0 else -1]:
-            answer = job.run(steps)
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            answer = sides[name].run(steps)
             for key in ("seconds", "cpu"):
                 found[name][key] += answer[key]
             warm[name]["peak_mib"] = answer["peak_mib"]
-    return tuple(
-        {
+    return {
+        name: {
             "step_s": statistics.median(found[name]["seconds"]),
             "cpu_s": statistics.median(found[name]["cpu"]),
             "peak_mib": warm[name]["peak_mib"],
+            "first_s": warm[name]["seconds"][0],
             "first_loss": warm[name]["losses"][0],
         }
         for name in sides
-    )
+    }
 
 
 def compared(ours: Mapping, theirs: Mapping, precision: str, mode: str) -> dict:
@@ -255,11 +265,11 @@ def limits(precision: str, options: argparse.Namespace) -> dict[str, float]:
     return best
 
 
-def beside_torch(options: argparse.Namespace, figures: dict) -> None:
-    """Prints, two lines a comparison, ours and PyTorch's in turn."""
+def beside_peers(options: argparse.Namespace, figures: dict) -> None:
+    """Prints, a line for each side of a comparison, ours and the peers'."""
     print(
         f"steps of {options.batch}, {options.threads} threads, medians of {options.rounds} alternating rounds "
-        f"of {options.round_steps}; load {os.getloadavg()[0]:.1f}; ratios are ours over theirs"
+        f"of {options.round_steps}; load {os.getloadavg()[0]:.1f}; ratios are ours over theirs; {_versions()}"
     )
     rows, limit = figures.setdefault("peer", []), figures.setdefault("limit", {})
     for precision in options.precisions:
@@ -271,59 +281,69 @@ def beside_torch(options: argparse.Namespace, figures: dict) -> None:
                 row = {"network": network, "precision": precision, "mode": mode}
                 rows.append(row)
                 try:
-                    row |= _pair(network, precision, mode, options)
+                    row |= _compared(network, precision, mode, options)
                 except Failed as failed:
                     row["failed"] = str(failed)
                     print(f"{network} {precision} {mode} failed: {failed}", flush=True)
                 else:
-                    _print_pair(row, max(limit[precision].values()), options.batch)
+                    _print(row, max(limit[precision].values()), options.batch)
                 _write(options, figures)
 
 
-def _pair(network: str, precision: str, mode: str, options: argparse.Namespace) -> dict:
-    with tempfile.TemporaryDirectory(prefix="tfbrats-step-") as folder:
+def _compared(network: str, precision: str, mode: str, options: argparse.Namespace) -> dict:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfbrats-step-"))
         more = {"mode": mode, "weights": f"{folder}/weights.npz"}
-        # Ours writes the weights that theirs takes.
-        with (
-            Job(options.limit, **_spec("ours", network, precision, options, **more)) as ours,
-            Job(options.limit, **_spec("torch", network, precision, options, **more)) as theirs,
-        ):
-            if ours.about != theirs.about:
-                raise Failed(f"the networks differ: {ours.about} and {theirs.about}")
-            load = os.getloadavg()[0]
-            one, other = alternate(ours, theirs, options.rounds, options.round_steps)
-    return {
-        **ours.about,
-        "load": [load, os.getloadavg()[0]],
-        "ours": one,
-        "theirs": other,
-        **compared(one, other, precision, mode),
-    }
+        sides = {}
+        for name in ("ours", *options.peer):  # ours writes the weights that theirs take
+            job = stack.enter_context(Job(options.limit, **_spec(name, network, precision, options, **more)))
+            sides[name] = job
+            if job.about != sides["ours"].about:
+                raise Failed(f"the networks differ: {sides['ours'].about} and {name}'s {job.about}")
+        load = os.getloadavg()[0]
+        found = alternate(sides, options.rounds, options.round_steps)
+    beside = {}
+    for name in options.peer:
+        check_losses(found["ours"]["first_loss"], found[name]["first_loss"], name, precision)
+        beside[name] = compared(found["ours"], found[name], precision, mode)
+    return {**sides["ours"].about, "load": [load, os.getloadavg()[0]], "sides": found, "beside": beside}
 
 
-def _print_pair(row: Mapping, limit: float, batch: int) -> None:
+def check_losses(ours: float | None, theirs: float | None, peer: str, precision: str) -> None:
+    """Raises Failed where a peer's first step has another loss than ours: it is not the same step."""
+    if ours is not None and abs(theirs - ours) > _APART[precision] * abs(ours):
+        raise Failed(f"the first losses differ: {ours:.6f} and {peer}'s {theirs:.6f}")
+
+
+def _print(row: Mapping, limit: float, batch: int) -> None:
     print(
         f"{row['network']} {row['precision']} {row['mode']}: {row['parameters']:,} parameters, "
         f"{row['macs'] / 1e9:.2f} GMAC an example, load {row['load'][0]:.1f} to {row['load'][1]:.1f}"
     )
-    for name in ("ours", "theirs"):
-        side = row[name]
+    for name, side in row["sides"].items():
         rate = flops(row["macs"], batch, row["mode"], side["step_s"])
-        loss = "" if side["first_loss"] is None else f"   first loss {side['first_loss']:.6f}"
+        loss = "" if side["first_loss"] is None else f", loss {side['first_loss']:.6f}"
         print(
-            f"  {name:8}{side['step_s']:9.3f} s{side['cpu_s']:9.3f} CPU s{side['peak_mib']:8.0f} MiB"
-            f"{rate / 1e9:9.0f} GFLOP/s, {rate / limit:4.0%} of the limit{loss}"
+            f"  {name:14}{side['step_s']:9.3f} s{side['cpu_s']:9.3f} CPU s{side['peak_mib']:8.0f} MiB"
+            f"{rate / 1e9:9.0f} GFLOP/s, {rate / limit:4.0%} of the limit; "
+            f"first step {side['first_s']:.1f} s{loss}"
         )
-    ratios, met = row["ratios"], row["met"]
-    goals = {"memory": f"memory <= {GOALS['memory']}"}
-    if "time" in met:
-        goals["time"] = f"time <= {GOALS[row['precision']]}"
-    verdicts = "; ".join(f"{text}: {'met' if met[name] else 'NOT met'}" for name, text in goals.items())
-    print(
-        f"  {'ratio':8}{ratios['step_s']:9.2f}  {ratios['cpu_s']:9.2f}      {ratios['peak_mib']:8.2f}      "
-        f"{verdicts}",
-        flush=True,
-    )
+    for name, one in row["beside"].items():
+        ratios, met = one["ratios"], one["met"]
+        goals = {"memory": f"memory <= {GOALS['memory']}"}
+        if "time" in met:
+            goals["time"] = f"time <= {GOALS[row['precision']]}"
+        verdicts = "; ".join(f"{text}: {'met' if met[key] else 'NOT met'}" for key, text in goals.items())
+        print(
+            f"  {'over ' + name:14}{ratios['step_s']:9.2f}  {ratios['cpu_s']:9.2f}      "
+            f"{ratios['peak_mib']:8.2f}      {verdicts}",
+            flush=True,
+        )
+
+
+def _versions() -> str:
+    """Of the libraries compared, without loading them."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("tensorflow", "keras", "torch", "monai"))
 
 
 # --- the run ---------------------------------------------------------------------------------------------
@@ -342,11 +362,20 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def _peers(text: str) -> list[str]:
+    chosen = text.split(",")
+    if set(chosen) - set(PEERS):
+        raise argparse.ArgumentTypeError(f"{text}: expected some of {', '.join(PEERS)}")
+    return chosen
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--peer", choices=("torch",), help="compare with PyTorch rather than precisions")
+    parser.add_argument(
+        "--peer", type=_peers, help="compare with PyTorch rather than precisions: torch, torch-compile or both"
+    )
     parser.add_argument("--networks", help="with commas between them; all unless given")
     parser.add_argument("--precisions", help="with commas between them; all unless given")
     parser.add_argument("--width", type=int, help="channels at full resolution; the config's unless given")
@@ -373,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "processor": _processor(),
         "settings": {name: value for name, value in vars(options).items() if name not in ("output", "limit")},
     }
-    (beside_torch if options.peer else table)(options, figures)
+    (beside_peers if options.peer else table)(options, figures)
     return 0
 
 

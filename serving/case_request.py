@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfbrats.cases import packing
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.errors import InputError
-from tfbrats.machine import memory
+from tfbrats.machine import memory, packing
 from tfbrats.predictions import model_card, own_scans, results
 from tfbrats.predictions.model_card import ModelCard
 
@@ -46,12 +45,12 @@ class CaseRequest:
         self._made: tuple[tuple, tuple[Inputs, str]] | None = None  # what a card wants, and what it got
 
     def inputs(self, card: ModelCard) -> tuple[Inputs, str]:
-        """The inputs of the signature to call, by name, and the signature. Runs N4 where the card wants it.
+        """The inputs of the signature to call, by name, and the signature. Runs N4 where the graph does not.
 
         Raises:
             InputError: the case lacks a modality, or does not fit the signature that was asked for.
         """
-        wants = (card.modalities, card.n4_modalities, card.n4_shrink, _GZIP in card.signatures)
+        wants = (card.modalities, card.n4, _GZIP in card.signatures)
         if self._made is None or self._made[0] != wants:
             self._made = wants, _inputs(card, self.case, self._signature)
         return self._made[1]

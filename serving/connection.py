@@ -4,8 +4,8 @@
         result = client.segment("BraTS20_Training_001")
 
 Works against TensorFlow Serving and against the embedded server alike. The model says of itself what it
-wants (tfbrats.json, by its signature `describe`): which modalities, which of them bias-corrected (N4, done
-here), which values it labels with. Not for clinical use.
+wants (tfbrats.json, by its signature `describe`): which modalities, and which values it labels with. The bias
+field (N4) is corrected there; here alone for models exported before they did so. Not for clinical use.
 """
 
 import itertools
@@ -134,7 +134,7 @@ class Client:
     def segment(
         self, case: Case | str | os.PathLike, probabilities: bool = False, signature: str | None = None
     ) -> Segmentation:
-        """The segmentation of a whole case. Runs N4 here first where the model wants it (slow).
+        """The segmentation of a whole case. Runs N4 here first where the graph does not (slow).
 
         The version that described itself is the one that is asked; when it is gone meanwhile, the next one is.
 

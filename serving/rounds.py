@@ -61,7 +61,7 @@ def ask(wanted: Wanted, options: argparse.Namespace) -> int | None:
                 raise
             print("no server answers: not compared with its model")
             return None
-        wanted, table = _begun(card, wanted, bool(todo), options.overwrite)
+        wanted, table = _begun(card, wanted, options.overwrite)
         faults, versions = _segment_all(_Round(client, card, wanted, table, options), options)
     if faults and len(wanted.pairs) == 1:
         raise InputError(faults[0])
@@ -76,9 +76,7 @@ def ask(wanted: Wanted, options: argparse.Namespace) -> int | None:
     return None
 
 
-def _begun(
-    card: ModelCard, wanted: Wanted, has_more: bool, overwrite: bool
-) -> tuple[Wanted, volumes.Table | None]:
+def _begun(card: ModelCard, wanted: Wanted, overwrite: bool) -> tuple[Wanted, volumes.Table | None]:
     """What is wanted of the model that is asked, and the table of volumes.
 
     Results that lie there are the model's, or --overwrite takes them away.
@@ -87,12 +85,6 @@ def _begun(
     for note in notes:
         print(style.note(note), flush=True)
     wanted.prepare(card, overwrite)
-    if has_more and card.n4_modalities:
-        print(
-            f"The model wants N4 bias correction of {', '.join(card.n4_modalities)}: done here, "
-            "some seconds each",
-            flush=True,
-        )
     if wanted.folder is None:
         return wanted, None
     return wanted, volumes.Table(wanted.folder, [entry.case_id for entry, _ in wanted.todo(overwrite)])

@@ -19,9 +19,9 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
 from serving.model_config import ModelConfig, numbered
-from tfbrats.cases.packing import MOST_VOXELS
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.machine import files
+from tfbrats.machine.packing import MOST_VOXELS
 
 log = logging.getLogger(__name__)
 

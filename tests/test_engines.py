@@ -367,7 +367,7 @@ def test_a_worker_needs_what_its_requirements_name_and_nothing_else_of_the_packa
         "import numpy as np\n"  # and what a case needs as it is prepared and cut
         "from tfbrats.cases import preprocess, slices\n"
         "volume = np.random.default_rng(0).uniform(1, 2, (16, 16, 16))\n"
-        "preprocess.n4(volume, volume > 0, 2)\n"
+        "preprocess.corrected_by_itk(volume, volume > 0, 2)\n"
         "slices.region_map(volume[0] > 0, volume[0] > 1.5, 4, (1, 1))\n"
         "print(*{d for n in sys.modules for d in by_name.get(n.partition('.')[0], ())})"
     )

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_model
 
 from tfbrats import evaluate
 from tfbrats.cases import case, nifti
@@ -281,7 +282,7 @@ def test_statistics_worked_out_by_hand():
 def card(config, **changed):
     """The text of a tfbrats.json as export writes it for a model of that config."""
     entries = dict.fromkeys(("name", "description", "tfbrats_version", "normalisation", "license"), "x")
-    entries |= {"version": 1, "modalities": MODALITIES, "axes": "LPS", "n4_modalities": (), "n4_shrink": 4}
+    entries |= {"version": 1, "modalities": MODALITIES, "axes": "LPS", "n4": tiny_model.of_graph()}
     entries |= {"spacing_mm": (1, 1, 1), "label_schema": EDITIONS["2020"].to_json(), "regions": {}}
     entries |= {"signatures": {}, "training_data": {"config": config}, "scores": {}, "intended_use": "tests"}
     return json.dumps(model_card.ModelCard(**entries).model_dump(mode="json") | changed)

@@ -4,6 +4,7 @@
 TFBRATS_SERVING_ENDPOINT names (tests/serving/test_contract.py).
 """
 
+import json
 import pathlib
 import sys
 
@@ -28,7 +29,26 @@ def tissues_by_rule(images) -> np.ndarray:
     return tissues
 
 
-def card(version: int = 1, edition: str = "2020", n4_modalities=()) -> model_card.ModelCard:
+def of_graph(*modalities: str, of_records="tfbrats") -> model_card.N4:
+    """N4 as today's models do it."""
+    return model_card.N4(modalities=modalities, shrink=4, by="graph", method="tfbrats", of_records=of_records)
+
+
+def of_caller(*modalities: str) -> model_card.N4:
+    """N4 as older models want it done."""
+    return model_card.N4(
+        modalities=modalities, shrink=4, by="caller", method="SimpleITK", of_records="SimpleITK"
+    )
+
+
+def old_text(card: model_card.ModelCard) -> str:
+    """The card as it was written when the caller corrected the bias field."""
+    content = json.loads(card.to_json())
+    n4 = content.pop("n4")
+    return json.dumps({**content, "format": 1, "n4_modalities": n4["modalities"], "n4_shrink": n4["shrink"]})
+
+
+def card(version: int = 1, edition: str = "2020", n4=None) -> model_card.ModelCard:
     return model_card.ModelCard(
         name="tiny",
         version=version,
@@ -36,8 +56,7 @@ def card(version: int = 1, edition: str = "2020", n4_modalities=()) -> model_car
         tfbrats_version="0",
         modalities=MODALITIES,
         axes="LPS",
-        n4_modalities=n4_modalities,
-        n4_shrink=4,
+        n4=n4 or of_graph(),
         normalisation="none",
         spacing_mm=(1, 1, 1),
         label_schema=EDITIONS[edition].to_json(),

@@ -160,7 +160,7 @@ class Model:
     def segment(
         self, case: "Case | CaseFiles | Path | Mapping[str, Path]", probabilities: bool = False
     ) -> "Segmentation":
-        """The segmentation of a case, on its grid. N4 bias correction is done first where the model wants it.
+        """The segmentation of a case, on its grid. The bias field is corrected where the model wants that (N4).
 
             segmentation = model.segment(case)
             segmentation.volumes_ml               # {"WT": 61.3, "TC": 20.8, "ET": 12.9}
@@ -180,7 +180,8 @@ class Model:
 
         Warns:
             UserWarning: the case's voxels are not of the size that the model was trained on, or the scans look
-                odd: a skull, scans that cover different places, one scan twice.
+                odd: a skull, scans that cover different places, one scan twice; or the model is an old one, and
+                SimpleITK corrects the bias field here.
         """
         from tfbrats.cases.case import Case, load
 
@@ -231,9 +232,8 @@ class Model:
         """What a person should know of a case before it is segmented."""
         from tfbrats.predictions import doubts, model_card
 
-        spacing = model_card.spacing_note(self.card, loaded.spacing_mm)
-        notes = [*([spacing] if spacing else []), *doubts.of(loaded)]
-        return [f"{loaded.case_id}: {note}" for note in notes]
+        of_model = (model_card.n4_note(self.card), model_card.spacing_note(self.card, loaded.spacing_mm))
+        return [f"{loaded.case_id}: {note}" for note in (*of_model, *doubts.of(loaded)) if note]
 
     def __repr__(self) -> str:
         schema = self.card.schema_of_labels

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, LabelSchema, modality_named
-from tfbrats.machine import paths, quiet
+from tfbrats.machine import paths, quiet, surroundings
 
 if TYPE_CHECKING:
     from tfbrats.cases.case import Case
@@ -99,8 +99,9 @@ def quiet_tensorflow() -> Iterator[None]:
     """In the block TensorFlow may be loaded: it says no more than in a command, unless TFBRATS_LOG=1.
 
     Filters of warnings and the environment are afterwards what they were. A process that has loaded TensorFlow
-    already has chosen for itself, and is left alone.
+    already has chosen for itself, and is left alone. A GPU's memory is taken as it is needed.
     """
+    surroundings.share_gpus()
     if "tensorflow" in sys.modules or os.environ.get(quiet.LOG) == "1":
         yield
         return

@@ -1,7 +1,8 @@
 """The YAML of a run as typed, frozen objects. Every key is required; an unknown one is an error.
 
-Scientific values live in the YAML alone: nothing here has a default. What follows from a config alone stands
-here too (`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
+Scientific values live in the YAML alone: nothing here has a default, but for two keys that runs of older
+versions do not have, and there it is what these did. What follows from a config alone stands here too
+(`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from tfbrats.machine import paths
 # --- values and sections that both papers have ----------------------------------------------------------
 
 Modality = Literal["flair", "t1", "t1ce", "t2"]
+N4 = Literal["ours", "itk"]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Ratio = tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
 
@@ -41,6 +43,12 @@ class Preprocess(_Section):
 
     n4_modalities: tuple[Modality, ...]  # which are corrected for shading (bias field)
     n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
+    # A default, for runs, records and cards from before there was a choice.
+    n4: N4 = "itk"  # whose N4: ours, or SimpleITK's (itk), which is also meant where the key is missing
+
+    def identity(self) -> dict[str, Any]:
+        """What the bytes of records depend on; of SimpleITK's N4 as it was written when there was no other."""
+        return self.model_dump(mode="json", exclude=None if self.n4_modalities and self.n4 != "itk" else {"n4"})
 
 
 class _Model(_Section):
@@ -84,6 +92,7 @@ class _Train(_Section):
     stop_rise: pydantic.NonNegativeFloat  # a validation loss over (1 + this) x best is an obvious rise
     stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
+    tf32: bool = True  # (a default, as n4 has) float32 products by NVIDIA's TF32, 10 bits, as TensorFlow itself
     jit_compile: bool  # compile the step with XLA, on one device
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
@@ -225,7 +234,7 @@ class SliceConfig(RowConfig):
         content = self.model_dump(mode="json")
         return {
             "modalities": content["data"]["modalities"],
-            "preprocess": content["preprocess"],
+            "preprocess": self.preprocess.identity(),
             "records": content["records"],
             "contour_width_mm": content["lws"]["contour_width_mm"],
         }
@@ -365,7 +374,7 @@ class PatchConfig(RowConfig):
         content = self.model_dump(mode="json")
         identity = {
             "modalities": content["data"]["modalities"],
-            "preprocess": content["preprocess"],
+            "preprocess": self.preprocess.identity(),
             "records": content["records"],
         }
         if self.records.kind == "patches":

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tfbrats import labels
-from tfbrats.cases import packing, split_files
+from tfbrats.cases import split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue
-from tfbrats.machine import files, memory, paths
+from tfbrats.machine import files, memory, packing, paths
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted, grouped
 

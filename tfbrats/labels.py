@@ -65,10 +65,32 @@ PARENT: Mapping[str, str | None] = types.MappingProxyType({"WT": None, "TC": "WT
 def region_mask(tissues: np.ndarray, region: str) -> np.ndarray:
     """Where `tissues` (any shape) belongs to `region` ("WT", "TC" or "ET"): bool, same shape."""
     first, *others = REGIONS[region]
-    mask = np.equal(tissues, first)
-    for tissue in others:
-        mask |= np.equal(tissues, tissue)
+    mask = tissues == first
+    for tissue in others:  # several times as fast as np.isin
+        mask |= tissues == tissue
     return mask
+
+
+# A tumour is a hundredth of a volume: to sort or translate its voxels alone takes a tenth of the time.
+
+
+def _marked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a label map is not 0, bool of its shape; and what is there, [V]."""
+    marked = values != 0
+    return marked, values[marked]
+
+
+def _present(values: np.ndarray, inside: np.ndarray) -> list[int]:
+    """The values of a label map, ascending, given those of it that are not 0."""
+    zero = [0] if inside.size < values.size else []
+    return sorted([*zero, *map(int, np.unique(inside))])
+
+
+def _put(marked: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The inverse of `_marked`, uint8."""
+    values = np.zeros_like(marked, np.uint8)
+    values[marked] = inside
+    return values
 
 
 class UnknownLabelError(InputError):
@@ -116,9 +138,8 @@ class LabelSchema:
             UnknownLabelError: a value is not in this edition's table, or the values are those of the edition
                 that the names tell and mean other tissues here.
         """
-        flat = values.ravel(order="K")
-        tumour = flat[flat != 0]  # a hundredth of the voxels: what is left to sort
-        present = sorted(map(int, [*np.unique(tumour), *([0] if tumour.size < flat.size else [])]))
+        marked, inside = _marked(values)
+        present = _present(values, inside)
         if unknown := self.lacking(present):
             raise UnknownLabelError(
                 f"{where}: label values {_listed(unknown)} are not in edition {self.edition}, "
@@ -126,12 +147,10 @@ class LabelSchema:
             )
         if misread := self._misread(present):
             raise UnknownLabelError(f"{where}: {misread}")
-        # A pass for each value that is there: a look-up of all voxels would first make indices of eight bytes.
-        tissues = np.zeros_like(values, np.uint8)  # in the order of its axes in memory
-        for value in present:
-            if tissue := self.tissue_of_value.get(value):
-                np.bitwise_or(tissues, np.equal(values, value).view(np.uint8) * np.uint8(tissue), out=tissues)
-        return tissues
+        table = np.zeros(max(self.tissue_of_value) + 1, np.uint8)
+        for value, tissue in self.values:
+            table[value] = tissue
+        return _put(marked, table[inside.astype(np.int64)])
 
     def _misread(self, present: Collection[int]) -> str | None:
         """What speaks against reading these values by this table, which has all of them; None if nothing."""
@@ -154,7 +173,8 @@ class LabelSchema:
             UnknownLabelError: a tissue has no value in this edition (RC before 2024, CC outside PED).
         """
         value_of = self.value_of_tissue
-        missing = [Tissue(int(t)).name for t in np.unique(tissues) if int(t) not in value_of]
+        marked, inside = _marked(tissues)
+        missing = [Tissue(t).name for t in _present(tissues, inside) if t not in value_of]
         if missing:
             raise UnknownLabelError(
                 f"{where}: edition {self.edition} has no label value for {', '.join(missing)}; "
@@ -163,7 +183,7 @@ class LabelSchema:
         table = np.zeros(len(Tissue), np.uint8)
         for tissue, value in value_of.items():
             table[tissue] = value
-        return table[tissues]
+        return _put(marked, table[inside])
 
     def has(self, present: Iterable[int]) -> bool:
         """Whether all these values are in the table."""

@@ -262,7 +262,7 @@ def test_while_shards_are_written_again_readers_find_no_dataset_json(cases, tmp_
 
 
 def test_killed_in_the_middle_and_run_again_it_ends_with_the_same_bytes(cases, tmp_path):
-    slow = ("preprocess.n4_modalities=[t1]", "records.min_shards=8")
+    slow = ("preprocess.n4_modalities=[t1]", "preprocess.n4=itk", "records.min_shards=8")
     killed = process(cases, tmp_path / "killed", *slow)
     deadline = time.monotonic() + 60
     rows = tmp_path / "killed" / "parts"  # a shard without its row yet may be written again
@@ -414,6 +414,21 @@ def test_records_of_another_configuration_are_neither_mixed_nor_touched(cases, t
         run(cases, tmp_path, "records.seed=1")
     assert contents(tmp_path) == undisturbed
     assert run(cases, tmp_path, "train.epochs=3") == 0  # not a matter of the records
+
+
+def test_records_of_the_other_n4_are_not_mixed_and_older_ones_are_simpleitk_s(cases, tmp_path):
+    corrected = "preprocess.n4_modalities=[t1]"
+    run(cases, tmp_path, corrected, "preprocess.n4=itk")
+    assert "n4" not in read_manifest(tmp_path).identity["preprocess"]  # as before there was ours
+    with pytest.raises(InputError, match=r"another configuration:\n  preprocess.n4: ours, there itk\n"):
+        run(cases, tmp_path, corrected)
+    before = contents(tmp_path)
+    assert run(cases, tmp_path, corrected, "preprocess.n4=itk") == 0
+    assert contents(tmp_path) == before
+    run(cases, tmp_path / "ours", corrected)
+    assert contents(tmp_path / "ours") != before
+    with pytest.raises(InputError, match=r"another configuration:\n  preprocess.n4: itk, there ours\n"):
+        run(cases, tmp_path / "ours", corrected, "preprocess.n4=itk")
 
 
 def test_records_of_other_cases_are_refused_and_the_differences_named(cases, tmp_path):

@@ -183,13 +183,22 @@ class Sided:
         }
 
 
-def test_both_sides_run_in_turn_and_neither_is_always_first(modules):
+def test_all_sides_run_in_turn_and_none_is_always_first(modules):
     train_step, _ = modules
     calls = []
-    ours, theirs = train_step.alternate(Sided("o", 1.0, calls), Sided("t", 3.0, calls), rounds=2, steps=5)
-    assert calls == [("o", 2), ("t", 2), ("o", 5), ("t", 5), ("t", 5), ("o", 5)]
-    assert ours == {"step_s": 1.0, "cpu_s": 2.0, "peak_mib": 106.0, "first_loss": 1.0}
-    assert theirs == {"step_s": 3.0, "cpu_s": 6.0, "peak_mib": 105.0, "first_loss": 2.0}
+    sides = {name: Sided(name, seconds, calls) for name, seconds in (("o", 1.0), ("t", 3.0), ("c", 2.0))}
+    found = train_step.alternate(sides, rounds=2, steps=5)
+    assert calls == [(name, 2) for name in "otc"] + [(name, 5) for name in "otctco"]
+    assert found["o"] == {"step_s": 1.0, "cpu_s": 2.0, "peak_mib": 109.0, "first_s": 1.0, "first_loss": 1.0}
+    assert found["c"] == {"step_s": 2.0, "cpu_s": 4.0, "peak_mib": 108.0, "first_s": 2.0, "first_loss": 3.0}
+
+
+def test_a_peer_whose_first_loss_is_another_makes_another_step(modules):
+    train_step, _ = modules
+    train_step.check_losses(4.192876, 4.192875, "torch", "float32")
+    train_step.check_losses(None, None, "torch", "float32")  # inference
+    with pytest.raises(train_step.Failed, match=r"4\.192876 and torch-compile's 4\.2"):
+        train_step.check_losses(4.192876, 4.2, "torch-compile", "float32")
 
 
 def test_made_up_batches_are_the_same_every_time_and_half_tumour(modules):
@@ -224,6 +233,13 @@ def test_a_cell_that_fails_says_why(modules):
             weights=None,
             threads=1,
         )
+
+
+def test_a_peer_that_is_not_known_is_refused_with_those_that_are():
+    command = [sys.executable, BENCHMARKS / "train_step.py", "--peer", "torch,jax"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "torch, torch-compile" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_a_precision_that_the_peer_has_not_is_refused_with_those_that_it_has():

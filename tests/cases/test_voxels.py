@@ -292,7 +292,7 @@ def test_a_mask_that_is_none_is_refused_and_its_scaling_is_told(folder, change, 
 
 def test_a_missing_package_is_no_fault_of_the_case(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    card = tiny_model.card(n4_modalities=("flair",))
+    card = tiny_model.card(n4=tiny_model.of_caller("flair"))
     entry = layouts.find(folder).cases[0]
     target = results.target(CASE, tmp_path / "results", with_provenance=False)
     with pytest.raises(preprocess.MissingPackageError, match="pip install SimpleITK"):

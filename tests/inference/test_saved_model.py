@@ -6,9 +6,9 @@ import tensorflow as tf
 import tiny_model
 from tensorflow.python.util import deprecation
 
-from tfbrats.cases import packing
 from tfbrats.inference.saved_model import SavedModel
 from tfbrats.labels import MODALITIES
+from tfbrats.machine import packing
 from tfbrats.phantoms import simulation
 
 

@@ -5,6 +5,7 @@ import uuid
 
 import numpy as np
 import pytest
+import tiny_model
 
 from tfbrats import labels
 from tfbrats.cases import case, nifti, preprocess
@@ -25,8 +26,7 @@ def a_card(**changes):
             "tfbrats_version": "0.1.0",
             "modalities": labels.MODALITIES,
             "axes": "LPS",
-            "n4_modalities": (),
-            "n4_shrink": 4,
+            "n4": tiny_model.of_graph(),
             "normalisation": "z-score",
             "spacing_mm": (1.0, 1.0, 1.0),
             "label_schema": labels.EDITIONS["2020"].to_json(),
@@ -69,7 +69,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
         ("[]", r"card: not a tfbrats.json"),
         ('{"name": "MONAI"}', r"card: not a tfbrats.json"),
         # Another version's card is told by its format, whatever its entries are called.
-        ('{"format": 2, "channels": []}', r"card: format 2; this version reads 1. Export it again"),
+        ('{"format": 3, "channels": []}', r"card: format 3; this version reads 1 and 2. .*export it again"),
     ],
 )
 def test_what_is_no_card_of_this_version_is_refused(text, message):
@@ -144,11 +144,17 @@ def test_inputs_go_by_name_whatever_order_the_case_was_loaded_in():
     assert model_card.signature_for(ours) == "int16"
 
 
-def test_only_the_modalities_that_the_card_names_are_bias_corrected_and_then_all_travel_as_float():
+def test_to_a_graph_that_corrects_the_bias_field_itself_raw_scans_go():
+    sent = model_card.inputs(a_card(n4=tiny_model.of_graph("t1", "t2")), one := a_case())
+    assert all(np.array_equal(sent[m], one.image[..., i]) for i, m in enumerate(labels.MODALITIES))
+    assert model_card.signature_for(sent) == "int16"
+
+
+def test_for_an_older_model_the_modalities_that_it_names_are_corrected_here_and_then_all_travel_as_float():
     one = a_case()
-    sent = model_card.inputs(a_card(n4_modalities=("t1",)), one)
+    sent = model_card.inputs(a_card(n4=tiny_model.of_caller("t1")), one)
     at = labels.MODALITIES.index("t1")
-    expected = preprocess.n4(one.image[..., at], preprocess.brain_mask(one.image), 4)
+    expected = preprocess.corrected_by_itk(one.image[..., at], preprocess.brain_mask(one.image), 4)
     assert np.array_equal(sent["t1"], expected)
     assert np.array_equal(sent["t2"], one.image[..., labels.MODALITIES.index("t2")])
     assert {volume.dtype for volume in sent.values()} == {np.dtype(np.float32)}
@@ -187,6 +193,32 @@ def test_of_two_models_that_find_a_folder_empty_at_one_time_one_owns_it(tmp_path
         model_card.keep(mine, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tfbrats.json"]
     assert model_card.read(tmp_path) == mine
+
+
+# --- who corrects the bias field ------------------------------------------------------------------------
+
+
+def test_a_card_from_before_the_graph_corrected_means_that_the_caller_does_by_simpleitk(tmp_path):
+    now = a_card(n4=tiny_model.of_caller("t1", "t1ce"))
+    (tmp_path / "tfbrats.json").write_text(tiny_model.old_text(now))
+    old = model_card.read(tmp_path)
+    assert old == now and old.n4_of_caller == ("t1", "t1ce")
+    assert old.to_file() == (tmp_path / "tfbrats.json").read_bytes()
+    note = model_card.n4_note(old)
+    assert "cun version 3 was exported before" in note and "N4 of t1, t1ce is done here, by SimpleITK" in note
+
+
+def test_of_a_model_whose_graph_corrects_or_that_wants_none_nothing_is_said():
+    for n4 in (tiny_model.of_graph("t1"), tiny_model.of_graph(), tiny_model.of_caller()):
+        card = a_card(n4=n4)
+        assert card.n4_of_caller == () and model_card.n4_note(card) is None
+        assert model_card.other_n4_note(card) is None
+
+
+def test_records_of_another_n4_than_the_graph_s_are_told():
+    note = model_card.other_n4_note(a_card(n4=tiny_model.of_graph("t1", of_records="SimpleITK")))
+    assert note.startswith("its records were corrected by SimpleITK's N4") and "tfbrats's" in note
+    assert model_card.other_n4_note(a_card(n4=tiny_model.of_graph(of_records="SimpleITK"))) is None
 
 
 # --- as it was written ----------------------------------------------------------------------------------

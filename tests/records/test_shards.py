@@ -287,14 +287,21 @@ def test_n4_is_in_the_hours_once_for_each_modality(cases_folder, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(price.time, "monotonic", lambda: clock[0])
 
-    def n4(*_):
+    def corrected(volume, *_):
         clock[0] += 100
+        return volume
 
-    monkeypatch.setattr(shards.preprocess, "n4", n4)
+    monkeypatch.setattr(shards.preprocess.bias, "corrected", corrected)
+    monkeypatch.setattr(shards.preprocess, "corrected_by_itk", corrected)
     settings = a_config("preprocess.n4_modalities=[t1, t1ce, flair]")
     assert measured_price(dataset, splits, settings, "o", with_n4=True).seconds == 5 * 3 * 100
     assert measured_price(dataset, splits, a_config(), "o", with_n4=True).seconds == 0
-    assert measured_price(dataset, splits, settings, "o", with_n4=False).seconds < 1
+    by_itk = a_config("preprocess.n4_modalities=[t1, t1ce, flair]", "preprocess.n4=itk")
+    assert measured_price(dataset, splits, by_itk, "o", with_n4=True).seconds == 5 * 3 * 100
+    ours_s, itk_s = (
+        measured_price(dataset, splits, each, "o", with_n4=False).seconds for each in (settings, by_itk)
+    )
+    assert 0 < ours_s < itk_s < 1  # rough figures
 
 
 def test_the_price_tag_speaks_in_units_a_person_reads():
@@ -531,7 +538,7 @@ def test_the_papers_patches_take_half_a_tebibyte_a_region():
 
 def test_a_missing_package_stops_the_job_and_rejects_no_case(cases_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    task = planned(cases_folder, tmp_path, "preprocess.n4_modalities=[flair]")[0]
+    task = planned(cases_folder, tmp_path, "preprocess.n4_modalities=[flair]", "preprocess.n4=itk")[0]
     with pytest.raises(preprocess.MissingPackageError, match="pip install SimpleITK"):
         shards.write_shard(task)
 

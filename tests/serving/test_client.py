@@ -269,15 +269,25 @@ def test_fractions_are_not_cut_off(served, tmp_path, asked):
             run(served, case, tmp_path / "other.nii.gz", "--signature", signature)
 
 
-def test_n4_is_done_here_on_the_modalities_the_card_names(served, tmp_path, capsys, asked):
-    case = write_case(tmp_path, t1ce=2000)
-    card = tiny_model.card(n4_modalities=("t1ce",))
+def test_raw_scans_go_to_a_model_that_corrects_the_bias_field_itself(served, tmp_path, capsys, asked):
+    card = tiny_model.card(n4=tiny_model.of_graph("t1ce"))
     (tmp_path / "tfbrats.json").write_text(card.to_json())
+    run(served, write_case(tmp_path), tmp_path / "seg.nii.gz", "--card", str(tmp_path / "tfbrats.json"))
+    assert "N4" not in capsys.readouterr().out
+    assert asked == [("gzip_int16", ["segmentation"])]
+
+
+def test_for_an_older_model_n4_is_done_here_on_the_modalities_that_its_card_names(
+    served, tmp_path, capsys, asked
+):
+    case = write_case(tmp_path, t1ce=2000)
+    card = tiny_model.card(n4=tiny_model.of_caller("t1ce"))
+    (tmp_path / "tfbrats.json").write_text(tiny_model.old_text(card))
     run(served, case, tmp_path / "seg.nii.gz", "--card", str(tmp_path / "tfbrats.json"))
-    assert "N4 bias correction of t1ce" in capsys.readouterr().out
+    assert "N4 of t1ce is done here, by SimpleITK" in capsys.readouterr().out
     assert asked == [("serving_default", ["segmentation"])]  # a given card is not fetched
     loaded = cases.load(layouts.find(case).cases[0])
-    corrected = preprocess.correct_bias(loaded, ("t1ce",), 4)
+    corrected = preprocess.correct_bias(loaded, ("t1ce",), 4, n4="itk")
     expected = tiny_model.tissues_by_rule({m: corrected[..., i] for i, m in enumerate(MODALITIES)})
     written, _ = cases.load_label(tmp_path / "seg.nii.gz", EDITIONS["2020"])
     np.testing.assert_array_equal(written, expected)

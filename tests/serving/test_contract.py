@@ -31,9 +31,9 @@ from tensorflow_serving.apis import (
 )
 
 from serving import server, services
-from tfbrats.cases import packing
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
+from tfbrats.machine import packing
 
 CODE = grpc.StatusCode
 STATE = get_model_status_pb2.ModelVersionStatus

@@ -94,8 +94,8 @@ def test_call_and_check_do_their_work_in_it(light, tmp_path):
 @pytest.mark.slow
 def test_what_it_lacks_is_told_with_the_line_that_installs_it(light, tmp_path):
     model = tiny_model.write(tmp_path / "models" / "tiny")
-    card = tiny_model.card(n4_modalities=("flair",))
-    (model / model_card.FILE).write_text(card.to_json())
+    card = tiny_model.card(n4=tiny_model.of_caller("flair"))
+    (model / model_card.FILE).write_text(tiny_model.old_text(card))
     data_sets.write_dataset(tmp_path / "cases", 1, "2021", seed=1, shape=(32, 32, 20), first=1)
     with served.serving(model.parent, tmp_path / "log.txt") as server:
         asked = (

@@ -132,7 +132,10 @@ def load(
     grid = reference[1]
     is_whole = all(channel.dtype == np.int16 for channel in channels.values())
     dtype = np.int16 if is_whole else np.float32
-    image = np.stack([channels[modality] for modality in modalities], axis=-1, dtype=dtype)
+    # The files' own order, the first axis in one piece: `np.stack` takes three times as long.
+    image = np.empty((*grid.file_shape, len(modalities)), dtype, order="F")
+    for m, modality in enumerate(modalities):
+        image[..., m] = channels[modality]
     return Case(
         case_id=case.case_id,
         patient_id=case.patient_id,

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfbrats.cases.boxes import Box, box_of, grown
 from tfbrats.cases.case import case_seed
-from tfbrats.cases.preprocess import Prepared
+from tfbrats.cases.preprocess import Prepared, halves
 from tfbrats.config import Cascade, Sampling
 from tfbrats.labels import PARENT, REGIONS, region_mask
 
@@ -116,16 +116,66 @@ def cut(image: np.ndarray, centre_ijk: Sequence[int], size: int) -> tuple[np.nda
         x1: float16 [S, S, S, M].
         half: x0.5, float16 [S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width.
     """
-    centre = np.asarray(centre_ijk)
-    wide = window(image, centre - size, 2 * size)
-    low, high = size // 2, size // 2 + size
+    return MultiScale(image, size).cut(centre_ijk)
+
+
+class MultiScale:
+    """Cuts patches of one image at the scales that carry voxels of their own (`cut`).
+
+    Patches whose corners are even or odd along the same axes share a halved image: there are eight, each made
+    when it is first needed, an eighth of the image's bytes.
+
+    Args:
+        image: float16 [i, j, k, M].
+        size: S, even.
+    """
+
+    def __init__(self, image: np.ndarray, size: int):
+        self._image, self._floats, self._size = image, image.astype(np.float32), size
+        self._halved: dict[tuple[int, ...], np.ndarray] = {}
+
+    def cut(self, centre_ijk: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """As `cut`, for one centre."""
+        x1 = window(self._image, np.asarray(centre_ijk) - self._size // 2, self._size)
+        corner = np.asarray(centre_ijk) - self._size
+        odd = tuple(int(n) % 2 for n in corner)
+        if odd not in self._halved:
+            self._halved[odd] = _halved(self._floats, odd)
+        return x1, window(self._halved[odd], (corner + odd) // 2, self._size)
+
+
+def _halved(image: np.ndarray, odd: Sequence[int]) -> np.ndarray:
+    """Means of 2 x 2 x 2 voxels: float32 [i, j, k, M] -> float16 [i', j', k', M], 0 outside the image.
+
+    Args:
+        odd: for each axis 1 if the first pair's first voxel is the one before the image, 0 if it is the image's.
+    """
     # Pairs along i, then j, then k: the twin in the graph adds in the same order.
-    pairs = wide.astype(np.float32)
-    pairs = pairs[0::2] + pairs[1::2]
-    pairs = pairs[:, 0::2] + pairs[:, 1::2]
-    pairs = pairs[:, :, 0::2] + pairs[:, :, 1::2]
-    half = (pairs * np.float32(0.125)).astype(np.float16)
-    return np.ascontiguousarray(wide[low:high, low:high, low:high]), half
+    pairs = _pairs(_pairs(image, 0, odd[0]), 1, odd[1])
+    # by modality: numpy adds lines of k several times as fast as fours of modalities
+    pairs = np.stack([_pairs(pairs[..., m], 2, odd[2]) for m in range(pairs.shape[3])], axis=-1)
+    pairs *= np.float32(0.125)
+    return pairs.astype(np.float16)
+
+
+def _pairs(array: np.ndarray, axis: int, odd: int) -> np.ndarray:
+    """Sums of neighbours along an axis, 0 outside; `odd` as above: [..., n, ...] -> [..., n', ...]."""
+
+    def at(start: int, stop: int, step: int = 1) -> tuple[slice, ...]:
+        return (*(slice(None),) * axis, slice(start, stop, step))
+
+    length = array.shape[axis]
+    whole, left = divmod(length - odd, 2)
+    shape = list(array.shape)
+    shape[axis] = odd + whole + left
+    sums = np.empty(shape, array.dtype)
+    first, second = (array[at(odd + n, odd + 2 * whole, 2)] for n in range(2))
+    np.add(first, second, out=sums[at(odd, odd + whole)])
+    if odd:
+        np.add(array[at(0, 1)], 0, out=sums[at(0, 1)])
+    if left:
+        np.add(array[at(length - 1, length)], 0, out=sums[at(odd + whole, odd + whole + 1)])
+    return sums
 
 
 def cut_label(label: np.ndarray, centre_ijk: Sequence[int], size: int) -> np.ndarray:
@@ -148,14 +198,15 @@ def patches(prepared: Prepared, region: str, sampling: Sampling, cascade: Cascad
     rng = np.random.default_rng([*case_seed(seed, prepared.case_id), list(REGIONS).index(region)])
     label = prepared.label
     # cropped: ~140 x 170 x 140 x 4 -> 400 patches of 64 x 64 x 64 x 4, twice
-    image = prepared.image.astype(np.float16)
+    image = halves(prepared.image)
     above = ancestor(label, region)
     if cascade.mask == "multiply" and above is not None:
         image = np.where(region_mask(label, above)[..., None], image, np.float16(0))
     box = jittered(parent_box(label, region, cascade.margin), sampling.box_jitter, label.shape, rng)
     origin = np.array([low for low, _ in prepared.box_ijk])
+    scales = MultiScale(image, sampling.patch_size)
     for centre in centres(label, region, box, sampling.patches_per_case, sampling.region_fraction, rng):
-        x1, half = cut(image, centre, sampling.patch_size)
+        x1, half = scales.cut(centre)
         yield {
             "x1": x1,
             "half": half,
@@ -174,7 +225,7 @@ def volume(prepared: Prepared) -> dict:
         and shape_ijk int64 [3] (the crop's place in the whole volume, and its size), case_id str.
     """
     return {
-        "image": prepared.image.astype(np.float16),
+        "image": halves(prepared.image),
         "brain": prepared.brain.astype(np.uint8),
         "label": prepared.label,
         "origin_ijk": np.array([low for low, _ in prepared.box_ijk], np.int64),

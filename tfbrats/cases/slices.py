@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.case import case_seed
-from tfbrats.cases.preprocess import Prepared
+from tfbrats.cases.preprocess import Prepared, halves
 from tfbrats.errors import InputError
 from tfbrats.labels import LwsRegion, region_mask
 
@@ -36,12 +37,17 @@ def region_map(
     from scipy import ndimage  # here: commands that cut nothing need not wait for it
 
     radius_mm = contour_width_mm / 2
+    # Further from the tumour than the radius there is no band, and what a distance is measured to lies no
+    # further than the first pixel round the tumour: the rest of the slice is not looked at.
+    margin = 1 + max(int(radius_mm / side) for side in spacing_mm)
+    box = grown(box_of(whole_tumour), margin, whole_tumour.shape)
     # A pixel is in the dilation when the nearest tumour pixel is within the radius, and in the erosion when
     # the nearest other pixel is beyond it. One ring of padding is the world outside the array.
-    tumour = np.pad(whole_tumour, 1)
+    tumour = np.pad(crop(whole_tumour, box), 1)
     to_tumour_mm = ndimage.distance_transform_edt(~tumour, sampling=spacing_mm)[1:-1, 1:-1]
     to_others_mm = ndimage.distance_transform_edt(tumour, sampling=spacing_mm)[1:-1, 1:-1]
-    band = (to_tumour_mm <= radius_mm) & (to_others_mm <= radius_mm)
+    band = np.zeros_like(brain)
+    crop(band, box)[...] = (to_tumour_mm <= radius_mm) & (to_others_mm <= radius_mm)
     regions[brain & whole_tumour] = LwsRegion.S3
     regions[brain & band] = LwsRegion.S4
     return regions
@@ -120,7 +126,7 @@ def slices(
     )
     for k in kept:
         yield {
-            "image": prepared.image[:, :, k].astype(np.float16),
+            "image": halves(prepared.image[:, :, k]),
             "label": prepared.label[:, :, k],
             "region": region_map(
                 prepared.brain[:, :, k], whole_tumour[:, :, k], contour_width_mm, prepared.spacing_mm[:2]

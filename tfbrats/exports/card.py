@@ -10,12 +10,19 @@ from tfbrats.exports.chosen import Chosen
 from tfbrats.inference.signatures import Signature
 from tfbrats.labels import LEARNED_OF, LabelSchema, Tissue
 from tfbrats.predictions import seen
-from tfbrats.predictions.model_card import ModelCard
+from tfbrats.predictions.model_card import N4, ModelCard
 from tfbrats.training import checkpoints
 
 
-def card_of(chosen: Chosen, name: str, version: int, signatures: Sequence[Signature]) -> ModelCard:
-    """What the exported model will say of itself."""
+def card_of(
+    chosen: Chosen,
+    name: str,
+    version: int,
+    signatures: Sequence[Signature],
+    batch_norm: str = "",
+    bfloat16: str = "",
+) -> ModelCard:
+    """What the exported model will say of itself; the last two as the card has them."""
     config = chosen.config
     return ModelCard(
         name=name,
@@ -25,10 +32,17 @@ def card_of(chosen: Chosen, name: str, version: int, signatures: Sequence[Signat
         tfbrats_version=__version__,
         modalities=config.data.modalities,
         axes="".join(nifti.AXES),
-        n4_modalities=config.preprocess.n4_modalities,
-        n4_shrink=config.preprocess.n4_shrink,
+        n4=N4(
+            modalities=config.preprocess.n4_modalities,
+            shrink=config.preprocess.n4_shrink,
+            by="graph",
+            method="tfbrats",
+            of_records="tfbrats" if config.preprocess.n4 == "ours" else "SimpleITK",
+        ),
         normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
         precision=chosen.precision,
+        batch_norm=batch_norm,
+        bfloat16=bfloat16,
         spacing_mm=chosen.run.records["spacing_mm"],
         label_schema=chosen.schema.to_json(),
         regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},

@@ -135,6 +135,14 @@ def label_values(schema: LabelSchema) -> list[int]:
     return [value_of[tissue] for tissue in (Tissue.BACKGROUND, *LEARNED)]
 
 
+def in_values(tissues, values: Sequence[int]):
+    """Tissues of any shape, uint8, as the values to write, of `label_values`."""
+    written = tf.zeros_like(tissues) + tf.constant(values[0], tf.uint8)
+    for tissue, value in enumerate(values[1:], 1):  # a table would do, but a GPU looks up no uint8
+        written = tf.where(tf.equal(tissues, tissue), tf.constant(value, tf.uint8), written)
+    return written
+
+
 def region_mask(tissues, region: str):
     """The twin of `labels.region_mask` in the graph: integer tissues of any shape -> bool."""
     masks = [tf.equal(tissues, int(tissue)) for tissue in REGIONS[region]]

@@ -67,11 +67,11 @@ def _that_hold(parent, origins, size: int):
     return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
 
 
-def _patches(image, origins, size: int, scales: int):
+def _patches(framed_image, origins, size: int, scales: int):
     """What a network sees of tiles, int32 [n, 3]: float32 [n, S, S, S, scales * M]."""
     if scales == 1:
-        return patches_graph.window(image, origins, size)
-    return multi_scale(*patches_graph.cut(image, origins + size // 2, size))
+        return patches_graph.window(framed_image, origins + 1, size)
+    return multi_scale(*patches_graph.cut_from(framed_image, origins + size // 2, size))
 
 
 def _add(total, tiles, origins, box):
@@ -133,11 +133,12 @@ def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
     if parent is not None:
         origins = _that_hold(parent, origins, patch_size)
     tiles = tf.shape(origins)[0]
+    framed_image = patches_graph.framed(image)
 
     def add_batch(done, total):
         batch = origins[done : done + settings.tile_batch]
         # patches: 1 x 64 x 64 x 64 x 12
-        probabilities = _probabilities(network, _patches(image, batch, patch_size, scales))[..., 0]
+        probabilities = _probabilities(network, _patches(framed_image, batch, patch_size, scales))[..., 0]
         return done + tf.shape(batch)[0], _add(total, probabilities, batch, box)
 
     _, total = tf.while_loop(
@@ -231,6 +232,7 @@ class CascadeSegmenter(tf.Module):
         patch_size: S, the tile that the networks were trained on.
         settings: the config's section `cascade`.
         schema: the label values that come out.
+        n4_modalities, n4_shrink: as `preprocess_graph.cropped`.
 
     Raises:
         InputError: a network is missing or takes other channels, the stride leaves gaps, or the schema lacks a
@@ -244,6 +246,8 @@ class CascadeSegmenter(tf.Module):
         patch_size: int,
         settings: Cascade,
         schema: LabelSchema,
+        n4_modalities: Sequence[str] = (),
+        n4_shrink: int = 1,
     ):
         super().__init__()
         missing = [region for region in REGIONS if region not in networks]
@@ -262,6 +266,7 @@ class CascadeSegmenter(tf.Module):
         self.modalities = tuple(modalities)
         self._patch_size, self._settings = patch_size, settings
         self._values = label_values(schema)
+        self._n4 = tuple(n4_modalities), n4_shrink
 
     def patches(self, region: str, patch):
         """float32 [N, S, S, S, channels] z-scored patches -> probabilities of the region, [N, S, S, S, 1]."""
@@ -283,7 +288,7 @@ class CascadeSegmenter(tf.Module):
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
             tiles: int32 [3], how many tiles each stage ran.
         """
-        image, brain, box, shape = cropped(volumes, self.modalities)
+        image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
         stages = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
 
         background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)

@@ -1,8 +1,8 @@
-"""The inverse of `cases.packing`, in the graph. Whatever is sent, little is unpacked before it is refused."""
+"""The inverse of `machine.packing`, in the graph. Whatever is sent, little is unpacked before it is refused."""
 
 import tensorflow as tf
 
-from tfbrats.cases.packing import LONGEST_SIDE, MOST_VOXELS, OVERHEAD_BYTES
+from tfbrats.machine.packing import LONGEST_SIDE, MOST_VOXELS, OVERHEAD_BYTES
 
 _AT_ONCE = 2  # slices
 

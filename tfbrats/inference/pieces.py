@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from tfbrats.cases.packing import LONGEST_SIDE, MOST_VOXELS
+from tfbrats.machine.packing import LONGEST_SIDE, MOST_VOXELS
 
 MOST_CASES = 64  # of one call: little is sent to claim many, and each takes its time
 
@@ -87,16 +87,22 @@ def in_pieces(function: Callable, batch, at_once, nothing: Mapping) -> dict:
     """
     count = tf.shape(batch)[0]
     pieces = -(-count // at_once)
+    # A GPU keeps no list of uint8; float16 holds its numbers as they are.
+    kept = {name: tf.float16 if empty.dtype == tf.uint8 else empty.dtype for name, empty in nothing.items()}
     answers = {
-        name: tf.TensorArray(empty.dtype, pieces, element_shape=[None, *empty.shape[1:]], infer_shape=False)
+        name: tf.TensorArray(kept[name], pieces, element_shape=[None, *empty.shape[1:]], infer_shape=False)
         for name, empty in nothing.items()
     }
 
     def add_piece(n, answers):
         answer = function(batch[n * at_once : (n + 1) * at_once])
-        return n + 1, {name: array.write(n, answer[name]) for name, array in answers.items()}
+        return n + 1, {
+            name: array.write(n, tf.cast(answer[name], kept[name])) for name, array in answers.items()
+        }
 
     _, answers = tf.while_loop(lambda n, _: n < pieces, add_piece, (0, answers), parallel_iterations=1)
     return tf.cond(
-        count > 0, lambda: {name: array.concat() for name, array in answers.items()}, lambda: nothing
+        count > 0,
+        lambda: {name: tf.cast(array.concat(), nothing[name].dtype) for name, array in answers.items()},
+        lambda: nothing,
     )

@@ -1,6 +1,6 @@
-"""A case as the networks see it, in the graph: brain, crop, z-score.
+"""A case as the networks see it, in the graph: brain, crop, bias field, z-score.
 
-`cases.preprocess` is the twin in numpy; the bias field is found there alone, before the graph.
+`cases.preprocess` is the twin in numpy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfbrats.inference import bias_graph
 from tfbrats.inference.boxes_graph import box_of, crop
 from tfbrats.inference.pieces import bounded, finite
 
@@ -16,7 +17,7 @@ class Prepared(NamedTuple):
     """A case ready for a network.
 
     Attributes:
-        image: float32 [i, j, k, M], z-scored in the brain, 0 outside, cropped to `box`.
+        image: float32 [i, j, k, M], bias-corrected, z-scored in the brain, 0 outside, cropped to `box`.
         brain: bool [i, j, k].
         box: int32 [3, 2], half-open ranges: where the crop lies in the whole volume.
         shape: int32 [3]: the whole volume.
@@ -57,12 +58,16 @@ def z_score(image, brain):
     return tf.where(brain[..., None], (image - mean) / deviation, 0.0)
 
 
-def cropped(volumes: Mapping, modalities: Sequence[str]) -> Prepared:
-    """How every case begins: bounded, stacked, cut to the brain's box, checked for numbers, z-scored.
+def cropped(
+    volumes: Mapping, modalities: Sequence[str], n4_modalities: Sequence[str] = (), n4_shrink: int = 1
+) -> Prepared:
+    """How every case begins: bounded, stacked, cut to the brain's box, checked for numbers, N4, z-scored.
 
     Args:
         volumes: modality -> [I, J, K] of any size, int16 or float32.
         modalities: names and order of the image's channels.
+        n4_modalities: those whose bias field is divided out.
+        n4_shrink: as `bias_graph.corrected`.
 
     Raises:
         tf.errors.InvalidArgumentError: as `bounded` and `finite`.
@@ -74,5 +79,8 @@ def cropped(volumes: Mapping, modalities: Sequence[str]) -> Prepared:
     box = box_of(brain)
     # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
     within = finite(crop(image, box))
-    brain_within = crop(brain, box)
-    return Prepared(z_score(within, brain_within), brain_within, box, tf.shape(image)[:3])
+    brain_within, shape = crop(brain, box), tf.shape(image)[:3]
+    if n4_modalities:
+        channels = [modalities.index(name) for name in n4_modalities]
+        within = bias_graph.corrected(within, channels, box, shape, n4_shrink)
+    return Prepared(z_score(within, brain_within), brain_within, box, shape)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbrats.machine import literal
+from tfbrats.machine import literal, surroundings
 
 # In a version's folder: the requests that the server answers before it serves the version.
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
@@ -46,9 +46,8 @@ class SavedModel:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        options = tf.compat.v1.ConfigProto()
-        options.gpu_options.allow_growth = True  # others work on the desk's GPU too
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
+        surroundings.share_gpus()  # a worker of Beam may be nobody's command
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
             # Not tf.saved_model.load: the real server reads the graph, not the Python objects.
             with self._session.graph.as_default(), _without_deprecation_notes():

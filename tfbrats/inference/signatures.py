@@ -9,18 +9,19 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfbrats.cases import nifti
-from tfbrats.cases.packing import packed
 from tfbrats.config import Config, PatchConfig
 from tfbrats.inference import packing_graph
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
 from tfbrats.inference.pieces import bounded, each_of
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import REGIONS
+from tfbrats.machine.packing import packed
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card
 
@@ -29,6 +30,11 @@ _ON_ONE_GRID = f", axes {''.join(nifti.AXES)}, one grid for all"
 
 Segmenter = SliceSegmenter | CascadeSegmenter
 Volumes = Mapping[str, np.ndarray]  # modality -> [I, J, K]
+
+
+def networks_of(segmenter: Segmenter) -> dict[str, keras.Model]:
+    """Region ("" where there is one network) -> a network that a case passes through."""
+    return {"": segmenter.network} if isinstance(segmenter, SliceSegmenter) else dict(segmenter.networks)
 
 
 class Weights(tf.Module):
@@ -41,8 +47,8 @@ class Weights(tf.Module):
 
     def __init__(self, segmenter: Segmenter):
         super().__init__()
-        networks = [segmenter.network] if isinstance(segmenter, SliceSegmenter) else segmenter.networks.values()
-        self.weights = [variable.value for network in networks for variable in network.variables]
+        variables = [variable for network in networks_of(segmenter).values() for variable in network.variables]
+        self.weights = [variable.value for variable in variables]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats.inference.answers import answer_of, label_values
+from tfbrats.inference.answers import answer_of, in_values, label_values
 from tfbrats.inference.boxes_graph import uncrop
 from tfbrats.inference.pieces import in_pieces
 from tfbrats.inference.preprocess_graph import cropped
@@ -35,6 +35,7 @@ class SliceSegmenter(tf.Module):
         modalities: names and order of its channels.
         slice_shape: the canvas it was trained on.
         schema: the label values that come out.
+        n4_modalities, n4_shrink: as `preprocess_graph.cropped`.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class SliceSegmenter(tf.Module):
         modalities: Sequence[str],
         slice_shape: Sequence[int],
         schema: LabelSchema,
+        n4_modalities: Sequence[str] = (),
+        n4_shrink: int = 1,
     ):
         super().__init__()
         self.network = without_training_heads(network)
@@ -50,6 +53,7 @@ class SliceSegmenter(tf.Module):
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
         self._values = label_values(schema)
+        self._n4 = tuple(n4_modalities), n4_shrink
 
     def slices(self, image):
         """float32 [N, H, W, M] z-scored slices -> class probabilities, by the names of `answer.classes`."""
@@ -74,7 +78,7 @@ class SliceSegmenter(tf.Module):
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
         """
-        image, brain, box, shape = cropped(volumes, self.modalities)
+        image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
         # As slices: 140 x 140 x 170 x 4
         image, brain = tf.transpose(image, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
         frame = self._frame(shape[:2], box)
@@ -97,7 +101,7 @@ class SliceSegmenter(tf.Module):
         # back to I x J x K
         tissues = uncrop(tf.transpose(tissues, [1, 2, 0]), box, shape)
         return {
-            "segmentation": tf.gather(tf.constant(self._values, tf.uint8), tf.cast(tissues, tf.int32)),
+            "segmentation": in_values(tissues, self._values),
             "probabilities": uncrop(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
         }
 

@@ -1,9 +1,10 @@
 """Unpack a .nii.gz fast, and say what else its bytes are: a web page, nothing, cut off, packed twice."""
 
+import contextlib
 import gzip
 import os
 
-import numpy as np
+import deflate
 from isal import igzip, isal_zlib
 
 from tfbrats.errors import InputError
@@ -12,6 +13,7 @@ from tfbrats.machine import files
 _PIECE_BYTES = 2**16  # of a .gz unpacked at a time
 _DEFLATE_RATIO = 1032  # the most that it ever saves: a file that claims more is damaged
 _GZIP = b"\x1f\x8b"
+_MEMBER = _GZIP + b"\x08"  # how a further one would begin: deflate is the only method that there is
 
 
 def unpacked(content: bytes, path: str | os.PathLike) -> bytes | memoryview:
@@ -68,20 +70,16 @@ def name_note(content: bytes, path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def _gunzipped(content: bytes) -> bytes | memoryview:
-    """Piece by piece into one array of the size that the file's last bytes tell; the unusual goes a longer way.
+    """One member that is all of the file by libdeflate, in half of ISA-L's time; the unusual goes a longer way.
 
-    numpy asks the system for large pages, which bytes do not get: a fifth less time than `igzip.decompress`.
+    libdeflate looks at the first member alone: nothing may look like another one, and the file's last bytes
+    must be the checksum and the length of what came out.
     """
-    size = int.from_bytes(content[-4:], "little")
-    if size <= _DEFLATE_RATIO * len(content):
-        plain, filled = np.empty(size, np.uint8).data, 0
-        member = isal_zlib.decompressobj(wbits=31)
-        for start in range(0, len(content), _PIECE_BYTES):
-            piece = member.decompress(content[start : start + _PIECE_BYTES])
-            if member.unused_data or filled + len(piece) > size:
-                break
-            plain[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            if member.eof and start + _PIECE_BYTES >= len(content):
-                return plain
+    checksum, size = (int.from_bytes(four, "little") for four in (content[-8:-4], content[-4:]))
+    # No size: nothing was packed, or zeros lie behind.
+    if 0 < size <= _DEFLATE_RATIO * len(content) and content.find(_MEMBER, 1) < 0:
+        with contextlib.suppress(deflate.DeflateError):
+            plain = deflate.gzip_decompress(content, size)
+            if len(plain) == size and deflate.crc32(plain) == checksum:
+                return memoryview(plain).toreadonly()
     return igzip.decompress(content)  # several members, zeros or something else behind, cut off, damaged

@@ -34,6 +34,7 @@ def prepare() -> None:
     if command is None:
         return
     _ours.append(command)
+    share_gpus()
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a shell's background job ignores it
@@ -47,6 +48,15 @@ def prepare() -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     # No folder, so Keras neither reads ~/.keras/keras.json nor leaves one there.
     os.environ["KERAS_HOME"] = os.devnull
+
+
+def share_gpus() -> None:
+    """TensorFlow takes a GPU's memory as it needs it, in this process and in those that it starts.
+
+    Else it takes all of each GPU's at its first use, and nothing else runs beside it. Whoever loads TensorFlow
+    calls this before; a GPU in use already keeps what it has. What a user has set stays.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def is_command() -> bool:

@@ -6,6 +6,7 @@ Every layer is named, so that a summary, a checkpoint or a graph reads like the 
 import keras
 from keras import layers, ops
 
+from tfbrats.networks import keras_settings
 from tfbrats.networks.blocks import Norm
 
 _GLOROT = "glorot_uniform"  # paper B: "Xavier initialization"; [ours]: its uniform form
@@ -35,11 +36,20 @@ def pair(x, filters: int, norm: Norm, name: str):
     return conv_norm_relu(conv_norm_relu(x, filters, norm, f"{name}_1"), filters, norm, f"{name}_2")
 
 
+@keras.saving.register_keras_serializable("tfbrats", "MaxPooling3D")
+class MaxPooling(layers.MaxPooling3D):
+    """Max-pooling; of float16 in float32 where there is no GPU, which leaves the values as they are."""
+
+    def call(self, inputs):
+        if self.compute_dtype != "float16" or keras_settings.has_gpu():
+            return super().call(inputs)
+        # TensorFlow 2.21 has no float16 MaxPool3D on a CPU.
+        return ops.cast(super().call(ops.cast(inputs, "float32")), "float16")
+
+
 def pool(x, name: str):
-    """Max-pooling of 2 x 2 x 2; under mixed_float16 it runs in float32, which leaves the values as they are."""
-    # TensorFlow 2.21 has no float16 MaxPool3D on a CPU, and the convolution that follows casts back.
-    half = keras.config.dtype_policy().compute_dtype == "float16"
-    return layers.MaxPooling3D(2, data_format="channels_last", dtype="float32" if half else None, name=name)(x)
+    """Max-pooling of 2 x 2 x 2."""
+    return MaxPooling(2, data_format="channels_last", name=name)(x)
 
 
 @keras.saving.register_keras_serializable("tfbrats", "Deconv3D")

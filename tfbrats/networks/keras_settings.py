@@ -32,6 +32,14 @@ def ours(precision: str) -> Iterator[None]:
         keras.config.set_floatx(floatx)
 
 
+def has_gpu() -> bool:
+    """Whether Keras' engine has one in this process; asking takes the devices."""
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # JAX, where there is none
+        return False
+
+
 def check_backend() -> None:
     """Raises InputError where Keras runs on another engine than TensorFlow, with which alone we train."""
     if (engine := keras.config.backend()) != "tensorflow":

@@ -1,7 +1,8 @@
 """The losses of both papers: loss weighted sampling (A, arXiv 1907.07677, eq. 1-4), binary cross-entropy (B);
 and the outlines that paper A's baseline BFCN learns beside the regions.
 
-keras.ops only.
+keras.ops only. Tissues, regions and classes stay as they come, uint8: Keras' `ops.equal(uint8, 1)` compares
+int32, which TensorFlow does in the host's memory, also where a GPU trains.
 
 Sums and ratios are kept apart: numerator and denominator are returned, and whoever holds the global batch
 divides. A mean of each replica's ratio would not be the paper's loss.
@@ -13,15 +14,24 @@ from tfbrats.labels import LEARNED_OF, LwsRegion, Tissue
 
 
 def targets(tissues):
-    """The two U-Nets' classes from tissues [N, H, W] (integers): WT 0/1, and 0..3 as `labels.Tissue`.
+    """The two U-Nets' classes from tissues [N, H, W], integers too: WT 0/1, and 0..3 as `labels.Tissue`.
 
     The papers know neither a resection cavity (2024), which counts as non-tumour, nor a cyst (PED), which
     counts as NCR: it belongs to the core and does not enhance.
     """
-    parts = ops.where(ops.equal(tissues, int(Tissue.RC)), 0, ops.cast(tissues, "int32"))
-    parts = ops.where(ops.equal(parts, int(Tissue.CC)), int(Tissue.NCR), parts)
-    whole = ops.cast(ops.greater(parts, 0), "int32")
-    return whole, parts
+    tissues = ops.convert_to_tensor(tissues)
+    rest, core = (
+        ops.convert_to_tensor(int(tissue), tissues.dtype) for tissue in (Tissue.BACKGROUND, Tissue.NCR)
+    )
+    parts = ops.where(_is(tissues, Tissue.RC), rest, tissues)
+    parts = ops.where(_is(parts, Tissue.CC), core, parts)
+    return ops.cast(ops.greater(parts, rest), tissues.dtype), parts
+
+
+def _is(classes, value: int):
+    """Where `classes`, integers of any shape, have a value; compared in their own type."""
+    classes = ops.convert_to_tensor(classes)
+    return ops.equal(classes, ops.convert_to_tensor(int(value), classes.dtype))
 
 
 def region_counts(regions, whole_tumour):
@@ -30,9 +40,9 @@ def region_counts(regions, whole_tumour):
     N_pos counts all tumour pixels in the brain, the contour's included ([ours]: counting S3 alone, small
     tumours, which are all contour, would give p2 = 0).
     """
-    in_brain = ops.not_equal(regions, int(LwsRegion.S1))
-    tumour = ops.logical_and(ops.equal(whole_tumour, 1), in_brain)
-    normal = ops.equal(regions, int(LwsRegion.S2))
+    in_brain = ops.logical_not(_is(regions, LwsRegion.S1))
+    tumour = ops.logical_and(_is(whole_tumour, 1), in_brain)
+    normal = _is(regions, LwsRegion.S2)
     return (
         ops.sum(ops.cast(tumour, "float32"), axis=(1, 2)),
         ops.sum(ops.cast(normal, "float32"), axis=(1, 2)),
@@ -59,9 +69,9 @@ def sample_weights(regions, draws, p2, contour_weight: float):
     """
     p2 = ops.reshape(ops.convert_to_tensor(p2), (-1, 1, 1))
     drawn = ops.cast(ops.less(draws, p2), "float32")
-    inside = ops.cast(ops.equal(regions, int(LwsRegion.S3)), "float32")
-    contour = ops.cast(ops.equal(regions, int(LwsRegion.S4)), "float32")
-    normal = ops.cast(ops.equal(regions, int(LwsRegion.S2)), "float32")
+    inside = ops.cast(_is(regions, LwsRegion.S3), "float32")
+    contour = ops.cast(_is(regions, LwsRegion.S4), "float32")
+    normal = ops.cast(_is(regions, LwsRegion.S2), "float32")
     return drawn * normal + inside + contour_weight * contour, inside + contour
 
 
@@ -93,7 +103,7 @@ def data_loss(parts, branches, omega):
 
 
 def outlines(tissues, width_px: int):
-    """Where the outline of WT, TC or ET runs: 0 or 1, int32 [N, H, W].
+    """Where the outline of WT, TC or ET runs: 0 or 1, uint8 [N, H, W].
 
     A region's outermost pixels, those with a pixel outside the region among their eight neighbours, make a line
     one pixel wide; it is widened by as much on either side. Where the slice ends is no outline.
@@ -104,14 +114,13 @@ def outlines(tissues, width_px: int):
     """
     _, parts = targets(tissues)
     masks = [
-        sum(ops.cast(ops.equal(parts, int(tissue)), "float32") for tissue in classes)
-        for classes in LEARNED_OF.values()
+        sum(ops.cast(_is(parts, tissue), "float32") for tissue in classes) for classes in LEARNED_OF.values()
     ]
     regions = ops.stack(masks, axis=-1)
     touches_outside = ops.max_pool(1.0 - regions, 3, strides=1, padding="same", data_format="channels_last")
     line = ops.max(regions * touches_outside, axis=-1, keepdims=True)
     wide = ops.max_pool(line, width_px, strides=1, padding="same", data_format="channels_last")
-    return ops.cast(wide[..., 0], "int32")
+    return ops.cast(wide[..., 0], "uint8")
 
 
 def balancing_weights(positive, valid, positives, pixels):
@@ -123,7 +132,7 @@ def balancing_weights(positive, valid, positives, pixels):
         positives, pixels: how many of the global batch's counting pixels are positive, and how many there are.
     """
     weight = pixels / ops.maximum(positives, 1.0)
-    return ops.where(ops.equal(positive, 1), weight, 1.0) * valid
+    return ops.where(_is(positive, 1), weight, 1.0) * valid
 
 
 def binary_cross_entropy_sum(logits, targets, weights):

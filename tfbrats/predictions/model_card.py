@@ -8,7 +8,7 @@ metadata.json where it has one.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pydantic
@@ -22,11 +22,35 @@ if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of im
     from tfbrats.cases.case import Case
 
 FILE = "tfbrats.json"
-FORMAT = 1
+FORMAT = 2
+_CALLER_CORRECTS = 1  # the format of models whose graph has no N4
 _SAME_SPACING = 0.05  # relative
 _CONFIG_OF_RUN = "config.yaml"  # lies in a training's folder
 _SHOWN = 5  # names, where a model is looked for and not found
 TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
+
+
+N4Method = Literal["tfbrats", "SimpleITK"]
+
+
+class N4(pydantic.BaseModel):
+    """Where the bias field of which modalities is corrected.
+
+    Attributes:
+        modalities: that are corrected; the others are taken as they are.
+        shrink: the field is fitted on one voxel of so many along each axis.
+        by: "graph": raw scans are sent. "caller": they are corrected before they are sent.
+        method: whose N4 that is.
+        of_records: whose corrected what the networks were trained on. The two fields are within 0.01 %.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    modalities: tuple[str, ...]
+    shrink: int
+    by: Literal["graph", "caller"]
+    method: N4Method
+    of_records: N4Method
 
 
 class ModelCard(pydantic.BaseModel):
@@ -34,8 +58,10 @@ class ModelCard(pydantic.BaseModel):
 
     Attributes:
         modalities: names of the whole-case signatures' inputs, each [I, J, K] on one grid, axes as `axes`.
-        n4_modalities: to be bias-corrected before they are sent; the graph does the rest.
+        n4: which of them are bias-corrected, and where; the graph does the rest.
         precision: in which the network computes; cards from before it was told are of float32.
+        batch_norm: how many batch normalisations were folded into convolutions; "" where it was not told.
+        bfloat16: how fast it was in bfloat16 where it was exported, and what that changed; "" if not tried.
         label_schema: which value of `segmentation` stands for which tissue.
     """
 
@@ -48,10 +74,11 @@ class ModelCard(pydantic.BaseModel):
     tfbrats_version: str
     modalities: tuple[str, ...]
     axes: str
-    n4_modalities: tuple[str, ...]
-    n4_shrink: int
+    n4: N4
     normalisation: str
     precision: str = "float32"
+    batch_norm: str = ""
+    bfloat16: str = ""
     spacing_mm: tuple[float, float, float]
     label_schema: dict[str, Any]
     regions: dict[str, tuple[str, ...]]
@@ -62,6 +89,11 @@ class ModelCard(pydantic.BaseModel):
     intended_use: str
 
     _read_from: bytes | None = pydantic.PrivateAttr(None)
+
+    @property
+    def n4_of_caller(self) -> tuple[str, ...]:
+        """The modalities that are to be bias-corrected before they are sent."""
+        return self.n4.modalities if self.n4.by == "caller" else ()
 
     @property
     def schema_of_labels(self) -> LabelSchema:
@@ -100,15 +132,28 @@ def parse(text: str | bytes, where: str) -> ModelCard:
         raise InputError(f"{where}: not a {FILE} ({error}). Export the model again.") from error
     if not isinstance(content, dict) or "format" not in content:
         raise InputError(f"{where}: not a {FILE} of an exported model.")
-    if content["format"] != FORMAT:  # before the entries, which another format may name otherwise
-        raise InputError(f"{where}: format {content['format']}; this version reads {FORMAT}. Export it again.")
+    if content["format"] not in (_CALLER_CORRECTS, FORMAT):  # before the entries, which it may name otherwise
+        raise InputError(
+            f"{where}: format {content['format']}; this version reads {_CALLER_CORRECTS} and {FORMAT}. "
+            "Use a newer tfbrats, or export it again."
+        )
     try:
-        card = ModelCard.model_validate_json(text)
+        card = ModelCard.model_validate_json(json.dumps(_as_now(content)))
     except pydantic.ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise InputError(f"{where}: {faults}. Export the model again.") from error
     card._read_from = text.encode() if isinstance(text, str) else text
     return card
+
+
+def _as_now(content: dict[str, Any]) -> dict[str, Any]:
+    """A card's entries in today's format. Before it the caller corrected, by SimpleITK: there was no other."""
+    if content["format"] != _CALLER_CORRECTS or not {"n4_modalities", "n4_shrink"} <= set(content):
+        return content
+    now = {**content, "format": FORMAT}
+    modalities, shrink = now.pop("n4_modalities"), now.pop("n4_shrink")
+    whose = {"by": "caller", "method": "SimpleITK", "of_records": "SimpleITK"}
+    return {**now, "n4": {"modalities": modalities, "shrink": shrink, **whose}}
 
 
 def read(model_dir: str | os.PathLike) -> ModelCard:
@@ -198,24 +243,51 @@ def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
     )
 
 
+def n4_note(card: ModelCard) -> str | None:
+    """What is to be told of a model whose caller corrects the bias field; else None."""
+    if not card.n4_of_caller:
+        return None
+    return (
+        f"the model {card.name} version {card.version} was exported before models corrected the bias field "
+        f"themselves: N4 of {', '.join(card.n4_of_caller)} is done here, by {card.n4.method}, in some seconds "
+        "each. Exported again, it does so itself in about a second"
+    )
+
+
+def other_n4_note(card: ModelCard) -> str | None:
+    """What is to be told of a graph whose N4 is not that of the records that it learned from; else None."""
+    if not card.n4.modalities or card.n4.method == card.n4.of_records:
+        return None
+    return (
+        f"its records were corrected by {card.n4.of_records}'s N4 (preprocess.n4), and the model corrects by "
+        f"{card.n4.method}'s: fields within 0.01 % of each other"
+    )
+
+
 def inputs(card: ModelCard, case: "Case") -> dict[str, np.ndarray]:
-    """What the whole-case signatures expect for a case loaded with the card's modalities, N4 done here.
+    """What the whole-case signatures expect for a case loaded with the card's modalities.
+
+    N4 is done here for models whose graph does not.
 
     Returns:
-        modality -> [I, J, K], all int16 (whole numbers, no N4) or all float32.
+        modality -> [I, J, K], all int16 (whole numbers, no N4 done here) or all float32.
 
     Raises:
         InputError: the case was loaded with other modalities.
+        MissingPackageError: N4 is to be done here, and SimpleITK is not installed.
     """
-    from tfbrats.cases import preprocess
-
     if set(case.modalities) != set(card.modalities):
         raise InputError(
             f"{case.case_id}: the model {card.name} takes {', '.join(card.modalities)}; received "
             f"{', '.join(case.modalities)}."
         )
-    # One case is waited for here: its modalities may share the cores, which changes no bit.
-    image = preprocess.correct_bias(case, card.n4_modalities, card.n4_shrink, modalities_at_once=memory.cores())
+    image = case.image
+    if card.n4_of_caller:
+        from tfbrats.cases import preprocess
+
+        whose: Literal["ours", "itk"] = "ours" if card.n4.method == "tfbrats" else "itk"
+        # One case is waited for here: its modalities may share the cores, which changes no bit.
+        image = preprocess.correct_bias(case, card.n4_of_caller, card.n4.shrink, memory.cores(), whose)
     return {name: np.ascontiguousarray(image[..., m]) for m, name in enumerate(case.modalities)}
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -278,7 +278,7 @@ def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike
             + " or ".join(f"region={r.lower()}" for r in manifest.regions)
             + " on it, or write the others into another folder."
         )
-    changed = differences(config.records_identity(), manifest.identity)
+    changed = other_records(config.records_identity(), manifest.identity)
     if changed:
         raise InputError(
             f"{folder}: these records were written with another configuration:\n  "
@@ -297,3 +297,12 @@ def check_shard(folder: str | os.PathLike, shard: Shard, content: bool = True) -
     if content and file_crc32c(path) != shard.crc32c:
         return f"{path}: damaged: its checksum is not the one in dataset.json. {REWRITE}"
     return None
+
+
+def other_records(here: Mapping, there: Mapping) -> list[str]:
+    """`differences` of two `records_identity`s; in one that does not say whose N4, it is SimpleITK's."""
+
+    def told(identity: Mapping) -> dict[str, Any]:
+        return {**identity, "preprocess": {"n4": "itk", **identity.get("preprocess", {})}}
+
+    return differences(told(here), told(there))

@@ -21,7 +21,11 @@ from tfbrats.terminal.wording import columns, in_time, in_units
 # by benchmarks/prepare_memory.py.
 _WORKER_BYTES = 200 * 2**20  # interpreter, Beam and the libraries
 _WORKER_BYTES_PER_VALUE = 14  # of a case's I x J x K x M
-_N4_S_PER_VOXEL = 2e-6  # of the brain's box, a modality, at shrink 4; more closely: --price times it
+# Of N4 on one modality, for each voxel of the brain's box and for each that is fitted: benchmarks/n4.py. More
+# closely: --price times it.
+_OURS_S_PER_VOXEL = 1e-8
+_OURS_S_PER_FITTED = 1.2e-6
+_ITK_S_PER_VOXEL = 2e-6  # at shrink 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +81,7 @@ def measured_price(
     """Prepares the first sound case in memory and multiplies.
 
     Args:
-        with_n4: time N4 on one modality, which takes a while, and count it for each; else a rough figure of
-            ours stands for it.
+        with_n4: time N4 on one modality and count it for each; else a rough figure of ours stands for it.
 
     Raises:
         InputError: no case is sound.
@@ -146,12 +149,14 @@ def _measured(source: CaseFiles, config: Config, with_n4: bool) -> _Measured:
 
 def _n4_seconds(loaded: Case, prepared: Prepared, config: Config, is_timed: bool) -> float:
     """Of N4 on one modality: timed, or a rough figure."""
-    shrink = config.preprocess.n4_shrink
-    if not is_timed or not config.preprocess.n4_modalities:
-        return _N4_S_PER_VOXEL * prepared.brain.size * (4 / shrink) ** 3
+    wanted = config.preprocess
+    if not is_timed or not wanted.n4_modalities:
+        voxels = prepared.brain.size
+        if wanted.n4 == "ours":
+            return _OURS_S_PER_VOXEL * voxels + _OURS_S_PER_FITTED * voxels / wanted.n4_shrink**3
+        return _ITK_S_PER_VOXEL * voxels * (4 / wanted.n4_shrink) ** 3
     started = time.monotonic()
-    brain = preprocess.brain_mask(loaded.image)
-    preprocess.n4(loaded.image[..., 0], brain, shrink, loaded.spacing_mm)
+    preprocess.correct_bias(loaded, wanted.n4_modalities[:1], wanted.n4_shrink, n4=wanted.n4)
     return time.monotonic() - started
 
 

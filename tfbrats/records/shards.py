@@ -323,9 +323,8 @@ def _write_case(
             loaded = case.load(source, config.data.modalities, need_label=True)
         stage = "prepare"
         with watch.part("n4"):
-            image = preprocess.correct_bias(
-                loaded, config.preprocess.n4_modalities, config.preprocess.n4_shrink
-            )
+            wanted = config.preprocess
+            image = preprocess.correct_bias(loaded, wanted.n4_modalities, wanted.n4_shrink, n4=wanted.n4)
         with watch.part("cut"):
             prepared = preprocess.cropped(loaded, image)
         streams = encoded_examples(prepared, config, split, watch)

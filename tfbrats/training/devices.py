@@ -164,7 +164,8 @@ def shared_out(strategy: tf.distribute.Strategy, stream: tf.data.Dataset) -> Ite
         batch = next(batches, None)
         if batch is None:
             return None
-        pieces = {name: tf.split(tensor, len(places)) for name, tensor in batch.items()}
+        with tf.device("CPU:0"):  # else the first GPU would take all of it in
+            pieces = {name: tf.split(tensor, len(places)) for name, tensor in batch.items()}
         parts = []
         for n, place in enumerate(places):
             with tf.device(place):
@@ -244,7 +245,7 @@ def strategy_for(
     """The tf.distribute strategy that `train.strategy` names; it takes the devices, so call it first of all.
 
     "auto" is multi-worker when TF_CONFIG names several machines, mirrored when there is more than one device,
-    else one device. A GPU's memory is taken as it is needed, not all at once.
+    else one device.
 
     Args:
         jit_compile: `train.jit_compile`.
@@ -260,7 +261,6 @@ def strategy_for(
             "train.strategy=multi_worker: TF_CONFIG is not set. Set it on every worker, e.g. on the first to\n"
             f"  {_EXAMPLE}\nor train on this machine alone with train.strategy=auto."
         )
-    take_memory_as_needed()
     if name == "multi_worker" or several_workers(name):
         strategy = _multi_worker(machines, check)
     elif name == "tpu":
@@ -295,12 +295,18 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
 
 
-def take_memory_as_needed() -> None:
-    """Else TensorFlow takes all of each GPU's memory at its first use, and nothing else runs beside it."""
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # Devices in use already, by whoever called this before, keep what they have.
-        with contextlib.suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
+@contextlib.contextmanager
+def tf32(is_wanted: bool) -> Iterator[None]:
+    """In the block a GPU of NVIDIA's kind Ampere or later may round what float32 products multiply to TF32.
+
+    That is 10 bits of mantissa instead of 23, and faster; float16 and bfloat16 are not touched.
+    """
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(is_wanted)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def _multi_worker(machines: Cluster, check: Callable[[], None]) -> tf.distribute.Strategy:

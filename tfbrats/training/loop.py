@@ -3,7 +3,8 @@
 import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 
 import keras
 import tensorflow as tf
@@ -139,18 +140,36 @@ class Training:
         batches = self._batches_left(steps)
         progress.start_clock()
         self._pace.begin_step()
-        with board.progress_bar(steps, progress.step, self._name, None if self.chief else True) as bar:
+        with (
+            board.progress_bar(steps, progress.step, self._name, None if self.chief else True) as bar,
+            futures.ThreadPoolExecutor(1) as reader,
+        ):
+            # What a step gave is read while the next one runs: a GPU need not wait for Python in between.
+            waiting: list[futures.Future] = []
             for batch in batches:
-                values = _on_host(self._train_step(batch, schedule))
-                self._check_finite(values["loss"], progress.place)
-                progress.add_step(values, self.share.global_batch)
-                self._tell(bar)
-                if self._is_cut_short(steps):
-                    return False
-                self._pace.begin_step()
+                waiting.append(reader.submit(_on_host, *_packed(self._train_step(batch, schedule))))
+                if len(waiting) > 1:
+                    self._take_in(waiting.pop(0).result(), bar)
+                is_asked, is_due = self._is_time_to_save()
+                if is_asked or is_due:
+                    # Nothing is saved of a step that is not known to be sound.
+                    self._take_in(waiting.pop().result(), bar)
+                    if progress.step < steps:  # after the last step the validation comes, which saves
+                        checkpoints.save(self.last)
+                        if is_asked:
+                            return False
+            for values in waiting:
+                self._take_in(values.result(), bar)
         if progress.step < steps:  # the other workers would wait, and the history would have an epoch too few
             raise RuntimeError(f"{progress.place}: the stream of examples ended before step {steps}")
         return True
+
+    def _take_in(self, values: Mapping[str, float], bar: tqdm) -> None:
+        """What the next step gave: refused if it is not sound, added up, shown."""
+        self._check_finite(values["loss"], self.progress.place)
+        self.progress.add_step(values, self.share.global_batch)
+        self._tell(bar)
+        self._pace.begin_step()
 
     @property
     def _name(self) -> str:
@@ -191,15 +210,10 @@ class Training:
         batches = self.recipe.examples("validation") / self.share.global_batch
         return epochs * self.steps - self.progress.step + _VALIDATION_SHARE * batches * epochs
 
-    def _is_cut_short(self, steps: int) -> bool:
-        """Whether the epoch ends here, before its last step; saves then, and when it is time to."""
+    def _is_time_to_save(self) -> tuple[bool, bool]:
+        """Because it was asked to stop; because the last checkpoint is old."""
         is_due = self.last.minutes_since_save > self.config.train.checkpoint_minutes
-        is_asked, is_due = self._agreed(self._stop.is_asked, is_due)
-        # After the last step the validation comes, which saves.
-        if self.progress.step >= steps or not (is_asked or is_due):
-            return False
-        checkpoints.save(self.last)
-        return is_asked
+        return self._agreed(self._stop.is_asked, is_due)
 
     def _agreed(self, is_asked: bool, is_due: bool) -> tuple[bool, bool]:
         """Whether anyone was asked to stop (then all are), and whether the first worker's checkpoint is due.
@@ -263,6 +277,11 @@ class Training:
         self.recipe.home.write_history(self.progress.history, self.progress.timing)
 
 
-def _on_host(sums: Mapping[str, tf.Tensor]) -> dict[str, float]:
-    """What a step gave, in one copy from the device."""
-    return dict(zip(sums, tf.stack(list(sums.values())).numpy().tolist(), strict=True))
+def _packed(sums: Mapping[str, tf.Tensor]) -> tuple[list[str], tf.Tensor]:
+    """What a step will give: names, and numbers where they are. Later, it would wait for the next step too."""
+    return list(sums), tf.stack(list(sums.values()))
+
+
+def _on_host(names: Sequence[str], numbers: tf.Tensor) -> dict[str, float]:
+    """`_packed`'s, in one copy from the device, once they are there."""
+    return dict(zip(names, numbers.numpy().tolist(), strict=True))

@@ -32,7 +32,7 @@ def train(config: Config, manifest: Manifest, overwrite: bool, stop: Stop) -> li
     strategy = devices.strategy_for(config.train.strategy, config.train.jit_compile, stop.check)
     chief = devices.is_chief(strategy)
     lock = _alone(config) if chief else contextlib.nullcontext()
-    with lock, devices.lost_worker(strategy, config.run.dir):
+    with lock, devices.lost_worker(strategy, config.run.dir), devices.tf32(config.train.tf32):
         run = _opened_run(config, manifest, overwrite, chief)
         for region in config.regions:
             # Every worker comes here: the first must have written what the next network starts from, and if

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from tfbrats.cases import packing
-from tfbrats.cases.packing import LONGEST_SIDE, MOST_VOXELS, OVERHEAD_BYTES
 from tfbrats.inference import packing_graph
+from tfbrats.machine import packing
+from tfbrats.machine.packing import LONGEST_SIDE, MOST_VOXELS, OVERHEAD_BYTES
 
 
 @pytest.fixture(scope="module")
