@@ -378,6 +378,7 @@ def plot(results: dict[str, dict[int, Taken]], path: str) -> None:
         axis.set(xscale="log", yscale="log", title=title, xlabel="cases", xticks=counts)
         axis.set_xticklabels([f"{count:,}" for count in counts])
         axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:,g}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(which="major", color="#dddddd", linewidth=0.5)
     low, high = axes[0].get_ylim()
