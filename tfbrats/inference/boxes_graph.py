@@ -16,8 +16,12 @@ def box_of(mask):
         int32 [3, 2]: half-open ranges; 0 to 0 along every axis if the mask is empty.
     """
     ranges = []
-    for axis in range(3):
-        along = tf.reduce_any(mask, axis=[other for other in range(3) if other != axis])
+    plane = tf.reduce_any(mask, axis=2)  # two passes over the mask, not three
+    for along in (
+        tf.reduce_any(plane, axis=1),
+        tf.reduce_any(plane, axis=0),
+        tf.reduce_any(tf.reduce_any(mask, axis=0), axis=0),
+    ):
         index = tf.range(tf.size(along))
         high = tf.maximum(tf.reduce_max(tf.where(along, index + 1, 0)), 0)
         low = tf.minimum(tf.reduce_min(tf.where(along, index, tf.size(along))), high)
