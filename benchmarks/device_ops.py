@@ -9,9 +9,20 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterator
+from unittest import mock
 
+import step_jobs
 import tensorflow as tf
 from tensorflow.python.framework import kernels
+
+from tfbrats import config_file, networks
+from tfbrats.config import PatchConfig
+from tfbrats.inference.cascade_segmenter import CascadeSegmenter
+from tfbrats.inference.signatures import signatures_of
+from tfbrats.inference.slice_segmenter import SliceSegmenter
+from tfbrats.labels import EDITIONS
+from tfbrats.networks import keras_settings
+from tfbrats.training.recipes import recipe_for
 
 LARGE = 4096  # numbers of a tensor from which on a copy to the host is worth a word
 # They compute nothing: TensorFlow takes them away or calls what they hold.
@@ -122,6 +133,46 @@ def _body(graph: tf.Graph, name: str) -> tf.Graph:
     if graph_of_it := getattr(definition, "graph", None):
         return graph_of_it
     return function_def_to_graph.function_def_to_graph(graph._get_function_def(name))
+
+
+def step_graph(network: str, policy: str) -> tf.Graph:
+    """The training step of a shipped network as it would run on a GPU, narrow, at its config's sizes.
+
+    Args:
+        network: of `step_jobs.NETWORKS`.
+        policy: `train.precision`.
+    """
+    yaml, region = step_jobs.NETWORKS[network]
+    config = config_file.load(yaml, ["model.width=2", "train.batch_size=2", f"train.precision={policy}"])
+    recipe = recipe_for(config, None, region)
+    with _with_gpu(), keras_settings.ours(policy):
+        built, optimizer = recipe.network(1), recipe.optimizer()
+        optimizer.build(built.trainable_variables)
+        step = recipe.train_step(tf.distribute.get_strategy(), built, optimizer)
+        whole = tf.function(lambda batch: step(batch, recipe.schedule(0)))
+        batch = {name: tf.constant(array) for name, array in step_jobs.made_up(config).items()}
+        return whole.get_concrete_function(batch).graph
+
+
+def model_graph(network: str) -> tf.Graph:
+    """The signature serving_default of a shipped network's model."""
+    config = config_file.load(step_jobs.NETWORKS[network][0], ["model.width=2"])
+    built = {region: networks.build(config, region=region) for region in config.regions}
+    modalities, schema = config.data.modalities, EDITIONS["2021"]
+    if isinstance(config, PatchConfig):
+        segmenter = CascadeSegmenter(built, modalities, config.sampling.patch_size, config.cascade, schema)
+    else:
+        segmenter = SliceSegmenter(built[""], modalities, config.records.slice_shape, schema)
+    return (
+        next(one for one in signatures_of(segmenter, config, str) if one.name == "serving_default")
+        .traced()
+        .graph
+    )
+
+
+def _with_gpu():
+    """In the block networks are built as where there is a GPU."""
+    return mock.patch.object(keras_settings, "has_gpu", lambda: True, create=True)
 
 
 def counted(found: list[Found]) -> collections.Counter:

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 SHAPE = (32, 32, 20)
 CASES_A_SHARD = 7
 BENDS = 1.15
-KB_A_CASE = 4.0
+KB_A_CASE, NOISE_MB = 4.0, 20.0
 GRAPH_LIMIT = 10 * 2**20  # of a job's graph, at Dataflow
 MANY = 100_000  # cases, of the graph
 OVERRIDES = ("records.slice_shape=[32,32]", "records.split=[98,1,1]", "preprocess.n4_modalities=[]")
@@ -326,9 +326,12 @@ def _bends(counts: Sequence[int], taken: Sequence[Taken]) -> list[str]:
     if len(counts) < 2:
         return []
     slope = exponent(counts, [one.cpu_seconds for one in taken])
-    kilobytes = 1000 * (taken[-1].megabytes - taken[-2].megabytes) / (counts[-1] - counts[-2])
+    rise = taken[-1].megabytes - taken[-2].megabytes
+    kilobytes = 1000 * rise / (counts[-1] - counts[-2])
     bends = [f"time bends: {slope:.2f}"] if slope > BENDS else []
-    return bends + ([f"memory grows: {kilobytes:.0f} kB a case"] if kilobytes > KB_A_CASE else [])
+    return bends + (
+        [f"memory grows: {kilobytes:.0f} kB a case"] if kilobytes > KB_A_CASE and rise > NOISE_MB else []
+    )
 
 
 def _each(by_count: dict[int, Taken]) -> float:

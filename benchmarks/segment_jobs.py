@@ -91,23 +91,23 @@ def _exported(spec: Mapping, folder: str) -> dict[str, str]:
     from tfbrats.exports import next_version, saving
     from tfbrats.inference.slice_segmenter import SliceSegmenter
 
-    plain = saving.segmenter_of
+    plain = saving.folded
 
-    def clocked(*arguments):
-        segmenter = plain(*arguments)
+    def clocked(*arguments, **options):
+        segmenter, said = plain(*arguments, **options)
         if isinstance(segmenter, SliceSegmenter):
             segmenter.network = _clocked(segmenter.network, spec["clock"])
         else:
             segmenter.networks = {
                 region: _clocked(one, spec["clock"]) for region, one in segmenter.networks.items()
             }
-        return segmenter
+        return segmenter, said
 
     def to(name: str) -> str:
         return os.path.join(spec["work"], "models", name)
 
     found = {each: next_version.export(folder, to(each), precision=each) for each in spec["precisions"]}
-    with mock.patch.object(saving, "segmenter_of", clocked):
+    with mock.patch.object(saving, "folded", clocked):
         return found | {"clocked": next_version.export(folder, to("clocked"))}
 
 

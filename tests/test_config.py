@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from tfbrats import config, config_file
 from tfbrats.errors import InputError
+from tfbrats.records import manifest
+
+LATER = {"n4", "tf32"}  # keys that runs and records from before there was a choice do not say
 
 
 def written(tmp_path, change):
@@ -94,7 +97,7 @@ def test_a_missing_key_is_an_error(tmp_path):
 def test_every_key_is_required(tmp_path):
     content = yaml.safe_load((config_file.SHIPPED / "smoke_2d.yaml").read_text())
     for section, keys in content.items():
-        for key in keys.keys() - {"n4"}:  # see below
+        for key in keys.keys() - LATER:
             lacking = {s: {k: v for k, v in c.items() if (s, k) != (section, key)} for s, c in content.items()}
             with pytest.raises(InputError, match=rf"missing key {section}\.{key}"):
                 config_file.from_mapping(lacking, "x")
@@ -237,7 +240,7 @@ def test_outlines_are_settled_for_bfcn_and_for_no_other():
 def test_every_key_of_paper_b_is_required():
     content = yaml.safe_load((config_file.SHIPPED / "smoke_3d.yaml").read_text())
     for section, keys in content.items():
-        for key in keys.keys() - {"n4"} if isinstance(keys, dict) else [None]:
+        for key in keys.keys() - LATER if isinstance(keys, dict) else [None]:
             lacking = {
                 s: {k: v for k, v in c.items() if (s, k) != (section, key)} if isinstance(c, dict) else c
                 for s, c in content.items()
@@ -401,14 +404,20 @@ def test_a_config_that_does_not_say_whose_n4_is_of_before_there_was_ours():
     assert "preprocess.n4 = 'ants'" in refusal("cun.yaml", "preprocess.n4=ants")
 
 
+def test_a_run_that_does_not_say_tf32_was_trained_with_tensorflows_own():
+    content = yaml.safe_load((config_file.SHIPPED / "cun.yaml").read_text())
+    del content["train"]["tf32"]
+    assert config_file.from_mapping(content, "older").train.tf32
+
+
 def test_records_of_another_n4_are_others_unless_nothing_is_corrected():
     ours, itk = (
         config_file.load("cun.yaml", [f"preprocess.n4={whose}"]).records_identity() for whose in ("ours", "itk")
     )
     assert "n4" not in itk["preprocess"]  # as it was written before there was ours: shards keep their hashes
-    assert config.other_records(ours, itk) == ["preprocess.n4: ours, there itk"]
-    assert config.other_records(itk, ours) == ["preprocess.n4: itk, there ours"]
-    assert config.other_records(itk, itk) == config.other_records(ours, ours) == []
+    assert manifest.other_records(ours, itk) == ["preprocess.n4: ours, there itk"]
+    assert manifest.other_records(itk, ours) == ["preprocess.n4: itk, there ours"]
+    assert manifest.other_records(itk, itk) == manifest.other_records(ours, ours) == []
     neither = [
         config_file.load("cun.yaml", [f"preprocess.n4={n4}", "preprocess.n4_modalities=[]"]).records_identity()
         for n4 in ("ours", "itk")

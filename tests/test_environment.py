@@ -168,6 +168,35 @@ def test_a_process_is_ours_by_the_module_that_python_was_told_to_run(monkeypatch
     assert surroundings._command_that_runs() is None
 
 
+GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
+
+
+def test_a_command_and_what_it_starts_take_a_gpus_memory_as_they_need_it(monkeypatch):
+    monkeypatch.setenv(GROWTH, "")
+    monkeypatch.delenv(GROWTH)
+    monkeypatch.setattr(surroundings, "_command_that_runs", lambda: None)
+    surroundings.prepare()
+    assert GROWTH not in os.environ
+    monkeypatch.setattr(surroundings, "_ours", [])
+    surroundings.share_gpus()
+    assert os.environ[GROWTH] == "true"  # processes that it starts have it from here
+    monkeypatch.setenv(GROWTH, "false")
+    surroundings.share_gpus()
+    assert os.environ[GROWTH] == "false"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tfbrats.api_inputs as i\nwith i.quiet_tensorflow(): pass",
+        "from tfbrats.inference import saved_model as m\ntry: m.SavedModel('/no')\nexcept Exception: pass",
+    ],
+)
+def test_a_notebook_or_a_worker_of_beam_takes_a_gpus_memory_as_it_needs_it(code):
+    ended = started("-c", f"{code}\nimport os; print(os.environ[{GROWTH!r}])", TF_FORCE_GPU_ALLOW_GROWTH=None)
+    assert ended.stdout.split() == [b"true"], ended.stderr[-2000:]
+
+
 def test_a_notebook_that_imports_us_keeps_its_environment_and_its_ctrl_c():
     code = (
         "import os, signal; before = dict(os.environ), signal.getsignal(signal.SIGINT);"

@@ -34,7 +34,7 @@ ORDER = {
     "inference": "cases phantoms networks records.tfrecord predictions",
     "batches": "records inference networks.losses",
     "training": "cases.overlays records runs networks inference batches",
-    "exports": "cases phantoms runs records.tfrecord predictions inference training config_file",
+    "exports": "cases phantoms networks runs records.tfrecord predictions inference training config_file",
     "workflows": "datasets cases networks records runs scoring.papers training config_file",
     "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "

@@ -9,8 +9,12 @@ a model or one that does not work. Signatures: serving_default, int16 and gzip_i
 name), cases_int16 (several of one grid), slices or patches_wt, patches_tc and patches_et (the bare networks),
 describe (tfbrats.json over the wire).
 
-In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa: for CPUs that have
-it in hardware (AVX512_BF16, AMX), where it is faster; on others it is slower. Some labels change: compare.
+Batch normalisation that follows a convolution is folded into it, where the answer stays the same: within
+0.00001 in probability, and not one label.
+
+In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that
+is faster, on others slower, and some labels change. Each export tries it for a few seconds on this machine, on
+a small simulated case, and says what it found; the card keeps it.
 """
 
 from collections.abc import Sequence
@@ -56,6 +60,10 @@ def main(arguments: Sequence[str]) -> None:
     for region, epochs in training_data["unfinished"].items():
         of = training_data["config"]["train"]["epochs"]
         print(style.note(f"{region or 'the network'} has had {epochs} of {of} epochs"))
+    if card.batch_norm.startswith("none"):
+        print(style.note(f"batch normalisation: {card.batch_norm}"))
+    if card.bfloat16:
+        print(f"bfloat16: {card.bfloat16}")
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")
     print(style.following(verbs.command_line("tfbrats.predict", *following)))

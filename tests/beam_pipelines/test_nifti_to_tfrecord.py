@@ -416,6 +416,21 @@ def test_records_of_another_configuration_are_neither_mixed_nor_touched(cases, t
     assert run(cases, tmp_path, "train.epochs=3") == 0  # not a matter of the records
 
 
+def test_records_of_the_other_n4_are_not_mixed_and_older_ones_are_simpleitk_s(cases, tmp_path):
+    corrected = "preprocess.n4_modalities=[t1]"
+    run(cases, tmp_path, corrected, "preprocess.n4=itk")
+    assert "n4" not in read_manifest(tmp_path).identity["preprocess"]  # as before there was ours
+    with pytest.raises(InputError, match=r"another configuration:\n  preprocess.n4: ours, there itk\n"):
+        run(cases, tmp_path, corrected)
+    before = contents(tmp_path)
+    assert run(cases, tmp_path, corrected, "preprocess.n4=itk") == 0
+    assert contents(tmp_path) == before
+    run(cases, tmp_path / "ours", corrected)
+    assert contents(tmp_path / "ours") != before
+    with pytest.raises(InputError, match=r"another configuration:\n  preprocess.n4: itk, there ours\n"):
+        run(cases, tmp_path / "ours", corrected, "preprocess.n4=itk")
+
+
 def test_records_of_other_cases_are_refused_and_the_differences_named(cases, tmp_path):
     shutil.copytree(cases, tmp_path / "in")
     run(tmp_path / "in", tmp_path / "out")

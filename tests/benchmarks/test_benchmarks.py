@@ -59,7 +59,7 @@ def test_our_n4_stands_beside_simpleitk_s_which_is_kept_between_runs(tiny_datase
         assert first[5] == second[5]  # iterations
         if first[2] == "2":
             assert second[6] == f"{first[6]}*"  # its seconds are of the earlier run
-            assert first[9:11] == second[9:11] and float(first[9]) < 0.1
+            assert first[9:12] == second[9:12] and float(first[9]) < 0.1
     assert "from shrink 1" in once.stdout
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbrats import config_file, networks
 from tfbrats.errors import InputError
-from tfbrats.networks import blocks_3d, msm, unet3d
+from tfbrats.networks import blocks_3d, keras_settings, msm, unet3d
 
 # Kernel voxels, channels in, channels out, at width 32. Every 3 x 3 x 3 convolution has a norm behind it.
 _ENTRY = [(27, 12, 32), (27, 32, 32)]
@@ -287,6 +288,17 @@ def test_networks_train_in_mixed_precision_and_answer_in_float32(name, precision
     for variable, expected, gradient in zip(kernels, expected_gradients, gradients, strict=True):
         cosine = np.vdot(gradient, expected) / (np.linalg.norm(gradient) * np.linalg.norm(expected))
         assert cosine > 0.9, variable.path
+
+
+@pytest.mark.parametrize(("gpu", "pooled"), [(True, "float16"), (False, "float32")])
+def test_float16_is_pooled_as_it_is_on_a_gpu_alone(monkeypatch, gpu, pooled):
+    monkeypatch.setattr(keras_settings, "has_gpu", lambda: gpu)
+    config = config_file.load("msm.yaml", ["model.width=2", "train.precision=mixed_float16"])
+    network = networks.build(config, region="WT")
+    graph = tf.function(network).get_concrete_function(tf.TensorSpec([1, 16, 16, 16, 12], tf.float32)).graph
+    found = [op.inputs[0].dtype.name for op in graph.get_operations() if op.type == "MaxPool3D"]
+    assert found == [pooled] * 2
+    assert network.get_layer("e2_pool").output.dtype == "float16"
 
 
 @pytest.mark.parametrize("region", ["core", "wt", ""])

@@ -105,13 +105,42 @@ def test_two_devices_are_mirrored_again_and_again_and_xla_wants_one():
     assert refusal.startswith("train.jit_compile=true: XLA compiles the step of one device; here are 2")
 
 
-def test_memory_of_every_gpu_is_taken_as_it_is_needed(monkeypatch):
-    grown = []
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    devices.strategy_for("one_device")
-    assert grown == [("gpu 0", True), ("gpu 1", True)]
+@pytest.mark.parametrize("before", [True, False])
+def test_tf32_is_what_is_wanted_in_the_block_and_what_it_was_after_it(before):
+    is_on, switch = (
+        tf.config.experimental.tensor_float_32_execution_enabled,
+        tf.config.experimental.enable_tensor_float_32_execution,
+    )
+    first = is_on()
+    switch(before)
+    try:
+        for wanted in (True, False):
+            with pytest.raises(KeyError), devices.tf32(wanted):
+                assert is_on() == wanted
+                raise KeyError
+            assert is_on() == before
+    finally:
+        switch(first)
+
+
+def test_a_batch_is_split_on_the_cpu_and_each_part_goes_to_its_device(monkeypatch):
+    split, places = tf.split, []
+
+    def noted(tensor, count):
+        pieces = split(tensor, count)
+        places.extend(piece.device for piece in pieces)
+        return pieces
+
+    monkeypatch.setattr(tf, "split", noted)
+    place = "/job:localhost/replica:0/task:0/device:GPU:0"
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    monkeypatch.setattr(strategy.extended, "_worker_devices", (place,), raising=False)
+    monkeypatch.setattr(tf, "identity", lambda tensor: tensor)  # there is no GPU to take it
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(strategy.extended), "worker_devices", property(lambda _: (place,)))
+        (batch,) = devices.shared_out(strategy, tf.data.Dataset.from_tensors({"x": tf.range(4)}))
+    assert batch["x"].numpy().tolist() == [0, 1, 2, 3]
+    assert places and all(place.endswith("CPU:0") for place in places)
 
 
 @pytest.mark.parametrize(

@@ -180,18 +180,20 @@ def correct_bias(
     if not n4_modalities:
         return case.image
     brain = brain_mask(case.image)
+    image = np.empty(case.image.shape, np.float32, order="F")  # as `case.load`: modality by modality
 
-    def channel(m: int) -> np.ndarray:
+    def correct(m: int) -> None:
         volume = case.image[..., m]
         if case.modalities[m] not in n4_modalities:
-            return volume
-        if n4 == "ours":
-            return bias.corrected(volume, brain, n4_shrink)
-        return corrected_by_itk(volume, brain, n4_shrink, case.spacing_mm)
+            image[..., m] = volume
+        elif n4 == "ours":
+            image[..., m] = bias.corrected(volume, brain, n4_shrink)
+        else:
+            image[..., m] = corrected_by_itk(volume, brain, n4_shrink, case.spacing_mm)
 
     with concurrent.futures.ThreadPoolExecutor(modalities_at_once) as pool:
-        channels = list(pool.map(channel, range(len(case.modalities))))
-    return np.stack(channels, axis=-1, dtype=np.float32)
+        list(pool.map(correct, range(len(case.modalities))))
+    return image
 
 
 def tumour_outside(label: np.ndarray, brain: np.ndarray) -> float:

@@ -14,8 +14,15 @@ from tfbrats.predictions.model_card import N4, ModelCard
 from tfbrats.training import checkpoints
 
 
-def card_of(chosen: Chosen, name: str, version: int, signatures: Sequence[Signature]) -> ModelCard:
-    """What the exported model will say of itself."""
+def card_of(
+    chosen: Chosen,
+    name: str,
+    version: int,
+    signatures: Sequence[Signature],
+    batch_norm: str = "",
+    bfloat16: str = "",
+) -> ModelCard:
+    """What the exported model will say of itself; the last two as the card has them."""
     config = chosen.config
     return ModelCard(
         name=name,
@@ -34,6 +41,8 @@ def card_of(chosen: Chosen, name: str, version: int, signatures: Sequence[Signat
         ),
         normalisation="in the graph: z-score over the brain (any modality not 0), background 0",
         precision=chosen.precision,
+        batch_norm=batch_norm,
+        bfloat16=bfloat16,
         spacing_mm=chosen.run.records["spacing_mm"],
         label_schema=chosen.schema.to_json(),
         regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},

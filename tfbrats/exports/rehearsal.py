@@ -17,6 +17,10 @@ from tfbrats.records import tfrecord
 from tfbrats.training import devices
 
 
+class OtherAnswerError(RuntimeError):
+    """A version that answers otherwise than the Keras model."""
+
+
 def rehearse(
     folder: str | os.PathLike,
     segmenter: Segmenter,
@@ -28,11 +32,12 @@ def rehearse(
 
     Args:
         folder: of the version.
+        segmenter: round the networks as they were trained, nothing folded.
         plane: voxels along i and j of the case that is compared.
         precision: in which the networks compute, one of `APART`.
 
     Raises:
-        RuntimeError: it answers otherwise than the Keras model.
+        OtherAnswerError: it answers otherwise than the Keras model.
     """
     # With TF32 one graph, compiled twice, would be 1e-3 apart from itself.
     with contextlib.closing(SavedModel(folder)) as served, devices.tf32(False):
@@ -71,7 +76,7 @@ def compare(
         different = int(np.sum(labels != answer["segmentation"]))
         gap = float(np.abs(probabilities - answer.get("probabilities", probabilities)).max())
         if different > most_different * labels.size or gap > most_gap:
-            raise RuntimeError(
+            raise OtherAnswerError(
                 f"signature {signature.name}: {different} voxels differ from the Keras model's, probabilities "
                 f"by up to {gap:.2g}. Nothing was exported."
             )

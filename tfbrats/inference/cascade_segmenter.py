@@ -67,11 +67,11 @@ def _that_hold(parent, origins, size: int):
     return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
 
 
-def _patches(image, origins, size: int, scales: int):
+def _patches(framed_image, origins, size: int, scales: int):
     """What a network sees of tiles, int32 [n, 3]: float32 [n, S, S, S, scales * M]."""
     if scales == 1:
-        return patches_graph.window(image, origins, size)
-    return multi_scale(*patches_graph.cut(image, origins + size // 2, size))
+        return patches_graph.window(framed_image, origins + 1, size)
+    return multi_scale(*patches_graph.cut_from(framed_image, origins + size // 2, size))
 
 
 def _add(total, tiles, origins, box):
@@ -133,11 +133,12 @@ def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
     if parent is not None:
         origins = _that_hold(parent, origins, patch_size)
     tiles = tf.shape(origins)[0]
+    framed_image = patches_graph.framed(image)
 
     def add_batch(done, total):
         batch = origins[done : done + settings.tile_batch]
         # patches: 1 x 64 x 64 x 64 x 12
-        probabilities = _probabilities(network, _patches(image, batch, patch_size, scales))[..., 0]
+        probabilities = _probabilities(network, _patches(framed_image, batch, patch_size, scales))[..., 0]
         return done + tf.shape(batch)[0], _add(total, probabilities, batch, box)
 
     _, total = tf.while_loop(

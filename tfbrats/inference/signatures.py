@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -31,6 +32,11 @@ Segmenter = SliceSegmenter | CascadeSegmenter
 Volumes = Mapping[str, np.ndarray]  # modality -> [I, J, K]
 
 
+def networks_of(segmenter: Segmenter) -> dict[str, keras.Model]:
+    """Region ("" where there is one network) -> a network that a case passes through."""
+    return {"": segmenter.network} if isinstance(segmenter, SliceSegmenter) else dict(segmenter.networks)
+
+
 class Weights(tf.Module):
     """What is saved: the bare variables, each once.
 
@@ -41,8 +47,8 @@ class Weights(tf.Module):
 
     def __init__(self, segmenter: Segmenter):
         super().__init__()
-        networks = [segmenter.network] if isinstance(segmenter, SliceSegmenter) else segmenter.networks.values()
-        self.weights = [variable.value for network in networks for variable in network.variables]
+        variables = [variable for network in networks_of(segmenter).values() for variable in network.variables]
+        self.weights = [variable.value for variable in variables]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,6 +60,8 @@ class ModelCard(pydantic.BaseModel):
         modalities: names of the whole-case signatures' inputs, each [I, J, K] on one grid, axes as `axes`.
         n4: which of them are bias-corrected, and where; the graph does the rest.
         precision: in which the network computes; cards from before it was told are of float32.
+        batch_norm: how many batch normalisations were folded into convolutions; "" where it was not told.
+        bfloat16: how fast it was in bfloat16 where it was exported, and what that changed; "" if not tried.
         label_schema: which value of `segmentation` stands for which tissue.
     """
 
@@ -75,6 +77,8 @@ class ModelCard(pydantic.BaseModel):
     n4: N4
     normalisation: str
     precision: str = "float32"
+    batch_norm: str = ""
+    bfloat16: str = ""
     spacing_mm: tuple[float, float, float]
     label_schema: dict[str, Any]
     regions: dict[str, tuple[str, ...]]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from tfbrats.cases.split_files import SPLITS
-from tfbrats.config import Config, other_records
+from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import files, locks
 from tfbrats.records import manifest
@@ -146,7 +146,7 @@ class RecordFolder:
         if self.state == "free" or self.overwrite:
             return
         cure = "Choose another --output, or pass --overwrite to delete them."
-        changed = other_records(_identity_of(config), self._identity)
+        changed = manifest.other_records(_identity_of(config), self._identity)
         if changed:
             listed = "\n  ".join(changed)
             raise InputError(f"{self.output}: holds records of another configuration:\n  {listed}\n{cure}")

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -17,7 +17,7 @@ import pydantic
 from tfbrats import __version__
 from tfbrats.cases.rejected import Rejected
 from tfbrats.cases.split_files import SPLITS, sha256_of_split
-from tfbrats.config import Config, other_records
+from tfbrats.config import Config, differences
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
@@ -297,3 +297,12 @@ def check_shard(folder: str | os.PathLike, shard: Shard, content: bool = True) -
     if content and file_crc32c(path) != shard.crc32c:
         return f"{path}: damaged: its checksum is not the one in dataset.json. {REWRITE}"
     return None
+
+
+def other_records(here: Mapping, there: Mapping) -> list[str]:
+    """`differences` of two `records_identity`s; in one that does not say whose N4, it is SimpleITK's."""
+
+    def told(identity: Mapping) -> dict[str, Any]:
+        return {**identity, "preprocess": {"n4": "itk", **identity.get("preprocess", {})}}
+
+    return differences(told(here), told(there))

@@ -23,8 +23,8 @@ _WORKER_BYTES = 200 * 2**20  # interpreter, Beam and the libraries
 _WORKER_BYTES_PER_VALUE = 14  # of a case's I x J x K x M
 # Of N4 on one modality, for each voxel of the brain's box and for each that is fitted: benchmarks/n4.py. More
 # closely: --price times it.
-_OURS_S_PER_VOXEL = 1.5e-8
-_OURS_S_PER_FITTED = 1.3e-6
+_OURS_S_PER_VOXEL = 1e-8
+_OURS_S_PER_FITTED = 1.2e-6
 _ITK_S_PER_VOXEL = 2e-6  # at shrink 4
 
 

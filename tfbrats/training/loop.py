@@ -278,7 +278,7 @@ class Training:
 
 
 def _packed(sums: Mapping[str, tf.Tensor]) -> tuple[list[str], tf.Tensor]:
-    """What a step will give: names, and numbers where they are; asked for later, they wait for the next step."""
+    """What a step will give: names, and numbers where they are. Later, it would wait for the next step too."""
     return list(sums), tf.stack(list(sums.values()))
 
 
