@@ -138,6 +138,52 @@ def cut(image, centres, size: int, dtype=tf.float32):
     return cut_from(framed(image), centres, size, dtype)
 
 
+def halves(image):
+    """All that patches at x0.5 may be cut from: float32 [i, j, k, M] -> [8, i', j', k', M], 0 outside the image.
+
+    Patches whose corners are even or odd along the same axes share one: the n-th is of corners that are odd
+    along i, j and k where n has the bits 4, 2 and 1. A whole case has many tiles, which overlap.
+    """
+
+    def pairs(volume, axis: int, odd: int):
+        shape = tf.unstack(tf.shape(volume))
+        half = shape[axis] // 2 + 1
+        padding = [[odd, 2 * half - shape[axis] - odd] if n == axis else [0, 0] for n in range(4)]
+        inner = tf.reduce_prod(tf.stack(shape[axis + 1 :]))
+        lines = tf.reshape(tf.pad(volume, padding), [-1, 2, inner])
+        return tf.reshape(lines[:, 0] + lines[:, 1], [*shape[:axis], half, *shape[axis + 1 :]])
+
+    channels = image.shape[3]
+    found = [image]
+    for axis in range(3):  # in the order in which `_halved` adds
+        found = [pairs(volume, axis, odd) for volume in found for odd in range(2)]
+    return tf.ensure_shape(tf.stack(found) * 0.125, [8, None, None, None, channels])
+
+
+def cut_half(halved, corners, size: int):
+    """Patches at x0.5 of `halves`: float32 [N, S, S, S, M].
+
+    Args:
+        corners: int32 [N, 3], first voxel of the 2S that each looks at.
+    """
+    channels, shape = halved.shape[4], tf.shape(halved)[1:4]
+
+    def cube(corner):
+        odd = corner % 2
+        start = (corner + odd) // 2
+        low = tf.clip_by_value(start, 0, shape)
+        length = tf.clip_by_value(start + size, 0, shape) - low
+        which = tf.reduce_sum(odd * tf.constant([4, 2, 1]))
+        begin = tf.concat([[which], low, [0]], axis=0)
+        voxels = tf.slice(halved, begin, tf.concat([[1], length, [channels]], axis=0))
+        voxels = tf.ensure_shape(voxels[0], [None, None, None, channels])
+        before = tf.clip_by_value(-start, 0, size)
+        return tf.ensure_shape(_padded(voxels, before, size - before - length), [size, size, size, channels])
+
+    spec = tf.TensorSpec([size, size, size, channels], tf.float32)
+    return tf.map_fn(cube, corners, fn_output_signature=spec, parallel_iterations=1)
+
+
 def cut_label(label, centres, size: int):
     """Tissues uint8 [i, j, k], centres int [N, 3] -> [N, S, S, S]."""
     return window(label, tf.cast(centres, tf.int32) - size // 2, size)
