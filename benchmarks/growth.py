@@ -359,7 +359,7 @@ def print_table(results: dict[str, dict[int, Taken]], counts: Sequence[int]) -> 
 
 
 def plot(results: dict[str, dict[int, Taken]], path: str) -> None:
-    """Seconds and memory over the number of cases, both axes logarithmic, a line for each command."""
+    """CPU seconds and memory over the number of cases, both axes logarithmic, a line for each command."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -371,13 +371,14 @@ def plot(results: dict[str, dict[int, Taken]], path: str) -> None:
     for n, (name, by_count) in enumerate(results.items()):
         counts, taken = list(by_count), list(by_count.values())
         style = {"marker": "o", "markersize": 2.5, "linewidth": 1.1, "color": colours[n % 20]}
-        axes[0].plot(counts, [one.seconds for one in taken], label=name, **style)
+        axes[0].plot(counts, [one.cpu_seconds for one in taken], label=name, **style)
         axes[1].plot(counts, [one.megabytes for one in taken], **style)
     counts = sorted({count for by_count in results.values() for count in by_count})
-    for axis, title in zip(axes, ("seconds", "memory, MB"), strict=True):
+    for axis, title in zip(axes, ("CPU seconds", "memory, MB"), strict=True):
         axis.set(xscale="log", yscale="log", title=title, xlabel="cases", xticks=counts)
         axis.set_xticklabels([f"{count:,}" for count in counts])
         axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:,g}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(which="major", color="#dddddd", linewidth=0.5)
     low, high = axes[0].get_ylim()

@@ -133,12 +133,16 @@ def _tfbrats(
 ) -> dict[str, Callable[[], Batches]]:
     from tfbrats.batches import patch_stream, slice_stream
     from tfbrats.batches.stream import Share
+    from tfbrats.inference.scales import network_input
+
+    def whole(batch):
+        return {"patch": network_input(batch), "target": batch["target"], "valid": batch["valid"]}
 
     manifest = read_manifest(folder)
     if what == "slices":
         stream = slice_stream.training(manifest, config, 0, Share(batch))
-    else:
-        stream = patch_stream.training(manifest, config, "WT", 0, Share(batch))
+    else:  # the step would put the scales together: here, so that all loaders do the same work
+        stream = patch_stream.training(manifest, config, "WT", 0, Share(batch)).map(whole).prefetch(1)
     return {"": lambda: iter(stream)}
 
 

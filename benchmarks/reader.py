@@ -68,7 +68,7 @@ def _patch_forms(manifest: Manifest, folder: str, config: Config, batch: int) ->
         parsed = read.map(lambda record: parse(patch_stream._OF_VOLUME, record))
         cut = patch_stream._fresh(read, config, _REGION, manifest.count("train"), 0, None)
         forms = {"read": (read, per_read), "parse": (parsed, per_read), "cut": (cut, 1)}
-    return {**forms, "batch, scales": whole}
+    return {**forms, "batch": whole}
 
 
 @tf.function

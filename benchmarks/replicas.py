@@ -75,12 +75,14 @@ def made_up(config: Config, count: int) -> dict[str, np.ndarray]:
     valid[-1] = 0
     if isinstance(config, PatchConfig):
         side = config.sampling.patch_size
-        channels = config.scales * len(config.data.modalities)
         target = np.zeros((count, side, side, side), np.uint8)
         for n in range(count):
             target[n, : 1 + n * side // count] = 1
-        image = rng.normal(size=(*target.shape, channels)) + target[..., None]
-        return {"patch": image.astype(np.float32), "target": target, "valid": valid}
+        channels = len(config.data.modalities)
+        names = ("x1", "half") if config.scales > 1 else ("x1",)
+        images = {name: rng.normal(size=(*target.shape, channels)) + target[..., None] for name in names}
+        half_precision = {name: image.astype(np.float16) for name, image in images.items()}
+        return {**half_precision, "target": target, "valid": valid}
     shape = (count, *config.records.slice_shape)
     region = np.full(shape, LwsRegion.S2, np.uint8)
     label = np.zeros(shape, np.uint8)

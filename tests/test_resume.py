@@ -97,6 +97,34 @@ def test_asked_to_stop_it_saves_and_goes_on_to_the_same_end(
     assert epochs_on_the_board(tmp_path / "run") == epochs_on_the_board(straight)
 
 
+@pytest.mark.parametrize("minutes", ["1e-9", "10"])
+def test_a_loss_that_is_no_number_ends_it_and_no_such_weights_are_saved(
+    record_set, tmp_path, monkeypatch, minutes
+):
+    """Numbers are read a step later, but none is unknown when weights are saved."""
+    real, calls = slice_step.train_step, []
+
+    def build(*arguments):
+        one_step = real(*arguments)
+
+        def spoilt(*batch):
+            calls.append(1)
+            sums = one_step(*batch)
+            return {**sums, "loss": sums["loss"] * float("nan")} if len(calls) == 3 else sums
+
+        return spoilt
+
+    monkeypatch.setattr(slice_step, "train_step", build)
+    settings = record_set.config(f"run.dir={tmp_path}", *SMALL[:2], f"train.checkpoint_minutes={minutes}")
+    with pytest.raises(InputError, match="epoch 1, step 3: the loss is nan"):
+        whole_run.train(settings)
+    newest = checkpoints.newest_whole(RunFolder(tmp_path).network().checkpoints_path("last"))
+    assert (newest is None) == (minutes == "10")
+    if newest:
+        place = json.loads(tf.train.load_checkpoint(newest).get_tensor("progress/.ATTRIBUTES/PY_STATE"))
+        assert place["step"] == 2 and np.isfinite(place["sums"]["loss"])
+
+
 @pytest.mark.slow
 def test_the_loss_scale_of_float16_goes_on_too(record_set, tmp_path, monkeypatch):
     runs = [tmp_path / "straight", tmp_path / "stopped"]

@@ -1,7 +1,8 @@
 """The YAML of a run as typed, frozen objects. Every key is required; an unknown one is an error.
 
-Scientific values live in the YAML alone: nothing here has a default. What follows from a config alone stands
-here too (`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
+Scientific values live in the YAML alone: nothing here has a default, but for two keys that runs of older
+versions do not have, and there it is what these did. What follows from a config alone stands here too
+(`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
 """
 
 from collections.abc import Mapping
@@ -91,8 +92,7 @@ class _Train(_Section):
     stop_rise: pydantic.NonNegativeFloat  # a validation loss over (1 + this) x best is an obvious rise
     stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
-    # A default, for runs from before there was a choice: TensorFlow's own.
-    tf32: bool = True  # float32 by an NVIDIA GPU's TF32: several times faster, products rounded to 10 bits
+    tf32: bool = True  # (a default, as n4 has) float32 products by NVIDIA's TF32, 10 bits, as TensorFlow itself
     jit_compile: bool  # compile the step with XLA, on one device
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch

@@ -10,7 +10,7 @@ from tfbrats.batches.stream import Share
 from tfbrats.cases import patches
 from tfbrats.cases.boxes import box_of
 from tfbrats.errors import InputError
-from tfbrats.inference import patches_graph
+from tfbrats.inference import patches_graph, scales
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files
 from tfbrats.records import tfrecord
@@ -70,7 +70,7 @@ def centre_of(volumes):
             places[volume["image"][tuple(voxel)].tobytes()] = (case_id, tuple(voxel))
 
     def of(patch):
-        middle = patch[8, 8, 8, :4].astype(np.float16)
+        middle = patch[8, 8, 8]
         return places[middle.tobytes()] if middle.any() else None
 
     return of
@@ -102,12 +102,11 @@ def test_what_is_cut_from_a_stored_volume_is_what_was_stored_as_a_patch_to_the_b
             volume = volumes[patch["case_id"]]
             centre = (patch["centre_ijk"] - volume["origin_ijk"]).astype(np.int32)
             assert np.all((centre >= 0) & (centre < volume["label"].shape))
-            found = patch_stream.cut(
-                tf.constant(volume["image"]), tf.constant(volume["label"]), centre[None], 16
-            )
+            image = patches_graph.framed(volume["image"])
+            found = patch_stream.cut(image, tf.constant(volume["label"]), tf.constant(centre), 16)
             for name in ("x1", "half", "label"):
                 assert found[name].dtype == patch[name].dtype
-                assert np.array_equal(found[name][0], patch[name]), (patch["case_id"], name)
+                assert found[name].numpy().tobytes() == patch[name].tobytes(), (patch["case_id"], name)
             seen[patch["region"]] += 1
             beyond += np.any(centre < 8) or np.any(centre + 8 > volume["label"].shape)
     assert set(seen.values()) == {5 * 6}
@@ -118,11 +117,14 @@ def test_the_batches_of_both_kinds_have_one_form(patch_records):
     one, other = (training(patch_records, kind, steps=1)[0] for kind in KINDS)
     for batch in (one, other):
         assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
-            "patch": ((2, 16, 16, 16, 12), "float32"),
+            "x1": ((2, 16, 16, 16, 4), "float16"),
+            "half": ((2, 16, 16, 16, 4), "float16"),
             "target": ((2, 16, 16, 16), "uint8"),
             "valid": ((2,), "float32"),
         }
         assert set(np.unique(batch["target"])) <= {0, 1} and np.all(batch["valid"] == 1)
+        # What a device is sent: 17 bytes a voxel, where the network's input in float32 has 48.
+        assert sum(value.nbytes for value in batch.values()) == 2 * (16**3 * 17 + 4)
 
 
 def test_a_stored_patch_reaches_the_network_as_x1_half_and_the_upsampled_x1(patch_records):
@@ -130,7 +132,7 @@ def test_a_stored_patch_reaches_the_network_as_x1_half_and_the_upsampled_x1(patc
     [shard] = manifest.shards_of("validation", "WT")
     written = stored(patch_records, "patches", shard)
     batches = validation(patch_records, "patches", "WT", batch=3)
-    images = np.concatenate([batch["patch"] for batch in batches])
+    images = np.concatenate([scales.network_input(batch) for batch in batches])
     targets = np.concatenate([batch["target"] for batch in batches])
     assert len(images) == len(written)
     for image, target, patch in zip(images, targets, written, strict=True):
@@ -145,8 +147,9 @@ def test_the_original_unet_sees_the_modalities_at_x1_alone(patch_records, kind):
     plain = training(patch_records, kind, overrides=("model.name=unet3d",), steps=2)
     scaled = training(patch_records, kind, steps=2)
     for one, three in zip(plain, scaled, strict=True):
-        assert one["patch"].shape == (2, 16, 16, 16, 4)
-        assert np.array_equal(one["patch"], three["patch"][..., :4])
+        assert set(one) == {"x1", "target", "valid"}
+        assert np.array_equal(one["x1"], three["x1"])
+        assert np.array_equal(scales.network_input(one), scales.network_input(three)[..., :4])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,8 +158,8 @@ def test_modalities_of_a_patch_are_in_the_configs_order(patch_records, volumes, 
     assert patch_records.manifest(kind).modalities == patch_records.config(kind).data.modalities
     known = {v["image"][tuple(c)].tobytes() for v in volumes.values() for c in np.argwhere(v["brain"])}
     for batch in training(patch_records, kind, steps=3):
-        for image in batch["patch"]:
-            middle = image[8, 8, 8, :4].astype(np.float16)
+        for image in batch["x1"]:
+            middle = image[8, 8, 8]
             assert not middle.any() or middle.tobytes() in known
 
 
@@ -173,8 +176,8 @@ def test_a_regions_stream_holds_its_own_patches_and_an_epoch_each_of_them_once(p
         settings = patch_records.config("patches")
         assert patch_stream.count(manifest, settings, "train", region) == len(written) == 24
         batches = training(patch_records, "patches", region, batch=8, steps=3)
-        got = sorted(image[..., :4].tobytes() for batch in batches for image in batch["patch"])
-        assert got == sorted(one["x1"].astype(np.float32).tobytes() for one in written)
+        got = sorted(image.tobytes() for batch in batches for image in batch["x1"])
+        assert got == sorted(one["x1"].tobytes() for one in written)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -191,7 +194,7 @@ def test_volumes_give_new_patches_every_epoch_and_patches_the_old_ones_in_anothe
         return {
             image.tobytes()
             for batch in training(patch_records, kind, "WT", epoch, batch=8, steps=3)
-            for image in batch["patch"]
+            for image in batch["x1"]
         }
 
     assert of("patches", 0) == of("patches", 1)
@@ -201,7 +204,7 @@ def test_volumes_give_new_patches_every_epoch_and_patches_the_old_ones_in_anothe
 
 def test_regions_are_cut_at_places_of_their_own(patch_records):
     one, other = (training(patch_records, "volumes", region, batch=8, steps=3) for region in ("WT", "ET"))
-    places = [{image.tobytes() for batch in stream for image in batch["patch"]} for stream in (one, other)]
+    places = [{image.tobytes() for batch in stream for image in batch["x1"]} for stream in (one, other)]
     assert len(places[0] & places[1]) < 3
 
 
@@ -278,7 +281,7 @@ def test_an_epoch_on_volumes_draws_as_many_patches_of_every_case(patch_records, 
         for case_id, volume in volumes.items()
     }
     owners = []
-    for image in batches[0]["patch"][..., :4].astype(np.float16):
+    for image in batches[0]["x1"]:
         first = image[image.any(axis=-1)][0].tobytes()
         owners += [case_id for case_id, known in voxels.items() if first in known]
     train = patch_records.manifest("volumes").cases["train"]
@@ -401,7 +404,7 @@ def test_a_predicted_box_takes_the_place_of_the_references(patch_records, volume
     given = {cases[0]: [[5, 7], [8, 10], [6, 8]], cases[1]: [[2, 3], [9, 12], [5, 6]]}
     nowhere = ("sampling.region_fraction=0",)
     batches = training(patch_records, "volumes", "TC", batch=8, overrides=nowhere, boxes=given, steps=6)
-    found = list(filter(None, (centre_of(patch) for batch in batches for patch in batch["patch"])))
+    found = list(filter(None, (centre_of(patch) for batch in batches for patch in batch["x1"])))
     assert {case_id for case_id, _ in found} == set(cases)
     outside = 0
     for case_id, voxel in found:
@@ -426,7 +429,7 @@ def test_multiply_blanks_the_image_as_numpy_does(patch_records, volumes, centre_
     blanked = 0
     for one, other in zip(masked, whole, strict=True):
         assert np.array_equal(one["target"], other["target"])  # cut at the same places
-        for image, plain in zip(one["patch"], other["patch"], strict=True):
+        for image, blurred, plain in zip(one["x1"], one["half"], other["x1"], strict=True):
             if centre_of(plain) is None:
                 continue
             case_id, centre = centre_of(plain)
@@ -437,7 +440,7 @@ def test_multiply_blanks_the_image_as_numpy_does(patch_records, volumes, centre_
                 seen = np.where(region_mask(volume["label"], above)[..., None], seen, np.float16(0))
                 blanked += 1
             x1, half = patches.cut(seen, centre, 16)
-            assert np.array_equal(image[..., :4], x1) and np.array_equal(image[..., 4:8], half)
+            assert np.array_equal(image, x1) and np.array_equal(blurred, half)
     assert blanked > 5
     assert same(
         *(
@@ -458,7 +461,7 @@ def test_a_case_without_tumour_gives_patches_of_every_region_and_all_are_negativ
         batches = training(patch_records, kind, region, batch=8, steps=3)
         targets = {}
         for batch in batches:
-            for image, target in zip(batch["patch"], batch["target"], strict=True):
+            for image, target in zip(batch["x1"], batch["target"], strict=True):
                 if centre_of(image):
                     targets.setdefault(centre_of(image)[0], []).append(target.any())
         assert targets[case_id] and not any(targets[case_id])

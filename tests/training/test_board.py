@@ -262,11 +262,11 @@ def test_filling_is_never_the_fixed_slice():
 def test_of_a_patch_the_plane_with_most_of_the_region_is_drawn_in_the_regions_colour():
     target = np.zeros((3, 8, 8, 8), np.uint8)
     target[0, :2, :2, 1] = target[1, :4, :4, 5] = target[1, :2, :2, 6] = 1
-    patch = np.ones((3, 8, 8, 8, 6), np.float32)
-    patch[..., 1] = np.arange(8)  # t1ce tells the plane
-    given = {"patch": patch, "target": target, "valid": np.ones(3, np.float32)}
+    x1 = np.ones((3, 8, 8, 8, 2), np.float16)
+    x1[..., 1] = np.arange(8)  # t1ce tells the plane
+    given = {"x1": x1, "half": x1, "target": target, "valid": np.ones(3, np.float32)}
     fixed = board.fixed_patch([given], ("flair", "t1ce"), "TC")
-    assert fixed.k == 5 and (fixed.grey == 5).all() and fixed.example["patch"].shape == (1, 8, 8, 8, 6)
+    assert fixed.k == 5 and (fixed.grey == 5).all() and fixed.example["x1"].shape == (1, 8, 8, 8, 2)
     left, right = halves(fixed.picture(np.zeros((8, 8, 8), bool)))
     assert has(right, Tissue.NCR).any() and not has(left, Tissue.NCR).any()
     left, right = halves(fixed.picture(target[1] > 0))
@@ -274,7 +274,7 @@ def test_of_a_patch_the_plane_with_most_of_the_region_is_drawn_in_the_regions_co
 
 
 def test_of_patches_without_the_region_the_middle_plane_is_drawn():
-    given = {"patch": np.ones((1, 8, 8, 8, 1)), "target": np.zeros((1, 8, 8, 8)), "valid": np.ones(1)}
+    given = {"x1": np.ones((1, 8, 8, 8, 1), np.float16), "target": np.zeros((1, 8, 8, 8)), "valid": np.ones(1)}
     assert board.fixed_patch([given], ("t2",), "WT").k == 4
 
 

@@ -12,6 +12,8 @@ import tensorflow as tf
 from tfbrats import networks
 from tfbrats.batches import patch_stream
 from tfbrats.batches.stream import Share
+from tfbrats.inference import scales
+from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
 from tfbrats.training import patch_step
 
@@ -37,7 +39,7 @@ def a_batch(count=4, size=4, valid=None, seed=0, targets=None):
     if targets is None:
         targets = random.integers(0, 2, (count, size, size, size))
     return {
-        "patch": tf.constant(random.normal(size=(count, size, size, size, 1)), tf.float32),
+        "x1": tf.constant(random.normal(size=(count, size, size, size, 1)), tf.float16),
         "target": tf.constant(targets, tf.uint8),
         "valid": tf.constant(np.ones(count) if valid is None else valid, tf.float32),
     }
@@ -84,7 +86,7 @@ def test_a_step_reports_the_mean_over_the_voxels_and_goes_down_its_gradient():
     network, batch = a_network(), a_batch()
     optimizer = keras.optimizers.SGD(0.5)
     optimizer.build(network.trainable_variables)
-    x, t = batch["patch"].numpy()[..., 0], batch["target"].numpy()
+    x, t = batch["x1"].numpy()[..., 0].astype(np.float32), batch["target"].numpy()
     found = patch_step.train_step(ONE, network, optimizer)(batch)
     assert list(found) == ["loss", "overlap_both", "overlap_predicted", "overlap_reference"]
     assert float(found["loss"]) == pytest.approx(by_hand(x, t).mean(), rel=1e-5)
@@ -113,7 +115,7 @@ def test_a_step_counts_its_own_batch_before_the_update_and_the_filling_not():
     optimizer.build(network.trainable_variables)
     found = patch_step.train_step(ONE, network, optimizer)(batch)
     kept = batch["valid"].numpy() > 0
-    predicted = (batch["patch"].numpy()[..., 0] >= 0)[kept]
+    predicted = (batch["x1"].numpy()[..., 0].astype(np.float32) >= 0)[kept]
     reference = (batch["target"].numpy() > 0)[kept]
     assert {value.dtype for value in found.values()} == {tf.float32}
     assert float(found["overlap_both"]) == np.sum(predicted & reference)
@@ -136,6 +138,29 @@ def test_a_step_through_xla_gives_the_same_numbers():
     assert found[True] == pytest.approx(found[False], rel=1e-5)
 
 
+def test_the_step_puts_together_the_three_scales_that_networks_are_given_whole_elsewhere():
+    """To the bit, in training and validation: float16 x1 and x0.5 travel, the network's input stays."""
+    random = np.random.default_rng(0)
+    batch = a_batch(size=8)
+    batch |= {name: tf.constant(random.normal(size=(4, 8, 8, 8, 2)), tf.float16) for name in ("x1", "half")}
+    whole = scales.multi_scale(batch["x1"], batch["half"])
+    assert whole.dtype == tf.float32 and whole.shape == (4, 8, 8, 8, 6)
+    seen = []
+
+    class Spy(keras.layers.Layer):
+        def call(self, patch):
+            tf.py_function(lambda given: seen.append(given.numpy()), [patch], [])
+            return patch
+
+    patch = keras.Input((8, 8, 8, 6), name="patch")
+    network = keras.Model(patch, {"logits": keras.layers.Conv3D(1, 1)(Spy()(patch))})
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.build(network.trainable_variables)
+    patch_step.train_step(ONE, network, optimizer)(batch)
+    patch_step.validation_step(ONE, network)(batch)
+    assert len(seen) == 2 and all(np.array_equal(one, whole) for one in seen)
+
+
 # --- validation -----------------------------------------------------------------------------------------
 
 
@@ -144,7 +169,9 @@ def test_validation_adds_up_batches_and_the_padding_counts_nothing():
     step = patch_step.validation_step(ONE, network)
     first, last = a_batch(seed=1), a_batch(seed=2, valid=[1, 0, 0, 0])
     sums = step(first).numpy() + step(last).numpy()
-    x = np.concatenate([first["patch"].numpy()[..., 0], last["patch"].numpy()[:1, ..., 0]])
+    x = np.concatenate(
+        [first["x1"].numpy()[..., 0].astype(np.float32), last["x1"].numpy()[:1, ..., 0].astype(np.float32)]
+    )
     t = np.concatenate([first["target"].numpy(), last["target"].numpy()[:1]])
     predicted, reference = x > 0, t > 0
     assert sums.dtype == np.float64
@@ -169,7 +196,7 @@ def test_an_empty_reference_scores_one_if_nothing_was_found_and_zero_if_somethin
 def test_a_probability_of_one_half_is_the_region_as_it_is_in_the_cascade():
     network = a_network()
     batch = a_batch(targets=np.ones((4, 4, 4, 4)), valid=[1, 1, 1, 0])
-    batch["patch"] *= 0.0
+    batch["x1"] *= 0.0
     assert patch_step.validation_step(ONE, network)(batch).numpy()[3] == 3 * 4**3
 
 
@@ -269,12 +296,12 @@ def test_two_steps_in_mixed_precision_have_logits_and_loss_in_float32(patch_reco
     before = network.get_weights()
     step = patch_step.train_step(ONE, network, optimizer)
     found = [step(batch)["loss"] for batch in batches]
-    logits = network(batches[0]["patch"], training=False)["logits"]
+    logits = network(network_input(batches[0]), training=False)["logits"]
     assert logits.dtype == tf.float32 and all(loss.dtype == tf.float32 for loss in found)
     assert np.all(np.isfinite(logits)) and np.all(np.isfinite(found))
     assert {v.dtype for v in network.trainable_variables} == {"float32"}
     after = network.get_weights()
     assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
-    exact = built("float32", settings, region)(batches[0]["patch"], training=True)["logits"][..., 0]
+    exact = built("float32", settings, region)(network_input(batches[0]), training=True)["logits"][..., 0]
     assert float(found[0]) == pytest.approx(by_hand(exact, batches[0]["target"]).mean(), rel=0.05)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfbrats.batches import patch_stream, slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.config import Config, PatchConfig
+from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
 from tfbrats.records.manifest import Manifest
 
@@ -37,7 +38,9 @@ def pairs(
             if split == "train"
             else patch_stream.validation(*own, split, share)
         )
-        streamed = batches.map(lambda batch: (batch["patch"], _as_one_channel(batch["target"]), batch["valid"]))
+        streamed = batches.map(
+            lambda batch: (network_input(batch), _as_one_channel(batch["target"]), batch["valid"])
+        ).prefetch(1)
     else:
         examples = manifest.count(split)
         batches = (

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfbrats.batches.slice_stream import MAPS_AT_ONCE
 from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
 from tfbrats.config import PatchConfig
-from tfbrats.inference import patches_graph, scales
+from tfbrats.inference import patches_graph
 from tfbrats.inference.answers import region_mask
 from tfbrats.inference.patches_graph import ancestor, jittered, parent_box
 from tfbrats.labels import REGIONS
@@ -23,7 +23,7 @@ _READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases,
 # What of a record is looked at.
 _OF_PATCH = tuple(field for field in PATCHES if field.name in ("x1", "half", "label"))
 _OF_VOLUME = tuple(field for field in VOLUMES if field.name in ("image", "label", "case_id"))
-_VOLUMES_AT_ONCE = 2  # bounds memory: ~0.3 GB each with eight patches of 64^3
+_VOLUMES_AT_ONCE = 2  # bounds memory: ~0.1 GB each
 
 Boxes = Mapping[str, Sequence[Sequence[int]]]  # case id -> [3][low, high), voxels of the crop
 
@@ -55,23 +55,23 @@ def _centres(label, region: str, box, numbers, region_fraction: float, seed):
     return tf.where(on_region[:, None], tf.cast(tf.transpose(chosen_ijk), tf.int32), drawn)
 
 
-def cut(image, label, centres, size: int) -> dict:
-    """What `patches.patches` would have stored for these centres.
+def cut(framed_image, label, centre, size: int) -> dict:
+    """What `patches.patches` would have stored for this centre.
 
     Args:
-        image: float16 [i, j, k, M].
+        framed_image: float16 [i + 2, j + 2, k + 2, M], of `patches_graph.framed`.
         label: uint8 [i, j, k].
-        centres: int32 [n, 3].
+        centre: int32 [3].
 
     Returns:
-        x1 and half float16 [n, S, S, S, M], label uint8 [n, S, S, S].
+        x1 and half float16 [S, S, S, M], label uint8 [S, S, S].
     """
-    x1, half = patches_graph.cut(image, centres, size, tf.float16)
-    return {"x1": x1, "half": half, "label": patches_graph.cut_label(label, centres, size)}
+    x1, half = patches_graph.cut_one(framed_image, centre, size, tf.float16)
+    return {"x1": x1, "half": half, "label": patches_graph.cut_label(label, centre[None], size)[0]}
 
 
-def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | None, first, last, seed):
-    """The patches number `first` to `last` of a case, drawn by the case and int32 `seed`."""
+def _places(volume: dict, config: PatchConfig, region: str, boxes: Boxes | None, first, last, seed):
+    """The centres of the patches number `first` to `last` of a case, drawn by the case and int32 `seed`."""
     label, sampling = volume["label"], config.sampling
     box = parent_box(label, region, config.cascade.margin)
     if boxes:
@@ -83,11 +83,7 @@ def _cut_from(volume: dict, config: PatchConfig, region: str, boxes: Boxes | Non
     seeds = tf.stack([tf.cast(case_hash, tf.int32), seed])
     box = jittered(box, sampling.box_jitter, tf.shape(label), seeds)
     seeds += tf.constant([0, 1])
-    centres = _centres(label, region, box, tf.range(first, last), sampling.region_fraction, seeds)
-    image = volume["image"]
-    if config.cascade.mask == "multiply":
-        image = tf.where(ancestor(label, region)[..., None], image, tf.zeros([], image.dtype))
-    return cut(image, label, centres, sampling.patch_size)
+    return _centres(label, region, box, tf.range(first, last), sampling.region_fraction, seeds)
 
 
 def _fresh(
@@ -111,39 +107,55 @@ def _fresh(
     region_number = list(REGIONS).index(region)
     seed = int(np.random.default_rng([config.train.seed, epoch, region_number]).integers(2**30))
 
-    def patches_of(number, record):
+    def read(number, record):
+        """One record -> the image in its frame, the label, the centres, and which of them are wanted."""
         visit = number // cases
         first = (visit % visits) * per_read  # as many as wanted from each case before any gives more
         last = tf.minimum(first + per_read, per_case)
 
-        def cut_out():
+        def opened():
             volume = parse(_OF_VOLUME, record)
-            volume["image"] = tf.ensure_shape(volume["image"], [None, None, None, modalities])
+            image = tf.ensure_shape(volume["image"], [None, None, None, modalities])
             # Drawn by the place in the stream: a worker with shards of its own passes over them more often.
             place = seed + 2 * tf.cast(number, tf.int32)
-            return _cut_from(volume, config, region, boxes, first, last, place)
+            centres = _places(volume, config, region, boxes, first, last, place)
+            if config.cascade.mask == "multiply":
+                above = ancestor(volume["label"], region)[..., None]
+                image = tf.where(above, image, tf.zeros([], image.dtype))
+            return patches_graph.framed(image), volume["label"], centres
+
+        def closed():
+            image, label = tf.zeros([0, 0, 0, modalities], tf.float16), tf.zeros([0, 0, 0], tf.uint8)
+            return image, label, tf.zeros([last - first, 3], tf.int32)
 
         if looked_at is None:
-            return cut_out()
-
-        def zeros():
-            shape = tf.stack([last - first, size, size, size])
-            image = tf.zeros(tf.concat([shape, [modalities]], axis=0), tf.float16)
-            return {"x1": image, "half": image, "label": tf.zeros(shape, tf.uint8)}
-
+            return *opened(), tf.ones([last - first], tf.bool)
         # The patches of all visits before: whole passes over the cases, then those of this pass.
         before = (visit // visits) * cases * per_case + cases * first + (number % cases) * (last - first)
-        after = before + last - first
-        is_needed = (after > len(looked_at)) | tf.reduce_any(tf.constant(looked_at)[before:after])
-        patches = tf.cond(is_needed, cut_out, zeros)
-        endings = {"x1": [modalities], "half": [modalities], "label": []}
-        return {
-            name: tf.ensure_shape(patches[name], [None, size, size, size, *ending])
-            for name, ending in endings.items()
-        }
+        numbers = before + tf.range(last - first)
+        known = tf.constant(looked_at)
+        wanted = (numbers >= len(looked_at)) | tf.gather(known, tf.minimum(numbers, len(looked_at) - 1))
+        return *tf.cond(tf.reduce_any(wanted), opened, closed), wanted
 
-    visited = stream.enumerate().map(patches_of, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
-    return visited.unbatch()
+    def one_by_one(image, label, centres, wanted):
+        # One volume in memory, whatever the number of its patches that wait to be cut.
+        return tf.data.Dataset.from_tensor_slices((centres, wanted)).map(
+            lambda *of_patch: (image, label, *of_patch)
+        )
+
+    def patch_of(image, label, centre, wanted):
+        if looked_at is None:
+            return cut(image, label, centre, size)
+
+        def zeros():
+            x1 = tf.zeros([size] * 3 + [modalities], tf.float16)
+            return {"x1": x1, "half": x1, "label": tf.zeros([size] * 3, tf.uint8)}
+
+        return tf.cond(wanted, lambda: cut(image, label, centre, size), zeros)
+
+    volumes = stream.enumerate().map(read, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
+    places = volumes.flat_map(one_by_one)
+    return places.map(patch_of, num_parallel_calls=MAPS_AT_ONCE, deterministic=True)
 
 
 def _looked_at_after(seen: int, shuffled: Mapping) -> np.ndarray | None:
@@ -172,29 +184,19 @@ def _stored(stream):
 
 def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int):
     size, modalities = config.sampling.patch_size, len(config.data.modalities)
-    scaled = config.scales > 1
 
     def example_of(patch):
         shape = [size, size, size, modalities]
         example = {
             "x1": tf.ensure_shape(patch["x1"], shape),
-            "label": tf.ensure_shape(patch["label"], shape[:3]),
+            "target": tf.cast(region_mask(tf.ensure_shape(patch["label"], shape[:3]), region), tf.uint8),
             "valid": 1.0,
         }
-        if scaled:
+        if config.scales > 1:
             example["half"] = tf.ensure_shape(patch["half"], shape)
         return example
 
-    def as_network_input(stored):
-        # A batch at once: put together in float16 it is a third of what the network takes.
-        # 24 x 64 x 64 x 64 x 4, twice -> 24 x 64 x 64 x 64 x 12
-        x1 = tf.cast(stored["x1"], tf.float32)
-        image = scales.multi_scale(x1, stored["half"]) if scaled else x1
-        target = tf.cast(region_mask(stored["label"], region), tf.uint8)
-        return {"patch": image, "target": target, "valid": stored["valid"]}
-
-    batches = in_batches(patches.map(example_of), batch, padding).prefetch(1)
-    return batches.map(as_network_input).prefetch(1)  # one ahead: a batch of 24 takes 0.3 GB
+    return in_batches(patches.map(example_of), batch, padding).prefetch(2)  # a batch of 24 takes 0.1 GB
 
 
 def training(
@@ -213,8 +215,9 @@ def training(
         boxes: predicted parent boxes by case; by default the reference's.
 
     Yields:
-        patch float32 [N, S, S, S, 3M] (x1, x0.5, x2; x1 alone for unet3d), target uint8 [N, S, S, S] (1 in the
-        region), valid float32 [N] (all 1); N = share.batch.
+        x1 and half (x0.5; not for unet3d) float16 [N, S, S, S, M], which `scales.network_input` puts together
+        on the device that trains; target uint8 [N, S, S, S] (1 in the region), valid float32 [N] (all 1);
+        N = share.batch.
     """
     rng = np.random.default_rng([config.train.seed, epoch])
     shards = manifest.shards_of("train", region)

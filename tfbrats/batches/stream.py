@@ -12,6 +12,7 @@ from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import Field
 
 _READ_AT_ONCE = 4  # shards open at a time
+_READ_BYTES = 2**20  # of a shard at a time: TensorFlow's own quarter costs a volume of 30 MB a third more
 
 
 def parse(schema: Sequence[Field], serialized) -> dict:
@@ -53,7 +54,11 @@ def serialized(
     if not manifest.count(split, region):
         raise InputError(f"{folder}: no {split} examples. Give more cases or another split.")
     paths = [files.join(folder, shards[n].file) for n in order]
-    return tf.data.Dataset.from_tensor_slices(paths).interleave(tf.data.TFRecordDataset, cycle_length=at_once)
+
+    def records(path):
+        return tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES)
+
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(records, cycle_length=at_once)
 
 
 def in_batches(examples: tf.data.Dataset, batch: int, padding: int) -> tf.data.Dataset:

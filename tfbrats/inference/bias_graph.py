@@ -180,7 +180,7 @@ def _sharpening_residual(logs):
     """
     low, high = tf.reduce_min(logs), tf.reduce_max(logs)
     is_one_value = high - low <= bias.FLAT
-    slope = tf.where(is_one_value, 1.0, (high - low) / (BINS - 1))
+    slope = tf.where(is_one_value, tf.ones_like(high), (high - low) / (BINS - 1))
     part = (logs - low) / slope
     bins = tf.minimum(tf.cast(part, tf.int32), BINS - 1)
     part -= tf.cast(bins, tf.float64)
@@ -190,7 +190,7 @@ def _sharpening_residual(logs):
     expected = _sharpened(count - above + tf.pad(above[:-1], [[1, 0]]), low, slope)
     rise = tf.pad(expected[1:] - expected[:-1], [[0, 1]])
     residual = logs - (tf.gather(expected, bins) + tf.gather(rise, bins) * part)
-    return tf.where(is_one_value, 0.0, residual)
+    return tf.where(is_one_value, tf.zeros_like(residual), residual)
 
 
 def _sharpened(histogram, low, slope):

@@ -16,8 +16,13 @@ def box_of(mask):
         int32 [3, 2]: half-open ranges; 0 to 0 along every axis if the mask is empty.
     """
     ranges = []
-    for axis in range(3):
-        along = tf.reduce_any(mask, axis=[other for other in range(3) if other != axis])
+    # One axis after the other: both at once takes twice as long.
+    over_k = tf.reduce_any(mask, axis=2)
+    for along in (
+        tf.reduce_any(over_k, axis=1),
+        tf.reduce_any(over_k, axis=0),
+        tf.reduce_any(tf.reduce_any(mask, axis=0), axis=0),
+    ):
         index = tf.range(tf.size(along))
         high = tf.maximum(tf.reduce_max(tf.where(along, index + 1, 0)), 0)
         low = tf.minimum(tf.reduce_min(tf.where(along, index, tf.size(along))), high)

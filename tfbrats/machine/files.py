@@ -7,6 +7,7 @@ never sees half a file under its final name.
 import contextlib
 import datetime
 import errno
+import io
 import json
 import os
 import posixpath
@@ -336,8 +337,10 @@ def _linked(source: str, target: str) -> bool:
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Indented, keys in the order given, with a closing newline."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Indented, keys in the order given, with a closing newline. Never as one text in memory."""
+    with writing(path) as file, io.TextIOWrapper(file, "utf-8", newline="\n") as text:
+        json.dump(content, text, indent=2)
+        text.write("\n")
 
 
 def remove(path: str | os.PathLike) -> None:

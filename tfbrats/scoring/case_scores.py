@@ -14,7 +14,7 @@ from tfbrats.cases import case, nifti
 from tfbrats.datasets import case_names
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema, Tissue
-from tfbrats.metrics import lesion_rules, region_scores, stage_misses
+from tfbrats.metrics import lesion_rules, one_grid, region_scores, stage_misses
 from tfbrats.scoring.pairs import Pair
 from tfbrats.scoring.summaries import Row
 
@@ -107,11 +107,12 @@ def score_pair(
             missing=pair.prediction is None,
             named_edition=own_schema.edition if own_schema else None,
         )
+    voxels = tissue_pairs(prediction, reference)
     counts = {
         "case_id": pair.case_id,
         "prediction": pair.prediction,
         "reference": pair.reference,
-        "regions": count_voxels(prediction, reference, pair.schema, pair.written_in),
+        "regions": count_voxels(prediction, reference, pair.schema, pair.written_in, voxels),
     }
     regions = region_scores.score_case(prediction, reference, grid.spacing_mm, empty)
     misses = stage_misses.score_case(prediction, reference, grid.spacing_mm, margin)
@@ -121,7 +122,7 @@ def score_pair(
         lesions=with_id(by_region),
         lesion_list=with_id(each_lesion),
         counts=counts,
-        voxels=tissue_pairs(prediction, reference),
+        voxels=voxels,
         notes=notes,
     )
 
@@ -131,6 +132,7 @@ def tissue_pairs(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     What is background on both sides is not counted.
     """
+    prediction, reference = one_grid.cropped(prediction, reference)
     either = (prediction != 0) | (reference != 0)
     both = reference[either].astype(np.intp) * len(Tissue) + prediction[either]
     return np.bincount(both, minlength=len(Tissue) ** 2).reshape(len(Tissue), len(Tissue))
@@ -141,6 +143,7 @@ def count_voxels(
     reference: np.ndarray,
     schema: LabelSchema,
     prediction_schema: LabelSchema | None = None,
+    voxels: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Region -> `values`, its label values in the files, and how many voxels are TP, FP, FN and TN.
 
@@ -149,8 +152,9 @@ def count_voxels(
         reference: tissues of the same shape.
         schema: how the reference's file writes them.
         prediction_schema: how the prediction's does, where that is another table: `prediction_values`.
+        voxels: as `tissue_pairs`, where they are counted already.
     """
-    voxels = tissue_pairs(prediction, reference)
+    voxels = tissue_pairs(prediction, reference) if voxels is None else voxels
     counts: dict[str, dict[str, Any]] = {}
     for region, tissues in REGIONS.items():
         inside = np.isin(np.arange(len(Tissue)), tissues)

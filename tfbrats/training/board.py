@@ -223,8 +223,7 @@ def fixed_patch(
     target = example["target"][0] > 0
     counts = target.sum(axis=(0, 1))
     k = int(counts.argmax()) if counts.any() else target.shape[2] // 2
-    # The first channels are the patch itself; its other scales come after them.
-    grey = example["patch"][0, :, :, k, _shown(modalities, region)]
+    grey = example["x1"][0, :, :, k, _shown(modalities, region)].astype(np.float32)
     reference = target[:, :, k] * np.uint8(_TISSUE_OF_REGION[region])
     return FixedSlice(example, grey, reference, k, region)
 

@@ -299,7 +299,7 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 def tf32(is_wanted: bool) -> Iterator[None]:
     """In the block a GPU of NVIDIA's kind Ampere or later may round what float32 products multiply to TF32.
 
-    That is 10 bits of mantissa instead of 23, and several times faster; float16 and bfloat16 are not touched.
+    That is 10 bits of mantissa instead of 23, and faster; float16 and bfloat16 are not touched.
     """
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(is_wanted)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
 from tfbrats.training.replicas import apply_gradients, dice, overlap, sum_over_replicas, summed
 
@@ -28,7 +29,7 @@ def train_step(
     def on_replica(batch):
         (voxels,) = sum_over_replicas([_voxels(batch)])
         with tf.GradientTape() as tape:
-            logits = network(batch["patch"], training=True)["logits"][..., 0]
+            logits = network(network_input(batch), training=True)["logits"][..., 0]
             entropy = losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"])
             loss = losses.ratio(entropy, voxels)
             scaled = optimizer.scale_loss(loss)
@@ -64,7 +65,7 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model) -> C
     """Sums over one global batch of validation patches: batch -> float64 vector, for `validation_scores`."""
 
     def on_replica(batch):
-        logits = network(batch["patch"], training=False)["logits"][..., 0]
+        logits = network(network_input(batch), training=False)["logits"][..., 0]
         sums = [losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"]), _voxels(batch)]
         sums += _overlap(logits, batch)
         return tf.cast(tf.stack(sums), tf.float64)

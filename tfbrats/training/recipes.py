@@ -14,7 +14,7 @@ from tfbrats import networks
 from tfbrats.batches import patch_stream, slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.config import Config, PatchConfig, SliceConfig
-from tfbrats.inference import answers
+from tfbrats.inference import answers, scales
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, RunFolder
 from tfbrats.training import board, patch_step, slice_step
@@ -177,7 +177,7 @@ class PatchRecipe:
             batches = self.validation(Share(_READ), split)
             few = batches.take(_LOOKED_THROUGH // _READ).as_numpy_iterator()
             self._drawn = board.fixed_patch(few, self._config.data.modalities, self.region)
-        logits = network(self._drawn.example["patch"], training=False)["logits"][0, ..., 0]
+        logits = network(scales.network_input(self._drawn.example), training=False)["logits"][0, ..., 0]
         return {"prediction": self._drawn.picture(logits.numpy() >= 0)}
 
 

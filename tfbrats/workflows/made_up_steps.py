@@ -14,6 +14,7 @@ import psutil
 import tensorflow as tf
 
 from tfbrats.config import Config
+from tfbrats.inference.scales import network_input
 from tfbrats.labels import LwsRegion, Tissue
 from tfbrats.networks import keras_settings
 from tfbrats.terminal.wording import in_units
@@ -47,11 +48,9 @@ def _patches(config: Config, count: int) -> dict:
     shape = (count, *config.input_shape)
     target = np.zeros(shape, np.uint8)
     target[:, ::2] = 1
-    return {
-        "patch": _noise(*shape, config.scales * len(config.data.modalities)),
-        "target": tf.constant(target),
-        "valid": tf.ones(count),
-    }
+    x1 = tf.cast(_noise(*shape, len(config.data.modalities)), tf.float16)
+    half = {"half": x1} if config.scales > 1 else {}
+    return {"x1": x1, **half, "target": tf.constant(target), "valid": tf.ones(count)}
 
 
 _MADE_UP = {"slices": _slices, "patches": _patches}
@@ -85,7 +84,7 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
         optimizer.build(network.trainable_variables)
     train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
     forward = tf.function(lambda image: network(image, training=False))
-    schedule, image = recipe.schedule(0), batch["image" if "image" in batch else "patch"]
+    schedule, image = recipe.schedule(0), batch["image"] if "image" in batch else network_input(batch)
     trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
     passed = _seconds(lambda: [logits.numpy() for logits in tf.nest.flatten(forward(image))], min(steps, 3))
     (place, peak_bytes), *_ = devices.peak_bytes().items()  # of several GPUs it runs on the first
