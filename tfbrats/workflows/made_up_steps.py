@@ -14,7 +14,6 @@ import psutil
 import tensorflow as tf
 
 from tfbrats.config import Config
-from tfbrats.inference.scales import network_input
 from tfbrats.labels import LwsRegion, Tissue
 from tfbrats.networks import keras_settings
 from tfbrats.terminal.wording import in_units
@@ -84,7 +83,7 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
         optimizer.build(network.trainable_variables)
     train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
     forward = tf.function(lambda image: network(image, training=False))
-    schedule, image = recipe.schedule(0), batch["image"] if "image" in batch else network_input(batch)
+    schedule, image = recipe.schedule(0), _noise(batch_size, *config.input_shape, network.inputs[0].shape[-1])
     trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
     passed = _seconds(lambda: [logits.numpy() for logits in tf.nest.flatten(forward(image))], min(steps, 3))
     (place, peak_bytes), *_ = devices.peak_bytes().items()  # of several GPUs it runs on the first
