@@ -256,7 +256,7 @@ def test_validation_is_the_same_every_time_counts_each_patch_once_and_fills_up_w
     assert same(batches, validation(patch_records, kind, batch=batch))
     valid = np.concatenate([one["valid"] for one in batches])
     assert valid.tolist() == [1] * 6 + [0] * padding
-    images, targets = (np.concatenate([one[name] for one in batches]) for name in ("patch", "target"))
+    images, targets = (np.concatenate([one[name] for one in batches]) for name in ("x1", "target"))
     assert not images[6:].any() and not targets[6:].any()
     assert len({image.tobytes() for image in images[:6]}) == 6
 
