@@ -19,17 +19,24 @@ from collections.abc import Callable
 import step_jobs
 
 ENGINES = ("torch", "compile", "onnxruntime", "openvino")
-_NEEDS = {"compile": "torch", "onnxruntime": "onnxscript"}  # onnxscript is torch.onnx's
+_NEEDS = {"torch": "monai", "compile": "monai", "onnxruntime": "onnxscript", "openvino": "onnxscript"}
 
 
 def lacking(engine: str) -> str:
     """What an engine lacks here, "" if nothing."""
-    for package in {engine if engine != "compile" else "torch", "torch", _NEEDS.get(engine, "torch")}:
-        if not importlib.util.find_spec(package):
+    for package in ("torch", "monai", engine, _NEEDS[engine]):
+        if package != "compile" and not _is_there(package):
             return f"pip install {package}"
     if engine == "compile" and not shutil.which("g++"):
         return "a C++ compiler, g++"
     return ""
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it is shut out of this process
+        return False
 
 
 def made(engine: str, network, example, threads: int, folder: str) -> Callable:

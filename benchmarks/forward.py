@@ -8,8 +8,8 @@ ours           TensorFlow, batch normalisation folded into the convolutions: wha
 ours unfolded  the same as it was trained
 the others     `engines.py`; parameters and multiplications must be equal, outputs are held against ours
 
-A pass is of 8 slices or of one patch, the batches of a whole case, in float32. All sides have all cores, each in
-a process of its own, and run in turn, forwards and backwards; figures are medians of --rounds.
+A pass is of 8 slices or of one patch, the batches of a whole case, in float32. All sides have all cores, each
+in a process of its own, and run in turn, forwards and backwards; figures are medians of --rounds.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCHES = {"cun": 8, "unet2d": 8, "msm": 1, "msm_et": 1, "msm_noaspp": 1, "unet3
 
 
 def measured(network: str, options: argparse.Namespace, work: str) -> dict[str, dict]:
-    """Side -> what it took: seconds and CPU seconds of a pass, peak memory, how far its outputs are from ours."""
+    """Side -> seconds and CPU seconds of a pass, peak memory, how far its outputs are from ours."""
     common = {
         "network": network,
         "width": options.width,
@@ -86,9 +86,8 @@ def show(network: str, rows: Mapping[str, Mapping]) -> None:
     if peers:
         fastest = min(peers, key=peers.get)
         share = ours["seconds"] / peers[fastest]
-        print(
-            f"\nours over the fastest, {fastest}: {share:.2f}, goal {GOAL}: {'met' if share <= GOAL else 'NOT met'}"
-        )
+        verdict = "met" if share <= GOAL else "NOT met"
+        print(f"\nours over the fastest, {fastest}: {share:.2f}, goal {GOAL}: {verdict}")
 
 
 def _versions() -> str:

@@ -1,4 +1,4 @@
-"""The processes that `forward.py` times: a forward pass of ours, as exported, and of the same network elsewhere.
+"""The processes that `forward.py` times: a network's pass, as we export it and under other engines.
 
 As `segment_jobs.py`: a line of JSON when ready, then for each number on the standard input as many passes.
 """
@@ -30,7 +30,7 @@ def ours(spec: Mapping, config) -> tuple[dict, Callable]:
     from tfbrats.networks import folding
 
     tf.config.threading.set_intra_op_parallelism_threads(spec["threads"])
-    name, region = step_jobs.NETWORKS[spec["network"]]
+    _, region = step_jobs.NETWORKS[spec["network"]]
     network = networks.build(config, region=region)
     rng = np.random.default_rng(_SEED)
     for variable in network.variables:  # as if trained: no weight has the value that it begins with

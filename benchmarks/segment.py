@@ -11,6 +11,8 @@ monai        MONAI's reader, sliding_window_inference and writer (`segment_peer.
              PyTorch (`torch_networks.py`) with the same weights; parameters and multiplications must be equal.
              Slices as batches; patches with the run's window and stride over the brain's box, all three
              networks on each, no boxes of ours
+compile, onnxruntime, openvino  as monai, with the network under that engine (`engines.py`). `forward.py` times
+             the network alone, in minutes
 
 All sides have all cores and run in turn, once to warm up and then --runs times; figures are medians. What
 everything but the network takes is measured where it runs, by a clock round every forward pass: round the
@@ -25,7 +27,6 @@ a phantom: its time is right, but the boxes that it finds mean nothing. The goal
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -37,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import engines
 import numpy as np
 from train_step import Failed, Job, _processor
 
@@ -49,7 +51,10 @@ from tfbrats.metrics import region_scores
 from tfbrats.workflows import chain
 
 NETWORKS = ("cun", "unet2d", "msm", "unet3d")  # as torch_networks has them
-SIDES = ("predict", "served", "monai")
+# The side's name -> what runs its network, of `engines.py`.
+PEERS = {"monai": "torch", "compile": "compile", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+SIDES = ("predict", "served", *PEERS)
+_USUAL_SIDES = ("predict", "served", "monai")
 # At most: all but the network, of predict's total; served over predict; predict over MONAI without boxes.
 GOALS = {"else": 0.10, "served": 1.05, "boxes": 0.5}
 _PRECISIONS = ("float32", "mixed_bfloat16")
@@ -154,9 +159,10 @@ def contest(options: argparse.Namespace, entry: CaseFiles, work: pathlib.Path) -
             base = os.path.dirname(exported["models"][_PRECISIONS[0]])
             address = stack.enter_context(server(base, work))
             enter("served", "segment_jobs.py", side="client", server=address, model_name=os.path.basename(base))
-        if "monai" in options.sides:
+        for peer in [side for side in options.sides if side in PEERS]:
             weights = {region: one["file"] for region, one in exported["networks"].items()}
-            theirs = enter("monai", "segment_peer.py", run=exported["run"], weights=weights).about
+            own = {"run": exported["run"], "weights": weights, "engine": PEERS[peer]}
+            theirs = enter(peer, "segment_peer.py", **own).about
             ours = {
                 region: {key: one[key] for key in ("parameters", "macs")}
                 for region, one in exported["networks"].items()
@@ -253,7 +259,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--network", choices=NETWORKS, default="cun", help="without a run: weights of one step")
     parser.add_argument("--width", type=int, default=32, help="of that network")
     parser.add_argument("--runs", type=int, default=3, help="of each side, after one that warms up")
-    parser.add_argument("--sides", default=",".join(SIDES), help="with commas between them")
+    parser.add_argument("--sides", default=",".join(_USUAL_SIDES), help=f"of {', '.join(SIDES)}")
     parser.add_argument("--precisions", default=_PRECISIONS[0], help="of predict, with commas between them")
     parser.add_argument("--limit", type=float, default=3600, help="seconds of a case")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the figures here too")
@@ -267,8 +273,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(
                 f"{name} {','.join(given)}: expected {known[0]}, and of {', '.join(known[1:])} what is wanted"
             )
-    if "monai" in options.sides and not importlib.util.find_spec("monai"):
-        parser.error("MONAI is not installed: pip install monai, or --sides predict,served")
+    for peer in PEERS.keys() & set(options.sides):
+        if what := engines.lacking(PEERS[peer]):
+            parser.error(f"{peer} needs: {what}. Or leave it out: --sides predict,served")
     return options
 
 

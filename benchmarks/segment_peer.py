@@ -1,8 +1,8 @@
 """MONAI's side of `segment.py`: its reader, its sliding window over our networks in PyTorch, its writer.
 
-The networks are those of `torch_networks.py` with the run's own weights, eager, in channels_last. What MONAI
-does not have is written here in PyTorch: the z-score over the brain, and the two scales of paper B's patches
-that reach beyond the window (MONAI hands out the window's place).
+The networks are those of `torch_networks.py` with the run's own weights, eager in channels_last or under
+another engine of `engines.py`. What MONAI does not have is written here in PyTorch: the z-score over the
+brain, and the two scales of paper B's patches that reach beyond the window (MONAI hands out its place).
 
 slices    the slices that hold brain, as one batch, eight at a time; the whole plane, as ours
 patches   windows of the run's size and stride over the brain's box, the three networks on each, no boxes: what
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import engines
 import numpy as np
 import step_jobs
 from segment_jobs import answer, serve
@@ -40,7 +41,7 @@ _MULTIPLE = 16
 class Timed:
     """A network that remembers how long it ran."""
 
-    def __init__(self, network: "torch_networks.Network"):
+    def __init__(self, network: Callable):
         self._network, self.seconds = network, 0.0
 
     def __call__(self, batch: "torch.Tensor") -> dict[str, "torch.Tensor"]:
@@ -231,7 +232,18 @@ def main(spec: Mapping) -> None:
         }
         for region, network in built.items()
     }
-    timed = {region: Timed(network) for region, network in built.items()}
+    engine = spec.get("engine", "torch")
+
+    def example():
+        batch = torch.zeros(1 if of_patches else _SLICES_AT_ONCE, channels, *sides)
+        return batch.contiguous(memory_format=torch_networks.channels_last(len(sides)))
+
+    os.makedirs(spec["output"], exist_ok=True)
+    torch.set_grad_enabled(False)
+    timed = {
+        region: Timed(engines.made(engine, network, example(), spec["threads"], spec["output"]))
+        for region, network in built.items()
+    }
 
     def network_seconds() -> float:
         total = sum(each.seconds for each in timed.values())
@@ -239,10 +251,8 @@ def main(spec: Mapping) -> None:
             each.seconds = 0.0
         return total
 
-    os.makedirs(spec["output"], exist_ok=True)
-    with torch.inference_mode():
-        answer(about)
-        serve(segmenter(spec, config, timed), network_seconds)
+    answer(about)
+    serve(segmenter(spec, config, timed), network_seconds)
 
 
 if __name__ == "__main__":

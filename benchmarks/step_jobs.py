@@ -39,11 +39,12 @@ def made_up(config: Config) -> dict[str, np.ndarray]:
     rng, count = np.random.default_rng(_SEED), config.train.batch_size
     if isinstance(config, PatchConfig):
         shape = (count, *(config.sampling.patch_size,) * 3)
-        channels = len(config.data.modalities) * (1 if config.model.name == "unet3d" else 3)
         target = np.zeros(shape, np.uint8)
         target[:, ::2] = 1
-        patch = rng.normal(size=(*shape, channels)).astype(np.float32)
-        return {"patch": patch, "target": target, "valid": np.ones(count, np.float32)}
+        names = ("x1",) if config.model.name == "unet3d" else ("x1", "half")
+        noise = {name: rng.normal(size=(*shape, len(config.data.modalities))) for name in names}
+        images = {name: image.astype(np.float16) for name, image in noise.items()}
+        return {**images, "target": target, "valid": np.ones(count, np.float32)}
     shape = (count, *config.records.slice_shape)
     region = np.full(shape, LwsRegion.S2, np.uint8)
     region[:, ::2] = LwsRegion.S3
@@ -57,7 +58,19 @@ def made_up(config: Config) -> dict[str, np.ndarray]:
 
 
 def image_of(batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    return batch["image" if "image" in batch else "patch"]
+    """What the network takes; of patches, what our step puts together itself: for PyTorch it lies ready."""
+    if "image" in batch:
+        return batch["image"]
+    if "half" not in batch:
+        return batch["x1"].astype(np.float32)
+    size = batch["x1"].shape[1]
+    inner = slice(size // 4 - 1, size - size // 4 + 1)
+    fine = batch["x1"][:, inner, inner, inner].astype(np.float32)
+    for axis in (3, 2, 1):  # as `inference.scales.upsampled_centre`
+        first = np.moveaxis(fine, axis, 0)
+        pair = [first[1:-1] * 0.75 + side * 0.25 for side in (first[:-2], first[2:])]
+        fine = np.moveaxis(np.stack(pair, axis=1).reshape(size, *first.shape[1:]), 0, axis)
+    return np.concatenate([batch["x1"], batch["half"], fine], axis=-1, dtype=np.float32)
 
 
 # --- ours ------------------------------------------------------------------------------------------------
@@ -80,14 +93,15 @@ def ours(spec: Mapping, config: Config) -> tuple[dict, Callable]:
     if spec["weights"]:
         numbered = {f"{name} {n}": a for name, of in weights_of(network).items() for n, a in enumerate(of)}
         np.savez(spec["weights"], **numbered)
-    about = {"parameters": network.count_params(), "macs": macs(network, image_of(arrays).shape[1:])}
+    image = tf.constant(image_of(arrays))
+    about = {"parameters": network.count_params(), "macs": macs(network, image.shape[1:])}
     batch = {name: tf.constant(array) for name, array in arrays.items()}
     del arrays
     if spec["mode"] == "inference":
         answer = network if region else networks.without_training_heads(network)
-        about["macs"] = macs(answer, image_of(batch).shape[1:])
+        about["macs"] = macs(answer, image.shape[1:])
         forward = tf.function(lambda image: answer(image, training=False), jit_compile=config.train.jit_compile)
-        return about, lambda: [each.numpy() for each in forward(image_of(batch)).values()] and None
+        return about, lambda: [each.numpy() for each in forward(image).values()] and None
     optimizer = recipe.optimizer()
     optimizer.build(network.trainable_variables)
     step, schedule = recipe.train_step(tf.distribute.get_strategy(), network, optimizer), recipe.schedule(0)

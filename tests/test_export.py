@@ -24,6 +24,7 @@ from tfbrats.inference.pieces import MOST_CASES
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.inference.saved_segmenter import SavedSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES
+from tfbrats.networks import folding
 from tfbrats.machine import packing
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card, seen
@@ -207,6 +208,25 @@ def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, mon
     with pytest.raises(RuntimeError, match="voxels differ"):
         next_version.export(trained, tmp_path / "model")
     assert os.listdir(tmp_path / "model") == []
+
+
+def test_batch_normalisation_is_folded_and_the_card_says_so(exported):
+    assert model_card.read(exported).batch_norm == "18 of 35 folded into the convolutions before them"
+
+
+def test_where_folding_changes_the_answer_the_network_is_exported_as_it_was(trained, tmp_path, monkeypatch):
+    plain = folding._folded
+
+    def shifted(conv, norm):
+        found = plain(conv, norm)
+        found.bias.assign(found.bias + 0.5)
+        return found
+
+    monkeypatch.setattr(folding, "_folded", shifted)
+    folder = next_version.export(trained, tmp_path / "model")
+    assert model_card.read(folder).batch_norm.startswith("none folded: signature serving_default: ")
+    variables = tf.train.list_variables(os.path.join(folder, "variables", "variables"))
+    assert len(variables) > 230  # those of all normalisations
 
 
 def test_a_session_finds_every_variable_as_tensorflow_serving_would(exported):

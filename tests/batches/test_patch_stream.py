@@ -123,6 +123,8 @@ def test_the_batches_of_both_kinds_have_one_form(patch_records):
             "valid": ((2,), "float32"),
         }
         assert set(np.unique(batch["target"])) <= {0, 1} and np.all(batch["valid"] == 1)
+        # What a device is sent: 17 bytes a voxel, where the network's input in float32 has 48.
+        assert sum(value.nbytes for value in batch.values()) == 2 * (16**3 * 17 + 4)
 
 
 def test_a_stored_patch_reaches_the_network_as_x1_half_and_the_upsampled_x1(patch_records):

@@ -19,7 +19,7 @@ def _brain(shape, seed=0):
 
 
 def _normalised(image):
-    brain = preprocess_graph.brain_mask(image)
+    brain = preprocess_graph.brain_mask(tf.unstack(image, axis=-1))
     return preprocess_graph.z_score(image, brain), brain
 
 

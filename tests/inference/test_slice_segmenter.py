@@ -107,7 +107,7 @@ def test_whole_numbers_give_the_same_as_floats():
 
 def _normalised(image):
     """z-scored image and brain of an image that is not cropped."""
-    brain = preprocess_graph.brain_mask(image)
+    brain = preprocess_graph.brain_mask(tf.unstack(image, axis=-1))
     return preprocess_graph.z_score(image, brain), brain
 
 

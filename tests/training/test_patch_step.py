@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfbrats import networks
 from tfbrats.batches import patch_stream
 from tfbrats.batches.stream import Share
+from tfbrats.inference import scales
 from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
 from tfbrats.training import patch_step
@@ -135,6 +136,29 @@ def test_a_step_through_xla_gives_the_same_numbers():
         if compiled:  # TensorFlow refuses this for a function that XLA does not compile
             assert "HloModule" in step.experimental_get_compiler_ir(batch)(stage="hlo")
     assert found[True] == pytest.approx(found[False], rel=1e-5)
+
+
+def test_the_step_puts_together_the_three_scales_that_networks_are_given_whole_elsewhere():
+    """To the bit, in training and validation: float16 x1 and x0.5 travel, the network's input stays."""
+    random = np.random.default_rng(0)
+    batch = a_batch(size=8)
+    batch |= {name: tf.constant(random.normal(size=(4, 8, 8, 8, 2)), tf.float16) for name in ("x1", "half")}
+    whole = scales.multi_scale(batch["x1"], batch["half"])
+    assert whole.dtype == tf.float32 and whole.shape == (4, 8, 8, 8, 6)
+    seen = []
+
+    class Spy(keras.layers.Layer):
+        def call(self, patch):
+            tf.py_function(lambda given: seen.append(given.numpy()), [patch], [])
+            return patch
+
+    patch = keras.Input((8, 8, 8, 6), name="patch")
+    network = keras.Model(patch, {"logits": keras.layers.Conv3D(1, 1)(Spy()(patch))})
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.build(network.trainable_variables)
+    patch_step.train_step(ONE, network, optimizer)(batch)
+    patch_step.validation_step(ONE, network)(batch)
+    assert len(seen) == 2 and all(np.array_equal(one, whole) for one in seen)
 
 
 # --- validation -----------------------------------------------------------------------------------------

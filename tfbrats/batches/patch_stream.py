@@ -108,7 +108,7 @@ def _fresh(
     seed = int(np.random.default_rng([config.train.seed, epoch, region_number]).integers(2**30))
 
     def read(number, record):
-        """One record -> the image in its frame, the label, and what is to be cut: centres, and which of them."""
+        """One record -> the image in its frame, the label, the centres, and which of them are wanted."""
         visit = number // cases
         first = (visit % visits) * per_read  # as many as wanted from each case before any gives more
         last = tf.minimum(first + per_read, per_case)
@@ -215,8 +215,8 @@ def training(
         boxes: predicted parent boxes by case; by default the reference's.
 
     Yields:
-        x1 and half (x0.5; not for unet3d) float16 [N, S, S, S, M], which `scales.network_input` puts together on
-        the device that trains; target uint8 [N, S, S, S] (1 in the region), valid float32 [N] (all 1);
+        x1 and half (x0.5; not for unet3d) float16 [N, S, S, S, M], which `scales.network_input` puts together
+        on the device that trains; target uint8 [N, S, S, S] (1 in the region), valid float32 [N] (all 1);
         N = share.batch.
     """
     rng = np.random.default_rng([config.train.seed, epoch])

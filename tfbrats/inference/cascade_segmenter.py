@@ -67,11 +67,12 @@ def _that_hold(parent, origins, size: int):
     return tf.boolean_mask(origins, tf.map_fn(holds, origins, fn_output_signature=tf.bool))
 
 
-def _patches(framed_image, origins, size: int, scales: int):
-    """What a network sees of tiles, int32 [n, 3]: float32 [n, S, S, S, scales * M]."""
-    if scales == 1:
-        return patches_graph.window(framed_image, origins + 1, size)
-    return multi_scale(*patches_graph.cut_from(framed_image, origins + size // 2, size))
+def _patches(image, halved, origins, size: int):
+    """What a network sees of tiles, int32 [n, 3]: float32 [n, S, S, S, M], or 3 M where there is `halved`."""
+    x1 = patches_graph.window(image, origins, size)
+    if halved is None:
+        return x1
+    return multi_scale(x1, patches_graph.cut_half(halved, origins - size // 2, size))
 
 
 def _add(total, tiles, origins, box):
@@ -110,10 +111,10 @@ def _tiles_on_each_voxel(axes, box, size: int):
     return along[0][:, None, None] * along[1][:, None] * along[2]
 
 
-def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, parent=None):
+def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, parent=None, halved=None):
     """Slides a network over a box; where tiles overlap, the plain mean of their probabilities.
 
-    Memory is that of `settings.tile_batch` tiles and of the box, however many tiles there are.
+    Memory is that of `settings.tile_batch` tiles, of the box and of a second image, however many tiles there are.
 
     Args:
         network: of `networks.build`, from patches at three scales or at x1 alone.
@@ -122,6 +123,7 @@ def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
         patch_size: S.
         parent: bool [i, j, k]: tiles that hold none of it are not run, and only in it is the answer right.
             None: the whole box.
+        halved: of `patches_graph.halves`, where several stages see one image.
 
     Returns:
         probabilities, float32 of the box's shape, and how many tiles were run, int32 [].
@@ -133,12 +135,13 @@ def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
     if parent is not None:
         origins = _that_hold(parent, origins, patch_size)
     tiles = tf.shape(origins)[0]
-    framed_image = patches_graph.framed(image)
+    if scales > 1 and halved is None:
+        halved = patches_graph.halves(image)
 
     def add_batch(done, total):
         batch = origins[done : done + settings.tile_batch]
         # patches: 1 x 64 x 64 x 64 x 12
-        probabilities = _probabilities(network, _patches(framed_image, batch, patch_size, scales))[..., 0]
+        probabilities = _probabilities(network, _patches(image, halved, batch, patch_size))[..., 0]
         return done + tf.shape(batch)[0], _add(total, probabilities, batch, box)
 
     _, total = tf.while_loop(
@@ -175,9 +178,12 @@ def _descend(networks: Mapping, image, brain, regions: Sequence[str], patch_size
     shape = tf.shape(brain)
     parent, box = brain, box_of(brain)
     stages = {}
+    several = settings.mask == "box" and len(regions) > 1
+    halved = patches_graph.halves(image) if several else None
     for region in regions:
         seen = tf.where(parent[..., None], image, 0.0) if settings.mask == "multiply" else image
-        average, tiles = slide(networks[region], seen, box, patch_size, settings, parent)
+        halved_of_stage = halved if _scales_of(networks[region], image.shape[-1], region) > 1 else None
+        average, tiles = slide(networks[region], seen, box, patch_size, settings, parent, halved_of_stage)
         probabilities = tf.where(parent, uncrop(average, box, shape), 0.0)
         mask = tf.logical_and(parent, probabilities >= settings.threshold)
         parent, box = mask, grown(box_of(mask), settings.margin, shape)

@@ -37,7 +37,7 @@ def _window(volume, start, size: int):
 
 
 def framed(volume):
-    """A volume with one voxel of zeros on every side, whatever its type: [i, j, k, M] -> [i + 2, j + 2, k + 2, M].
+    """A volume with one voxel of zeros on every side: [i, j, k, M] -> [i + 2, j + 2, k + 2, M], of its type.
 
     What `cut_one` cuts from: a block of 2 x 2 x 2 voxels that reaches out of the volume lies in it whole.
     """
@@ -50,7 +50,7 @@ def _halved(wide):
     channels = wide.shape[3]
     i, j, k = (size // 2 for size in tf.unstack(tf.shape(wide)[:3]))
     # Pairs along i, then j, then k: the twin adds in the same order. By reshape, since slices that step
-    # (wide[0::2]) take TensorFlow's CPU kernel fifty times as long. Float16 is sliced before it is twice as long.
+    # (wide[0::2]) take TensorFlow's CPU kernel fifty times as long. Float16 is sliced while it is float16.
     pairs = tf.reshape(wide, [i, 2, 4 * j * k * channels])
     pairs = tf.cast(pairs[:, 0], tf.float32) + tf.cast(pairs[:, 1], tf.float32)
     pairs = tf.reshape(pairs, [i * j, 2, 2 * k * channels])
@@ -136,6 +136,52 @@ def cut(image, centres, size: int, dtype=tf.float32):
         half: x0.5, [N, S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width.
     """
     return cut_from(framed(image), centres, size, dtype)
+
+
+def halves(image):
+    """All that patches at x0.5 may be cut from: float32 [i, j, k, M] -> [8, i', j', k', M], 0 outside the image.
+
+    Patches whose corners are even or odd along the same axes share one: the n-th is of corners that are odd
+    along i, j and k where n has the bits 4, 2 and 1. A whole case has many tiles, which overlap.
+    """
+
+    def pairs(volume, axis: int, odd: int):
+        shape = tf.unstack(tf.shape(volume))
+        half = shape[axis] // 2 + 1
+        padding = [[odd, 2 * half - shape[axis] - odd] if n == axis else [0, 0] for n in range(4)]
+        inner = tf.reduce_prod(tf.stack(shape[axis + 1 :]))
+        lines = tf.reshape(tf.pad(volume, padding), [-1, 2, inner])
+        return tf.reshape(lines[:, 0] + lines[:, 1], [*shape[:axis], half, *shape[axis + 1 :]])
+
+    channels = image.shape[3]
+    found = [image]
+    for axis in range(3):  # in the order in which `_halved` adds
+        found = [pairs(volume, axis, odd) for volume in found for odd in range(2)]
+    return tf.ensure_shape(tf.stack(found) * 0.125, [8, None, None, None, channels])
+
+
+def cut_half(halved, corners, size: int):
+    """Patches at x0.5 of `halves`: float32 [N, S, S, S, M].
+
+    Args:
+        corners: int32 [N, 3], first voxel of the 2S that each looks at.
+    """
+    channels, shape = halved.shape[4], tf.shape(halved)[1:4]
+
+    def cube(corner):
+        odd = corner % 2
+        start = (corner + odd) // 2
+        low = tf.clip_by_value(start, 0, shape)
+        length = tf.clip_by_value(start + size, 0, shape) - low
+        which = tf.reduce_sum(odd * tf.constant([4, 2, 1]))
+        begin = tf.concat([[which], low, [0]], axis=0)
+        voxels = tf.slice(halved, begin, tf.concat([[1], length, [channels]], axis=0))
+        voxels = tf.ensure_shape(voxels[0], [None, None, None, channels])
+        before = tf.clip_by_value(-start, 0, size)
+        return tf.ensure_shape(_padded(voxels, before, size - before - length), [size, size, size, channels])
+
+    spec = tf.TensorSpec([size, size, size, channels], tf.float32)
+    return tf.map_fn(cube, corners, fn_output_signature=spec, parallel_iterations=1)
 
 
 def cut_label(label, centres, size: int):

@@ -3,6 +3,7 @@
 `cases.preprocess` is the twin in numpy.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,9 +30,9 @@ class Prepared(NamedTuple):
     shape: Any
 
 
-def brain_mask(image):
-    """Where any modality is not 0: [I, J, K, M] -> bool [I, J, K]."""
-    return tf.reduce_any(image != 0, axis=-1)
+def brain_mask(volumes: Sequence):
+    """Where any modality is not 0: [I, J, K] each -> bool [I, J, K]."""
+    return functools.reduce(tf.logical_or, [tf.not_equal(volume, 0) for volume in volumes])
 
 
 def _sum(array):
@@ -73,13 +74,13 @@ def cropped(
         tf.errors.InvalidArgumentError: as `bounded` and `finite`.
     """
     volumes = bounded(volumes)
-    # image: 240 x 240 x 155 x 4
-    image = tf.stack([tf.cast(volumes[name], tf.float32) for name in modalities], axis=-1)
-    brain = brain_mask(image)
+    # each: 240 x 240 x 155, of which the box is a third: they are brought together when they are cut
+    each = [tf.cast(volumes[name], tf.float32) for name in modalities]
+    brain = brain_mask(each)
     box = box_of(brain)
     # cropped: ~140 x 170 x 140 x 4; the rest is 0, so what is no number lies in it
-    within = finite(crop(image, box))
-    brain_within, shape = crop(brain, box), tf.shape(image)[:3]
+    within = finite(tf.stack([crop(volume, box) for volume in each], axis=-1))
+    brain_within, shape = crop(brain, box), tf.shape(brain)
     if n4_modalities:
         channels = [modalities.index(name) for name in n4_modalities]
         within = bias_graph.corrected(within, channels, box, shape, n4_shrink)

@@ -38,9 +38,9 @@ def multi_scale(x1, half):
 
 
 def network_input(batch: Mapping):
-    """What a network takes of a batch of `patch_stream`: float32 [N, S, S, S, 3M], or [N, S, S, S, M] of x1 alone.
+    """What a network takes of a batch of `patch_stream`: float32 [N, S, S, S, 3M]; of x1 alone [N, S, S, S, M].
 
-    In the step, on the device: a third of the bytes travels there.
+    Called in the step, on its device, where a third of the bytes has to travel.
     """
     if "half" in batch:
         return multi_scale(batch["x1"], batch["half"])

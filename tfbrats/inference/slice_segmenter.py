@@ -94,14 +94,14 @@ class SliceSegmenter(tf.Module):
                 "regions": tf.zeros([0, height, width, len(REGIONS)]),
             },
         )
-        # Slices without brain are 0.
+        # Slices without brain are 0, and so is what is outside the box: no value but 0 is background's.
         places = with_brain[:, None]
         tissues = tf.scatter_nd(places, answers["tissues"], [slices, height, width])
         probabilities = tf.scatter_nd(places, answers["regions"], [slices, height, width, len(REGIONS)])
         # back to I x J x K
-        tissues = uncrop(tf.transpose(tissues, [1, 2, 0]), box, shape)
+        tissues = in_values(tf.transpose(tissues, [1, 2, 0]), self._values)
         return {
-            "segmentation": in_values(tissues, self._values),
+            "segmentation": uncrop(tissues, box, shape),
             "probabilities": uncrop(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
         }
 

@@ -3,6 +3,7 @@
 A model answers to such scans too, and wrongly. Each is a note that says what to do; none stops the work. Pure.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ _COVERED = 0.9  # by each scan, of what all cover together; 0.999 in those cases
 def of(case: Case) -> list[str]:
     """Notes on a case, each a sentence without full stop."""
     covered = [case.image[..., m] != 0 for m in range(len(case.modalities))]
-    brain = np.logical_or.reduce(covered)
+    brain = functools.reduce(np.logical_or, covered)
     voxels = int(np.count_nonzero(brain))
     return [
         *_with_skull(voxels, brain.size, case.spacing_mm),
