@@ -24,8 +24,8 @@ from tfbrats.inference.pieces import MOST_CASES
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.inference.saved_segmenter import SavedSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES
-from tfbrats.networks import folding
 from tfbrats.machine import packing
+from tfbrats.networks import folding
 from tfbrats.phantoms import simulation
 from tfbrats.predictions import model_card, seen
 from tfbrats.records import tfrecord
