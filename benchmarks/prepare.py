@@ -4,9 +4,10 @@
     python benchmarks/prepare.py                              # the same on simulated cases
     python benchmarks/prepare.py --real BraTS2021 --only reading --only job --json figures.json
 
-Parts: `reading` (our reader beside SimpleITK's and nibabel's), `job` (the Beam job against a plain loop of the
-same functions), `workers` (two worker processes against one, with N4 and without), `bytes` (a record against
-raw float32) and `compression` (what it saves and costs, by kind of record). N4 alone: benchmarks/n4.py.
+Parts: `reading` (our reader beside SimpleITK's and nibabel's), `stages` (seconds a case by stage), `job` (the
+Beam job against a plain loop of the same functions), `workers` (two worker processes against one, with N4 and
+without), `bytes` (a record against raw float32) and `compression` (what it saves and costs, by kind of record).
+N4 alone: benchmarks/n4.py.
 
 Rounds alternate between all that is compared, so that a busy moment of the machine meets every one; a figure
 is the median over the rounds. A job's start-up (Python, Beam, its workers, the look at the first case) is timed
@@ -47,7 +48,7 @@ from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
 from tfbrats.phantoms import data_sets
 from tfbrats.records import schema, shards, tfrecord
-from tfbrats.records.manifest import read_manifest
+from tfbrats.records.manifest import STAGES, read_manifest
 
 SHRINK = 4  # of the shipped configs
 MIB = 2**20
@@ -328,10 +329,39 @@ def compression(setting: Setting) -> dict:
     return figures
 
 
+def stages(setting: Setting) -> dict:
+    """Seconds a case by stage, of one process: slices and volumes, without N4 and with it on all modalities."""
+    folder = _linked(setting, 1)
+    dataset = layouts.find(folder, setting.edition)
+    ids = {"train": [one.case_id for one in dataset.cases], "validation": [], "test": []}
+    rows: list[Sequence[object]] = [("s a case", *STAGES, "all", "CPU s")]
+    figures = {}
+    for name, kind in (("cun.yaml", "slices"), ("msm.yaml", "volumes")):
+        for n4 in ("", ",".join(config_file.load(name, []).data.modalities)):
+            own = [f"preprocess.n4_modalities=[{n4}]", "records.min_shards=999", "records.split=[1,0,0]"]
+            settings = config_file.load(name, [*own, f"records.kind={kind}"])
+            output = tempfile.mkdtemp(dir=setting.work)
+            rounds = []
+            for _ in range(1 + setting.repeats):  # the first warms up
+                cpu = time.process_time()
+                written = [shards.write_shard(t) for t in shards.plan(dataset, ids, settings, output, 2**20)]
+                cpu = (time.process_time() - cpu) / len(dataset.cases)
+                seconds = [row.seconds for [shard] in written for row in shard.cases]
+                rounds.append([*(statistics.mean(each.get(k, 0) for each in seconds) for k in STAGES), cpu])
+            shutil.rmtree(output)
+            *of_stage, cpu = np.median(rounds[1:], axis=0).tolist()
+            label = f"{kind}, N4" if n4 else f"{kind}, no N4"
+            rows.append((label, *(f"{each:.2f}" for each in (*of_stage, sum(of_stage), cpu))))
+            figures[label] = {**dict(zip(STAGES, of_stage, strict=True)), "cpu": cpu}
+    _table(*rows)
+    return figures
+
+
 # --- the run ---------------------------------------------------------------------------------------------
 
 PARTS = {
     "reading": reading,
+    "stages": stages,
     "job": job,
     "workers": workers,
     "bytes": bytes_,

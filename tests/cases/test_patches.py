@@ -222,3 +222,16 @@ def test_a_volume_survives_the_record_to_the_bit():
     assert found["case_id"] == "case_1"
     for name in ("image", "brain", "label", "origin_ijk", "shape_ijk"):
         assert np.array_equal(found[name], volume[name])
+
+
+@pytest.mark.parametrize("corner", [(0, 0, 0), (-5, 3, -2), (7, -8, 11), (40, 0, 0)])
+def test_a_patch_of_a_shared_halved_image_is_the_mean_of_its_own_voxels(corner):
+    image = np.random.default_rng(3).standard_normal((21, 18, 15, 4)).astype(np.float16)
+    scales = patches.MultiScale(image, 8)
+    scales.cut(np.array(corner) + 9)  # another parity first
+    wide = patches.window(image, corner, 16).astype(np.float32)
+    wide = wide[0::2] + wide[1::2]
+    wide = wide[:, 0::2] + wide[:, 1::2]
+    wide = wide[:, :, 0::2] + wide[:, :, 1::2]
+    half = scales.cut(np.array(corner) + 8)[1]
+    assert half.tobytes() == (wide * np.float32(0.125)).astype(np.float16).tobytes()

@@ -215,3 +215,12 @@ def test_without_simpleitk_cases_are_prepared_and_its_n4_says_what_to_install(he
     assert preprocess.prepare(loaded, ("flair",), 4).image.shape[-1] == 4
     with pytest.raises(preprocess.MissingPackageError, match=r"needs SimpleITK: .*pip install SimpleITK"):
         preprocess.prepare(loaded, ("flair",), 4, "itk")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_halves_are_the_image_in_float16_and_c_order(order):
+    image = np.random.default_rng(1).standard_normal((7, 5, 6, 3)).astype(np.float32, order=order)
+    for part in (image, image[:, :, 2], image[1:4, ::-1]):
+        halves = preprocess.halves(part)
+        assert halves.flags.c_contiguous
+        assert np.array_equal(halves, part.astype(np.float16)) and halves.dtype == np.float16

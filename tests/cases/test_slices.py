@@ -1,5 +1,7 @@
 """Slices, their loss weighted sampling regions, and their place on the canvas."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -246,3 +248,20 @@ def test_no_z_score_is_too_large_for_half_precision():
     brain = np.ones(image.shape[:3], bool)
     with np.errstate(over="raise"):
         assert np.isfinite(preprocess.z_score(image, brain).astype(np.float16)).all()
+
+
+@pytest.mark.parametrize("spacing", [(1, 1), (0.7, 2.3)])
+def test_the_band_is_that_of_distances_over_the_whole_slice(spacing):
+    rng = np.random.default_rng(2)
+    for width, at in itertools.product((1, 10, 31), range(6)):
+        tumour = np.zeros((40, 36), bool)
+        low = rng.integers(0, 30, 2)
+        tumour[low[0] : low[0] + 9, low[1] : low[1] + 7] = (
+            rng.random((9, 7))[: 40 - low[0], : 36 - low[1]] > 0.3
+        )
+        tumour[0, 0] |= at == 0
+        padded = np.pad(tumour, 1)
+        apart = [ndimage.distance_transform_edt(each, sampling=spacing) for each in (~padded, padded)]
+        band = np.logical_and.reduce([each[1:-1, 1:-1] <= width / 2 for each in apart])
+        regions = slices.region_map(np.ones_like(tumour), tumour, width, spacing)
+        assert np.array_equal(regions == LwsRegion.S4, band)

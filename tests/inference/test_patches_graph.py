@@ -99,3 +99,13 @@ def test_the_twins_agree_on_float32_sums_before_rounding():
     assert np.array_equal(half[0], pairs * np.float32(0.125))
     other = patches.window(image, (1, 2, -5), 16).reshape(8, 2, 8, 2, 8, 2, 2).mean(axis=(5, 3, 1))
     assert not np.array_equal(half[0], other)  # so the order does matter here
+
+
+@settings(max_examples=40, deadline=None)
+@given(starts_and_shapes)
+def test_patches_of_halves_made_once_are_those_cut_one_by_one_to_the_bit(drawn):
+    shape, centres, size, seed = drawn
+    image = _image(shape, seed=seed)
+    _, expected = patches_graph.cut(image, np.array(centres), size)
+    halved = patches_graph.halves(tf.constant(image))
+    assert np.array_equal(patches_graph.cut_half(halved, np.array(centres, np.int32) - size, size), expected)

@@ -12,7 +12,7 @@ from tfbrats import config_file
 from tfbrats.cases.rejected import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.records import tfrecord
+from tfbrats.records import schema, tfrecord
 from tfbrats.records.manifest import (
     MANIFEST,
     CaseRow,
@@ -371,3 +371,19 @@ def test_tensorflow_parses_paper_bs_records_to_the_bit(patch_records, kind):
             value = theirs[field.name].numpy()
             value = value.decode() if field.dtype == "string" else value
             assert np.array_equal(value, ours[field.name]), field.name
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.parametrize("side", [0, 1, 40])
+def test_an_example_is_the_bytes_that_protobufs_own_encoder_makes(kind, side):
+    def value_of(field):
+        if field.dtype == "string":
+            return "é" * side * 5
+        if not field.is_array:
+            return -side
+        shape = [side + n if size == -1 else size for n, size in enumerate(field.shape)]
+        return (np.arange(np.prod(shape)) % 200).reshape(shape).astype(field.dtype)
+
+    example = {field.name: value_of(field) for field in SCHEMAS[kind]}
+    encoded = encode(SCHEMAS[kind], example)
+    assert schema._Example.FromString(encoded).SerializeToString(deterministic=True) == encoded
