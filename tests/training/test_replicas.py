@@ -6,8 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+
+from tfbrats.training import replicas as training_replicas
 
 TABLE = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "replicas.py"
 
@@ -89,3 +93,37 @@ def test_batch_normalisation_per_replica_is_told_apart(tmp_path):
     assert code == 1 and "DIFFERENT" in said
     assert rows["same, other order"]["same"]
     assert rows["2 replicas"]["gradient"] > 0.05
+
+
+# --- the update -----------------------------------------------------------------------------------------
+
+
+def updated(optimizer, steps=20):
+    """The weights and the optimizer's own variables after some made-up gradients."""
+    random = np.random.default_rng(0)
+    weights = [keras.Variable(random.normal(size=shape).astype(np.float32)) for shape in ((50, 7), (3,))]
+    optimizer.build(weights)
+    step = tf.function(lambda gradients: optimizer.apply_gradients(zip(gradients, weights, strict=True)))
+    for _ in range(steps):
+        step([tf.constant(random.normal(size=weight.shape), tf.float32) for weight in weights])
+    return [variable.numpy() for variable in (*weights, *optimizer.variables)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"), [("SGD", (0.1, 0.9)), ("SGD", (0.1, 0.0)), ("Adam", (1e-3, 0.5, 0.9999))]
+)
+def test_an_update_is_keras_own(name, rates):
+    found = updated(getattr(training_replicas, name)(*rates))
+    wanted = updated(getattr(keras.optimizers, name)(*rates))
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
+
+
+def test_an_updates_variables_are_named_as_keras_names_them():
+    weights = [keras.Variable(np.zeros(3, np.float32), name="kernel")]
+    for name in ("SGD", "Adam"):
+        one, other = (getattr(of, name)(0.1) for of in (training_replicas, keras.optimizers))
+        one.build(weights)
+        other.build(weights)
+        assert [v.name for v in one.variables] == [v.name for v in other.variables]

@@ -17,7 +17,7 @@ from tfbrats.config import Config, PatchConfig, SliceConfig
 from tfbrats.inference import answers, scales
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, RunFolder
-from tfbrats.training import board, patch_step, slice_step
+from tfbrats.training import board, patch_step, replicas, slice_step
 
 _LOOKED_THROUGH = 160  # examples, for the one that is drawn after every epoch: about a case's slices
 _READ = 8  # of them at once
@@ -66,7 +66,7 @@ class SliceRecipe:
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         train = self._config.train
-        return _scaled(keras.optimizers.SGD(train.learning_rate, train.momentum), train.precision)
+        return _scaled(replicas.SGD(train.learning_rate, train.momentum), train.precision)
 
     def schedule(self, epoch: int) -> dict[str, float]:
         """What a step of this epoch (from 0) takes; `learning_rate` is the optimizer's."""
@@ -142,7 +142,7 @@ class PatchRecipe:
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         train = self._config.train
-        return _scaled(keras.optimizers.Adam(train.learning_rate, train.beta1, train.beta2), train.precision)
+        return _scaled(replicas.Adam(train.learning_rate, train.beta1, train.beta2), train.precision)
 
     def schedule(self, epoch: int) -> dict[str, float]:
         """What a step of this epoch takes: the same rate throughout."""

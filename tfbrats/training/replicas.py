@@ -1,4 +1,4 @@
-"""Inside a replica: sums over all replicas, one answer on overflow, counts of what overlaps."""
+"""Inside a replica: sums over all replicas, the update and one answer on overflow, counts of what overlaps."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,6 +9,47 @@ import tensorflow as tf
 def sum_over_replicas(tensors: Sequence) -> list:
     """Each tensor summed over all replicas; in the replica context."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
+
+
+class SGD(keras.optimizers.SGD):
+    """Keras' own in variables, names and formula; a weight's update is one operation where Keras makes five.
+
+    Both optimizers: without Nesterov's or AMSGrad's variant, which nobody here asks for.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if not self.momentum:
+            return super().update_step(gradient, variable, learning_rate)
+        momentum = self.momentums[self._get_variable_index(variable)]
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=momentum.value.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=gradient,
+            momentum=tf.constant(self.momentum, variable.dtype),
+        )
+        return None
+
+
+class Adam(keras.optimizers.Adam):
+    """As `SGD`: one operation where Keras makes fourteen."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        here, dtype = self._get_variable_index(variable), variable.dtype
+        step = tf.cast(self.iterations.value + 1, dtype)
+        beta1, beta2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[here].value.handle,
+            v=self._velocities[here].value.handle,
+            beta1_power=beta1**step,
+            beta2_power=beta2**step,
+            lr=tf.cast(learning_rate, dtype),
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=gradient,
+        )
 
 
 def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence, network: keras.Model) -> None:
