@@ -114,7 +114,7 @@ def _tiles_on_each_voxel(axes, box, size: int):
 def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, parent=None, halved=None):
     """Slides a network over a box; where tiles overlap, the plain mean of their probabilities.
 
-    Memory is that of `settings.tile_batch` tiles, of the box and of a second image, however many tiles there are.
+    Memory is that of `settings.tile_batch` tiles, the box and a second image, however many tiles there are.
 
     Args:
         network: of `networks.build`, from patches at three scales or at x1 alone.

@@ -139,7 +139,7 @@ def cut(image, centres, size: int, dtype=tf.float32):
 
 
 def halves(image):
-    """All that patches at x0.5 may be cut from: float32 [i, j, k, M] -> [8, i', j', k', M], 0 outside it.
+    """All that patches at x0.5 may be cut from: float32 [i, j, k, M] -> [8, i2, j2, k2, M], 0 outside it.
 
     Patches whose corners are even or odd along the same axes share one: the n-th is of corners that are odd
     along i, j and k where n has the bits 4, 2 and 1. A whole case has many tiles, which overlap.
