@@ -148,7 +148,7 @@ def _halved(image: np.ndarray, odd: Sequence[int]) -> np.ndarray:
     """Means of 2 x 2 x 2 voxels: float32 [i, j, k, M] -> float16 [i', j', k', M], 0 outside the image.
 
     Args:
-        odd: for each axis 1 if the first pair begins with the voxel before the image, 0 if with the image's own.
+        odd: for each axis 1 if the first pair begins with the voxel before the image, 0 if with its own.
     """
     # Pairs along i, then j, then k: the twin in the graph adds in the same order.
     pairs = _pairs(_pairs(image, 0, odd[0]), 1, odd[1])
