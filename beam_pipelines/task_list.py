@@ -5,6 +5,7 @@ were up to 47 MB. Of gs:// the workers read what they write beside anyway.
 """
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -12,29 +13,35 @@ from typing import TypeVar
 import apache_beam as beam
 import pydantic
 
+from tfbrats.errors import InputError
 from tfbrats.machine import files
 
 Task = TypeVar("Task")
 
 
 def write(path: str, kind: type[Task], tasks: Iterable[Task]) -> None:
-    """Writes the tasks, dataclasses of one kind, a line each."""
+    """Writes the tasks, dataclasses of one kind, a line each.
+
+    By the standard library's JSON: a path whose name is not UTF-8 comes back as it was.
+    """
     adapter = pydantic.TypeAdapter(kind)
     with files.writing(path) as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
         for task in tasks:
-            packed.write(adapter.dump_json(task) + b"\n")
+            packed.write(json.dumps(adapter.dump_python(task, mode="json")).encode() + b"\n")
 
 
 def read(path: str, kind: type[Task]) -> Iterator[Task]:
     """The tasks that `write` wrote, one in memory at a time.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or not all of it.
     """
     adapter, unpacking, begun = pydantic.TypeAdapter(kind), zlib.decompressobj(wbits=31), b""
     for piece in files.read_chunks(path, 2**16):
         *lines, begun = (begun + unpacking.decompress(piece)).split(b"\n")
-        yield from map(adapter.validate_json, lines)
+        yield from (adapter.validate_python(json.loads(line)) for line in lines)
+    if not unpacking.eof:
+        raise InputError(f"{path}: cut short: not all tasks are in it. Run the same command again.")
 
 
 class _Read(beam.DoFn):

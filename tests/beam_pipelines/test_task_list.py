@@ -1,6 +1,7 @@
 """The file that hands a job's tasks to its workers, and the graph without them."""
 
 import dataclasses
+import os
 import random
 
 import apache_beam as beam
@@ -60,6 +61,22 @@ def test_no_task_is_lost_where_pieces_of_the_file_meet(tmp_path, monkeypatch):
     read = task_list.files.read_chunks
     monkeypatch.setattr(task_list.files, "read_chunks", lambda path, size: read(path, 7))
     assert list(task_list.read(path, CaseFiles)) == cases
+
+
+def test_a_list_that_is_cut_short_is_an_error_and_not_a_shorter_list(tmp_path):
+    path = tmp_path / "tasks.jsonl.gz"
+    task_list.write(str(path), CaseFiles, made_up(50))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"tasks\.jsonl\.gz: cut short"):
+        list(task_list.read(str(path), CaseFiles))
+
+
+def test_a_path_that_is_not_utf_8_comes_back_as_it_was(tmp_path):
+    label = os.fsdecode(b"/data/caf\xe9/a \"b\"\n_seg.nii.gz")
+    (case,) = made_up(1)
+    case, path = dataclasses.replace(case, label=label), str(tmp_path / "tasks.jsonl.gz")
+    task_list.write(path, CaseFiles, [case])
+    assert list(task_list.read(path, CaseFiles)) == [case]
 
 
 def test_a_shard_s_task_travels_without_its_config_and_keeps_its_hash(tmp_path, monkeypatch):
