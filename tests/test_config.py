@@ -423,3 +423,7 @@ def test_records_of_another_n4_are_others_unless_nothing_is_corrected():
         for n4 in ("ours", "itk")
     ]
     assert neither[0] == neither[1]
+    # Not "n4: itk, there ours" of a config that says ours.
+    assert manifest.other_records(neither[0], ours) == [
+        "preprocess.n4_modalities: [], there ['flair', 't1', 't1ce', 't2']"
+    ]

@@ -1,5 +1,6 @@
 """Which devices train: what TF_CONFIG must say, and what is refused with which words."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -124,23 +125,28 @@ def test_tf32_is_what_is_wanted_in_the_block_and_what_it_was_after_it(before):
 
 
 def test_a_batch_is_split_on_the_cpu_and_each_part_goes_to_its_device(monkeypatch):
-    split, places = tf.split, []
+    scope, calls = [], []
 
-    def noted(tensor, count):
-        pieces = split(tensor, count)
-        places.extend(piece.device for piece in pieces)
-        return pieces
+    @contextlib.contextmanager
+    def device(name):  # there is no GPU: it is asked for, and not entered
+        scope.append(name)
+        yield
+        scope.pop()
 
-    monkeypatch.setattr(tf, "split", noted)
-    place = "/job:localhost/replica:0/task:0/device:GPU:0"
+    def noted(name):
+        real = getattr(tf, name)
+        return lambda *given: calls.append((name, *scope)) or real(*given)
+
+    gpu = "/job:localhost/replica:0/task:0/device:GPU:0"
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-    monkeypatch.setattr(strategy.extended, "_worker_devices", (place,), raising=False)
-    monkeypatch.setattr(tf, "identity", lambda tensor: tensor)  # there is no GPU to take it
+    monkeypatch.setattr(type(strategy.extended), "worker_devices", property(lambda _: (gpu,)))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(type(strategy.extended), "worker_devices", property(lambda _: (place,)))
+        patched.setattr(tf, "device", device)
+        for name in ("split", "identity"):
+            patched.setattr(tf, name, noted(name))
         (batch,) = devices.shared_out(strategy, tf.data.Dataset.from_tensors({"x": tf.range(4)}))
     assert batch["x"].numpy().tolist() == [0, 1, 2, 3]
-    assert places and all(place.endswith("CPU:0") for place in places)
+    assert calls == [("split", "CPU:0"), ("identity", gpu)]
 
 
 @pytest.mark.parametrize(

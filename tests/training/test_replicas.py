@@ -99,25 +99,27 @@ def test_batch_normalisation_per_replica_is_told_apart(tmp_path):
 
 
 def updated(optimizer, steps=20):
-    """The weights and the optimizer's own variables after some made-up gradients."""
+    """The weights and the optimizer's own variables before and after some made-up gradients."""
     random = np.random.default_rng(0)
     weights = [keras.Variable(random.normal(size=shape).astype(np.float32)) for shape in ((50, 7), (3,))]
     optimizer.build(weights)
+    before = [variable.numpy() for variable in (*weights, *optimizer.variables)]
     step = tf.function(lambda gradients: optimizer.apply_gradients(zip(gradients, weights, strict=True)))
     for _ in range(steps):
         step([tf.constant(random.normal(size=weight.shape), tf.float32) for weight in weights])
-    return [variable.numpy() for variable in (*weights, *optimizer.variables)]
+    return before, [variable.numpy() for variable in (*weights, *optimizer.variables)]
 
 
 @pytest.mark.parametrize(
-    ("name", "rates"), [("SGD", (0.1, 0.9)), ("SGD", (0.1, 0.0)), ("Adam", (1e-3, 0.5, 0.9999))]
+    ("name", "rates", "apart"),
+    # Of the largest change of a variable. Adam's: 1 - beta2 in float32, where Keras has float64.
+    [("SGD", (0.1, 0.9), 1e-6), ("SGD", (0.1, 0.0), 1e-6), ("Adam", (1e-3, 0.5, 0.9999), 3e-4)],
 )
-def test_an_update_is_keras_own(name, rates):
-    found = updated(getattr(training_replicas, name)(*rates))
-    wanted = updated(getattr(keras.optimizers, name)(*rates))
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
+def test_an_update_is_keras_own(name, rates, apart):
+    _, found = updated(getattr(training_replicas, name)(*rates))
+    before, wanted = updated(getattr(keras.optimizers, name)(*rates))
+    for start, one, other in zip(before, found, wanted, strict=True):
+        assert np.abs(one - other).max() <= apart * np.abs(other - start).max()
 
 
 def test_an_updates_variables_are_named_as_keras_names_them():

@@ -300,9 +300,13 @@ def check_shard(folder: str | os.PathLike, shard: Shard, content: bool = True) -
 
 
 def other_records(here: Mapping, there: Mapping) -> list[str]:
-    """`differences` of two `records_identity`s; in one that does not say whose N4, it is SimpleITK's."""
+    """`differences` of two `records_identity`s; where N4 was run and none is named, it was SimpleITK's."""
+    both_corrected = all(of.get("preprocess", {}).get("n4_modalities") for of in (here, there))
 
     def told(identity: Mapping) -> dict[str, Any]:
-        return {**identity, "preprocess": {"n4": "itk", **identity.get("preprocess", {})}}
+        preprocess = {"n4": "itk", **identity.get("preprocess", {})}
+        if not both_corrected:  # that one is and one is not is told; whose N4 it was says nothing then
+            del preprocess["n4"]
+        return {**identity, "preprocess": preprocess}
 
     return differences(told(here), told(there))

@@ -158,6 +158,7 @@ class Training:
                         checkpoints.save(self.last)
                         if is_asked:
                             return False
+                    self._pace.begin_step()  # saving is no part of a step
             for values in waiting:
                 self._take_in(values.result(), bar)
         if progress.step < steps:  # the other workers would wait, and the history would have an epoch too few

@@ -19,7 +19,8 @@ class SGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         if not self.momentum:
-            return super().update_step(gradient, variable, learning_rate)
+            super().update_step(gradient, variable, learning_rate)
+            return
         momentum = self.momentums[self._get_variable_index(variable)]
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
@@ -28,11 +29,14 @@ class SGD(keras.optimizers.SGD):
             grad=gradient,
             momentum=tf.constant(self.momentum, variable.dtype),
         )
-        return None
 
 
 class Adam(keras.optimizers.Adam):
-    """As `SGD`: one operation where Keras makes fourteen."""
+    """As `SGD`: one operation where Keras makes fourteen.
+
+    1 - beta2 is a difference of float32, which Keras takes in float64: with 0.9999 an update is up to 0.02 % from
+    Keras', and nearer to the exact one, since the moments and their correction then have one beta2.
+    """
 
     def update_step(self, gradient, variable, learning_rate):
         here, dtype = self._get_variable_index(variable), variable.dtype
