@@ -172,7 +172,7 @@ def model_graph(network: str) -> tf.Graph:
 
 def _with_gpu():
     """In the block networks are built as where there is a GPU."""
-    return mock.patch.object(keras_settings, "has_gpu", lambda: True, create=True)
+    return mock.patch.object(keras_settings, "has_gpu", lambda: True)
 
 
 def counted(found: list[Found]) -> collections.Counter:

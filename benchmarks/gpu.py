@@ -14,8 +14,8 @@ and --output is written anew with each; what the time did not suffice for is nam
 named first come first, with their case and their distance from the CPU. JAX always compiles, and segments no
 whole case.
 
---ops lists what TensorFlow has no GPU kernel for in each training step and in each model, and what the kernel
-does in the host's memory, by TensorFlow's own registry.
+--ops lists what TensorFlow has no GPU kernel for in each training step and in the models of the two networks
+named first, and what the kernel does in the host's memory, by TensorFlow's own registry.
 """
 
 import argparse

@@ -9,18 +9,15 @@ always compiled.
 
 import contextlib
 import functools
-import gc
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from unittest import mock
 
+import gpu_meter
 import keras
 import numpy as np
 from backends import _loss_of_patches, _loss_of_slices, _with_known_weights
@@ -29,13 +26,10 @@ from step_jobs import NETWORKS, made_up
 from tfbrats import config_file, networks
 from tfbrats.config import Config, PatchConfig
 from tfbrats.labels import Tissue
-from tfbrats.machine.memory import peak_resident_bytes
 from tfbrats.networks import keras_settings
 
 _ENGINE = keras.config.backend()
 _MOST_STEPS = 2000
-_GPU = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"  # that the figures are of
-_QUERY = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100")
 # A cell's precision -> Keras' policy, and whether float32 may be TF32.
 PRECISIONS = {
     "float32": ("float32", False),
@@ -55,75 +49,13 @@ def _network(spec: Mapping, config: Config) -> keras.Model:
     return _with_known_weights(networks.build(config, region=NETWORKS[spec["network"]][1]))
 
 
-# --- what a GPU does meanwhile ---------------------------------------------------------------------------
-
-
-class Utilisation:
-    """In the block `nvidia-smi` is asked ten times a second how busy the GPU is; where there is one.
-
-    Attributes:
-        percent: the mean; None where nobody answers.
-    """
-
-    percent: float | None = None
-
-    def __enter__(self) -> "Utilisation":
-        self._process = None
-        with contextlib.suppress(OSError):
-            self._process = subprocess.Popen(
-                ["nvidia-smi", "-i", _GPU, *_QUERY],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        self._found: list[float] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        return self
-
-    def _read(self) -> None:
-        for line in self._process.stdout if self._process else ():
-            with contextlib.suppress(ValueError):
-                self._found.append(float(line))
-
-    def __exit__(self, *_) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-        self._reader.join(1)
-        if self._found:
-            self.percent = float(np.mean(self._found))
-
-
-def _peak_mib() -> float:
-    """The most that the GPU's memory held since `_forget_peak`; without a GPU, what the process ever held."""
-    if not keras_settings.has_gpu():
-        return peak_resident_bytes() / 2**20
-    if _ENGINE == "tensorflow":
-        import tensorflow as tf
-
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
-    import jax
-
-    return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
-
-
-def _forget_peak() -> None:
-    """Of JAX there is no way: a cell of JAX has a process of its own."""
-    gc.collect()
-    if _ENGINE == "tensorflow" and keras_settings.has_gpu():
-        import tensorflow as tf
-
-        tf.config.experimental.reset_memory_stats("GPU:0")
-
-
 # --- training steps --------------------------------------------------------------------------------------
 
 
 def steps(spec: Mapping) -> Iterator[dict]:
     """Steps a second of each cell, as many as fit into `seconds`, of one batch that lies on the device.
 
-    Nothing is read back in between, as in `training.loop`.
+    Nothing is read back in between; `training.loop` reads a step's numbers while the next one runs.
     """
     for cell in spec["cells"]:
         yield {
@@ -134,7 +66,7 @@ def steps(spec: Mapping) -> Iterator[dict]:
 
 def _steps_of(spec: Mapping, cell: Mapping) -> dict:
     config = _config(spec, cell)
-    _forget_peak()
+    gpu_meter.forget_peak()
     with _products(config):
         began = time.perf_counter()
         step = (_tensorflow_step if _ENGINE == "tensorflow" else _jax_step)(spec, config)
@@ -144,7 +76,7 @@ def _steps_of(spec: Mapping, cell: Mapping) -> dict:
         began = time.perf_counter()
         float(step())
         count = int(np.clip(spec["seconds"] / (time.perf_counter() - began), 1, _MOST_STEPS))
-        with Utilisation() as busy:
+        with gpu_meter.Utilisation() as busy:
             began = time.perf_counter()
             for _ in range(count):
                 loss = step()
@@ -156,7 +88,7 @@ def _steps_of(spec: Mapping, cell: Mapping) -> dict:
         "steps": count,
         "ready_s": ready_s,
         "utilisation_percent": busy.percent,
-        "peak_mib": _peak_mib(),
+        "peak_mib": gpu_meter.peak_mib(),
         "first_loss": first,
         "last_loss": last,
     }
@@ -375,7 +307,7 @@ def _case(spec: Mapping) -> dict:
             rounds = [_one_case(model, files, place / "segmentation.nii.gz") for _ in range(2)]
     first, again = rounds
     return {"load_s": load_s, "first_s": sum(first.values()), "whole_s": sum(again.values()), **again} | {
-        "peak_mib": _peak_mib()
+        "peak_mib": gpu_meter.peak_mib()
     }
 
 
@@ -414,23 +346,9 @@ def about() -> dict:
         "engine": _ENGINE,
         "engine_version": __import__(_ENGINE).__version__,
         "keras": keras.__version__,
-        "device": _device_name(),
+        "device": gpu_meter.device_name(),
         "has_gpu": keras_settings.has_gpu(),
     }
-
-
-def _device_name() -> str:
-    if not keras_settings.has_gpu():
-        return "CPU"
-    if _ENGINE == "tensorflow":
-        import tensorflow as tf
-
-        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
-        capability = ".".join(map(str, details.get("compute_capability", ())))
-        return f"{details.get('device_name', 'GPU')} {capability}".strip()
-    import jax
-
-    return jax.local_devices()[0].device_kind
 
 
 def _answered(cell: Callable) -> dict:

@@ -15,17 +15,16 @@ the largest one's peak of memory. The exponent is the slope of the CPU seconds i
 two largest numbers of cases: 1 is straight, and start-up makes it less. Over 1.15 it bends, and so does memory
 that grows by more than 4 kB a case. "each" is the CPU seconds of one case more.
 
-`graph` is the job that Dataflow would be sent, without a run: bytes in place of seconds, at 100,000 cases too.
+`graph` (`growth_graph.py`) is the job that Dataflow would be sent, without a run: bytes in place of seconds, at
+100,000 cases too.
 """
 
 import argparse
 import contextlib
-import gzip
 import json
 import math
 import os
 import pathlib
-import random
 import shutil
 import subprocess
 import sys
@@ -34,11 +33,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from growth_graph import graph
+
 SHAPE = (32, 32, 20)
 CASES_A_SHARD = 7
 BENDS = 1.15
 KB_A_CASE, NOISE_MB = 4.0, 20.0
-GRAPH_LIMIT = 10 * 2**20  # of a job's graph, at Dataflow
 MANY = 100_000  # cases, of the graph
 OVERRIDES = ("records.slice_shape=[32,32]", "records.split=[98,1,1]", "preprocess.n4_modalities=[]")
 
@@ -239,76 +239,13 @@ COMMANDS: dict[str, Callable[[Place], Taken]] = {
     "lesions": lambda place: _evaluate(place, "--lesions", "2023"),
     "report": _report,
 }
-
-
-# --- the graph -------------------------------------------------------------------------------------------
-
-
-def _made_up_cases(count: int) -> list:
-    """Cases in a bucket, with paths of the usual length and ids that repeat nothing."""
-    from tfbrats.datasets.layouts import CaseFiles
-    from tfbrats.labels import EDITIONS, MODALITIES
-
-    folder = "gs://my-bucket/datasets/BraTS2021/training"
-    cases = []
-    for number in sorted(random.Random(0).sample(range(10**8), count)):
-        case_id = f"BraTS2021_{number:08d}"
-        stem = f"{folder}/{case_id}/{case_id}"
-        images = tuple((modality, f"{stem}_{modality}.nii.gz", None) for modality in MODALITIES)
-        label = f"{stem}_seg.nii.gz"
-        cases.append(CaseFiles(case_id, case_id, "BraTS", EDITIONS["2021"], images, label, label_expected=True))
-    return cases
-
-
-def graph(counts: Sequence[int], scratch: pathlib.Path) -> None:
-    """Prints what a job weighs by the number of cases: the graph that is sent, and the list beside it."""
-    import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from beam_pipelines import transforms
-    from tfbrats import config_file
-    from tfbrats.datasets.layouts import Dataset
-    from tfbrats.records import shards
-
-    def weight(put: Callable[[apache_beam.Pipeline], object]) -> int:
-        pipeline = apache_beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
-        put(pipeline)
-        return len(pipeline.to_runner_api().SerializeToString())
-
-    print(f"\n{'job':12}{'cases':>8}{'tasks':>8}{'planned s':>11}{'listed s':>10}{'graph kB':>10}{'list MB':>9}"
-          f"{'all in the graph MB':>21}")  # fmt: skip
-    for name, megabytes in (("cun", 20), ("msm", 5000), ("segment", 0)):
-        for count in counts:
-            cases = _made_up_cases(count)
-            listed = str(scratch / f"{name}-{count}.jsonl.gz")
-            started = time.process_time()
-            if name == "segment":
-                tasks, planned = cases, 0.0
-                transforms.list_cases(listed, tasks)
-                sent = weight(
-                    lambda job, at=listed: transforms.segment_cases(job, at, "gs://m/1", "gs://o", True)
-                )
-            else:
-                config = config_file.load(name)
-                sizes = dict.fromkeys((path for case in cases for path in case.paths()), 2_000_000)
-                shards.files.walk = lambda _, sizes=sizes: sizes
-                dataset = Dataset("gs://my-bucket", tuple(cases), ())
-                splits = {"train": [case.case_id for case in cases]}
-                tasks = shards.plan(dataset, splits, config, "gs://my-bucket/records", megabytes * 2.0**20)
-                planned = time.process_time() - started
-                transforms.list_shards(listed, tasks)
-                settings = config.model_dump(mode="json")
-                sent = weight(lambda job, at=listed, of=settings: transforms.write_shards(job, at, of))
-            took = time.process_time() - started - planned
-            size = os.path.getsize(listed)
-            with gzip.open(listed) as lines:
-                assert sum(1 for _ in lines) == len(tasks)
-            few = tasks[:1000]
-            inside = weight(lambda job, few=few: job | apache_beam.Create(few)) * len(tasks) / len(few) / 1e6
-            print(f"{name:12}{count:>8}{len(tasks):>8}{planned:>11.1f}{took:>10.1f}{sent / 1e3:>10.1f}"
-                  f"{size / 1e6:>9.1f}{inside:>21.1f}", flush=True)  # fmt: skip
-            if sent > GRAPH_LIMIT:
-                print(f"the graph is over Dataflow's limit of {GRAPH_LIMIT / 1e6:.0f} MB")
+# What a command goes on from: without it, it would do another work, or none.
+AFTER = {
+    **dict.fromkeys(("prepared", "resume", "add", "records", "train"), "prepare"),
+    **dict.fromkeys(("runs", "segment"), "train"),
+    "segment-resume": "segment",
+    "report": "evaluate",
+}
 
 
 # --- table and plot --------------------------------------------------------------------------------------
@@ -342,13 +279,17 @@ def _each(by_count: dict[int, Taken]) -> float:
     return (more.cpu_seconds - less.cpu_seconds) / (many - few)
 
 
+def _cell(one: Taken | None) -> str:
+    return f"{one.seconds:.1f} / {one.cpu_seconds:.1f} / {one.megabytes:.0f}" if one else "-"
+
+
 def print_table(results: dict[str, dict[int, Taken]], counts: Sequence[int]) -> None:
     """Seconds, CPU seconds and MB of each command by the number of cases, and the exponent."""
     print("\nseconds / CPU seconds / MB")
     print(f"{'':16}" + "".join(f"{count:>22,}" for count in counts) + f"{'exponent':>10}{'each':>8}")
     for name, by_count in results.items():
         taken = list(by_count.values())
-        cells = (f"{one.seconds:.1f} / {one.cpu_seconds:.1f} / {one.megabytes:.0f}" for one in taken)
+        cells = (_cell(by_count.get(count)) for count in counts)
         slope = exponent(list(by_count), [one.cpu_seconds for one in taken])
         told = "; ".join([*_bends(list(by_count), taken), taken[-1].note]).strip("; ")
         print(
@@ -441,10 +382,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", metavar="FILE", help="an SVG or PNG of seconds and memory")
     parser.add_argument("--figures", metavar="FILE", help="figures as JSON; those that it holds join in")
     options = parser.parse_args(argv)
-    options.cases = sorted(int(text) for text in options.cases.split(","))
+    options.cases = sorted({int(text) for text in options.cases.split(",")})
     chosen = options.commands.split(",") if options.commands else [*COMMANDS, "graph"]
     if unknown := [name for name in chosen if name not in (*COMMANDS, "graph")]:
         parser.error(f"--commands: there is no {', '.join(unknown)}")
+    for n, name in enumerate(chosen):
+        if AFTER.get(name, name) not in chosen[: n + 1]:
+            parser.error(f"--commands: {name} goes on from {AFTER[name]}. Name that before it.")
     options.commands = [name for name in chosen if name != "graph"]
     with _scratch(options.keep) as scratch:
         results = measure(options, scratch) if options.commands else {}

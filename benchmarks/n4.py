@@ -185,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes: dict[str, list[tuple[float, ...]]] = {}
     left = args.volumes
     for source in layouts.find(args.real).cases[: args.cases]:
+        if not left:
+            break
         loaded = case.load(source, read_label=False)
         brain = preprocess.brain_mask(loaded.image)
         for m, modality in enumerate(loaded.modalities[:left]):

@@ -72,7 +72,7 @@ def test_a_list_that_is_cut_short_is_an_error_and_not_a_shorter_list(tmp_path):
 
 
 def test_a_path_that_is_not_utf_8_comes_back_as_it_was(tmp_path):
-    label = os.fsdecode(b"/data/caf\xe9/a \"b\"\n_seg.nii.gz")
+    label = os.fsdecode(b'/data/caf\xe9/a "b"\n_seg.nii.gz')
     (case,) = made_up(1)
     case, path = dataclasses.replace(case, label=label), str(tmp_path / "tasks.jsonl.gz")
     task_list.write(path, CaseFiles, [case])

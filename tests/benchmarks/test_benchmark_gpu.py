@@ -149,18 +149,18 @@ def test_a_cell_that_fails_says_why_and_the_next_one_goes_on(gpu, tmp_path):
 
 
 def test_utilisation_is_the_mean_of_what_nvidia_smi_says(benchmark, monkeypatch, tmp_path):
-    jobs = benchmark("gpu_jobs")
+    meter = benchmark("gpu_meter")
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 40; echo '[N/A]'; echo 60; exec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with jobs.Utilisation() as busy:
+    with meter.Utilisation() as busy:
         ends = time.monotonic() + 60
         while len(busy._found) < 2 and time.monotonic() < ends:
             time.sleep(0.01)
     assert busy.percent == 50
     monkeypatch.setenv("PATH", "")
-    with jobs.Utilisation() as busy:
+    with meter.Utilisation() as busy:
         pass
     assert busy.percent is None
 

@@ -45,7 +45,19 @@ def test_figures_of_several_runs_join_and_make_a_table_and_a_plot(growth, tmp_pa
     growth._joined(path, {"split": {1000: taken(growth, 3)}})
     joined = growth._joined(path, {"split": {100: taken(growth, 1)}, "inspect": {100: taken(growth, 2)}})
     assert list(joined["split"]) == [100, 1000]
+    joined["price"] = {1000: taken(growth, 4)}
     growth.print_table(joined, [100, 1000])
-    assert "3.0 / 3.0 / 100" in capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if " / " in line}
+    cells = [*("1.0", "/", "1.0", "/", "100"), *("3.0", "/", "3.0", "/", "100")]
+    assert rows["split"][:10] == cells
+    assert rows["inspect"][:6] == ["2.0", "/", "2.0", "/", "100", "-"]  # each under its number of cases
+    assert rows["price"][:6] == ["-", "4.0", "/", "4.0", "/", "100"]
     growth.plot(joined, str(tmp_path / "plot.svg"))
     assert (tmp_path / "plot.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("commands", ["resume", "resume,prepare", "inspect,segment", "evaluate,report,runs"])
+def test_a_command_that_goes_on_from_another_is_refused_without_it(growth, capsys, commands):
+    with pytest.raises(SystemExit):
+        growth.main(["--commands", commands])
+    assert "goes on from" in capsys.readouterr().err

@@ -34,8 +34,8 @@ class SGD(keras.optimizers.SGD):
 class Adam(keras.optimizers.Adam):
     """As `SGD`: one operation where Keras makes fourteen.
 
-    1 - beta2 is a difference of float32, which Keras takes in float64: with 0.9999 an update is up to 0.02 % from
-    Keras', and nearer to the exact one, since the moments and their correction then have one beta2.
+    1 - beta2 is a difference of float32, which Keras takes in float64: with 0.9999 an update is up to 0.02 %
+    from Keras', and nearer to the exact one, since the moments and their correction then have one beta2.
     """
 
     def update_step(self, gradient, variable, learning_rate):
