@@ -83,8 +83,9 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
         optimizer.build(network.trainable_variables)
     train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
     forward = tf.function(lambda image: network(image, training=False))
-    schedule, image = recipe.schedule(0), _noise(batch_size, *config.input_shape, network.inputs[0].shape[-1])
+    schedule = recipe.schedule(0)
     trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
+    image = _noise(batch_size, *config.input_shape, network.inputs[0].shape[-1])  # not there while it trains
     passed = _seconds(lambda: [logits.numpy() for logits in tf.nest.flatten(forward(image))], min(steps, 3))
     (place, peak_bytes), *_ = devices.peak_bytes().items()  # of several GPUs it runs on the first
     on_gpu = place.startswith("GPU")
