@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_ends_it_and_no_such_weights_are_saved(
     newest = checkpoints.newest_whole(RunFolder(tmp_path).network().checkpoints_path("last"))
     assert (newest is None) == (minutes == "10")
     if newest:
-        place = json.loads(tf.train.load_checkpoint(newest).get_tensor("progress/.ATTRIBUTES/PY_STATE"))
+        place = json.loads(tf.train.load_checkpoint(newest).get_tensor("progress/.ATTRIBUTES/py_state"))
         assert place["step"] == 2 and np.isfinite(place["sums"]["loss"])
 
 
