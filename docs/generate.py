@@ -130,7 +130,7 @@ def config_page() -> str:
         _filled(
             "A config is a YAML file with these keys. Every key that its row has is required, and an unknown "
             "one is an error: nothing has a default outside the YAML, but for `preprocess.n4` and "
-            "`train.tf32`, which older runs lack. `tfbrats train --config cun "
+            "`train.tf32`, which configs of older runs do not have. `tfbrats train --config cun "
             "train.epochs=20` changes a value on the command line; `null`, `true` and lists such as `[3,1,1]` "
             "are written as in YAML. [The readings](../why/papers.md#readings) say which values are ours."
         ),

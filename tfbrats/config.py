@@ -93,7 +93,7 @@ class _Train(_Section):
     stop_rise: pydantic.NonNegativeFloat  # a validation loss over (1 + this) x best is an obvious rise
     stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
-    tf32: bool = True  # (a default, as n4 has) float32 products by NVIDIA's TF32, 10 bits, as TensorFlow itself
+    tf32: bool = True  # on NVIDIA GPUs round what float32 multiplies to 10 bits; true where it is missing
     jit_compile: bool  # compile the step with XLA, on one device
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch

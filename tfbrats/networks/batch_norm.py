@@ -94,7 +94,7 @@ def _over_replicas(x, gamma, beta, epsilon: float):
     @tf.custom_gradient
     def normalise(x, gamma, beta):
         here = _pixels(x)
-        # The kernel's own moments, its output unused: tf.nn.moments takes two to eight times as long on a CPU.
+        # The kernel's own moments, its output unused: tf.nn.moments takes up to eight times as long on a CPU.
         _, mean_here, variance_here = _over_batch(x, gamma, beta, epsilon)
         sums = _summed(tf.concat([here * mean_here, [here]], axis=0))
         mean, pixels = sums[:-1] / sums[-1], sums[-1]
