@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import keras
@@ -18,7 +19,7 @@ import tensorflow as tf
 from tfbrats.errors import InputError
 from tfbrats.machine import locks, stopping
 from tfbrats.runs.folder import LOCK, RunFolder
-from tfbrats.training import checkpoints, slice_step
+from tfbrats.training import checkpoints, loop, slice_step
 from tfbrats.workflows import batch_size, whole_run
 
 SMALL = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=1e-9")
@@ -123,6 +124,32 @@ def test_a_loss_that_is_no_number_ends_it_and_no_such_weights_are_saved(
     if newest:
         place = json.loads(tf.train.load_checkpoint(newest).get_tensor("progress/.ATTRIBUTES/py_state"))
         assert place["step"] == 2 and np.isfinite(place["sums"]["loss"])
+
+
+def test_a_step_begins_before_the_numbers_of_the_one_before_are_read(record_set, tmp_path, monkeypatch):
+    build, read, begun, overlapped = slice_step.train_step, loop._on_host, [], []
+    steps = [threading.Event() for _ in range(4)]
+
+    def built(*arguments):
+        one_step = build(*arguments)
+
+        def begins(*batch):
+            steps[len(begun)].set()
+            begun.append(1)
+            return one_step(*batch)
+
+        return begins
+
+    def reads(*given):
+        # Nobody else reads, so the number of those before is this step's. The last step has none to wait for.
+        following = steps[len(overlapped) + 1 :][:1]
+        overlapped.append(all(step.wait(60) for step in following))
+        return read(*given)
+
+    monkeypatch.setattr(slice_step, "train_step", built)
+    monkeypatch.setattr(loop, "_on_host", reads)
+    whole_run.train(record_set.config(f"run.dir={tmp_path}", "train.epochs=1", "train.steps_per_epoch=4"))
+    assert overlapped == [True] * 4
 
 
 @pytest.mark.slow
