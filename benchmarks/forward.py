@@ -27,6 +27,7 @@ from train_step import Failed, Job, _processor
 
 OURS = ("ours", "ours unfolded")
 GOAL = 0.8  # of the fastest peer's time
+APART = 1e-3  # of the largest logit: in float32, by order of summation alone, they are far nearer
 # As a case is run: `slice_segmenter` takes eight, cascade.tile_batch is one.
 BATCHES = {"cun": 8, "unet2d": 8, "msm": 1, "msm_et": 1, "msm_noaspp": 1, "unet3d": 1}
 
@@ -58,7 +59,8 @@ def measured(network: str, options: argparse.Namespace, work: str) -> dict[str, 
             job.__exit__()
     with np.load(ours["outputs"]) as arrays:
         reference = dict(arrays)
-    return {side: figures(answers[side], _gap(jobs[side].about["outputs"], reference)) for side in jobs}
+    gaps = {side: gap(side, job.about["outputs"], reference) for side, job in jobs.items()}
+    return {side: figures(answers[side], gaps[side]) for side in jobs}
 
 
 def figures(answers: Sequence[Mapping], gap: float) -> dict:
@@ -68,9 +70,14 @@ def figures(answers: Sequence[Mapping], gap: float) -> dict:
     return {**found, "peak_mib": kept[-1]["peak_mib"], "gap": gap}
 
 
-def _gap(path: str, reference: Mapping[str, np.ndarray]) -> float:
+def gap(side: str, path: str, reference: Mapping[str, np.ndarray]) -> float:
+    """How far a side's outputs are from ours at most; raises Failed where they are another network's."""
     with np.load(path) as arrays:
-        return max(float(np.abs(arrays[name] - array).max()) for name, array in reference.items())
+        apart = max(float(np.abs(arrays[name] - array).max()) for name, array in reference.items())
+    largest = max(float(np.abs(array).max()) for array in reference.values())
+    if apart > APART * largest:
+        raise Failed(f"{side}: logits {apart:.1e} from ours, the largest being {largest:.1e}: other weights?")
+    return apart
 
 
 def show(network: str, rows: Mapping[str, Mapping]) -> None:

@@ -24,6 +24,7 @@ def image_of(config, channels: int, batch: int) -> np.ndarray:
 
 def ours(spec: Mapping, config) -> tuple[dict, Callable]:
     """The network as `tfbrats export` saves it, batch normalisation folded, traced for any size of batch."""
+    import keras
     import tensorflow as tf
 
     from tfbrats import networks
@@ -31,6 +32,7 @@ def ours(spec: Mapping, config) -> tuple[dict, Callable]:
 
     tf.config.threading.set_intra_op_parallelism_threads(spec["threads"])
     _, region = step_jobs.NETWORKS[spec["network"]]
+    keras.utils.set_random_seed(_SEED)  # the same kernels in every process
     network = networks.build(config, region=region)
     rng = np.random.default_rng(_SEED)
     for variable in network.variables:  # as if trained: no weight has the value that it begins with

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 
@@ -17,6 +18,15 @@ def test_figures_are_medians_without_the_round_that_warms_up(forward):
         {"seconds": [4.0, 8.0], "cpu": [4.0, 6.0], "peak_mib": 3.0},
     ]
     assert forward.figures(rounds, 1e-6) == {"seconds": 3.0, "cpu": 4.5, "peak_mib": 3.0, "gap": 1e-6}
+
+
+def test_outputs_of_other_weights_are_no_comparison(forward, tmp_path):
+    logits, path = np.linspace(-5, 5, 20), tmp_path / "outputs.npz"
+    np.savez(path, logits=logits + 1e-5)
+    assert forward.gap("torch", str(path), {"logits": logits}) == pytest.approx(1e-5)
+    np.savez(path, logits=logits + 0.2)
+    with pytest.raises(forward.Failed, match="torch: logits 2.0e-01 from ours"):
+        forward.gap("torch", str(path), {"logits": logits})
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(0.8, "0.80, goal 0.8: met"), (0.9, "0.90, goal 0.8: NOT met")])
