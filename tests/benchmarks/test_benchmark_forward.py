@@ -25,7 +25,7 @@ def test_outputs_of_other_weights_are_no_comparison(forward, tmp_path):
     np.savez(path, logits=logits + 1e-5)
     assert forward.gap("torch", str(path), {"logits": logits}) == pytest.approx(1e-5)
     np.savez(path, logits=logits + 0.2)
-    with pytest.raises(forward.Failed, match="torch: logits 2.0e-01 from ours"):
+    with pytest.raises(forward.Failed, match=r"torch: logits 2\.0e-01 from ours"):
         forward.gap("torch", str(path), {"logits": logits})
 
 
