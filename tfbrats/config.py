@@ -1,8 +1,8 @@
 """The YAML of a run as typed, frozen objects. Every key but two is required; an unknown one is an error.
 
 Scientific values live in the YAML alone: nothing here has a default but `preprocess.n4` and `train.tf32`, and
-theirs is what versions without the key did. What follows from a config alone stands here too (`regions`, `unit`,
-`scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
+theirs is what versions without the key did. What follows from a config alone stands here too (`regions`,
+`unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
 """
 
 from collections.abc import Mapping
