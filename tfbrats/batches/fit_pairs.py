@@ -49,7 +49,7 @@ def pairs(
             else slice_stream.validation(manifest, config, split, share)
         )
         streamed = batches.map(
-            lambda batch: (batch["image"], losses.targets(batch["label"])[1], batch["valid"])
+            lambda batch: (batch["image"], tf.cast(losses.targets(batch["label"])[1], tf.int32), batch["valid"])
         )
     if split == "train":
         steps = max(1, examples // batch_size)
