@@ -1,4 +1,4 @@
-"""Is bfloat16 worth it on this machine? Tried before a model is exported: 15 to 40 s at width 32.
+"""Is bfloat16 worth it on this machine? Tried before a model is exported: 14 to 26 CPU seconds at width 32.
 
 It is faster on processors that compute in it (AMX; on some those with AVX512_BF16) and slower on others of the
 same name, so nobody should have to know: a small simulated case is segmented in both precisions.
