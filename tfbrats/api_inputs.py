@@ -98,8 +98,8 @@ def entry_of(
 def quiet_tensorflow() -> Iterator[None]:
     """In the block TensorFlow may be loaded: it says no more than in a command, unless TFBRATS_LOG=1.
 
-    Filters of warnings and the environment are afterwards what they were. A process that has loaded TensorFlow
-    already has chosen for itself, and is left alone. A GPU's memory is taken as it is needed.
+    Filters of warnings and the environment are afterwards what they were; but `share_gpus` has set a variable,
+    which stays. A process that has loaded TensorFlow already has chosen for itself what it says.
     """
     surroundings.share_gpus()
     if "tensorflow" in sys.modules or os.environ.get(quiet.LOG) == "1":

@@ -9,12 +9,12 @@ a model or one that does not work. Signatures: serving_default, int16 and gzip_i
 name), cases_int16 (several of one grid), slices or patches_wt, patches_tc and patches_et (the bare networks),
 describe (tfbrats.json over the wire).
 
-Batch normalisation that follows a convolution is folded into it, where the answer stays the same: within
-0.00001 in probability, and not one label.
+Batch normalisation that follows a convolution is folded into it, where the answer stays the same: in float32
+within 0.00001 in probability, and not one label.
 
 In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that
-is faster, on others slower, and some labels change. Each export tries it for a few seconds on this machine, on
-a small simulated case, and says what it found; the card keeps it.
+is faster, on others slower, and some labels change. Each export tries it on this machine, on a small
+simulated case, for up to half a minute at width 32, and says what it found; the card keeps it.
 """
 
 from collections.abc import Sequence

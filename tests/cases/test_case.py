@@ -15,7 +15,7 @@ from tfbrats.cases import case, nifti, rejected
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
-from tfbrats.machine import files
+from tfbrats.machine import files, gunzip
 from tfbrats.phantoms import data_sets, simulation
 
 SHAPE = (24, 26, 18)
@@ -175,6 +175,18 @@ def test_a_file_of_several_gzip_members_and_zeros_behind_them_is_read_whole(fold
     members = [gzip.compress(content[a:b]) for a, b in itertools.pairwise(ends)]
     files.write_bytes(path_of(folder, "t1"), b"".join(members) + bytes(512))
     assert np.array_equal(case.load(layouts.find(folder).cases[0]).image, before.image)
+
+
+@pytest.mark.parametrize("second", [b"one", b"two", b"other"])
+def test_of_members_with_nothing_behind_them_none_is_left_out(second):
+    """Also where the second has the first one's length, and its checksum too."""
+    assert gunzip.unpacked(gzip.compress(b"one") + gzip.compress(second), "scan.nii.gz") == b"one" + second
+
+
+@pytest.mark.parametrize("flags", [0x08, 0xE0])
+def test_what_begins_like_a_member_by_chance_is_data(flags):
+    data = b"a" + bytes([0x1F, 0x8B, 8, flags]) * 9
+    assert gunzip.unpacked(gzip.compress(data, 0), "scan.nii.gz") == data
 
 
 @pytest.mark.parametrize("behind", [b"not gzip at all, and longer than a header", b"\x1f\x8b", b"?"])

@@ -221,6 +221,6 @@ def test_without_simpleitk_cases_are_prepared_and_its_n4_says_what_to_install(he
 def test_halves_are_the_image_in_float16_and_c_order(order):
     image = np.random.default_rng(1).standard_normal((7, 5, 6, 3)).astype(np.float32, order=order)
     for part in (image, image[:, :, 2], image[1:4, ::-1]):
-        halves = preprocess.halves(part)
+        halves = preprocess.in_float16(part)
         assert halves.flags.c_contiguous
         assert np.array_equal(halves, part.astype(np.float16)) and halves.dtype == np.float16

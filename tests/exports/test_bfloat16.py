@@ -74,6 +74,17 @@ def test_voxels_and_probabilities_that_change_are_counted():
     assert f"probabilities change by {gap} at most" in said
 
 
+def test_where_it_does_not_run_the_export_goes_on():
+    class Refusing(Segmenter):
+        def __call__(self, volumes):
+            raise tf.errors.UnimplementedError(None, None, "no kernel")
+
+    built = iter([Segmenter(300.0, 0.5), Refusing(300.0, 0.5)])
+    reads = iter(range(100))
+    said = bfloat16.tried(lambda _: next(built), (48, 48), "float32", lambda: next(reads))
+    assert said == "does not run on the machine that exported it (UnimplementedError)"
+
+
 def test_a_small_network_is_not_tried():
     said, built, _ = _said(0.01, 0.01)
     assert said == "" and built == ["float32"]

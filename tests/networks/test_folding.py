@@ -78,6 +78,13 @@ def test_it_computes_in_the_networks_precision():
     assert 0 < np.abs(mine - theirs).max() < 0.05 * np.abs(mine).max()
 
 
+def test_a_convolution_that_is_not_linear_is_not_folded():
+    image = keras.Input((None, None, 2))
+    seen = keras.layers.Conv2D(3, 3, padding="same", activation="relu", name="conv")(image)
+    norm = keras.layers.BatchNormalization(name="bn")(seen)
+    assert folded(keras.Model(image, {"logits": norm}))[1] == 0
+
+
 def test_what_two_layers_see_is_not_folded():
     """The convolution's own output is wanted as well: it has to be computed as it is."""
     image = keras.Input((None, None, 2))

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfbrats.cases.boxes import Box, box_of, grown
 from tfbrats.cases.case import case_seed
-from tfbrats.cases.preprocess import Prepared, halves
+from tfbrats.cases.preprocess import Prepared, in_float16
 from tfbrats.config import Cascade, Sampling
 from tfbrats.labels import PARENT, REGIONS, region_mask
 
@@ -198,7 +198,7 @@ def patches(prepared: Prepared, region: str, sampling: Sampling, cascade: Cascad
     rng = np.random.default_rng([*case_seed(seed, prepared.case_id), list(REGIONS).index(region)])
     label = prepared.label
     # cropped: ~140 x 170 x 140 x 4 -> 400 patches of 64 x 64 x 64 x 4, twice
-    image = halves(prepared.image)
+    image = in_float16(prepared.image)
     above = ancestor(label, region)
     if cascade.mask == "multiply" and above is not None:
         image = np.where(region_mask(label, above)[..., None], image, np.float16(0))
@@ -225,7 +225,7 @@ def volume(prepared: Prepared) -> dict:
         and shape_ijk int64 [3] (the crop's place in the whole volume, and its size), case_id str.
     """
     return {
-        "image": halves(prepared.image),
+        "image": in_float16(prepared.image),
         "brain": prepared.brain.astype(np.uint8),
         "label": prepared.label,
         "origin_ijk": np.array([low for low, _ in prepared.box_ijk], np.int64),

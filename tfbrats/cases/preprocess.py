@@ -150,7 +150,7 @@ def z_score(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def halves(image: np.ndarray) -> np.ndarray:
+def in_float16(image: np.ndarray) -> np.ndarray:
     """float32 [..., M] -> float16, C order: as records hold it.
 
     An image lies modality by modality, its first axis in one piece. All modalities of a voxel are brought

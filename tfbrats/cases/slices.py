@@ -9,7 +9,7 @@ import numpy as np
 
 from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.case import case_seed
-from tfbrats.cases.preprocess import Prepared, halves
+from tfbrats.cases.preprocess import Prepared, in_float16
 from tfbrats.errors import InputError
 from tfbrats.labels import LwsRegion, region_mask
 
@@ -126,7 +126,7 @@ def slices(
     )
     for k in kept:
         yield {
-            "image": halves(prepared.image[:, :, k]),
+            "image": in_float16(prepared.image[:, :, k]),
             "label": prepared.label[:, :, k],
             "region": region_map(
                 prepared.brain[:, :, k], whole_tumour[:, :, k], contour_width_mm, prepared.spacing_mm[:2]

@@ -73,7 +73,7 @@ def folded(segmenter: Segmenter, chosen: Chosen, n4: bool = True) -> tuple[Segme
 
 
 def tried_in_bfloat16(chosen: Chosen, segmenter: Segmenter) -> str:
-    """What the card says of bfloat16, in which the networks are run for a few seconds; N4 is left out.
+    """What the card says of bfloat16, in which the networks are tried; N4 is left out.
 
     Args:
         segmenter: `segmenter_of(chosen)`.

@@ -206,7 +206,7 @@ def _sharpened(histogram, low, slope):
     blur = tf.exp(-4 * math.log(2) * tf.square(apart / width)) * (2 * math.sqrt(math.log(2) / math.pi) / width)
     transfer = tf.cast(tf.math.real(tf.signal.rfft(blur)), tf.complex128)  # even, so that its transform is real
     padded = tf.pad(histogram, [[_FIRST_BIN, PADDED_BINS - BINS - _FIRST_BIN]])
-    sharp = tf.signal.irfft(tf.signal.rfft(padded) * transfer / (transfer**2 + bias.WIENER_NOISE))
+    sharp = tf.signal.irfft(tf.signal.rfft(padded) * transfer / (transfer * transfer + bias.WIENER_NOISE))
     sharp = tf.maximum(sharp, 0.0)
     centres = low + tf.constant(n - _FIRST_BIN, tf.float64) * slope
     pair = tf.signal.irfft(tf.signal.rfft(tf.stack([centres * sharp, sharp])) * transfer)

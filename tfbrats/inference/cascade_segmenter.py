@@ -123,7 +123,7 @@ def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
         patch_size: S.
         parent: bool [i, j, k]: tiles that hold none of it are not run, and only in it is the answer right.
             None: the whole box.
-        halved: of `patches_graph.halves`, where several stages see one image.
+        halved: of `patches_graph.halves`, where several stages see one image; not looked at for x1 alone.
 
     Returns:
         probabilities, float32 of the box's shape, and how many tiles were run, int32 [].
@@ -135,7 +135,9 @@ def slide(network: keras.Model, image, box, patch_size: int, settings: Cascade, 
     if parent is not None:
         origins = _that_hold(parent, origins, patch_size)
     tiles = tf.shape(origins)[0]
-    if scales > 1 and halved is None:
+    if scales == 1:
+        halved = None
+    elif halved is None:
         halved = patches_graph.halves(image)
 
     def add_batch(done, total):
@@ -182,8 +184,7 @@ def _descend(networks: Mapping, image, brain, regions: Sequence[str], patch_size
     halved = patches_graph.halves(image) if several else None
     for region in regions:
         seen = tf.where(parent[..., None], image, 0.0) if settings.mask == "multiply" else image
-        halved_of_stage = halved if _scales_of(networks[region], image.shape[-1], region) > 1 else None
-        average, tiles = slide(networks[region], seen, box, patch_size, settings, parent, halved_of_stage)
+        average, tiles = slide(networks[region], seen, box, patch_size, settings, parent, halved)
         probabilities = tf.where(parent, uncrop(average, box, shape), 0.0)
         mask = tf.logical_and(parent, probabilities >= settings.threshold)
         parent, box = mask, grown(box_of(mask), settings.margin, shape)

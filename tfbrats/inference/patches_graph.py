@@ -1,8 +1,11 @@
 """Cut multi-scale patches in the graph, many at a time, from stored volumes and from whole cases.
 
 `cases.patches` is the twin in numpy, which cuts one at a time. They are equal to the bit, which fixes the order
-of every sum; the twin always rounds to float16, as the records hold it. A volume gets no more than a frame of
-one voxel: what lies inside is sliced, and the slice is padded.
+of every sum; the twin always rounds to float16, as the records hold it.
+
+At x0.5 there are two ways. A training takes few patches of a volume: each is halved by itself (`cut`). A whole
+case has many tiles, which overlap: they are cut from halved images, made once (`halves`, `cut_half`). What lies
+inside is sliced, and the slice is padded.
 """
 
 import tensorflow as tf
@@ -110,18 +113,6 @@ def cut_one(framed_image, centre, size: int, dtype):
     return tf.cast(x1, dtype), _half(framed_image, centre - size, size, dtype)
 
 
-def cut_from(framed_image, centres, size: int, dtype=tf.float32):
-    """`cut`, from the image in its frame (`framed`): for who cuts more than once."""
-    cube = tf.TensorSpec([size, size, size, framed_image.shape[3]], dtype)
-    # One at a time: on its way each is 2S voxels wide.
-    return tf.map_fn(
-        lambda centre: cut_one(framed_image, centre, size, dtype),
-        tf.cast(centres, tf.int32),
-        fn_output_signature=(cube, cube),
-        parallel_iterations=1,
-    )
-
-
 def cut(image, centres, size: int, dtype=tf.float32):
     """Patches at the scales that carry voxels of their own; x2 is derived from x1 (`scales`).
 
@@ -135,7 +126,15 @@ def cut(image, centres, size: int, dtype=tf.float32):
         x1: [N, S, S, S, M].
         half: x0.5, [N, S, S, S, M]: means of 2 x 2 x 2 voxels over twice the width.
     """
-    return cut_from(framed(image), centres, size, dtype)
+    framed_image = framed(image)
+    cube = tf.TensorSpec([size, size, size, framed_image.shape[3]], dtype)
+    # One at a time: on its way each is 2S voxels wide.
+    return tf.map_fn(
+        lambda centre: cut_one(framed_image, centre, size, dtype),
+        tf.cast(centres, tf.int32),
+        fn_output_signature=(cube, cube),
+        parallel_iterations=1,
+    )
 
 
 def halves(image):

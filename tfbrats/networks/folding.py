@@ -2,8 +2,8 @@
 
 A trained network normalises with fixed moments, which is a linear map of each channel, and so is what a
 convolution gives out: scale * (k * x + b - mean) + beta is a convolution too, of scale * k. That holds at the
-border as well, since nothing is padded between the two. A normalisation that sees a sum, a pooling or a
-concatenation stays: a map *before* a padded convolution is none of its kernel.
+border as well, since nothing is padded between the two. A normalisation that sees a sum, a pooling, an
+activation or a concatenation stays: a map *before* a padded convolution is none of its kernel.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ def folded(network: keras.Model) -> tuple[keras.Model, int]:
             made[id(layer.output)] = _folded(before, layer)(made[id(before.input)])
             count += 1
             continue
-        if type(layer) in _CONVOLUTIONS:
+        if type(layer) in _CONVOLUTIONS and layer.activation is keras.activations.linear:
             source[id(layer.output)] = layer
         tensors = [made[id(tensor)] for tensor in given]
         made[id(layer.output)] = layer(tensors if isinstance(layer.input, list) else tensors[0])
