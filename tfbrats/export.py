@@ -14,7 +14,8 @@ within 0.00001 in probability, and not one label.
 
 In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that
 is faster, on others slower, and some labels change. Each export tries it on this machine, on a small
-simulated case, for up to half a minute at width 32, and says what it found; the card keeps it.
+simulated case, for up to half a minute at width 32, and says what it found; the card keeps it. Networks
+narrower than 16 channels are not tried.
 """
 
 from collections.abc import Sequence

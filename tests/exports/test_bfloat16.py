@@ -1,12 +1,14 @@
 """bfloat16 is tried at export: what is said of it, by a clock of our own."""
 
 import itertools
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats.exports import bfloat16
+from tfbrats import config_file
+from tfbrats.exports import bfloat16, saving
 from tfbrats.labels import MODALITIES
 
 
@@ -85,9 +87,14 @@ def test_where_it_does_not_run_the_export_goes_on():
     assert said == "does not run on the machine that exported it (UnimplementedError)"
 
 
-def test_a_small_network_is_not_tried():
-    said, built, _ = _said(0.01, 0.01)
-    assert said == "" and built == ["float32"]
+def test_a_narrow_network_is_not_tried(monkeypatch):
+    def chosen(width):
+        config = config_file.load("cun.yaml", [f"model.width={width}"])
+        return types.SimpleNamespace(config=config, precision="float32")
+
+    monkeypatch.setattr(bfloat16, "tried", lambda *_: "tried")
+    assert saving.tried_in_bfloat16(chosen(bfloat16.LEAST_WIDTH), None) == "tried"
+    assert saving.tried_in_bfloat16(chosen(bfloat16.LEAST_WIDTH - 1), None) == ""
 
 
 def test_it_takes_a_few_seconds_and_a_slow_network_one_pass_each():

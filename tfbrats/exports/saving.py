@@ -77,7 +77,12 @@ def tried_in_bfloat16(chosen: Chosen, segmenter: Segmenter) -> str:
 
     Args:
         segmenter: `segmenter_of(chosen)`.
+
+    Returns:
+        "" for networks narrower than `bfloat16.LEAST_WIDTH`, which are not tried.
     """
+    if chosen.config.model.width < bfloat16.LEAST_WIDTH:
+        return ""
 
     def segmenter_in(precision: str) -> Segmenter:
         same = precision == chosen.precision
