@@ -116,7 +116,8 @@ def test_all_of_it_is_pinned_to_the_cpu_also_inside_the_loops():
     ]
     traced = tf.function(lambda image, box, shape: bias_graph.corrected(image, [0, 2], box, shape, 4))
     graph = traced.get_concrete_function(*specs).graph.as_graph_def()
-    nodes = [node for function in graph.library.function for node in function.node_def]
+    parts = {field.name: part for field, part in graph.ListFields()}
+    nodes = [node for function in parts["library"].function for node in function.node_def]
     computing = {
         node.op: node.device for node in nodes if node.op in ("MatMul", "BatchMatMulV2", "RFFT", "Exp")
     }
