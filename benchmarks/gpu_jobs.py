@@ -98,7 +98,7 @@ def _steps_of(spec: Mapping, cell: Mapping) -> dict:
 def _products(config: Config) -> Iterator[None]:
     """In the block float32 products are as `train.tf32` has them."""
     if _ENGINE == "tensorflow":
-        from tfbrats.training import devices
+        from tfbrats.distribution import devices
 
         with devices.tf32(config.train.tf32):
             yield

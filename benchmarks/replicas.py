@@ -35,8 +35,8 @@ import tensorflow as tf
 
 from tfbrats import config_file
 from tfbrats.config import Config, PatchConfig
+from tfbrats.distribution import devices
 from tfbrats.labels import LwsRegion, Tissue
-from tfbrats.training import devices
 from tfbrats.training.recipes import recipe_for
 
 LOSS_TOLERANCE = 1e-5  # float32 has about seven digits; the sums run over some ten thousand pixels

@@ -3,8 +3,8 @@
     python docs/generate.py
 
 commands.md comes from the parsers that the commands use themselves. config.md comes from the models of
-`tfbrats/config.py` (types, allowed values; the comment behind a key is its meaning) and from the shipped YAML
-files (values). tests/test_docs.py fails when either is not current.
+`tfbrats/config.py` and `config_sections.py` (types, allowed values; the comment behind a key is its meaning)
+and from the shipped YAML files (values). tests/test_docs.py fails when either is not current.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import pydantic
 
-from tfbrats import config, config_file
+from tfbrats import config, config_file, config_sections
 from tfbrats.terminal import completion, verbs
 
 HERE = pathlib.Path(__file__).parent
@@ -180,7 +180,9 @@ def _section_texts(members: dict[str, type]) -> list[str]:
     """What a section is: its docstring, or that of a model above it; by paper if need be."""
     texts = {}
     for name, kind in members.items():
-        docs = (parent.__dict__.get("__doc__") for parent in kind.__mro__ if parent is not config._Section)
+        docs = (
+            parent.__dict__.get("__doc__") for parent in kind.__mro__ if parent is not config_sections.Section
+        )
         texts[name] = next((" ".join(doc.split()) for doc in docs if doc), "")
     if len(set(texts.values())) == 1:
         return [_filled(_escaped(next(iter(texts.values()))))]
@@ -227,22 +229,14 @@ def _bounds(limits: typing.Sequence[object]) -> Iterator[str]:
 
 
 def comments_of_fields() -> dict[tuple[type, str], str]:
-    """(model, key) -> the comment behind the key in config.py.
+    """(model, key) -> the comment behind the key in config.py or config_sections.py.
 
     Raises:
         ValueError: a key has none.
     """
-    source = pathlib.Path(config.__file__).read_text(encoding="utf-8")
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    own: dict[tuple[str, str], str] = {}
-    for node in ast.parse(source).body:
-        for field in node.body if isinstance(node, ast.ClassDef) else []:
-            if isinstance(field, ast.AnnAssign):
-                own[node.name, field.target.id] = comments.get(field.lineno, "")
+    own = {}
+    for module in (config_sections, config):
+        own |= _comments_in(pathlib.Path(module.__file__).read_text(encoding="utf-8"))
     found: dict[tuple[type, str], str] = {}
     for kind in vars(config).values():
         if _is_section(kind):
@@ -252,6 +246,21 @@ def comments_of_fields() -> dict[tuple[type, str], str]:
                 if not found[kind, key] and not _is_section(field.annotation):
                     raise ValueError(f"{config.__file__}: no comment tells what {kind.__name__}.{key} is")
     return found
+
+
+def _comments_in(source: str) -> dict[tuple[str, str], str]:
+    """(class, key) -> the comment behind the key, "" where there is none."""
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    return {
+        (node.name, field.target.id): comments.get(field.lineno, "")
+        for node in ast.parse(source).body
+        for field in (node.body if isinstance(node, ast.ClassDef) else [])
+        if isinstance(field, ast.AnnAssign)
+    }
 
 
 def _shipped(shipped: dict[str, pydantic.BaseModel], section: str, key: str, kind: str) -> str:

@@ -19,8 +19,8 @@ from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.exports import card, next_version, rehearsal, saving
 from tfbrats.exports.chosen import chosen_from
+from tfbrats.graphs.pieces import MOST_CASES
 from tfbrats.inference import signatures
-from tfbrats.inference.pieces import MOST_CASES
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.inference.saved_segmenter import SavedSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES

@@ -11,7 +11,14 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("tfbrats", "beam_pipelines", "serving")
 
-GROUND = ("errors", "labels", "machine", "terminal", "config")  # may be imported by all below them
+GROUND = (
+    "errors",
+    "labels",
+    "machine",
+    "terminal",
+    "config_sections",
+    "config",
+)  # may be imported by all below them
 
 # Who -> what it may import beside the ground: a wing, or one module of it. Each stands on lines above it.
 ORDER = {
@@ -19,7 +26,8 @@ ORDER = {
     "machine": "errors",
     "terminal": "errors machine",
     "labels": "errors",
-    "config": "errors labels machine terminal",
+    "config_sections": "labels machine",
+    "config": "config_sections errors labels machine terminal",
     "config_file": "",
     "datasets": "",
     "networks": "",
@@ -31,11 +39,14 @@ ORDER = {
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
-    "inference": "cases phantoms networks records.tfrecord predictions",
-    "batches": "records inference networks.losses",
-    "training": "cases.overlays records runs networks inference batches",
-    "exports": "cases phantoms networks runs records.tfrecord predictions inference training config_file",
-    "workflows": "datasets cases networks records runs scoring.papers training config_file",
+    "graphs": "cases",
+    "inference": "cases phantoms networks records.tfrecord predictions graphs",
+    "batches": "records inference graphs networks.losses",
+    "distribution": "",
+    "training": "cases.overlays records runs networks graphs inference batches distribution",
+    "exports": "cases phantoms networks runs records.tfrecord predictions inference training distribution "
+    "config_file",
+    "workflows": "datasets cases networks records runs scoring.papers training distribution config_file",
     "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
     "workflows",
@@ -58,7 +69,7 @@ COMMANDS = (
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
-    door: tuple(set(ORDER) - {"training", "batches", "networks", "exports", "api"})
+    door: tuple(set(ORDER) - {"training", "distribution", "batches", "networks", "exports", "api"})
     for door in ("beam_pipelines", "serving")
 }
 LIGHT = (
@@ -67,6 +78,7 @@ LIGHT = (
         "machine",
         "terminal",
         "labels",
+        "config_sections",
         "config",
         "config_file",
         "datasets",

@@ -139,7 +139,8 @@ from tfbrats import config_file, networks
 from tfbrats.batches import slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.records import manifest as manifests
-from tfbrats.training import devices, slice_step
+from tfbrats.distribution import devices
+from tfbrats.training import slice_step
 
 def first_step(strategy_name, per_replica, overrides):
     settings = config_file.load("smoke_2d.yaml", overrides + [f"train.batch_size={per_replica}"])

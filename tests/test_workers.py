@@ -26,7 +26,7 @@ from tfbrats.training import slice_step
 MEETING_WORKER = """
 import sys, time
 from tfbrats.terminal import command
-from tfbrats.training import devices
+from tfbrats.distribution import devices
 
 def main(_):
     devices._MEETING_SECONDS = float(sys.argv[1])
@@ -228,7 +228,7 @@ def test_a_killed_worker_ends_the_run_and_all_together_go_on_to_the_same_weights
 TWO_REPLICAS_EACH = """
 import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
-from tfbrats.training import devices
+from tfbrats.distribution import devices
 
 def local_devices(self, resolver, device):
     return tuple(f"{device}/device:CPU:{n}" for n in range(2)), "CPU"

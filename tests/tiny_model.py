@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats import labels
-from tfbrats.inference import packing_graph, pieces
+from tfbrats.graphs import packing_graph, pieces
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.predictions import model_card
 

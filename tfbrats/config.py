@@ -1,8 +1,7 @@
 """The YAML of a run as typed, frozen objects. Every key but two is required; an unknown one is an error.
 
-Scientific values live in the YAML alone: nothing here has a default but `preprocess.n4` and `train.tf32`, and
-theirs is what versions without the key did. What follows from a config alone stands here too (`regions`,
-`unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
+The sections that both papers have are in `config_sections`. What follows from a config alone stands here too
+(`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
 """
 
 from collections.abc import Mapping
@@ -11,109 +10,22 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 import yaml
 
-from tfbrats.labels import MODALITIES, REGIONS
-from tfbrats.machine import paths
+from tfbrats.config_sections import (
+    Data,
+    Fraction,
+    Model,
+    Preprocess,
+    Records,
+    Run,
+    Section,
+    Train,
+)
+from tfbrats.labels import REGIONS
 
-# --- values and sections that both papers have ----------------------------------------------------------
-
-Modality = Literal["flair", "t1", "t1ce", "t2"]
-N4 = Literal["ours", "itk"]
-Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
-Ratio = tuple[pydantic.PositiveInt, pydantic.NonNegativeInt, pydantic.NonNegativeInt]
-
-
-def _place(value: Any) -> str:
-    """The name of a folder as it was written: YAML makes other things of some names."""
-    if not isinstance(value, str):
-        raise ValueError("not the name of a folder as YAML reads it. Put the name between quotes: 'NAME'")
-    return paths.given(value)
+# --- any row ---------------------------------------------------------------------------------------------
 
 
-Place = Annotated[str, pydantic.BeforeValidator(_place)]  # a folder
-
-
-class _Section(pydantic.BaseModel):
-    """A section of the YAML: unknown keys are refused, and nothing changes later."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class Preprocess(_Section):
-    """What is done to a case before it is cut."""
-
-    n4_modalities: tuple[Modality, ...]  # which are corrected for shading (bias field)
-    n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
-    # A default, for runs, records and cards from before there was a choice.
-    n4: N4 = "itk"  # whose N4: ours, or SimpleITK's (itk), which is also meant where the key is missing
-
-    def identity(self) -> dict[str, Any]:
-        """What the bytes of records depend on; of SimpleITK's N4 as it was written when there was no other."""
-        return self.model_dump(mode="json", exclude=None if self.n4_modalities and self.n4 != "itk" else {"n4"})
-
-
-class _Model(_Section):
-    """The network."""
-
-    width: pydantic.PositiveInt  # channels at full resolution; doubles at each level
-    batch_norm: Literal["synchronised", "per_replica"]  # over the global batch, or each replica's
-
-
-class _Data(_Section):
-    """Which records train, and how they are read."""
-
-    records: Place  # the record set, where --records names no other
-    modalities: tuple[Modality, ...]  # which are used; the channel order inside the network
-    shuffle_buffer: pydantic.PositiveInt  # examples among which the next one is drawn
-
-    @pydantic.field_validator("modalities")
-    @classmethod
-    def _each_once(cls, value):
-        if len(set(value)) != len(value) or not value:
-            raise ValueError(f"name each modality once; choose from {', '.join(MODALITIES)}")
-        return value
-
-
-class _Records(_Section):
-    """How a record set is written."""
-
-    split: Ratio  # parts of training, validation and test
-    seed: pydantic.NonNegativeInt  # of the split, and of what is drawn when cases are cut
-    shard_mib: pydantic.PositiveInt  # a shard holds whole cases up to about this size
-    min_shards: pydantic.PositiveInt  # shards of a split at least, as far as there are cases
-
-
-class _Train(_Section):
-    """How long and how fast a network learns, and on what."""
-
-    epochs: pydantic.PositiveInt  # times that the training cases are seen
-    steps_per_epoch: pydantic.PositiveInt | None  # null: as many as the records fill
-    batch_size: int | Literal["auto"]  # per replica; auto: the largest that fits
-    learning_rate: pydantic.PositiveFloat  # at the start
-    stop_rise: pydantic.NonNegativeFloat  # a validation loss over (1 + this) x best is an obvious rise
-    stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
-    tf32: bool = True  # on NVIDIA GPUs round what float32 multiplies to 10 bits; true where it is missing
-    jit_compile: bool  # compile the step with XLA, on one device
-    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
-    checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
-    seed: pydantic.NonNegativeInt  # of weights, order, augmentation and sampling
-
-    @pydantic.field_validator("batch_size", mode="plain")
-    @classmethod
-    def _a_number_or_auto(cls, value):
-        # By hand: of a union, pydantic would name a fault of each member.
-        if value != "auto" and (type(value) is not int or value < 1):
-            raise ValueError("Input should be greater than 0, a whole number, or auto")
-        return value
-
-
-class Run(_Section):
-    """Where the run's folder is."""
-
-    dir: Place  # the folder, where --run names no other
-
-
-class RowConfig(_Section):
+class RowConfig(Section):
     """One row of a paper's table, ready to run."""
 
     @pydantic.model_validator(mode="after")
@@ -131,18 +43,18 @@ class RowConfig(_Section):
 # --- paper A: networks that see axial slices ------------------------------------------------------------
 
 
-class SliceModel(_Model):
+class SliceModel(Model):
     """A network of paper A's table."""
 
     name: Literal["cun", "unet2d", "bfcn", "drn"]  # which network
 
 
-class SliceData(_Data):
+class SliceData(Data):
     rotation_degrees: Annotated[float, pydantic.Field(ge=0, le=180)]  # the most that a slice is turned
     flip: Fraction  # probability that a slice is mirrored, drawn for each of its axes
 
 
-class SliceRecords(_Records):
+class SliceRecords(Records):
     kind: Literal["slices"]  # what a record is
     slice_shape: tuple[pydantic.PositiveInt, pydantic.PositiveInt]  # voxels it sees, multiples of 16
     dropped_fraction: Fraction  # of a training case's slices: those without brain first, then tumour-free ones
@@ -155,7 +67,7 @@ class SliceRecords(_Records):
         return value
 
 
-class SliceTrain(_Train):
+class SliceTrain(Train):
     """Stochastic gradient descent, with what paper A lets fall over the epochs."""
 
     learning_rate_floor: pydantic.PositiveFloat  # it falls no further
@@ -167,7 +79,7 @@ class SliceTrain(_Train):
     ladder_factor: Annotated[float, pydantic.Field(gt=0, le=1)]  # what they are multiplied by then
 
 
-class LossWeightedSampling(_Section):
+class LossWeightedSampling(Section):
     """Weights of the pixels in the loss, by their region (paper A)."""
 
     enabled: bool  # false: all pixels count alike
@@ -240,7 +152,7 @@ class SliceConfig(RowConfig):
         }
 
 
-class Boundary(_Section):
+class Boundary(Section):
     """What the boundary branch of `bfcn` learns, and how much the two branches count."""
 
     width_px: pydantic.PositiveInt  # of the outlines of WT, TC and ET
@@ -267,21 +179,21 @@ class BoundaryConfig(SliceConfig):
 # --- paper B: networks that see patches, one for each region --------------------------------------------
 
 
-class PatchModel(_Model):
+class PatchModel(Model):
     """A network of paper B's tables."""
 
     name: Literal["msm", "msm_noaspp", "unet3d"]  # which network
 
 
-class PatchData(_Data):
+class PatchData(Data):
     patches_per_read: pydantic.PositiveInt  # patches of a volume each time it is read; for kind "volumes" alone
 
 
-class PatchRecords(_Records):
+class PatchRecords(Records):
     kind: Literal["patches", "volumes"]  # what a record is: cut once and stored, or cut afresh every epoch
 
 
-class Sampling(_Section):
+class Sampling(Section):
     """Which patches a case gives."""
 
     patch_size: Annotated[int, pydantic.Field(ge=8, multiple_of=8)]  # voxels along each side
@@ -291,7 +203,7 @@ class Sampling(_Section):
     box_jitter: pydantic.NonNegativeInt  # each face of a parent box is moved by up to this many voxels
 
 
-class Cascade(_Section):
+class Cascade(Section):
     """How the regions follow from each other, WT -> TC -> ET, in training and on a whole case."""
 
     mask: Literal["box", "multiply"]  # what bounds a network; multiply: the image is 0 outside the parent
@@ -301,7 +213,7 @@ class Cascade(_Section):
     tile_batch: pydantic.PositiveInt  # tiles in one forward pass: bounds its memory
 
 
-class PatchTrain(_Train):
+class PatchTrain(Train):
     """Adam."""
 
     beta1: Annotated[float, pydantic.Field(ge=0, lt=1)]  # how fast Adam forgets gradients

@@ -9,8 +9,9 @@ from keras import layers, ops
 from tfbrats.cases import preprocess
 from tfbrats.cases import slices as examples
 from tfbrats.errors import InputError
-from tfbrats.inference import answers, preprocess_graph, slice_segmenter
-from tfbrats.inference.pieces import bounded, in_pieces
+from tfbrats.graphs import preprocess_graph
+from tfbrats.graphs.pieces import bounded, in_pieces
+from tfbrats.inference import answers, slice_segmenter
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, Tissue
 from tfbrats.machine.packing import LONGEST_SIDE, MOST_VOXELS

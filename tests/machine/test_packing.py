@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from tfbrats.inference import packing_graph
+from tfbrats.graphs import packing_graph
 from tfbrats.machine import packing
 from tfbrats.machine.packing import LONGEST_SIDE, MOST_VOXELS, OVERHEAD_BYTES
 

@@ -212,7 +212,8 @@ from tfbrats import config_file, networks
 from tfbrats.batches import patch_stream
 from tfbrats.batches.stream import Share
 from tfbrats.records import manifest as manifests
-from tfbrats.training import devices, patch_step
+from tfbrats.distribution import devices
+from tfbrats.training import patch_step
 
 def first_step(strategy_name, per_replica):
     settings = config_file.load("smoke_3d.yaml", json.loads(sys.argv[1]) + [f"train.batch_size={per_replica}"])

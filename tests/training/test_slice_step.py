@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 from tfbrats import config_file, networks
+from tfbrats.distribution import replicas
 from tfbrats.labels import LwsRegion
 from tfbrats.networks import cun, losses
-from tfbrats.training import lessons, replicas, slice_step
+from tfbrats.training import lessons, slice_step
 
 ONE = tf.distribute.get_strategy()
 SMALL = ("model.width=2", "records.slice_shape=[32,32]")

@@ -9,7 +9,7 @@ The field is the same bits whatever BLAS, its threads and the processor, but for
 lattice is rounded to `UNIT`, which is far above the noise of sums and far below what N4 means, and evaluated
 in numbers so short that float64 holds every product and sum of them exactly. Pure numpy.
 
-`inference.bias_graph` is the twin in the graph.
+`graphs.bias_graph` is the twin in the graph.
 """
 
 from collections.abc import Iterator, Sequence

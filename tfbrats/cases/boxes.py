@@ -1,6 +1,6 @@
 """Boxes in a volume: round a mask, grown, cut out, put back. Pure numpy: no I/O, no TensorFlow.
 
-`inference.boxes_graph` is the twin in the graph: the same functions, of a box as int32 [3, 2].
+`graphs.boxes_graph` is the twin in the graph: the same functions, of a box as int32 [3, 2].
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Does no skull stripping and no co-registration: BraTS has had both (elsewhere: HD-BET, SynthStrip, ANTs).
 The brain is where any modality is not 0. Not "above 0": interpolated scans have negative voxels in it.
 
-The bias field is found in `bias`. `inference.preprocess_graph` is the twin in the graph.
+The bias field is found in `bias`. `graphs.preprocess_graph` is the twin in the graph.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ import numpy as np
 from tfbrats.cases import bias
 from tfbrats.cases.boxes import Box, box_of, crop
 from tfbrats.cases.case import Case
-from tfbrats.config import N4
+from tfbrats.config_sections import N4
 from tfbrats.errors import InputError
 
 # SimpleITK's sums, and so the last digits of its field, depend on how many threads share the work, and with

@@ -8,8 +8,9 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 
-from tfbrats.config import Config, PatchConfig, Run
+from tfbrats.config import Config, PatchConfig
 from tfbrats.config_file import overridden
+from tfbrats.config_sections import Run
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 from tfbrats.machine import files

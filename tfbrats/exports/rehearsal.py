@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tfbrats.distribution import devices
 from tfbrats.exports.chosen import APART
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.inference.signatures import Segmenter, Signature
 from tfbrats.labels import MODALITIES
 from tfbrats.phantoms import simulation
 from tfbrats.records import tfrecord
-from tfbrats.training import devices
 
 
 class OtherAnswerError(RuntimeError):

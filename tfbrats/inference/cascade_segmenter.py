@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from tfbrats.config import Cascade
 from tfbrats.errors import InputError
+from tfbrats.graphs.boxes_graph import box_of, crop, grown, is_empty, uncrop
+from tfbrats.graphs.pieces import in_pieces
+from tfbrats.graphs.preprocess_graph import cropped
 from tfbrats.inference import patches_graph
 from tfbrats.inference.answers import label_values
-from tfbrats.inference.boxes_graph import box_of, crop, grown, is_empty, uncrop
-from tfbrats.inference.pieces import in_pieces
-from tfbrats.inference.preprocess_graph import cropped
 from tfbrats.inference.scales import multi_scale
 from tfbrats.labels import REGIONS, LabelSchema
 

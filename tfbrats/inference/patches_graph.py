@@ -10,8 +10,8 @@ inside is sliced, and the slice is padded.
 
 import tensorflow as tf
 
+from tfbrats.graphs.boxes_graph import box_of, grown
 from tfbrats.inference.answers import region_mask
-from tfbrats.inference.boxes_graph import box_of, grown
 from tfbrats.labels import PARENT
 
 _SLAB = 8  # planes of a patch at x0.5 at a time: what they are made of stays in a processor's cache

@@ -16,9 +16,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfbrats.cases import nifti
 from tfbrats.config import Config, PatchConfig
-from tfbrats.inference import packing_graph
+from tfbrats.graphs import packing_graph
+from tfbrats.graphs.pieces import bounded, each_of
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
-from tfbrats.inference.pieces import bounded, each_of
 from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.labels import REGIONS
 from tfbrats.machine.packing import packed

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tfbrats.graphs.boxes_graph import uncrop
+from tfbrats.graphs.pieces import in_pieces
+from tfbrats.graphs.preprocess_graph import cropped
 from tfbrats.inference.answers import answer_of, in_values, label_values
-from tfbrats.inference.boxes_graph import uncrop
-from tfbrats.inference.pieces import in_pieces
-from tfbrats.inference.preprocess_graph import cropped
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.networks import without_training_heads
 

@@ -1,7 +1,7 @@
 """Volumes as they travel compressed: a gzip member for each slice. No TensorFlow.
 
 Slice by slice, so that whoever receives them need not take more on trust than one slice at a time.
-`inference.packing_graph` is the way back, in the graph.
+`graphs.packing_graph` is the way back, in the graph.
 """
 
 import numpy as np

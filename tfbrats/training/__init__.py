@@ -1,1 +1,1 @@
-"""How a network learns, and on which devices. Loads TensorFlow."""
+"""How a network learns. Loads TensorFlow."""

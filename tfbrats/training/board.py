@@ -19,12 +19,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tfbrats.cases import overlays
+from tfbrats.distribution.replicas import dice
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files
 from tfbrats.runs import epochs
 from tfbrats.terminal import bars
-from tfbrats.training.replicas import dice
 
 # --- TensorBoard ----------------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from tfbrats.config import SliceConfig
+from tfbrats.distribution.replicas import count, sum_over_replicas
 from tfbrats.labels import LwsRegion
 from tfbrats.networks import cun, losses
-from tfbrats.training.replicas import count, sum_over_replicas
 
 _SAMPLED = {"normal": LwsRegion.S2, "tumour": LwsRegion.S3, "contour": LwsRegion.S4}
 

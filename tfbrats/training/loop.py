@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from tfbrats.batches.stream import Share
 from tfbrats.config import Config
+from tfbrats.distribution import devices
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine.stopping import Stop
@@ -19,7 +20,7 @@ from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, is_over
 from tfbrats.terminal import bars, wording
-from tfbrats.training import board, checkpoints, devices
+from tfbrats.training import board, checkpoints
 from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfbrats.distribution.replicas import apply_gradients, dice, overlap, sum_over_replicas, summed
 from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
-from tfbrats.training.replicas import apply_gradients, dice, overlap, sum_over_replicas, summed
 
 
 def train_step(

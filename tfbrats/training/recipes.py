@@ -14,10 +14,11 @@ from tfbrats import networks
 from tfbrats.batches import patch_stream, slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.config import Config, PatchConfig, SliceConfig
+from tfbrats.distribution import replicas
 from tfbrats.inference import answers, scales
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, RunFolder
-from tfbrats.training import board, patch_step, replicas, slice_step
+from tfbrats.training import board, patch_step, slice_step
 
 _LOOKED_THROUGH = 160  # examples, for the one that is drawn after every epoch: about a case's slices
 _READ = 8  # of them at once

@@ -10,11 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfbrats.config import SliceConfig
-from tfbrats.inference import answers
-from tfbrats.labels import REGIONS
-from tfbrats.networks import losses
-from tfbrats.training.lessons import LESSONS, entropy
-from tfbrats.training.replicas import (
+from tfbrats.distribution.replicas import (
     apply_gradients,
     dice,
     half_squared_norm,
@@ -23,6 +19,10 @@ from tfbrats.training.replicas import (
     sum_over_replicas,
     summed,
 )
+from tfbrats.inference import answers
+from tfbrats.labels import REGIONS
+from tfbrats.networks import losses
+from tfbrats.training.lessons import LESSONS, entropy
 
 
 def train_step(

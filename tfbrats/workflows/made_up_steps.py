@@ -14,10 +14,10 @@ import psutil
 import tensorflow as tf
 
 from tfbrats.config import Config
+from tfbrats.distribution import devices
 from tfbrats.labels import LwsRegion, Tissue
 from tfbrats.networks import keras_settings
 from tfbrats.terminal.wording import in_units
-from tfbrats.training import devices
 from tfbrats.training.recipes import recipe_for
 from tfbrats.workflows.batch_size import Trial
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 from tfbrats.config import Config
+from tfbrats.distribution import devices
 from tfbrats.machine import locks
 from tfbrats.machine.stopping import Stop
 from tfbrats.records.manifest import Manifest
@@ -14,7 +15,7 @@ from tfbrats.runs import epochs, listing
 from tfbrats.runs.folder import RunFolder
 from tfbrats.terminal import style, verbs
 from tfbrats.terminal.wording import in_units
-from tfbrats.training import checkpoints, devices, predicted_boxes
+from tfbrats.training import checkpoints, predicted_boxes
 from tfbrats.training.loop import Training
 from tfbrats.training.recipes import recipe_for
 

@@ -86,7 +86,7 @@ def _check_scheme(path: str) -> None:
 
 
 def _has_several_workers(config: Config) -> bool:
-    from tfbrats.training import devices
+    from tfbrats.distribution import devices
 
     return devices.several_workers(config.train.strategy)
 

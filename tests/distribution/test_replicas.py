@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbrats.training import replicas as training_replicas
+from tfbrats.distribution import replicas as training_replicas
 
 TABLE = pathlib.Path(__file__).parent.parent.parent / "benchmarks" / "replicas.py"
 

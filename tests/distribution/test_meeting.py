@@ -8,8 +8,8 @@ import threading
 import pytest
 from loopback import free_addresses
 
+from tfbrats.distribution import meeting
 from tfbrats.errors import InputError
-from tfbrats.training import meeting
 
 
 def all_meet(addresses, numbers, seconds):

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfbrats.cases import case, preprocess
 from tfbrats.datasets import layouts
-from tfbrats.inference import preprocess_graph
+from tfbrats.graphs import preprocess_graph
 from tfbrats.labels import EDITIONS, MODALITIES
 
 

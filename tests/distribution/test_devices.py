@@ -8,8 +8,8 @@ import sys
 import pytest
 import tensorflow as tf
 
+from tfbrats.distribution import devices
 from tfbrats.errors import InputError
-from tfbrats.training import devices
 
 TWO = {"worker": ["a.example:1", "b.example:2"]}
 FIRST = {"type": "worker", "index": 0}
@@ -81,7 +81,7 @@ TWO_CPUS = """
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from tfbrats.training import devices
+from tfbrats.distribution import devices
 from tfbrats.errors import InputError
 print(type(devices.strategy_for("auto")).__name__, devices.strategy_for("auto").num_replicas_in_sync)
 for size in 5, 7:  # a second training, with other shapes: a new strategy would number its sums from the start

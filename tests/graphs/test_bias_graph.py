@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfbrats.cases import bias, boxes, case, preprocess
 from tfbrats.datasets import layouts
-from tfbrats.inference import bias_graph, boxes_graph, preprocess_graph
+from tfbrats.graphs import bias_graph, boxes_graph, preprocess_graph
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.phantoms import simulation
 
@@ -130,7 +130,7 @@ _ON_THREADS = """
 import sys, hashlib
 import numpy as np, tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
-from tfbrats.inference import bias_graph
+from tfbrats.graphs import bias_graph
 image = np.load(sys.argv[2])
 box = tf.constant([[0, n] for n in image.shape[:3]])
 for shrink in (1, 4):

@@ -20,9 +20,9 @@ from concurrent import futures
 
 import tensorflow as tf
 
+from tfbrats.distribution import meeting
 from tfbrats.errors import InputError
 from tfbrats.machine.memory import peak_resident_bytes
-from tfbrats.training import meeting
 
 _MEETING_SECONDS = 600.0  # for all workers to be started
 _STARTING_SECONDS = 120.0  # for TensorFlow to connect them then

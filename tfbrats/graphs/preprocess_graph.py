@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfbrats.inference import bias_graph
-from tfbrats.inference.boxes_graph import box_of, crop
-from tfbrats.inference.pieces import bounded, finite
+from tfbrats.graphs import bias_graph
+from tfbrats.graphs.boxes_graph import box_of, crop
+from tfbrats.graphs.pieces import bounded, finite
 
 
 class Prepared(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfbrats.cases import boxes
-from tfbrats.inference import boxes_graph
+from tfbrats.graphs import boxes_graph
 
 SHAPES = st.tuples(*[st.integers(0, 6)] * 3)
 

@@ -1,0 +1,1 @@
+"""On which devices does a training run, and how do they agree? TensorFlow."""
