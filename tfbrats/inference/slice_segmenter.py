@@ -13,6 +13,7 @@ from tfbrats.graphs.boxes_graph import uncrop
 from tfbrats.graphs.pieces import in_pieces
 from tfbrats.graphs.preprocess_graph import cropped
 from tfbrats.inference.answers import answer_of, in_values, label_values
+from tfbrats.inference.ensemble import Ensemble
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.networks import without_training_heads
 
@@ -40,7 +41,7 @@ class SliceSegmenter(tf.Module):
 
     def __init__(
         self,
-        network: keras.Model,
+        network: keras.Model | Ensemble,
         modalities: Sequence[str],
         slice_shape: Sequence[int],
         schema: LabelSchema,
@@ -48,7 +49,7 @@ class SliceSegmenter(tf.Module):
         n4_shrink: int = 1,
     ):
         super().__init__()
-        self.network = without_training_heads(network)
+        self.network = network if isinstance(network, Ensemble) else without_training_heads(network)
         self.answer = answer_of(network)
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
