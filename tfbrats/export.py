@@ -13,11 +13,11 @@ describe (tfbrats.json over the wire).
 Batch normalisation that follows a convolution is folded into it, where the answer stays the same: in float32
 within 0.00001 in probability, and not one label.
 
---runs makes one model of several runs of one row, whose widths may differ: the mean of their probabilities. Each
-network's weights are in it once, and one network runs after the other, so that memory grows by the weights alone.
---flips averages over mirrored inputs: along the axes along which training mirrored slices, else from left to right
-alone. The card tells the passes, the weights' bytes and the seconds beside one network, and of each run which of
-the cases did not train it.
+--runs makes one model of several runs of one row, whose widths may differ: the mean of their probabilities.
+Each network's weights are in it once. One network runs after the other, so that memory grows by the weights
+alone. --flips averages over mirrored inputs too: along the axes along which training mirrored slices, else from
+left to right alone. The card tells passes, bytes of weights and seconds beside one network, and of each run
+which of all runs' cases did not train it.
 
 In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that
 is faster, on others slower, and some labels change. Each export tries it on this machine, on a small

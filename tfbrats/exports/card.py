@@ -83,7 +83,9 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
             schema for one in chosen.members for schema in one.run.records["label_schemas"]
         ),
         "cases": {split: len(ids) for split, ids in union.items()},
-        **{key: first[key] for key in _HASHES if all(first[key] == _of_run(one)[key] for one in chosen.members)},
+        **{
+            key: first[key] for key in _HASHES if all(first[key] == _of_run(one)[key] for one in chosen.members)
+        },
         **seen.hashes_of(union),
         "config": first["config"],
         "unfinished": {},  # each run tells its own

@@ -134,9 +134,7 @@ def _cost_of(chosen: Chosen, segmenter: Segmenter) -> Averaged | None:
     return cost_of(several, one, chosen.mirrors, len(chosen.members), plane(chosen.config))
 
 
-def _write_and_try(
-    folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple
-) -> None:
+def _write_and_try(folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple) -> None:
     """Writes a version; its answers are held against those of the networks as they were trained.
 
     Args:

@@ -27,6 +27,7 @@ _CALLER_CORRECTS = 1  # the format of models whose graph has no N4
 _SAME_SPACING = 0.05  # relative
 _CONFIG_OF_RUN = "config.yaml"  # lies in a training's folder
 _SHOWN = 5  # names, where a model is looked for and not found
+ENTROPY = "entropy"  # the output of an average that tells how sure it is
 TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
 
 
@@ -77,13 +78,14 @@ class Averaged(pydantic.BaseModel):
 
     @property
     def text(self) -> str:
-        """E.g. "3 networks, each on 4 mirrorings: 12 passes where one network has 1; ..."."""
-        mirrorings = f", each on the input and {len(self.mirrored)} mirrored ({', '.join(self.mirrored)})"
+        """E.g. "3 networks, inputs as they lie and mirrored along L, P, LP: 12 passes a slice or tile, ..."."""
+        mirrored = (
+            f", inputs as they lie and mirrored along {', '.join(self.mirrored)}" if self.mirrored else ""
+        )
         return (
-            f"{self.networks} network{'s' * (self.networks > 1)}{mirrorings if self.mirrored else ''}: "
-            f"{self.passes} forward passes for each slice or tile, weights {self.weights_bytes / 2**20:.1f} MiB, "
-            f"{self.seconds / max(self.seconds_of_one, 1e-9):.2g} times the seconds of the first network alone "
-            "where it was exported"
+            f"{self.networks} network{'s' * (self.networks > 1)}{mirrored}: {self.passes} passes a slice or "
+            f"tile, weights of {self.weights_bytes / 2**20:.1f} MiB, {self.seconds / self.seconds_of_one:.2g} "
+            "times the seconds of the first network alone on the machine that exported it"
         )
 
 
@@ -136,7 +138,7 @@ class ModelCard(pydantic.BaseModel):
         return LabelSchema.from_json(self.label_schema)
 
     def to_json(self) -> str:
-        """tfbrats.json's text. What only an average tells is left out of others, so that older versions read them."""
+        """tfbrats.json's text. Of one network without `averaged`, so that older versions read it."""
         return self.model_dump_json(indent=2, exclude=None if self.averaged else {"averaged"}) + "\n"
 
     def to_file(self) -> bytes:
@@ -345,11 +347,23 @@ def signature_for(volumes: Mapping[str, np.ndarray]) -> str:
     return "int16" if all(v.dtype == np.int16 for v in volumes.values()) else "serving_default"
 
 
-def outputs(card: ModelCard, signature: str, probabilities: bool = False) -> list[str]:
-    """What to ask a whole-case signature for: the label map, tiles if it has them, probabilities if wanted."""
+def outputs(
+    card: ModelCard, signature: str, probabilities: bool = False, uncertainty: bool = False
+) -> list[str]:
+    """What to ask a whole-case signature for: the label map, tiles if it has them, and what else is wanted."""
     offered = card.signatures.get(signature, {}).get("outputs", {})
     tiles = [TILES] if TILES in offered else []
-    return ["segmentation", *tiles, *(["probabilities"] if probabilities else [])]
+    wanted = {"probabilities": probabilities, ENTROPY: uncertainty}
+    return ["segmentation", *tiles, *(name for name, is_wanted in wanted.items() if is_wanted)]
+
+
+def check_is_average(card: ModelCard) -> None:
+    """Raises InputError where a model cannot tell how sure it is: one network, which sees a case once."""
+    if card.averaged is None:
+        raise InputError(
+            f"--uncertainty: the model {card.name} version {card.version} is one network that sees a case once, "
+            "and does not tell how sure it is. Export it with --flips, or several runs with --runs."
+        )
 
 
 def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:

@@ -99,7 +99,7 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
 
 
 def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """Splits of a model of several runs: each case in the first of train, validation, test that any run has it in.
+    """Splits of a model of several runs: each case in the first of train, validation, test where any has it.
 
     Args:
         runs: split -> case ids of each; whatever is no list is left out.
@@ -116,7 +116,7 @@ def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]
 def not_trained_on(
     splits: Mapping[str, Sequence[str]], union: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, str]]:
-    """What a run of several carries: which of all runs' cases did not train it, nor another scan of the patient.
+    """What a run of several carries: whose scans did not train it, of the cases of all runs.
 
     Args:
         splits: of the run.
