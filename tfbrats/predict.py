@@ -48,7 +48,7 @@ def predict(
         overwrite: segment again what has a result already.
         rules: of the upload it is for; the first case whose scans would make it refused is said at once.
         with_provenance: also write CASE.json (`provenance`).
-        uncertainty: also write CASE_unc_whole, _unc_core and _unc_enhance .nii.gz, of a model that is an average.
+        uncertainty: also write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, of a model that is an average.
 
     Returns:
         the faults of the cases that could not be segmented.

@@ -78,10 +78,8 @@ class Averaged(pydantic.BaseModel):
 
     @property
     def text(self) -> str:
-        """E.g. "3 networks, inputs as they lie and mirrored along L, P, LP: 12 passes a slice or tile, ..."."""
-        mirrored = (
-            f", inputs as they lie and mirrored along {', '.join(self.mirrored)}" if self.mirrored else ""
-        )
+        """E.g. "3 networks, inputs also mirrored along L, P, LP: 12 passes a slice or tile, ..."."""
+        mirrored = f", inputs also mirrored along {', '.join(self.mirrored)}" if self.mirrored else ""
         return (
             f"{self.networks} network{'s' * (self.networks > 1)}{mirrored}: {self.passes} passes a slice or "
             f"tile, weights of {self.weights_bytes / 2**20:.1f} MiB, {self.seconds / self.seconds_of_one:.2g} "
@@ -361,8 +359,8 @@ def check_is_average(card: ModelCard) -> None:
     """Raises InputError where a model cannot tell how sure it is: one network, which sees a case once."""
     if card.averaged is None:
         raise InputError(
-            f"--uncertainty: the model {card.name} version {card.version} is one network that sees a case once, "
-            "and does not tell how sure it is. Export it with --flips, or several runs with --runs."
+            f"--uncertainty: the model {card.name} version {card.version} is one network that sees a case "
+            "once, and does not tell how sure it is. Export it with --flips, or several runs with --runs."
         )
 
 

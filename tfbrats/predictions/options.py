@@ -53,7 +53,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uncertainty",
         action="store_true",
-        help="of a model of several runs or of flips: write CASE_unc_whole, _unc_core and _unc_enhance .nii.gz, "
+        help="of a model of several runs or of flips: write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, "
         "entropies of WT, TC and ET in hundredths of a bit",
     )
     parser.add_argument(
