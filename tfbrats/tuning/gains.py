@@ -3,8 +3,8 @@
 A **gain** is measured with its patient left out: of each patient the score by what the other patients choose,
 less the score without the choice. Two scans of one patient are left out together. What is told beside a mean
 gain is its bootstrap interval, patients drawn again. A choice counts as more than noise where that interval
-lies above 0 and where, with the sign of each patient's difference drawn at random, the best of all candidates that
-were tried seldom does as well (Westfall and Young's correction): to try a hundred is to have a hundred chances.
+lies above 0 and where, with the sign of each patient's difference drawn at random, the best of all candidates seldom
+does as well (Westfall and Young's correction): to try a hundred things is to have a hundred chances.
 """
 
 import functools
@@ -83,7 +83,7 @@ def _weights(patients: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(4)
 def _signs(patients: int, seed: int) -> np.ndarray:
-    """1 and -1 for each patient, [draws, P]: all there are, or so many of them, those of no change among them."""
+    """1 or -1 for each patient, [draws, P]: every way there is, or some; that of no change among them."""
     if 2**patients <= _SIGNS:
         return 1.0 - 2 * (np.arange(2**patients)[:, None] >> np.arange(patients) & 1)
     drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (_SIGNS, patients))
@@ -92,7 +92,7 @@ def _signs(patients: int, seed: int) -> np.ndarray:
 
 
 def _chances(tables: Sequence[np.ndarray], signs: np.ndarray) -> list[float]:
-    """Of each choice how often, where signs are drawn, some candidate of some choice does as well as its best."""
+    """Of each choice how often, where signs are drawn, a candidate of any choice does as well as its best."""
     each = np.concatenate([table[1:] - table[0] for table in tables])  # [all candidates, P]
     # In units of its own size, which no sign changes: one of small gains is judged as one of large ones.
     sizes = np.sqrt((each**2).mean(axis=1, keepdims=True))

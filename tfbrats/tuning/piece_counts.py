@@ -15,7 +15,7 @@ from tfbrats.cases import boxes
 from tfbrats.labels import PARENT, REGIONS, region_mask
 from tfbrats.metrics import components, lesion_pairs, region_scores
 from tfbrats.metrics.matched_lesions import LEAST_DICE
-from tfbrats.tuning import candidates, rules
+from tfbrats.tuning import candidates, kept_evidence, rules
 from tfbrats.tuning.choices import Pieces, Tuned
 from tfbrats.tuning.kept_evidence import KeptCase
 
@@ -42,8 +42,9 @@ class Counts:
 
 
 def measures(case: KeptCase, wanted: Sequence[Tuned]) -> np.ndarray:
-    """Dice and F1 by the rule of 2026 for each of these choices: [choices, regions, 2]. A region that both
-    sides lack has 1.
+    """Dice and F1 by the rule of 2026 for each of these choices: [choices, regions, 2].
+
+    A region that both sides lack has 1.
 
     Args:
         wanted: for a cascade of `Tuned.in_cascade`.
@@ -59,6 +60,16 @@ def measures(case: KeptCase, wanted: Sequence[Tuned]) -> np.ndarray:
             counted[name] = counts(case, bare)
         found.append(_measures_of(counted[name], case, tuned))
     return np.array(found).reshape(len(wanted), len(REGIONS), len(MEASURES))
+
+
+def measures_of_file(path: str, wanted: Sequence[Tuned]) -> np.ndarray:
+    """`measures` of a kept case: what a worker process does."""
+    return measures(kept_evidence.read(path), wanted)
+
+
+def hd95_mm_of_file(path: str, wanted: Sequence[Tuned]) -> list[float]:
+    """`hd95_mm` of a kept case under the one choice given."""
+    return hd95_mm(kept_evidence.read(path), wanted[0])
 
 
 def _without_pieces(tuned: Tuned) -> Tuned:

@@ -7,7 +7,7 @@ files' hashes: a run trained on has others, and needs choices of its own.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydantic
@@ -132,8 +132,3 @@ def _sha256(checkpoint: str) -> str:
 
 def _again(run: str | os.PathLike) -> str:
     return f"Choose anew: {verbs.command_line('tfbrats.tune', '--run', run, '--input', 'CASES')}."
-
-
-def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
-    """To six places: what comes after them depends on the machine."""
-    return {name: round(float(value), 6) for name, value in numbers.items()}
