@@ -1,4 +1,4 @@
-"""What is exported: a run, and what was chosen for its model.
+"""What is exported: a run, or several of one row, and what was chosen for their model.
 
 No TensorFlow until its checkpoints are asked for.
 """
@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tfbrats.config import Config, PatchConfig
+from tfbrats.config import Config, PatchConfig, differences
 from tfbrats.config_file import overridden
 from tfbrats.config_sections import Run
 from tfbrats.errors import InputError
@@ -23,19 +24,15 @@ FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_b
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """What is exported: a run's best weights, and what was chosen for their model.
+class Trained:
+    """A run's best weights.
 
     Attributes:
         config: the run's, with what was chosen anew; `run.dir` is where the run lies now.
-        schema: whose label values come out.
-        precision: in which the networks compute, one of `APART`.
     """
 
     run: RunFolder
     config: Config
-    schema: LabelSchema
-    precision: str
 
     @functools.cached_property
     def checkpoints(self) -> Mapping[str, str]:
@@ -49,30 +46,130 @@ class Chosen:
         return best_weights.best_checkpoints(self.config, self.config.whole.regions)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What is exported: the best weights of some runs, and what was chosen for their one model.
+
+    Attributes:
+        members: the runs; alike in all that a case meets before and after the networks.
+        schema: whose label values come out.
+        precision: in which the networks compute, one of `APART`.
+        flips: whether answers are averaged over mirrored inputs (`mirrors`).
+    """
+
+    members: tuple[Trained, ...]
+    schema: LabelSchema
+    precision: str
+    flips: bool = False
+
+    @property
+    def run(self) -> RunFolder:
+        """The first run."""
+        return self.members[0].run
+
+    @property
+    def config(self) -> Config:
+        """The first run's; what others have otherwise is of their training alone, and the width."""
+        return self.members[0].config
+
+    @property
+    def first_alone(self) -> "Chosen":
+        """The first run's, with inputs as they lie."""
+        return dataclasses.replace(self, members=self.members[:1], flips=False)
+
+    @property
+    def mirrors(self) -> tuple[tuple[int, ...], ...]:
+        """How a network's input is mirrored, each once: axes of the case's grid, () as it lies.
+
+        Along those along which training mirrored, so that a network has seen the like: both of a slice's. Where
+        training mirrored none, as of patches, from left to right alone: in a mirror a half of the brain looks as
+        the other does, and no brain looks like one that is back to front.
+        """
+        if not self.flips:
+            return ((),)
+        of_training = [getattr(one.config.data, "flip", 0) > 0 for one in self.members]
+        return ((), (0,), (1,), (0, 1)) if all(of_training) else ((), (0,))
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether answers are means over several passes."""
+        return len(self.members) > 1 or self.flips
+
+
 def chosen_from(
-    run_dir: str | os.PathLike,
+    run_dirs: str | os.PathLike | Sequence[str | os.PathLike],
     edition: str | None = None,
     overrides: Sequence[str] = (),
     precision: str = "float32",
+    flips: bool = False,
 ) -> Chosen:
-    """What is to be exported of a run.
+    """What is to be exported of a run, or of several as one model.
 
     Args:
-        run_dir: the run folder.
+        run_dirs: the run folder, or several of one row.
         edition: whose label values come out; by default those of the training data.
         overrides: section.key=value for keys in `FREE`.
         precision: in which the networks compute, one of `APART`.
+        flips: average over mirrored inputs.
 
     Raises:
         InputError: no run, or one without a checkpoint yet; an override of what training has settled; an
-            unknown edition.
+            unknown edition; runs that do not make one model.
     """
-    run = RunFolder(run_dir)
-    config = _with_overrides(run.config.model_copy(update={"run": Run(dir=run.path)}), overrides)
+    folders = [run_dirs] if isinstance(run_dirs, str | os.PathLike) else list(run_dirs)
     schema = None if edition is None else _schema_of(edition)
-    _check_is_trained(run, config)
-    schema = schema or LabelSchema.from_json(run.records["label_schemas"][0])
-    return Chosen(run, config, schema, precision)
+    members = tuple(_trained(folder, overrides) for folder in folders)
+    for one in members:
+        _check_is_trained(one.run, one.config)
+    _check_make_one_model(members, schema is not None)
+    schema = schema or LabelSchema.from_json(members[0].run.records["label_schemas"][0])
+    return Chosen(members, schema, precision, flips)
+
+
+def _trained(folder: str | os.PathLike, overrides: Sequence[str]) -> Trained:
+    run = RunFolder(folder)
+    return Trained(run, _with_overrides(run.config.model_copy(update={"run": Run(dir=run.path)}), overrides))
+
+
+def _check_make_one_model(members: Sequence[Trained], any_labels: bool) -> None:
+    """Raises InputError for runs that are one, or differ in what a case meets before or after the networks.
+
+    Args:
+        any_labels: whether their label values may differ, since others are written.
+    """
+    first, *others = members
+    where = [files.canonical(one.run.path) for one in members]
+    if twice := next((one.run.path for n, one in enumerate(members) if where[n] in where[:n]), None):
+        raise InputError(f"{twice}: named twice. A run counts once in a mean; name each once.")
+    faults = []
+    for one in others:
+        found = differences(_shared(one, any_labels), _shared(first, any_labels))
+        faults += [f"{one.run.path}: {line}" for line in found]
+    if faults:
+        raise InputError(
+            f"these runs cannot be one model; there is {first.run.path}:\n  "
+            + "\n  ".join(faults)
+            + "\nOnly width, weights and training may differ. Name runs of one row on like records"
+            + (" (--edition says whose label values are written)." if "label_schema" in str(faults) else ".")
+        )
+
+
+def _shared(one: Trained, any_labels: bool) -> dict[str, Any]:
+    """What all runs of one model must have alike, as a mapping by the config's keys."""
+    content, records = one.config.model_dump(mode="json"), one.run.records
+    shared = {
+        "model": {"name": content["model"]["name"]},
+        "data": {"modalities": content["data"]["modalities"]},
+        "preprocess": one.config.preprocess.identity(),
+        "spacing_mm": records["spacing_mm"],
+    }
+    if not any_labels:
+        shared["label_schema"] = records["label_schemas"][0]
+    if isinstance(one.config, PatchConfig):
+        size = {"patch_size": content["sampling"]["patch_size"]}
+        return {**shared, "sampling": size, "cascade": content["cascade"]}
+    canvas = {"slice_shape": content["records"]["slice_shape"]}
+    return {**shared, "records": canvas, "lws": {"enabled": content["lws"]["enabled"]}}
 
 
 def _check_is_trained(run: RunFolder, config: Config) -> None:

@@ -14,6 +14,7 @@ from tfbrats.graphs.pieces import in_pieces
 from tfbrats.graphs.preprocess_graph import cropped
 from tfbrats.inference import rules_graph
 from tfbrats.inference.answers import answer_of, in_values, label_values
+from tfbrats.inference.ensemble import Ensemble
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.networks import without_training_heads
 from tfbrats.tuning.choices import PLAIN, Tuned
@@ -47,7 +48,7 @@ class SliceSegmenter(tf.Module):
 
     def __init__(
         self,
-        network: keras.Model,
+        network: keras.Model | Ensemble,
         modalities: Sequence[str],
         slice_shape: Sequence[int],
         schema: LabelSchema,
@@ -56,7 +57,7 @@ class SliceSegmenter(tf.Module):
         tuned: Tuned = PLAIN,
     ):
         super().__init__()
-        self.network = without_training_heads(network)
+        self.network = network if isinstance(network, Ensemble) else without_training_heads(network)
         self.answer = answer_of(network)
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
