@@ -69,7 +69,9 @@ def test_counts_give_the_scores_of_the_rules_on_the_whole_volume(kind, tmp_path)
             rows = region_scores.score_case(answer, reference, (1, 1, 1))
             lesions, _ = matched_lesions.score_case(answer, reference, (1, 1, 1), EDITIONS["2023"])
             f1 = {row.region: row.rq for row in lesions}
-            assert found == pytest.approx(np.array([[row.dice, f1[row.region]] for row in rows]), abs=1e-12), tuned
+            assert found == pytest.approx(np.array([[row.dice, f1[row.region]] for row in rows]), abs=1e-12), (
+                tuned
+            )
             assert piece_counts.hd95_mm(case, tuned) == pytest.approx([row.hd95_mm for row in rows])
 
 

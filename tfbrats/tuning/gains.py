@@ -64,14 +64,16 @@ def gains(tables: Sequence[np.ndarray], seed: int) -> list[Gain]:
         return []
     patients = tables[0].shape[1]
     each = np.array([left_out(table) for table in tables])  # [choices, P]
-    means = each @ _weights(patients, seed).T
-    edges = [50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE)]
-    lows, highs = np.percentile(means, edges, axis=1)
+    intervals = [interval(own, seed) for own in each]
     chances = _chances(tables, _signs(patients, seed))
-    return [
-        Gain(float(own.mean()), float(low), float(high), chance)
-        for own, low, high, chance in zip(each, lows, highs, chances, strict=True)
-    ]
+    return [Gain(mean, low, high, chance) for (mean, low, high), chance in zip(intervals, chances, strict=True)]
+
+
+def interval(each: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Mean of [P] gains, and both ends of its bootstrap interval: to six places, what follows is rounding's."""
+    means = _weights(each.size, seed) @ each
+    low, high = np.percentile(means, [50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE)])
+    return round(float(each.mean()), 6), round(float(low), 6), round(float(high), 6)
 
 
 @functools.lru_cache(4)

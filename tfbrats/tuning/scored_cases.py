@@ -9,7 +9,7 @@ import numpy as np
 
 from tfbrats.errors import InputError
 from tfbrats.terminal import bars
-from tfbrats.tuning import candidates, criterion, kept_evidence, piece_counts
+from tfbrats.tuning import candidates, criterion, piece_counts
 from tfbrats.tuning.choices import Tuned
 
 WORKER_BYTES = 600 * 2**20  # of a process that scores cases of BraTS

@@ -74,6 +74,11 @@ def found(scores: Scores, rounds: Sequence[Sequence[Choice]], patients: Sequence
     return Found(now, tuple(kept.values()), tuple(one for name, one in others.items() if name not in kept))
 
 
+def nothing(found: Found) -> Found:
+    """The plain model, though some choices looked well one by one."""
+    return Found(PLAIN, (), (*found.chosen, *found.others))
+
+
 def _pruned(
     scores: Scores, choices: Sequence[Choice], now: Tuned, seed: int
 ) -> tuple[Tuned, dict[str, Judged]]:

@@ -4,10 +4,9 @@
 files' hashes: a run trained on has others, and needs choices of its own.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pydantic
@@ -19,6 +18,7 @@ from tfbrats.terminal import verbs
 from tfbrats.tuning.choices import Tuned
 
 FILE = "tuned.json"
+OF_SEVERAL = "tuned_ensemble.json"
 FORMAT = 1
 
 
@@ -73,21 +73,22 @@ class TunedFile(pydantic.BaseModel):
         return Tuned.from_json(self.tuned, FILE)
 
 
-def path_in(run: str | os.PathLike) -> str:
-    return files.join(run, FILE)
+def path_in(run: str | os.PathLike, of_several: bool = False) -> str:
+    """Where choices lie: in the run's folder; those for one model of several runs in the first one's."""
+    return files.join(run, OF_SEVERAL if of_several else FILE)
 
 
-def write(run: str | os.PathLike, content: TunedFile) -> None:
-    files.write_json(path_in(run), content.model_dump(mode="json"))
+def write(run: str | os.PathLike, content: TunedFile, of_several: bool = False) -> None:
+    files.write_json(path_in(run, of_several), content.model_dump(mode="json"))
 
 
-def read(run: str | os.PathLike) -> TunedFile | None:
+def read(run: str | os.PathLike, of_several: bool = False) -> TunedFile | None:
     """What was chosen for a run; None where nothing was.
 
     Raises:
         InputError: another file, or one of another format.
     """
-    path = path_in(run)
+    path = path_in(run, of_several)
     if not files.exists(path):
         return None
     try:
@@ -101,33 +102,18 @@ def read(run: str | os.PathLike) -> TunedFile | None:
     return found
 
 
-def check_weights(run: str | os.PathLike, content: TunedFile, weights: Sequence[str]) -> None:
-    """Raises InputError if choices belong to other weights than these (`weights_of`)."""
-    if tuple(sorted(weights)) != content.weights:
-        raise InputError(
-            f"{path_in(run)}: was chosen with other weights than the run has now: it was trained on, or the file "
-            f"is of another run. {_again(run)} Or leave the choices away: tfbrats export --plain."
-        )
-
-
-def weights_of(checkpoints: Iterable[str]) -> tuple[str, ...]:
-    """SHA-256 of each checkpoint's files, sorted.
+def check_weights(path: str, content: TunedFile, weights: Sequence[str]) -> None:
+    """Raises InputError if choices belong to other weights than these.
 
     Args:
-        checkpoints: paths as TensorFlow names them, without ".index".
+        path: of the file, named in the error.
+        weights: SHA-256 of each checkpoint (`training.best_weights.sha256_of`), in any order.
     """
-    return tuple(sorted(map(_sha256, checkpoints)))
-
-
-def _sha256(checkpoint: str) -> str:
-    own = f"{files.name(checkpoint)}."
-    digest = hashlib.sha256()
-    for path in files.walk(files.parent(checkpoint)):
-        if files.name(path).startswith(own) and files.PARTIAL not in files.name(path):
-            digest.update(files.name(path).removeprefix(own).encode())
-            for piece in files.read_chunks(path):
-                digest.update(piece)
-    return digest.hexdigest()
+    if tuple(sorted(weights)) != content.weights:
+        raise InputError(
+            f"{path}: was chosen with other weights than these: the run was trained on since, or the file is of "
+            f"another run. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
+        )
 
 
 def _again(run: str | os.PathLike) -> str:
