@@ -11,7 +11,7 @@ from tfbrats.inference.signatures import Signature
 from tfbrats.labels import LEARNED_OF, LabelSchema, Tissue
 from tfbrats.machine import files
 from tfbrats.predictions import seen
-from tfbrats.predictions.model_card import N4, Averaged, ModelCard
+from tfbrats.predictions.model_card import N4, Averaged, ModelCard, TunedOn
 from tfbrats.training import checkpoints
 
 _HASHES = ("split_sha256", "records_sha256")  # of several runs told once where all have the same
@@ -48,6 +48,7 @@ def card_of(
         batch_norm=batch_norm,
         bfloat16=bfloat16,
         averaged=averaged,
+        tuned=_tuned(chosen),
         spacing_mm=chosen.run.records["spacing_mm"],
         label_schema=chosen.schema.to_json(),
         regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
@@ -56,6 +57,24 @@ def card_of(
         scores={} if len(chosen.members) > 1 else _scores(chosen.members[0]),
         license="the weights are bound by the terms of the data they were trained on",
         intended_use="research; not for diagnostic use",
+    )
+
+
+def _tuned(chosen: Chosen) -> TunedOn | None:
+    """What was chosen on validation cases; None for the plain model."""
+    tuning = chosen.tuning
+    if tuning is None or tuning.choices.is_plain:
+        return None
+    return TunedOn(
+        choices=tuning.tuned,
+        lines=tuning.choices.lines,
+        criterion=tuning.criterion,
+        meaning=tuning.meaning,
+        cases=len(tuning.cases),
+        patients=tuning.patients,
+        gain=tuning.whole.gain,
+        gain_interval=(tuning.whole.low, tuning.whole.high),
+        gains={name: worth.model_dump() for name, worth in tuning.chosen.items()},
     )
 
 

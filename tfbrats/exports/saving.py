@@ -54,11 +54,14 @@ def _round(several: Mapping[str, Sequence[keras.Model]], chosen: Chosen, n4: boo
     """Of each region the runs' networks, with everything round them."""
     networks = {region: as_one(some, chosen.mirrors) for region, some in several.items()}
     config, schema = chosen.config, chosen.schema
-    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ()
+    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ((), 1)
     if isinstance(config, PatchConfig):
         size = config.sampling.patch_size
-        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema, *bias)
-    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema, *bias)
+        return CascadeSegmenter(
+            networks, config.data.modalities, size, config.cascade, schema, *bias, chosen.tuned
+        )
+    canvas = config.records.slice_shape
+    return SliceSegmenter(networks[""], config.data.modalities, canvas, schema, *bias, chosen.tuned)
 
 
 def folded(segmenter: Segmenter, chosen: Chosen, n4: bool = True) -> tuple[Segmenter, str]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tfbrats.labels import LEARNED_OF, REGIONS
-from tfbrats.tuning.choices import Tuned
+from tfbrats.graphs.components_graph import holes, numbered
+from tfbrats.labels import LEARNED_OF, PARENT, REGIONS
+from tfbrats.tuning.choices import Pieces, Tuned
 from tfbrats.tuning.rules import WRITTEN
 
 _TINY = 1e-30  # what would be divided by nothing is nothing
@@ -14,6 +15,10 @@ _TINY = 1e-30  # what would be divided by nothing is nothing
 
 def decide(evidence: Mapping, tuned: Tuned):
     """All rules.
+
+    The probabilities agree with the label map as a plain model's do: where a rule took a voxel from a region,
+    the region's is 0, and so are those of the regions in it; where a rule gave one, it is at least what makes a
+    voxel of the region. A cascade's are 0 outside the region round them.
 
     Args:
         evidence: `tuning.rules`' arrays as tensors, float32.
@@ -23,7 +28,32 @@ def decide(evidence: Mapping, tuned: Tuned):
         tissues, uint8 [i, j, k], and the probabilities of WT, TC and ET after the rules, float32 [i, j, k, 3].
     """
     masks, planes = decided(evidence, tuned), probabilities(evidence, tuned)
-    return tissues_of(masks), tf.stack([planes[region] for region in REGIONS], axis=-1)
+    cleared = cleaned(vetoed(masks, evidence, tuned), planes, evidence["brain"], tuned)
+    agreeing = _agreeing(planes, masks, cleared, tuned)
+    return tissues_of(cleared), tf.stack([agreeing[region] for region in REGIONS], axis=-1)
+
+
+def _agreeing(planes: Mapping, before: Mapping, after: Mapping, tuned: Tuned) -> dict:
+    """Probabilities that agree with the regions after all rules.
+
+    Args:
+        planes, before: of `probabilities` and `decided`.
+        after: of `cleaned`.
+    """
+    found, lost = {}, tf.zeros_like(after["WT"])
+    for region, parent in PARENT.items():
+        plane, had = planes[region], before[region]
+        least = 0.5
+        if tuned.thresholds:
+            least = tuned.thresholds[region]
+            had = plane >= least
+            plane = plane if parent is None else tf.where(after[parent], plane, 0.0)
+        elif parent is not None:
+            least = tf.minimum(found[parent], least)  # in which it lies
+        lost = tf.logical_and(tf.logical_or(lost, had), tf.logical_not(after[region]))
+        given = tf.logical_and(after[region], tf.logical_not(had))
+        found[region] = tf.where(lost, 0.0, tf.where(given, tf.maximum(plane, least), plane))
+    return found
 
 
 def tissues_of(masks: Mapping):
@@ -55,7 +85,7 @@ def probabilities(evidence: Mapping, tuned: Tuned) -> dict:
 
 
 def decided(evidence: Mapping, tuned: Tuned) -> dict:
-    """The first rule alone: bool [i, j, k] each."""
+    """The first rule without the veto: bool [i, j, k] each."""
     if "regions" in evidence:
         masks, inside = {}, evidence["brain"]
         for region, plane in zip(REGIONS, tf.unstack(evidence["regions"], axis=-1), strict=True):
@@ -66,8 +96,6 @@ def decided(evidence: Mapping, tuned: Tuned) -> dict:
     best = tf.maximum(tf.maximum(ncr, ed), et)
     if "odds" in evidence:
         whole = evidence["odds"] + tuned.offset > 0
-        if tuned.veto:
-            whole = tf.logical_and(whole, best > non_tumour)
     else:
         whole = best * math.exp(tuned.offset) > non_tumour
     whole = tf.logical_and(whole, evidence["brain"])
@@ -75,3 +103,46 @@ def decided(evidence: Mapping, tuned: Tuned) -> dict:
     is_et = tf.logical_and(et > ncr, et > ed)
     in_core = tf.logical_or(is_et, ncr >= ed)
     return {"WT": whole, "TC": tf.logical_and(whole, in_core), "ET": tf.logical_and(whole, is_et)}
+
+
+def vetoed(masks: Mapping, evidence: Mapping, tuned: Tuned) -> dict:
+    """The regions less where branch 2 takes non-tumour for likeliest, if it may veto."""
+    if not tuned.veto:
+        return dict(masks)
+    non_tumour, *tissues = tf.unstack(evidence["tissues"], axis=-1)
+    agreed = tf.maximum(tf.maximum(tissues[0], tissues[1]), tissues[2]) > non_tumour
+    return {region: tf.logical_and(mask, agreed) for region, mask in masks.items()}
+
+
+def cleaned(masks: Mapping, planes: Mapping, brain, tuned: Tuned) -> dict:
+    """The second and third rule: pieces, holes, little ET. Arguments as `tuning.rules.cleaned`."""
+    cleared = dict(masks)
+    for region, parent in PARENT.items():
+        inside = brain if parent is None else cleared[parent]
+        mask = tf.logical_and(cleared[region], inside)
+        if region in tuned.pieces:
+            mask = kept(mask, planes[region], tuned.pieces[region])
+        if region in tuned.filled:
+            mask = tf.logical_or(mask, tf.logical_and(holes(mask), inside))
+        cleared[region] = mask
+    if tuned.least_et_voxels:
+        voxels = tf.reduce_sum(tf.cast(cleared["ET"], tf.int32))
+        cleared["ET"] = tf.logical_and(cleared["ET"], voxels >= tuned.least_et_voxels)
+    return cleared
+
+
+def kept(mask, plane, rule: Pieces):
+    """The pieces of a region that stay, going by its probabilities: bool [i, j, k]."""
+    numbers, pieces = numbered(mask)
+    inside = tf.boolean_mask(numbers, mask) - 1
+    if rule.least_highest:
+        highest = tf.math.unsorted_segment_max(tf.boolean_mask(plane, mask), inside, pieces)
+        stays = highest >= rule.least_highest
+    else:
+        voxels = tf.math.unsorted_segment_sum(tf.ones_like(inside), inside, pieces)
+        if rule.largest_alone:
+            place = tf.range(pieces)
+            stays = tf.equal(place, tf.reduce_min(tf.where(voxels < tf.reduce_max(voxels), pieces, place)))
+        else:
+            stays = voxels >= rule.least_voxels
+    return tf.gather(tf.pad(stays, [[1, 0]]), numbers)
