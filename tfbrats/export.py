@@ -85,10 +85,10 @@ def main(arguments: Sequence[str]) -> None:
         options.flips,
         options.plain,
     )
-    from tfbrats.predictions import model_card  # now loaded anyway; it would slow --help
+    from tfbrats.predictions import doubts, model_card  # now loaded anyway; it would slow --help
 
     card = model_card.read(final)
-    if note := model_card.other_n4_note(card):
+    if note := doubts.other_n4_note(card):
         print(style.note(note))
     for run in card.training_data.get("runs", [card.training_data]):
         of = run["config"]["train"]["epochs"]

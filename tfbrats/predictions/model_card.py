@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of im
 FILE = "tfbrats.json"
 FORMAT = 2
 _CALLER_CORRECTS = 1  # the format of models whose graph has no N4
-_SAME_SPACING = 0.05  # relative
 _CONFIG_OF_RUN = "config.yaml"  # lies in a training's folder
 _SHOWN = 5  # names, where a model is looked for and not found
 ENTROPY = "entropy"  # the output of an average that tells how sure it is
@@ -305,40 +304,6 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
             f"{output}: another command has begun to write results of {kept.name} version {kept.version} "
             f"here (these are of {card.name} version {card.version}). Choose another --output."
         )
-
-
-def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
-    """What is to be told of a scan of other voxels than those that the model was trained on; else None."""
-    ratios = [side / trained for side, trained in zip(spacing_mm, card.spacing_mm, strict=True)]
-    if all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios):
-        return None
-    scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
-    return (
-        f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
-        "worse, or resample the scans first (docs/start/your-own-case.md)"
-    )
-
-
-def n4_note(card: ModelCard) -> str | None:
-    """What is to be told of a model whose caller corrects the bias field; else None."""
-    if not card.n4_of_caller:
-        return None
-    return (
-        f"the model {card.name} version {card.version} was exported before models corrected the bias field "
-        f"themselves: N4 of {', '.join(card.n4_of_caller)} is done here, by {card.n4.method}, in some seconds "
-        "each. Exported again, it does so itself in about a second"
-    )
-
-
-def other_n4_note(card: ModelCard) -> str | None:
-    """What is to be told of a graph whose N4 is not that of the records that it learned from; else None."""
-    if not card.n4.modalities or card.n4.method == card.n4.of_records:
-        return None
-    return (
-        f"its records were corrected by {card.n4.of_records}'s N4 (preprocess.n4), and the model corrects by "
-        f"{card.n4.method}'s: at shrink factor 4 their fields are within 0.01 % of each other, but for a "
-        "constant factor, which the z-score loses"
-    )
 
 
 def inputs(card: ModelCard, case: "Case") -> dict[str, np.ndarray]:

@@ -293,7 +293,7 @@ def attempt(
     try:
         with watch.part(stage):
             loaded = case.load(entry, card.modalities, read_label=False)
-        spacing = model_card.spacing_note(card, loaded.spacing_mm)
+        spacing = doubts.spacing_note(card, loaded.spacing_mm)
         notes = (*loaded.notes, *([spacing] if spacing else []), *doubts.of(loaded))
         for note in notes:
             tell(note)
@@ -339,7 +339,7 @@ def spacing_notes(card: ModelCard, entries: Sequence[CaseFiles]) -> dict[str, st
     def of(entry: CaseFiles) -> str | None:
         paths = [path for modality, path, _ in entry.images if modality in card.modalities]
         try:
-            return model_card.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
+            return doubts.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
         except InputError:
             return None
 

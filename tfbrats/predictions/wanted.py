@@ -13,7 +13,7 @@ from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files
-from tfbrats.predictions import model_card, own_scans, provenance, results, volumes
+from tfbrats.predictions import doubts, own_scans, provenance, results, volumes
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
 from tfbrats.terminal import style, verbs, wording
@@ -108,7 +108,7 @@ class Wanted:
             if entry.layout == own_scans.NAMED or (entry.layout == own_scans.LAYOUT and len(pairs) == 1):
                 _check_scans(entry, card)
         untold = [entry for entry, _ in pairs if entry.case_id in dataset.untold]
-        notes = [note] if (note := model_card.n4_note(card)) else []
+        notes = [note] if (note := doubts.n4_note(card)) else []
         if untold and untold[0].layout not in (own_scans.LAYOUT, own_scans.NAMED):  # the last line tells it
             more = f" and {len(untold) - 1} more" if untold[1:] else ""
             notes.append(
