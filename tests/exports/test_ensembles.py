@@ -8,22 +8,20 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_model
 import untrained
 
-from serving import server
-from serving.client import Client
-from tfbrats import export
-from tfbrats.cases import case
-from tfbrats.datasets import layouts
+from serving import client, server
+from tfbrats import evaluate, export, predict, report
+from tfbrats.cases import nifti
 from tfbrats.errors import InputError
 from tfbrats.exports import card, next_version, saving
 from tfbrats.exports.chosen import chosen_from
 from tfbrats.inference.ensemble import members_of
 from tfbrats.inference.saved_model import SavedModel
-from tfbrats.inference.saved_segmenter import SavedSegmenter
 from tfbrats.labels import MODALITIES, REGIONS
 from tfbrats.phantoms import data_sets, simulation
-from tfbrats.predictions import model_card, seen
+from tfbrats.predictions import model_card, results, seen
 from tfbrats.training import best_weights
 
 A, B = (
@@ -71,14 +69,52 @@ def test_slices_are_the_mean_over_the_runs_and_over_the_mirrored_inputs(runs, mo
     assert np.allclose(found, np.mean(each, axis=0), atol=1e-5)
 
 
-def test_predict_and_the_embedded_server_answer_alike(model, answer, tmp_path):
-    data_sets.write_dataset(tmp_path, 1, "2021", seed=9, shape=SHAPE)
-    loaded = case.load(layouts.find(tmp_path).cases[0])
-    local = SavedSegmenter(model).segment(loaded, probabilities=True)
-    with server.start(os.path.dirname(model)) as running, Client(running.address, "both") as client:
-        remote = client.segment(loaded, probabilities=True)
-    assert np.array_equal(local.tissues, remote.tissues) and local.tissues.any()
-    assert np.array_equal(local.probabilities, remote.probabilities)
+def test_predict_and_the_client_write_the_same_files_uncertainty_too_and_the_report_tells_its_worth(
+    model, tmp_path
+):
+    (case_id,) = data_sets.write_dataset(tmp_path / "cases", 1, "2021", seed=9, shape=SHAPE)
+    cases, local, remote = (str(tmp_path / name) for name in ("cases", "local", "remote"))
+    asked = ("--input", cases, "--probabilities", "--uncertainty", "--output")
+    predict.main(["--model", model, *asked, local])
+    with server.start(os.path.dirname(model)) as running:
+        where = ("--server", running.address, "--model-name", "both", "--input", cases, "--uncertainty")
+        client.main([*where, "--output", remote])
+    names = [f"{case_id}{end}.nii.gz" for end in ("", *results.UNCERTAINTY.values())]
+    for name in names:
+        assert pathlib.Path(local, name).read_bytes() == pathlib.Path(remote, name).read_bytes(), name
+    chance = nifti.read(f"{local}/{case_id}_probabilities.nii.gz").array
+    for region, name in enumerate(names[1:]):
+        found = nifti.read(f"{local}/{name}").array
+        p = np.clip(chance[..., region].astype(np.float64), 1e-12, 1 - 1e-12)
+        bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
+        assert found.dtype == np.uint8 and np.abs(found - 100 * bits).max() <= 0.51 and found.max() > 5
+
+    scores, page = str(tmp_path / "scores"), tmp_path / "report.html"
+    evaluate.main(["--prediction", local, "--reference", cases, "--output", scores])
+    report.main(
+        [
+            *("--scores", scores, "--prediction", local, "--reference", cases),
+            "--output",
+            str(page),
+            "--pictures",
+            "0",
+        ]
+    )
+    assert (
+        "Does uncertainty point at errors?" in page.read_text() and "of 1 cases with maps" in page.read_text()
+    )
+
+
+def test_the_entropy_is_an_output_that_is_not_computed_unless_it_is_asked_for(model, answer):
+    assert answer["entropy"].shape == (*SHAPE, 3)
+    asked = model_card.outputs(model_card.read(model), "int16")
+    assert asked == ["segmentation"]
+    assert model_card.outputs(model_card.read(model), "int16", uncertainty=True) == [*asked, "entropy"]
+
+
+def test_one_network_that_sees_a_case_once_does_not_tell_how_sure_it_is():
+    with pytest.raises(InputError, match=r"--uncertainty: .*--flips, or several runs with --runs"):
+        model_card.check_is_average(tiny_model.card())
 
 
 def test_the_card_tells_what_it_costs(model):

@@ -1,5 +1,6 @@
 """Numbers on uncertainty, held against QU-BraTS' own steps: a mask for each threshold, and sums."""
 
+import itertools
 import math
 
 import numpy as np
@@ -32,7 +33,7 @@ def by_thresholds(prediction, reference, values, brain):
         positives, negatives = prediction & reference & brain, ~prediction & ~reference & brain
         rows.append((dice, *((which & ~kept).sum() / which.sum() for which in (positives, negatives))))
     return [
-        sum((a + b) / 2 * 2.5 for a, b in zip(each[:-1], each[1:], strict=True)) / 100
+        sum((a + b) / 2 * 2.5 for a, b in itertools.pairwise(each)) / 100
         for each in np.array(rows).T
     ]
 
