@@ -11,7 +11,7 @@ from tfbrats import config, config_file
 from tfbrats.errors import InputError
 from tfbrats.records import manifest
 
-LATER = {"n4", "tf32"}  # keys that runs and records from before there was a choice do not say
+LATER = {"n4", "tf32", "frozen"}  # keys that runs and records from before there was a choice do not say
 
 
 def written(tmp_path, change):

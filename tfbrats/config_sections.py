@@ -1,7 +1,7 @@
 """The sections of a config that the rows of both papers have, and the values in them; `config` has the rest.
 
-Scientific values live in the YAML alone: nothing here has a default but `preprocess.n4` and `train.tf32`, and
-theirs is what versions without the key did. No TensorFlow.
+Scientific values live in the YAML alone: nothing here has a default but `preprocess.n4`, `train.tf32` and
+`train.frozen`, and theirs is what versions without the key did. No TensorFlow.
 """
 
 from typing import Annotated, Any, Literal
@@ -92,6 +92,8 @@ class Train(Section):
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
     seed: pydantic.NonNegativeInt  # of weights, order, augmentation and sampling
+    # A default, for runs from before there was a choice.
+    frozen: Literal["nothing", "encoder"] = "nothing"  # which layers of the model in --from stay as they are
 
     @pydantic.field_validator("batch_size", mode="plain")
     @classmethod

@@ -3,6 +3,7 @@
     tfbrats train --config cun.yaml
     tfbrats train --config cun_lws.yaml --records records/cun --run runs/cun_lws train.epochs=50
     tfbrats train --config msm.yaml --records records/msm --run runs/msm region=wt
+    tfbrats train --config cun_lws.yaml --records records/own --run runs/own --from models/cun_lws
 
 Says what will happen, does it, says what happened. The same command again goes on where the last one
 stopped, on as many devices or others; SIGTERM and Ctrl-C save first. Runs on one device, on several
@@ -27,6 +28,13 @@ def parser() -> command.Parser:
     )
     options.add_argument("--run", type=paths.argument, help="run folder (default: run.dir of the config)")
     options.add_argument("--overwrite", action="store_true", help="delete what the run folder holds first")
+    options.add_argument(
+        "--from",
+        dest="begun_from",
+        type=paths.argument,
+        metavar="MODEL",
+        help="begin with the best weights of this run, or of this exported model",
+    )
     options.renamed({"--data": "--records"})
     return options
 
@@ -42,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     of_the_set = [override for override in options.overrides if override.startswith(of_records)]
     with stopping.on_signals("stopping after this step: what is done will be saved") as stop:
         config = config_file.load(options.config, overrides)
-        whole_run.train(config, options.overwrite, [options.config, *of_the_set], stop)
+        whole_run.train(config, options.overwrite, [options.config, *of_the_set], stop, options.begun_from)
     return stop.exit_code
 
 

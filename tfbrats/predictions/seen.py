@@ -97,6 +97,21 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     }
 
 
+def together(*training_data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What a card carries of a model that went on from another: the cases of both, each as `hashes_of`.
+
+    Args:
+        training_data: `hashes_of` of each, or a card's; what carries no cases adds none.
+    """
+    joined: dict[str, dict[str, str]] = {_CASES: {}, _PATIENTS: {}}
+    for name, of_splits in joined.items():
+        for data in training_data:
+            for split, text in data.get(name, {}).items():
+                known = of_splits.get(split, "").split()
+                of_splits[split] = " ".join(dict.fromkeys([*known, *text.split()]))
+    return joined
+
+
 def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, str] | None:
     """Case id -> one of `KINDS`; None where the card does not carry its cases.
 

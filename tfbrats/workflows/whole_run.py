@@ -11,8 +11,9 @@ from tfbrats.machine import literal, paths
 from tfbrats.machine.stopping import Stop, Stopped
 from tfbrats.records.manifest import Manifest, check_identity, check_shard, read_manifest
 from tfbrats.runs.folder import RunFolder
-from tfbrats.terminal import verbs
+from tfbrats.terminal import style, verbs
 from tfbrats.workflows import batch_size
+from tfbrats.workflows import begun_from as origins
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
 
@@ -22,6 +23,7 @@ def train(
     overwrite: bool = False,
     config_arguments: Sequence[str] = ("CONFIG.yaml",),
     stop: Stop | None = None,
+    begun_from: str | None = None,
 ) -> list[dict]:
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
@@ -29,21 +31,26 @@ def train(
         overwrite: delete what the run folder holds first; with one region named, that network's part.
         config_arguments: the config and overrides as given, for the command that makes missing records.
         stop: when asked, it saves and returns after the step that it is in.
+        begun_from: a run or an exported model, whose weights a new run begins with.
 
     Returns:
         the history, a row per epoch; of paper B's networks one after the other, each row with its region.
 
     Raises:
         InputError: records missing, damaged or of another config; a run folder of another config, or one in
-            which another command trains; no device of the kind wanted; a worker that is lost.
+            which another command trains; no device of the kind wanted; a worker that is lost; nothing to begin
+            from, or that of another network.
     """
     stop = stop or Stop()
     try:
         manifest = _checked_manifest(config, overwrite, config_arguments, stop)
+        origin = origins.origin_of(config, manifest, begun_from, overwrite)
+        for line in origins.leaks(origin, manifest) if origin else ():
+            print(style.note(line))
         config = _with_batch_size(config, overwrite, stop)  # before this process itself takes the devices
         from tfbrats.workflows import networks_in_turn
 
-        return networks_in_turn.train(config, manifest, overwrite, stop)
+        return networks_in_turn.train(config, manifest, overwrite, stop, origin)
     except Stopped:
         print("stopped as asked, with nothing new to save: the same command begins or goes on")
         return []
