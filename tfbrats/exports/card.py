@@ -1,6 +1,6 @@
 """What an exported model will say of itself: its card, from the run that it comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats import __version__
@@ -63,16 +63,24 @@ def _unlearned(schema: LabelSchema) -> str:
 def _training_data(chosen: Chosen) -> dict[str, Any]:
     """What the networks were trained on, and how far."""
     run, records, splits = chosen.run, chosen.run.records, chosen.run.splits
+    cases, begun_from = seen.hashes_of(splits), run.begun_from
+    if begun_from:  # what trained the weights that it began with, it has seen too
+        cases = seen.together(cases, begun_from["seen"])
     return {
         "label_schemas": records["label_schemas"],
         "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
         "examples": records["examples"],
         "split_sha256": splits["sha256"],
-        **seen.hashes_of(splits),
+        **cases,
         "records_sha256": records["manifest_sha256"],
         "config": chosen.config.model_dump(mode="json"),
         "unfinished": run.unfinished(chosen.config),  # networks -> epochs so far
+        **({"begun_from": _without_cases(begun_from)} if begun_from else {}),
     }
+
+
+def _without_cases(begun_from: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in begun_from.items() if key not in ("seen", "from")}
 
 
 def _scores(chosen: Chosen) -> dict[str, Any]:
