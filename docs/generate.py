@@ -130,9 +130,10 @@ def config_page() -> str:
         _filled(
             "A config is a YAML file with these keys. Every key that its row has is required, and an unknown "
             "one is an error: nothing has a default outside the YAML, but for `preprocess.n4`, "
-            "`train.tf32` and `train.frozen`, which configs of older runs do not have. `tfbrats train --config cun "
-            "train.epochs=20` changes a value on the command line; `null`, `true` and lists such as `[3,1,1]` "
-            "are written as in YAML. [The readings](../why/papers.md#readings) say which values are ours."
+            "`train.tf32` and `train.frozen`, which configs of older runs do not have. `tfbrats train "
+            "--config cun train.epochs=20` changes a value on the command line; `null`, `true` and lists such "
+            "as `[3,1,1]` are written as in YAML. [The readings](../why/papers.md#readings) say which values "
+            "are ours."
         ),
     ]
     for section, members in _sections(shipped).items():
