@@ -33,7 +33,7 @@ from tfbrats.networks import folding
 from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import Averaged, ModelCard
 from tfbrats.records import tfrecord
-from tfbrats.training import best_weights
+from tfbrats.training import best_weights, start_weights
 
 _WARM_UP_SLICES = 8
 
@@ -126,6 +126,12 @@ def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version:
         files.remove(folder)
         said = f"none folded: {str(error).partition('. ')[0]}"
         _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16, cost))
+    if len(chosen.members) == 1:
+        # What the graph has folded and left away: for whoever trains on from this model.
+        for region, checkpoint in chosen.checkpoints.items():
+            start_weights.write_beside(
+                folder, region, best_weights.network_of(chosen.config, region, checkpoint)
+            )
 
 
 def _cost_of(chosen: Chosen, segmenter: Segmenter) -> Averaged | None:
