@@ -32,10 +32,7 @@ def by_thresholds(prediction, reference, values, brain):
         dice = 2 * (prediction & reference & kept).sum() / both if both else 1.0
         positives, negatives = prediction & reference & brain, ~prediction & ~reference & brain
         rows.append((dice, *((which & ~kept).sum() / which.sum() for which in (positives, negatives))))
-    return [
-        sum((a + b) / 2 * 2.5 for a, b in itertools.pairwise(each)) / 100
-        for each in np.array(rows).T
-    ]
+    return [sum((a + b) / 2 * 2.5 for a, b in itertools.pairwise(each)) / 100 for each in np.array(rows).T]
 
 
 def test_the_areas_are_those_of_one_mask_a_threshold(drawn):
