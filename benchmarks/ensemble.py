@@ -99,8 +99,8 @@ def show(rows: dict[str, dict], models: dict[str, str]) -> None:
         )
     networks = model_card.read(models["ensemble"]).averaged.networks
     print(
-        f"\nan ensemble of {networks}: {rows['ensemble']['case_s']:.2f} s; {networks} single runs one after the "
-        f"other: {networks * one['case_s']:.2f} s"
+        f"\nan ensemble of {networks}: {rows['ensemble']['case_s']:.2f} s; {networks} single runs one after "
+        f"the other: {networks * one['case_s']:.2f} s"
     )
 
 
