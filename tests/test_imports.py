@@ -47,7 +47,8 @@ ORDER = {
     "training": "cases.overlays records runs networks graphs inference batches distribution",
     "exports": "cases phantoms networks runs records.tfrecord predictions tuning inference training "
     "distribution config_file",
-    "workflows": "datasets cases networks records runs scoring.papers training distribution config_file",
+    "workflows": "datasets cases networks records runs predictions scoring.papers training distribution "
+    "config_file",
     "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
     "workflows",

@@ -19,6 +19,10 @@ network's weights are in it once, and one network runs after the other, so that 
 alone. The card tells the passes, the weights' bytes and the seconds beside one network, and of each run which of
 the cases did not train it.
 
+What tfbrats tune has chosen for the run (tuned.json in its folder) goes into the graph and onto the card:
+predict, client, server and Beam answer alike. It is refused where it was chosen with other weights. --plain
+leaves it away: the model answers as the paper says.
+
 In mixed_bfloat16 the weights are the same and the network computes with 8 bits of mantissa. On some CPUs that
 is faster, on others slower, and some labels change. Each export tries it on this machine, on a small
 simulated case, for up to half a minute at width 32, and says what it found; the card keeps it. Networks
@@ -61,6 +65,9 @@ def parser() -> command.Parser:
         help="average over mirrored inputs too: four times the passes for slices, twice for patches",
     )
     options.add_argument(
+        "--plain", action="store_true", help="leave away what tfbrats tune has chosen for the run"
+    )
+    options.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help=f"of a cascade: {', '.join(FREE)}"
     )
     options.keys = lambda: FREE
@@ -76,6 +83,7 @@ def main(arguments: Sequence[str]) -> None:
         options.overrides,
         options.precision,
         options.flips,
+        options.plain,
     )
     from tfbrats.predictions import model_card  # now loaded anyway; it would slow --help
 
@@ -93,6 +101,8 @@ def main(arguments: Sequence[str]) -> None:
         print(f"bfloat16: {card.bfloat16}")
     if card.averaged:
         print(f"averaged: {card.averaged.text}")
+    if card.tuned:
+        print(f"tuned: {card.tuned.text}")
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")
     print(style.following(verbs.command_line("tfbrats.predict", *following)))

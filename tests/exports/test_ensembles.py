@@ -14,7 +14,7 @@ from tfbrats import export
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
-from tfbrats.exports import card, next_version
+from tfbrats.exports import next_version
 from tfbrats.exports.chosen import chosen_from
 from tfbrats.inference.saved_model import SavedModel
 from tfbrats.inference.saved_segmenter import SavedSegmenter
@@ -147,7 +147,9 @@ def test_runs_that_make_no_one_model_are_refused_with_what_differs(runs, cascade
         text = (other / "config.yaml").read_text()
         assert old in text
         (other / "config.yaml").write_text(text.replace(old, new))
-        with pytest.raises(InputError, match=r"there is .*/a:(?s:.)*(lws\.enabled|data\.modalities|n4_modalit)"):
+        with pytest.raises(
+            InputError, match=r"there is .*/a:(?s:.)*(lws\.enabled|data\.modalities|n4_modalit)"
+        ):
             chosen_from([runs[0], other])
     path = other / "records.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "spacing_mm": [1, 1, 2]}))

@@ -1,6 +1,6 @@
 """What an exported model will say of itself: its card, from the run that it comes from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfbrats import __version__
@@ -11,7 +11,7 @@ from tfbrats.inference.signatures import Signature
 from tfbrats.labels import LEARNED_OF, LabelSchema, Tissue
 from tfbrats.machine import files
 from tfbrats.predictions import seen
-from tfbrats.predictions.model_card import N4, Averaged, ModelCard
+from tfbrats.predictions.model_card import N4, Averaged, ModelCard, TunedOn
 from tfbrats.training import checkpoints
 
 _HASHES = ("split_sha256", "records_sha256")  # of several runs told once where all have the same
@@ -48,6 +48,7 @@ def card_of(
         batch_norm=batch_norm,
         bfloat16=bfloat16,
         averaged=averaged,
+        tuned=_tuned(chosen),
         spacing_mm=chosen.run.records["spacing_mm"],
         label_schema=chosen.schema.to_json(),
         regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
@@ -56,6 +57,24 @@ def card_of(
         scores={} if len(chosen.members) > 1 else _scores(chosen.members[0]),
         license="the weights are bound by the terms of the data they were trained on",
         intended_use="research; not for diagnostic use",
+    )
+
+
+def _tuned(chosen: Chosen) -> TunedOn | None:
+    """What was chosen on validation cases; None for the plain model."""
+    tuning = chosen.tuning
+    if tuning is None or tuning.choices.is_plain:
+        return None
+    return TunedOn(
+        choices=tuning.tuned,
+        lines=tuning.choices.lines,
+        criterion=tuning.criterion,
+        meaning=tuning.meaning,
+        cases=len(tuning.cases),
+        patients=tuning.patients,
+        gain=tuning.whole.gain,
+        gain_interval=(tuning.whole.low, tuning.whole.high),
+        gains={name: worth.model_dump() for name, worth in tuning.chosen.items()},
     )
 
 
@@ -75,7 +94,7 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
     """What the networks were trained on, and how far; of several runs what each adds."""
     first = _of_run(chosen.members[0])
     if len(chosen.members) == 1:
-        return {**first, **seen.hashes_of(chosen.run.splits)}
+        return {**first, **_seen_by(chosen.members, chosen.run.splits)}
     splits = [one.run.splits for one in chosen.members]
     union = seen.union_of(splits)
     return {
@@ -83,8 +102,10 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
             schema for one in chosen.members for schema in one.run.records["label_schemas"]
         ),
         "cases": {split: len(ids) for split, ids in union.items()},
-        **{key: first[key] for key in _HASHES if all(first[key] == _of_run(one)[key] for one in chosen.members)},
-        **seen.hashes_of(union),
+        **{
+            key: first[key] for key in _HASHES if all(first[key] == _of_run(one)[key] for one in chosen.members)
+        },
+        **_seen_by(chosen.members, union),
         "config": first["config"],
         "unfinished": {},  # each run tells its own
         "runs": [
@@ -106,9 +127,16 @@ def _without_repeats(schemas: Iterable[dict]) -> list[dict]:
     return found
 
 
+def _seen_by(members: Sequence[Trained], splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Hashes of the cases, and of those that trained the weights which a run began with."""
+    begun_from = [one.run.begun_from["seen"] for one in members if one.run.begun_from]
+    return seen.together(seen.hashes_of(splits), *begun_from) if begun_from else seen.hashes_of(splits)
+
+
 def _of_run(one: Trained) -> dict[str, Any]:
     """What a run's networks were trained on, and how far; no case's hash."""
     run, records, splits = one.run, one.run.records, one.run.splits
+    begun_from = run.begun_from
     return {
         "label_schemas": records["label_schemas"],
         "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
@@ -117,7 +145,12 @@ def _of_run(one: Trained) -> dict[str, Any]:
         "records_sha256": records["manifest_sha256"],
         "config": one.config.model_dump(mode="json"),
         "unfinished": run.unfinished(one.config),  # networks -> epochs so far
+        **({"begun_from": _without_cases(begun_from)} if begun_from else {}),
     }
+
+
+def _without_cases(begun_from: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in begun_from.items() if key not in ("seen", "from")}
 
 
 def _scores(one: Trained) -> dict[str, Any]:

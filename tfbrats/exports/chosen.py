@@ -16,11 +16,15 @@ from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 from tfbrats.machine import files
 from tfbrats.runs.folder import RunFolder
+from tfbrats.tuning import tuned_file
+from tfbrats.tuning.choices import PLAIN, Tuned
+from tfbrats.tuning.tuned_file import TunedFile
 
 # Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
 # labels may differ: a Session fuses other operations, and in bfloat16 what is fused is rounded elsewhere.
 APART = {"float32": (1e-5, 0.0), "mixed_bfloat16": (0.1, 0.01)}
-FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_batch")
+_TUNED_WITH = "cascade.threshold"
+FREE = ("cascade.margin", "cascade.stride", _TUNED_WITH, "cascade.tile_batch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +59,28 @@ class Chosen:
         schema: whose label values come out.
         precision: in which the networks compute, one of `APART`.
         flips: whether answers are averaged over mirrored inputs (`mirrors`).
+        tuning: what `tfbrats tune` chose for these weights; None for the plain model.
     """
 
     members: tuple[Trained, ...]
     schema: LabelSchema
     precision: str
     flips: bool = False
+    tuning: TunedFile | None = None
+
+    @property
+    def tuned(self) -> Tuned:
+        """The choices that stand in the graph beside the networks; mirrored inputs are `flips`' concern."""
+        return PLAIN if self.tuning is None else dataclasses.replace(self.tuning.choices, flips=False)
+
+    def check_tuning(self) -> None:
+        """Raises InputError if the choices are of other weights; reads the checkpoints."""
+        if self.tuning is None:
+            return
+        from tfbrats.training import best_weights
+
+        weights = [best_weights.sha256_of(path) for one in self.members for path in one.checkpoints.values()]
+        tuned_file.check_weights(_tuned_path(self.members), self.tuning, weights)
 
     @property
     def run(self) -> RunFolder:
@@ -102,6 +122,7 @@ def chosen_from(
     overrides: Sequence[str] = (),
     precision: str = "float32",
     flips: bool = False,
+    plain: bool = True,
 ) -> Chosen:
     """What is to be exported of a run, or of several as one model.
 
@@ -110,11 +131,12 @@ def chosen_from(
         edition: whose label values come out; by default those of the training data.
         overrides: section.key=value for keys in `FREE`.
         precision: in which the networks compute, one of `APART`.
-        flips: average over mirrored inputs.
+        flips: average over mirrored inputs, whatever was tuned.
+        plain: leave away what was tuned.
 
     Raises:
         InputError: no run, or one without a checkpoint yet; an override of what training has settled; an
-            unknown edition; runs that do not make one model.
+            unknown edition; runs that do not make one model; a tuned.json that does not go with the overrides.
     """
     folders = [run_dirs] if isinstance(run_dirs, str | os.PathLike) else list(run_dirs)
     schema = None if edition is None else _schema_of(edition)
@@ -123,7 +145,27 @@ def chosen_from(
         _check_is_trained(one.run, one.config)
     _check_make_one_model(members, schema is not None)
     schema = schema or LabelSchema.from_json(members[0].run.records["label_schemas"][0])
-    return Chosen(members, schema, precision, flips)
+    tuning = None if plain else _tuning_of(members, overrides)
+    return Chosen(members, schema, precision, flips or bool(tuning and tuning.choices.flips), tuning)
+
+
+def _tuned_path(members: Sequence[Trained]) -> str:
+    return tuned_file.path_in(members[0].run.path, len(members) > 1)
+
+
+def _tuning_of(members: Sequence[Trained], overrides: Sequence[str]) -> TunedFile | None:
+    """What was chosen for these runs; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or a threshold is asked for beside it.
+    """
+    tuning = tuned_file.read(members[0].run.path, len(members) > 1)
+    if tuning is not None and any(text.partition("=")[0] == _TUNED_WITH for text in overrides):
+        raise InputError(
+            f"{_tuned_path(members)}: was chosen with the run's own {_TUNED_WITH}. Leave the override out, or "
+            "what was chosen, with --plain."
+        )
+    return tuning
 
 
 def _trained(folder: str | os.PathLike, overrides: Sequence[str]) -> Trained:

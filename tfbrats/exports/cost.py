@@ -37,7 +37,9 @@ def cost_of(
         networks=networks,
         mirrored=tuple("".join(nifti.AXES[axis] for axis in mirror) for mirror in mirrors if mirror),
         passes=networks * len(mirrors),
-        weights_bytes=sum(weights.dtype.size * weights.shape.num_elements() for weights in Weights(several).weights),
+        weights_bytes=sum(
+            weights.dtype.size * weights.shape.num_elements() for weights in Weights(several).weights
+        ),
         seconds=round(both[1].least_s, 3),
         seconds_of_one=round(both[0].least_s, 3),
     )

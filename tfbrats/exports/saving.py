@@ -33,7 +33,7 @@ from tfbrats.networks import folding
 from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import Averaged, ModelCard
 from tfbrats.records import tfrecord
-from tfbrats.training import best_weights
+from tfbrats.training import best_weights, start_weights
 
 _WARM_UP_SLICES = 8
 
@@ -54,11 +54,14 @@ def _round(several: Mapping[str, Sequence[keras.Model]], chosen: Chosen, n4: boo
     """Of each region the runs' networks, with everything round them."""
     networks = {region: as_one(some, chosen.mirrors) for region, some in several.items()}
     config, schema = chosen.config, chosen.schema
-    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ()
+    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ((), 1)
     if isinstance(config, PatchConfig):
         size = config.sampling.patch_size
-        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema, *bias)
-    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema, *bias)
+        return CascadeSegmenter(
+            networks, config.data.modalities, size, config.cascade, schema, *bias, chosen.tuned
+        )
+    canvas = config.records.slice_shape
+    return SliceSegmenter(networks[""], config.data.modalities, canvas, schema, *bias, chosen.tuned)
 
 
 def folded(segmenter: Segmenter, chosen: Chosen, n4: bool = True) -> tuple[Segmenter, str]:
@@ -123,6 +126,12 @@ def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version:
         files.remove(folder)
         said = f"none folded: {str(error).partition('. ')[0]}"
         _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16, cost))
+    if len(chosen.members) == 1:
+        # What the graph has folded and left away: for whoever trains on from this model.
+        for region, checkpoint in chosen.checkpoints.items():
+            start_weights.write_beside(
+                folder, region, best_weights.network_of(chosen.config, region, checkpoint)
+            )
 
 
 def _cost_of(chosen: Chosen, segmenter: Segmenter) -> Averaged | None:
@@ -134,9 +143,7 @@ def _cost_of(chosen: Chosen, segmenter: Segmenter) -> Averaged | None:
     return cost_of(several, one, chosen.mirrors, len(chosen.members), plane(chosen.config))
 
 
-def _write_and_try(
-    folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple
-) -> None:
+def _write_and_try(folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple) -> None:
     """Writes a version; its answers are held against those of the networks as they were trained.
 
     Args:

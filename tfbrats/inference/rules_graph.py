@@ -16,9 +16,9 @@ _TINY = 1e-30  # what would be divided by nothing is nothing
 def decide(evidence: Mapping, tuned: Tuned):
     """All rules.
 
-    The probabilities agree with the label map as a plain model's do: where a rule took a voxel from a region, the
-    region's is 0, and so are those of the regions in it; where one gave a voxel, it is what makes a voxel of the
-    region at least. A cascade's are 0 outside the region round them.
+    The probabilities agree with the label map as a plain model's do: where a rule took a voxel from a region,
+    the region's is 0, and so are those of the regions in it; where a rule gave one, it is at least what makes a
+    voxel of the region. A cascade's are 0 outside the region round them.
 
     Args:
         evidence: `tuning.rules`' arrays as tensors, float32.
@@ -42,19 +42,17 @@ def _agreeing(planes: Mapping, before: Mapping, after: Mapping, tuned: Tuned) ->
     """
     found, lost = {}, tf.zeros_like(after["WT"])
     for region, parent in PARENT.items():
-        given = tf.logical_and(after[region], tf.logical_not(before[region]))
-        taken = tf.logical_and(before[region], tf.logical_not(after[region]))
-        lost = tf.logical_or(lost, taken)
-        plane = planes[region]
+        plane, had = planes[region], before[region]
+        least = 0.5
         if tuned.thresholds:
-            plane = plane if parent is None else tf.where(after[parent], plane, 0.0)
             least = tuned.thresholds[region]
-        else:
-            # No more than the parent's, in which it lies.
-            least = 0.5 if parent is None else tf.minimum(found[parent], 0.5)
-        plane = tf.where(given, tf.maximum(plane, least), plane)
-        found[region] = tf.where(lost, 0.0, plane)
-        lost = tf.logical_and(lost, tf.logical_not(after[region]))
+            had = plane >= least
+            plane = plane if parent is None else tf.where(after[parent], plane, 0.0)
+        elif parent is not None:
+            least = tf.minimum(found[parent], least)  # in which it lies
+        lost = tf.logical_and(tf.logical_or(lost, had), tf.logical_not(after[region]))
+        given = tf.logical_and(after[region], tf.logical_not(had))
+        found[region] = tf.where(lost, 0.0, tf.where(given, tf.maximum(plane, least), plane))
     return found
 
 

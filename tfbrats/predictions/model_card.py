@@ -17,6 +17,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import files, memory
 from tfbrats.terminal import verbs
+from tfbrats.terminal.wording import counted
 
 if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of images
     from tfbrats.cases.case import Case
@@ -87,6 +88,41 @@ class Averaged(pydantic.BaseModel):
         )
 
 
+class TunedOn(pydantic.BaseModel):
+    """What was chosen on validation cases and stands in the graph: `tfbrats tune`.
+
+    Attributes:
+        choices: as `Tuned.to_json`. Voxels are the case's own: the graph knows no spacing.
+        lines: the same in words, in the order in which they act.
+        criterion: by which was chosen, and its meaning.
+        cases: how many chose, and how many patients they are of.
+        gain: of the criterion by all choices together, on patients that did not choose.
+        gain_interval: 95 %.
+        gains: each choice's own.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    choices: dict[str, Any]
+    lines: tuple[str, ...]
+    criterion: str
+    meaning: str
+    cases: int
+    patients: int
+    gain: float
+    gain_interval: tuple[float, float]
+    gains: dict[str, dict[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """E.g. "WT: holes filled; chosen on 42 cases for ... (+0.031, 95 % interval +0.010 to +0.052)"."""
+        low, high = self.gain_interval
+        return (
+            f"{'; '.join(self.lines)}. Chosen on {counted(self.cases, 'case')} for {self.meaning}: "
+            f"{self.gain:+.3f} on patients that did not choose (95 % interval {low:+.3f} to {high:+.3f})"
+        )
+
+
 class ModelCard(pydantic.BaseModel):
     """The contents of tfbrats.json.
 
@@ -97,6 +133,7 @@ class ModelCard(pydantic.BaseModel):
         batch_norm: how many batch normalisations were folded into convolutions; "" where it was not told.
         bfloat16: how fast it was in bfloat16 where it was exported, and what that changed; "" if not tried.
         label_schema: which value of `segmentation` stands for which tissue.
+        tuned: what was chosen on validation cases; None for the plain model.
         averaged: of how many passes the answer is the mean; None for one network that sees a case as it lies.
     """
 
@@ -115,6 +152,7 @@ class ModelCard(pydantic.BaseModel):
     batch_norm: str = ""
     bfloat16: str = ""
     averaged: Averaged | None = None
+    tuned: TunedOn | None = None
     spacing_mm: tuple[float, float, float]
     label_schema: dict[str, Any]
     regions: dict[str, tuple[str, ...]]
@@ -136,8 +174,9 @@ class ModelCard(pydantic.BaseModel):
         return LabelSchema.from_json(self.label_schema)
 
     def to_json(self) -> str:
-        """tfbrats.json's text. What only an average tells is left out of others, so that older versions read them."""
-        return self.model_dump_json(indent=2, exclude=None if self.averaged else {"averaged"}) + "\n"
+        """tfbrats.json's text. What is None stays out: older versions read models that have nothing of it."""
+        absent = {name for name in ("averaged", "tuned") if getattr(self, name) is None}
+        return self.model_dump_json(indent=2, exclude=absent) + "\n"
 
     def to_file(self) -> bytes:
         """tfbrats.json as it was read, byte for byte; of a card that was not read, as `to_json` writes it."""

@@ -8,6 +8,7 @@ nobody's name and yet every scored case can be held against it. Pure: opens no f
     validation           chose its checkpoint
     train_patient        shows a patient of whom another scan trained the model
     validation_patient   shows a patient of whom another scan chose its checkpoint
+    fold                 was held out by the fold whose network segmented it; that fold chose its checkpoint
     test                 was kept apart in the model's own split
     unseen               is in none of its splits
 """
@@ -19,7 +20,7 @@ from typing import Any
 from tfbrats.datasets import case_names
 
 KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
-KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
+KINDS = (*KNOWN_TO_THE_MODEL, "fold", "test", "unseen")
 _CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
 _NOT_TRAINED_ON = "not_trained_on"  # of one of its runs
 _DIGITS = 16  # of 64: one false match in 10^13 for a thousand cases against a thousand
@@ -28,6 +29,7 @@ TITLES = {  # of a table's rows
     "validation": "validation",
     "train_patient": "train, another scan of the patient",
     "validation_patient": "validation, another scan of the patient",
+    "fold": "held out by its network's fold",
     "test": "test",
     "unseen": "in no split of the model",
 }
@@ -42,6 +44,7 @@ _WORDS = {
         "is of a patient whose other scan chose its checkpoint",
         "are of patients whose other scans chose its checkpoint",
     ),
+    "fold": ("was held out by its network's fold", "were held out by their networks' folds"),
     "test": ("is of its test split", "are of its test split"),
     "unseen": ("is in none of its splits", "are in none of its splits"),
 }
@@ -96,6 +99,21 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
         _CASES: {split: " ".join(map(_hash, ids)) for split, ids in lists.items()},
         _PATIENTS: {split: " ".join(sorted(map(_hash, names))) for split, names in patients.items()},
     }
+
+
+def together(*training_data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What a card carries of a model that went on from another: the cases of both, each as `hashes_of`.
+
+    Args:
+        training_data: `hashes_of` of each, or a card's; what carries no cases adds none.
+    """
+    joined: dict[str, dict[str, str]] = {_CASES: {}, _PATIENTS: {}}
+    for name, of_splits in joined.items():
+        for data in training_data:
+            for split, text in data.get(name, {}).items():
+                known = of_splits.get(split, "").split()
+                of_splits[split] = " ".join(dict.fromkeys([*known, *text.split()]))
+    return joined
 
 
 def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
@@ -176,7 +194,7 @@ def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, se
     for split in ("train", "validation"):
         if patient in patients.get(split, ()) or patient in cases.get(split, ()):
             return f"{split}_patient"
-    return "test" if own in cases.get("test", ()) else "unseen"
+    return next((split for split in ("fold", "test") if own in cases.get(split, ())), "unseen")
 
 
 def by_kind(kinds: Mapping[str, str]) -> dict[str, list[str]]:
