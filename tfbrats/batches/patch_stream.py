@@ -19,7 +19,8 @@ from tfbrats.labels import REGIONS
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import PATCHES, VOLUMES
 
-_READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases, and a batch should hold many
+# Shards open at a time, where a config does not say. One of patches holds few cases, a batch should hold many.
+_OPEN_SHARDS = {"patches": 16, "volumes": 2}
 # What of a record is looked at.
 _OF_PATCH = tuple(field for field in PATCHES if field.name in ("x1", "half", "label"))
 _OF_VOLUME = tuple(field for field in VOLUMES if field.name in ("image", "label", "case_id"))
@@ -223,19 +224,20 @@ def training(
     shards = manifest.shards_of("train", region)
     order, shuffle_seed = share.shards(rng.permutation(len(shards))), int(rng.integers(2**31))
     own_shards = share.has_own_shards(len(shards))
+    at_once = config.data.open_shards or _OPEN_SHARDS[manifest.kind]
     shuffled = {
         "buffer_size": config.data.shuffle_buffer,
         "seed": shuffle_seed,
         "reshuffle_each_iteration": False,
     }
     if manifest.kind == "volumes":
-        stream = serialized(manifest, config.data.records, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
+        stream = serialized(manifest, config.data.records, "train", order, at_once=at_once).repeat()
         looked_at = _looked_at_after(share.seen(first_example, own_shards), shuffled)
         cases = sum(shards[n].examples for n in order)
         patches = _fresh(stream, config, region, cases, epoch, boxes, looked_at)
         patches = share.after(patches.shuffle(**shuffled), first_example, own_shards)
     else:
-        stream = serialized(manifest, config.data.records, "train", order, region, _READ_AT_ONCE)
+        stream = serialized(manifest, config.data.records, "train", order, region, at_once)
         # Shuffled as they lie in the file, in half the memory.
         patches = _stored(share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards))
     return untuned(_batched(patches, config, region, share.batch, 0))

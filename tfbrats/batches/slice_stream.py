@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats.batches.augment import rotate_and_flip
-from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
+from tfbrats.batches.stream import OPEN_SHARDS, Share, in_batches, parse, serialized, untuned
 from tfbrats.config import Config
 from tfbrats.machine import memory
 from tfbrats.records.manifest import Manifest
@@ -39,6 +39,22 @@ def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
     }
 
 
+def shuffled(manifest: Manifest, config: Config, epoch: int, share: Share) -> tuple[tf.data.Dataset, int]:
+    """The training records of an epoch as they lie in the shards that a worker reads, once each, and how many.
+
+    A case's slices lie together in a shard. What mixes cases is that many shards are read in turn, and a buffer
+    of records, still as they lie in the file.
+    """
+    rng = np.random.default_rng([config.train.seed, epoch])
+    shards = manifest.shards_of("train")
+    order = share.shards(rng.permutation(len(shards)))
+    at_once = config.data.open_shards or OPEN_SHARDS
+    stream = serialized(manifest, config.data.records, "train", order, at_once=at_once)
+    seed = int(rng.integers(2**31))
+    stream = stream.shuffle(config.data.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
+    return stream, sum(shards[n].examples for n in order)
+
+
 def training(
     manifest: Manifest,
     config: Config,
@@ -57,17 +73,11 @@ def training(
         (`labels.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1);
         N = share.batch.
     """
-    rng = np.random.default_rng([config.train.seed, epoch])
-    shards = manifest.shards_of("train")
-    order = share.shards(rng.permutation(len(shards)))
-    stream = serialized(manifest, config.data.records, "train", order)
-    stream = stream.shuffle(
-        config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
-    )
+    stream, examples = shuffled(manifest, config, epoch, share)
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
-    examples = sum(shards[n].examples for n in order)
     stream = stream.repeat().enumerate()
-    stream = share.after(stream, first_example, share.has_own_shards(len(shards)))
+    own_shards = share.has_own_shards(len(manifest.shards_of("train")))
+    stream = share.after(stream, first_example, own_shards)
     stream = stream.map(lambda n, record: (n // examples, record))
     return untuned(_batched(stream, config, epoch, share.batch, True, 0))
 

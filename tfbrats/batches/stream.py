@@ -11,7 +11,7 @@ from tfbrats.machine import files
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import Field
 
-_READ_AT_ONCE = 4  # shards open at a time
+OPEN_SHARDS = 4  # at a time, where a config does not say
 _READ_BYTES = 2**20  # of a shard at a time: TensorFlow's own quarter costs a volume of 30 MB a third more
 
 
@@ -40,7 +40,7 @@ def serialized(
     split: str,
     order: Sequence[int],
     region: str = "",
-    at_once: int = _READ_AT_ONCE,
+    at_once: int = OPEN_SHARDS,
 ) -> tf.data.Dataset:
     """The records of a split as they lie in its shards, `at_once` of which are read in turn.
 

@@ -17,6 +17,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import files, memory
 from tfbrats.terminal import verbs
+from tfbrats.terminal.wording import counted
 
 if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of images
     from tfbrats.cases.case import Case
@@ -54,6 +55,74 @@ class N4(pydantic.BaseModel):
     of_records: N4Method
 
 
+class Averaged(pydantic.BaseModel):
+    """What a model averages the probabilities of, and what that costs.
+
+    Attributes:
+        networks: for each region, or for the whole where there is one network.
+        mirrored: beside the input as it lies, along which axes (of `ModelCard.axes`) it is mirrored: "L", "LP".
+        passes: forward passes of each slice or tile that is run; one network without mirrored inputs has one.
+        weights_bytes: of all networks; mirrored inputs add none.
+        seconds: of a small simulated case on the machine that exported it, N4 left out.
+        seconds_of_one: of the first network alone, without mirrored inputs.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    networks: int
+    mirrored: tuple[str, ...]
+    passes: int
+    weights_bytes: int
+    seconds: float
+    seconds_of_one: float
+
+    @property
+    def text(self) -> str:
+        """E.g. "3 networks, each on 4 mirrorings: 12 passes where one network has 1; ..."."""
+        mirrorings = f", each on the input and {len(self.mirrored)} mirrored ({', '.join(self.mirrored)})"
+        return (
+            f"{self.networks} network{'s' * (self.networks > 1)}{mirrorings if self.mirrored else ''}: "
+            f"{self.passes} forward passes for each slice or tile, weights {self.weights_bytes / 2**20:.1f} MiB, "
+            f"{self.seconds / max(self.seconds_of_one, 1e-9):.2g} times the seconds of the first network alone "
+            "where it was exported"
+        )
+
+
+class TunedOn(pydantic.BaseModel):
+    """What was chosen on validation cases and stands in the graph: `tfbrats tune`.
+
+    Attributes:
+        choices: as `Tuned.to_json`. Voxels are the case's own: the graph knows no spacing.
+        lines: the same in words, in the order in which they act.
+        criterion: by which was chosen, and its meaning.
+        cases: how many chose, and how many patients they are of.
+        gain: of the criterion by all choices together, on patients that did not choose.
+        gain_interval: 95 %.
+        gains: each choice's own.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    choices: dict[str, Any]
+    lines: tuple[str, ...]
+    criterion: str
+    meaning: str
+    cases: int
+    patients: int
+    gain: float
+    gain_interval: tuple[float, float]
+    gains: dict[str, dict[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """E.g. "WT: holes filled; chosen on 42 cases for ... (+0.031, 95 % interval +0.010 to +0.052)"."""
+        low, high = self.gain_interval
+        return (
+            f"{'; '.join(self.lines)}. Chosen on {counted(self.cases, 'case')} for {self.meaning}: "
+            f"{self.gain:+.3f} on patients that did not choose (95 % interval {low:+.3f} to {high:+.3f})"
+        )
+
+
 class ModelCard(pydantic.BaseModel):
     """The contents of tfbrats.json.
 
@@ -64,6 +133,8 @@ class ModelCard(pydantic.BaseModel):
         batch_norm: how many batch normalisations were folded into convolutions; "" where it was not told.
         bfloat16: how fast it was in bfloat16 where it was exported, and what that changed; "" if not tried.
         label_schema: which value of `segmentation` stands for which tissue.
+        tuned: what was chosen on validation cases; None for the plain model.
+        averaged: of how many passes the answer is the mean; None for one network that sees a case as it lies.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +151,8 @@ class ModelCard(pydantic.BaseModel):
     precision: str = "float32"
     batch_norm: str = ""
     bfloat16: str = ""
+    averaged: Averaged | None = None
+    tuned: TunedOn | None = None
     spacing_mm: tuple[float, float, float]
     label_schema: dict[str, Any]
     regions: dict[str, tuple[str, ...]]
@@ -101,7 +174,9 @@ class ModelCard(pydantic.BaseModel):
         return LabelSchema.from_json(self.label_schema)
 
     def to_json(self) -> str:
-        return self.model_dump_json(indent=2) + "\n"
+        """tfbrats.json's text. What is None stays out: older versions read models that have nothing of it."""
+        absent = {name for name in ("averaged", "tuned") if getattr(self, name) is None}
+        return self.model_dump_json(indent=2, exclude=absent) + "\n"
 
     def to_file(self) -> bytes:
         """tfbrats.json as it was read, byte for byte; of a card that was not read, as `to_json` writes it."""

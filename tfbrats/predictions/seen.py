@@ -22,6 +22,7 @@ from tfbrats.datasets import case_names
 KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
 KINDS = (*KNOWN_TO_THE_MODEL, "fold", "test", "unseen")
 _CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
+_NOT_TRAINED_ON = "not_trained_on"  # of one of its runs
 _DIGITS = 16  # of 64: one false match in 10^13 for a thousand cases against a thousand
 TITLES = {  # of a table's rows
     "train": "train",
@@ -113,6 +114,60 @@ def together(*training_data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
                 known = of_splits.get(split, "").split()
                 of_splits[split] = " ".join(dict.fromkeys([*known, *text.split()]))
     return joined
+
+
+def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Splits of a model of several runs: each case in the first of train, validation, test that any run has it in.
+
+    Args:
+        runs: split -> case ids of each; whatever is no list is left out.
+    """
+    union: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for split in ("train", "validation", "test"):
+        ids = dict.fromkeys(case_id for splits in runs for case_id in splits.get(split, ()))
+        union[split] = [case_id for case_id in ids if case_id not in taken]
+        taken.update(ids)
+    return union
+
+
+def not_trained_on(
+    splits: Mapping[str, Sequence[str]], union: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, str]]:
+    """What a run of several carries: which of all runs' cases did not train it, nor another scan of the patient.
+
+    Args:
+        splits: of the run.
+        union: of `union_of`.
+
+    Returns:
+        {"not_trained_on": {"validation": hashes of those that chose its checkpoint, "unseen": of the others}}.
+    """
+    kinds = kinds_of(hashes_of(splits), [case_id for ids in union.values() for case_id in ids]) or {}
+    groups = {"validation": ("validation", "validation_patient"), "unseen": ("test", "unseen")}
+    return {
+        _NOT_TRAINED_ON: {
+            group: " ".join(_hash(case_id) for case_id, kind in kinds.items() if kind in members)
+            for group, members in groups.items()
+        }
+    }
+
+
+def runs_without(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Case id -> names of a model's runs that were not trained on the case; of a model of one run {}.
+
+    A case that no run knows is left out: none was trained on it.
+    """
+    known = set(" ".join((training_data.get(_CASES) or {}).values()).split())
+    by_run = {
+        run["name"]: set(" ".join(run[_NOT_TRAINED_ON].values()).split())
+        for run in training_data.get("runs", ())
+    }
+    return {
+        case_id: [name for name, hashes in by_run.items() if digest in hashes]
+        for case_id in case_ids
+        if by_run and (digest := _hash(case_id)) in known
+    }
 
 
 def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, str] | None:
