@@ -1,11 +1,11 @@
-"""Real cases, out of fold: our networks plain, tuned and ensembled beside SegResNet and nnU-Net, in equal minutes.
+"""Real cases, out of fold, in equal minutes: our networks plain, tuned, ensembled; SegResNet; nnU-Net.
 
     pip install -e . monai nnunetv2
     python benchmarks/real.py --cases FOLDER [FOLDER ...] --minutes 30 --output real
     python benchmarks/real.py --rehearse --output rehearsal
 
-Every patient is scored by networks that have not seen him: of K folds each is held out once. The others are dealt
-into three parts. The first part trains nothing either: what is tuned is tuned on it.
+Every patient is scored by networks that have not seen him: of K folds each is held out once. The others are
+dealt into three parts. The first part trains nothing either: what is tuned is tuned on it.
 
 cun_lws, msm               trained on the other two parts
 cun_lws_tuned, msm_tuned   the same weights, `tfbrats tune` on the first part
@@ -16,12 +16,13 @@ nnunet                     nnU-Net's 3d_fullres from its own parts (real_nnunet.
                            components helps is asked of the first part
 --overrides "KEY=VALUE"    one more row of our chosen networks, plain but for these keys; may be repeated
 
-All train on the same cases, on the same cores, in turn, and end their schedules when the minutes end. Counted is
-training, from the start of its process: loading, tracing, reading and augmentation too; records, pace, export and
-segmentation are not. --clock cpu counts the CPU seconds of a training over the cores: for a machine on which
-others work. What keeps both cores busy loses nothing by it, what waits gains. Scores are those of
-`tfbrats evaluate` for all alike; differences are paired, with 95 % bootstrap intervals over cases. Killed at any
-moment, the same command goes on: a training from its last checkpoint, with the seconds that it has used.
+All train on the same cases, on the same cores, in turn, and end their schedules when the minutes end.
+Counted is training, from the start of its process: loading, tracing, reading and augmentation too; records,
+pace, export and segmentation are not. --clock cpu counts the CPU seconds of a training over the cores: for a
+machine on which others work. What keeps both cores busy loses nothing by it, what waits gains. Scores are
+those of `tfbrats evaluate` for all alike; differences are paired, with 95 % bootstrap intervals over cases.
+Killed at any moment, the same command goes on: a training from its last checkpoint, with the seconds that it
+has used.
 """
 
 import argparse
@@ -30,138 +31,25 @@ import importlib.util
 import json
 import os
 import pathlib
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import real_ours
+import real_plan
 import real_table
 from real_ours import Clock, Training
+from real_plan import OURS, PEERS, ROWS, Fold, Plan, Row
 
 from tfbrats import config as configs
 from tfbrats import config_file
-from tfbrats.cases import dealing, split_files
-from tfbrats.datasets import layouts
+from tfbrats.cases import split_files
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets
-from tfbrats.terminal import command, wording
+from tfbrats.terminal import command
 from tfbrats.workflows import chain as steps
 
 _HERE = pathlib.Path(__file__).parent
-_PARTS = 3  # of a fold's other patients: as many members has an ensemble
-OURS, PEERS = ("cun_lws", "msm"), ("segresnet", "nnunet")
-ROWS = (*(f"{name}{more}" for name in OURS for more in ("", "_tuned", "_ensembled")), *PEERS)
 _STAMP = "settings.json"
-# Why these: docs/why/benchmarks.md, the trials.
-_OVERRIDES = {
-    "cun_lws": (
-        *("model.width=16", "records.slice_shape=[160,192]", "train.batch_size=8", "train.learning_rate=0.01"),
-        *("train.epochs=10", "train.ladder_epochs=2", "train.ladder_factor=0.3"),
-        *("train.precision=mixed_bfloat16", "train.checkpoint_minutes=1"),
-    ),
-    "msm": (
-        *("model.width=16", "records.kind=volumes", "train.batch_size=4", "train.learning_rate=0.001"),
-        *("train.epochs=5", "data.shuffle_buffer=40", "train.precision=mixed_bfloat16"),
-        "train.checkpoint_minutes=1",
-    ),
-}
-_SIZES = {"segresnet": {"patch": 96, "width": 16}, "nnunet": {"patch": 64, "width": 16, "stages": 5}}
-# --rehearse: all of it at a size of no use.
-_REHEARSED = {
-    "cun_lws": ("train.epochs=2", "train.ladder_epochs=1", "train.ladder_factor=0.3", "model.width=2"),
-    "msm": ("records.kind=volumes", "train.epochs=2", "model.width=2"),
-}
-_REHEARSED_SIZES = {"segresnet": {"patch": 32, "width": 8}, "nnunet": {"patch": 32, "width": 4, "stages": 3}}
-_OF_RECORDS = ("records.", "preprocess.", "data.modalities=", "lws.contour_width_mm=", "region=")
-
-
-# --- the plan -------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        name: as it stands in the table, and as a folder.
-        network: of `OURS`, or of `PEERS`.
-        kind: "" for plain, "tuned" or "ensembled".
-        overrides: over the network's own settings.
-    """
-
-    name: str
-    network: str
-    kind: str = ""
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> str:
-        return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in self.name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """Whom a fold scores, and the parts of all others."""
-
-    number: int
-    scored: tuple[str, ...]
-    parts: tuple[tuple[str, ...], ...]
-
-    def training(self, part: int) -> list[str]:
-        """What a network learns that is to leave out one part."""
-        return sorted(one for number, ids in enumerate(self.parts) if number != part for one in ids)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is trained on what, for how long, and where all of it goes.
-
-    Attributes:
-        cases: the data set, a folder of links.
-        configs: of our networks: name or path.
-        overrides: of our networks.
-        sizes: of the peers.
-    """
-
-    output: pathlib.Path
-    cases: str
-    folds: tuple[Fold, ...]
-    seconds: float
-    clock: Clock
-    configs: Mapping[str, str]
-    overrides: Mapping[str, tuple[str, ...]]
-    sizes: Mapping[str, Mapping[str, int]]
-
-    def part(self, fold: Fold, part: int) -> pathlib.Path:
-        return self.output / f"fold-{fold.number}" / f"part-{part}"
-
-
-def _dealt(cases: str, count: int) -> tuple[Fold, ...]:
-    """Folds and their parts, by patient and seed 0."""
-    dataset = layouts.find(cases)
-    patient_of = {one.case_id: one.patient_id for one in dataset.cases}
-    folds = []
-    for number, split in enumerate(dealing.folds(dataset, count, 0)):
-        patients = sorted({patient_of[one] for one in split["train"]})
-        if len(patients) < _PARTS:
-            raise InputError(
-                f"{cases}: {wording.counted(len(patients), 'patient')} to train on; {_PARTS} at least."
-            )
-        of_parts = [patients[part::_PARTS] for part in range(_PARTS)]
-        parts = tuple(tuple(one for one in split["train"] if patient_of[one] in chosen) for chosen in of_parts)
-        folds.append(Fold(number, tuple(split["validation"]), parts))
-    return tuple(folds)
-
-
-def _linked(folders: Sequence[pathlib.Path], target: pathlib.Path) -> str:
-    """The cases of several folders as one data set of links."""
-    target.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        for one in sorted(folder.iterdir()):
-            link = target / one.name
-            if one.is_dir() and not link.is_symlink():
-                link.symlink_to(one.resolve())
-    return str(target)
 
 
 def _check_stamp(plan: Plan) -> None:
@@ -178,30 +66,6 @@ def _check_stamp(plan: Plan) -> None:
         )
 
 
-def _rows(chosen: Sequence[str], overrides: Sequence[str], plan: Plan) -> list[Row]:
-    """The rows of the table, in its order; each --overrides of the networks whose config knows its keys."""
-    rows = []
-    for name in ROWS:
-        network = next(one for one in (*OURS, *PEERS) if name.startswith(one))
-        if name in chosen:
-            rows.append(Row(name, network, name.removeprefix(network).removeprefix("_")))
-    for text in overrides:
-        keys = tuple(shlex.split(text))
-        if stray := [key for key in keys if key.startswith(_OF_RECORDS)]:
-            raise InputError(f"--overrides {stray[0]}: it changes the records, which all rows share.")
-        taking, refused = [], None
-        for network in (name for name in OURS if name in chosen):
-            try:
-                config_file.load(plan.configs[network], [*plan.overrides[network], *keys])
-                taking.append(Row(f"{network} {' '.join(keys)}", network, "", keys))
-            except InputError as error:
-                refused = error
-        if not taking:
-            raise refused or InputError(f"--overrides {text}: choose {' or '.join(OURS)} too, with --only.")
-        rows += taking
-    return rows
-
-
 # --- ours -----------------------------------------------------------------------------------------------
 
 
@@ -212,10 +76,9 @@ def _training(plan: Plan, fold: Fold, part: int, row: Row, chain: steps.Steps, s
     # Validation costs minutes: only a row that chooses its checkpoint by it has it.
     validated = any(key.startswith("train.select") for key in row.overrides)
     name = "validated" if validated else "unvalidated"
-    split = {"train": fold.training(part), "test": list(fold.scored)}
-    split["validation" if validated else "test"] = sorted({*split["test"], *fold.parts[part]})
-    if validated:
-        split["validation"] = list(fold.parts[part])
+    left_out = list(fold.parts[part])
+    split = {"train": fold.training(part), "test": sorted({*fold.scored, *([] if validated else left_out)})}
+    split["validation"] = left_out if validated else []
     place.mkdir(parents=True, exist_ok=True)
     split_files.write(place / f"{name}.json", split_files.named(split))
     kind = config_file.load(config, [*overrides]).records.kind
@@ -244,7 +107,9 @@ def _trained(plan: Plan, fold: Fold, row: Row, chain: steps.Steps, part: int = 0
 def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.Steps) -> dict:
     """A row of ours on one fold, to its segmentations -> what is known of its training."""
     if row.kind == "ensembled":
-        members = [_trained(plan, fold, row, chain, part, 1 / _PARTS) for part in range(_PARTS)]
+        members = [
+            _trained(plan, fold, row, chain, part, 1 / real_plan.PARTS) for part in range(real_plan.PARTS)
+        ]
         runs, notes = [run for run, _ in members], [one for _, one in members]
         note = {
             **notes[0],
@@ -369,11 +234,11 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise InputError("--cases: say where the cases lie, or --rehearse.")
     if missing := [str(one) for one in folders if not one.is_dir()]:
         raise InputError(f"--cases {missing[0]}: no such folder.")
-    cases = _linked(folders, output / "cases")
+    cases = real_plan.linked(folders, output / "cases")
     return Plan(
         output,
         cases,
-        _dealt(cases, 2 if rehearsed else options.folds),
+        real_plan.dealt(cases, 2 if rehearsed else options.folds),
         60 * (0.5 if rehearsed else options.minutes),
         Clock(options.clock, cores),
         dict(
@@ -383,8 +248,8 @@ def _plan(options: argparse.Namespace) -> Plan:
                 strict=True,
             )
         ),
-        _REHEARSED if rehearsed else _OVERRIDES,
-        _REHEARSED_SIZES if rehearsed else _SIZES,
+        real_plan.REHEARSED if rehearsed else real_plan.OVERRIDES,
+        real_plan.REHEARSED_SIZES if rehearsed else real_plan.SIZES,
     )
 
 
@@ -410,7 +275,7 @@ def main(arguments: Sequence[str]) -> None:
     with steps.alone(options.output.absolute()) as lock:
         plan = _plan(options)
         _check_stamp(plan)
-        rows = _rows(options.only, options.overrides, plan)
+        rows = real_plan.rows_of(options.only, options.overrides, plan)
         folds = [one for one in plan.folds if options.fold is None or one.number in options.fold]
         if not folds:
             raise InputError(f"--fold: the folds are 0 to {len(plan.folds) - 1}.")

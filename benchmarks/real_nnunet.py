@@ -1,13 +1,14 @@
 """nnU-Net's side of `real.py`, from the parts of its package (nnunetv2): its 3d_fullres but for the size.
 
-Its own are: crop to what is not zero and z-score inside; PlainConvUNet with deep supervision, as its plan for
-1 mm cubes builds it (stages of two convolutions, instance norm, leaky ReLU); its loss of regions for WT, TC and
-ET, Dice and binary cross-entropy, the Dice over the batch, as its authors had it for BraTS; SGD with Nesterov
-momentum 0.99, weight decay 3e-5, 0.01 falling to 0 by a polynomial, gradients clipped at 12; which patches are
-drawn, a third of them round a tumour's voxel; its augmentation; its sliding window, Gaussian weights, half a patch
-from window to window, all eight mirrorings averaged; its rule of largest components.
-Not its own: patch and width, which have to fit two cores; in place of 1000 epochs of 250 steps the polynomial
-falls over the time that is given; and augmentation runs in the training's process, which has no other cores.
+Its own are: crop to what is not zero and z-score inside; PlainConvUNet with deep supervision, as its plan
+for 1 mm cubes builds it (stages of two convolutions, instance norm, leaky ReLU); its loss of regions for WT,
+TC and ET, Dice and binary cross-entropy, the Dice over the batch, as its authors had it for BraTS; SGD with
+Nesterov momentum 0.99, weight decay 3e-5, 0.01 falling to 0 by a polynomial, gradients clipped at 12; which
+patches are drawn, a third of them round a tumour's voxel; its augmentation; its sliding window, Gaussian
+weights, half a patch from window to window, all eight mirrorings averaged; its rule of largest components.
+Not its own: patch and width, which have to fit two cores; in place of 1000 epochs of 250 steps the
+polynomial falls over the time that is given; and augmentation runs in the training's process, which has no
+other cores.
 """
 
 import itertools

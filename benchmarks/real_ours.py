@@ -1,8 +1,8 @@
 """Our side of `real.py`: the shipped commands, from records to segmentations, each training in its time.
 
-A method's schedule is in epochs. Three short trainings tell the pace once for a row; an epoch gets as many steps
-as make the whole ladder fit, and so it stays when a training is killed and goes on. What a training has used is
-noted each second. One that is over its time gets SIGTERM, and its last whole epoch counts.
+A method's schedule is in epochs. Three short trainings tell the pace once for a row; an epoch gets as many
+steps as make the whole ladder fit, and so it stays when a training is killed and goes on. What a training
+has used is noted each second. One that is over its time gets SIGTERM, and its last whole epoch counts.
 """
 
 import dataclasses

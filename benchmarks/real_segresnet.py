@@ -1,13 +1,12 @@
 """SegResNet's side of `real.py`, as MONAI's tutorial 3d_segmentation/brats_segmentation_3d trains it.
 
-The tutorial's are: the network, sigmoid outputs for TC, WT, ET, its Dice loss, Adam with weight decay 1e-5, the
-rate's cosine to 0, batches of one; random crops, flips along each axis, z-scores of what is not zero, intensities
-scaled and shifted by a tenth; sliding windows, half of one from window to window; a threshold of 0.5 and nothing
-after it.
-Not the tutorial's: the crop's size, which has to fit two cores; that a case is cut to its brain before, and its
-z-scores are the whole brain's (the tutorial's crop is nearly the whole volume); 1e-3 in place of 1e-4, which is
-for 300 epochs; the cosine falls over the time that is given, and the last weights are taken, where the tutorial
-takes the best of many validations: they would cost time.
+The tutorial's are: the network, sigmoid outputs for TC, WT, ET, its Dice loss, Adam with weight decay 1e-5,
+the rate's cosine to 0, batches of one; random crops, flips along each axis, z-scores of what is not zero,
+intensities scaled and shifted by a tenth; sliding windows, half of one from window to window; a threshold of
+0.5 and nothing after it. Not the tutorial's: the crop's size, which has to fit two cores; that a case is cut
+to its brain before, and its z-scores are the whole brain's (the tutorial's crop is nearly the whole volume);
+1e-3 in place of 1e-4, which is for 300 epochs; the cosine falls over the time that is given, and the last
+weights are taken, where the tutorial takes the best of many validations: they would cost time.
 """
 
 import contextlib
@@ -91,7 +90,7 @@ class Peer:
 
     @staticmethod
     def tissues(probabilities: np.ndarray) -> np.ndarray:
-        """[3, i, j, k] -> uint8 [i, j, k]: WT's voxels, over them TC's, over them ET's, as in MONAI's tutorials."""
+        """[3, i, j, k] -> uint8 [i, j, k]: WT's voxels, over them TC's, over them ET's, as MONAI does."""
         tissues = np.zeros(probabilities.shape[1:], np.uint8)
         for probability, value in zip(probabilities, (Tissue.ED, Tissue.NCR, Tissue.ET), strict=True):
             tissues[probability > 0.5] = value

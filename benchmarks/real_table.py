@@ -142,8 +142,8 @@ def report(plan, rows: Sequence, folds: Sequence, chain: steps.Steps) -> None:
     compared, numbers = differences(found, pairs(rows))
     lines = [
         f"{plan.seconds / 60:g} minutes {clock} on {wording.counted(plan.clock.cores, 'core')} each, "
-        f"{wording.counted(len(folds), 'fold')} of {len(plan.folds)}, {wording.counted(len(ids), 'case')} scored "
-        "by networks that have not seen the patient; "
+        f"{wording.counted(len(folds), 'fold')} of {len(plan.folds)}, "
+        f"{wording.counted(len(ids), 'case')} scored by networks that have not seen the patient; "
         + ", ".join(f"{a} {b}" for a, b in versions.items())
         + ".",
         "",
