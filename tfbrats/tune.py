@@ -6,15 +6,16 @@
 The networks stay as they are. Tried are: an offset on the log odds of tumour (paper A) or a threshold for each
 region (paper B), branch 2's veto (cun), of each region the removal of pieces (by size, by highest probability,
 all but the largest), ET below a number of voxels as NCR, holes filled, and with --flips the mean over mirrored
-inputs. A choice stays only where it helps beyond noise on patients that did not choose it; each is told with its
-gain and interval.
+inputs. A choice stays only where it helps beyond noise on patients that did not choose it; each is told with
+its gain and interval.
 
 Each case goes through the network once. What it says is kept in RUN/evidence until the choice is made (--keep
 keeps it), so that the same command goes on where it was stopped. The cases are those of the run's validation
 split, found below --input by their ids, or those that --cases names; none that trained the run is taken.
 
-Writes RUN/tuned.json, which tfbrats export puts into the model (--plain leaves it away). --run A B C chooses for
-one model of several runs, each case by the runs that were not trained on it: docs/how-to/tune.md.
+Writes RUN/tuned.json, which tfbrats export puts into the model (--plain leaves it away). --run A B C chooses
+for one model of several runs, each case by the runs that were not trained on it, and writes
+A/tuned_ensemble.json: docs/how-to/tune.md.
 """
 
 import argparse
@@ -135,9 +136,9 @@ def _cases(
     patients = [case_names.person_of(patient_of[entry.case_id]) for entry in entries]
     if (number := len(set(patients))) < gains.LEAST_PATIENTS:
         raise InputError(
-            f"{wording.counted(len(entries), 'case')} of {wording.counted(number, 'patient')} to choose by: too few "
-            f"to tell a gain from noise ({gains.LEAST_PATIENTS} patients at least, {gains.FEW_PATIENTS} to be of "
-            "use). Name more cases that the run was not trained on with --cases, or train folds and give all "
+            f"{wording.counted(len(entries), 'case')} of {wording.counted(number, 'patient')} to choose by: too "
+            f"few to tell a gain from noise ({gains.LEAST_PATIENTS} patients at least, {gains.FEW_PATIENTS} to be "
+            "of use). Name more cases that the run was not trained on with --cases, or train folds and give all "
             "their runs: --run A B C."
         )
     return entries, patients
@@ -161,13 +162,13 @@ def _check_unseen(run: "Chosen", case_ids: Sequence[str]) -> None:
     if trained := [case_id for case_id, members in _unseen_by(run, case_ids).items() if not members]:
         more = f" and {len(trained) - 5} more" if trained[5:] else ""
         raise InputError(
-            f"{', '.join(trained[:5])}{more}: trained the run, or another scan of the patient did. What helps on "
-            "them says nothing of other patients. Name others with --cases."
+            f"{', '.join(trained[:5])}{more}: trained the run, or another scan of the patient did. What helps "
+            "on them says nothing of other patients. Name others with --cases."
         )
     tests = {case_id for member in run.members for case_id in member.run.splits.get("test", ())}
     if tested := tests.intersection(case_ids) if len(run.members) == 1 else ():
-        text = f"{wording.counted(len(tested), 'case')} of the test split: scored on them, the run will look too good"
-        print(style.note(text))
+        number = wording.counted(len(tested), "case")
+        print(style.note(f"{number} of the test split: scored on them, the run will look too good"))
 
 
 # --- what will happen -----------------------------------------------------------------------------------
@@ -197,8 +198,9 @@ def _tell_plan(
     free = files.free_bytes(place)
     passes = len(entries) * (1 + (len(_with_flips(run).mirrors) if asked.flips else 0))
     print(
-        f"evidence: {passes} passes through a network, kept in {place}: {wording.in_units(most)} at most (free: "
-        f"{wording.in_units(free)}), usually a tenth of that" + ("" if asked.keep else "; gone at the end"),
+        f"evidence: {passes} passes through a network, kept in {place}: {wording.in_units(most)} at most "
+        f"(free: {wording.in_units(free)}), usually a tenth of that"
+        + ("" if asked.keep else "; gone at the end"),
         flush=True,
     )
     if most > free:
@@ -215,7 +217,7 @@ def _with_flips(run: "Chosen") -> "Chosen":
 def _evidence(
     run: "Chosen", entries: Sequence["CaseFiles"], asked: argparse.Namespace
 ) -> tuple[list[str], tuple[str, ...]]:
-    """What the networks say of each case, kept on disk: where, in the order of the cases; and the weights' hashes.
+    """What the networks say of each case, on disk: where, in the order of the cases; and the weights' hashes.
 
     Raises:
         InputError: cases that cannot be read, or are not on the grid of their segmentation.
@@ -351,15 +353,14 @@ def _worth(judged: "Judged") -> Worth:
 
 
 def _tell(run: "Chosen", found: TunedFile) -> None:
-    tuned = found.choices
     print("\n" + "\n".join(_lines(found)))
     folder = run.run.path
     print(f"\nwritten: {tuned_file.path_in(folder, len(run.members) > 1)}")
     names = [member.run.path for member in run.members]
     runs = ("--run", *names) if len(names) == 1 else ("--runs", *names)
-    flips = ("--flips",) if tuned.flips else ()
-    model = f"models/{files.name(folder)}"
-    print(style.following(verbs.command_line("tfbrats.export", *runs, *flips, "--output", model)))
+    print(
+        style.following(verbs.command_line("tfbrats.export", *runs, "--output", f"models/{files.name(folder)}"))
+    )
 
 
 def _lines(found: TunedFile) -> list[str]:

@@ -111,8 +111,8 @@ def check_weights(path: str, content: TunedFile, weights: Sequence[str]) -> None
     """
     if tuple(sorted(weights)) != content.weights:
         raise InputError(
-            f"{path}: was chosen with other weights than these: the run was trained on since, or the file is of "
-            f"another run. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
+            f"{path}: was chosen with other weights than these: the run was trained on since, or the file is "
+            f"of another run. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
         )
 
 
