@@ -34,7 +34,7 @@ def run(cases, tmp_path):
 def tuned(run, cases, *more: str) -> bytes:
     runs = [run] if isinstance(run, str) else run
     tune.main(["--run", *runs, "--input", str(cases[0]), "--workers", "1", *more])
-    return pathlib.Path(tuned_file.path_in(runs[0], len(runs) > 1)).read_bytes()
+    return pathlib.Path(tuned_file.path_in(runs[0])).read_bytes()
 
 
 def test_killed_at_any_case_and_started_again_it_writes_the_same_bytes(run, cases, capsys, monkeypatch):
@@ -104,11 +104,12 @@ def test_each_case_is_judged_by_the_run_that_was_not_trained_on_it(cases, tmp_pa
     ]
     tuned(runs, cases, "--keep")
     assert f"next: tfbrats export --runs {runs[0]} {runs[1]}" in capsys.readouterr().out
-    found = tuned_file.read(runs[0], of_several=True)
-    assert len(found.weights) == 2 and found.cases == tuple(ids)
-    assert tuned_file.read(runs[0]) is None  # what a run alone would choose is another thing
-    alone = tune.main(["--run", runs[1], "--input", str(cases[0]), "--cases", ",".join(ids[:5]), "--price"])
-    assert alone is None
+    found = tuned_file.read(runs[0])
+    assert len(found.weights) == 2 and found.cases == tuple(ids) and tuned_file.read(runs[1]) == found
+    for own in (_weights_of(runs[1]), found.weights):  # of one of them, and of both as one model
+        tuned_file.check_weights("", found, own)
+    with pytest.raises(InputError, match="other weights"):
+        tuned_file.check_weights("tuned.json", found, ["0" * 64])
     for n, half in enumerate(halves):
         for case_id in half:
             with np.load(os.path.join(runs[0], tune.EVIDENCE, f"{case_id}.npz")) as stored:
