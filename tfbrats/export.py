@@ -13,11 +13,11 @@ describe (tfbrats.json over the wire).
 Batch normalisation that follows a convolution is folded into it, where the answer stays the same: in float32
 within 0.00001 in probability, and not one label.
 
---runs makes one model of several runs of one row, whose widths may differ: the mean of their probabilities. Each
-network's weights are in it once, and one network runs after the other, so that memory grows by the weights alone.
---flips averages over mirrored inputs: along the axes along which training mirrored slices, else from left to right
-alone. The card tells the passes, the weights' bytes and the seconds beside one network, and of each run which of
-the cases did not train it.
+--runs makes one model of several runs of one row, whose widths may differ: the mean of their probabilities.
+Each network's weights are in it once. One network runs after the other, so that memory grows by the weights
+alone. --flips averages over mirrored inputs too: along the axes along which training mirrored slices, else from
+left to right alone. The card tells passes, bytes of weights and seconds beside one network, and of each run
+which of all runs' cases did not train it.
 
 What tfbrats tune has chosen for the run (tuned.json in its folder) goes into the graph and onto the card:
 predict, client, server and Beam answer alike. It is refused where it was chosen with other weights. --plain
@@ -85,10 +85,10 @@ def main(arguments: Sequence[str]) -> None:
         options.flips,
         options.plain,
     )
-    from tfbrats.predictions import model_card  # now loaded anyway; it would slow --help
+    from tfbrats.predictions import doubts, model_card  # now loaded anyway; it would slow --help
 
     card = model_card.read(final)
-    if note := model_card.other_n4_note(card):
+    if note := doubts.other_n4_note(card):
         print(style.note(note))
     for run in card.training_data.get("runs", [card.training_data]):
         of = run["config"]["train"]["epochs"]

@@ -7,136 +7,178 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tiny_model
+import untrained
 
-from serving import server
-from serving.client import Client
-from tfbrats import export
-from tfbrats.cases import case
-from tfbrats.datasets import layouts
+from serving import client, server
+from tfbrats import evaluate, export, predict, report
+from tfbrats.cases import nifti
 from tfbrats.errors import InputError
-from tfbrats.exports import next_version
+from tfbrats.exports import card, next_version, saving
 from tfbrats.exports.chosen import chosen_from
+from tfbrats.inference.ensemble import members_of
 from tfbrats.inference.saved_model import SavedModel
-from tfbrats.inference.saved_segmenter import SavedSegmenter
-from tfbrats.labels import MODALITIES
-from tfbrats.phantoms import simulation
-from tfbrats.predictions import model_card, seen
-from tfbrats.workflows import whole_run
+from tfbrats.labels import MODALITIES, REGIONS
+from tfbrats.phantoms import data_sets, simulation
+from tfbrats.predictions import model_card, results, seen
+from tfbrats.training import best_weights
+
+A, B = (
+    {"train": ["Case_1", "Case_2"], "validation": ["Case_3"], "test": ["Case_9"]},
+    {"train": ["Case_2", "Case_3"], "validation": ["Case_1"], "test": ["Case_9"]},
+)
+SHAPE = (40, 44, 16)
 
 
 @pytest.fixture(scope="module")
-def runs(record_set, tmp_path_factory):
-    """Two runs of two steps: other weights, another width, another fold."""
+def runs(tmp_path_factory):
+    """Two runs: other weights, another width, another fold."""
     root = tmp_path_factory.mktemp("runs")
-    for name, width in (("a", 2), ("b", 3)):
-        config = record_set.config(
-            f"run.dir={root / name}",
-            *("train.epochs=1", "train.steps_per_epoch=2", f"model.width={width}", f"train.seed={width}"),
-        )
-        whole_run.train(config)
-    path = root / "b" / "splits.json"
-    splits = json.loads(path.read_text())
-    splits["train"][0], splits["validation"][0] = splits["validation"][0], splits["train"][0]
-    path.write_text(json.dumps({**splits, "sha256": "b" * 64}))
-    return [str(root / name) for name in "ab"]
+    asked = ((root / "a", 2, A), (root / "b", 3, B))
+    return [
+        untrained.write(path, f"model.width={width}", f"train.seed={width}", splits=splits)
+        for path, width, splits in asked
+    ]
 
 
 @pytest.fixture(scope="module")
-def models(runs, tmp_path_factory):
-    """Each run alone, both as one, and both on mirrored inputs."""
-    root = tmp_path_factory.mktemp("models")
-    asked = {"a": (runs[0], False), "b": (runs[1], False), "both": (runs, False), "flips": (runs, True)}
-    return {
-        name: next_version.export(which, root / name, flips=flips) for name, (which, flips) in asked.items()
-    }
+def model(runs, tmp_path_factory):
+    """Both runs on mirrored inputs, as one model."""
+    return next_version.export(runs, tmp_path_factory.mktemp("models") / "both", flips=True)
 
 
-def _volumes(shape=(40, 44, 16)):
-    image, _ = simulation.simulate(shape, seed=3, number=0)
-    return {name: image[..., MODALITIES.index(name)].astype(np.int16) for name in MODALITIES}
+@pytest.fixture(scope="module")
+def answer(model):
+    """To a simulated case."""
+    image, _ = simulation.simulate(SHAPE, seed=3, number=0)
+    volumes = {name: image[..., MODALITIES.index(name)].astype(np.int16) for name in MODALITIES}
+    return SavedModel(model)("int16", volumes)
 
 
-def test_slices_are_the_mean_over_the_runs_and_over_the_mirrored_inputs(models):
+def test_slices_are_the_mean_over_the_runs_and_over_the_mirrored_inputs(runs, model):
     image = np.random.default_rng(0).normal(size=(2, 48, 48, 4)).astype(np.float32)
-    answers = {name: SavedModel(folder)("slices", {"image": image}) for name, folder in models.items()}
-    alone = [SavedModel(models[name]) for name in "ab"]
-    for branch, found in answers["both"].items():
-        assert np.abs(answers["a"][branch] - answers["b"][branch]).max() > 1e-3
-        assert np.allclose(found, (answers["a"][branch] + answers["b"][branch]) / 2, atol=1e-5)
-    mirrored = [
-        np.flip(one("slices", {"image": np.ascontiguousarray(np.flip(image, axes))})["branch1"], axes)
-        for one in alone
-        for axes in ((), (1,), (2,), (1, 2))
-    ]
-    assert np.allclose(answers["flips"]["branch1"], np.mean(mirrored, axis=0), atol=1e-5)
+    each = []
+    for run in chosen_from(runs).members:
+        network = best_weights.network_of(run.config, "", run.checkpoints[""])
+        for axes in ((), (1,), (2,), (1, 2)):
+            logits = network(np.flip(image, axes), training=False)["branch1_logits"]
+            each.append(np.flip(tf.nn.softmax(logits), axes))
+    assert np.std(each, axis=0).max() > 1e-3
+    found = SavedModel(model)("slices", {"image": image})["branch1"]
+    assert np.allclose(found, np.mean(each, axis=0), atol=1e-5)
 
 
-def test_a_case_s_tumour_is_where_the_mean_says_so(models):
-    volumes = _volumes()
-    a, b, both = (SavedModel(models[name])("int16", volumes) for name in ("a", "b", "both"))
-    mean = (a["probabilities"][..., 0] + b["probabilities"][..., 0]) / 2
-    assert np.allclose(both["probabilities"][..., 0], mean, atol=1e-5)
-    sure = np.abs(mean - 0.5) > 1e-4
-    assert np.array_equal((both["segmentation"] > 0)[sure], (mean > 0.5)[sure])
-    assert 0 < np.count_nonzero(both["segmentation"]) < np.count_nonzero(volumes["flair"])
+def test_predict_and_the_client_write_the_same_files_uncertainty_too_and_the_report_tells_its_worth(
+    model, tmp_path
+):
+    (case_id,) = data_sets.write_dataset(tmp_path / "cases", 1, "2021", seed=9, shape=SHAPE)
+    cases, local, remote = (str(tmp_path / name) for name in ("cases", "local", "remote"))
+    asked = ("--input", cases, "--probabilities", "--uncertainty", "--output")
+    predict.main(["--model", model, *asked, local])
+    with server.start(os.path.dirname(model)) as running:
+        where = ("--server", running.address, "--model-name", "both", "--input", cases, "--uncertainty")
+        client.main([*where, "--output", remote])
+    names = [f"{case_id}{end}.nii.gz" for end in ("", *results.UNCERTAINTY.values())]
+    for name in names:
+        assert pathlib.Path(local, name).read_bytes() == pathlib.Path(remote, name).read_bytes(), name
+    chance = nifti.read(f"{local}/{case_id}_probabilities.nii.gz").array
+    for region, name in enumerate(names[1:]):
+        found = nifti.read(f"{local}/{name}").array
+        p = np.clip(chance[..., region].astype(np.float64), 1e-12, 1 - 1e-12)
+        bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
+        assert found.dtype == np.uint8 and np.abs(found - 100 * bits).max() <= 0.51 and found.max() > 5
+
+    scores, page = str(tmp_path / "scores"), tmp_path / "report.html"
+    evaluate.main(["--prediction", local, "--reference", cases, "--output", scores])
+    report.main(
+        [
+            *("--scores", scores, "--prediction", local, "--reference", cases),
+            "--output",
+            str(page),
+            "--pictures",
+            "0",
+        ]
+    )
+    assert (
+        "Does uncertainty point at errors?" in page.read_text() and "of 1 cases with maps" in page.read_text()
+    )
 
 
-def test_predict_and_the_embedded_server_answer_alike(models, record_set):
-    loaded = case.load(layouts.find(record_set.cases).cases[0])
-    local = SavedSegmenter(models["flips"]).segment(loaded, probabilities=True)
-    with server.start(os.path.dirname(models["flips"])) as running, Client(running.address, "flips") as client:
-        remote = client.segment(loaded, probabilities=True)
-    assert np.array_equal(local.tissues, remote.tissues) and local.tissues.any()
-    assert np.array_equal(local.probabilities, remote.probabilities)
+def test_the_entropy_is_an_output_that_is_not_computed_unless_it_is_asked_for(model, answer):
+    assert answer["entropy"].shape == (*SHAPE, 3)
+    asked = model_card.outputs(model_card.read(model), "int16")
+    assert asked == ["segmentation"]
+    assert model_card.outputs(model_card.read(model), "int16", uncertainty=True) == [*asked, "entropy"]
 
 
-def test_the_card_tells_the_cost_and_of_each_run_which_cases_did_not_train_it(models, runs, record_set):
-    told = model_card.read(models["flips"])
-    assert told.averaged.networks == 2 and told.averaged.passes == 8
+def test_one_network_that_sees_a_case_once_does_not_tell_how_sure_it_is():
+    with pytest.raises(InputError, match=r"--uncertainty: .*--flips, or several runs with --runs"):
+        model_card.check_is_average(tiny_model.card())
+
+
+def test_the_card_tells_what_it_costs(model):
+    told = model_card.read(model)
+    assert (told.averaged.networks, told.averaged.passes) == (2, 8)
     assert told.averaged.mirrored == ("L", "P", "LP")
-    bytes_of = [
-        sum(path.stat().st_size for path in (pathlib.Path(models[name]) / "variables").glob("*data*"))
-        for name in ("a", "b", "both", "flips")
-    ]
-    assert bytes_of[2] == bytes_of[3] and bytes_of[2] < bytes_of[0] + bytes_of[1] + 2000
-    assert 0.8 * bytes_of[2] < told.averaged.weights_bytes <= bytes_of[2]
+    (variables,) = pathlib.Path(model, "variables").glob("*data*")
+    assert 0.8 * variables.stat().st_size < told.averaged.weights_bytes <= variables.stat().st_size
     assert told.averaged.seconds > told.averaged.seconds_of_one > 0
+    assert "8 forward passes" in told.averaged.text
     assert "2 runs of width 2, 3" in told.description
-    assert model_card.read(models["a"]).averaged is None
-    assert '"averaged"' not in model_card.read(models["a"]).to_json()
 
+
+def test_a_card_of_one_network_is_as_older_versions_read_it(runs):
+    told = card.card_of(chosen_from(runs[0]), "a", 1, signatures=())
+    assert told.averaged is None and '"averaged"' not in told.to_json() and "runs" not in told.training_data
+
+
+def test_the_card_tells_of_each_run_which_cases_did_not_train_it(model):
+    told = model_card.read(model)
     data = told.training_data
-    ids = [one.case_id for one in layouts.find(record_set.cases).cases]
-    own = record_set.manifest.cases
-    first, other = own["train"][0], own["validation"][0]
-    assert set(seen.kinds_of(data, ids).values()) == {"train"}  # each trained one of the two
-    assert data["cases"] == {"train": 4, "validation": 0, "test": 0}
-    without = seen.runs_without(data, [*ids, "a_stranger"])
-    assert without == {name: {first: ["b"], other: ["a"]}.get(name, []) for name in ids}
-    assert "split_sha256" not in data and data["records_sha256"] == data["runs"][0]["records_sha256"]
+    assert seen.kinds_of(data, ["Case_1", "Case_2", "Case_3", "Case_9", "x"]) == {
+        **dict.fromkeys(("Case_1", "Case_2", "Case_3"), "train"),
+        **{"Case_9": "test", "x": "unseen"},
+    }
+    assert data["cases"] == {"train": 3, "validation": 0, "test": 1}
+    assert seen.runs_without(data, ["Case_1", "Case_2", "Case_3", "Case_9", "x"]) == {
+        "Case_1": ["b"],
+        "Case_2": [],
+        "Case_3": ["a"],
+        "Case_9": ["a", "b"],
+    }
+    assert "split_sha256" not in data and data["records_sha256"] == "a" * 64
     assert [run["name"] for run in data["runs"]] == ["a", "b"]
-    assert all(run["scores"]["split"] == "validation" for run in data["runs"])
-    assert not any(case_id in told.to_json() for case_id in ids)
+    assert all(run["scores"]["dice_wt"] == 0.5 for run in data["runs"])
+    assert "Case_" not in told.to_json()
 
 
-def test_a_cascade_of_several_runs_descends_by_the_mean(cascade_run, cascade_model, tmp_path):
-    """Of a run and its copy the mean is the run's own; patches are mirrored from left to right alone."""
-    shutil.copytree(cascade_run.folder, tmp_path / "copy")
-    both = [cascade_run.folder, str(tmp_path / "copy")]
-    folder = next_version.export(both, tmp_path / "model")
-    volumes = _volumes((33, 30, 20))
-    alone, found = (SavedModel(one)("int16", volumes) for one in (cascade_model, folder))
-    assert np.array_equal(alone["segmentation"], found["segmentation"]) and found["segmentation"].any()
-    assert np.allclose(alone["probabilities"], found["probabilities"], atol=1e-5)
-    assert np.array_equal(alone["tiles"], found["tiles"])
-    assert chosen_from(both, flips=True).mirrors == ((), (0,))
+def test_a_cascade_of_several_runs_descends_by_the_mean_and_is_mirrored_from_left_to_right(tmp_path):
+    both = [
+        untrained.write(tmp_path / name, f"train.seed={seed}", "sampling.patch_size=16", row="smoke_3d.yaml")
+        for seed, name in enumerate("ab")
+    ]
+    chosen = chosen_from(both, flips=True)
+    assert chosen.mirrors == ((), (0,))
+    segmenter = saving.segmenter_of(chosen)
+    patch = np.random.default_rng(0).normal(size=(1, 16, 16, 16, 12)).astype(np.float32)
+    for region in REGIONS:
+        each = [
+            np.flip(tf.sigmoid(network(np.flip(patch, axes), training=False)["logits"]), axes)
+            for network in members_of(segmenter.networks[region])
+            for axes in ((), (1,))
+        ]
+        assert len(each) == 4 and np.std(each, axis=0).max() > 1e-4
+        assert np.allclose(
+            segmenter.patches(region, tf.constant(patch))["probabilities"], np.mean(each, axis=0)
+        )
 
 
-def test_runs_that_make_no_one_model_are_refused_with_what_differs(runs, cascade_run, tmp_path):
+def test_runs_that_make_no_one_model_are_refused_with_what_differs(runs, tmp_path):
     with pytest.raises(InputError, match="named twice"):
         chosen_from([runs[0], runs[0] + "/"])
     with pytest.raises(InputError, match=r"cannot be one model(?s:.)*model\.name: msm, there cun"):
-        chosen_from([runs[0], cascade_run.folder])
+        chosen_from([runs[0], untrained.write(tmp_path / "msm", row="smoke_3d.yaml")])
     for old, new in (
         ("  enabled: true", "  enabled: false"),
         ("  - t2\n", ""),

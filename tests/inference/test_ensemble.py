@@ -1,5 +1,7 @@
 """Several networks and mirrored inputs as one: the mean of their probabilities, one pass after the other."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -86,7 +88,7 @@ def test_one_pass_is_over_before_the_next_begins():
     graph = tf.function(Ensemble(networks, ((), (0,)))).get_concrete_function(tf.TensorSpec([1, 8, 8, 2])).graph
     convolutions = [op for op in graph.get_operations() if op.type == "Conv2D"]
     assert len(convolutions) == 6
-    for before, after in zip(convolutions, convolutions[1:], strict=False):
+    for before, after in itertools.pairwise(convolutions):
         assert _comes_after(after, before)
 
 

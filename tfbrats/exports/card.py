@@ -97,6 +97,7 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
         return {**first, **_seen_by(chosen.members, chosen.run.splits)}
     splits = [one.run.splits for one in chosen.members]
     union = seen.union_of(splits)
+    case_ids = [case_id for ids in union.values() for case_id in ids]
     return {
         "label_schemas": _without_repeats(
             schema for one in chosen.members for schema in one.run.records["label_schemas"]
@@ -112,7 +113,7 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
             {
                 "name": files.name(one.run.path),
                 **_of_run(one),
-                **seen.not_trained_on(of_run, union),
+                **seen.not_trained_on(_seen_by([one], of_run), case_ids),
                 "scores": _scores(one),
             }
             for one, of_run in zip(chosen.members, splits, strict=True)

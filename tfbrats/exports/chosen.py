@@ -101,9 +101,9 @@ class Chosen:
     def mirrors(self) -> tuple[tuple[int, ...], ...]:
         """How a network's input is mirrored, each once: axes of the case's grid, () as it lies.
 
-        Along those along which training mirrored, so that a network has seen the like: both of a slice's. Where
-        training mirrored none, as of patches, from left to right alone: in a mirror a half of the brain looks as
-        the other does, and no brain looks like one that is back to front.
+        Along the axes along which training mirrored, for a network has seen the like: both of a slice's. Where
+        training mirrored none, as of patches, from left to right alone: in a mirror a half of the brain looks
+        as the other does, and no brain looks like one that is back to front.
         """
         if not self.flips:
             return ((),)

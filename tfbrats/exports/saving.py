@@ -128,7 +128,7 @@ def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version:
         _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16, cost))
     if len(chosen.members) == 1:
         # What the graph has folded and left away: for whoever trains on from this model.
-        for region, checkpoint in chosen.checkpoints.items():
+        for region, checkpoint in chosen.members[0].checkpoints.items():
             start_weights.write_beside(
                 folder, region, best_weights.network_of(chosen.config, region, checkpoint)
             )

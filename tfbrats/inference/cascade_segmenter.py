@@ -18,6 +18,7 @@ from tfbrats.graphs.pieces import in_pieces
 from tfbrats.graphs.preprocess_graph import cropped
 from tfbrats.inference import patches_graph, rules_graph
 from tfbrats.inference.answers import in_values, label_values
+from tfbrats.inference.ensemble import Ensemble, entropy_of
 from tfbrats.inference.scales import multi_scale
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.tuning.choices import PLAIN, Tuned
@@ -280,6 +281,11 @@ class CascadeSegmenter(tf.Module):
         tuned.check_fits("regions", "cascade")
         self.tuned = tuned
 
+    @property
+    def is_average(self) -> bool:
+        """Whether an answer is the mean of several passes."""
+        return any(isinstance(network, Ensemble) for network in self.networks.values())
+
     def patches(self, region: str, patch):
         """float32 [N, S, S, S, channels] z-scored patches -> probabilities of the region, [N, S, S, S, 1]."""
         return in_pieces(
@@ -298,6 +304,7 @@ class CascadeSegmenter(tf.Module):
         Returns:
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
+            entropy: uint8 [I, J, K, 3] of these; of `Ensemble`s alone.
             tiles: int32 [3], how many tiles each stage ran.
         """
         image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
@@ -312,6 +319,7 @@ class CascadeSegmenter(tf.Module):
         return {
             "segmentation": uncrop(values, box, shape),
             "probabilities": uncrop(regions, box, shape),
+            **({"entropy": uncrop(entropy_of(regions), box, shape)} if self.is_average else {}),
             "tiles": tf.stack([stages[region].tiles for region in REGIONS]),
         }
 

@@ -1,10 +1,11 @@
 """Several networks, and mirrored inputs, as one network: the mean of their probabilities.
 
-What takes a network of a case takes an `Ensemble` in its place. Averaged is what networks see, a canvas or a tile:
-nothing round them is done twice, and bias correction, z-scores and the brain's box are of the case as it lies. A
-mean over tiles is the tiles of a mean, so that each stage of a cascade follows from the average above it.
+What takes a network takes an `Ensemble` in its place. Averaged is what networks see, a canvas or a tile:
+nothing round them is done twice, and bias correction, z-scores and the brain's box are of the case as it lies.
+A mean over tiles is the tiles of a mean, so that each stage of a cascade follows from the average above it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -86,3 +87,16 @@ def as_one(networks: Sequence[keras.Model], mirrors: Sequence[Mirror] = ((),)) -
 def members_of(network: keras.Model | Ensemble) -> tuple[keras.Model, ...]:
     """The networks that one of `as_one` is."""
     return network.networks if isinstance(network, Ensemble) else (network,)
+
+
+def entropy_of(probabilities):
+    """How unsure a yes or no is of such a probability, in hundredths of a bit: 0 of 0 and 1, 100 of one half.
+
+    Args:
+        probabilities: float32 of any shape.
+
+    Returns:
+        uint8, the same shape.
+    """
+    bits = [-p * tf.math.log(tf.maximum(p, _LEAST)) / math.log(2) for p in (probabilities, 1 - probabilities)]
+    return tf.cast(tf.round(100 * tf.clip_by_value(bits[0] + bits[1], 0.0, 1.0)), tf.uint8)

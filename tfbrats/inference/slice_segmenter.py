@@ -14,7 +14,7 @@ from tfbrats.graphs.pieces import in_pieces
 from tfbrats.graphs.preprocess_graph import cropped
 from tfbrats.inference import rules_graph
 from tfbrats.inference.answers import answer_of, in_values, label_values
-from tfbrats.inference.ensemble import Ensemble
+from tfbrats.inference.ensemble import Ensemble, entropy_of
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.networks import without_training_heads
 from tfbrats.tuning.choices import PLAIN, Tuned
@@ -66,6 +66,11 @@ class SliceSegmenter(tf.Module):
         tuned.check_fits(self.answer.kind, network.name)
         self.tuned = tuned
 
+    @property
+    def is_average(self) -> bool:
+        """Whether an answer is the mean of several passes."""
+        return isinstance(self.network, Ensemble)
+
     def slices(self, image):
         """float32 [N, H, W, M] z-scored slices -> class probabilities, by the names of `answer.classes`."""
         nothing = {
@@ -88,6 +93,7 @@ class SliceSegmenter(tf.Module):
         Returns:
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
+            entropy: uint8 [I, J, K, 3] of these; of an `Ensemble` alone.
         """
         image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
         if self.tuned.is_plain:
@@ -98,6 +104,7 @@ class SliceSegmenter(tf.Module):
         return {
             "segmentation": uncrop(in_values(tissues, self._values), box, shape),
             "probabilities": uncrop(regions, box, shape),
+            **({"entropy": uncrop(entropy_of(regions), box, shape)} if self.is_average else {}),
         }
 
     def evidence(self, volumes: dict) -> dict:

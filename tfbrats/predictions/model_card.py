@@ -25,9 +25,9 @@ if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of im
 FILE = "tfbrats.json"
 FORMAT = 2
 _CALLER_CORRECTS = 1  # the format of models whose graph has no N4
-_SAME_SPACING = 0.05  # relative
 _CONFIG_OF_RUN = "config.yaml"  # lies in a training's folder
 _SHOWN = 5  # names, where a model is looked for and not found
+ENTROPY = "entropy"  # the output of an average that tells how sure it is
 TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
 
 
@@ -78,13 +78,12 @@ class Averaged(pydantic.BaseModel):
 
     @property
     def text(self) -> str:
-        """E.g. "3 networks, each on 4 mirrorings: 12 passes where one network has 1; ..."."""
-        mirrorings = f", each on the input and {len(self.mirrored)} mirrored ({', '.join(self.mirrored)})"
+        """E.g. "3 networks, inputs also mirrored along L, P, LP: 12 passes a slice or tile, ..."."""
+        mirrored = f", inputs also mirrored along {', '.join(self.mirrored)}" if self.mirrored else ""
         return (
-            f"{self.networks} network{'s' * (self.networks > 1)}{mirrorings if self.mirrored else ''}: "
-            f"{self.passes} forward passes for each slice or tile, weights {self.weights_bytes / 2**20:.1f} MiB, "
-            f"{self.seconds / max(self.seconds_of_one, 1e-9):.2g} times the seconds of the first network alone "
-            "where it was exported"
+            f"{self.networks} network{'s' * (self.networks > 1)}{mirrored}: {self.passes} passes a slice or "
+            f"tile, weights of {self.weights_bytes / 2**20:.1f} MiB, {self.seconds / self.seconds_of_one:.2g} "
+            "times the seconds of the first network alone on the machine that exported it"
         )
 
 
@@ -307,40 +306,6 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
         )
 
 
-def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
-    """What is to be told of a scan of other voxels than those that the model was trained on; else None."""
-    ratios = [side / trained for side, trained in zip(spacing_mm, card.spacing_mm, strict=True)]
-    if all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios):
-        return None
-    scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
-    return (
-        f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
-        "worse, or resample the scans first (docs/start/your-own-case.md)"
-    )
-
-
-def n4_note(card: ModelCard) -> str | None:
-    """What is to be told of a model whose caller corrects the bias field; else None."""
-    if not card.n4_of_caller:
-        return None
-    return (
-        f"the model {card.name} version {card.version} was exported before models corrected the bias field "
-        f"themselves: N4 of {', '.join(card.n4_of_caller)} is done here, by {card.n4.method}, in some seconds "
-        "each. Exported again, it does so itself in about a second"
-    )
-
-
-def other_n4_note(card: ModelCard) -> str | None:
-    """What is to be told of a graph whose N4 is not that of the records that it learned from; else None."""
-    if not card.n4.modalities or card.n4.method == card.n4.of_records:
-        return None
-    return (
-        f"its records were corrected by {card.n4.of_records}'s N4 (preprocess.n4), and the model corrects by "
-        f"{card.n4.method}'s: at shrink factor 4 their fields are within 0.01 % of each other, but for a "
-        "constant factor, which the z-score loses"
-    )
-
-
 def inputs(card: ModelCard, case: "Case") -> dict[str, np.ndarray]:
     """What the whole-case signatures expect for a case loaded with the card's modalities.
 
@@ -384,11 +349,23 @@ def signature_for(volumes: Mapping[str, np.ndarray]) -> str:
     return "int16" if all(v.dtype == np.int16 for v in volumes.values()) else "serving_default"
 
 
-def outputs(card: ModelCard, signature: str, probabilities: bool = False) -> list[str]:
-    """What to ask a whole-case signature for: the label map, tiles if it has them, probabilities if wanted."""
+def outputs(
+    card: ModelCard, signature: str, probabilities: bool = False, uncertainty: bool = False
+) -> list[str]:
+    """What to ask a whole-case signature for: the label map, tiles if it has them, and what else is wanted."""
     offered = card.signatures.get(signature, {}).get("outputs", {})
     tiles = [TILES] if TILES in offered else []
-    return ["segmentation", *tiles, *(["probabilities"] if probabilities else [])]
+    wanted = {"probabilities": probabilities, ENTROPY: uncertainty}
+    return ["segmentation", *tiles, *(name for name, is_wanted in wanted.items() if is_wanted)]
+
+
+def check_is_average(card: ModelCard) -> None:
+    """Raises InputError where a model cannot tell how sure it is: one network, which sees a case once."""
+    if card.averaged is None:
+        raise InputError(
+            f"--uncertainty: the model {card.name} version {card.version} is one network that sees a case "
+            "once, and does not tell how sure it is. Export it with --flips, or several runs with --runs."
+        )
 
 
 def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:

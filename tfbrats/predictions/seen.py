@@ -117,7 +117,7 @@ def together(*training_data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """Splits of a model of several runs: each case in the first of train, validation, test that any run has it in.
+    """Splits of a model of several runs: each case in the first of train, validation, test where any has it.
 
     Args:
         runs: split -> case ids of each; whatever is no list is left out.
@@ -131,19 +131,17 @@ def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]
     return union
 
 
-def not_trained_on(
-    splits: Mapping[str, Sequence[str]], union: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, str]]:
-    """What a run of several carries: which of all runs' cases did not train it, nor another scan of the patient.
+def not_trained_on(of_run: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What a model's card tells of one of several runs: which cases did not train it, nor did their patients.
 
     Args:
-        splits: of the run.
-        union: of `union_of`.
+        of_run: `hashes_of` the run's splits, or `together` with those of what it began from.
+        case_ids: of all runs.
 
     Returns:
         {"not_trained_on": {"validation": hashes of those that chose its checkpoint, "unseen": of the others}}.
     """
-    kinds = kinds_of(hashes_of(splits), [case_id for ids in union.values() for case_id in ids]) or {}
+    kinds = kinds_of(of_run, case_ids) or {}
     groups = {"validation": ("validation", "validation_patient"), "unseen": ("test", "unseen")}
     return {
         _NOT_TRAINED_ON: {
