@@ -49,8 +49,8 @@ def reestimate_moments(
 ) -> bool:
     """Batch normalisation gets the moments of these batches together; layers that do not learn keep theirs.
 
-    Each layer's moments are read out of its moving averages: from 0, a batch brings them to a known share of its
-    own. They are added up in float64, and the spread of the batches' means is part of the variance.
+    Each layer's moments are read out of its moving averages: from 0, a batch brings them to a known share of
+    its own. They are added up in float64, and the spread of the batches' means is part of the variance.
 
     Args:
         see: of `seeing`.
