@@ -130,8 +130,8 @@ def config_page() -> str:
         _filled(
             "A config is a YAML file with these keys. Every key that its row has is required, and an unknown "
             "one is an error: nothing has a default outside the YAML, but for keys that came later "
-            f"({', '.join(f'`{key}`' for key in _later())}). Where a config of an older run does not"
-            "  have them, they mean what was done then. `tfbrats train --config cun "
+            f"({', '.join(f'`{key}`' for key in _later())}). Where a config of an older run does not "
+            "have them, they mean what was done then. `tfbrats train --config cun "
             "train.epochs=20` changes a value on the command line; `null`, `true` and lists such as `[3,1,1]` "
             "are written as in YAML. [The readings](../why/papers.md#readings) say which values are ours."
         ),

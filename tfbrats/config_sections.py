@@ -95,6 +95,8 @@ class Train(Section):
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
     seed: pydantic.NonNegativeInt  # of weights, order, augmentation and sampling
+    # A default, for runs from before there was a choice.
+    frozen: Literal["nothing", "encoder"] = "nothing"  # which layers of the model in --from stay as they are
 
     @pydantic.field_validator("batch_size", mode="plain")
     @classmethod

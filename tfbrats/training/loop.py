@@ -21,7 +21,7 @@ from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs.folder import NetworkFolder, chosen_by, is_over
 from tfbrats.terminal import bars, wording
-from tfbrats.training import board, checkpoints, kept_weights
+from tfbrats.training import board, checkpoints, kept_weights, start_weights
 from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe
 
@@ -94,6 +94,8 @@ class Training:
                 f"{last}: no checkpoint, though history.csv tells of {wording.counted(len(rows), 'epoch')}. "
                 "Restore it from a copy, or start again with another --run or with --overwrite."
             )
+        else:
+            start_weights.restore(self.network, self.recipe.home.checkpoints_path("start"))
         newest_best = self.progress.take_up_best(best, self.config.train.select)
         self.progress.divide(self.division)
         self._check_same_place(last)
