@@ -26,7 +26,7 @@ def own_afterwards(network: keras.Model) -> Iterator[None]:
 
 def take_averages(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """The network gets the averages of its weights over the steps so far; before the first there are none."""
-    if int(optimizer.iterations) > 0:
+    if _read(optimizer.iterations) > 0:
         optimizer.finalize_variable_values(network.trainable_variables)
 
 
