@@ -38,7 +38,7 @@ ORDER = {
     "records": "datasets cases config_file",
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",
-    "tuning": "cases metrics predictions scoring",
+    "tuning": "datasets cases metrics predictions",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
@@ -47,7 +47,7 @@ ORDER = {
     "training": "cases.overlays records runs networks graphs inference batches distribution",
     "exports": "cases phantoms networks runs records.tfrecord predictions tuning inference training "
     "distribution config_file",
-    "workflows": "datasets cases networks records runs predictions scoring.papers training distribution "
+    "workflows": "datasets cases networks records runs predictions scoring.papers tuning training distribution "
     "config_file",
     "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
@@ -57,6 +57,7 @@ COMMANDS = (
     *(
         "__main__",
         "train",
+        "tune",
         "export",
         "predict",
         "evaluate",
@@ -92,7 +93,14 @@ LIGHT = (
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
-    *("tfbrats.train", "tfbrats.export", "tfbrats.probe", "tfbrats.workflows.trial", "tfbrats.runs.__main__"),
+    *(
+        "tfbrats.train",
+        "tfbrats.tune",
+        "tfbrats.export",
+        "tfbrats.probe",
+        "tfbrats.workflows.trial",
+        "tfbrats.runs.__main__",
+    ),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
     *("tfbrats.predict", "serving.client", "serving.rounds", "serving.server"),
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),

@@ -13,6 +13,10 @@ scores are those of the cases that none of them was trained or validated on; pap
 some have to be held out, or --test names another data set. With --folds K every case is scored: each row is
 trained K times, and a case is segmented by the network of the fold that held it out.
 
+Each row answers as the paper says. Where five patients or more are held out for validation, tfbrats tune
+chooses on them what makes the row better, and its tuned answer is scored too and stands below (ROW_tuned);
+--plain leaves that away, and with --folds there is none.
+
 OUTPUT/configs, runs, models, predictions, scores: a file or folder a row; OUTPUT/report.html: the page.
 """
 
@@ -27,7 +31,7 @@ from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.scoring import papers
 from tfbrats.terminal import command, style
-from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since, without
+from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since, is_newer, without
 
 if typing.TYPE_CHECKING:  # the rest is imported when it is needed: the options are checked first
     from tfbrats.config import Config
@@ -113,12 +117,15 @@ def reproduce(plan: "Plan", steps: Steps) -> None:
     *others, main_row = shown
     for row, config in plan.configs.items():
         _train_and_segment(plan, row, config, steps)
+        if plan.is_tuned:
+            _tune_and_score(plan, row, steps)
         if row != main_row:
             steps.run(f"Score {row}", *_evaluation(plan, row), log_name=f"{row}-score")
-    compared = [text for row in others for text in ("--compare", plan.path("scores", row))]
+    tuned = [_tuned(row) for row in shown if files.exists(plan.path("scores", _tuned(row), "metrics.json"))]
+    compared = [text for row in (*others, *tuned) for text in ("--compare", plan.path("scores", row))]
     beside = ("--table", plan.table, *compared)
     steps.run(
-        f"Score {main_row}, beside the paper's rows" + (" and ours" if others else ""),
+        f"Score {main_row}, beside the paper's rows" + (" and ours" if others or tuned else ""),
         *(*_evaluation(plan, main_row), *beside),
         show=True,
         log_name=f"{main_row}-score",
@@ -175,8 +182,44 @@ def _train_and_segment(plan: "Plan", row: str, config: "Config", steps: Steps) -
         _export_and_segment(plan, name, what, places, fold["validation"], steps)
 
 
+def _tuned(row: str) -> str:
+    """What a row's tuned answer is called, beside the one that is as the paper says."""
+    return f"{row}_tuned"
+
+
+def _tune_and_score(plan: "Plan", row: str, steps: Steps) -> None:
+    """What is chosen for a row on its validation cases, and the test cases as it is then, if anything is."""
+    from tfbrats.runs.folder import RunFolder
+    from tfbrats.tuning import tuned_file
+
+    name, trained = _tuned(row), plan.path("runs", row)
+    if not plan.can_choose(RunFolder(trained).splits["validation"]):  # some have been rejected
+        print(f"\n{style.note(f'{row}: too few validation cases in the records to tune by')}")
+        return
+    steps.run(
+        f"Tune {row} on the validation cases ({len(plan.splits['validation'])})",
+        *("tfbrats.tune", "--run", trained, "--input", plan.data),
+        show=True,
+        is_done=is_newer(tuned_file.path_in(trained), pathlib.Path(trained).glob("**/best/checkpoint")),
+        log_name=f"{row}-tune",
+    )
+    if tuned_file.read(trained).choices.is_plain:
+        print(f"    {row} tuned is {row} as it is")
+        files.remove(plan.path("scores", name))
+        return
+    places = (trained, plan.path("models", name), plan.path("predictions", name))
+    _export_and_segment(plan, name, f"the test cases with {row} tuned", places, plan.case_ids, steps, True)
+    steps.run(f"Score {row} tuned", *_evaluation(plan, row, name), log_name=f"{name}-score")
+
+
 def _export_and_segment(
-    plan: "Plan", name: str, what: str, places: tuple[str, str, str], case_ids: Sequence[str], steps: Steps
+    plan: "Plan",
+    name: str,
+    what: str,
+    places: tuple[str, str, str],
+    case_ids: Sequence[str],
+    steps: Steps,
+    tuned: bool = False,
 ) -> None:
     """A trained network, from the run to its segmentations.
 
@@ -184,12 +227,17 @@ def _export_and_segment(
         name: of the network, in the logs.
         what: it segments, in words.
         places: of the run, the model and its segmentations.
+        tuned: with what was chosen on validation cases; else as the paper says.
     """
+    from tfbrats.tuning import tuned_file
+
     trained, model, predictions = places
+    versions = [path for path in pathlib.Path(model).glob("[0-9]*")]
+    is_current = not tuned or any(is_newer(path, [tuned_file.path_in(trained)]) for path in versions)
     steps.run(
         f"Export {name}",
-        *("tfbrats.export", "--run", trained, "--output", model),
-        is_done=exported_since(trained, model),
+        *("tfbrats.export", "--run", trained, "--output", model, *(() if tuned else ("--plain",))),
+        is_done=exported_since(trained, model) and is_current,
         log_name=f"{name}-export",
     )
     version = max((int(path.name) for path in pathlib.Path(model).glob("[0-9]*")), default=1)
@@ -215,12 +263,16 @@ def _version_of(predictions: str) -> int | None:
     return model_card.parse(files.read_bytes(card), card).version if files.exists(card) else None
 
 
-def _evaluation(plan: "Plan", row: str) -> list[str]:
-    """The command that scores a row, without what it is compared with."""
+def _evaluation(plan: "Plan", row: str, name: str = "") -> list[str]:
+    """The command that scores a row, without what it is compared with.
+
+    Args:
+        name: of its folders; the row's own by default.
+    """
     from tfbrats.runs.folder import RunFolder
 
-    arguments = ["tfbrats.evaluate", "--prediction", plan.path("predictions", row)]
-    arguments += ["--reference", plan.test_data, "--row", row, "--output", plan.path("scores", row)]
+    arguments = ["tfbrats.evaluate", "--prediction", plan.path("predictions", name or row)]
+    arguments += ["--reference", plan.test_data, "--row", row, "--output", plan.path("scores", name or row)]
     if plan.test_data == plan.data and not plan.folds:
         return [*arguments, "--splits", RunFolder(plan.path("runs", row)).splits_path, "--split", "test"]
     return [*arguments, "--cases", ",".join(plan.case_ids)]
@@ -257,6 +309,7 @@ def parser() -> command.Parser:
     parser.add_argument(
         "--folds", type=int, metavar="K", help="cross-validate: train each row K times, and score every case"
     )
+    parser.add_argument("--plain", action="store_true", help="as the paper says alone, nothing tuned beside it")
     parser.add_argument("--price", action="store_true", help="say what it would cost, and stop")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of every row alike")
     return parser
@@ -280,6 +333,7 @@ def main(arguments: Sequence[str]) -> None:
         asked.overrides,
         scored=not asked.price,
         folds=asked.folds,
+        plain=asked.plain,
     )
     files.check_can_hold(plan.output)
     _check_folder(plan.output)

@@ -6,15 +6,16 @@
 The networks stay as they are. Tried are: an offset on the log odds of tumour (paper A) or a threshold for each
 region (paper B), branch 2's veto (cun), of each region the removal of pieces (by size, by highest probability,
 all but the largest), ET below a number of voxels as NCR, holes filled, and with --flips the mean over mirrored
-inputs. A choice stays only where it helps beyond noise on patients that did not choose it; each is told with its
-gain and interval.
+inputs. A choice stays only where it helps beyond noise on patients that did not choose it; each is told with
+its gain and interval.
 
 Each case goes through the network once. What it says is kept in RUN/evidence until the choice is made (--keep
 keeps it), so that the same command goes on where it was stopped. The cases are those of the run's validation
 split, found below --input by their ids, or those that --cases names; none that trained the run is taken.
 
-Writes RUN/tuned.json, which tfbrats export puts into the model (--plain leaves it away). --run A B C chooses for
-one model of several runs, each case by the runs that were not trained on it: docs/how-to/tune.md.
+Writes RUN/tuned.json, which tfbrats export puts into the model (--plain leaves it away). --run A B C chooses
+for several runs together, folds say, each case by the runs that were not trained on it; that goes for each of
+them and for all as one model: docs/how-to/tune.md.
 """
 
 import argparse
@@ -32,12 +33,11 @@ from tfbrats.tuning.tuned_file import TunedFile, Worth
 
 if typing.TYPE_CHECKING:  # the options and folders are looked at first
     from tfbrats.datasets.layouts import CaseFiles
-    from tfbrats.exports.chosen import Chosen, Trained
+    from tfbrats.exports.chosen import Chosen
     from tfbrats.tuning.search import Judged
 
 EVIDENCE, _LOCK = "evidence", ".tuning"
 _BRAIN = 0.35  # of a volume's voxels, at most
-_SEEN = ("train", "train_patient")
 
 
 def parser() -> command.Parser:
@@ -48,7 +48,7 @@ def parser() -> command.Parser:
         type=paths.argument,
         required=True,
         nargs="+",
-        help="run folder of tfbrats train; several for one model of them all",
+        help="run folder of tfbrats train; several choose together",
     )
     options.add_argument(
         "--input", type=paths.argument, required=True, metavar="DIR", help="data set with the cases, as NIfTI"
@@ -82,14 +82,18 @@ def main(arguments: Sequence[str]) -> None:
         files.walk(asked.input)  # says what is there
     case_ids = id_tables.chosen(asked)
 
+    from tfbrats.datasets import layouts
     from tfbrats.exports import chosen
+    from tfbrats.tuning import choosing_cases
     from tfbrats.workflows.chain import without
 
     run = chosen.chosen_from(asked.run)
     folder = run.run.path
     if not files.is_local(folder):
         raise InputError(f"{folder}: tune a run in a local folder.")
-    entries, patients = _cases(run, asked, case_ids)
+    dataset = layouts.find(asked.input, asked.edition)
+    entries = choosing_cases.found(dataset, _splits(run), case_ids)
+    patients = choosing_cases.patients(dataset, entries)
     _tell_plan(run, entries, patients, asked)
     if asked.price:
         print(style.following(without("--price", "tfbrats.tune", arguments)))
@@ -98,76 +102,16 @@ def main(arguments: Sequence[str]) -> None:
     with locks.alone(files.join(folder, _LOCK), busy):
         kept, weights = _evidence(run, entries, asked)
         found = _searched(run, kept, patients, asked, weights)
-        tuned_file.write(folder, found, len(run.members) > 1)
+        for member in run.members:
+            tuned_file.write(member.run.path, found)
         if not asked.keep:
             files.remove(files.join(folder, EVIDENCE))
     _tell(run, found)
 
 
-# --- which cases ----------------------------------------------------------------------------------------
-
-
-def _cases(
-    run: "Chosen", asked: argparse.Namespace, case_ids: Sequence[str] | None
-) -> tuple[list["CaseFiles"], list[str]]:
-    """The cases that choose, and the patient of each.
-
-    Raises:
-        InputError: none, too few, or some that are not there, have no segmentation or trained every run.
-    """
-    from tfbrats.datasets import case_names, layouts
-
-    dataset = layouts.find(asked.input, asked.edition)
-    ids = case_ids
-    if ids is None:
-        by_run = [member.run.splits["validation"] for member in run.members]
-        ids = list(dict.fromkeys(case_id for own in by_run for case_id in own))
-        if not ids:
-            raise InputError(
-                f"{run.run.path}: trained without validation cases. Name cases that it was not trained on: "
-                "--cases FILE."
-            )
-    entries = list(layouts.select(dataset, ids))
-    _check_unseen(run, [entry.case_id for entry in entries])
-    if faults := [entry.case_id for entry in entries if not entry.label]:
-        raise InputError(f"{asked.input}: no segmentation of {', '.join(faults)}. Choose others with --cases.")
-    patient_of = dataset.patient_of
-    patients = [case_names.person_of(patient_of[entry.case_id]) for entry in entries]
-    if (number := len(set(patients))) < gains.LEAST_PATIENTS:
-        raise InputError(
-            f"{wording.counted(len(entries), 'case')} of {wording.counted(number, 'patient')} to choose by: too few "
-            f"to tell a gain from noise ({gains.LEAST_PATIENTS} patients at least, {gains.FEW_PATIENTS} to be of "
-            "use). Name more cases that the run was not trained on with --cases, or train folds and give all "
-            "their runs: --run A B C."
-        )
-    return entries, patients
-
-
-def _unseen_by(run: "Chosen", case_ids: Sequence[str]) -> dict[str, tuple["Trained", ...]]:
-    """Case id -> the runs that were not trained on it, nor on another scan of the patient."""
-    from tfbrats.predictions import seen
-
-    kinds = [seen.kinds_of(seen.hashes_of(member.run.splits), case_ids) or {} for member in run.members]
-    return {
-        case_id: tuple(
-            member for member, kind in zip(run.members, kinds, strict=True) if kind[case_id] not in _SEEN
-        )
-        for case_id in case_ids
-    }
-
-
-def _check_unseen(run: "Chosen", case_ids: Sequence[str]) -> None:
-    """Raises InputError for cases that trained every run; says which were kept for testing."""
-    if trained := [case_id for case_id, members in _unseen_by(run, case_ids).items() if not members]:
-        more = f" and {len(trained) - 5} more" if trained[5:] else ""
-        raise InputError(
-            f"{', '.join(trained[:5])}{more}: trained the run, or another scan of the patient did. What helps on "
-            "them says nothing of other patients. Name others with --cases."
-        )
-    tests = {case_id for member in run.members for case_id in member.run.splits.get("test", ())}
-    if tested := tests.intersection(case_ids) if len(run.members) == 1 else ():
-        text = f"{wording.counted(len(tested), 'case')} of the test split: scored on them, the run will look too good"
-        print(style.note(text))
+def _splits(run: "Chosen") -> dict[str, Mapping]:
+    """Folder of each run -> its splits."""
+    return {member.run.path: member.run.splits for member in run.members}
 
 
 # --- what will happen -----------------------------------------------------------------------------------
@@ -177,6 +121,7 @@ def _tell_plan(
     run: "Chosen", entries: Sequence["CaseFiles"], patients: Sequence[str], asked: argparse.Namespace
 ) -> None:
     from tfbrats.cases import nifti
+    from tfbrats.tuning import choosing_cases
     from tfbrats.tuning.kept_evidence import VOXEL_BYTES
 
     number = len(set(patients))
@@ -185,6 +130,8 @@ def _tell_plan(
         f"{names}: {run.config.model.name}, tuned on {wording.counted(len(entries), 'case')} of "
         f"{wording.counted(number, 'patient')}\ncriterion: {criterion.MEANINGS[asked.criterion]}"
     )
+    if note := choosing_cases.note_of_tests(_splits(run), entries):
+        print(style.note(note))
     if number < gains.FEW_PATIENTS:
         text = f"{number} patients are few: only what helps nearly all of them can be told from noise"
         print(style.note(text))
@@ -197,8 +144,9 @@ def _tell_plan(
     free = files.free_bytes(place)
     passes = len(entries) * (1 + (len(_with_flips(run).mirrors) if asked.flips else 0))
     print(
-        f"evidence: {passes} passes through a network, kept in {place}: {wording.in_units(most)} at most (free: "
-        f"{wording.in_units(free)}), usually a tenth of that" + ("" if asked.keep else "; gone at the end"),
+        f"evidence: {passes} passes through a network, kept in {place}: {wording.in_units(most)} at most "
+        f"(free: {wording.in_units(free)}), usually a tenth of that"
+        + ("" if asked.keep else "; gone at the end"),
         flush=True,
     )
     if most > free:
@@ -215,33 +163,33 @@ def _with_flips(run: "Chosen") -> "Chosen":
 def _evidence(
     run: "Chosen", entries: Sequence["CaseFiles"], asked: argparse.Namespace
 ) -> tuple[list[str], tuple[str, ...]]:
-    """What the networks say of each case, kept on disk: where, in the order of the cases; and the weights' hashes.
+    """What the networks say of each case, on disk: where, in the order of the cases; and the weights' hashes.
 
     Raises:
         InputError: cases that cannot be read, or are not on the grid of their segmentation.
     """
     from tfbrats.training import best_weights
-    from tfbrats.tuning import kept_evidence
+    from tfbrats.tuning import choosing_cases, kept_evidence
 
     sha256 = {
         member.run.path: sorted(map(best_weights.sha256_of, member.checkpoints.values()))
         for member in run.members
     }
     weights = tuple(sorted(text for own in sha256.values() for text in own))
-    unseen = _unseen_by(run, [entry.case_id for entry in entries])
+    unseen = choosing_cases.unseen_by(_splits(run), [entry.case_id for entry in entries])
     paths, todo = [], {}
     for entry in entries:
-        members = unseen[entry.case_id]
+        names = unseen[entry.case_id]
         stamp = {
             "format": 1,
-            "weights": [sha256[member.run.path] for member in members],
+            "weights": [sha256[name] for name in names],
             "flips": asked.flips,
             "files": {path: files.stamp(path) for path in entry.paths()},
             "labels": entry.schema.to_json(),
         }
         paths.append(files.join(run.run.path, EVIDENCE, f"{entry.case_id}.npz"))
         if not kept_evidence.is_current(paths[-1], stamp):
-            todo.setdefault(tuple(member.run.path for member in members), []).append((entry, stamp, paths[-1]))
+            todo.setdefault(names, []).append((entry, stamp, paths[-1]))
     left = sum(map(len, todo.values()))
     if left < len(entries):
         print(f"{len(entries) - left} of {len(entries)} cases are through the network already")
@@ -351,15 +299,14 @@ def _worth(judged: "Judged") -> Worth:
 
 
 def _tell(run: "Chosen", found: TunedFile) -> None:
-    tuned = found.choices
     print("\n" + "\n".join(_lines(found)))
     folder = run.run.path
-    print(f"\nwritten: {tuned_file.path_in(folder, len(run.members) > 1)}")
     names = [member.run.path for member in run.members]
+    print(f"\nwritten: {', '.join(map(tuned_file.path_in, names))}")
     runs = ("--run", *names) if len(names) == 1 else ("--runs", *names)
-    flips = ("--flips",) if tuned.flips else ()
-    model = f"models/{files.name(folder)}"
-    print(style.following(verbs.command_line("tfbrats.export", *runs, *flips, "--output", model)))
+    print(
+        style.following(verbs.command_line("tfbrats.export", *runs, "--output", f"models/{files.name(folder)}"))
+    )
 
 
 def _lines(found: TunedFile) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is counted of pieces says what the rules would answer: held against the rules themselves, whole volumes."""
+"""What is counted of pieces says what the rules would answer: held against the rules, on whole volumes."""
 
 import numpy as np
 import pytest

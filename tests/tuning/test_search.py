@@ -1,4 +1,4 @@
-"""The search: a planted fault is found and mended, noise chooses nothing, and what it says is of unseen patients."""
+"""The search: a planted fault is mended, noise chooses nothing, what is told is of unseen patients."""
 
 import numpy as np
 import pytest

@@ -150,7 +150,7 @@ def chosen_from(
 
 
 def _tuned_path(members: Sequence[Trained]) -> str:
-    return tuned_file.path_in(members[0].run.path, len(members) > 1)
+    return tuned_file.path_in(members[0].run.path)
 
 
 def _tuning_of(members: Sequence[Trained], overrides: Sequence[str]) -> TunedFile | None:
@@ -159,7 +159,7 @@ def _tuning_of(members: Sequence[Trained], overrides: Sequence[str]) -> TunedFil
     Raises:
         InputError: it cannot be read, or a threshold is asked for beside it.
     """
-    tuning = tuned_file.read(members[0].run.path, len(members) > 1)
+    tuning = tuned_file.read(members[0].run.path)
     if tuning is not None and any(text.partition("=")[0] == _TUNED_WITH for text in overrides):
         raise InputError(
             f"{_tuned_path(members)}: was chosen with the run's own {_TUNED_WITH}. Leave the override out, or "

@@ -8,7 +8,7 @@ from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.papers import PAPER_B_TEST, Line, PaperStatistics, Values, lines, table_named
 from tfbrats.terminal import wording
 
-_NAME, _WHOSE = 15, 9  # characters for a method's name, and for whose row it is
+_NAME, _WHOSE = 20, 9  # characters for a method's name, and for whose row it is
 
 
 def text(table_name: str, ours: Sequence[Evaluation]) -> str:

@@ -118,6 +118,8 @@ def _remarks(evaluation: Evaluation, in_full: bool) -> list[str]:
     if sentence and not is_warning:
         parts.append(wording.wrapped(sentence))
     notes = [*evaluation.notes, *tables_apart(evaluation)]
+    if evaluation.tuned:
+        notes.insert(0, f"not as the paper says, but tuned: {'; '.join(evaluation.tuned)}")
     if not in_full:
         notes = [*_empty_masks(evaluation), *notes]
     return parts + [style.note(text) for text in notes]

@@ -26,6 +26,7 @@ from tfbrats.scoring.origin import BySplit, Model, NotTold, Split
 from tfbrats.scoring.summaries import Row, Statistics, Summary, summarise, summarise_lesions
 from tfbrats.terminal import bars, wording
 
+_TUNED = ", tuned"  # of a row that is not as the paper says
 _WORKER_BYTES = 300 * 2**20  # of a process that scores cases of BraTS
 
 
@@ -136,18 +137,24 @@ class Evaluation:
         number = seen.number_seen(self.seen_by_model.cases) if self.seen_by_model else 0
         return f", {number} of them seen by the model" if number else ""
 
+    @property
+    def tuned(self) -> list[str]:
+        """What was chosen for its model on validation cases, in words; none of one that is as the paper says."""
+        return self.model.tuned if self.model else []
+
     def name(self, folder: str | os.PathLike) -> str:
         """What to call it on screen: its row of a table, else the name of the folder that holds it."""
-        return self.row or files.name(folder)
+        return f"{self.row}{_TUNED if self.tuned else ''}" if self.row else files.name(folder)
 
     def line(self, table: papers.PaperTable) -> papers.Line:
         """Its means as a row of a paper's table."""
         title = table.row_titles.get(self.row)
         name = self.row or (self.model.name if self.model else None) or ""
+        name = f"{name}{_TUNED}" if name and self.tuned else name
         return papers.Line(
             row=self.row if title else None,
             name=name,
-            title=title or name or "no row",
+            title=f"{title}{_TUNED if self.tuned else ''}" if title else name or "no row",
             whose="ours",
             cases=self.which_cases,
             values={(region, s): self.summary[region][s].mean for region in REGIONS for s in table.scores},

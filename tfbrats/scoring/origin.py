@@ -28,6 +28,8 @@ class Model:
     Attributes:
         row: of a paper's table, e.g. "cun_lws".
         config: as its card carries it.
+        tuned: what was chosen for it on validation cases, in words; none of the plain model, which answers as
+            the paper says.
     """
 
     name: str | None = None
@@ -35,6 +37,7 @@ class Model:
     row: str | None = None
     split_sha256: str | None = None
     config: Any = None
+    tuned: list[str] = dataclasses.field(default_factory=list, metadata={"left_out": []})
 
     @property
     def margin(self) -> int | None:
@@ -218,6 +221,7 @@ def model_of(card: ModelCard | None, prediction: str | os.PathLike, row: str | N
         row=row or row_of_card,
         split_sha256=card.training_data.get("split_sha256"),
         config=config,
+        tuned=list(card.tuned.lines) if card.tuned else [],
     )
 
 

@@ -3,8 +3,8 @@
 A **gain** is measured with its patient left out: of each patient the score by what the other patients choose,
 less the score without the choice. Two scans of one patient are left out together. What is told beside a mean
 gain is its bootstrap interval, patients drawn again. A choice counts as more than noise where that interval
-lies above 0 and where, with the sign of each patient's difference drawn at random, the best of all candidates seldom
-does as well (Westfall and Young's correction): to try a hundred things is to have a hundred chances.
+lies above 0 and where, with the sign of each patient's difference drawn at random, the best of all candidates
+seldom does as well (Westfall and Young's correction): to try a hundred things is to have a hundred chances.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """tuned.json, in the folder of a run: what was chosen for its weights, by what, and what that is worth.
 
 `tfbrats tune` writes it, `tfbrats export` reads it. It belongs to the weights that it was chosen with, by their
-files' hashes: a run trained on has others, and needs choices of its own.
+files' hashes: a run trained on has others, and needs choices of its own. What several runs chose together lies
+in the folder of each, and goes for each of them and for all as one model.
 """
 
 import json
@@ -18,7 +19,6 @@ from tfbrats.terminal import verbs
 from tfbrats.tuning.choices import Tuned
 
 FILE = "tuned.json"
-OF_SEVERAL = "tuned_ensemble.json"
 FORMAT = 1
 
 
@@ -73,22 +73,21 @@ class TunedFile(pydantic.BaseModel):
         return Tuned.from_json(self.tuned, FILE)
 
 
-def path_in(run: str | os.PathLike, of_several: bool = False) -> str:
-    """Where choices lie: in the run's folder; those for one model of several runs in the first one's."""
-    return files.join(run, OF_SEVERAL if of_several else FILE)
+def path_in(run: str | os.PathLike) -> str:
+    return files.join(run, FILE)
 
 
-def write(run: str | os.PathLike, content: TunedFile, of_several: bool = False) -> None:
-    files.write_json(path_in(run, of_several), content.model_dump(mode="json"))
+def write(run: str | os.PathLike, content: TunedFile) -> None:
+    files.write_json(path_in(run), content.model_dump(mode="json"))
 
 
-def read(run: str | os.PathLike, of_several: bool = False) -> TunedFile | None:
+def read(run: str | os.PathLike) -> TunedFile | None:
     """What was chosen for a run; None where nothing was.
 
     Raises:
         InputError: another file, or one of another format.
     """
-    path = path_in(run, of_several)
+    path = path_in(run)
     if not files.exists(path):
         return None
     try:
@@ -103,16 +102,17 @@ def read(run: str | os.PathLike, of_several: bool = False) -> TunedFile | None:
 
 
 def check_weights(path: str, content: TunedFile, weights: Sequence[str]) -> None:
-    """Raises InputError if choices belong to other weights than these.
+    """Raises InputError if a model has weights that choices were not made with.
 
     Args:
         path: of the file, named in the error.
-        weights: SHA-256 of each checkpoint (`training.best_weights.sha256_of`), in any order.
+        weights: SHA-256 of each checkpoint of the model (`training.best_weights.sha256_of`): all that chose, or
+            some of them.
     """
-    if tuple(sorted(weights)) != content.weights:
+    if not set(weights) <= set(content.weights):
         raise InputError(
-            f"{path}: was chosen with other weights than these: the run was trained on since, or the file is of "
-            f"another run. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
+            f"{path}: was chosen with other weights than these: the run was trained on since, or other runs "
+            f"are with it. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
         )
 
 

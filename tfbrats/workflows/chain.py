@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tfbrats.errors import InputError
 from tfbrats.machine import locks
@@ -194,3 +194,9 @@ def exported_since(run: str | os.PathLike, model: str | os.PathLike) -> bool:
     best = [path.stat().st_mtime for path in pathlib.Path(run).glob("**/best/checkpoint")]
     versions = [path.stat().st_mtime for path in pathlib.Path(model).glob("[0-9]*")]
     return bool(best and versions) and max(versions) > max(best)
+
+
+def is_newer(path: str | os.PathLike, others: Iterable[str | os.PathLike]) -> bool:
+    """Whether a file or folder is there, and was written after all others; one that is not there counts not."""
+    there = [pathlib.Path(other).stat().st_mtime for other in others if os.path.exists(other)]
+    return os.path.exists(path) and all(pathlib.Path(path).stat().st_mtime > other for other in there)

@@ -113,11 +113,13 @@ def row_price(
     )
     times = max(1, len(plan.folds))  # that the row is trained
     case_s = prepare_s + sum(looked_at.seen_a_case * trial["forward_seconds"] for trial in trials)
+    # Tuned, it sees the validation cases once, and the test cases a second time.
+    seen = len(plan.case_ids) * (1 + plan.is_tuned) + len(plan.splits["validation"]) * plan.is_tuned
     return RowPrice(
         row=row,
         parameters=sum(trial["parameters"] for trial in trials),
         train_hours=times * train_s / 3600,
-        predict_hours=(len(plan.case_ids) * case_s + times * _FIXED_S) / 3600,
+        predict_hours=(seen * case_s + times * _FIXED_S * (1 + plan.is_tuned)) / 3600,
         bytes=times
         * sum(4 * trial["parameters"] * ((1 + trial["slots"]) * _CHECKPOINTS + 1) for trial in trials),
     )

@@ -18,6 +18,7 @@ from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.scoring import papers
 from tfbrats.terminal import wording
+from tfbrats.tuning.gains import LEAST_PATIENTS
 
 
 def row_names(table: str) -> list[str]:
@@ -82,6 +83,7 @@ class Plan:
         test_data: where the scored cases lie: `data`, or a folder of its own.
         case_ids: of the scored cases.
         folds: of a cross-validation, whose held-out cases are scored; () where one split is trained.
+        plain: rows as the paper says alone, nothing tuned beside them.
     """
 
     table: str
@@ -93,6 +95,17 @@ class Plan:
     case_ids: list[str]
     output: pathlib.Path
     folds: Sequence[Splits] = ()
+    plain: bool = False
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether each row is tuned too: its validation cases are enough, and none of them is scored."""
+        return not (self.plain or self.folds) and self.can_choose(self.splits["validation"])
+
+    def can_choose(self, case_ids: Sequence[str]) -> bool:
+        """Whether so many patients can tell a gain from noise."""
+        patient_of = self.dataset.patient_of
+        return len({patient_of[case_id] for case_id in case_ids}) >= LEAST_PATIENTS
 
     @property
     def main_row(self) -> str:
@@ -129,6 +142,7 @@ def plan(
     overrides: Sequence[str] = (),
     scored: bool = True,
     folds: int | None = None,
+    plain: bool = False,
 ) -> Plan:
     """Settles what is to be done; reads names alone and writes nothing.
 
@@ -138,6 +152,7 @@ def plan(
         test_data: a data set to score on; else the test split of `data`.
         scored: False needs no case to score on.
         folds: of a cross-validation: every case is scored, by the network that did not train on it.
+        plain: nothing is tuned.
 
     Raises:
         InputError: an unknown row, data that cannot be used, no case to score on.
@@ -179,7 +194,7 @@ def plan(
             "(Paper B trains on all cases, and its test cases are not public.) Hold some out, e.g. "
             "records.split=[4,0,1], or name another data set with --test."
         )
-    return Plan(table, all_configs, data, dataset, dealt, test_data or data, sorted(case_ids), home)
+    return Plan(table, all_configs, data, dataset, dealt, test_data or data, sorted(case_ids), home, (), plain)
 
 
 def _unseen(
