@@ -20,13 +20,14 @@ from tfbrats.training import best_weights, start_weights
 from tfbrats.workflows import begun_from, whole_run
 
 ONE_STEP = ("train.epochs=1", "train.steps_per_epoch=1")
+TWO_STEPS = ("train.epochs=1", "train.steps_per_epoch=2")
 
 
 @pytest.fixture(scope="module")
 def source(record_set, tmp_path_factory) -> str:
     """A run of two steps. Read only, but for `model`, which is exported from it."""
     folder = str(tmp_path_factory.mktemp("source") / "base")
-    whole_run.train(record_set.config(f"run.dir={folder}", "train.epochs=1", "train.steps_per_epoch=2"))
+    whole_run.train(record_set.config(f"run.dir={folder}", *TWO_STEPS))
     return folder
 
 
@@ -160,7 +161,7 @@ def test_what_is_neither_run_nor_model_is_refused(record_set, source, tmp_path):
     with pytest.raises(InputError, match="of which model"):
         whole_run.train(record_set.config(f"run.dir={tmp_path / 'own'}", "train.frozen=encoder"))
     with pytest.raises(InputError, match="began from nothing"):
-        whole_run.train(record_set.config(f"run.dir={source}"), begun_from=str(tmp_path))
+        whole_run.train(record_set.config(f"run.dir={source}", *TWO_STEPS), begun_from=str(tmp_path))
 
 
 def test_a_model_without_its_weights_says_what_to_do(record_set, model, tmp_path):

@@ -93,11 +93,16 @@ def test_volumes_serve_training_and_validation_and_lie_there_once(records):
 
 
 def test_records_of_other_folds_are_refused(record_set, folds_file, records):
-    whole, (first, second) = read_manifest(records), split_files.read_folds(folds_file)
-    (a, b), (c, d) = first["validation"], second["validation"]
-    assert record_set.manifest.kind == "slices"
-    with pytest.raises(InputError, match=r"of several splits|lack"):
-        of_fold(whole, {"train": [a, c], "validation": [b, d], "test": []}, records)
+    whole, first = read_manifest(records), split_files.read(folds_file, 0)
+    one, other, *_ = (shard for shard in whole.shards if shard.split == "train")
+    joined = one.model_copy(update={"cases": one.cases + other.cases})
+    (a,), (b,) = ([row.case_id for row in shard.cases] for shard in (one, other))
+    with pytest.raises(InputError, match=f"{one.file} holds cases of several splits"):
+        of_fold(
+            whole.model_copy(update={"shards": (joined,)}),
+            {"train": [a], "validation": [b], "test": []},
+            records,
+        )
     with pytest.raises(InputError, match=r"they lack .*nobody"):
         of_fold(whole, {**first, "train": [*first["train"], "nobody"]}, records)
     with pytest.raises(InputError, match="as it is wanted"):  # never validated on: slices are missing

@@ -72,6 +72,12 @@ def in_batches(examples: tf.data.Dataset, batch: int, padding: int) -> tf.data.D
     return examples.batch(batch, drop_remainder=True)
 
 
+def place_of_case(case_id, cases: Sequence[str]):
+    """Which of the cases an example is of, from 0: int32 []."""
+    is_case = tf.cast(tf.equal(case_id, list(cases)), tf.int32)
+    return tf.argmax(is_case, output_type=tf.int32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """The part of each global batch that one worker reads: all workers' parts are equal.

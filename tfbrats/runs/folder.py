@@ -12,7 +12,7 @@ runs/<name>/config.yaml         the config, resolved
             boxes.json          predicted parent boxes, where sampling.boxes is "predicted"
             checkpoints/start/  the weights of begun_from.json
             checkpoints/last/   to go on from, and the one before
-            checkpoints/best/   the lowest validation loss, what is exported; and the one before
+            checkpoints/best/   the best epoch (train.select), what is exported; and the one before
             .training           the lock of the one command that trains here
 
 Paper B trains three networks: what belongs to one (from history.csv down) lies in wt/, tc/ and et/.
@@ -363,24 +363,36 @@ def _rows(path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))
 
 
-def rises(history: Sequence[Mapping[str, Any]], stop_rise: float) -> int:
-    """Over how many epochs on end the validation loss has been over (1 + stop_rise) x the best before."""
+def chosen_by(row: Mapping[str, Any], select: str) -> float | None:
+    """By what an epoch is compared with others, less being better; None without validation.
+
+    Args:
+        select: `train.select`: "loss", the validation loss; or "dice", 1 - the mean over regions of cases' Dice.
+    """
+    if select == "loss":
+        return float(row["validation_loss"]) if row.get("validation_loss") else None
+    dice = [float(value) for name, value in row.items() if name.startswith("case_dice")]
+    return 1 - math.fsum(dice) / len(dice) if dice else None
+
+
+def rises(history: Sequence[Mapping[str, Any]], stop_rise: float, select: str = "loss") -> int:
+    """Over how many epochs on end what they are chosen by has been over (1 + stop_rise) x the best before."""
     best, count = math.inf, 0
     for row in history:
-        if row.get("validation_loss"):
-            loss = float(row["validation_loss"])
+        if (loss := chosen_by(row, select)) is not None:
             count = count + 1 if loss > (1 + stop_rise) * best else 0
             best = min(best, loss)
     return count
 
 
 def is_over(history: Sequence[Mapping[str, Any]], config: Config) -> bool:
-    """Whether a network has had all its epochs, or was stopped by an obvious rise of its validation loss."""
+    """Whether a network has had all its epochs, or was stopped by an obvious rise of `chosen_by`."""
     train = config.train
-    return len(history) >= train.epochs or rises(history, train.stop_rise) >= train.stop_patience
+    rise = rises(history, train.stop_rise, train.select)
+    return len(history) >= train.epochs or rise >= train.stop_patience
 
 
-def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The epoch of the lowest validation loss: the first of them; None without validation."""
-    scored = [row for row in history if row.get("validation_loss")]
-    return min(scored, key=lambda row: float(row["validation_loss"])) if scored else None
+def best_row(history: Sequence[Mapping[str, Any]], select: str = "loss") -> Mapping[str, Any] | None:
+    """The epoch of the lowest `chosen_by`: the first of them; None without validation."""
+    scored = [row for row in history if chosen_by(row, select) is not None]
+    return min(scored, key=lambda row: chosen_by(row, select)) if scored else None

@@ -168,7 +168,7 @@ def _network(home: NetworkFolder, region: str, config: Config) -> Network:
         rows = home.history
         for row in rows:
             int(row["epoch"])
-        best = best_row(rows)
+        best = best_row(rows, config.train.select)
         dice = _dice(best, region) if best else {}
         over = is_over(rows, config)
         pace = _pace(home.timing or rows)

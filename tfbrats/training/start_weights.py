@@ -32,7 +32,7 @@ def path_beside(version: str | os.PathLike, region: str = "") -> str:
 def write_beside(version: str | os.PathLike, region: str, network: keras.Model) -> None:
     """Puts a network's weights, as they were trained, into a version's folder."""
     content = io.BytesIO()
-    arrays = {variable.path: keras.ops.convert_to_numpy(variable) for variable in network.variables}
+    arrays = {variable.path: variable.value.numpy() for variable in network.variables}
     np.savez(content, **arrays)
     files.write_bytes(path_beside(version, region), content.getvalue())
 

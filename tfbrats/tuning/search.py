@@ -88,7 +88,7 @@ def _pruned(
         for choice in choices:
             if (without := choice.without(now)) != now:
                 tried.append((choice.name, choice.candidates(without)))
-        judged = _judged(scores, tried, seed)
+        judged = _judged(scores, tried, seed) if tried else []
         idle = [one for one in judged if not one.gain.is_beyond_noise]
         if not idle:
             return now, {one.name: dataclasses.replace(one, tuned=now) for one in judged}

@@ -12,8 +12,9 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.machine.stopping import Stop
+from tfbrats.runs import listing
 from tfbrats.runs.folder import RunFolder
-from tfbrats.terminal import style
+from tfbrats.terminal import style, verbs
 from tfbrats.workflows import whole_run
 
 FOLDS = "folds.json"
@@ -69,6 +70,10 @@ def train(
         whole_run.train(of_fold, overwrite, made_by, stop, begun_from, folds[n])
         if stop.is_asked:
             return
+    runs = [path_of(home, n) for n in configs]
+    if number is None and not any(RunFolder(run).unfinished(config) for run in runs):
+        output = f"models/{listing.method(config)}_folds"
+        print(style.following(verbs.command_line("tfbrats.export", "--runs", *runs, "--output", output)))
 
 
 def _read(path: str, number: int | None) -> list[Splits]:

@@ -12,7 +12,7 @@ from tfbrats.machine import locks
 from tfbrats.machine.stopping import Stop
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs import epochs, listing
-from tfbrats.runs.folder import RunFolder
+from tfbrats.runs.folder import RunFolder, chosen_by
 from tfbrats.terminal import style, verbs
 from tfbrats.terminal.wording import in_units
 from tfbrats.training import checkpoints, predicted_boxes
@@ -166,13 +166,17 @@ def _train_network(training: Training) -> bool:
 def _say_what_happened(training: Training) -> None:
     """Whether the training ended early, and where its best weights are."""
     history, best = training.progress.history, training.best.latest_checkpoint
+    select = training.config.train.select
     if training.is_over and len(history) < training.config.train.epochs:
         patience = training.config.train.stop_patience
-        print(f"stopped: the validation loss stayed high for {patience} epochs on end")
+        what = "validation loss stayed high" if select == "loss" else "Dice of cases stayed low"
+        print(f"stopped: the {what} for {patience} epochs on end")
     if best:
         folder, epoch = training.recipe.home.checkpoints_path("best"), checkpoints.number(best)
-        loss = history[epoch - 1].get("validation_loss")
+        loss = chosen_by(history[epoch - 1], select)
         why = "the last: there are no validation cases" if loss is None else f"validation loss {loss:.4g}"
+        if loss is not None and select == "dice":
+            why = f"Dice of cases {1 - loss:.4g}"
         print(f"best weights: {folder}, epoch {epoch}, {why}")
 
 
