@@ -19,7 +19,7 @@ from tfbrats.inference.ensemble import members_of
 from tfbrats.inference.saved_model import SavedModel
 from tfbrats.labels import MODALITIES, REGIONS
 from tfbrats.phantoms import data_sets, simulation
-from tfbrats.predictions import model_card, results, seen
+from tfbrats.predictions import model_card, one_by_one, results, seen
 from tfbrats.training import best_weights
 
 A, B = (
@@ -122,7 +122,7 @@ def test_the_card_tells_what_it_costs(model):
     (variables,) = pathlib.Path(model, "variables").glob("*data*")
     assert 0.8 * variables.stat().st_size < told.averaged.weights_bytes <= variables.stat().st_size
     assert told.averaged.seconds > told.averaged.seconds_of_one > 0
-    assert "8 forward passes" in told.averaged.text
+    assert "8 passes a slice or tile" in told.averaged.text
     assert "2 runs of width 2, 3" in told.description
 
 
@@ -145,6 +145,8 @@ def test_the_card_tells_of_each_run_which_cases_did_not_train_it(model):
         "Case_3": ["a"],
         "Case_9": ["a", "b"],
     }
+    said = one_by_one._left_out_by_some(told, ["Case_1", "Case_2", "Case_3", "Case_9", "x"])
+    assert said == ". 2 of them trained some of its 2 runs and not others: its card tells which"
     assert "split_sha256" not in data and data["records_sha256"] == "a" * 64
     assert [run["name"] for run in data["runs"]] == ["a", "b"]
     assert all(run["scores"]["dice_wt"] == 0.5 for run in data["runs"])
