@@ -23,7 +23,7 @@ from tfbrats.runs.folder import RunFolder
 from tfbrats.workflows.chain import Steps, exported_since, output_of
 
 NOTES, _USED = "trained.json", "used.json"
-_FEW, _MANY, _EPOCHS = 4, 24, 3  # steps and epochs of the trainings that tell the pace
+_FEW, _MANY, _EPOCHS = 4, 64, 3  # steps and epochs of the trainings that tell the pace
 _LEAST_SECONDS = 1e-3  # of a step: two trainings that differ by less differ by chance
 
 
