@@ -4,12 +4,13 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from tfbrats.cases import dealing
-from tfbrats.cases.split_files import SPLITS
+from tfbrats.cases import dealing, split_files
+from tfbrats.cases.split_files import SPLITS, Splits
 from tfbrats.config import Config
 from tfbrats.datasets.layouts import Dataset
 from tfbrats.errors import InputError
-from tfbrats.records import folder, shards
+from tfbrats.machine import files
+from tfbrats.records import folder, manifest, shards
 from tfbrats.records.folder import RecordFolder
 from tfbrats.records.manifest import Batch
 from tfbrats.records.price import Price, measured_price
@@ -45,6 +46,8 @@ class Plan:
 
 def planned(options: argparse.Namespace, config: Config, dataset: Dataset, records: RecordFolder) -> Plan:
     """Deals the cases, prices them, and plans the shards of all, those of earlier batches as they were."""
+    if folds := _folds(options):
+        return _planned_folds(options, config, dataset, records, folds)
     if options.add and not records.batches:
         raise InputError(f"{options.output}: --add, and there are no records yet. Leave --add away.")
     written = records.cases if options.add else None
@@ -58,12 +61,49 @@ def planned(options: argparse.Namespace, config: Config, dataset: Dataset, recor
     if has_cases and (options.add or not batches):
         batches.append(Batch(cases=dealt, bytes_per_case=price.bytes_per_case))
     splits = folder.cases_of(batches) if options.add else dealt
-    tasks = [
+    tasks = _tasks(dataset, config, options.output, batches)
+    return Plan(new, splits, batches, tasks, price, notes)
+
+
+def _folds(options: argparse.Namespace) -> list[Splits]:
+    """The folds of --splits, where none of them is named: records for all of them are wanted."""
+    source = options.splits
+    if options.fold is not None or source is None or source in dealing.RECIPES or not files.exists(source):
+        return []
+    folds = split_files.read_folds(source)
+    if folds and options.add:
+        raise InputError(f"{source}: --add deals new cases to one split, and these are folds. Leave --add out.")
+    if folds:
+        split_files.check_cross_validation(folds, source)
+    return folds
+
+
+def _planned_folds(
+    options: argparse.Namespace, config: Config, dataset: Dataset, records: RecordFolder, folds: list[Splits]
+) -> Plan:
+    """The shards of all folds: a batch for the cases that each holds out."""
+    for fold in folds:
+        try:
+            dealing.split_cases(dataset, config.records.split, config.records.seed, fold)
+        except InputError as error:
+            raise InputError(f"{options.splits}: {error}") from error
+    kind = config.records.kind
+    splits = folder.cases_of(manifest.batches_of_folds(folds, kind, 0.0))
+    price = measured_price(dataset, splits, config, options.output, with_n4=options.price)
+    batches = manifest.batches_of_folds(folds, kind, price.bytes_per_case)
+    if [batch.cases for batch in records.batches] == [batch.cases for batch in batches]:
+        batches = list(records.batches)  # the same shards as before, whatever a case is measured to take now
+    tasks = _tasks(dataset, config, options.output, batches)
+    each = ", ".join(str(len(fold["validation"])) for fold in folds)
+    return Plan(splits, splits, batches, tasks, price, [f"{len(folds)} folds, which hold out {each} cases"])
+
+
+def _tasks(dataset: Dataset, config: Config, output: str, batches: Sequence[Batch]) -> list[ShardTask]:
+    return [
         task
         for number, batch in enumerate(batches)
-        for task in shards.plan(dataset, batch.cases, config, options.output, batch.bytes_per_case, number)
+        for task in shards.plan(dataset, batch.cases, config, output, batch.bytes_per_case, number)
     ]
-    return Plan(new, splits, batches, tasks, price, notes)
 
 
 def tell(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, plan: Plan) -> None:
@@ -72,7 +112,7 @@ def tell(options: argparse.Namespace, dataset: Dataset, records: RecordFolder, p
     of_cases = (f"{case.case_id}: {note}" for case in dataset.cases for note in case.notes)
     for note in (*dataset.notes, *plan.notes, *of_cases):
         print(style.note(note))
-    left_out = len(dataset.cases) - sum(len(ids) for ids in plan.splits.values())
+    left_out = len(dataset.cases) - len({case_id for ids in plan.splits.values() for case_id in ids})
     if left_out:
         why = "test images, or not named in --splits"
         print(style.note(f"{left_out} cases are in no split and left out: {why}"))

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         print(style.note(note))
     entries = {entry.case_id: entry for entry in layouts.select(dataset, case_ids)}
 
-    from tfbrats.predictions import model_card, results
+    from tfbrats.predictions import doubts, model_card, results
 
     targets = [results.target(name, options.output, with_provenance=options.provenance) for name in entries]
     _check_places(options, dataset, targets)
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
         segment_scores.check_references(options, list(entries))
     newest = "" if options.model == given else f", the newest of {options.given['model']}"
     print(f"model            {card.name} version {card.version}{newest}")
-    if note := model_card.n4_note(card):
+    if note := doubts.n4_note(card):
         print(style.note(note))
     if engine.is_dry_run(beam_options):
         engine.dry_run(beam_options, options.output, "cases", segment_job.built(options))

@@ -129,8 +129,9 @@ def config_page() -> str:
         MADE_BY,
         _filled(
             "A config is a YAML file with these keys. Every key that its row has is required, and an unknown "
-            "one is an error: nothing has a default outside the YAML, but for `preprocess.n4` and "
-            "`train.tf32`, which configs of older runs do not have. `tfbrats train --config cun "
+            "one is an error: nothing has a default outside the YAML, but for keys that came later "
+            f"({', '.join(f'`{key}`' for key in _later())}). Where a config of an older run does not "
+            "have them, they mean what was done then. `tfbrats train --config cun "
             "train.epochs=20` changes a value on the command line; `null`, `true` and lists such as `[3,1,1]` "
             "are written as in YAML. [The readings](../why/papers.md#readings) say which values are ours."
         ),
@@ -158,6 +159,21 @@ def config_page() -> str:
             )
         )
     return "\n\n".join(blocks) + "\n"
+
+
+def _later() -> list[str]:
+    """The keys that have a default: those that configs of older runs lack."""
+    kinds = (config.SliceConfig, config.PatchConfig)
+    sections = {(key, field.annotation) for kind in kinds for key, field in kind.model_fields.items()}
+    return sorted(
+        {
+            f"{section}.{key}"
+            for section, kind in sections
+            if _is_section(kind)
+            for key, field in kind.model_fields.items()
+            if not field.is_required()
+        }
+    )
 
 
 def _sections(shipped: dict[str, pydantic.BaseModel]) -> dict[str, dict[str, type]]:

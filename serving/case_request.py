@@ -35,13 +35,19 @@ class CaseRequest:
 
     Args:
         signature: to call; None for the one with the fewest bytes that loses nothing.
-        probabilities: ask for them too.
+        probabilities, uncertainty: ask for them too.
     """
 
-    def __init__(self, case: Case, signature: str | None = None, probabilities: bool = False):
+    def __init__(
+        self,
+        case: Case,
+        signature: str | None = None,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+    ):
         self.case = case
         self._signature = signature
-        self._probabilities = probabilities
+        self._more = probabilities, uncertainty
         self._made: tuple[tuple, tuple[Inputs, str]] | None = None  # what a card wants, and what it got
 
     def inputs(self, card: ModelCard) -> tuple[Inputs, str]:
@@ -57,7 +63,7 @@ class CaseRequest:
 
     def outputs(self, card: ModelCard, signature: str) -> list[str]:
         """What to ask the signature for."""
-        return model_card.outputs(card, signature, self._probabilities)
+        return model_card.outputs(card, signature, *self._more)
 
     def answer(
         self, card: ModelCard, outputs: Mapping[str, np.ndarray], version: int, model: str
@@ -77,6 +83,7 @@ class CaseRequest:
         expected = {
             "segmentation": (np.uint8, shape),
             "probabilities": (np.float32, (*shape, len(card.regions))),
+            model_card.ENTROPY: (np.uint8, (*shape, len(card.regions))),
             model_card.TILES: (np.int32, (len(card.regions),)),
         }
         for name, array in outputs.items():
@@ -88,7 +95,8 @@ class CaseRequest:
                 )
         tissues = model_card.tissues(card, outputs["segmentation"], where)
         tiles = outputs.get(model_card.TILES)
-        return Segmentation(tissues, outputs.get("probabilities"), tiles, card, version)
+        entropy = outputs.get(model_card.ENTROPY)
+        return Segmentation(tissues, outputs.get("probabilities"), tiles, card, version, entropy=entropy)
 
 
 def _inputs(card: ModelCard, case: Case, signature: str | None) -> tuple[Inputs, str]:

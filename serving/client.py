@@ -103,6 +103,7 @@ def main(arguments: Sequence[str]) -> int | None:
         options.probabilities,
         options.provenance,
         options.overwrite,
+        options.uncertainty,
     )
     from serving import rounds
 

@@ -132,7 +132,11 @@ class Client:
         return self._calls.predict(inputs, signature, outputs, None, self._calls.deadline())
 
     def segment(
-        self, case: Case | str | os.PathLike, probabilities: bool = False, signature: str | None = None
+        self,
+        case: Case | str | os.PathLike,
+        probabilities: bool = False,
+        signature: str | None = None,
+        uncertainty: bool = False,
     ) -> Segmentation:
         """The segmentation of a whole case. Runs N4 here first where the graph does not (slow).
 
@@ -143,6 +147,7 @@ class Client:
             probabilities: ask for them too; they are 12 times the label map's bytes.
             signature: None for the one with the fewest bytes that loses nothing: gzip_int16 where the case
                 holds whole numbers and the model offers it, else int16, else serving_default.
+            uncertainty: ask for the entropy of each region too, of a model that is an average.
 
         Raises:
             ServerError: as the server answered.
@@ -150,7 +155,7 @@ class Client:
         """
         if isinstance(case, str | os.PathLike):
             case = cases.load(only_case(case), self.card().modalities, read_label=False)
-        request = CaseRequest(case, signature, probabilities)
+        request = CaseRequest(case, signature, probabilities, uncertainty)
         request.inputs(self.card())  # before the clock starts
         deadline = self._calls.deadline()
         attempts = tenacity.Retrying(

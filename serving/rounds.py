@@ -81,6 +81,8 @@ def _begun(card: ModelCard, wanted: Wanted, overwrite: bool) -> tuple[Wanted, vo
 
     Results that lie there are the model's, or --overwrite takes them away.
     """
+    if any(target.uncertainty for target in wanted.targets):
+        model_card.check_is_average(card)
     wanted, notes = wanted.by(card)
     for note in notes:
         print(style.note(note), flush=True)
@@ -154,7 +156,9 @@ class _Round:
         """Reads, sends and writes one case."""
 
         def segment(loaded: Case) -> Segmentation:
-            result = self.client.segment(loaded, target.probabilities is not None, self._signature)
+            result = self.client.segment(
+                loaded, target.probabilities is not None, self._signature, bool(target.uncertainty)
+            )
             if target.folder is not None:
                 self._check_version(result)
             return result

@@ -11,7 +11,8 @@ from tfbrats import config, config_file
 from tfbrats.errors import InputError
 from tfbrats.records import manifest
 
-LATER = {"n4", "tf32"}  # keys that runs and records from before there was a choice do not say
+# Keys that runs and records from before there was a choice do not say.
+LATER = {"n4", "tf32", "frozen", "reestimate_moments", "open_shards", "select", "ema", "validation_scope"}
 
 
 def written(tmp_path, change):
@@ -408,6 +409,34 @@ def test_a_run_that_does_not_say_tf32_was_trained_with_tensorflows_own():
     content = yaml.safe_load((config_file.SHIPPED / "cun.yaml").read_text())
     del content["train"]["tf32"]
     assert config_file.from_mapping(content, "older").train.tf32
+
+
+def test_a_run_from_before_the_keys_of_the_stream_goes_on_as_it_was():
+    later = {
+        "model": {"reestimate_moments": 0},
+        "data": {"open_shards": None},
+        "train": {"select": "loss", "ema": 0},
+        "lws": {"validation_scope": "as_trained"},
+    }
+    for name, sections in (("cun_lws.yaml", later), ("msm.yaml", dict(list(later.items())[:3]))):
+        content = config_file.load(name).model_dump(mode="json")
+        for section, keys in sections.items():
+            for key in keys:
+                del content[section][key]
+        older = config_file.from_mapping(content, "older").model_dump(mode="json")
+        for section, keys in sections.items():
+            assert {key: older[section][key] for key in keys} == keys
+
+
+def test_the_floor_by_itself_meets_paper_as_own_condition():
+    for epochs in (1, 6, 50, 400):
+        settings = config_file.load("cun_lws.yaml", [f"train.epochs={epochs}"])
+        assert settings.lws.floor == "auto"
+        assert settings.lws.beta * settings.p2_floor * epochs == pytest.approx(1)
+    assert config_file.load("cun_lws.yaml", ["lws.floor=auto", "lws.beta=0.5", "train.epochs=1"]).p2_floor == 1
+    assert config_file.load("cun_lws.yaml", ["lws.floor=1e-2"]).p2_floor == 0.01
+    for wrong in ("2", "-0.1", "low", "true", "[0.1]"):
+        assert "Input should be from 0 to 1, or auto" in refusal("cun_lws.yaml", f"lws.floor={wrong}")
 
 
 def test_records_of_another_n4_are_others_unless_nothing_is_corrected():

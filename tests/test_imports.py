@@ -38,15 +38,17 @@ ORDER = {
     "records": "datasets cases config_file",
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",
+    "tuning": "cases metrics predictions scoring",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
     "graphs": "cases",
-    "inference": "cases phantoms networks records.tfrecord predictions graphs",
+    "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
     "distribution": "",
     "training": "cases.overlays records runs networks graphs inference batches distribution",
-    "exports": "cases phantoms networks runs records.tfrecord predictions inference training distribution "
+    "exports": "cases phantoms networks runs records.tfrecord predictions tuning inference training "
+    "distribution config_file",
+    "workflows": "datasets cases networks records runs predictions scoring.papers training distribution "
     "config_file",
-    "workflows": "datasets cases networks records runs scoring.papers training distribution config_file",
     "api_inputs": "datasets cases predictions records config_file",
     "api": "api_inputs datasets cases phantoms metrics predictions records networks inference batches "
     "workflows",
@@ -86,7 +88,7 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "reporting", "api_inputs", "api"),
+    *("records", "runs", "predictions", "scoring", "tuning", "reporting", "api_inputs", "api"),
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),

@@ -1,6 +1,7 @@
 """A whole table with one command: what makes a row, what it costs, and that nothing is done twice."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 import tiny_model
 
 from tfbrats import config_file, reproduce
+from tfbrats.cases import split_files
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import data_sets
@@ -143,6 +145,28 @@ def test_the_price_of_a_table_without_test_cases_can_be_asked(cohort, tmp_path):
     wanted = table_plan.plan("paper_b", cohort, str(tmp_path), scored=False)
     found = table_cost.row_price(wanted, "msm", PROBED * 3, 10, table_cost.amounts(wanted))
     assert found.predict_hours * 3600 == pytest.approx(table_cost._FIXED_S)
+
+
+def test_folds_hold_out_every_case_once_on_records_of_all(cohort, tmp_path):
+    wanted = _plan(cohort, tmp_path, folds=5)
+    held_out = [case_id for fold in wanted.folds for case_id in fold["validation"]]
+    assert sorted(held_out) == wanted.case_ids == wanted.stored["train"] == wanted.stored["validation"]
+    assert len(held_out) == len(set(held_out)) == 5
+    volumes = _plan(cohort, tmp_path, "paper_b", ["records.kind=volumes"], folds=2)
+    assert volumes.stored["validation"] == []  # the same shards serve
+    with pytest.raises(InputError, match="Leave --test out"):
+        _plan(cohort, tmp_path, folds=5, test_data=cohort)
+    with pytest.raises(InputError, match=r"--folds 6: expected 2 to 5"):
+        _plan(cohort, tmp_path, folds=6)
+
+
+def test_of_folds_each_row_is_priced_as_often_as_it_is_trained(cohort, tmp_path):
+    five = _plan(cohort, tmp_path, folds=5)
+    one = dataclasses.replace(five, folds=())
+    amounts = table_cost.amounts(five)
+    cost, single = (table_cost.row_price(plan, "cun", PROBED, 10, amounts) for plan in (five, one))
+    assert cost.train_hours == pytest.approx(5 * single.train_hours)
+    assert cost.bytes == 5 * single.bytes
 
 
 # --- price ----------------------------------------------------------------------------------------------
@@ -291,12 +315,16 @@ class _Recorded:
         if arguments[0] == "tfbrats.train":
             settings = config_file.load(given["--config"])
             rows = [{"epoch": n + 1, "validation_loss": 1.0} for n in range(settings.train.epochs)]
-            home = pathlib.Path(settings.run.dir)
-            files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
-            RunFolder(home).network().write_history(
-                rows, [{"epoch": row["epoch"], "seconds": 1.0} for row in rows]
-            )
-            files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
+            homes = [pathlib.Path(settings.run.dir)]
+            if "--folds" in given:
+                count = len(split_files.read_folds(given["--folds"]))
+                homes = [homes[0] / f"fold{n}" for n in range(count)]
+            for home in homes:
+                files.write_bytes(home / "config.yaml", settings.to_yaml().encode())
+                RunFolder(home).network().write_history(
+                    rows, [{"epoch": row["epoch"], "seconds": 1.0} for row in rows]
+                )
+                files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
         if arguments[0] == "tfbrats.export":
             model = pathlib.Path(given["--output"])
             (model / str(1 + len(list(model.glob("*"))))).mkdir(parents=True)
@@ -313,9 +341,9 @@ def _names(steps) -> list[str]:
     return [arguments[0].rpartition(".")[2] for arguments in steps]
 
 
-def _begun(cohort, folder, rows) -> table_plan.Plan:
+def _begun(cohort, folder, rows, **more) -> table_plan.Plan:
     """A plan whose configs are written."""
-    wanted = _plan(cohort, folder, rows=rows)
+    wanted = _plan(cohort, folder, rows=rows, **more)
     for row, one in wanted.configs.items():
         files.write_bytes(folder / "configs" / f"{row}.yaml", one.to_yaml().encode())
     return wanted
@@ -343,6 +371,39 @@ def test_steps_come_in_order_and_what_is_done_is_not_done_again(cohort, tmp_path
     missing = _Recorded()
     reproduce.reproduce(wanted, missing)
     assert _names(missing.ran).count("predict") == 1
+
+
+def test_each_fold_is_exported_and_segments_what_it_holds_out_alone(cohort, tmp_path):
+    wanted = _begun(cohort, tmp_path, ["cun"], folds=2)
+    steps = _Recorded()
+    reproduce.reproduce(wanted, steps)
+    each = ["export", "predict"]
+    assert _names(steps.ran) == ["nifti_to_tfrecord", "train", *each, *each, "evaluate", "report"]
+    folds = str(tmp_path / "folds.json")
+    prepare, train = steps.ran[:2]
+    assert prepare[-2:] == ("--splits", folds) and train[-2:] == ("--folds", folds)
+    predicts = [arguments for arguments in steps.ran if arguments[0] == "tfbrats.predict"]
+    for number, (fold, arguments) in enumerate(zip(wanted.folds, predicts, strict=True)):
+        cases = [arguments[n + 1] for n, text in enumerate(arguments) if text == "--case"]
+        assert cases == fold["validation"]
+        given = dict(itertools.pairwise(arguments))
+        assert given["--model"] == str(tmp_path / "models" / f"cun_fold{number}" / "1")
+        assert given["--output"] == str(tmp_path / "predictions" / "cun" / f"fold{number}")
+    (evaluate,) = (arguments for arguments in steps.ran if arguments[0] == "tfbrats.evaluate")
+    assert evaluate[evaluate.index("--cases") + 1] == ",".join(wanted.case_ids)
+
+    modules = {verb.module: verb for verb in verbs.VERBS}
+    for module, *arguments in steps.ran:
+        completion.parser_of(modules[module]).parse_args(arguments)
+
+    again = _Recorded()
+    reproduce.reproduce(wanted, again)
+    assert _names(again.ran) == ["nifti_to_tfrecord", "evaluate", "report"]
+    assert again.done == steps.done
+    (tmp_path / "predictions" / "cun" / "fold1" / f"{wanted.folds[1]['validation'][0]}.nii.gz").unlink()
+    missing = _Recorded()
+    reproduce.reproduce(wanted, missing)
+    assert _names(missing.ran) == ["nifti_to_tfrecord", "predict", "evaluate", "report"]
 
 
 def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_today(cohort, tmp_path, capsys):
@@ -399,6 +460,13 @@ def test_a_folder_is_gone_on_with_by_the_same_data_and_settings_alone(cohort, tm
     reproduce._check_stamp(_plan(cohort, tmp_path))
     with pytest.raises(InputError, match=r"cun.train.epochs: 9, there 6"):
         reproduce._check_stamp(_plan(cohort, tmp_path, overrides=[*SMALL, "train.epochs=9"]))
+    with pytest.raises(InputError, match="folds: 5, there 0"):
+        reproduce._check_stamp(_plan(cohort, tmp_path, rows=["cun"], folds=5))
+    stamp = files.read_json(tmp_path / "reproduce.json")
+    for config in stamp["rows"].values():
+        del config["train"]["frozen"]  # as an older version wrote it
+    files.write_json(tmp_path / "reproduce.json", {k: v for k, v in stamp.items() if k != "folds"})
+    reproduce._check_stamp(_plan(cohort, tmp_path, rows=["cun"]))
     with pytest.raises(InputError, match="table: paper_b, there paper_a"):
         reproduce._check_stamp(_plan(cohort, tmp_path, "paper_b", ["records.split=[3,1,1]"]))
 

@@ -425,11 +425,11 @@ def test_in_a_folder_the_file_has_its_usual_name(cohort, tmp_path, name):
     assert written == tmp_path / name.removesuffix("splits.json") / "splits.json"
 
 
-def test_folds_are_prepared_one_at_a_time_with_what_was_said_of_the_cases(cohort, tmp_path, capsys):
+def test_folds_are_prepared_together_with_what_was_said_of_the_cases(cohort, tmp_path, capsys):
     more = ["--edition", "2020", "--folds", "3"]
     splits.main(["--input", cohort, "--output", str(tmp_path), *more])
     following = capsys.readouterr().out.splitlines()[-1]
-    assert "--edition 2020 --fold 0 --output records/cun" in following
+    assert "--edition 2020 --output records/cun" in following
 
 
 def test_the_command_says_in_json_what_it_did_and_what_is_wrong(cohort, tmp_path, capsys):

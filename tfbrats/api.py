@@ -230,9 +230,9 @@ class Model:
 
     def _doubts(self, loaded: "Case") -> list[str]:
         """What a person should know of a case before it is segmented."""
-        from tfbrats.predictions import doubts, model_card
+        from tfbrats.predictions import doubts
 
-        of_model = (model_card.n4_note(self.card), model_card.spacing_note(self.card, loaded.spacing_mm))
+        of_model = (doubts.n4_note(self.card), doubts.spacing_note(self.card, loaded.spacing_mm))
         return [f"{loaded.case_id}: {note}" for note in (*of_model, *doubts.of(loaded)) if note]
 
     def __repr__(self) -> str:

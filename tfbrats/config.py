@@ -1,9 +1,10 @@
-"""The YAML of a run as typed, frozen objects. Every key but two is required; an unknown one is an error.
+"""The YAML of a run as typed, frozen objects. Every key but later ones is required; an unknown one is an error.
 
 The sections that both papers have are in `config_sections`. What follows from a config alone stands here too
 (`regions`, `unit`, `scales`), so that nobody has to ask which paper a config is of. No TensorFlow.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -86,8 +87,23 @@ class LossWeightedSampling(Section):
     beta: pydantic.PositiveFloat  # normal pixels that count, for each tumour pixel (paper A, eq. 3)
     contour_weight: Annotated[float, pydantic.Field(ge=1)]  # of the contour in U-Net1's loss (alpha1)
     contour_width_mm: pydantic.PositiveFloat  # of the contour, a band round the tumour's outline
-    floor: Fraction  # the least share of normal pixels that count (p2)
+    floor: Fraction | Literal["auto"]  # the least share of normal pixels that count; auto: 1/(beta epochs)
     scope: Literal["batch", "slice"]  # over what the pixels are counted
+    validation_scope: Literal["as_trained", "split"] = "as_trained"  # for validation; or over all its slices
+
+    @pydantic.field_validator("floor", mode="plain")
+    @classmethod
+    def _a_share_or_auto(cls, value):
+        # By hand: of a union, pydantic would name a fault of each member.
+        if value == "auto":
+            return value
+        try:
+            share = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise ValueError("Input should be from 0 to 1, or auto")
+        return share
 
 
 class SliceConfig(RowConfig):
@@ -137,6 +153,13 @@ class SliceConfig(RowConfig):
     def weighted_sampling(self) -> bool:
         """Whether loss weighted sampling is on."""
         return self.lws.enabled
+
+    @property
+    def p2_floor(self) -> float:
+        """The least p2. By itself (auto) it is such that beta * p2 * epochs >= 1, as paper A asks."""
+        if self.lws.floor != "auto":
+            return self.lws.floor
+        return min(1.0, 1 / (self.lws.beta * self.train.epochs))
 
     def records_identity(self) -> dict[str, Any]:
         """All that the bytes of the records depend on: the writer stores it, the reader compares it.

@@ -1,7 +1,7 @@
 """The sections of a config that the rows of both papers have, and the values in them; `config` has the rest.
 
-Scientific values live in the YAML alone: nothing here has a default but `preprocess.n4` and `train.tf32`, and
-theirs is what versions without the key did. No TensorFlow.
+Scientific values live in the YAML alone. Only keys that came later have a default: what versions without the
+key did, so that runs, records and cards from before stay what they are. No TensorFlow.
 """
 
 from typing import Annotated, Any, Literal
@@ -38,7 +38,6 @@ class Preprocess(Section):
 
     n4_modalities: tuple[Modality, ...]  # which are corrected for shading (bias field)
     n4_shrink: pydantic.PositiveInt  # N4 fits its field on an image shrunk by this factor
-    # A default, for runs, records and cards from before there was a choice.
     n4: N4 = "itk"  # whose N4: ours, or SimpleITK's (itk), which is also meant where the key is missing
 
     def identity(self) -> dict[str, Any]:
@@ -51,6 +50,7 @@ class Model(Section):
 
     width: pydantic.PositiveInt  # channels at full resolution; doubles at each level
     batch_norm: Literal["synchronised", "per_replica"]  # over the global batch, or each replica's
+    reestimate_moments: pydantic.NonNegativeInt = 0  # batches that re-estimate batch-norm's moments; 0: none
 
 
 class Data(Section):
@@ -59,6 +59,7 @@ class Data(Section):
     records: Place  # the record set, where --records names no other
     modalities: tuple[Modality, ...]  # which are used; the channel order inside the network
     shuffle_buffer: pydantic.PositiveInt  # examples among which the next one is drawn
+    open_shards: pydantic.PositiveInt | None = None  # shards read in turn; null: 4, patches 16, volumes 2
 
     @pydantic.field_validator("modalities")
     @classmethod
@@ -88,10 +89,14 @@ class Train(Section):
     stop_patience: pydantic.PositiveInt  # training stops after so many epochs with an obvious rise in a row
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # in which the network computes
     tf32: bool = True  # on NVIDIA GPUs round what float32 multiplies to 10 bits; true where it is missing
+    select: Literal["loss", "dice"] = "loss"  # the best epoch: lowest validation loss, or highest Dice of cases
+    ema: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0  # how slowly averaged weights follow; 0: no average
     jit_compile: bool  # compile the step with XLA, on one device
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"]  # auto: by the devices there are
     checkpoint_minutes: pydantic.PositiveFloat  # between checkpoints inside a long epoch
     seed: pydantic.NonNegativeInt  # of weights, order, augmentation and sampling
+    # A default, for runs from before there was a choice.
+    frozen: Literal["nothing", "encoder"] = "nothing"  # which layers of the model in --from stay as they are
 
     @pydantic.field_validator("batch_size", mode="plain")
     @classmethod

@@ -36,6 +36,7 @@ def predict(
     overwrite: bool = False,
     rules: "SubmissionRules | None" = None,
     with_provenance: bool = False,
+    uncertainty: bool = False,
 ) -> list[str]:
     """Segments the cases of a data set into `output`, and says where they are and what comes next.
 
@@ -47,6 +48,7 @@ def predict(
         overwrite: segment again what has a result already.
         rules: of the upload it is for; the first case whose scans would make it refused is said at once.
         with_provenance: also write CASE.json (`provenance`).
+        uncertainty: also write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, of a model that is an average.
 
     Returns:
         the faults of the cases that could not be segmented.
@@ -56,8 +58,10 @@ def predict(
     """
     from tfbrats.predictions import model_card, one_by_one, wanted
 
-    asked = wanted.wanted(dataset, case_ids, output, probabilities, with_provenance, overwrite)
     card = model_card.read(model)
+    if uncertainty:
+        model_card.check_is_average(card)
+    asked = wanted.wanted(dataset, case_ids, output, probabilities, with_provenance, overwrite, uncertainty)
     asked, notes = asked.by(card)
     for note in notes:
         print(style.note(note))
@@ -168,6 +172,7 @@ def main(arguments: Sequence[str]) -> None:
         options.overwrite,
         rules,
         options.provenance,
+        options.uncertainty,
     )
     if faults:
         unpacked = f"\n{options.submission}: not written" if rules else ""

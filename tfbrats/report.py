@@ -76,6 +76,7 @@ def write(
     from tfbrats.reporting import case_pictures, hero, hero_card, page, score_text
     from tfbrats.reporting.sampling_maps import sampling_of
     from tfbrats.reporting.training_section import training_of
+    from tfbrats.reporting.uncertainty_section import uncertainty_of
     from tfbrats.scoring import comparison, papers, score_files
 
     comparison.check_once(compare)
@@ -99,6 +100,7 @@ def write(
                 by_rank=not case_ids,
                 training=training,
                 sampling=sampling_of(training.settings, pictured),
+                uncertainty=uncertainty_of(evaluation, prediction, reference, scores),
                 notes=notes,
             )
         )

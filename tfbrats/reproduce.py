@@ -4,12 +4,14 @@
     tfbrats reproduce --table paper_a --input BraTS2017/HGG --output paper_a
     tfbrats reproduce --table paper_b --input BraTS2018 --output paper_b records.split=[4,0,1]
     tfbrats reproduce --table paper_b --input phantoms --output small --settings smoke_3d
+    tfbrats reproduce --table paper_a --input BraTS2021 --output cross --folds 5
 
 Says first what it will cost, by a short probe of each network and of one case. Each step is a command that you
 could have typed; run again, the same command goes on where it was stopped. --settings takes sizes and recipe
 from another config and keeps of each row what makes it that row. Every row sees the same records, and the
 scores are those of the cases that none of them was trained or validated on; paper B trains on all, so that
-some have to be held out, or --test names another data set.
+some have to be held out, or --test names another data set. With --folds K every case is scored: each row is
+trained K times, and a case is segmented by the network of the fold that held it out.
 
 OUTPUT/configs, runs, models, predictions, scores: a file or folder a row; OUTPUT/report.html: the page.
 """
@@ -54,11 +56,12 @@ def _check_stamp(plan: "Plan") -> None:
         "data": files.canonical(plan.data),
         "test_data": files.canonical(plan.test_data),
         "cases": plan.case_ids,
+        "folds": len(plan.folds),
         "rows": {row: config.model_dump(mode="json") for row, config in plan.configs.items()},
     }
     content = json.loads(json.dumps(content))
     before = files.read_json(path) if path.exists() else {"rows": {}}
-    rows = {row: config for row, config in before["rows"].items() if row in content["rows"]}
+    rows = {row: _as_now(config) for row, config in before["rows"].items() if row in content["rows"]}
     differences = configs.differences(
         {**content, "rows": {row: content["rows"][row] for row in rows}},
         {**{key: before.get(key, content[key]) for key in content}, "rows": rows},
@@ -72,18 +75,32 @@ def _check_stamp(plan: "Plan") -> None:
     files.write_json(path, {"tfbrats": __version__, **content, "rows": {**before["rows"], **content["rows"]}})
 
 
+def _as_now(config: dict) -> dict:
+    """A config that another version may have written, with the keys that have come since."""
+    from tfbrats import config_file
+
+    try:
+        return config_file.from_mapping(config, STAMP).model_dump(mode="json")
+    except InputError:  # what differs is told
+        return config
+
+
 def reproduce(plan: "Plan", steps: Steps) -> None:
     """Runs all of it under plan.output, or what is left of it; rows scored there before stay on the page.
 
     Raises:
         InputError: a step failed.
     """
-    from tfbrats.workflows import table_plan
+    from tfbrats.cases import split_files
+    from tfbrats.workflows import folds, table_plan
 
+    of_folds = ["--splits", plan.path(folds.FOLDS)] if plan.folds else []
+    if plan.folds:
+        split_files.write(plan.path(folds.FOLDS), plan.folds)
     steps.run(
         "Turn NIfTI into TFRecords with Beam, once for every row",
         *("beam_pipelines.nifti_to_tfrecord", "--config", plan.path("configs", f"{plan.main_row}.yaml")),
-        *("--input", plan.data, "--output", plan.path("records")),
+        *("--input", plan.data, "--output", plan.path("records"), *of_folds),
         log_name="records",
     )
     if plan.test_data != plan.data:
@@ -111,7 +128,7 @@ def reproduce(plan: "Plan", steps: Steps) -> None:
         "Draw it",
         *("tfbrats.report", "--scores", plan.path("scores", main_row)),
         *("--prediction", plan.path("predictions", main_row), "--reference", plan.test_data),
-        *("--run", plan.path("runs", main_row), *beside),
+        *("--run", _runs(plan, main_row)[0], *beside),
         *("--output", page, "--title", f"{papers.TABLES[plan.table].title}, reproduced"),
         notes=[f"`{line}`" for line in steps.done],
         log_name="report",
@@ -121,42 +138,72 @@ def reproduce(plan: "Plan", steps: Steps) -> None:
     print(style.following(f"look at {page} in a browser"))
 
 
-def _train_and_segment(plan: "Plan", row: str, config: "Config", steps: Steps) -> None:
-    """One row, from the records to the segmented test cases."""
-    from tfbrats.runs.folder import RunFolder
+def _runs(plan: "Plan", row: str) -> list[str]:
+    """The run folders of a row: one, or one for each fold."""
+    from tfbrats.workflows import folds
 
-    trained, model = plan.path("runs", row), plan.path("models", row)
+    home = plan.path("runs", row)
+    return [folds.path_of(home, number) for number in range(len(plan.folds))] or [home]
+
+
+def _train_and_segment(plan: "Plan", row: str, config: "Config", steps: Steps) -> None:
+    """One row, from the records to the segmented test cases, or to those that each fold holds out."""
+    from tfbrats.runs.folder import RunFolder
+    from tfbrats.workflows import folds
+
+    of_folds = ["--folds", plan.path(folds.FOLDS)] if plan.folds else []
+    trained = _runs(plan, row)
     # What is complete would only say so, after loading TensorFlow.
-    run = RunFolder(trained)
-    is_trained = run.is_run and not run.unfinished(config)
+    is_trained = all(run.is_run and not run.unfinished(config) for run in map(RunFolder, trained))
     steps.run(
-        f"Train {row}",
-        *("tfbrats.train", "--config", plan.path("configs", f"{row}.yaml")),
+        f"Train {row}" + (f", {len(trained)} folds" if plan.folds else ""),
+        *("tfbrats.train", "--config", plan.path("configs", f"{row}.yaml"), *of_folds),
         show=True,
         is_done=is_trained,
         log_name=f"{row}-train",
     )
-    if not is_trained:
-        RunFolder(trained).check_finished()  # as it is now
+    for run in trained if not is_trained else ():
+        RunFolder(run).check_finished()  # as it is now
+    if not plan.folds:
+        places = (trained[0], plan.path("models", row), plan.path("predictions", row))
+        _export_and_segment(plan, row, f"the test cases with {row}", places, plan.case_ids, steps)
+    for number, (run, fold) in enumerate(zip(trained, plan.folds, strict=False)):
+        places = (run, plan.path("models", f"{row}_fold{number}"))
+        places = (*places, plan.path("predictions", row, f"fold{number}"))
+        name = f"{row}-fold{number}"
+        what = f"what fold {number} of {row} holds out"
+        _export_and_segment(plan, name, what, places, fold["validation"], steps)
+
+
+def _export_and_segment(
+    plan: "Plan", name: str, what: str, places: tuple[str, str, str], case_ids: Sequence[str], steps: Steps
+) -> None:
+    """A trained network, from the run to its segmentations.
+
+    Args:
+        name: of the network, in the logs.
+        what: it segments, in words.
+        places: of the run, the model and its segmentations.
+    """
+    trained, model, predictions = places
     steps.run(
-        f"Export {row}",
+        f"Export {name}",
         *("tfbrats.export", "--run", trained, "--output", model),
         is_done=exported_since(trained, model),
-        log_name=f"{row}-export",
+        log_name=f"{name}-export",
     )
     version = max((int(path.name) for path in pathlib.Path(model).glob("[0-9]*")), default=1)
-    predictions = plan.path("predictions", row)
     segmented_by = _version_of(predictions)
-    are_there = [files.exists(files.join(predictions, f"{case_id}.nii.gz")) for case_id in plan.case_ids]
+    are_there = [files.exists(files.join(predictions, f"{case_id}.nii.gz")) for case_id in case_ids]
     steps.run(
-        f"Segment the test cases with {row} ({len(plan.case_ids)})",
+        f"Segment {what} ({len(case_ids)})",
         *("tfbrats.predict", "--model", files.join(model, str(version)), "--input", plan.test_data),
-        *(text for case_id in plan.case_ids for text in ("--case", case_id)),
+        *(text for case_id in case_ids for text in ("--case", case_id)),
         *("--output", predictions),
         # A row trained again has a newer version, and its older one's segmentations go.
         *(() if segmented_by in (None, version) else ("--overwrite",)),
         is_done=all(are_there) and segmented_by == version,
-        log_name=f"{row}-segment",
+        log_name=f"{name}-segment",
     )
 
 
@@ -174,7 +221,7 @@ def _evaluation(plan: "Plan", row: str) -> list[str]:
 
     arguments = ["tfbrats.evaluate", "--prediction", plan.path("predictions", row)]
     arguments += ["--reference", plan.test_data, "--row", row, "--output", plan.path("scores", row)]
-    if plan.test_data == plan.data:
+    if plan.test_data == plan.data and not plan.folds:
         return [*arguments, "--splits", RunFolder(plan.path("runs", row)).splits_path, "--split", "test"]
     return [*arguments, "--cases", ",".join(plan.case_ids)]
 
@@ -207,6 +254,9 @@ def parser() -> command.Parser:
         "--settings", type=paths.argument, metavar="CONFIG", help="sizes and recipe, e.g. smoke_2d"
     )
     parser.add_argument("--test", type=paths.argument, metavar="DIR", help="another data set to test on")
+    parser.add_argument(
+        "--folds", type=int, metavar="K", help="cross-validate: train each row K times, and score every case"
+    )
     parser.add_argument("--price", action="store_true", help="say what it would cost, and stop")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="of every row alike")
     return parser
@@ -229,10 +279,14 @@ def main(arguments: Sequence[str]) -> None:
         asked.test,
         asked.overrides,
         scored=not asked.price,
+        folds=asked.folds,
     )
     files.check_can_hold(plan.output)
     _check_folder(plan.output)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in plan.splits.items())
+    if plan.folds:
+        held_out = ", ".join(str(len(fold["validation"])) for fold in plan.folds)
+        counts = f"{len(plan.case_ids)}, {len(plan.folds)} folds that hold out {held_out}"
     print(f"{papers.TABLES[plan.table].title}: {', '.join(plan.configs)}\ncases: {counts}", flush=True)
     if asked.price:
         with tempfile.TemporaryDirectory() as folder:

@@ -106,7 +106,6 @@ def _print(report: Mapping[str, Any]) -> None:
 def _preparing(options: argparse.Namespace) -> str:
     """The command that makes records of this split."""
     kept = [("--edition", options.edition), ("--patients", options.patients)]
-    kept += [("--fold", "0")] if options.folds else []
     return verbs.command_line(
         *("beam_pipelines.nifti_to_tfrecord", "--config", options.config or "cun", "--input", options.input),
         *("--splits", options.output, *(text for pair in kept if pair[1] for text in pair)),

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfbrats import labels
+from tfbrats import config_file, labels
 from tfbrats.batches import slice_stream
 from tfbrats.batches.stream import Share, parse
 from tfbrats.cases import case as cases
@@ -11,6 +12,7 @@ from tfbrats.cases import preprocess
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.records import schema, tfrecord
+from tfbrats.records.manifest import Manifest, Shard
 
 
 def _take(dataset, steps):
@@ -181,3 +183,54 @@ def test_an_empty_split_is_an_error_that_names_it(record_set):
     settings, manifest = record_set.config(), record_set.manifest
     with pytest.raises(InputError, match="no test examples"):
         slice_stream.validation(manifest, settings, "test", Share(4))
+
+
+# --- how well cases are mixed ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def papers_scale(tmp_path_factory):
+    """Folder and manifest of 126 cases in 22 shards, as paper A's records are: of each slice its case alone."""
+    folder, rng = tmp_path_factory.mktemp("scale"), np.random.default_rng(0)
+    sizes, shards = rng.normal(98, 8, 126).round().astype(int), []
+    for n, numbers in enumerate(np.array_split(np.arange(126), 22)):
+        path = folder / f"train-{n:05}-of-00022.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in np.repeat(numbers, sizes[numbers]):
+                writer.write(b"%d" % number)
+        examples = int(sizes[numbers].sum())
+        shards.append(Shard.model_construct(file=path.name, split="train", region="", examples=examples))
+    return folder, Manifest.model_construct(kind="slices", shards=tuple(shards))
+
+
+def _cases_in_turn(papers_scale, *overrides):
+    """The case of each slice of an epoch, as training reads them: over the index alone."""
+    folder, manifest = papers_scale
+    settings = config_file.load("cun_lws.yaml", [f"data.records={folder}", *overrides])
+    stream, count = slice_stream.shuffled(manifest, settings, 0, Share(8))
+    cases = np.array([int(case) for case in stream.as_numpy_iterator()])
+    assert len(cases) == count == manifest.count("train")
+    return cases
+
+
+def _effective(cases, slices=80):
+    """From how many cases so many slices on end are: 1 / sum of squared shares; at the end, and on average."""
+    found = []
+    for end in range(len(cases), slices, -slices):
+        _, counts = np.unique(cases[end - slices : end], return_counts=True)
+        found.append(slices**2 / (counts**2).sum())
+    return found[0], np.mean(found)
+
+
+def test_what_the_moments_remember_is_of_forty_cases_at_the_papers_scale(papers_scale):
+    """Ten steps of eight slices, by momentum 0.9. Drawn at random they would be of 49."""
+    last, mean = _effective(_cases_in_turn(papers_scale))
+    assert mean >= 40 and last >= 38
+
+
+def test_a_run_from_before_reads_four_shards_as_it_did(papers_scale):
+    asked, unsaid = (
+        _cases_in_turn(papers_scale, "data.shuffle_buffer=512", f"data.open_shards={n}") for n in ("4", "null")
+    )
+    assert np.array_equal(asked, unsaid)
+    assert max(_effective(unsaid)) < 15

@@ -12,7 +12,7 @@ from tfbrats.cases import case, nifti, preprocess
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.phantoms import simulation
-from tfbrats.predictions import model_card
+from tfbrats.predictions import doubts, model_card
 
 SHAPE = (24, 24, 16)
 
@@ -204,21 +204,21 @@ def test_a_card_from_before_the_graph_corrected_means_that_the_caller_does_by_si
     old = model_card.read(tmp_path)
     assert old == now and old.n4_of_caller == ("t1", "t1ce")
     assert old.to_file() == (tmp_path / "tfbrats.json").read_bytes()
-    note = model_card.n4_note(old)
+    note = doubts.n4_note(old)
     assert "cun version 3 was exported before" in note and "N4 of t1, t1ce is done here, by SimpleITK" in note
 
 
 def test_of_a_model_whose_graph_corrects_or_that_wants_none_nothing_is_said():
     for n4 in (tiny_model.of_graph("t1"), tiny_model.of_graph(), tiny_model.of_caller()):
         card = a_card(n4=n4)
-        assert card.n4_of_caller == () and model_card.n4_note(card) is None
-        assert model_card.other_n4_note(card) is None
+        assert card.n4_of_caller == () and doubts.n4_note(card) is None
+        assert doubts.other_n4_note(card) is None
 
 
 def test_records_of_another_n4_than_the_graph_s_are_told():
-    note = model_card.other_n4_note(a_card(n4=tiny_model.of_graph("t1", of_records="SimpleITK")))
+    note = doubts.other_n4_note(a_card(n4=tiny_model.of_graph("t1", of_records="SimpleITK")))
     assert note.startswith("its records were corrected by SimpleITK's N4") and "tfbrats's" in note
-    assert model_card.other_n4_note(a_card(n4=tiny_model.of_graph(of_records="SimpleITK"))) is None
+    assert doubts.other_n4_note(a_card(n4=tiny_model.of_graph(of_records="SimpleITK"))) is None
 
 
 # --- as it was written ----------------------------------------------------------------------------------

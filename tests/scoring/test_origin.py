@@ -8,6 +8,8 @@ import pytest
 import tiny_model
 
 from tfbrats.errors import InputError
+from tfbrats.predictions import seen
+from tfbrats.reporting import seen_text
 from tfbrats.scoring import origin
 from tfbrats.scoring.origin import Model, Split
 
@@ -64,6 +66,39 @@ def test_the_card_is_found_in_each_folder_that_predictions_come_from(tmp_path, w
     (tmp_path / "other" / "tfbrats.json").write_bytes(content)
     assert origin.card_beside(tmp_path) == (card, [])  # the same model
     (tmp_path / "other" / "tfbrats.json").write_bytes(tiny_model.card(edition="2021").to_file())
+    card, (note,) = origin.card_beside(tmp_path)
+    assert card is None and "cards of 2 models lie there" in note
+
+
+@pytest.mark.parametrize("leaked", [False, True])
+def test_of_folds_each_case_is_held_against_the_network_that_segmented_it(tmp_path, leaked):
+    held_out = {"fold0": ONE, "fold1": TWO}
+    for name, case_id in held_out.items():
+        rest = [i for i in (ONE, TWO, THREE) if i != case_id]
+        splits = {"train": rest, "validation": [case_id], "test": []}
+        if leaked and name == "fold1":
+            splits = {"train": [ONE, TWO], "validation": [THREE], "test": []}
+        config = {"model": {"name": "drn"}, "data": {"records": "r"}, "run": {"dir": name}}
+        data = {"config": config, "split_sha256": name, **seen.hashes_of(splits)}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{case_id}.nii.gz").write_bytes(b"")
+        card = tiny_model.card().model_copy(update={"name": f"drn_{name}", "training_data": data})
+        (tmp_path / name / "tfbrats.json").write_bytes(card.to_file())
+    card, notes = origin.card_beside(tmp_path)
+    assert notes == [] and card.name == "drn in 2 folds"
+    model = origin.model_of(card, tmp_path)
+    assert (model.row, model.split_sha256) == ("drn", None)
+    kinds = seen.kinds_of(card.training_data, [ONE, TWO, THREE])
+    assert kinds == {ONE: "fold", TWO: "train" if leaked else "fold", THREE: "unseen"}
+    by_split = origin.BySplit(True, seen.by_kind({i: kinds[i] for i in held_out.values()}), {}, {}, None, False)
+    text, is_warning = seen_text.sentence(by_split, card.name, chosen=False)
+    assert is_warning is leaked
+    assert ("best epoch was chosen on the cases that its fold holds out" in text) is not leaked
+
+    # Of another config it is another model.
+    data["config"] = {"model": {"name": "cun"}}
+    card = tiny_model.card().model_copy(update={"training_data": data})
+    (tmp_path / "fold1" / "tfbrats.json").write_bytes(card.to_file())
     card, (note,) = origin.card_beside(tmp_path)
     assert card is None and "cards of 2 models lie there" in note
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats.batches.slice_stream import MAPS_AT_ONCE
-from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
+from tfbrats.batches.stream import Share, in_batches, parse, place_of_case, serialized, untuned
 from tfbrats.config import PatchConfig
 from tfbrats.inference import patches_graph
 from tfbrats.inference.answers import region_mask
@@ -19,9 +19,10 @@ from tfbrats.labels import REGIONS
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import PATCHES, VOLUMES
 
-_READ_AT_ONCE = 16  # shards open at a time: a shard of patches holds few cases, and a batch should hold many
+# Shards open at a time, where a config does not say. One of patches holds few cases, a batch should hold many.
+_OPEN_SHARDS = {"patches": 16, "volumes": 2}
 # What of a record is looked at.
-_OF_PATCH = tuple(field for field in PATCHES if field.name in ("x1", "half", "label"))
+_OF_PATCH = tuple(field for field in PATCHES if field.name in ("x1", "half", "label", "case_id"))
 _OF_VOLUME = tuple(field for field in VOLUMES if field.name in ("image", "label", "case_id"))
 _VOLUMES_AT_ONCE = 2  # bounds memory: ~0.1 GB each
 
@@ -108,7 +109,7 @@ def _fresh(
     seed = int(np.random.default_rng([config.train.seed, epoch, region_number]).integers(2**30))
 
     def read(number, record):
-        """One record -> the image in its frame, the label, the centres, and which of them are wanted."""
+        """One record -> case, the image in its frame, the label, the centres, and which of them are wanted."""
         visit = number // cases
         first = (visit % visits) * per_read  # as many as wanted from each case before any gives more
         last = tf.minimum(first + per_read, per_case)
@@ -122,11 +123,11 @@ def _fresh(
             if config.cascade.mask == "multiply":
                 above = ancestor(volume["label"], region)[..., None]
                 image = tf.where(above, image, tf.zeros([], image.dtype))
-            return patches_graph.framed(image), volume["label"], centres
+            return volume["case_id"], patches_graph.framed(image), volume["label"], centres
 
         def closed():
             image, label = tf.zeros([0, 0, 0, modalities], tf.float16), tf.zeros([0, 0, 0], tf.uint8)
-            return image, label, tf.zeros([last - first, 3], tf.int32)
+            return tf.constant(""), image, label, tf.zeros([last - first, 3], tf.int32)
 
         if looked_at is None:
             return *opened(), tf.ones([last - first], tf.bool)
@@ -137,21 +138,21 @@ def _fresh(
         wanted = (numbers >= len(looked_at)) | tf.gather(known, tf.minimum(numbers, len(looked_at) - 1))
         return *tf.cond(tf.reduce_any(wanted), opened, closed), wanted
 
-    def one_by_one(image, label, centres, wanted):
+    def one_by_one(case_id, image, label, centres, wanted):
         # One volume in memory, whatever the number of its patches that wait to be cut.
         return tf.data.Dataset.from_tensor_slices((centres, wanted)).map(
-            lambda *of_patch: (image, label, *of_patch)
+            lambda *of_patch: (case_id, image, label, *of_patch)
         )
 
-    def patch_of(image, label, centre, wanted):
+    def patch_of(case_id, image, label, centre, wanted):
         if looked_at is None:
-            return cut(image, label, centre, size)
+            return {**cut(image, label, centre, size), "case_id": case_id}
 
         def zeros():
             x1 = tf.zeros([size] * 3 + [modalities], tf.float16)
             return {"x1": x1, "half": x1, "label": tf.zeros([size] * 3, tf.uint8)}
 
-        return tf.cond(wanted, lambda: cut(image, label, centre, size), zeros)
+        return {**tf.cond(wanted, lambda: cut(image, label, centre, size), zeros), "case_id": case_id}
 
     volumes = stream.enumerate().map(read, num_parallel_calls=_VOLUMES_AT_ONCE, deterministic=True)
     places = volumes.flat_map(one_by_one)
@@ -182,7 +183,7 @@ def _stored(stream):
     return stream.map(patch_of, num_parallel_calls=MAPS_AT_ONCE, deterministic=True)
 
 
-def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int):
+def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int, cases: Sequence[str] = ()):
     size, modalities = config.sampling.patch_size, len(config.data.modalities)
 
     def example_of(patch):
@@ -192,6 +193,8 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
             "target": tf.cast(region_mask(tf.ensure_shape(patch["label"], shape[:3]), region), tf.uint8),
             "valid": 1.0,
         }
+        if cases:
+            example["case"] = place_of_case(patch["case_id"], cases)
         if config.scales > 1:
             example["half"] = tf.ensure_shape(patch["half"], shape)
         return example
@@ -223,19 +226,20 @@ def training(
     shards = manifest.shards_of("train", region)
     order, shuffle_seed = share.shards(rng.permutation(len(shards))), int(rng.integers(2**31))
     own_shards = share.has_own_shards(len(shards))
+    at_once = config.data.open_shards or _OPEN_SHARDS[manifest.kind]
     shuffled = {
         "buffer_size": config.data.shuffle_buffer,
         "seed": shuffle_seed,
         "reshuffle_each_iteration": False,
     }
     if manifest.kind == "volumes":
-        stream = serialized(manifest, config.data.records, "train", order, at_once=_VOLUMES_AT_ONCE).repeat()
+        stream = serialized(manifest, config.data.records, "train", order, at_once=at_once).repeat()
         looked_at = _looked_at_after(share.seen(first_example, own_shards), shuffled)
         cases = sum(shards[n].examples for n in order)
         patches = _fresh(stream, config, region, cases, epoch, boxes, looked_at)
         patches = share.after(patches.shuffle(**shuffled), first_example, own_shards)
     else:
-        stream = serialized(manifest, config.data.records, "train", order, region, _READ_AT_ONCE)
+        stream = serialized(manifest, config.data.records, "train", order, region, at_once)
         # Shuffled as they lie in the file, in half the memory.
         patches = _stored(share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards))
     return untuned(_batched(patches, config, region, share.batch, 0))
@@ -251,7 +255,7 @@ def validation(
 ) -> tf.data.Dataset:
     """The same patches every epoch, as many as `count`; the last batch is filled up with valid = 0.
 
-    Of several workers, each has its share of each batch, as in `training`.
+    Of several workers, each has its share of each batch, as in `training`; `case` is that of `slice_stream`.
     """
     shards = range(len(manifest.shards_of(split, region)))
     stream = serialized(manifest, config.data.records, split, shards, region)
@@ -263,4 +267,5 @@ def validation(
     else:
         patches = _stored(share.after(stream, 0, own_shards=False))
     padding = share.padding(count(manifest, config, split, region))
-    return untuned(_batched(patches, config, region, share.batch, padding))
+    cases = manifest.cases[split] if config.train.select == "dice" else ()
+    return untuned(_batched(patches, config, region, share.batch, padding, cases))

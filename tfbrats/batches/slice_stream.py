@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats.batches.augment import rotate_and_flip
-from tfbrats.batches.stream import Share, in_batches, parse, serialized, untuned
+from tfbrats.batches.stream import OPEN_SHARDS, Share, in_batches, parse, place_of_case, serialized, untuned
 from tfbrats.config import Config
 from tfbrats.machine import memory
 from tfbrats.records.manifest import Manifest
@@ -39,6 +39,22 @@ def on_canvas(example: dict, canvas: Sequence[int], modalities: int) -> dict:
     }
 
 
+def shuffled(manifest: Manifest, config: Config, epoch: int, share: Share) -> tuple[tf.data.Dataset, int]:
+    """The training records of an epoch as they lie in the shards that a worker reads, once each, and how many.
+
+    A case's slices lie together in a shard. What mixes cases is that many shards are read in turn, and a buffer
+    of records, still as they lie in the file.
+    """
+    rng = np.random.default_rng([config.train.seed, epoch])
+    shards = manifest.shards_of("train")
+    order = share.shards(rng.permutation(len(shards)))
+    at_once = config.data.open_shards or OPEN_SHARDS
+    stream = serialized(manifest, config.data.records, "train", order, at_once=at_once)
+    seed = int(rng.integers(2**31))
+    stream = stream.shuffle(config.data.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
+    return stream, sum(shards[n].examples for n in order)
+
+
 def training(
     manifest: Manifest,
     config: Config,
@@ -57,19 +73,13 @@ def training(
         (`labels.LwsRegion`), draws float32 [N, H, W] uniform in [0, 1), valid float32 [N] (all 1);
         N = share.batch.
     """
-    rng = np.random.default_rng([config.train.seed, epoch])
-    shards = manifest.shards_of("train")
-    order = share.shards(rng.permutation(len(shards)))
-    stream = serialized(manifest, config.data.records, "train", order)
-    stream = stream.shuffle(
-        config.data.shuffle_buffer, seed=int(rng.integers(2**31)), reshuffle_each_iteration=False
-    )
+    stream, examples = shuffled(manifest, config, epoch, share)
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
-    examples = sum(shards[n].examples for n in order)
     stream = stream.repeat().enumerate()
-    stream = share.after(stream, first_example, share.has_own_shards(len(shards)))
+    own_shards = share.has_own_shards(len(manifest.shards_of("train")))
+    stream = share.after(stream, first_example, own_shards)
     stream = stream.map(lambda n, record: (n // examples, record))
-    return untuned(_batched(stream, config, epoch, share.batch, True, 0))
+    return untuned(_batched(stream, config, epoch, share.batch, 0, augmented=True))
 
 
 def validation(
@@ -80,14 +90,16 @@ def validation(
 ) -> tf.data.Dataset:
     """Every slice of a split once, in order, not augmented; the last batch is filled up with valid = 0.
 
-    Of several workers, each has its share of each batch, as in `training`.
+    Of several workers, each has its share of each batch, as in `training`. Where epochs are chosen by the Dice
+    of cases (`train.select: dice`), each example has its `case` too: int32 [N], places in `manifest.cases`.
     """
     stream = serialized(manifest, config.data.records, split, range(len(manifest.shards_of(split))))
     stream = share.after(stream, 0, own_shards=False)
     padding = share.padding(manifest.examples[split])
     # Always the draws of "epoch 0", so that the losses of two epochs can be compared.
     stream = stream.map(lambda record: (tf.constant(0, tf.int64), record))
-    return untuned(_batched(stream, config, 0, share.batch, False, padding))
+    cases = manifest.cases[split] if config.train.select == "dice" else ()
+    return untuned(_batched(stream, config, 0, share.batch, padding, augmented=False, cases=cases))
 
 
 def _seed_of(example: dict, seed: int, epoch: int, round_):
@@ -99,7 +111,15 @@ def _seed_of(example: dict, seed: int, epoch: int, round_):
     return tf.stack([tf.cast(slice_hash, tf.int32), epoch_seed + tf.cast(round_, tf.int32)])
 
 
-def _batched(stream, config: Config, epoch: int, batch: int, augmented: bool, padding: int):
+def _batched(
+    stream,
+    config: Config,
+    epoch: int,
+    batch: int,
+    padding: int,
+    augmented: bool,
+    cases: Sequence[str] = (),
+):
     schema = SCHEMAS[config.records.kind]
     canvas, modalities = config.records.slice_shape, len(config.data.modalities)
 
@@ -112,8 +132,10 @@ def _batched(stream, config: Config, epoch: int, batch: int, augmented: bool, pa
             slice_ = rotate_and_flip(crop, canvas, seed, config.data.rotation_degrees, config.data.flip)
         else:
             slice_ = on_canvas(crop, canvas, modalities)
+        of_case = {"case": place_of_case(crop["case_id"], cases)} if cases else {}
         return {
             **slice_,
+            **of_case,
             # Which pixels of S2 count is drawn afresh every time a slice is seen (paper A, eq. 2).
             "draws": tf.random.stateless_uniform(canvas, seed + 1),
             "valid": 1.0,

@@ -11,7 +11,7 @@ from tfbrats.machine import files
 from tfbrats.records.manifest import Manifest
 from tfbrats.records.schema import Field
 
-_READ_AT_ONCE = 4  # shards open at a time
+OPEN_SHARDS = 4  # at a time, where a config does not say
 _READ_BYTES = 2**20  # of a shard at a time: TensorFlow's own quarter costs a volume of 30 MB a third more
 
 
@@ -40,7 +40,7 @@ def serialized(
     split: str,
     order: Sequence[int],
     region: str = "",
-    at_once: int = _READ_AT_ONCE,
+    at_once: int = OPEN_SHARDS,
 ) -> tf.data.Dataset:
     """The records of a split as they lie in its shards, `at_once` of which are read in turn.
 
@@ -70,6 +70,12 @@ def in_batches(examples: tf.data.Dataset, batch: int, padding: int) -> tf.data.D
         empty = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), examples.element_spec)
         examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(padding))
     return examples.batch(batch, drop_remainder=True)
+
+
+def place_of_case(case_id, cases: Sequence[str]):
+    """Which of the cases an example is of, from 0: int32 []."""
+    is_case = tf.cast(tf.equal(case_id, list(cases)), tf.int32)
+    return tf.argmax(is_case, output_type=tf.int32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,33 @@ def read(path: str | os.PathLike, fold: int | None = None) -> Splits:
         raise InputError(f"{os.fspath(path)}: {error}") from error
 
 
+def read_folds(path: str | os.PathLike) -> list[Splits]:
+    """The splits of all folds of a file; [] of a file that holds one split.
+
+    Raises:
+        InputError: no such file, or one that holds something else or was edited.
+    """
+    content = files.read_json(path)
+    entries = content.get("folds") if isinstance(content, Mapping) else content
+    count = len(entries) if isinstance(entries, list) else 0
+    return [read(path, fold) for fold in range(count)]
+
+
+def check_cross_validation(folds: Sequence[Splits], path: str | os.PathLike) -> None:
+    """Raises InputError unless each case is validated in exactly one fold and trained on in all others."""
+    held_out = [set(fold["validation"]) for fold in folds]
+    everyone = set().union(*held_out)
+    for number, (fold, own) in enumerate(zip(folds, held_out, strict=True)):
+        trained = set(fold["train"])
+        elsewhere = own & set().union(*held_out[:number])
+        wrong = elsewhere | (trained ^ (everyone - own)) | set(fold["test"])
+        if wrong:
+            raise InputError(
+                f"{os.fspath(path)}: no folds of a cross-validation: fold {number} does not train on just what "
+                f"the others validate ({some(sorted(wrong))}). Deal them with tfbrats split --folds."
+            )
+
+
 def as_json(splits: Splits | Sequence[Splits]) -> dict[str, Any]:
     """What a file holds of one split or of several folds.
 

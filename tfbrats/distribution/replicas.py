@@ -92,6 +92,26 @@ def dice(both: float, predicted: float, reference: float) -> float:
     return 2 * both / (predicted + reference) if predicted + reference else 1.0
 
 
+def overlap_of_cases(predicted, reference, place, cases: int):
+    """`overlap` of each case: float32 [cases, 3].
+
+    Args:
+        predicted, reference: bool [N, ...], a slice or a patch each.
+        place: int32 [N], which of the cases each is of.
+    """
+    each = [
+        tf.math.count_nonzero(mask, axis=list(range(1, mask.shape.rank)), dtype=tf.float32)
+        for mask in (predicted & reference, predicted, reference)
+    ]
+    return tf.math.unsorted_segment_sum(tf.stack(each, axis=-1), place, cases)
+
+
+def mean_dice(counts: Sequence[float]) -> float:
+    """The mean of the cases' Dice, from `overlap_of_cases` summed over all batches, flat."""
+    triples = [counts[n : n + 3] for n in range(0, len(counts), 3)]
+    return sum(dice(*map(float, triple)) for triple in triples) / len(triples)
+
+
 def half_squared_norm(kernels: Sequence):
     """Eq. 4's psi: half the sum of squares of the kernels, so that its gradient is the kernels themselves.
 

@@ -1,17 +1,20 @@
 """What an exported model will say of itself: its card, from the run that it comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfbrats import __version__
 from tfbrats.cases import nifti
 from tfbrats.config import PatchConfig
-from tfbrats.exports.chosen import Chosen
+from tfbrats.exports.chosen import Chosen, Trained
 from tfbrats.inference.signatures import Signature
 from tfbrats.labels import LEARNED_OF, LabelSchema, Tissue
+from tfbrats.machine import files
 from tfbrats.predictions import seen
-from tfbrats.predictions.model_card import N4, ModelCard
+from tfbrats.predictions.model_card import N4, Averaged, ModelCard, TunedOn
 from tfbrats.training import checkpoints
+
+_HASHES = ("split_sha256", "records_sha256")  # of several runs told once where all have the same
 
 
 def card_of(
@@ -21,13 +24,14 @@ def card_of(
     signatures: Sequence[Signature],
     batch_norm: str = "",
     bfloat16: str = "",
+    averaged: Averaged | None = None,
 ) -> ModelCard:
-    """What the exported model will say of itself; the last two as the card has them."""
+    """What the exported model will say of itself; the last three as the card has them."""
     config = chosen.config
     return ModelCard(
         name=name,
         version=version,
-        description=f"{config.model.name}, width {config.model.width}: brain tumour segmentation in MRI"
+        description=f"{config.model.name}, {_widths(chosen)}: brain tumour segmentation in MRI"
         + _unlearned(chosen.schema),
         tfbrats_version=__version__,
         modalities=config.data.modalities,
@@ -43,14 +47,34 @@ def card_of(
         precision=chosen.precision,
         batch_norm=batch_norm,
         bfloat16=bfloat16,
+        averaged=averaged,
+        tuned=_tuned(chosen),
         spacing_mm=chosen.run.records["spacing_mm"],
         label_schema=chosen.schema.to_json(),
         regions={region: tuple(tissue.name for tissue in classes) for region, classes in LEARNED_OF.items()},
         signatures={signature.name: signature.described() for signature in signatures},
         training_data=_training_data(chosen),
-        scores=_scores(chosen),
+        scores={} if len(chosen.members) > 1 else _scores(chosen.members[0]),
         license="the weights are bound by the terms of the data they were trained on",
         intended_use="research; not for diagnostic use",
+    )
+
+
+def _tuned(chosen: Chosen) -> TunedOn | None:
+    """What was chosen on validation cases; None for the plain model."""
+    tuning = chosen.tuning
+    if tuning is None or tuning.choices.is_plain:
+        return None
+    return TunedOn(
+        choices=tuning.tuned,
+        lines=tuning.choices.lines,
+        criterion=tuning.criterion,
+        meaning=tuning.meaning,
+        cases=len(tuning.cases),
+        patients=tuning.patients,
+        gain=tuning.whole.gain,
+        gain_interval=(tuning.whole.low, tuning.whole.high),
+        gains={name: worth.model_dump() for name, worth in tuning.chosen.items()},
     )
 
 
@@ -60,37 +84,92 @@ def _unlearned(schema: LabelSchema) -> str:
     return "; cystic component (CC) is predicted as NCR, never as a class of its own"
 
 
+def _widths(chosen: Chosen) -> str:
+    widths = [one.config.model.width for one in chosen.members]
+    width = f"width {', '.join(map(str, dict.fromkeys(widths)))}"
+    return width if len(widths) == 1 else f"{len(widths)} runs of {width}"
+
+
 def _training_data(chosen: Chosen) -> dict[str, Any]:
-    """What the networks were trained on, and how far."""
-    run, records, splits = chosen.run, chosen.run.records, chosen.run.splits
+    """What the networks were trained on, and how far; of several runs what each adds."""
+    first = _of_run(chosen.members[0])
+    if len(chosen.members) == 1:
+        return {**first, **_seen_by(chosen.members, chosen.run.splits)}
+    splits = [one.run.splits for one in chosen.members]
+    union = seen.union_of(splits)
+    case_ids = [case_id for ids in union.values() for case_id in ids]
+    return {
+        "label_schemas": _without_repeats(
+            schema for one in chosen.members for schema in one.run.records["label_schemas"]
+        ),
+        "cases": {split: len(ids) for split, ids in union.items()},
+        **{
+            key: first[key] for key in _HASHES if all(first[key] == _of_run(one)[key] for one in chosen.members)
+        },
+        **_seen_by(chosen.members, union),
+        "config": first["config"],
+        "unfinished": {},  # each run tells its own
+        "runs": [
+            {
+                "name": files.name(one.run.path),
+                **_of_run(one),
+                **seen.not_trained_on(_seen_by([one], of_run), case_ids),
+                "scores": _scores(one),
+            }
+            for one, of_run in zip(chosen.members, splits, strict=True)
+        ],
+    }
+
+
+def _without_repeats(schemas: Iterable[dict]) -> list[dict]:
+    found: list[dict] = []
+    for schema in schemas:
+        found += [] if schema in found else [schema]
+    return found
+
+
+def _seen_by(members: Sequence[Trained], splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Hashes of the cases, and of those that trained the weights which a run began with."""
+    begun_from = [one.run.begun_from["seen"] for one in members if one.run.begun_from]
+    return seen.together(seen.hashes_of(splits), *begun_from) if begun_from else seen.hashes_of(splits)
+
+
+def _of_run(one: Trained) -> dict[str, Any]:
+    """What a run's networks were trained on, and how far; no case's hash."""
+    run, records, splits = one.run, one.run.records, one.run.splits
+    begun_from = run.begun_from
     return {
         "label_schemas": records["label_schemas"],
         "cases": {split: len(ids) for split, ids in splits.items() if split != "sha256"},
         "examples": records["examples"],
         "split_sha256": splits["sha256"],
-        **seen.hashes_of(splits),
         "records_sha256": records["manifest_sha256"],
-        "config": chosen.config.model_dump(mode="json"),
-        "unfinished": run.unfinished(chosen.config),  # networks -> epochs so far
+        "config": one.config.model_dump(mode="json"),
+        "unfinished": run.unfinished(one.config),  # networks -> epochs so far
+        **({"begun_from": _without_cases(begun_from)} if begun_from else {}),
     }
 
 
-def _scores(chosen: Chosen) -> dict[str, Any]:
+def _without_cases(begun_from: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in begun_from.items() if key not in ("seen", "from")}
+
+
+def _scores(one: Trained) -> dict[str, Any]:
     """What the weights scored on the validation split when they were saved, of each network; {} without one."""
-    by_region = {region: _scores_of(chosen, region) for region in chosen.checkpoints}
+    by_region = {region: _scores_of(one, region) for region in one.checkpoints}
     scores = {region: numbers for region, numbers in by_region.items() if numbers}
     if not scores:
         return {}
-    config, cases = chosen.config, len(chosen.run.splits["validation"])
+    config, cases = one.config, len(one.run.splits["validation"])
     if isinstance(config, PatchConfig):
         size = {"patches_each": cases * config.sampling.patches_per_case}
     else:
-        scores, size = scores[""], {"slices": chosen.run.records["examples"]["validation"]}
+        scores, size = scores[""], {"slices": one.run.records["examples"]["validation"]}
     return {"split": "validation", "cases": cases, **size, **scores}
 
 
-def _scores_of(chosen: Chosen, region: str) -> dict[str, float]:
+def _scores_of(one: Trained, region: str) -> dict[str, float]:
     """The numbers of the epoch that the best checkpoint ended; none without validation."""
-    epoch = str(checkpoints.number(chosen.checkpoints[region]))
-    rows = [row for row in chosen.run.network(region).history if row["epoch"] == epoch]
+    epoch = str(checkpoints.number(one.checkpoints[region]))
+    rows = [row for row in one.run.network(region).history if row["epoch"] == epoch]
     return {key: float(value) for row in rows if row.get("validation_loss") for key, value in row.items()}

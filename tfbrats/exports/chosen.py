@@ -1,4 +1,4 @@
-"""What is exported: a run, and what was chosen for its model.
+"""What is exported: a run, or several of one row, and what was chosen for their model.
 
 No TensorFlow until its checkpoints are asked for.
 """
@@ -7,35 +7,36 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tfbrats.config import Config, PatchConfig
+from tfbrats.config import Config, PatchConfig, differences
 from tfbrats.config_file import overridden
 from tfbrats.config_sections import Run
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 from tfbrats.machine import files
 from tfbrats.runs.folder import RunFolder
+from tfbrats.tuning import tuned_file
+from tfbrats.tuning.choices import PLAIN, Tuned
+from tfbrats.tuning.tuned_file import TunedFile
 
 # Precision -> how far the SavedModel's probabilities may be from the Keras model's, and which share of the
 # labels may differ: a Session fuses other operations, and in bfloat16 what is fused is rounded elsewhere.
 APART = {"float32": (1e-5, 0.0), "mixed_bfloat16": (0.1, 0.01)}
-FREE = ("cascade.margin", "cascade.stride", "cascade.threshold", "cascade.tile_batch")
+_TUNED_WITH = "cascade.threshold"
+FREE = ("cascade.margin", "cascade.stride", _TUNED_WITH, "cascade.tile_batch")
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """What is exported: a run's best weights, and what was chosen for their model.
+class Trained:
+    """A run's best weights.
 
     Attributes:
         config: the run's, with what was chosen anew; `run.dir` is where the run lies now.
-        schema: whose label values come out.
-        precision: in which the networks compute, one of `APART`.
     """
 
     run: RunFolder
     config: Config
-    schema: LabelSchema
-    precision: str
 
     @functools.cached_property
     def checkpoints(self) -> Mapping[str, str]:
@@ -49,30 +50,168 @@ class Chosen:
         return best_weights.best_checkpoints(self.config, self.config.whole.regions)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What is exported: the best weights of some runs, and what was chosen for their one model.
+
+    Attributes:
+        members: the runs; alike in all that a case meets before and after the networks.
+        schema: whose label values come out.
+        precision: in which the networks compute, one of `APART`.
+        flips: whether answers are averaged over mirrored inputs (`mirrors`).
+        tuning: what `tfbrats tune` chose for these weights; None for the plain model.
+    """
+
+    members: tuple[Trained, ...]
+    schema: LabelSchema
+    precision: str
+    flips: bool = False
+    tuning: TunedFile | None = None
+
+    @property
+    def tuned(self) -> Tuned:
+        """The choices that stand in the graph beside the networks; mirrored inputs are `flips`' concern."""
+        return PLAIN if self.tuning is None else dataclasses.replace(self.tuning.choices, flips=False)
+
+    def check_tuning(self) -> None:
+        """Raises InputError if the choices are of other weights; reads the checkpoints."""
+        if self.tuning is None:
+            return
+        from tfbrats.training import best_weights
+
+        weights = [best_weights.sha256_of(path) for one in self.members for path in one.checkpoints.values()]
+        tuned_file.check_weights(_tuned_path(self.members), self.tuning, weights)
+
+    @property
+    def run(self) -> RunFolder:
+        """The first run."""
+        return self.members[0].run
+
+    @property
+    def config(self) -> Config:
+        """The first run's; what others have otherwise is of their training alone, and the width."""
+        return self.members[0].config
+
+    @property
+    def first_alone(self) -> "Chosen":
+        """The first run's, with inputs as they lie."""
+        return dataclasses.replace(self, members=self.members[:1], flips=False)
+
+    @property
+    def mirrors(self) -> tuple[tuple[int, ...], ...]:
+        """How a network's input is mirrored, each once: axes of the case's grid, () as it lies.
+
+        Along the axes along which training mirrored, for a network has seen the like: both of a slice's. Where
+        training mirrored none, as of patches, from left to right alone: in a mirror a half of the brain looks
+        as the other does, and no brain looks like one that is back to front.
+        """
+        if not self.flips:
+            return ((),)
+        of_training = [getattr(one.config.data, "flip", 0) > 0 for one in self.members]
+        return ((), (0,), (1,), (0, 1)) if all(of_training) else ((), (0,))
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether answers are means over several passes."""
+        return len(self.members) > 1 or self.flips
+
+
 def chosen_from(
-    run_dir: str | os.PathLike,
+    run_dirs: str | os.PathLike | Sequence[str | os.PathLike],
     edition: str | None = None,
     overrides: Sequence[str] = (),
     precision: str = "float32",
+    flips: bool = False,
+    plain: bool = True,
 ) -> Chosen:
-    """What is to be exported of a run.
+    """What is to be exported of a run, or of several as one model.
 
     Args:
-        run_dir: the run folder.
+        run_dirs: the run folder, or several of one row.
         edition: whose label values come out; by default those of the training data.
         overrides: section.key=value for keys in `FREE`.
         precision: in which the networks compute, one of `APART`.
+        flips: average over mirrored inputs, whatever was tuned.
+        plain: leave away what was tuned.
 
     Raises:
         InputError: no run, or one without a checkpoint yet; an override of what training has settled; an
-            unknown edition.
+            unknown edition; runs that do not make one model; a tuned.json that does not go with the overrides.
     """
-    run = RunFolder(run_dir)
-    config = _with_overrides(run.config.model_copy(update={"run": Run(dir=run.path)}), overrides)
+    folders = [run_dirs] if isinstance(run_dirs, str | os.PathLike) else list(run_dirs)
     schema = None if edition is None else _schema_of(edition)
-    _check_is_trained(run, config)
-    schema = schema or LabelSchema.from_json(run.records["label_schemas"][0])
-    return Chosen(run, config, schema, precision)
+    members = tuple(_trained(folder, overrides) for folder in folders)
+    for one in members:
+        _check_is_trained(one.run, one.config)
+    _check_make_one_model(members, schema is not None)
+    schema = schema or LabelSchema.from_json(members[0].run.records["label_schemas"][0])
+    tuning = None if plain else _tuning_of(members, overrides)
+    return Chosen(members, schema, precision, flips or bool(tuning and tuning.choices.flips), tuning)
+
+
+def _tuned_path(members: Sequence[Trained]) -> str:
+    return tuned_file.path_in(members[0].run.path, len(members) > 1)
+
+
+def _tuning_of(members: Sequence[Trained], overrides: Sequence[str]) -> TunedFile | None:
+    """What was chosen for these runs; None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or a threshold is asked for beside it.
+    """
+    tuning = tuned_file.read(members[0].run.path, len(members) > 1)
+    if tuning is not None and any(text.partition("=")[0] == _TUNED_WITH for text in overrides):
+        raise InputError(
+            f"{_tuned_path(members)}: was chosen with the run's own {_TUNED_WITH}. Leave the override out, or "
+            "what was chosen, with --plain."
+        )
+    return tuning
+
+
+def _trained(folder: str | os.PathLike, overrides: Sequence[str]) -> Trained:
+    run = RunFolder(folder)
+    return Trained(run, _with_overrides(run.config.model_copy(update={"run": Run(dir=run.path)}), overrides))
+
+
+def _check_make_one_model(members: Sequence[Trained], any_labels: bool) -> None:
+    """Raises InputError for runs that are one, or differ in what a case meets before or after the networks.
+
+    Args:
+        any_labels: whether their label values may differ, since others are written.
+    """
+    first, *others = members
+    where = [files.canonical(one.run.path) for one in members]
+    if twice := next((one.run.path for n, one in enumerate(members) if where[n] in where[:n]), None):
+        raise InputError(f"{twice}: named twice. A run counts once in a mean; name each once.")
+    faults = []
+    for one in others:
+        found = differences(_shared(one, any_labels), _shared(first, any_labels))
+        faults += [f"{one.run.path}: {line}" for line in found]
+    if faults:
+        raise InputError(
+            f"these runs cannot be one model; there is {first.run.path}:\n  "
+            + "\n  ".join(faults)
+            + "\nOnly width, weights and training may differ. Name runs of one row on like records"
+            + (" (--edition says whose label values are written)." if "label_schema" in str(faults) else ".")
+        )
+
+
+def _shared(one: Trained, any_labels: bool) -> dict[str, Any]:
+    """What all runs of one model must have alike, as a mapping by the config's keys."""
+    content, records = one.config.model_dump(mode="json"), one.run.records
+    shared = {
+        "model": {"name": content["model"]["name"]},
+        "data": {"modalities": content["data"]["modalities"]},
+        "preprocess": one.config.preprocess.identity(),
+        "spacing_mm": records["spacing_mm"],
+    }
+    if not any_labels:
+        shared["label_schema"] = records["label_schemas"][0]
+    if isinstance(one.config, PatchConfig):
+        size = {"patch_size": content["sampling"]["patch_size"]}
+        return {**shared, "sampling": size, "cascade": content["cascade"]}
+    canvas = {"slice_shape": content["records"]["slice_shape"]}
+    return {**shared, "records": canvas, "lws": {"enabled": content["lws"]["enabled"]}}
 
 
 def _check_is_trained(run: RunFolder, config: Config) -> None:

@@ -17,26 +17,32 @@ _LEFT = re.compile(rf"\.\d+{re.escape(files.PARTIAL)}-\w+")  # a version in the 
 
 
 def export(
-    run_dir: str | os.PathLike,
+    run_dirs: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     edition: str | None = None,
     overrides: Sequence[str] = (),
     precision: str = "float32",
+    flips: bool = False,
+    plain: bool = False,
 ) -> str:
     """Writes the next version of a model; returns its folder.
 
     Args:
+        run_dirs: a run folder, or several, whose networks' probabilities are averaged.
         edition: whose label values come out; by default those of the training data.
         overrides: section.key=value for keys in `FREE`.
         precision: in which the networks compute, "float32" or "mixed_bfloat16".
+        flips: average over mirrored inputs, whatever was tuned.
+        plain: leave away what `tfbrats tune` has chosen for the run.
 
     Raises:
-        InputError: no run, no checkpoint, or `output` is not a local folder.
+        InputError: no run, no checkpoint, choices of other weights, or `output` is not a local folder.
     """
     if not files.is_local(output):
         raise InputError(f"{output}: export to a local folder, then copy the version's folder as a whole.")
     output = paths.absolute(output)
-    chosen = chosen_from(run_dir, edition, overrides, precision)
+    chosen = chosen_from(run_dirs, edition, overrides, precision, flips, plain)
+    chosen.check_tuning()
     from tfbrats.exports import saving
 
     segmenter = saving.segmenter_of(chosen)

@@ -13,8 +13,10 @@ from tfbrats.errors import InputError
 from tfbrats.exports import bfloat16
 from tfbrats.exports.card import card_of
 from tfbrats.exports.chosen import Chosen
+from tfbrats.exports.cost import cost_of
 from tfbrats.exports.rehearsal import OtherAnswerError, rehearse
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
+from tfbrats.inference.ensemble import as_one, members_of
 from tfbrats.inference.saved_model import WARM_UP
 from tfbrats.inference.signatures import (
     Segmenter,
@@ -29,29 +31,37 @@ from tfbrats.inference.slice_segmenter import SliceSegmenter
 from tfbrats.machine import files, literal
 from tfbrats.networks import folding
 from tfbrats.predictions import model_card
-from tfbrats.predictions.model_card import ModelCard
+from tfbrats.predictions.model_card import Averaged, ModelCard
 from tfbrats.records import tfrecord
-from tfbrats.training import best_weights
+from tfbrats.training import best_weights, start_weights
 
 _WARM_UP_SLICES = 8
 
 
 def segmenter_of(chosen: Chosen) -> Segmenter:
-    """The best weights of a run with everything round them."""
+    """The best weights of the runs with everything round them."""
     networks = {
-        region: best_weights.network_of(chosen.config, region, checkpoint, chosen.precision)
-        for region, checkpoint in chosen.checkpoints.items()
+        region: [
+            best_weights.network_of(one.config, region, one.checkpoints[region], chosen.precision)
+            for one in chosen.members
+        ]
+        for region in chosen.config.whole.regions
     }
     return _round(networks, chosen)
 
 
-def _round(networks: Mapping[str, keras.Model], chosen: Chosen, n4: bool = True) -> Segmenter:
+def _round(several: Mapping[str, Sequence[keras.Model]], chosen: Chosen, n4: bool = True) -> Segmenter:
+    """Of each region the runs' networks, with everything round them."""
+    networks = {region: as_one(some, chosen.mirrors) for region, some in several.items()}
     config, schema = chosen.config, chosen.schema
-    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ()
+    bias = (config.preprocess.n4_modalities, config.preprocess.n4_shrink) if n4 else ((), 1)
     if isinstance(config, PatchConfig):
         size = config.sampling.patch_size
-        return CascadeSegmenter(networks, config.data.modalities, size, config.cascade, schema, *bias)
-    return SliceSegmenter(networks[""], config.data.modalities, config.records.slice_shape, schema, *bias)
+        return CascadeSegmenter(
+            networks, config.data.modalities, size, config.cascade, schema, *bias, chosen.tuned
+        )
+    canvas = config.records.slice_shape
+    return SliceSegmenter(networks[""], config.data.modalities, canvas, schema, *bias, chosen.tuned)
 
 
 def folded(segmenter: Segmenter, chosen: Chosen, n4: bool = True) -> tuple[Segmenter, str]:
@@ -60,15 +70,16 @@ def folded(segmenter: Segmenter, chosen: Chosen, n4: bool = True) -> tuple[Segme
     Args:
         n4: False leaves bias correction out.
     """
-    networks = networks_of(segmenter)
-    found = {region: folding.folded(network) for region, network in networks.items()}
-    count = sum(each for _, each in found.values())
+    networks = {region: members_of(network) for region, network in networks_of(segmenter).items()}
+    found = {region: [folding.folded(network) for network in some] for region, some in networks.items()}
+    count = sum(each for some in found.values() for _, each in some)
     of = sum(
         isinstance(layer, keras.layers.BatchNormalization)
-        for network in networks.values()
+        for some in networks.values()
+        for network in some
         for layer in network.layers
     )
-    other = _round({region: network for region, (network, _) in found.items()}, chosen, n4)
+    other = _round({region: [network for network, _ in some] for region, some in found.items()}, chosen, n4)
     return other, f"{count} of {of} folded into the convolutions before them"
 
 
@@ -79,10 +90,13 @@ def tried_in_bfloat16(chosen: Chosen, segmenter: Segmenter) -> str:
         segmenter: `segmenter_of(chosen)`.
 
     Returns:
-        "" for networks narrower than `bfloat16.LEAST_WIDTH`, which are not tried.
+        "" for networks narrower than `bfloat16.LEAST_WIDTH`, which are not tried; of several the first is.
     """
     if chosen.config.model.width < bfloat16.LEAST_WIDTH:
         return ""
+    if chosen.is_averaged:
+        chosen = chosen.first_alone
+        segmenter = segmenter_of(chosen)
 
     def segmenter_in(precision: str) -> Segmenter:
         same = precision == chosen.precision
@@ -104,26 +118,40 @@ def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version:
         RuntimeError: it answers otherwise than the Keras model, folded or not.
     """
     in_bfloat16 = tried_in_bfloat16(chosen, segmenter)
+    cost = _cost_of(chosen, segmenter)
     faster, said = folded(segmenter, chosen)
     try:
-        _write_and_try(folder, chosen, faster, segmenter, (name, version, said, in_bfloat16))
+        _write_and_try(folder, chosen, faster, segmenter, (name, version, said, in_bfloat16, cost))
     except OtherAnswerError as error:
         files.remove(folder)
         said = f"none folded: {str(error).partition('. ')[0]}"
-        _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16))
+        _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16, cost))
+    if len(chosen.members) == 1:
+        # What the graph has folded and left away: for whoever trains on from this model.
+        for region, checkpoint in chosen.members[0].checkpoints.items():
+            start_weights.write_beside(
+                folder, region, best_weights.network_of(chosen.config, region, checkpoint)
+            )
 
 
-def _write_and_try(
-    folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple[str, int, str, str]
-) -> None:
+def _cost_of(chosen: Chosen, segmenter: Segmenter) -> Averaged | None:
+    """What it costs that answers are averaged; None where they are not."""
+    if not chosen.is_averaged:
+        return None
+    alone = chosen.first_alone
+    several, one = folded(segmenter, chosen, n4=False)[0], folded(segmenter_of(alone), alone, n4=False)[0]
+    return cost_of(several, one, chosen.mirrors, len(chosen.members), plane(chosen.config))
+
+
+def _write_and_try(folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple) -> None:
     """Writes a version; its answers are held against those of the networks as they were trained.
 
     Args:
-        told: name, version, and the card's `batch_norm` and `bfloat16`.
+        told: name, version, and the card's `batch_norm`, `bfloat16` and `averaged`.
     """
-    name, version, batch_norm, in_bfloat16 = told
+    name, version, *of_card = told
     signatures = signatures_of(segmenter, chosen.config, lambda: card.to_json())
-    card = card_of(chosen, name, version, signatures, batch_norm, in_bfloat16)
+    card = card_of(chosen, name, version, signatures, *of_card)
     _save(folder, segmenter, signatures)
     files.write_bytes(os.path.join(folder, model_card.FILE), card.to_json().encode())
     _write_warm_up(folder, card, signatures, plane(chosen.config))

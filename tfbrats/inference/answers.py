@@ -74,8 +74,19 @@ def _in_brain(planes: Sequence, brain):
 
 
 class BranchAnswer:
-    """How the logits of the cascaded U-Net's two branches are read."""
+    """How the logits of the cascaded U-Net's two branches are read.
 
+    Attributes:
+        classes: output of the bare network -> its classes.
+        kind: of the evidence, by `tuning.rules`.
+        evidence_of: its arrays -> what they hold at each voxel.
+    """
+
+    kind = "branches"
+    evidence_of: Mapping[str, tf.TensorSpec] = {
+        "odds": tf.TensorSpec([], tf.float32),
+        "tissues": tf.TensorSpec([4], tf.float32),
+    }
     classes: Mapping[str, tuple[str, ...]] = {
         "branch1": ("rest", "WT"),
         "branch2": ("non-tumour", "NCR", "ED", "ET"),
@@ -93,10 +104,18 @@ class BranchAnswer:
         """Probability of WT, TC and ET, float32 [N, H, W, 3]."""
         return region_probabilities(*(logits[name] for name in cun.BRANCHES), brain)
 
+    def evidence(self, logits: Mapping) -> dict:
+        """What `tuning.rules` decides by, [N, H, W, ...]."""
+        rest, tumour = _channels(logits["branch1_logits"])
+        tissues = tf.stack(_softmax(_channels(logits["branch2_logits"])), axis=-1)
+        return {"odds": tumour - rest, "tissues": tissues}
+
 
 class ClassAnswer:
     """How the four-class logits of a baseline are read: the likeliest class, nothing outside the brain."""
 
+    kind = "classes"
+    evidence_of: Mapping[str, tf.TensorSpec] = {"tissues": tf.TensorSpec([4], tf.float32)}
     classes: Mapping[str, tuple[str, ...]] = {"classes": ("non-tumour", "NCR", "ED", "ET")}
 
     def probabilities(self, logits: Mapping) -> dict:
@@ -112,6 +131,10 @@ class ClassAnswer:
         shares = _softmax(_channels(logits["logits"]))
         sums = [tf.add_n([shares[tissue] for tissue in tissues]) for tissues in LEARNED_OF.values()]
         return _in_brain(sums, brain)
+
+    def evidence(self, logits: Mapping) -> dict:
+        """As `BranchAnswer`'s."""
+        return {"tissues": self.probabilities(logits)["classes"]}
 
 
 def answer_of(network: keras.Model) -> BranchAnswer | ClassAnswer:

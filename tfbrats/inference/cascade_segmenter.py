@@ -16,10 +16,12 @@ from tfbrats.errors import InputError
 from tfbrats.graphs.boxes_graph import box_of, crop, grown, is_empty, uncrop
 from tfbrats.graphs.pieces import in_pieces
 from tfbrats.graphs.preprocess_graph import cropped
-from tfbrats.inference import patches_graph
-from tfbrats.inference.answers import label_values
+from tfbrats.inference import patches_graph, rules_graph
+from tfbrats.inference.answers import in_values, label_values
+from tfbrats.inference.ensemble import Ensemble, entropy_of
 from tfbrats.inference.scales import multi_scale
 from tfbrats.labels import REGIONS, LabelSchema
+from tfbrats.tuning.choices import PLAIN, Tuned
 
 _SCALES = 3  # x1, x0.5, x2
 
@@ -240,10 +242,11 @@ class CascadeSegmenter(tf.Module):
         settings: the config's section `cascade`.
         schema: the label values that come out.
         n4_modalities, n4_shrink: as `preprocess_graph.cropped`.
+        tuned: what was chosen on validation cases.
 
     Raises:
-        InputError: a network is missing or takes other channels, the stride leaves gaps, or the schema lacks a
-            tissue.
+        InputError: a network is missing or takes other channels, the stride leaves gaps, the schema lacks a
+            tissue, or `tuned` chooses what a cascade does not have.
     """
 
     def __init__(
@@ -255,6 +258,7 @@ class CascadeSegmenter(tf.Module):
         schema: LabelSchema,
         n4_modalities: Sequence[str] = (),
         n4_shrink: int = 1,
+        tuned: Tuned = PLAIN,
     ):
         super().__init__()
         missing = [region for region in REGIONS if region not in networks]
@@ -274,6 +278,13 @@ class CascadeSegmenter(tf.Module):
         self._patch_size, self._settings = patch_size, settings
         self._values = label_values(schema)
         self._n4 = tuple(n4_modalities), n4_shrink
+        tuned.check_fits("regions", "cascade")
+        self.tuned = tuned
+
+    @property
+    def is_average(self) -> bool:
+        """Whether an answer is the mean of several passes."""
+        return any(isinstance(network, Ensemble) for network in self.networks.values())
 
     def patches(self, region: str, patch):
         """float32 [N, S, S, S, channels] z-scored patches -> probabilities of the region, [N, S, S, S, 1]."""
@@ -293,18 +304,62 @@ class CascadeSegmenter(tf.Module):
         Returns:
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
+            entropy: uint8 [I, J, K, 3] of these; of `Ensemble`s alone.
             tiles: int32 [3], how many tiles each stage ran.
         """
         image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
-        stages = _descend(self.networks, image, brain, list(REGIONS), self._patch_size, self._settings)
-
-        background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in self._values)
-        values = background
-        for region, value in (("WT", ed), ("TC", ncr), ("ET", et)):
-            values = tf.where(stages[region].mask, value, values)
-        probabilities = tf.stack([stages[region].probabilities for region in REGIONS], axis=-1)
+        stages = self._stages(image, brain)
+        if self.tuned.is_plain:
+            values = _values_of({region: stage.mask for region, stage in stages.items()}, self._values)
+            regions = tf.stack([stages[region].probabilities for region in REGIONS], axis=-1)
+        else:
+            chosen = self.tuned.in_cascade(self._settings.threshold)
+            tissues, regions = rules_graph.decide(_evidence_of(stages, brain), chosen)
+            values = in_values(tissues, self._values)
         return {
             "segmentation": uncrop(values, box, shape),
-            "probabilities": uncrop(probabilities, box, shape),
+            "probabilities": uncrop(regions, box, shape),
+            **({"entropy": uncrop(entropy_of(regions), box, shape)} if self.is_average else {}),
             "tiles": tf.stack([stages[region].tiles for region in REGIONS]),
         }
+
+    def evidence(self, volumes: dict) -> dict:
+        """What the networks say of a case before anything is decided: the evidence of `tuning.rules`.
+
+        A network sees what the stage above found, and its probabilities depend on that. One level alone settles
+        it, `Tuned.floor` (by default `cascade.threshold`): the next stage's box, the tiles that are run and,
+        with `mask: multiply`, what of the image is zeroed go by where the probability reaches the floor.
+        Thresholds and all other rules come after the last stage. So one evidence serves every choice with that
+        floor, and numpy and graph decide alike. A threshold may lie under the floor: what lies between the two
+        has none of the regions inside.
+
+        Args:
+            volumes: as a whole case's.
+
+        Returns:
+            on the grid [i, j, k] of the brain's box: `regions`, float32 [i, j, k, 3], 0 where the region above
+            does not reach the floor; `brain`, bool. And `box`, int32 [3, 2], and `shape`, int32 [3]: which box
+            of which grid that is (`boxes_graph.uncrop`); `tiles`, int32 [3].
+        """
+        image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
+        stages = self._stages(image, brain)
+        tiles = tf.stack([stages[region].tiles for region in REGIONS])
+        return {**_evidence_of(stages, brain), "box": box, "shape": shape, "tiles": tiles}
+
+    def _stages(self, image, brain) -> dict[str, Stage]:
+        floor = self._settings.threshold if self.tuned.floor is None else self.tuned.floor
+        settings = self._settings.model_copy(update={"threshold": floor})
+        return _descend(self.networks, image, brain, list(REGIONS), self._patch_size, settings)
+
+
+def _evidence_of(stages: Mapping[str, Stage], brain) -> dict:
+    return {"regions": tf.stack([stages[region].probabilities for region in REGIONS], axis=-1), "brain": brain}
+
+
+def _values_of(masks: Mapping, values: Sequence[int]):
+    """Nested regions, bool [i, j, k], as the values to write, of `label_values`."""
+    background, ncr, ed, et = (tf.constant(value, tf.uint8) for value in values)
+    written = background
+    for region, value in (("WT", ed), ("TC", ncr), ("ET", et)):
+        written = tf.where(masks[region], value, written)
+    return written

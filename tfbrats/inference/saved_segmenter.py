@@ -43,19 +43,21 @@ class SavedSegmenter:
                     "different models. Copy or export it again."
                 )
 
-    def segment(self, loaded: Case, probabilities: bool = False) -> Segmentation:
+    def segment(self, loaded: Case, probabilities: bool = False, uncertainty: bool = False) -> Segmentation:
         """What the model makes of one case.
 
         Args:
             probabilities: ask for them too; a case's are 12 times its label map's bytes.
+            uncertainty: ask for the entropy of each region too, of a model that is an average.
 
         Raises:
             InputError: the model refuses the case.
         """
         volumes = model_card.inputs(self.card, loaded)
         signature = model_card.signature_for(volumes)
+        outputs = model_card.outputs(self.card, signature, probabilities, uncertainty)
         try:
-            answer = self._saved(signature, volumes, model_card.outputs(self.card, signature, probabilities))
+            answer = self._saved(signature, volumes, outputs)
         except tf.errors.InvalidArgumentError as error:
             # What an Assert in the graph says stands between lines on its node.
             assertion = re.search(r"assertion failed: .*", error.message)
@@ -64,4 +66,7 @@ class SavedSegmenter:
             ) from error
         tissues = model_card.tissues(self.card, answer["segmentation"], loaded.case_id)
         tiles = answer.get(model_card.TILES)
-        return Segmentation(tissues, answer.get("probabilities"), tiles, self.card, case=loaded)
+        entropy = answer.get(model_card.ENTROPY)
+        return Segmentation(
+            tissues, answer.get("probabilities"), tiles, self.card, case=loaded, entropy=entropy
+        )

@@ -144,7 +144,8 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
 
     outputs = _outputs_of_a_case(segmenter)
     # Of several cases no probabilities come: one case has 107 MB of them.
-    kept = {name: tensor for name, tensor in outputs.items() if name != "probabilities"}
+    large = ("probabilities", model_card.ENTROPY)
+    kept = {name: tensor for name, tensor in outputs.items() if name not in large}
     of_client = list(kept)
 
     def several_cases(**volumes):
@@ -193,6 +194,9 @@ def _outputs_of_a_case(segmenter: Segmenter) -> dict[str, Tensor]:
         "segmentation": Tensor(tf.uint8, _VOLUME, ", values as label_schema"),
         "probabilities": Tensor(tf.float32, (*_VOLUME, len(REGIONS)), f": {regions}"),
     }
+    if segmenter.is_average:
+        entropies = Tensor(tf.uint8, (*_VOLUME, len(REGIONS)), f": {regions}, in hundredths of a bit")
+        outputs[model_card.ENTROPY] = entropies
     if isinstance(segmenter, CascadeSegmenter):
         outputs[model_card.TILES] = Tensor(tf.int32, (len(REGIONS),), f": tiles run for {regions}")
     return outputs

@@ -4,7 +4,7 @@
 validation reads the logits as it does; `cascade_segmenter` begins and ends a case as it does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -12,12 +12,16 @@ import tensorflow as tf
 from tfbrats.graphs.boxes_graph import uncrop
 from tfbrats.graphs.pieces import in_pieces
 from tfbrats.graphs.preprocess_graph import cropped
+from tfbrats.inference import rules_graph
 from tfbrats.inference.answers import answer_of, in_values, label_values
+from tfbrats.inference.ensemble import Ensemble, entropy_of
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.networks import without_training_heads
+from tfbrats.tuning.choices import PLAIN, Tuned
 
 _MULTIPLE = 16  # four poolings
 _SLICES_AT_ONCE = 8  # bounds the memory of a forward pass
+_ANSWERED = {"tissues": tf.TensorSpec([], tf.uint8), "regions": tf.TensorSpec([len(REGIONS)], tf.float32)}
 
 
 def _canvas_padding(size, at_least: int):
@@ -36,24 +40,36 @@ class SliceSegmenter(tf.Module):
         slice_shape: the canvas it was trained on.
         schema: the label values that come out.
         n4_modalities, n4_shrink: as `preprocess_graph.cropped`.
+        tuned: what was chosen on validation cases.
+
+    Raises:
+        InputError: `tuned` chooses what this network does not have.
     """
 
     def __init__(
         self,
-        network: keras.Model,
+        network: keras.Model | Ensemble,
         modalities: Sequence[str],
         slice_shape: Sequence[int],
         schema: LabelSchema,
         n4_modalities: Sequence[str] = (),
         n4_shrink: int = 1,
+        tuned: Tuned = PLAIN,
     ):
         super().__init__()
-        self.network = without_training_heads(network)
+        self.network = network if isinstance(network, Ensemble) else without_training_heads(network)
         self.answer = answer_of(network)
         self.modalities = tuple(modalities)
         self._slice_shape = tuple(slice_shape)
         self._values = label_values(schema)
         self._n4 = tuple(n4_modalities), n4_shrink
+        tuned.check_fits(self.answer.kind, network.name)
+        self.tuned = tuned
+
+    @property
+    def is_average(self) -> bool:
+        """Whether an answer is the mean of several passes."""
+        return isinstance(self.network, Ensemble)
 
     def slices(self, image):
         """float32 [N, H, W, M] z-scored slices -> class probabilities, by the names of `answer.classes`."""
@@ -77,8 +93,49 @@ class SliceSegmenter(tf.Module):
         Returns:
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
+            entropy: uint8 [I, J, K, 3] of these; of an `Ensemble` alone.
         """
         image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
+        if self.tuned.is_plain:
+            planes = self._on_slices(image, brain, box, shape, self._answers, _ANSWERED)
+            tissues, regions = planes["tissues"], planes["regions"]
+        else:
+            tissues, regions = rules_graph.decide(self._evidence(image, brain, box, shape), self.tuned)
+        return {
+            "segmentation": uncrop(in_values(tissues, self._values), box, shape),
+            "probabilities": uncrop(regions, box, shape),
+            **({"entropy": uncrop(entropy_of(regions), box, shape)} if self.is_average else {}),
+        }
+
+    def evidence(self, volumes: dict) -> dict:
+        """What the network says of a case before anything is decided: the evidence of `tuning.rules`.
+
+        Args:
+            volumes: as a whole case's.
+
+        Returns:
+            on the grid [i, j, k] of the brain's box: `tissues`, and of a network with branches `odds`, float32,
+            both 0 on slices without brain; `brain`, bool. And `box`, int32 [3, 2], and `shape`, int32 [3]:
+            which box of which grid that is (`boxes_graph.uncrop`).
+        """
+        image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
+        return {**self._evidence(image, brain, box, shape), "box": box, "shape": shape}
+
+    def _evidence(self, image, brain, box, shape) -> dict:
+        planes = self._on_slices(image, brain, box, shape, self._evidence_of, self.answer.evidence_of)
+        return {**planes, "brain": brain}
+
+    def _on_slices(self, image, brain, box, shape, function: Callable, kinds: Mapping) -> dict:
+        """A function of slices, over all slices with brain, a few at once.
+
+        Args:
+            image, brain, box, shape: of `cropped`.
+            function: image [N, h, w, M], brain [N, h, w] and frame of some slices -> name -> [N, h, w, ...].
+            kinds: name -> `tf.TensorSpec` of one voxel.
+
+        Returns:
+            name -> [i, j, k, ...], 0 on slices without brain.
+        """
         # As slices: 140 x 140 x 170 x 4
         image, brain = tf.transpose(image, [2, 0, 1, 3]), tf.transpose(brain, [2, 0, 1])
         frame = self._frame(shape[:2], box)
@@ -86,24 +143,19 @@ class SliceSegmenter(tf.Module):
         with_brain = tf.cast(tf.where(tf.reduce_any(brain, axis=(1, 2)))[:, 0], tf.int32)
         slices, height, width = tf.unstack(tf.shape(brain))
         answers = in_pieces(
-            lambda some: self._answers(tf.gather(image, some), tf.gather(brain, some), frame),
+            lambda some: function(tf.gather(image, some), tf.gather(brain, some), frame),
             with_brain,
             self._at_once(height, width, frame),
-            {
-                "tissues": tf.zeros([0, height, width], tf.uint8),
-                "regions": tf.zeros([0, height, width, len(REGIONS)]),
-            },
+            {name: tf.zeros([0, height, width, *kind.shape], kind.dtype) for name, kind in kinds.items()},
         )
         # Slices without brain are 0, and so is what is outside the box: no value but 0 is background's.
         places = with_brain[:, None]
-        tissues = tf.scatter_nd(places, answers["tissues"], [slices, height, width])
-        probabilities = tf.scatter_nd(places, answers["regions"], [slices, height, width, len(REGIONS)])
-        # back to I x J x K
-        tissues = in_values(tf.transpose(tissues, [1, 2, 0]), self._values)
-        return {
-            "segmentation": uncrop(tissues, box, shape),
-            "probabilities": uncrop(tf.transpose(probabilities, [1, 2, 0, 3]), box, shape),
-        }
+        planes = {}
+        for name, kind in kinds.items():
+            plane = tf.scatter_nd(places, answers[name], [slices, height, width, *kind.shape])
+            # back to I x J x K
+            planes[name] = tf.transpose(plane, [1, 2, 0, *range(3, 3 + kind.shape.rank)])
+        return planes
 
     def _answers(self, image, brain, frame) -> dict:
         """What the network says of some slices, each seen as a whole plane of the volume, on its canvas.
@@ -117,13 +169,22 @@ class SliceSegmenter(tf.Module):
             tissues: uint8 [N, h, w].
             regions: float32 [N, h, w, 3], probabilities of WT, TC and ET.
         """
+        logits = self._logits(image, frame)
+        return {"tissues": self.answer.tissues(logits, brain), "regions": self.answer.regions(logits, brain)}
+
+    def _evidence_of(self, image, brain, frame) -> dict:
+        """The evidence of some slices; as `_answers`."""
+        del brain  # it is looked at where the whole case is decided
+        return self.answer.evidence(self._logits(image, frame))
+
+    def _logits(self, image, frame) -> dict:
+        """The network's, [N, h, w, C] by name, of slices on their canvas."""
         # batch: 8 x 240 x 240 x 4
         batch = tf.pad(image, tf.pad(frame, [[1, 1], [0, 0]]))
         batch = tf.ensure_shape(batch, [None, None, None, len(self.modalities)])
         logits = self.network(batch, training=False)
-        (top, left), (height, width) = tf.unstack(frame[:, 0]), tf.unstack(tf.shape(brain)[1:])
-        logits = {name: plane[:, top : top + height, left : left + width] for name, plane in logits.items()}
-        return {"tissues": self.answer.tissues(logits, brain), "regions": self.answer.regions(logits, brain)}
+        (top, left), (height, width) = tf.unstack(frame[:, 0]), tf.unstack(tf.shape(image)[1:3])
+        return {name: plane[:, top : top + height, left : left + width] for name, plane in logits.items()}
 
     def _at_once(self, height, width, frame):
         """How many slices of so many voxels take no more memory than `_SLICES_AT_ONCE` canvases: int32 []."""

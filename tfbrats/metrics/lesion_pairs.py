@@ -21,19 +21,50 @@ def one_to_one(predicted: np.ndarray, lesions: np.ndarray, least_dice: float) ->
         lesions: of the reference's, same shape.
         least_dice: what a pair must exceed.
     """
-    sizes, predicted_sizes = (np.bincount(each.ravel(order="K")) for each in (lesions, predicted))
+    sizes, predicted_sizes = (np.bincount(each.ravel(order="K"))[1:] for each in (lesions, predicted))
     both = (predicted > 0) & (lesions > 0)
-    pairs, shared = np.unique(
-        lesions[both].astype(np.int64) * len(predicted_sizes) + predicted[both], return_counts=True
-    )
-    rows, columns = np.divmod(pairs, len(predicted_sizes))
-    dice = 2 * shared / (sizes[rows] + predicted_sizes[columns])
-    rows, columns, dice = (each[dice > least_dice] for each in (rows, columns, dice))
+    pairs = overlaps(predicted[both] - 1, lesions[both] - 1, len(predicted_sizes))
+    found = of_counts(predicted_sizes, sizes, *pairs, least_dice)
+    return {lesion + 1: (partner + 1, dice) for lesion, (partner, dice) in found.items()}
+
+
+def overlaps(
+    predicted: np.ndarray, lesions: np.ndarray, number: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which pairs overlap, and by how many voxels: predicted [Q], lesion [Q], voxels [Q], sorted by lesion.
+
+    Args:
+        predicted: of each voxel that both sides have, its predicted lesion from 0 on, [V].
+        lesions: its lesion of the reference.
+        number: of predicted lesions.
+    """
+    pairs, shared = np.unique(lesions.astype(np.int64) * number + predicted, return_counts=True)
+    rows, columns = np.divmod(pairs, max(number, 1))
+    return columns, rows, shared
+
+
+def of_counts(
+    predicted_sizes: np.ndarray,
+    sizes: np.ndarray,
+    predicted: np.ndarray,
+    lesions: np.ndarray,
+    shared: np.ndarray,
+    least_dice: float,
+) -> dict[int, tuple[int, float]]:
+    """As `one_to_one`, from voxels counted once: every lesion by its index, from 0 on.
+
+    Args:
+        predicted_sizes: voxels of each predicted lesion.
+        sizes: of each lesion of the reference.
+        predicted, lesions, shared: of `overlaps`.
+    """
+    dice = 2 * shared / (sizes[lesions] + predicted_sizes[predicted])
+    rows, columns, dice = (each[dice > least_dice] for each in (lesions, predicted, dice))
     partner_of = {}
-    for here, there, table in _tables(rows - 1, columns - 1, dice, (len(sizes) - 1, len(predicted_sizes) - 1)):
+    for here, there, table in _tables(rows, columns, dice, (len(sizes), len(predicted_sizes))):
         for row, column in zip(*optimize.linear_sum_assignment(table, maximize=True), strict=True):
             if table[row, column] > 0:
-                partner_of[int(here[row]) + 1] = int(there[column]) + 1, float(table[row, column])
+                partner_of[int(here[row])] = int(there[column]), float(table[row, column])
     return partner_of
 
 

@@ -35,7 +35,7 @@ MEANING = (
 )
 
 PENALTY = 373.0  # HD95 of what only one side has
-_LEAST_DICE = 1e-6  # pairs up to this are none
+LEAST_DICE = 1e-6  # pairs up to this are none
 _REGION_TOLERANCE_VOXELS = 0.5
 # Metastases alone: lesions from this volume on are large, and found from this Dice on.
 _LARGE_FROM_MM3 = 20.0
@@ -239,7 +239,7 @@ def _lesions(
     predicted, lesions = components.numbered(prediction.T).T, components.numbered(reference.T).T
     sizes, predicted_sizes = (np.bincount(each.ravel(order="K")) for each in (lesions, predicted))
     lesion_boxes, predicted_boxes = components.boxes_of(lesions), components.boxes_of(predicted)
-    partner_of = lesion_pairs.one_to_one(predicted, lesions, _LEAST_DICE)
+    partner_of = lesion_pairs.one_to_one(predicted, lesions, LEAST_DICE)
 
     def middle(box: boxes.Box) -> list[int]:
         return [int(at) for at in corner + [(low + high - 1) // 2 for low, high in box]]

@@ -23,14 +23,34 @@ def build(config: Config, replicas: int = 1, region: str = "", precision: str = 
         precision: Keras' policy in which it computes; that of the config if empty.
     """
     with keras_settings.ours(precision or config.train.precision):
-        return _built(config, replicas, region)
+        network = _built(config, replicas, region)
+    if config.train.frozen == "encoder":
+        for layer in encoder(network, config):
+            layer.trainable = False  # of a batch normalisation its moments too
+    return network
+
+
+def encoder(network: keras.Model, config: Config) -> list[keras.layers.Layer]:
+    """The layers of a network from the image to its deepest features.
+
+    Each network's file names them, by what stands before the first _ in a layer's name.
+    """
+    names = _file_of(config).ENCODER
+    return [layer for layer in network.layers if layer.name.partition("_")[0] in names]
+
+
+def _file_of(config: Config):
+    """The file that builds the config's network."""
+    if not isinstance(config, PatchConfig):
+        return _OF_SLICES[config.model.name]
+    return unet3d if config.model.name == "unet3d" else msm
 
 
 def _built(config: Config, replicas: int, region: str) -> keras.Model:
     synchronised = replicas > 1 and config.model.batch_norm == "synchronised"
     modalities = len(config.data.modalities)
     if not isinstance(config, PatchConfig):
-        return _OF_SLICES[config.model.name].build(config.model.width, modalities, synchronised)
+        return _file_of(config).build(config.model.width, modalities, synchronised)
     channels = config.scales * modalities
     if config.model.name == "unet3d":
         return unet3d.build(config.model.width, channels, synchronised)

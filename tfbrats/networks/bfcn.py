@@ -13,6 +13,8 @@ from tfbrats.networks.blocks import Norm, concat, conv, conv_norm_relu, deconv, 
 CLASSES = 4  # non-tumour, NCR/NET, ED, ET: labels.Tissue 0..3
 BOUNDARY_CLASSES = 2  # rest, on an outline of WT, TC or ET
 
+ENCODER = ("e1", "e2", "e3", "e4")  # the trunk
+
 
 def build(width: int, channels: int, synchronised: bool) -> keras.Model:
     """The network with its three supervised outputs.

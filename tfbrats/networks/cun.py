@@ -23,6 +23,8 @@ BRANCHES = ("branch1_logits", "branch2_logits")
 UNET1_OUTPUTS = ("branch1_logits", *(f"aux{n}_logits" for n in (1, 2, 3, 4)))
 UNET2_OUTPUTS = ("branch2_logits", *(f"aux{n}_logits" for n in (5, 6, 7, 8)))
 
+ENCODER = ("e1", "e2", "e3", "e4", "e5")  # of U-Net1: no image enters U-Net2
+
 
 def build(width: int, channels: int, synchronised: bool) -> keras.Model:
     """The ten supervised outputs of the network.

@@ -16,6 +16,8 @@ LEVELS = ((1, 1), (1, 2), (2, 4), (2, 8), (2, 16))
 # Plain convolutions after them smooth out the grid that dilated taps leave (Dilated residual networks, 3.2).
 DEGRIDDING = ((2, 2), (2, 1))
 
+ENCODER = ("entry", *(f"level{level}" for level in range(1, 1 + len(LEVELS))))  # nothing is pooled
+
 
 def build(width: int, channels: int, synchronised: bool) -> keras.Model:
     """The network, at full resolution throughout.

@@ -12,6 +12,8 @@ from tfbrats.networks.blocks_3d import conv_norm_relu, deconv, head, pair, pool
 
 ASPP_RATES = (1, 2, 4, 8)
 
+ENCODER = ("e1", "e2", "e3", "aspp", "bridge")  # with the pyramid, or the convolution in its place
+
 
 def build(region: str, width: int, channels: int, aspp: bool, synchronised: bool) -> keras.Model:
     """The network of one region.

@@ -9,6 +9,8 @@ from tfbrats.networks.blocks import Norm, concat, deconv, head, pair, pool
 
 CLASSES = 4  # non-tumour, NCR/NET, ED, ET: labels.Tissue 0..3
 
+ENCODER = ("e1", "e2", "e3", "e4", "e5")
+
 
 def build(width: int, channels: int, synchronised: bool) -> keras.Model:
     """The network.

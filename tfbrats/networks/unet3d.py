@@ -5,6 +5,8 @@ import keras
 from tfbrats.networks.blocks import Norm, concat
 from tfbrats.networks.blocks_3d import deconv, head, pair, pool
 
+ENCODER = ("e1", "e2", "e3", "e4")
+
 
 def build(width: int, channels: int, synchronised: bool) -> keras.Model:
     """The network, the same for every region.

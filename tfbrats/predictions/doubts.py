@@ -1,6 +1,7 @@
 """What looks odd in scans that can be read: a skull, scans that do not cover one place, one scan twice.
 
-A model answers to such scans too, and wrongly. Each is a note that says what to do; none stops the work. Pure.
+A model answers to such scans too, and wrongly. Each is a note that says what to do; none stops the work. So are
+those on what of a model does not go with a case or with its records. Pure.
 """
 
 import functools
@@ -10,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfbrats.cases.case import Case
+from tfbrats.predictions.model_card import ModelCard
 
 PAGE = "docs/start/your-own-case.md"
 # In eleven real cases of BraTS 1.3 to 1.7 l are not 0, which is 15 to 19 % of the volume; a brain fills about
 # half of a box that is cut to it.
 _LARGEST_BRAIN_L = 2.2
 _FULLEST = 0.6
+_SAME_SPACING = 0.05  # relative
 _COVERED = 0.9  # by each scan, of what all cover together; 0.999 in those cases
 
 
@@ -70,3 +73,40 @@ def _alike(case: Case) -> list[str]:
         f"{' and '.join(names)} hold the same voxels: is one file a copy of another? The model was trained on "
         f"different scans; see {PAGE}"
     ]
+
+
+# --- of a model ----------------------------------------------------------------------------------------
+
+
+def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
+    """What is to be told of a scan of other voxels than those that the model was trained on; else None."""
+    ratios = [side / trained for side, trained in zip(spacing_mm, card.spacing_mm, strict=True)]
+    if all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios):
+        return None
+    scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
+    return (
+        f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
+        "worse, or resample the scans first (docs/start/your-own-case.md)"
+    )
+
+
+def n4_note(card: ModelCard) -> str | None:
+    """What is to be told of a model whose caller corrects the bias field; else None."""
+    if not card.n4_of_caller:
+        return None
+    return (
+        f"the model {card.name} version {card.version} was exported before models corrected the bias field "
+        f"themselves: N4 of {', '.join(card.n4_of_caller)} is done here, by {card.n4.method}, in some seconds "
+        "each. Exported again, it does so itself in about a second"
+    )
+
+
+def other_n4_note(card: ModelCard) -> str | None:
+    """What is to be told of a graph whose N4 is not that of the records that it learned from; else None."""
+    if not card.n4.modalities or card.n4.method == card.n4.of_records:
+        return None
+    return (
+        f"its records were corrected by {card.n4.of_records}'s N4 (preprocess.n4), and the model corrects by "
+        f"{card.n4.method}'s: at shrink factor 4 their fields are within 0.01 % of each other, but for a "
+        "constant factor, which the z-score loses"
+    )

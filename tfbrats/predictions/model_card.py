@@ -17,6 +17,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, LabelSchema
 from tfbrats.machine import files, memory
 from tfbrats.terminal import verbs
+from tfbrats.terminal.wording import counted
 
 if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of images
     from tfbrats.cases.case import Case
@@ -24,9 +25,9 @@ if TYPE_CHECKING:  # whoever asks for a card need not wait for the readers of im
 FILE = "tfbrats.json"
 FORMAT = 2
 _CALLER_CORRECTS = 1  # the format of models whose graph has no N4
-_SAME_SPACING = 0.05  # relative
 _CONFIG_OF_RUN = "config.yaml"  # lies in a training's folder
 _SHOWN = 5  # names, where a model is looked for and not found
+ENTROPY = "entropy"  # the output of an average that tells how sure it is
 TILES = "tiles"  # the output of a cascade that tells how many tiles each stage ran
 
 
@@ -54,6 +55,73 @@ class N4(pydantic.BaseModel):
     of_records: N4Method
 
 
+class Averaged(pydantic.BaseModel):
+    """What a model averages the probabilities of, and what that costs.
+
+    Attributes:
+        networks: for each region, or for the whole where there is one network.
+        mirrored: beside the input as it lies, along which axes (of `ModelCard.axes`) it is mirrored: "L", "LP".
+        passes: forward passes of each slice or tile that is run; one network without mirrored inputs has one.
+        weights_bytes: of all networks; mirrored inputs add none.
+        seconds: of a small simulated case on the machine that exported it, N4 left out.
+        seconds_of_one: of the first network alone, without mirrored inputs.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    networks: int
+    mirrored: tuple[str, ...]
+    passes: int
+    weights_bytes: int
+    seconds: float
+    seconds_of_one: float
+
+    @property
+    def text(self) -> str:
+        """E.g. "3 networks, inputs also mirrored along L, P, LP: 12 passes a slice or tile, ..."."""
+        mirrored = f", inputs also mirrored along {', '.join(self.mirrored)}" if self.mirrored else ""
+        return (
+            f"{self.networks} network{'s' * (self.networks > 1)}{mirrored}: {self.passes} passes a slice or "
+            f"tile, weights of {self.weights_bytes / 2**20:.1f} MiB, {self.seconds / self.seconds_of_one:.2g} "
+            "times the seconds of the first network alone on the machine that exported it"
+        )
+
+
+class TunedOn(pydantic.BaseModel):
+    """What was chosen on validation cases and stands in the graph: `tfbrats tune`.
+
+    Attributes:
+        choices: as `Tuned.to_json`. Voxels are the case's own: the graph knows no spacing.
+        lines: the same in words, in the order in which they act.
+        criterion: by which was chosen, and its meaning.
+        cases: how many chose, and how many patients they are of.
+        gain: of the criterion by all choices together, on patients that did not choose.
+        gain_interval: 95 %.
+        gains: each choice's own.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    choices: dict[str, Any]
+    lines: tuple[str, ...]
+    criterion: str
+    meaning: str
+    cases: int
+    patients: int
+    gain: float
+    gain_interval: tuple[float, float]
+    gains: dict[str, dict[str, Any]]
+
+    @property
+    def text(self) -> str:
+        """E.g. "WT: holes filled; chosen on 42 cases for ... (+0.031, 95 % interval +0.010 to +0.052)"."""
+        low, high = self.gain_interval
+        return (
+            f"{'; '.join(self.lines)}. Chosen on {counted(self.cases, 'case')} for {self.meaning}: "
+            f"{self.gain:+.3f} on patients that did not choose (95 % interval {low:+.3f} to {high:+.3f})"
+        )
+
+
 class ModelCard(pydantic.BaseModel):
     """The contents of tfbrats.json.
 
@@ -64,6 +132,8 @@ class ModelCard(pydantic.BaseModel):
         batch_norm: how many batch normalisations were folded into convolutions; "" where it was not told.
         bfloat16: how fast it was in bfloat16 where it was exported, and what that changed; "" if not tried.
         label_schema: which value of `segmentation` stands for which tissue.
+        tuned: what was chosen on validation cases; None for the plain model.
+        averaged: of how many passes the answer is the mean; None for one network that sees a case as it lies.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +150,8 @@ class ModelCard(pydantic.BaseModel):
     precision: str = "float32"
     batch_norm: str = ""
     bfloat16: str = ""
+    averaged: Averaged | None = None
+    tuned: TunedOn | None = None
     spacing_mm: tuple[float, float, float]
     label_schema: dict[str, Any]
     regions: dict[str, tuple[str, ...]]
@@ -101,7 +173,9 @@ class ModelCard(pydantic.BaseModel):
         return LabelSchema.from_json(self.label_schema)
 
     def to_json(self) -> str:
-        return self.model_dump_json(indent=2) + "\n"
+        """tfbrats.json's text. What is None stays out: older versions read models that have nothing of it."""
+        absent = {name for name in ("averaged", "tuned") if getattr(self, name) is None}
+        return self.model_dump_json(indent=2, exclude=absent) + "\n"
 
     def to_file(self) -> bytes:
         """tfbrats.json as it was read, byte for byte; of a card that was not read, as `to_json` writes it."""
@@ -232,40 +306,6 @@ def keep(card: ModelCard, output: str | os.PathLike) -> None:
         )
 
 
-def spacing_note(card: ModelCard, spacing_mm: Sequence[float]) -> str | None:
-    """What is to be told of a scan of other voxels than those that the model was trained on; else None."""
-    ratios = [side / trained for side, trained in zip(spacing_mm, card.spacing_mm, strict=True)]
-    if all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios):
-        return None
-    scan, trained = (" x ".join(f"{side:.4g}" for side in sides) for sides in (spacing_mm, card.spacing_mm))
-    return (
-        f"its voxels are {scan} mm, and the model {card.name} was trained on {trained} mm: expect it to do "
-        "worse, or resample the scans first (docs/start/your-own-case.md)"
-    )
-
-
-def n4_note(card: ModelCard) -> str | None:
-    """What is to be told of a model whose caller corrects the bias field; else None."""
-    if not card.n4_of_caller:
-        return None
-    return (
-        f"the model {card.name} version {card.version} was exported before models corrected the bias field "
-        f"themselves: N4 of {', '.join(card.n4_of_caller)} is done here, by {card.n4.method}, in some seconds "
-        "each. Exported again, it does so itself in about a second"
-    )
-
-
-def other_n4_note(card: ModelCard) -> str | None:
-    """What is to be told of a graph whose N4 is not that of the records that it learned from; else None."""
-    if not card.n4.modalities or card.n4.method == card.n4.of_records:
-        return None
-    return (
-        f"its records were corrected by {card.n4.of_records}'s N4 (preprocess.n4), and the model corrects by "
-        f"{card.n4.method}'s: at shrink factor 4 their fields are within 0.01 % of each other, but for a "
-        "constant factor, which the z-score loses"
-    )
-
-
 def inputs(card: ModelCard, case: "Case") -> dict[str, np.ndarray]:
     """What the whole-case signatures expect for a case loaded with the card's modalities.
 
@@ -309,11 +349,23 @@ def signature_for(volumes: Mapping[str, np.ndarray]) -> str:
     return "int16" if all(v.dtype == np.int16 for v in volumes.values()) else "serving_default"
 
 
-def outputs(card: ModelCard, signature: str, probabilities: bool = False) -> list[str]:
-    """What to ask a whole-case signature for: the label map, tiles if it has them, probabilities if wanted."""
+def outputs(
+    card: ModelCard, signature: str, probabilities: bool = False, uncertainty: bool = False
+) -> list[str]:
+    """What to ask a whole-case signature for: the label map, tiles if it has them, and what else is wanted."""
     offered = card.signatures.get(signature, {}).get("outputs", {})
     tiles = [TILES] if TILES in offered else []
-    return ["segmentation", *tiles, *(["probabilities"] if probabilities else [])]
+    wanted = {"probabilities": probabilities, ENTROPY: uncertainty}
+    return ["segmentation", *tiles, *(name for name, is_wanted in wanted.items() if is_wanted)]
+
+
+def check_is_average(card: ModelCard) -> None:
+    """Raises InputError where a model cannot tell how sure it is: one network, which sees a case once."""
+    if card.averaged is None:
+        raise InputError(
+            f"--uncertainty: the model {card.name} version {card.version} is one network that sees a case "
+            "once, and does not tell how sure it is. Export it with --flips, or several runs with --runs."
+        )
 
 
 def tissues(card: ModelCard, segmentation: np.ndarray, where: str) -> np.ndarray:

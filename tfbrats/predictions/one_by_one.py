@@ -22,7 +22,7 @@ class Segmenter(Protocol):
 
     card: ModelCard
 
-    def segment(self, loaded: Case, probabilities: bool = False) -> Segmentation: ...
+    def segment(self, loaded: Case, probabilities: bool = False, uncertainty: bool = False) -> Segmentation: ...
 
 
 def segment_all(
@@ -75,7 +75,7 @@ def _segmenting(segmenter: Segmenter, rules: SubmissionRules | None) -> Callable
         if rules and (doubts := submission.placement_faults(loaded.grid.placement, rules)):
             bars.write(f"{loaded.case_id}: the upload will be refused for it: {' '.join(doubts)}")
             rules = None
-        return segmenter.segment(loaded, target.probabilities is not None)
+        return segmenter.segment(loaded, target.probabilities is not None, bool(target.uncertainty))
 
     return segment
 

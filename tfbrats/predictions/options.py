@@ -43,12 +43,18 @@ def add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """--output, --provenance, --overwrite."""
+    """--output, --uncertainty, --provenance, --overwrite."""
     parser.add_argument(
         "--output",
         type=paths.argument,
         required=True,
         help="folder for CASE.nii.gz and volumes.csv; or one case's file, as seg.nii.gz",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        action="store_true",
+        help="of a model of several runs or of flips: write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, "
+        "entropies of WT, TC and ET in hundredths of a bit",
     )
     parser.add_argument(
         "--provenance", action="store_true", help="write CASE.json beside each: model, hashes, versions"

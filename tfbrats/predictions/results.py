@@ -24,6 +24,8 @@ from tfbrats.predictions import doubts, model_card, provenance
 from tfbrats.predictions.model_card import ModelCard
 
 VOLUMES = "volumes.csv"  # in a folder of results
+# Of each region, in the names of QU-BraTS (arXiv 2112.10074): uint8, hundredths of a bit, 0 where it is sure.
+UNCERTAINTY = {"WT": "_unc_whole", "TC": "_unc_core", "ET": "_unc_enhance"}
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
@@ -41,12 +43,14 @@ class Target:
         segmentation: the file.
         probabilities: the file of WT, TC and ET; None for none.
         with_provenance: also the file beside the segmentation (`provenance`).
+        uncertainty: the files of WT, TC and ET; () for none.
         folder: that of results, which keeps their model's card; None for files that the person named.
     """
 
     segmentation: str
     probabilities: str | None = None
     with_provenance: bool = False
+    uncertainty: tuple[str, ...] = ()
     folder: str | None = None
 
     @property
@@ -55,6 +59,7 @@ class Target:
         return [
             self.segmentation,
             *([self.probabilities] if self.probabilities else []),
+            *self.uncertainty,
             *([provenance.path_of(self.segmentation)] if self.with_provenance else []),
         ]
 
@@ -62,9 +67,10 @@ class Target:
     def all_paths(self) -> list[str]:
         """Those, and what else another command may have left of an earlier one."""
         if self.folder is None:
-            earlier = Target(self.segmentation, self.probabilities, True)
+            earlier = Target(self.segmentation, self.probabilities, True, self.uncertainty)
         else:
-            earlier = target(files.name(self.segmentation).removesuffix(".nii.gz"), self.folder, True, True)
+            case_id = files.name(self.segmentation).removesuffix(".nii.gz")
+            earlier = target(case_id, self.folder, True, True, True)
         return earlier.paths
 
     def is_done(self) -> bool:
@@ -72,13 +78,18 @@ class Target:
 
 
 def target(
-    case_id: str, folder: str | os.PathLike, probabilities: bool = False, with_provenance: bool = False
+    case_id: str,
+    folder: str | os.PathLike,
+    probabilities: bool = False,
+    with_provenance: bool = False,
+    uncertainty: bool = False,
 ) -> Target:
     """A case's place in a folder of results."""
     return Target(
         files.join(folder, f"{case_id}.nii.gz"),
         files.join(folder, f"{case_id}_probabilities.nii.gz") if probabilities else None,
         with_provenance,
+        tuple(files.join(folder, f"{case_id}{end}.nii.gz") for end in UNCERTAINTY.values() if uncertainty),
         os.fspath(folder),
     )
 
@@ -149,6 +160,7 @@ class Segmentation:
         tiles: int32 [3], how many each stage of a cascade ran; None for models that are none.
         card: of the model that made it.
         case: that was segmented, with its image; None where only the answer is kept.
+        entropy: of WT, TC, ET, uint8 [I, J, K, 3], in hundredths of a bit; None if it was not asked for.
     """
 
     tissues: np.ndarray
@@ -156,6 +168,7 @@ class Segmentation:
     tiles: np.ndarray | None
     card: ModelCard
     case: Case | None = field(default=None, kw_only=True)
+    entropy: np.ndarray | None = field(default=None, kw_only=True)
 
     @property
     def labels(self) -> np.ndarray:
@@ -280,7 +293,7 @@ def attempt(
     try:
         with watch.part(stage):
             loaded = case.load(entry, card.modalities, read_label=False)
-        spacing = model_card.spacing_note(card, loaded.spacing_mm)
+        spacing = doubts.spacing_note(card, loaded.spacing_mm)
         notes = (*loaded.notes, *([spacing] if spacing else []), *doubts.of(loaded))
         for note in notes:
             tell(note)
@@ -326,7 +339,7 @@ def spacing_notes(card: ModelCard, entries: Sequence[CaseFiles]) -> dict[str, st
     def of(entry: CaseFiles) -> str | None:
         paths = [path for modality, path, _ in entry.images if modality in card.modalities]
         try:
-            return model_card.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
+            return doubts.spacing_note(card, nifti.read_grid(paths[0]).spacing_mm) if paths else None
         except InputError:
             return None
 
@@ -362,6 +375,8 @@ def write(
         model_card.keep(segmentation.card, target.folder)
     if target.probabilities is not None:
         case.save_probabilities(target.probabilities, segmentation.probabilities, loaded.grid)
+    for region, path in enumerate(target.uncertainty):
+        nifti.write(path, loaded.grid.to_file(segmentation.entropy[..., region]), loaded.grid)
     provenance.drop(target.segmentation)
     case.save_segmentation(target.segmentation, segmentation.tissues, loaded.grid, loaded.schema)
     if target.with_provenance:

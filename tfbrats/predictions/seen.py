@@ -8,6 +8,7 @@ nobody's name and yet every scored case can be held against it. Pure: opens no f
     validation           chose its checkpoint
     train_patient        shows a patient of whom another scan trained the model
     validation_patient   shows a patient of whom another scan chose its checkpoint
+    fold                 was held out by the fold whose network segmented it; that fold chose its checkpoint
     test                 was kept apart in the model's own split
     unseen               is in none of its splits
 """
@@ -19,14 +20,16 @@ from typing import Any
 from tfbrats.datasets import case_names
 
 KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
-KINDS = (*KNOWN_TO_THE_MODEL, "test", "unseen")
+KINDS = (*KNOWN_TO_THE_MODEL, "fold", "test", "unseen")
 _CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
+_NOT_TRAINED_ON = "not_trained_on"  # of one of its runs
 _DIGITS = 16  # of 64: one false match in 10^13 for a thousand cases against a thousand
 TITLES = {  # of a table's rows
     "train": "train",
     "validation": "validation",
     "train_patient": "train, another scan of the patient",
     "validation_patient": "validation, another scan of the patient",
+    "fold": "held out by its network's fold",
     "test": "test",
     "unseen": "in no split of the model",
 }
@@ -41,6 +44,7 @@ _WORDS = {
         "is of a patient whose other scan chose its checkpoint",
         "are of patients whose other scans chose its checkpoint",
     ),
+    "fold": ("was held out by its network's fold", "were held out by their networks' folds"),
     "test": ("is of its test split", "are of its test split"),
     "unseen": ("is in none of its splits", "are in none of its splits"),
 }
@@ -97,6 +101,73 @@ def hashes_of(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     }
 
 
+def together(*training_data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What a card carries of a model that went on from another: the cases of both, each as `hashes_of`.
+
+    Args:
+        training_data: `hashes_of` of each, or a card's; what carries no cases adds none.
+    """
+    joined: dict[str, dict[str, str]] = {_CASES: {}, _PATIENTS: {}}
+    for name, of_splits in joined.items():
+        for data in training_data:
+            for split, text in data.get(name, {}).items():
+                known = of_splits.get(split, "").split()
+                of_splits[split] = " ".join(dict.fromkeys([*known, *text.split()]))
+    return joined
+
+
+def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Splits of a model of several runs: each case in the first of train, validation, test where any has it.
+
+    Args:
+        runs: split -> case ids of each; whatever is no list is left out.
+    """
+    union: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for split in ("train", "validation", "test"):
+        ids = dict.fromkeys(case_id for splits in runs for case_id in splits.get(split, ()))
+        union[split] = [case_id for case_id in ids if case_id not in taken]
+        taken.update(ids)
+    return union
+
+
+def not_trained_on(of_run: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What a model's card tells of one of several runs: which cases did not train it, nor did their patients.
+
+    Args:
+        of_run: `hashes_of` the run's splits, or `together` with those of what it began from.
+        case_ids: of all runs.
+
+    Returns:
+        {"not_trained_on": {"validation": hashes of those that chose its checkpoint, "unseen": of the others}}.
+    """
+    kinds = kinds_of(of_run, case_ids) or {}
+    groups = {"validation": ("validation", "validation_patient"), "unseen": ("test", "unseen")}
+    return {
+        _NOT_TRAINED_ON: {
+            group: " ".join(_hash(case_id) for case_id, kind in kinds.items() if kind in members)
+            for group, members in groups.items()
+        }
+    }
+
+
+def runs_without(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Case id -> names of a model's runs that were not trained on the case; of a model of one run {}.
+
+    A case that no run knows is left out: none was trained on it.
+    """
+    known = set(" ".join((training_data.get(_CASES) or {}).values()).split())
+    by_run = {
+        run["name"]: set(" ".join(run[_NOT_TRAINED_ON].values()).split())
+        for run in training_data.get("runs", ())
+    }
+    return {
+        case_id: [name for name, hashes in by_run.items() if digest in hashes]
+        for case_id in case_ids
+        if by_run and (digest := _hash(case_id)) in known
+    }
+
+
 def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[str, str] | None:
     """Case id -> one of `KINDS`; None where the card does not carry its cases.
 
@@ -121,7 +192,7 @@ def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, se
     for split in ("train", "validation"):
         if patient in patients.get(split, ()) or patient in cases.get(split, ()):
             return f"{split}_patient"
-    return "test" if own in cases.get("test", ()) else "unseen"
+    return next((split for split in ("fold", "test") if own in cases.get(split, ())), "unseen")
 
 
 def by_kind(kinds: Mapping[str, str]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from tfbrats.datasets.label_candidates import candidates
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, memory
-from tfbrats.predictions import model_card
+from tfbrats.predictions import model_card, results
 from tfbrats.predictions.submission_rules import SUFFIX, Matrix, SubmissionRules
 from tfbrats.terminal import bars
 from tfbrats.terminal.wording import counted
@@ -134,6 +134,8 @@ def _name_faults(
             more = ""
             if member.stem.endswith("_probabilities"):  # tfbrats.predict writes them beside, when asked
                 more = "These are probabilities: leave them out. "
+            elif member.stem.endswith(tuple(results.UNCERTAINTY.values())):
+                more = "This is a map of uncertainty: leave it out. "
             faults.append(
                 f"{member.name}: its name does not tell a case of {rules.edition}; expected e.g. "
                 f"{rules.example}{SUFFIX}. {more or 'Rename it, or pass the right --edition.'}".rstrip()

@@ -13,7 +13,7 @@ from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files
-from tfbrats.predictions import model_card, own_scans, provenance, results, volumes
+from tfbrats.predictions import doubts, own_scans, provenance, results, volumes
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.predictions.results import Target
 from tfbrats.terminal import style, verbs, wording
@@ -108,7 +108,7 @@ class Wanted:
             if entry.layout == own_scans.NAMED or (entry.layout == own_scans.LAYOUT and len(pairs) == 1):
                 _check_scans(entry, card)
         untold = [entry for entry, _ in pairs if entry.case_id in dataset.untold]
-        notes = [note] if (note := model_card.n4_note(card)) else []
+        notes = [note] if (note := doubts.n4_note(card)) else []
         if untold and untold[0].layout not in (own_scans.LAYOUT, own_scans.NAMED):  # the last line tells it
             more = f" and {len(untold) - 1} more" if untold[1:] else ""
             notes.append(
@@ -145,25 +145,28 @@ def wanted(
     probabilities: bool | str | None = None,
     with_provenance: bool = False,
     overwrite: bool = False,
+    uncertainty: bool = False,
 ) -> Wanted:
     """Which cases, and where each goes.
 
     Args:
         chosen: ids of cases; None for all.
         probabilities: True writes them beside each segmentation; a path names the file of the one case.
+        uncertainty: writes a file a region beside each segmentation.
 
     Raises:
         InputError: no such case, several for one file, or an output that cannot be or must not be written.
     """
     entries = layouts.select(dataset, chosen)
     if is_file(output):
-        path = _beside(output) if probabilities is True else probabilities or None
-        pairs = ((_only(entries, dataset.root), Target(output, path, with_provenance)),)
+        path = _beside(output, "_probabilities") if probabilities is True else probabilities or None
+        maps = tuple(_beside(output, end) for end in results.UNCERTAINTY.values() if uncertainty)
+        pairs = ((_only(entries, dataset.root), Target(output, path, with_provenance, maps)),)
         _check_files(pairs[0][1], overwrite)
         folder = None
     else:
         pairs = tuple(
-            (entry, results.target(entry.case_id, output, bool(probabilities), with_provenance))
+            (entry, results.target(entry.case_id, output, bool(probabilities), with_provenance, uncertainty))
             for entry in entries
         )
         files.check_can_hold(output)
@@ -175,14 +178,14 @@ def wanted(
     return Wanted(dataset, pairs, folder)
 
 
-def _beside(output: str) -> str:
+def _beside(output: str, ending: str) -> str:
     """seg_probabilities.nii.gz for seg.nii.gz."""
     stem = layouts.nifti_stem(output)
-    return f"{output[: len(output) - len(files.name(output))]}{stem}_probabilities.nii.gz"
+    return f"{output[: len(output) - len(files.name(output))]}{stem}{ending}.nii.gz"
 
 
 def _check_files(target: Target, overwrite: bool) -> None:
-    paths = [path for path in (target.segmentation, target.probabilities) if path]
+    paths = [path for path in (target.segmentation, target.probabilities, *target.uncertainty) if path]
     for path in paths:
         if layouts.nifti_stem(path) is None:
             raise InputError(f"{path}: an output file ends in .nii.gz or .nii.")

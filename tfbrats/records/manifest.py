@@ -16,7 +16,7 @@ import pydantic
 
 from tfbrats import __version__
 from tfbrats.cases.rejected import Rejected
-from tfbrats.cases.split_files import SPLITS, sha256_of_split
+from tfbrats.cases.split_files import SPLITS, Splits, sha256_of_split, some
 from tfbrats.config import Config, differences
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
@@ -135,6 +135,12 @@ class Manifest(_Part):
     batches: tuple[Batch, ...] = ()
     shards: tuple[Shard, ...]
 
+    @property
+    def is_of_folds(self) -> bool:
+        """Whether cases lie here twice: as training sees them, and as validation does (`of_fold`)."""
+        splits = ([batch.cases.get(split, ()) for split in ("train", "validation")] for batch in self.batches)
+        return any(set(trained) & set(validated) for trained, validated in splits)
+
     def shards_of(self, split: str, region: str = "") -> list[Shard]:
         """The shards of a split; where each region has its own, those of `region`, or of all."""
         of_split = [shard for shard in self.shards if shard.split == split]
@@ -209,6 +215,67 @@ def _seconds_per_case(shards: Iterable[Shard]) -> dict[str, float]:
     }
 
 
+def batches_of_folds(folds: Sequence[Splits], kind: str, bytes_per_case: float) -> list[Batch]:
+    """How the cases of a cross-validation are stored once for all folds: those that a fold holds out together.
+
+    Of slices some are dropped in training, so that a case lies there twice; patches and volumes are the same
+    for both.
+    """
+    return [
+        Batch(
+            cases={
+                "train": tuple(fold["validation"]),
+                "validation": tuple(fold["validation"]) if kind == "slices" else (),
+                "test": (),
+            },
+            bytes_per_case=bytes_per_case,
+        )
+        for fold in folds
+    ]
+
+
+def of_fold(manifest: Manifest, fold: Splits, folder: str | os.PathLike) -> Manifest:
+    """What one fold trains and validates on: the records of all folds, looked at as a set of its own.
+
+    Args:
+        fold: its split.
+        folder: the record set, quoted in the error.
+
+    Raises:
+        InputError: the records were not written for these folds.
+    """
+    split_of = {case_id: split for split in ("train", "validation") for case_id in fold[split]}
+    shards: list[Shard] = []
+    for shard in manifest.shards:
+        split, *others = {split_of.get(row.case_id) for row in shard.cases} or {None}
+        if others:
+            raise _of_other_folds(folder, f"{shard.file} holds cases of several splits of it")
+        is_as_seen = manifest.kind != "slices" or shard.split == split
+        if split is not None and is_as_seen:
+            shards.append(shard.model_copy(update={"split": split}))
+    there = {(shard.split, row.case_id) for shard in shards for row in shard.cases}
+    rejected = {case.case_id for shard in manifest.shards for case in shard.rejected}
+    if missing := [i for i, split in split_of.items() if (split, i) not in there and i not in rejected]:
+        raise _of_other_folds(folder, f"they lack {some(sorted(missing))} as it is wanted")
+    cases = {split: tuple(sorted({i for of, i in there if of == split})) for split in SPLITS}
+    return manifest.model_copy(
+        update={
+            "cases": cases,
+            "split_sha256": sha256_of_split(cases),
+            "examples": {split: sum(s.examples for s in shards if s.split == split) for split in SPLITS},
+            "bytes": sum(shard.bytes for shard in shards),
+            "shards": tuple(shards),
+        }
+    )
+
+
+def _of_other_folds(folder: str | os.PathLike, why: str) -> InputError:
+    return InputError(
+        f"{folder}: these records were not written for this fold: {why}. Write them with tfbrats prepare, with "
+        "the same --splits and without --fold."
+    )
+
+
 def read_manifest(folder: str | os.PathLike, command: str = "") -> Manifest:
     """The manifest of a finished record set.
 
@@ -262,7 +329,15 @@ def from_content(content: dict[str, Any], path: str) -> Manifest:
 
 
 def check_identity(manifest: Manifest, config: Config, folder: str | os.PathLike) -> None:
-    """Raises InputError unless the records were written with this config's record settings."""
+    """Raises InputError unless the records were written with this config's record settings.
+
+    Records of folds are none of one split: whoever trains a fold hands over `of_fold` of them.
+    """
+    if set(manifest.cases.get("train", ())) & set(manifest.cases.get("validation", ())):
+        raise InputError(
+            f"{folder}: holds records of folds: each case is there to train on and to validate on. Train with "
+            "--folds FILE, the --splits that they were written with."
+        )
     kind = config.records.kind
     if manifest.kind != kind:
         cure = "Write them with this config into another folder"

@@ -242,6 +242,31 @@ def volume_plots(runs: Runs) -> list[Chart]:
     return pictures
 
 
+def error_rates(regions: Mapping[str, Sequence[tuple[int, float]]]) -> Chart:
+    """Share of voxels that are wrong, by tenth of the scale of uncertainty, a line a region.
+
+    Args:
+        regions: region -> of each tenth voxels and share, as `metrics.uncertainty` gives them.
+    """
+    tenths = np.arange(next(len(each) for each in regions.values()))
+
+    def draw(axes: Axes, dark: bool) -> None:
+        for colour, marker, (region, each) in zip(colours(dark), MARKERS, regions.items(), strict=False):
+            shares = [share for _, share in each]
+            axes.plot(tenths + 0.5, shares, color=colour, marker=marker, label=region, linewidth=1.5)
+        axes.set(xlabel="uncertainty, tenths of the scale", ylabel="voxels that are wrong")
+        axes.set_xlim(0, len(tenths))
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+        axes.legend(frameon=False, labelcolor=_INK[dark], fontsize=11)
+
+    alt = "; ".join(
+        f"{region} {', '.join('none' if math.isnan(share) else f'{share:.1%}' for _, share in each)}"
+        for region, each in regions.items()
+    )
+    return Chart("Error rate by uncertainty", **_drawn(draw), alt=alt)
+
+
 def without_volume(rows: Sequence[Row]) -> dict[str, int]:
     """Region -> how many cases `volume_plots` leaves out because the reference has nothing of it."""
     return {region: sum(not row["reference_volume_ml"] for row in _of(rows, region)) for region in REGIONS}

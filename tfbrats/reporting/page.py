@@ -25,6 +25,7 @@ from tfbrats.reporting import charts, score_text
 from tfbrats.reporting.case_pictures import Pictured
 from tfbrats.reporting.sampling_maps import Sampling
 from tfbrats.reporting.training_section import TrainingSection
+from tfbrats.reporting.uncertainty_section import UncertaintySection
 from tfbrats.scoring import comparison, papers
 from tfbrats.scoring.comparison import Comparison, Difference
 from tfbrats.scoring.evaluation import Evaluation, Lesions
@@ -94,6 +95,7 @@ class Content:
         table: a key of `papers.TABLES` to stand beside.
         training: what `training_section.training_of` gives.
         sampling: None for a network trained without loss weighted sampling.
+        uncertainty: None where no maps of it lie beside the predictions.
         by_rank: whether the cases pictured were picked by their rank; else a person named them.
         notes: what was run; `code` between backticks and links are marked up.
     """
@@ -106,6 +108,7 @@ class Content:
     by_rank: bool = True
     training: TrainingSection
     sampling: Sampling | None = None
+    uncertainty: UncertaintySection | None = None
     notes: Sequence[str] = ()
 
 
@@ -273,6 +276,7 @@ def render(content: Content) -> str:
         possible=stage_misses.possible,
         sampling=content.sampling,
         sampling_legend=[(colour, overlays.LWS_NAMES[r]) for r, colour in overlays.LWS_COLOURS.items()],
+        uncertainty=content.uncertainty,
         training=content.training,
         version=__version__,
     )

@@ -91,7 +91,7 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> Maps | None:
     )
     whole, _ = losses.targets(tissues[None])
     positives, normals = (float(count[0]) for count in losses.region_counts(regions[None], whole))
-    p2 = float(losses.sampling_probability(positives, normals, settings.lws.beta, settings.lws.floor))
+    p2 = float(losses.sampling_probability(positives, normals, settings.lws.beta, settings.p2_floor))
     seed = case.case_seed(settings.train.seed, pair.case_id)
     draws = np.random.default_rng(seed).random((1, *regions.shape), np.float32)
     of_networks = losses.sample_weights(regions[None], draws, p2, settings.lws.contour_weight)

@@ -19,12 +19,22 @@ def sentence(by_split: BySplit | NotTold | None, name: str | None, chosen: bool)
         return "", False
     if isinstance(by_split, NotTold):
         return _not_told(name, chosen), True
+    if set(by_split.cases) == {"fold"}:
+        return _held_out(len(by_split.cases["fold"])), False
     number = seen.number_seen(by_split.cases)
     if not number:
         return _none_seen(by_split), bool(by_split.other_names)
     total = sum(map(len, by_split.cases.values()))
     text = _some_seen(by_split, number, total) if number < total else _all_seen(by_split, total)
     return text if chosen else text + _cure(by_split), True
+
+
+def _held_out(total: int) -> str:
+    subject = f"Each of the {total} cases" if total > 1 else "The case scored"
+    return (
+        f"{subject} was segmented by the network of the fold that held it out: it did not train that network. "
+        "The network's best epoch was chosen on the cases that its fold holds out."
+    )
 
 
 def _not_told(name: str | None, chosen: bool) -> str:

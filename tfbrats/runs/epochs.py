@@ -12,11 +12,13 @@ TensorBoard shows it as GROUP/name: loss/validation_loss, dice/training_dice_wt.
     training_dice_wt, _tc, _et     Dice over all that it was trained on, by the weights of each step
     sampled_normal, _tumour, _contour   pixels that loss weighted sampling took
     validation_loss                of the validation cases, by the weights at its end
-    dice_wt, dice_tc, dice_et      Dice of the validation cases: what a run is judged by
+    dice_wt, dice_tc, dice_et      Dice of the validation cases, over all their voxels together
+    case_dice_wt, _tc, _et         the mean of the cases' Dice, each over its volume; with train.select: dice
     seconds, slices_per_second, patches_per_second   how long its training took (timing.csv)
 
-A network of one region has training_dice and dice, without the region. Without validation cases there is no
-validation_loss and no dice; the table then shows the training's Dice. No TensorFlow.
+A network of one region has training_dice, dice and case_dice, without the region; it sees patches, and a case's
+Dice is over all its patches. Without validation cases there is no validation_loss and no dice; the table then
+shows the training's Dice. No TensorFlow.
 """
 
 import re
@@ -27,7 +29,7 @@ from tfbrats.labels import REGIONS
 
 _GROUPS = (  # of TensorBoard
     (r"(validation_)?loss\d?|auxiliary|loss_\w+", "loss"),
-    (r"(training_)?dice(_\w+)?", "dice"),
+    (r"(training_|case_)?dice(_\w+)?", "dice"),
     (r"learning_rate|omega", "schedule"),
     (r"sampled_\w+", "lws"),
     (r"seconds|\w+_per_second", "pace"),

@@ -4,13 +4,15 @@ runs/<name>/config.yaml         the config, resolved
             environment.json    versions and machine
             splits.json         which case was trained, validated, tested on, with a hash
             records.json        what the training data was: edition, spacing, modalities
+            begun_from.json     the run or model whose weights it began with, where there is one
             history.csv         a row per epoch: the same however often the run was stopped
             timing.csv          how long each took
             tb/                 TensorBoard
             trained_on.json     hash of the records
             boxes.json          predicted parent boxes, where sampling.boxes is "predicted"
+            checkpoints/start/  the weights of begun_from.json
             checkpoints/last/   to go on from, and the one before
-            checkpoints/best/   the lowest validation loss, what is exported; and the one before
+            checkpoints/best/   the best epoch (train.select), what is exported; and the one before
             .training           the lock of the one command that trains here
 
 Paper B trains three networks: what belongs to one (from history.csv down) lies in wt/, tc/ and et/.
@@ -38,6 +40,7 @@ from tfbrats.machine import files
 
 CONFIG = "config.yaml"
 LOCK = ".training"
+BEGUN_FROM = "begun_from.json"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
 # These may change between a run and its continuation; the rest is what makes it that run.
 # The batch of a replica may, where the number of replicas does: `training` looks at what comes of both.
@@ -78,6 +81,10 @@ class RunFolder:
         return self._file("records.json")
 
     @property
+    def begun_from_path(self) -> str:
+        return self._file(BEGUN_FROM)
+
+    @property
     def is_run(self) -> bool:
         """Whether a config lies here: without one the rest is no run."""
         return files.exists(self.config_path)
@@ -107,6 +114,11 @@ class RunFolder:
     def records(self) -> dict[str, Any]:
         """What the training data was: `Manifest.description`."""
         return files.read_json(self.records_path)
+
+    @functools.cached_property
+    def begun_from(self) -> dict[str, Any] | None:
+        """What the run began from, as `workflows.begun_from` writes it; None where it began from nothing."""
+        return files.read_json(self.begun_from_path) if files.exists(self.begun_from_path) else None
 
     def network(self, region: str = "") -> "NetworkFolder":
         """The part of a region's network; the run folder itself where there is one network."""
@@ -151,7 +163,8 @@ class RunFolder:
                 )
         # Another machine that shares the run may be writing its config.yaml at this moment.
         elif files.is_folder(self.path) and any(
-            files.PARTIAL not in files.name(path) and files.name(path) != LOCK for path in files.walk(self.path)
+            files.PARTIAL not in files.name(path) and files.name(path) not in (LOCK, BEGUN_FROM)
+            for path in files.walk(self.path)
         ):
             raise InputError(f"{self.path}: not empty, and not a run (no {CONFIG}). Choose another --run.")
 
@@ -171,13 +184,19 @@ class RunFolder:
                 "records, or choose another --run."
             )
 
-    def start(self, config: Config, overwritten: Sequence[str] = ()) -> None:
+    def start(
+        self,
+        config: Config,
+        overwritten: Sequence[str] = (),
+        begun_from: Mapping[str, Any] | None = None,
+    ) -> None:
         """Makes the run folder and writes its config and environment, or checks that it is this run's.
 
         The config of a run that goes on stays as it is.
 
         Args:
             overwritten: folders to delete first: the run folder or parts of it, if it holds a run.
+            begun_from: whose weights a new run begins with; written before the config, which makes it a run.
 
         Raises:
             InputError: the folder holds a run of another config, or something else.
@@ -185,13 +204,15 @@ class RunFolder:
         if self.path in overwritten and self.is_run:
             files.clear(self.path, (LOCK, CONFIG))
             files.remove(self.config_path)  # the last: without it the rest is no run any more
-            _forget(self, "config", "environment", "splits", "records")
+            _forget(self, "config", "environment", "splits", "records", "begun_from")
         # Before a part goes, what stays must be of the same run.
         self.check(config)
         for part in overwritten:
             files.clear(part, (LOCK,))
         if overwritten:
             self._networks.clear()
+        if begun_from is not None:
+            self.write_begun_from(begun_from)
         if not self.is_run:
             self.write_config(config)
         files.write_json(self.environment_path, _surroundings())
@@ -201,6 +222,10 @@ class RunFolder:
         """The run's config, or what has changed in it since: once it is sure that the run goes on with it."""
         files.write_bytes(self.config_path, config.to_yaml().encode())
         _forget(self, "config")
+
+    def write_begun_from(self, content: Mapping[str, Any]) -> None:
+        files.write_json(self.begun_from_path, content)
+        _forget(self, "begun_from")
 
     def write_data(
         self, cases: Mapping[str, Sequence[str]], split_sha256: str, description: Mapping[str, Any]
@@ -258,8 +283,13 @@ class NetworkFolder:
         return self._file("tb")
 
     def checkpoints_path(self, which: str) -> str:
-        """Folder of the "last" or "best" checkpoints."""
+        """Folder of the "start", "last" or "best" checkpoints."""
         return self._file("checkpoints", which)
+
+    def has_checkpoint(self, which: str) -> bool:
+        """Whether one lies there; whether it can be read is another question."""
+        folder = self.checkpoints_path(which)
+        return files.is_folder(folder) and any(path.endswith(".index") for path in files.walk(folder))
 
     @functools.cached_property
     def history(self) -> list[dict[str, str]]:
@@ -333,24 +363,36 @@ def _rows(path: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(files.read_bytes(path).decode())))
 
 
-def rises(history: Sequence[Mapping[str, Any]], stop_rise: float) -> int:
-    """Over how many epochs on end the validation loss has been over (1 + stop_rise) x the best before."""
+def chosen_by(row: Mapping[str, Any], select: str) -> float | None:
+    """By what an epoch is compared with others, less being better; None without validation.
+
+    Args:
+        select: `train.select`: "loss", the validation loss; or "dice", 1 - the mean over regions of cases' Dice.
+    """
+    if select == "loss":
+        return float(row["validation_loss"]) if row.get("validation_loss") else None
+    dice = [float(value) for name, value in row.items() if name.startswith("case_dice")]
+    return 1 - math.fsum(dice) / len(dice) if dice else None
+
+
+def rises(history: Sequence[Mapping[str, Any]], stop_rise: float, select: str = "loss") -> int:
+    """Over how many epochs on end what they are chosen by has been over (1 + stop_rise) x the best before."""
     best, count = math.inf, 0
     for row in history:
-        if row.get("validation_loss"):
-            loss = float(row["validation_loss"])
+        if (loss := chosen_by(row, select)) is not None:
             count = count + 1 if loss > (1 + stop_rise) * best else 0
             best = min(best, loss)
     return count
 
 
 def is_over(history: Sequence[Mapping[str, Any]], config: Config) -> bool:
-    """Whether a network has had all its epochs, or was stopped by an obvious rise of its validation loss."""
+    """Whether a network has had all its epochs, or was stopped by an obvious rise of `chosen_by`."""
     train = config.train
-    return len(history) >= train.epochs or rises(history, train.stop_rise) >= train.stop_patience
+    rise = rises(history, train.stop_rise, train.select)
+    return len(history) >= train.epochs or rise >= train.stop_patience
 
 
-def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The epoch of the lowest validation loss: the first of them; None without validation."""
-    scored = [row for row in history if row.get("validation_loss")]
-    return min(scored, key=lambda row: float(row["validation_loss"])) if scored else None
+def best_row(history: Sequence[Mapping[str, Any]], select: str = "loss") -> Mapping[str, Any] | None:
+    """The epoch of the lowest `chosen_by`: the first of them; None without validation."""
+    scored = [row for row in history if chosen_by(row, select) is not None]
+    return min(scored, key=lambda row: chosen_by(row, select)) if scored else None

@@ -81,6 +81,7 @@ class Run:
 
     Attributes:
         note: what keeps this version from going on with it; "" if nothing does.
+        begun_from: the run or model whose weights it began with, by name; "" if it began from nothing.
     """
 
     folder: str
@@ -88,6 +89,7 @@ class Run:
     config: Config
     networks: Sequence[Network]
     note: str = ""
+    begun_from: str = ""
 
     @property
     def method(self) -> str:
@@ -127,7 +129,15 @@ def read(folder: str | os.PathLike, name: str = "") -> Run:
         note = f"has another version's config ({_one_line(error, folder)})"
     # The folder may have been moved: what it holds is here, whatever run.dir says.
     networks = [_network(run.network(region), region, config) for region in config.whole.regions]
-    return Run(run.path, name or files.name(folder), config, networks, note)
+    return Run(run.path, name or files.name(folder), config, networks, note, _begun_from(run))
+
+
+def _begun_from(run: RunFolder) -> str:
+    content = run.begun_from
+    if not content:
+        return ""
+    version = content.get("version")
+    return f"{content['kind']} {content['name']}" + (f" version {version}" if version is not None else "")
 
 
 def _of_another_version(run: RunFolder) -> Config | None:
@@ -158,7 +168,7 @@ def _network(home: NetworkFolder, region: str, config: Config) -> Network:
         rows = home.history
         for row in rows:
             int(row["epoch"])
-        best = best_row(rows)
+        best = best_row(rows, config.train.select)
         dice = _dice(best, region) if best else {}
         over = is_over(rows, config)
         pace = _pace(home.timing or rows)
@@ -285,6 +295,7 @@ def as_text(runs: Sequence[Run], now: datetime.datetime) -> str:
 def notes(runs: Sequence[Run], others: Mapping[str, str]) -> list[str]:
     """What to say below the table, after an empty line; nothing where there is nothing to say."""
     lines = [f"{run.name}: {run.note}" for run in runs if run.note]
+    lines += [f"{run.name}: began from the {run.begun_from}" for run in runs if run.begun_from]
     lines += [f"{name}: {reason}" for name, reason in others.items() if reason != _NO_RUN]
     foreign = [name for name, reason in others.items() if reason == _NO_RUN]
     lines += [f"{_NO_RUN}: {', '.join(foreign)}"] if foreign else []
@@ -349,6 +360,7 @@ def as_json(runs: Sequence[Run], others: Mapping[str, str]) -> dict[str, Any]:
                 "records": run.config.data.records,
                 "mean_dice": run.score[1] if run.score[0] else None,
                 "note": run.note,
+                "begun_from": run.begun_from,
                 "networks": networks,
             }
         )

@@ -90,8 +90,10 @@ class NotTold:
 def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[str]]:
     """The card of the model that wrote a folder of predictions, or None, and what is to be noted.
 
-    It lies in the folder itself, or in those that the predictions lie in. No score depends on it, so a card
-    that cannot be read, or one of several, is a note and no fault.
+    It lies in the folder itself, or in those that the predictions lie in. Where those are of the folds of one
+    cross-validation, it is a card for all of them, which tells what each case is to its own network.
+
+    No score depends on it, so a card that cannot be read, or one of several models, is a note and no fault.
     """
     paths = _cards(prediction)
     contents: dict[bytes, str] = {}
@@ -99,6 +101,8 @@ def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[s
         contents.setdefault(files.read_bytes(path), path)
     if not contents:
         return None, []
+    if len(contents) > 1 and (joined := _of_folds(prediction, contents)):
+        return joined, []
     if len(contents) > 1:
         return None, [
             f"{prediction}: cards of {len(contents)} models lie there ({', '.join(contents.values())}), so "
@@ -111,6 +115,46 @@ def card_beside(prediction: str | os.PathLike) -> tuple[ModelCard | None, list[s
         return None, [
             f"its model is unknown, so that a cascade's margin is unknown, and which cases trained it: {error}"
         ]
+
+
+def _of_folds(prediction: str | os.PathLike, contents: Mapping[bytes, str]) -> ModelCard | None:
+    """One card for predictions of several networks; None where these are no folds of one config.
+
+    Args:
+        contents: of the cards -> path of each.
+    """
+    try:
+        cards = {files.parent(path): model_card.parse(content, path) for content, path in contents.items()}
+    except InputError:
+        return None
+    first, *others = cards.values()
+    configs = [_without_places(card.training_data.get("config")) for card in (first, *others)]
+    if not configs[0] or any(config != configs[0] for config in configs):
+        return None
+    ids: dict[str, list[str]] = {"train": [], "validation": [], "fold": [], "test": []}
+    for path in files.walk(prediction):
+        stem = nifti_stem(path)
+        folder = next((one for one in cards if path.startswith(f"{one}/")), None)
+        if stem is None or folder is None:
+            continue
+        kinds = seen.kinds_of(cards[folder].training_data, [files.name(stem)])
+        if kinds is None:
+            return None
+        (kind,) = kinds.values()
+        split = "fold" if kind == "validation" else kind.removesuffix("_patient")
+        ids.get(split, []).append(files.name(stem))
+    hashes = seen.hashes_of(ids)
+    data = {**first.training_data, **hashes, "split_sha256": None}
+    name = f"{_row_of_config(configs[0]) or 'model'} in {len(cards)} folds"
+    return first.model_copy(update={"name": name, "training_data": data})
+
+
+def _without_places(config: Any) -> dict[str, Any]:
+    """A config without the folders that it names: what the folds of one training share."""
+    if not isinstance(config, Mapping):
+        return {}
+    rest = {key: value for key, value in config.items() if key != "run"}
+    return rest | {"data": {k: v for k, v in (config.get("data") or {}).items() if k != "records"}}
 
 
 def _cards(prediction: str | os.PathLike) -> list[str]:

@@ -13,6 +13,7 @@ from tfbrats.datasets import case_names, layouts, not_experts
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, LabelSchema
 from tfbrats.machine import files
+from tfbrats.predictions import results
 from tfbrats.scoring import masks_alone, prediction_names
 
 
@@ -198,7 +199,8 @@ def _predictions(folder: str | os.PathLike) -> list[tuple[str, str]]:
     listing = [
         (stem, path)
         for stem, path in masks_alone.niftis(folder)
-        if not stem.endswith("_probabilities")  # tfbrats predict writes them beside, when asked
+        # tfbrats predict writes these beside, when asked.
+        if not stem.endswith(("_probabilities", *results.UNCERTAINTY.values()))
     ]
     if not listing:
         raise InputError(f"{folder}: no predictions; expected files CASE.nii.gz or CASE.nii.")

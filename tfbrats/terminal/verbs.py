@@ -34,6 +34,7 @@ VERBS = tuple(
         ("train", "tfbrats.train", "Train", "train a network, or go on with it"),
         ("runs", "tfbrats.runs", "Train", "the runs under a folder, best first"),
         ("reproduce", "tfbrats.reproduce", "Train", "a whole table of a paper, every row on the same records"),
+        ("tune", "tfbrats.tune", "Use a model", "choose on validation cases what makes a run's answer better"),
         ("export", "tfbrats.export", "Use a model", "a trained run as a SavedModel"),
         ("predict", "tfbrats.predict", "Use a model", "segment cases, or your own four scans"),
         ("segment", "beam_pipelines.segment_cases", "Use a model", "segment thousands of cases, with Beam"),

@@ -1,5 +1,6 @@
 """The best weights of a run, as networks: for export, and for training on predicted boxes."""
 
+import hashlib
 from collections.abc import Sequence
 
 import keras
@@ -8,6 +9,7 @@ import tensorflow as tf
 from tfbrats import networks
 from tfbrats.config import Config
 from tfbrats.errors import InputError
+from tfbrats.machine import files
 from tfbrats.networks import keras_settings
 from tfbrats.runs.folder import RunFolder
 from tfbrats.training import checkpoints
@@ -45,6 +47,20 @@ def best_checkpoints(config: Config, regions: Sequence[str]) -> dict[str, str]:
     if faults:
         raise InputError("\n".join(faults))
     return paths
+
+
+def sha256_of(checkpoint: str) -> str:
+    """The hash of a checkpoint's files, wherever they lie: what some weights chose goes with no others.
+
+    Args:
+        checkpoint: as `best_checkpoint` gives it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(files.walk(files.parent(checkpoint)), key=files.name):
+        if files.name(path).startswith(f"{files.name(checkpoint)}."):
+            for chunk in files.read_chunks(path):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def network_of(config: Config, region: str, checkpoint: str, precision: str = "float32") -> keras.Model:

@@ -39,6 +39,46 @@ class _CascadeLoss:
         whole, parts = losses.targets(batch["label"])
         return [Lesson(cun.UNET1_OUTPUTS, whole, weights1), Lesson(cun.UNET2_OUTPUTS, parts, weights2)]
 
+    def validation_lessons(self, batch: dict) -> list[Lesson]:
+        """The same; or, with p2 from the whole split, all normal pixels of U-Net1 and its other pixels apart.
+
+        What p2 is, is known when all slices have been seen: `fractions` weighs the normal pixels then, each by
+        p2 itself, which is what its weight is on average when it is drawn.
+        """
+        if not self._weighs_later:
+            return self.lessons(batch)
+        whole, parts = losses.targets(batch["label"])
+        nothing_drawn = tf.zeros_like(batch["draws"])
+        with_normal, weights2 = sampled_weights(batch, nothing_drawn, 1.0, self._config)
+        normal = tf.where(tf.equal(batch["region"], int(LwsRegion.S2)), with_normal, 0.0)
+        return [
+            Lesson(cun.UNET1_OUTPUTS, whole, normal),
+            Lesson(cun.UNET1_OUTPUTS, whole, with_normal - normal),
+            Lesson(cun.UNET2_OUTPUTS, parts, weights2),
+        ]
+
+    @property
+    def _weighs_later(self) -> bool:
+        return self._config.lws.enabled and self._config.lws.validation_scope == "split"
+
+    def counted(self, batch: dict) -> list:
+        """What `fractions` wants to know beside: N_pos, where normal pixels are weighed later."""
+        if not self._weighs_later:
+            return []
+        whole, _ = losses.targets(batch["label"])
+        positives, _ = losses.region_counts(batch["region"], whole)
+        return [tf.reduce_sum(positives * batch["valid"])]
+
+    def fractions(self, sums: list[float]) -> list[float]:
+        """Sums of `validation_lessons` and `counted`, and more -> those of L1 and L2, and more."""
+        if not self._weighs_later:
+            return sums
+        normal, normals, others, weights, two, weights2, positives, *rest = sums
+        lws = self._config.lws
+        # N_S2 is the sum of the weights of normal pixels, which are 1.
+        p2 = float(losses.sampling_probability(positives, normals, lws.beta, self._config.p2_floor))
+        return [p2 * normal + others, p2 * normals + weights, two, weights2, *rest]
+
     def total(self, each: Mapping, omega):
         """One loss from those of all outputs, `each` by its output's name."""
         return losses.data_loss(each, self.predicting, omega)
@@ -71,6 +111,15 @@ class _ClassLoss:
     def lessons(self, batch: dict) -> list[Lesson]:
         _, parts = losses.targets(batch["label"])
         return [Lesson(self.predicting, parts, everywhere(batch))]
+
+    def validation_lessons(self, batch: dict) -> list[Lesson]:
+        return self.lessons(batch)
+
+    def counted(self, batch: dict) -> list:
+        return []
+
+    def fractions(self, sums: list[float]) -> list[float]:
+        return sums
 
     def total(self, each: Mapping, omega):
         return each["logits"]
@@ -135,7 +184,12 @@ def batch_weights(batch: dict, config: SliceConfig):
     counts = losses.region_counts(batch["region"], whole)
     if config.lws.scope == "batch":  # N_pos and N_S2 are those of the global batch
         counts = sum_over_replicas([tf.reduce_sum(count) for count in counts])
-    p2 = losses.sampling_probability(*counts, config.lws.beta, config.lws.floor)
-    weights1, weights2 = losses.sample_weights(batch["region"], batch["draws"], p2, config.lws.contour_weight)
+    p2 = losses.sampling_probability(*counts, config.lws.beta, config.p2_floor)
+    return sampled_weights(batch, batch["draws"], p2, config)
+
+
+def sampled_weights(batch: dict, draws, p2, config: SliceConfig):
+    """The same with the draws and p2 that are given, as `losses.sample_weights` takes them."""
+    weights1, weights2 = losses.sample_weights(batch["region"], draws, p2, config.lws.contour_weight)
     valid = batch["valid"][:, None, None]
     return weights1 * valid, weights2 * valid

@@ -1,5 +1,6 @@
 """A network in training: weights, optimizer and place, kept in checkpoints that a killed run goes on from."""
 
+import contextlib
 import itertools
 import math
 import tempfile
@@ -18,9 +19,9 @@ from tfbrats.labels import REGIONS
 from tfbrats.machine.stopping import Stop
 from tfbrats.networks import keras_settings
 from tfbrats.records.manifest import Manifest
-from tfbrats.runs.folder import NetworkFolder, is_over
+from tfbrats.runs.folder import NetworkFolder, chosen_by, is_over
 from tfbrats.terminal import bars, wording
-from tfbrats.training import board, checkpoints
+from tfbrats.training import board, checkpoints, kept_weights, start_weights
 from tfbrats.training.progress import Division, Progress, changes
 from tfbrats.training.recipes import Recipe
 
@@ -36,7 +37,7 @@ class Training:
         share: this worker's part of it.
         chief: whether this process writes the run folder.
         last: the checkpoints to go on from.
-        best: those of the lowest validation loss.
+        best: those of the best epoch, by `train.select`.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Training:
             self._board.rename_older()
         self._train_step = recipe.train_step(strategy, self.network, self.optimizer)
         self._validation_step = recipe.validation_step(strategy, self.network)
+        self._seeing = kept_weights.seeing(strategy, self.network, recipe.network_input)
 
     # --- where it goes on -------------------------------------------------------------------------------
 
@@ -92,7 +94,9 @@ class Training:
                 f"{last}: no checkpoint, though history.csv tells of {wording.counted(len(rows), 'epoch')}. "
                 "Restore it from a copy, or start again with another --run or with --overwrite."
             )
-        newest_best = self.progress.take_up_best(best)
+        else:
+            start_weights.restore(self.network, self.recipe.home.checkpoints_path("start"))
+        newest_best = self.progress.take_up_best(best, self.config.train.select)
         self.progress.divide(self.division)
         self._check_same_place(last)
         if self.chief:
@@ -238,12 +242,21 @@ class Training:
         Returns:
             False if it was asked to stop before all was scored: that will be done anew.
         """
+        has_others = self.config.train.ema or self.config.model.reestimate_moments
+        with kept_weights.own_afterwards(self.network) if has_others else contextlib.nullcontext():
+            is_done = self._end_epoch()
+        checkpoints.save(self.last)
+        return is_done
+
+    def _end_epoch(self) -> bool:
+        """`validate` but for the last checkpoint, on the weights that are kept."""
         progress, recipe = self.progress, self.recipe
+        if not self._take_kept_weights():
+            return False
         scores = self._validation_scores() if recipe.examples("validation") else {}
         if scores is None:
-            checkpoints.save(self.last)
             return False
-        is_best = progress.take_loss(scores.get("validation_loss"))
+        is_best = progress.take_loss(chosen_by(scores, self.config.train.select))
         row = {"epoch": progress.epoch + 1, "steps": progress.step, **recipe.schedule(progress.epoch)}
         row |= {**recipe.training_scores(progress.sums, progress.step), **scores}
         progress.add_epoch(row, self.config.unit)
@@ -255,8 +268,19 @@ class Training:
         progress.begin_next_epoch()
         if is_best:
             checkpoints.save(self.best, checkpoint_number=progress.epoch)
-        checkpoints.save(self.last)
         return True
+
+    def _take_kept_weights(self) -> bool:
+        """Averages and moments of its own, where they are wanted; False if it was asked to stop meanwhile."""
+        if self.config.train.ema:
+            kept_weights.take_averages(self.network, self.optimizer)
+        wanted = self.config.model.reestimate_moments
+        if not wanted:
+            return True
+        # The first examples of the epoch that is being ended: the same, however often the run is stopped.
+        stream = self.recipe.training(self.progress.epoch, self.share)
+        batches = itertools.islice(devices.shared_out(self.strategy, stream), wanted)
+        return kept_weights.reestimate_moments(self.network, self._seeing, batches, lambda: self.is_stopped)
 
     def _validation_scores(self) -> Mapping[str, float] | None:
         """Loss and Dice of the whole split; None if it was asked to stop before all was scored."""

@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfbrats.distribution.replicas import apply_gradients, dice, overlap, sum_over_replicas, summed
+from tfbrats.distribution.replicas import (
+    apply_gradients,
+    dice,
+    mean_dice,
+    overlap,
+    overlap_of_cases,
+    sum_over_replicas,
+    summed,
+)
 from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
 
@@ -49,10 +57,15 @@ def train_step(
 
 
 def _overlap(logits, batch: dict) -> list:
-    """`overlap` of what is predicted with the target, without the filling."""
+    """`overlap` of what is predicted with the target."""
+    return overlap(*_masks(logits, batch))
+
+
+def _masks(logits, batch: dict) -> tuple:
+    """What is predicted, and the target, without the filling: bool [N, S, S, S] each."""
     counts = batch["valid"][:, None, None, None] > 0
     # A probability of one half and above, as the cascade counts it.
-    return overlap((logits >= 0) & counts, (batch["target"] > 0) & counts)
+    return (logits >= 0) & counts, (batch["target"] > 0) & counts
 
 
 def _voxels(batch: dict):
@@ -61,19 +74,32 @@ def _voxels(batch: dict):
     return tf.reduce_sum(batch["valid"]) * tf.cast(each, tf.float32)
 
 
-def validation_step(strategy: tf.distribute.Strategy, network: keras.Model) -> Callable:
-    """Sums over one global batch of validation patches: batch -> float64 vector, for `validation_scores`."""
+def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, cases: int = 0) -> Callable:
+    """Sums over one global batch of validation patches: batch -> float64 vector, for `validation_scores`.
+
+    Args:
+        cases: of the split, where their Dice is wanted too; then the batches have `case`.
+    """
 
     def on_replica(batch):
         logits = network(network_input(batch), training=False)["logits"][..., 0]
         sums = [losses.binary_cross_entropy_sum(logits, batch["target"], batch["valid"]), _voxels(batch)]
         sums += _overlap(logits, batch)
-        return tf.cast(tf.stack(sums), tf.float64)
+        sums = tf.stack(sums)
+        if cases:
+            of_cases = overlap_of_cases(*_masks(logits, batch), batch["case"], cases)
+            sums = tf.concat([sums, tf.reshape(of_cases, [-1])], axis=0)
+        return tf.cast(sums, tf.float64)
 
     return summed(strategy, on_replica)
 
 
 def validation_scores(sums: Sequence[float]) -> dict[str, float]:
-    """`validation_step`'s sums over all batches -> loss (a voxel's) and Dice over all patches."""
+    """`validation_step`'s sums over all batches -> loss (a voxel's) and Dice over all patches.
+
+    With cases, `case_dice` too: the mean over them of the Dice of all patches of a case together. Patches are
+    no whole volume: they overlap, and every second one is centred on the region.
+    """
     entropy, voxels, *counts = (float(value) for value in sums)
-    return {"validation_loss": entropy / max(voxels, 1.0), "dice": dice(*counts)}
+    scores = {"validation_loss": entropy / max(voxels, 1.0), "dice": dice(*counts[:3])}
+    return {**scores, "case_dice": mean_dice(counts[3:])} if counts[3:] else scores

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfbrats.config import Config
 from tfbrats.errors import InputError
+from tfbrats.runs.folder import chosen_by
 from tfbrats.terminal import style, wording
 from tfbrats.training import checkpoints
 
@@ -51,7 +52,7 @@ class Progress(tf.train.experimental.PythonState):
         self.examples = 0  # seen in it
         self.sums: dict[str, float] = {}  # of what these steps gave
         self.seconds = 0.0  # spent on them
-        self.best = math.inf  # lowest validation loss so far
+        self.best = math.inf  # the lowest so far of what epochs are chosen by
         self.history: list[dict] = []  # a row per epoch: the same however often the run was stopped
         self.timing: list[dict] = []  # ... and how long it took
         self._began = 0.0  # when the epoch would have begun if it had never been stopped
@@ -84,11 +85,12 @@ class Progress(tf.train.experimental.PythonState):
         self.batch_size, self.global_batch = division.batch_size, division.global_batch
         self.workers = division.workers
 
-    def take_up_best(self, folder: str) -> str | None:
+    def take_up_best(self, folder: str, select: str = "loss") -> str | None:
         """The loss to beat is that of the best weights that can still be read, whatever they are.
 
         Args:
             folder: of the best checkpoints.
+            select: `train.select`, as `chosen_by` takes it.
 
         Returns:
             the checkpoint of these weights; None if there is none.
@@ -99,7 +101,7 @@ class Progress(tf.train.experimental.PythonState):
             lines = f"{error}\nThe best of the epochs to come will be kept."
             print(style.warning(lines, sys.stderr), file=sys.stderr)
             best = None
-        losses = {row["epoch"]: row.get("validation_loss") for row in self.history}
+        losses = {row["epoch"]: chosen_by(row, select) for row in self.history}
         if best is None:
             self.best = math.inf
         elif losses.get(checkpoints.number(best)) is not None:
@@ -118,12 +120,16 @@ class Progress(tf.train.experimental.PythonState):
         self.examples += examples
         self.seconds = time.monotonic() - self._began
 
-    def take_loss(self, validation_loss: float | None) -> bool:
-        """Whether the present epoch is the best so far; without validation cases, the last one is."""
-        if validation_loss is None:
+    def take_loss(self, loss: float | None) -> bool:
+        """Whether the present epoch is the best so far; without validation cases, the last one is.
+
+        Args:
+            loss: of `chosen_by`.
+        """
+        if loss is None:
             return True
-        is_best = validation_loss < self.best
-        self.best = min(validation_loss, self.best)
+        is_best = loss < self.best
+        self.best = min(loss, self.best)
         return is_best
 
     def add_epoch(self, row: dict, unit: str) -> None:

@@ -14,6 +14,7 @@ from tfbrats import networks
 from tfbrats.batches import patch_stream, slice_stream
 from tfbrats.batches.stream import Share
 from tfbrats.config import Config, PatchConfig, SliceConfig
+from tfbrats.config_sections import Train
 from tfbrats.distribution import replicas
 from tfbrats.inference import answers, scales
 from tfbrats.records.manifest import Manifest
@@ -32,6 +33,16 @@ def _epoch_scores(sums: Mapping[str, float], steps: int) -> dict[str, float]:
         for region, score in board.training_dice(sums).items()
     }
     return {**means, **scores}
+
+
+def _cases_that_choose(config: Config, manifest: Manifest | None) -> int:
+    """How many validation cases choose the best epoch by their Dice; 0 where its loss does."""
+    return len(manifest.cases["validation"]) if manifest and config.train.select == "dice" else 0
+
+
+def _average(train: Train) -> dict[str, bool | float]:
+    """What Keras' optimizers want for an average of the weights over the steps."""
+    return {"use_ema": True, "ema_momentum": train.ema} if train.ema else {}
 
 
 def _scaled(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.optimizers.Optimizer:
@@ -67,7 +78,7 @@ class SliceRecipe:
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         train = self._config.train
-        return _scaled(replicas.SGD(train.learning_rate, train.momentum), train.precision)
+        return _scaled(replicas.SGD(train.learning_rate, train.momentum, **_average(train)), train.precision)
 
     def schedule(self, epoch: int) -> dict[str, float]:
         """What a step of this epoch (from 0) takes; `learning_rate` is the optimizer's."""
@@ -83,20 +94,30 @@ class SliceRecipe:
     def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
         return slice_stream.validation(self._manifest, self._config, split, share)
 
+    def network_input(self, batch: dict) -> tf.Tensor:
+        """What the network takes of a batch."""
+        return batch["image"]
+
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
         step = slice_step.train_step(strategy, network, optimizer, self._config)
         return lambda batch, schedule: step(batch, tf.constant(schedule["omega"], tf.float32))
 
     def validation_step(self, strategy, network) -> Callable:
-        return slice_step.validation_step(strategy, network, self._config)
+        return slice_step.validation_step(strategy, network, self._config, self._cases)
+
+    @property
+    def _cases(self) -> int:
+        """Of the validation split, where their Dice chooses."""
+        return _cases_that_choose(self._config, self._manifest)
 
     def training_scores(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
         """An epoch's sums of what `train_step` gives -> columns of the history."""
         return _epoch_scores(sums, steps)
 
     def validation_scores(self, sums: Sequence[float]) -> dict[str, float]:
-        return slice_step.validation_scores(sums)
+        sums, of_cases = slice_step.weighed(sums, self._config, self._cases)
+        return {**slice_step.validation_scores(sums), **slice_step.case_scores(of_cases)}
 
     def pictures(self, network: keras.Model) -> dict[str, np.ndarray]:
         """Always the same slice, as the network sees it now: {name: uint8 [rows, columns, 3]}."""
@@ -143,7 +164,9 @@ class PatchRecipe:
 
     def optimizer(self) -> keras.optimizers.Optimizer:
         train = self._config.train
-        return _scaled(replicas.Adam(train.learning_rate, train.beta1, train.beta2), train.precision)
+        return _scaled(
+            replicas.Adam(train.learning_rate, train.beta1, train.beta2, **_average(train)), train.precision
+        )
 
     def schedule(self, epoch: int) -> dict[str, float]:
         """What a step of this epoch takes: the same rate throughout."""
@@ -156,13 +179,18 @@ class PatchRecipe:
     def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
         return patch_stream.validation(self._manifest, self._config, self.region, split, share, self._boxes)
 
+    def network_input(self, batch: dict) -> tf.Tensor:
+        """What the network takes of a batch."""
+        return scales.network_input(batch)
+
     def train_step(self, strategy, network, optimizer) -> Callable:
         """(batch, schedule) -> sums over the global batch by name, "loss" among them."""
         step = patch_step.train_step(strategy, network, optimizer, self._config.train.jit_compile)
         return lambda batch, _: step(batch)
 
     def validation_step(self, strategy, network) -> Callable:
-        return patch_step.validation_step(strategy, network)
+        cases = _cases_that_choose(self._config, self._manifest)
+        return patch_step.validation_step(strategy, network, cases)
 
     def training_scores(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
         """An epoch's sums of what `train_step` gives -> columns of the history."""

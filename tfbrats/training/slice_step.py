@@ -15,7 +15,9 @@ from tfbrats.distribution.replicas import (
     dice,
     half_squared_norm,
     kernels,
+    mean_dice,
     overlap,
+    overlap_of_cases,
     sum_over_replicas,
     summed,
 )
@@ -78,21 +80,33 @@ def train_step(
 
 def _overlaps(answer: answers.BranchAnswer | answers.ClassAnswer, logits: Mapping, batch: dict) -> dict:
     """`overlap` of each region, by name: "overlap_wt_both" and so on."""
-    # The same fusion as prediction; slices of the padding have no brain and count nothing.
-    predicted = answer.tissues(logits, tf.not_equal(batch["region"], 0))
-    _, parts = losses.targets(batch["label"])
     overlaps = {}
-    for region in REGIONS:
-        counts = overlap(answers.region_mask(predicted, region), answers.region_mask(parts, region))
-        for what, count in zip(("both", "predicted", "reference"), counts, strict=True):
+    for region, masks in _masks(answer, logits, batch).items():
+        for what, count in zip(("both", "predicted", "reference"), overlap(*masks), strict=True):
             overlaps[f"overlap_{region.lower()}_{what}"] = count
     return overlaps
 
 
-def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, config: SliceConfig) -> Callable:
-    """Sums over one global batch of validation slices: batch -> float64 vector, for `validation_scores`.
+def _masks(answer: answers.BranchAnswer | answers.ClassAnswer, logits: Mapping, batch: dict) -> dict:
+    """Region -> what is predicted and the reference, bool [N, H, W] each."""
+    # The same fusion as prediction; slices of the padding have no brain and count nothing.
+    predicted = answer.tissues(logits, tf.not_equal(batch["region"], 0))
+    _, parts = losses.targets(batch["label"])
+    return {
+        region: (answers.region_mask(predicted, region), answers.region_mask(parts, region))
+        for region in REGIONS
+    }
+
+
+def validation_step(
+    strategy: tf.distribute.Strategy, network: keras.Model, config: SliceConfig, cases: int = 0
+) -> Callable:
+    """Sums over one global batch of validation slices: batch -> float64 vector, for `weighed`.
 
     The loss is that of the outputs which a case is segmented from: cun's two branches, bfcn's combination.
+
+    Args:
+        cases: of the split, where their Dice is wanted too; then the batches have `case`.
     """
     loss = LESSONS[config.model.name](config)
     answer = answers.answer_of(network)
@@ -100,18 +114,47 @@ def validation_step(strategy: tf.distribute.Strategy, network: keras.Model, conf
     def on_replica(batch):
         logits = network(batch["image"], training=False)
         sums = []
-        for lesson in loss.lessons(batch):
+        for lesson in loss.validation_lessons(batch):
             for name in lesson.outputs:
                 if name in loss.predicting:
                     sums += [entropy(logits[name], lesson), tf.reduce_sum(lesson.weights)]
+        sums += loss.counted(batch)
         sums += _overlaps(answer, logits, batch).values()
-        return tf.cast(tf.stack(sums), tf.float64)
+        sums = tf.stack(sums)
+        for masks in _masks(answer, logits, batch).values() if cases else ():
+            of_cases = overlap_of_cases(*masks, batch["case"], cases)
+            sums = tf.concat([sums, tf.reshape(of_cases, [-1])], axis=0)
+        return tf.cast(sums, tf.float64)
 
     return summed(strategy, on_replica)
 
 
+def weighed(sums: Sequence[float], config: SliceConfig, cases: int = 0) -> tuple[list[float], list[float]]:
+    """`validation_step`'s sums over all batches -> what `validation_scores` takes, and the cases' counts."""
+    values, count = [float(value) for value in sums], 3 * len(REGIONS) * cases
+    values, of_cases = values[: len(values) - count], values[len(values) - count :]
+    return LESSONS[config.model.name](config).fractions(values), of_cases
+
+
+def case_scores(of_cases: Sequence[float]) -> dict[str, float]:
+    """The cases' counts of `weighed` -> the mean over the cases of their volumes' Dice, by region.
+
+    Dice of a volume needs no volume: its voxels are counted slice by slice.
+    """
+    each = len(of_cases) // len(REGIONS)
+    return {
+        f"case_dice_{region.lower()}": mean_dice(of_cases[n * each : (n + 1) * each])
+        for n, region in enumerate(REGIONS)
+        if each
+    }
+
+
 def validation_scores(sums: Sequence[float]) -> dict[str, float]:
-    """`validation_step`'s sums over all batches -> loss (L1 + L2 for cun) and Dice over all slices."""
+    """The sums over all batches -> loss (L1 + L2 for cun) and Dice over all slices.
+
+    Args:
+        sums: numerator and denominator of each loss, then `overlap` of each region.
+    """
     values = [float(value) for value in sums]
     fractions, counts = values[: -3 * len(REGIONS)], values[-3 * len(REGIONS) :]
     numerators, denominators = fractions[::2], fractions[1::2]

@@ -12,19 +12,23 @@ from tfbrats.machine import locks
 from tfbrats.machine.stopping import Stop
 from tfbrats.records.manifest import Manifest
 from tfbrats.runs import epochs, listing
-from tfbrats.runs.folder import RunFolder
+from tfbrats.runs.folder import RunFolder, chosen_by
 from tfbrats.terminal import style, verbs
 from tfbrats.terminal.wording import in_units
 from tfbrats.training import checkpoints, predicted_boxes
 from tfbrats.training.loop import Training
 from tfbrats.training.recipes import recipe_for
+from tfbrats.workflows.begun_from import Origin, named, without_weights
 
 
-def train(config: Config, manifest: Manifest, overwrite: bool, stop: Stop) -> list[dict]:
+def train(
+    config: Config, manifest: Manifest, overwrite: bool, stop: Stop, origin: Origin | None = None
+) -> list[dict]:
     """The history. Arguments and errors as `whole_run.train`'s.
 
     Args:
         manifest: of the records, which are sound.
+        origin: whose weights the networks begin with that have none yet.
 
     Raises:
         Stopped: it was asked to stop before there was anything to save.
@@ -34,7 +38,7 @@ def train(config: Config, manifest: Manifest, overwrite: bool, stop: Stop) -> li
     chief = devices.is_chief(strategy)
     lock = _alone(config) if chief else contextlib.nullcontext()
     with lock, devices.lost_worker(strategy, config.run.dir), devices.tf32(config.train.tf32):
-        run = _opened_run(config, manifest, overwrite, chief)
+        run = _opened_run(config, manifest, overwrite, chief, origin)
         for region in config.regions:
             # Every worker comes here: the first must have written what the next network starts from, and if
             # one is to stop, all are.
@@ -46,7 +50,7 @@ def train(config: Config, manifest: Manifest, overwrite: bool, stop: Stop) -> li
             training = Training(config, recipe, manifest, strategy, stop)
             if chief:
                 run.write_config(config.whole)  # with what may change, now that it is not refused
-            _say_what_will_happen(training)
+            _say_what_will_happen(training, run)
             if _train_network(training):
                 _say_what_happened(training)
             history += [{"region": region, **row} if region else row for row in training.progress.history]
@@ -72,7 +76,9 @@ def _alone(config: Config) -> Iterator[None]:
         yield
 
 
-def _opened_run(config: Config, manifest: Manifest, overwrite: bool, chief: bool) -> RunFolder:
+def _opened_run(
+    config: Config, manifest: Manifest, overwrite: bool, chief: bool, origin: Origin | None
+) -> RunFolder:
     """The run folder, made by the chief or checked to be this run's, on these records."""
     run = RunFolder(config.run.dir)  # looked at anew, now that no other command trains here
     whole, overwritten = config.whole, run.path
@@ -81,7 +87,12 @@ def _opened_run(config: Config, manifest: Manifest, overwrite: bool, chief: bool
     if not overwrite or overwritten != run.path:
         run.check_split(manifest.split_sha256, config.data.records)
     if chief:
-        run.start(whole, [overwritten] if overwrite else [])
+        # First that it begins from a model, then its config: killed between the two it is no run yet, and
+        # killed before the weights are kept, the next command knows where they are.
+        is_new = not run.is_run or (overwrite and overwritten == run.path)
+        run.start(whole, [overwritten] if overwrite else [], origin.kept({}) if origin and is_new else None)
+        if origin:
+            _keep_weights(run, config, origin)
         run.write_data(manifest.cases, manifest.split_sha256, manifest.description())
     else:
         run.check(whole)
@@ -91,10 +102,17 @@ def _opened_run(config: Config, manifest: Manifest, overwrite: bool, chief: bool
     return run
 
 
+def _keep_weights(run: RunFolder, config: Config, origin: Origin) -> None:
+    """Puts the weights that networks begin with into the run, which from then on needs `origin` no more."""
+    for region in without_weights(run, config.regions):
+        kept = origin.keep(config, region)
+        run.write_begun_from(origin.kept({**run.begun_from["networks"], region: kept}))
+
+
 # --- during and after -------------------------------------------------------------------------------------
 
 
-def _say_what_will_happen(training: Training) -> None:
+def _say_what_will_happen(training: Training, run: RunFolder) -> None:
     """Network, loss, records, cases, devices, steps and folder; and where a training goes on."""
     config, manifest, progress, recipe = training.config, training.manifest, training.progress, training.recipe
     cases = ", ".join(f"{name} {len(ids)}" for name, ids in manifest.cases.items())
@@ -115,6 +133,8 @@ def _say_what_will_happen(training: Training) -> None:
         f"steps       {training.steps} an epoch, {config.train.epochs} epochs\n"
         f"writes      {recipe.home.path}"
     )
+    if run.begun_from:
+        print(f"began from  {named(run.begun_from, recipe.region)}")
     if (progress.epoch or progress.step) and not training.is_over:
         print(f"resumes     at {progress.place}")
 
@@ -146,13 +166,17 @@ def _train_network(training: Training) -> bool:
 def _say_what_happened(training: Training) -> None:
     """Whether the training ended early, and where its best weights are."""
     history, best = training.progress.history, training.best.latest_checkpoint
+    select = training.config.train.select
     if training.is_over and len(history) < training.config.train.epochs:
         patience = training.config.train.stop_patience
-        print(f"stopped: the validation loss stayed high for {patience} epochs on end")
+        what = "validation loss stayed high" if select == "loss" else "Dice of cases stayed low"
+        print(f"stopped: the {what} for {patience} epochs on end")
     if best:
         folder, epoch = training.recipe.home.checkpoints_path("best"), checkpoints.number(best)
-        loss = history[epoch - 1].get("validation_loss")
+        loss = chosen_by(history[epoch - 1], select)
         why = "the last: there are no validation cases" if loss is None else f"validation loss {loss:.4g}"
+        if loss is not None and select == "dice":
+            why = f"Dice of cases {1 - loss:.4g}"
         print(f"best weights: {folder}, epoch {epoch}, {why}")
 
 

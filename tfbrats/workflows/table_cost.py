@@ -111,13 +111,15 @@ def row_price(
         train.epochs * (trained * trial["train_seconds"] + looked_at.validated * trial["forward_seconds"])
         for trial in trials
     )
+    times = max(1, len(plan.folds))  # that the row is trained
     case_s = prepare_s + sum(looked_at.seen_a_case * trial["forward_seconds"] for trial in trials)
     return RowPrice(
         row=row,
         parameters=sum(trial["parameters"] for trial in trials),
-        train_hours=train_s / 3600,
-        predict_hours=(len(plan.case_ids) * case_s + _FIXED_S) / 3600,
-        bytes=sum(4 * trial["parameters"] * ((1 + trial["slots"]) * _CHECKPOINTS + 1) for trial in trials),
+        train_hours=times * train_s / 3600,
+        predict_hours=(len(plan.case_ids) * case_s + times * _FIXED_S) / 3600,
+        bytes=times
+        * sum(4 * trial["parameters"] * ((1 + trial["slots"]) * _CHECKPOINTS + 1) for trial in trials),
     )
 
 
@@ -133,7 +135,7 @@ def price(plan: Plan, folder: pathlib.Path, lock: int | None = None) -> dict[str
     path = folder / PRICE
     content = files.read_json(path) if path.exists() else {"rows": {}}
     if "records" not in content:
-        records = measured_price(plan.dataset, plan.splits, plan.records_config, str(plan.output), True)
+        records = measured_price(plan.dataset, plan.stored, plan.records_config, str(plan.output), True)
         content["records"] = {"bytes": records.bytes, "hours": records.seconds / 3600, "cases": records.cases}
     prepare_s = 3600 * content["records"]["hours"] / content["records"]["cases"]
     unknown = [row for row in plan.configs if row not in content["rows"]]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfbrats import config_file
+from tfbrats.cases.split_files import Splits
 from tfbrats.config import Config
 from tfbrats.datasets import case_names, layouts
 from tfbrats.datasets.layouts import Dataset
@@ -80,6 +81,7 @@ class Plan:
         configs: by row, in the table's order.
         test_data: where the scored cases lie: `data`, or a folder of its own.
         case_ids: of the scored cases.
+        folds: of a cross-validation, whose held-out cases are scored; () where one split is trained.
     """
 
     table: str
@@ -90,6 +92,7 @@ class Plan:
     test_data: str
     case_ids: list[str]
     output: pathlib.Path
+    folds: Sequence[Splits] = ()
 
     @property
     def main_row(self) -> str:
@@ -100,6 +103,17 @@ class Plan:
     def records_config(self) -> Config:
         """Any row's: they share the records."""
         return self.configs[self.main_row]
+
+    @property
+    def stored(self) -> dict[str, list[str]]:
+        """Split -> ids of the cases in the records: of folds, what all of them see."""
+        if not self.folds:
+            return self.splits
+
+        from tfbrats.records.folder import cases_of  # opens images
+        from tfbrats.records.manifest import batches_of_folds
+
+        return cases_of(batches_of_folds(self.folds, self.records_config.records.kind, 0.0))
 
     def path(self, *parts: str) -> str:
         return str(self.output.joinpath(*parts))
@@ -114,6 +128,7 @@ def plan(
     test_data: str | None = None,
     overrides: Sequence[str] = (),
     scored: bool = True,
+    folds: int | None = None,
 ) -> Plan:
     """Settles what is to be done; reads names alone and writes nothing.
 
@@ -122,10 +137,15 @@ def plan(
         settings: as for `row_config`, and so are `overrides`.
         test_data: a data set to score on; else the test split of `data`.
         scored: False needs no case to score on.
+        folds: of a cross-validation: every case is scored, by the network that did not train on it.
 
     Raises:
         InputError: an unknown row, data that cannot be used, no case to score on.
     """
+    if folds is not None and test_data:
+        raise InputError(
+            f"--folds {folds} scores the cases of {data} that each fold holds out. Leave --test out."
+        )
     if not files.is_local(output):
         raise InputError(f"{output}: reproduce into a local folder.")
     names = row_names(table)
@@ -147,6 +167,10 @@ def plan(
 
     from tfbrats.cases import dealing  # opens images; all that is typed is settled by now
 
+    if folds is not None:
+        dealt_folds = dealing.folds(dataset, folds, first.records.seed)
+        ids = sorted(case_id for fold in dealt_folds for case_id in fold["validation"])
+        return Plan(table, all_configs, data, dataset, dealt_folds[0], data, ids, home, dealt_folds)
     dealt = dealing.split_cases(dataset, first.records.split, first.records.seed)
     case_ids = _unseen(test_data, dataset, dealt, first.data.modalities) if test_data else dealt["test"]
     if not case_ids and scored:

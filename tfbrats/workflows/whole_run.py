@@ -5,14 +5,16 @@ No TensorFlow before records and run folder have been found to be sound: a slip 
 
 from collections.abc import Sequence
 
+from tfbrats.cases.split_files import Splits
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import literal, paths
 from tfbrats.machine.stopping import Stop, Stopped
-from tfbrats.records.manifest import Manifest, check_identity, check_shard, read_manifest
+from tfbrats.records.manifest import Manifest, check_identity, check_shard, of_fold, read_manifest
 from tfbrats.runs.folder import RunFolder
-from tfbrats.terminal import verbs
+from tfbrats.terminal import style, verbs
 from tfbrats.workflows import batch_size
+from tfbrats.workflows import begun_from as origins
 
 _CHECKED_BYTES = 32 * 2**30  # read and checksummed before training starts: a minute or two
 
@@ -22,6 +24,8 @@ def train(
     overwrite: bool = False,
     config_arguments: Sequence[str] = ("CONFIG.yaml",),
     stop: Stop | None = None,
+    begun_from: str | None = None,
+    fold: Splits | None = None,
 ) -> list[dict]:
     """Trains `config` on config.data.records into config.run.dir, or goes on with it.
 
@@ -29,46 +33,68 @@ def train(
         overwrite: delete what the run folder holds first; with one region named, that network's part.
         config_arguments: the config and overrides as given, for the command that makes missing records.
         stop: when asked, it saves and returns after the step that it is in.
+        begun_from: a run or an exported model, whose weights a new run begins with.
+        fold: which cases to train and to validate on, where the records are those of folds.
 
     Returns:
         the history, a row per epoch; of paper B's networks one after the other, each row with its region.
 
     Raises:
         InputError: records missing, damaged or of another config; a run folder of another config, or one in
-            which another command trains; no device of the kind wanted; a worker that is lost.
+            which another command trains; no device of the kind wanted; a worker that is lost; nothing to begin
+            from, or that of another network.
     """
     stop = stop or Stop()
     try:
-        manifest = _checked_manifest(config, overwrite, config_arguments, stop)
+        manifest = checked_view(config, manifest_of(config, config_arguments), overwrite, fold)
+        _check_shards(config, manifest, stop)
+        origin = origins.origin_of(config, manifest, begun_from, overwrite)
+        for line in origins.leaks(origin, manifest) if origin else ():
+            print(style.note(line))
         config = _with_batch_size(config, overwrite, stop)  # before this process itself takes the devices
         from tfbrats.workflows import networks_in_turn
 
-        return networks_in_turn.train(config, manifest, overwrite, stop)
+        return networks_in_turn.train(config, manifest, overwrite, stop, origin)
     except Stopped:
         print("stopped as asked, with nothing new to save: the same command begins or goes on")
         return []
 
 
-def _checked_manifest(config: Config, overwrite: bool, config_arguments: Sequence[str], stop: Stop) -> Manifest:
-    """The records' manifest, after all that can be wrong before devices are taken has been checked."""
+def manifest_of(config: Config, config_arguments: Sequence[str]) -> Manifest:
+    """The records' manifest as it lies there. `config_arguments` as `train`'s.
+
+    Raises:
+        InputError: no records, or a place where TensorFlow cannot read or write.
+    """
     folder = config.data.records
     for path in (folder, config.run.dir):
         _check_scheme(path)
     literal.check(config.run.dir)
-    manifest = read_manifest(
+    return read_manifest(
         folder,
         verbs.command_line(
             "beam_pipelines.nifti_to_tfrecord",
             *("--config", *config_arguments, "--input", "FOLDER_OF_CASES", "--output", folder),
         ),
     )
-    check_identity(manifest, config, folder)
+
+
+def checked_view(config: Config, manifest: Manifest, overwrite: bool, fold: Splits | None) -> Manifest:
+    """What a run trains on: the records, or a fold's part of them; with all that is wrong with it or the run.
+
+    Raises:
+        InputError: records of another config or other folds; a run folder of another config.
+    """
+    folder = config.data.records
+    view = manifest if fold is None else of_fold(manifest, fold, folder)
+    check_identity(view, config, folder)
     if not overwrite:
-        RunFolder(config.run.dir).check(config.whole)
+        run = RunFolder(config.run.dir)
+        run.check(config.whole)
+        run.check_split(view.split_sha256, folder)
     elif _has_several_workers(config):
         raise InputError("--overwrite: not with several workers; delete the run folder first.")
-    _check_shards(config, manifest, stop)
-    return manifest
+    return view
 
 
 def _check_scheme(path: str) -> None:

@@ -1,0 +1,394 @@
+"""Choose on validation cases what makes a run's answer better, and keep it with the run.
+
+    tfbrats tune --run runs/cun_lws --input data/MICCAI_BraTS2020_TrainingData
+    tfbrats tune --run runs/cun_lws --input my_cases --cases ids.txt --flips
+
+The networks stay as they are. Tried are: an offset on the log odds of tumour (paper A) or a threshold for each
+region (paper B), branch 2's veto (cun), of each region the removal of pieces (by size, by highest probability,
+all but the largest), ET below a number of voxels as NCR, holes filled, and with --flips the mean over mirrored
+inputs. A choice stays only where it helps beyond noise on patients that did not choose it; each is told with its
+gain and interval.
+
+Each case goes through the network once. What it says is kept in RUN/evidence until the choice is made (--keep
+keeps it), so that the same command goes on where it was stopped. The cases are those of the run's validation
+split, found below --input by their ids, or those that --cases names; none that trained the run is taken.
+
+Writes RUN/tuned.json, which tfbrats export puts into the model (--plain leaves it away). --run A B C chooses for
+one model of several runs, each case by the runs that were not trained on it: docs/how-to/tune.md.
+"""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+
+from tfbrats.datasets import id_tables
+from tfbrats.errors import InputError
+from tfbrats.labels import EDITIONS, REGIONS
+from tfbrats.machine import files, locks, memory, paths
+from tfbrats.terminal import bars, command, style, verbs, wording
+from tfbrats.tuning import candidates, criterion, gains, tuned_file
+from tfbrats.tuning.tuned_file import TunedFile, Worth
+
+if typing.TYPE_CHECKING:  # the options and folders are looked at first
+    from tfbrats.datasets.layouts import CaseFiles
+    from tfbrats.exports.chosen import Chosen, Trained
+    from tfbrats.tuning.search import Judged
+
+EVIDENCE, _LOCK = "evidence", ".tuning"
+_BRAIN = 0.35  # of a volume's voxels, at most
+_SEEN = ("train", "train_patient")
+
+
+def parser() -> command.Parser:
+    """The options."""
+    options = command.parser("tfbrats.tune", __doc__)
+    options.add_argument(
+        "--run",
+        type=paths.argument,
+        required=True,
+        nargs="+",
+        help="run folder of tfbrats train; several for one model of them all",
+    )
+    options.add_argument(
+        "--input", type=paths.argument, required=True, metavar="DIR", help="data set with the cases, as NIfTI"
+    )
+    id_tables.add_choice(options)
+    options.add_argument("--edition", choices=tuple(EDITIONS), help="of the cases; overrides what names say")
+    options.add_argument(
+        "--criterion",
+        choices=tuple(criterion.MEANINGS),
+        default=criterion.DEFAULT,
+        help="what is to become better: "
+        + "; ".join(f"{name}: {meaning}" for name, meaning in criterion.MEANINGS.items())
+        + " (default: %(default)s)",
+    )
+    options.add_argument(
+        "--flips", action="store_true", help="try the mean over mirrored inputs too: 3 to 5 times the passes"
+    )
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: %(default)s)")
+    options.add_argument("--workers", type=int, metavar="N", help="processes that score (default: what fits)")
+    options.add_argument("--keep", action="store_true", help="keep the evidence for another choice")
+    options.add_argument("--price", action="store_true", help="say what it would cost, and stop")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    our_parser = parser()
+    asked = our_parser.parse_args(arguments)
+    if asked.workers is not None and asked.workers < 1:
+        our_parser.error(f"argument --workers: expected 1 or more processes, not {asked.workers}")
+    if not files.is_folder(asked.input):
+        files.walk(asked.input)  # says what is there
+    case_ids = id_tables.chosen(asked)
+
+    from tfbrats.exports import chosen
+    from tfbrats.workflows.chain import without
+
+    run = chosen.chosen_from(asked.run)
+    folder = run.run.path
+    if not files.is_local(folder):
+        raise InputError(f"{folder}: tune a run in a local folder.")
+    entries, patients = _cases(run, asked, case_ids)
+    _tell_plan(run, entries, patients, asked)
+    if asked.price:
+        print(style.following(without("--price", "tfbrats.tune", arguments)))
+        return
+    busy = f"{folder}: another command is tuning this run. Wait for its end; the same command then goes on."
+    with locks.alone(files.join(folder, _LOCK), busy):
+        kept, weights = _evidence(run, entries, asked)
+        found = _searched(run, kept, patients, asked, weights)
+        tuned_file.write(folder, found, len(run.members) > 1)
+        if not asked.keep:
+            files.remove(files.join(folder, EVIDENCE))
+    _tell(run, found)
+
+
+# --- which cases ----------------------------------------------------------------------------------------
+
+
+def _cases(
+    run: "Chosen", asked: argparse.Namespace, case_ids: Sequence[str] | None
+) -> tuple[list["CaseFiles"], list[str]]:
+    """The cases that choose, and the patient of each.
+
+    Raises:
+        InputError: none, too few, or some that are not there, have no segmentation or trained every run.
+    """
+    from tfbrats.datasets import case_names, layouts
+
+    dataset = layouts.find(asked.input, asked.edition)
+    ids = case_ids
+    if ids is None:
+        by_run = [member.run.splits["validation"] for member in run.members]
+        ids = list(dict.fromkeys(case_id for own in by_run for case_id in own))
+        if not ids:
+            raise InputError(
+                f"{run.run.path}: trained without validation cases. Name cases that it was not trained on: "
+                "--cases FILE."
+            )
+    entries = list(layouts.select(dataset, ids))
+    _check_unseen(run, [entry.case_id for entry in entries])
+    if faults := [entry.case_id for entry in entries if not entry.label]:
+        raise InputError(f"{asked.input}: no segmentation of {', '.join(faults)}. Choose others with --cases.")
+    patient_of = dataset.patient_of
+    patients = [case_names.person_of(patient_of[entry.case_id]) for entry in entries]
+    if (number := len(set(patients))) < gains.LEAST_PATIENTS:
+        raise InputError(
+            f"{wording.counted(len(entries), 'case')} of {wording.counted(number, 'patient')} to choose by: too few "
+            f"to tell a gain from noise ({gains.LEAST_PATIENTS} patients at least, {gains.FEW_PATIENTS} to be of "
+            "use). Name more cases that the run was not trained on with --cases, or train folds and give all "
+            "their runs: --run A B C."
+        )
+    return entries, patients
+
+
+def _unseen_by(run: "Chosen", case_ids: Sequence[str]) -> dict[str, tuple["Trained", ...]]:
+    """Case id -> the runs that were not trained on it, nor on another scan of the patient."""
+    from tfbrats.predictions import seen
+
+    kinds = [seen.kinds_of(seen.hashes_of(member.run.splits), case_ids) or {} for member in run.members]
+    return {
+        case_id: tuple(
+            member for member, kind in zip(run.members, kinds, strict=True) if kind[case_id] not in _SEEN
+        )
+        for case_id in case_ids
+    }
+
+
+def _check_unseen(run: "Chosen", case_ids: Sequence[str]) -> None:
+    """Raises InputError for cases that trained every run; says which were kept for testing."""
+    if trained := [case_id for case_id, members in _unseen_by(run, case_ids).items() if not members]:
+        more = f" and {len(trained) - 5} more" if trained[5:] else ""
+        raise InputError(
+            f"{', '.join(trained[:5])}{more}: trained the run, or another scan of the patient did. What helps on "
+            "them says nothing of other patients. Name others with --cases."
+        )
+    tests = {case_id for member in run.members for case_id in member.run.splits.get("test", ())}
+    if tested := tests.intersection(case_ids) if len(run.members) == 1 else ():
+        text = f"{wording.counted(len(tested), 'case')} of the test split: scored on them, the run will look too good"
+        print(style.note(text))
+
+
+# --- what will happen -----------------------------------------------------------------------------------
+
+
+def _tell_plan(
+    run: "Chosen", entries: Sequence["CaseFiles"], patients: Sequence[str], asked: argparse.Namespace
+) -> None:
+    from tfbrats.cases import nifti
+    from tfbrats.tuning.kept_evidence import VOXEL_BYTES
+
+    number = len(set(patients))
+    names = ", ".join(member.run.path for member in run.members)
+    print(
+        f"{names}: {run.config.model.name}, tuned on {wording.counted(len(entries), 'case')} of "
+        f"{wording.counted(number, 'patient')}\ncriterion: {criterion.MEANINGS[asked.criterion]}"
+    )
+    if number < gains.FEW_PATIENTS:
+        text = f"{number} patients are few: only what helps nearly all of them can be told from noise"
+        print(style.note(text))
+    if member := next((member for member in run.members if member.run.unfinished()), None):
+        print(style.note(f"{member.run.path}: not trained to its end; trained on, it has to be tuned anew"))
+    shape = nifti.read_grid(entries[0].images[0][1]).file_shape
+    voxels = shape[0] * shape[1] * shape[2] * _BRAIN
+    most = int(len(entries) * voxels * VOXEL_BYTES * (1.6 if asked.flips else 1))
+    place = files.join(run.run.path, EVIDENCE)
+    free = files.free_bytes(place)
+    passes = len(entries) * (1 + (len(_with_flips(run).mirrors) if asked.flips else 0))
+    print(
+        f"evidence: {passes} passes through a network, kept in {place}: {wording.in_units(most)} at most (free: "
+        f"{wording.in_units(free)}), usually a tenth of that" + ("" if asked.keep else "; gone at the end"),
+        flush=True,
+    )
+    if most > free:
+        print(style.note("it may not fit; make room, or name fewer cases with --cases"))
+
+
+def _with_flips(run: "Chosen") -> "Chosen":
+    return dataclasses.replace(run, flips=True)
+
+
+# --- once through the network ---------------------------------------------------------------------------
+
+
+def _evidence(
+    run: "Chosen", entries: Sequence["CaseFiles"], asked: argparse.Namespace
+) -> tuple[list[str], tuple[str, ...]]:
+    """What the networks say of each case, kept on disk: where, in the order of the cases; and the weights' hashes.
+
+    Raises:
+        InputError: cases that cannot be read, or are not on the grid of their segmentation.
+    """
+    from tfbrats.training import best_weights
+    from tfbrats.tuning import kept_evidence
+
+    sha256 = {
+        member.run.path: sorted(map(best_weights.sha256_of, member.checkpoints.values()))
+        for member in run.members
+    }
+    weights = tuple(sorted(text for own in sha256.values() for text in own))
+    unseen = _unseen_by(run, [entry.case_id for entry in entries])
+    paths, todo = [], {}
+    for entry in entries:
+        members = unseen[entry.case_id]
+        stamp = {
+            "format": 1,
+            "weights": [sha256[member.run.path] for member in members],
+            "flips": asked.flips,
+            "files": {path: files.stamp(path) for path in entry.paths()},
+            "labels": entry.schema.to_json(),
+        }
+        paths.append(files.join(run.run.path, EVIDENCE, f"{entry.case_id}.npz"))
+        if not kept_evidence.is_current(paths[-1], stamp):
+            todo.setdefault(tuple(member.run.path for member in members), []).append((entry, stamp, paths[-1]))
+    left = sum(map(len, todo.values()))
+    if left < len(entries):
+        print(f"{len(entries) - left} of {len(entries)} cases are through the network already")
+    faults = []
+    with bars.bar(total=left, desc="network", unit="case", hidden=not left) as bar:
+        for names, group in todo.items():
+            members = tuple(member for member in run.members if member.run.path in names)
+            for fault in _through_network(dataclasses.replace(run, members=members), group, asked.flips):
+                faults += [fault] if fault else []
+                bar.update()
+    if faults:
+        raise InputError("these cases cannot be used; name others with --cases:\n" + "\n".join(faults))
+    return paths, weights
+
+
+def _through_network(run: "Chosen", cases: Sequence[tuple], flips: bool) -> Iterator[str]:
+    """Keeps the evidence of each case, its stamp and its path; yields what is wrong with it, or ""."""
+    import tensorflow as tf
+
+    from tfbrats.cases import case
+    from tfbrats.exports import saving
+    from tfbrats.tuning import kept_evidence
+
+    modalities = run.config.data.modalities
+    inputs = {name: tf.TensorSpec([None] * 3, tf.float32) for name in modalities}
+    ways = {"plain": run, **({"flips": _with_flips(run)} if flips else {})}
+    networks = {
+        name: tf.function(saving.segmenter_of(way).evidence, input_signature=[inputs])
+        for name, way in ways.items()
+    }
+    for entry, stamp, path in cases:
+        try:
+            loaded = case.load(entry, modalities, need_label=True)
+        except case.CaseError as error:
+            yield str(error)
+            continue
+        volumes = {name: tf.cast(loaded.image[..., n], tf.float32) for n, name in enumerate(modalities)}
+        answers = {name: _numpy(network(volumes)) for name, network in networks.items()}
+        low = answers["plain"]["box"][:, 0]
+        kept = kept_evidence.kept(answers, low, loaded.label, loaded.spacing_mm)
+        kept_evidence.write(path, kept, stamp)
+        yield ""
+
+
+def _numpy(answer: Mapping) -> dict:
+    return {name: tensor.numpy() for name, tensor in answer.items()}
+
+
+# --- the choice -----------------------------------------------------------------------------------------
+
+
+def _searched(
+    run: "Chosen",
+    kept: Sequence[str],
+    patients: Sequence[str],
+    asked: argparse.Namespace,
+    weights: Sequence[str],
+) -> TunedFile:
+    """What is chosen; everything in it follows from the evidence, the criterion and the seed."""
+    from tfbrats.tuning import kept_evidence, rules, search
+    from tfbrats.tuning.choices import PLAIN
+    from tfbrats.tuning.scored_cases import WORKER_BYTES, ScoredCases, means
+
+    evidence = kept_evidence.read(kept[0]).evidence["plain"]
+    rounds = [candidates.choices(rules.kind_of(evidence), asked.flips), candidates.holes()]
+    cascade = getattr(run.config, "cascade", None)
+    workers = asked.workers or max(1, min(memory.cores(), memory.fitting_workers(WORKER_BYTES)))
+    threshold = cascade.threshold if cascade else None
+    with ScoredCases(kept, patients, asked.criterion, threshold, workers) as scores:
+        number = len(scores.patients)
+        found = search.found(scores, rounds, range(number), asked.seed)
+        each = [PLAIN] * number
+        if not found.tuned.is_plain:
+            with bars.bar(total=number, desc="what it is worth", unit="patient") as bar:
+                each = search.without_each(scores, rounds, number, asked.seed, lambda _: bar.update())
+        plain = scores([PLAIN])[0]
+        tuned = [scores([own])[0, n] for n, own in enumerate(each)]
+        mean, low, high = gains.interval(tuned - plain, asked.seed)
+        if mean <= 0:  # each choice helped those that it was judged by, and together they do not
+            found, each = search.nothing(found), [PLAIN] * number
+        told = {"plain": [PLAIN] * number, "tuned": each}
+        by_score = {name: means(scores.regions(own), tuple(REGIONS)) for name, own in told.items()}
+    return TunedFile(
+        tuned=found.tuned.to_json(),
+        chosen={one.name: _worth(one) for one in found.chosen},
+        others={one.name: _worth(one) for one in found.others},
+        whole=Worth(gain=mean, low=low, high=high),
+        scores=by_score,
+        criterion=asked.criterion,
+        meaning=criterion.MEANINGS[asked.criterion],
+        cases=tuple(sorted(files.name(path).removesuffix(".npz") for path in kept)),
+        patients=number,
+        seed=asked.seed,
+        weights=weights,
+    )
+
+
+def _worth(judged: "Judged") -> Worth:
+    gain = judged.gain
+    return Worth(
+        **{name: round(value, 6) for name, value in dataclasses.asdict(gain).items() if name != "mean"},
+        gain=round(gain.mean, 6),
+    )
+
+
+# --- what was chosen ------------------------------------------------------------------------------------
+
+
+def _tell(run: "Chosen", found: TunedFile) -> None:
+    tuned = found.choices
+    print("\n" + "\n".join(_lines(found)))
+    folder = run.run.path
+    print(f"\nwritten: {tuned_file.path_in(folder, len(run.members) > 1)}")
+    names = [member.run.path for member in run.members]
+    runs = ("--run", *names) if len(names) == 1 else ("--runs", *names)
+    flips = ("--flips",) if tuned.flips else ()
+    model = f"models/{files.name(folder)}"
+    print(style.following(verbs.command_line("tfbrats.export", *runs, *flips, "--output", model)))
+
+
+def _lines(found: TunedFile) -> list[str]:
+    """The choices, what each is worth, and the scores side by side."""
+    tuned = found.choices
+    if tuned.is_plain:
+        lines = ["Nothing is chosen: nothing that was tried helps beyond noise."]
+    else:
+        lines = [style.heading("Chosen:"), *(f"  {line}" for line in tuned.lines), ""]
+        rows = [("gain on patients that did not choose it", "", "95 % interval")]
+        rows += [(name, f"{worth.gain:+.4f}", _interval(worth)) for name, worth in found.chosen.items()]
+        rows.append(("all together", f"{found.whole.gain:+.4f}", _interval(found.whole)))
+        lines += wording.columns(rows, ("<", "  >8", "  <"))
+    if found.others:
+        idle = [f"{name} {worth.gain:+.4f}" for name, worth in found.others.items()]
+        lines.append(wording.wrapped(f"not more than noise: {', '.join(idle)}", 2))
+    rows = [("", *(f"{title}" for title in ("Dice", "", "F1", "", "HD95, mm", "")))]
+    rows.append(("", *("as the paper", "tuned") * 3))
+    for region in REGIONS:
+        sides = found.scores["plain"][region], found.scores["tuned"][region]
+        digits = {"dice": 3, "f1": 3, "hd95_mm": 1}
+        cells = [f"{side[name]:.{places}f}" for name, places in digits.items() for side in sides]
+        rows.append((region, *cells))
+    return [*lines, "", *wording.columns(rows, ("<", *("  >12", "  >8") * 3))]
+
+
+def _interval(worth: Worth) -> str:
+    return f"{worth.low:+.4f} to {worth.high:+.4f}"
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,120 @@
+"""tuned.json, in the folder of a run: what was chosen for its weights, by what, and what that is worth.
+
+`tfbrats tune` writes it, `tfbrats export` reads it. It belongs to the weights that it was chosen with, by their
+files' hashes: a run trained on has others, and needs choices of its own.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+
+from tfbrats import __version__
+from tfbrats.errors import InputError
+from tfbrats.machine import files
+from tfbrats.terminal import verbs
+from tfbrats.tuning.choices import Tuned
+
+FILE = "tuned.json"
+OF_SEVERAL = "tuned_ensemble.json"
+FORMAT = 1
+
+
+class Worth(pydantic.BaseModel):
+    """A gain of the criterion on patients that did not choose, with its 95 % interval over patients.
+
+    Attributes:
+        chance: how often some candidate of all that were tried does as well by chance alone; None where it was
+            not asked.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    gain: float
+    low: float
+    high: float
+    chance: float | None = None
+
+
+class TunedFile(pydantic.BaseModel):
+    """The contents of tuned.json.
+
+    Attributes:
+        tuned: the choices, as `Tuned.to_json`; {} where nothing helped.
+        chosen: name of each choice -> what it is worth over all the others; `others` of what was not chosen.
+        whole: what all of them together are worth: of each patient by what the other patients choose.
+        scores: "plain" and "tuned" -> region -> score -> mean over the patients; the tuned ones as `whole`.
+        criterion: by which was chosen, and what it means.
+        cases: ids of the cases that chose; `patients`: how many.
+        seed: of the draws.
+        weights: SHA-256 of the checkpoint of each network, sorted.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    tfbrats_version: str = __version__
+    tuned: dict[str, Any]
+    chosen: dict[str, Worth]
+    others: dict[str, Worth]
+    whole: Worth
+    scores: dict[str, dict[str, dict[str, float]]]
+    criterion: str
+    meaning: str
+    cases: tuple[str, ...]
+    patients: int
+    seed: int
+    weights: tuple[str, ...]
+
+    @property
+    def choices(self) -> Tuned:
+        return Tuned.from_json(self.tuned, FILE)
+
+
+def path_in(run: str | os.PathLike, of_several: bool = False) -> str:
+    """Where choices lie: in the run's folder; those for one model of several runs in the first one's."""
+    return files.join(run, OF_SEVERAL if of_several else FILE)
+
+
+def write(run: str | os.PathLike, content: TunedFile, of_several: bool = False) -> None:
+    files.write_json(path_in(run, of_several), content.model_dump(mode="json"))
+
+
+def read(run: str | os.PathLike, of_several: bool = False) -> TunedFile | None:
+    """What was chosen for a run; None where nothing was.
+
+    Raises:
+        InputError: another file, or one of another format.
+    """
+    path = path_in(run, of_several)
+    if not files.exists(path):
+        return None
+    try:
+        found = TunedFile.model_validate_json(json.dumps(files.read_json(path)))
+    except pydantic.ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"{path}: {faults}. {_again(run)}") from error
+    if found.format != FORMAT:
+        raise InputError(f"{path}: format {found.format}; this version reads {FORMAT}. {_again(run)}")
+    Tuned.from_json(found.tuned, path)
+    return found
+
+
+def check_weights(path: str, content: TunedFile, weights: Sequence[str]) -> None:
+    """Raises InputError if choices belong to other weights than these.
+
+    Args:
+        path: of the file, named in the error.
+        weights: SHA-256 of each checkpoint (`training.best_weights.sha256_of`), in any order.
+    """
+    if tuple(sorted(weights)) != content.weights:
+        raise InputError(
+            f"{path}: was chosen with other weights than these: the run was trained on since, or the file is of "
+            f"another run. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
+        )
+
+
+def _again(run: str | os.PathLike) -> str:
+    return f"Choose anew: {verbs.command_line('tfbrats.tune', '--run', run, '--input', 'CASES')}."
