@@ -5,12 +5,13 @@
     python benchmarks/real.py --rehearse --output rehearsal
 
 Every patient is scored by networks that have not seen him: of K folds each is held out once. The others are
-dealt into three parts. The first part trains nothing either: what is tuned is tuned on it.
+dealt into three parts. A network leaves one of them out.
 
 cun_lws, msm               trained on the other two parts
-cun_lws_tuned, msm_tuned   the same weights, `tfbrats tune` on the first part
-cun_lws_ensembled, ...     three networks, each without another part and with another seed, a third of the
+*_ensembled                three networks, each without another part and with another seed, a third of the
                            minutes each; one model by `tfbrats export --runs`
+*_tuned                    that model, `tfbrats tune` on all three parts, each answered by the network that has
+                           not seen it: a part alone has fewer patients than tune asks for
 segresnet                  MONAI's, as its tutorial of BraTS trains it (real_segresnet.py)
 nnunet                     nnU-Net's 3d_fullres from its own parts (real_nnunet.py); where its rule of largest
                            components helps is asked of the first part
@@ -106,7 +107,7 @@ def _trained(plan: Plan, fold: Fold, row: Row, chain: steps.Steps, part: int = 0
 
 def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.Steps) -> dict:
     """A row of ours on one fold, to its segmentations -> what is known of its training."""
-    if row.kind == "ensembled":
+    if row.kind:
         members = [
             _trained(plan, fold, row, chain, part, 1 / real_plan.PARTS) for part in range(real_plan.PARTS)
         ]
@@ -120,21 +121,12 @@ def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.S
         run, note = _trained(plan, fold, row, chain)
         runs = [run]
     if row.kind == "tuned":
-        others = files.join(plan.part(fold, 0), "others")
-        _picked(plan.cases, fold.parts[0], pathlib.Path(others))
-        runs = [real_ours.tune(runs[0], pathlib.Path(others), folder, chain)]
-    model = real_ours.export(runs, folder, chain)
+        real_ours.tune(runs, plan.cases, [one for part in fold.parts for one in part], chain)
+        model = real_ours.export(runs, folder, chain)
+    else:
+        model = real_ours.export(runs, folder, chain, "--plain")
     real_ours.predict(model, plan.cases, fold.scored, folder, chain)
     return note
-
-
-def _picked(cases: str, ids: Sequence[str], target: pathlib.Path) -> None:
-    """Some cases of the data set as a data set of their own."""
-    target.mkdir(parents=True, exist_ok=True)
-    for one in ids:
-        link = target / one
-        if not link.is_symlink():
-            link.symlink_to((pathlib.Path(cases) / one).resolve())
 
 
 # --- the peers ------------------------------------------------------------------------------------------
@@ -227,7 +219,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if rehearsed:
         output.mkdir(parents=True, exist_ok=True)
         folders = [output / "phantoms"]
-        data_sets.write_dataset(folders[0], 6, "2021", seed=2, shape=(40, 44, 32))
+        data_sets.write_dataset(folders[0], 12, "2021", seed=2, shape=(40, 44, 32))
     else:
         folders = options.cases
     if not folders:

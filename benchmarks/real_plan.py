@@ -15,7 +15,8 @@ from tfbrats.terminal import wording
 
 PARTS = 3  # of a fold's other patients: as many members has an ensemble
 OURS, PEERS = ("cun_lws", "msm"), ("segresnet", "nnunet")
-ROWS = (*(f"{name}{more}" for name in OURS for more in ("", "_tuned", "_ensembled")), *PEERS)
+KINDS = ("", "_ensembled", "_tuned")
+ROWS = (*(f"{name}{kind}" for name in OURS for kind in KINDS), *PEERS)
 # Why these: docs/why/benchmarks.md, the trials.
 OVERRIDES = {
     "cun_lws": (
@@ -49,7 +50,7 @@ class Row:
     Attributes:
         name: as it stands in the table, and as a folder.
         network: of `OURS`, or of `PEERS`.
-        kind: "" for plain, "tuned" or "ensembled".
+        kind: "" for plain, "ensembled" or "tuned".
         overrides: over the network's own settings.
     """
 

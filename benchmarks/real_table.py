@@ -17,6 +17,7 @@ from tfbrats.workflows import chain as steps
 
 RESULT = "result.json"
 SCORES = {"dice": ("Dice", 3), "hd95_mm": ("HD95, mm", 1), "rq": ("F1", 3)}  # rq: F1 of lesions, rule of 2026
+_BEFORE = {"tuned": "ensembled"}  # what a kind of row adds to: it is compared with that; all others with plain
 _PICTURES = 3  # of the worst cases
 _PEERS = ("segresnet", "nnunet")
 
@@ -87,8 +88,12 @@ def pairs(rows: Sequence) -> list[tuple[str, str]]:
     """Which rows are compared: every one of ours with each peer, and with its own network's plain row."""
     peers = [row.name for row in rows if row.network in _PEERS]
     ours = [row for row in rows if row.network not in _PEERS]
-    plain = {row.network: row.name for row in ours if not row.kind and not row.overrides}
-    found = [(row.name, plain[row.network]) for row in ours if plain.get(row.network, row.name) != row.name]
+    found = []
+    for row in ours:
+        before = _BEFORE.get(row.kind, "") if not row.overrides else ""
+        for other in ours:
+            if (other.network, other.kind, other.overrides) == (row.network, before, ()) and other != row:
+                found.append((row.name, other.name))
     return found + [(row.name, peer) for row in ours for peer in peers]
 
 
