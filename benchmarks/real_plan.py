@@ -60,6 +60,11 @@ class Row:
     overrides: tuple[str, ...] = ()
 
     @property
+    def is_validated(self) -> bool:
+        """Whether it chooses its epoch by validation cases."""
+        return any(key.startswith("train.select") for key in self.overrides)
+
+    @property
     def folder(self) -> str:
         return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in self.name)
 
@@ -72,8 +77,8 @@ class Fold:
     scored: tuple[str, ...]
     parts: tuple[tuple[str, ...], ...]
 
-    def training(self, part: int) -> list[str]:
-        """What a network learns that is to leave out one part."""
+    def training(self, part: int | None) -> list[str]:
+        """What a network learns that is to leave out one part; None: it leaves out none."""
         return sorted(one for number, ids in enumerate(self.parts) if number != part for one in ids)
 
 
@@ -97,8 +102,9 @@ class Plan:
     overrides: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, Mapping[str, int]]
 
-    def part(self, fold: Fold, part: int) -> pathlib.Path:
-        return self.output / f"fold-{fold.number}" / f"part-{part}"
+    def part(self, fold: Fold, part: int | None) -> pathlib.Path:
+        """Where the trainings lie that leave out one part, or none."""
+        return self.output / f"fold-{fold.number}" / ("whole" if part is None else f"without-{part}")
 
 
 def dealt(cases: str, count: int) -> tuple[Fold, ...]:

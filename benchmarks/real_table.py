@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,17 +27,23 @@ def scored(plan, row, folds: Sequence, chain: steps.Steps) -> list[dict]:
     """Case, region and scores of all cases of these folds; tables and page lie beside the predictions."""
     whole = plan.output / "rows" / row.folder
     predictions, scores = whole / "predictions", whole / "scores"
-    predictions.mkdir(parents=True, exist_ok=True)
     ids = [one for fold in folds for one in fold.scored]
+    raw = predictions if row.network != "nnunet" else whole / "raw"
+    for folder in (raw, predictions):
+        shutil.rmtree(folder, ignore_errors=True)  # of other folds, perhaps; all of it is made again at once
+        folder.mkdir(parents=True, exist_ok=True)
     for fold in folds:
         for one in fold.scored:
-            name = f"{one}.nii.gz"
-            link = predictions / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(plan.output / f"fold-{fold.number}" / "rows" / row.folder / "predictions" / name)
-    for link in predictions.iterdir():
-        if link.name.removesuffix(".nii.gz") not in ids:
-            link.unlink()
+            of_fold = plan.output / f"fold-{fold.number}" / "rows" / row.folder / "predictions"
+            (raw / f"{one}.nii.gz").symlink_to(of_fold / f"{one}.nii.gz")
+    for fold in folds if raw != predictions else ():
+        others = [one for one in ids if one not in fold.scored]
+        chain.run(
+            f"Choose {row.name}'s rule of components for fold {fold.number}",
+            *("real_peers", "clean", "--peer", row.network, "--cases", plan.cases, "--raw", str(raw)),
+            *("--ids", ",".join(fold.scored), "--others", ",".join(others), "--output", str(predictions)),
+            show=True,
+        )
     files.write_bytes(whole / "cases.txt", "".join(f"{one}\n" for one in ids).encode())
     folders = ("--prediction", str(predictions), "--reference", plan.cases)
     chain.run(

@@ -38,6 +38,7 @@ def test_everyone_is_scored_once_by_networks_that_have_not_seen_him(benchmark, t
     for fold in folds:
         others = [one for part in fold.parts for one in part]
         assert sorted([*fold.scored, *others]) == ids and len(fold.parts) == plan.PARTS
+        assert sorted(fold.training(None)) == sorted(others)
         for part in range(plan.PARTS):
             learned = fold.training(part)
             assert not set(learned) & {*fold.scored, *fold.parts[part]}
