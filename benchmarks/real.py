@@ -4,19 +4,20 @@
     python benchmarks/real.py --cases FOLDER [FOLDER ...] --minutes 30 --output real
     python benchmarks/real.py --rehearse --output rehearsal
 
-Every patient is scored by networks that have not seen him: of K folds each is held out once. The others are
-dealt into three parts. The first part trains nothing either: what is tuned is tuned on it.
+Every patient is scored by networks that have not seen him: of K folds each is held out once.
 
-cun_lws, msm               trained on the other two parts
-cun_lws_tuned, msm_tuned   the same weights, `tfbrats tune` on the first part
-cun_lws_ensembled, ...     three networks, each without another part and with another seed, a third of the
-                           minutes each; one model by `tfbrats export --runs`
-segresnet                  MONAI's, as its tutorial of BraTS trains it (real_segresnet.py)
-nnunet                     nnU-Net's 3d_fullres from its own parts (real_nnunet.py); where its rule of largest
-                           components helps is asked of the first part
---overrides "KEY=VALUE"    one more row of our chosen networks, plain but for these keys; may be repeated
+cun_lws, msm               trained on all others
+*_ensembled                the others in three parts; three networks, each without one of them and with a seed
+                           of its own, a third of the minutes each; one model by `tfbrats export --runs`
+*_tuned                    that model, `tfbrats tune` on the three parts, each answered by the network that has
+                           not seen it
+segresnet                  MONAI's, as its tutorial of BraTS trains it (real_segresnet.py), on all others
+nnunet                     nnU-Net's 3d_fullres from its own parts (real_nnunet.py), likewise; its rule of
+                           largest components where the scored cases of the other folds say that it helps
+--overrides "KEY=VALUE"    one more row of our chosen networks, plain but for these keys; may be repeated.
+                           With train.select it learns without the first part, which then is its validation
 
-All train on the same cases, on the same cores, in turn, and end their schedules when the minutes end.
+All train on the same cores, in turn, and end their schedules when the minutes end.
 Counted is training, from the start of its process: loading, tracing, reading and augmentation too; records,
 pace, export and segmentation are not. --clock cpu counts the CPU seconds of a training over the cores: for a
 machine on which others work. What keeps both cores busy loses nothing by it, what waits gains. Scores are
@@ -69,16 +70,16 @@ def _check_stamp(plan: Plan) -> None:
 # --- ours -----------------------------------------------------------------------------------------------
 
 
-def _training(plan: Plan, fold: Fold, part: int, row: Row, chain: steps.Steps, seed: int = 0) -> Training:
+def _training(plan: Plan, fold: Fold, part: int | None, row: Row, chain: steps.Steps) -> Training:
     """How a row's network is trained without one part; its records are made if need be."""
     config = plan.configs[row.network]
     place, overrides = plan.part(fold, part), plan.overrides[row.network]
-    # Validation costs minutes: only a row that chooses its checkpoint by it has it.
-    validated = any(key.startswith("train.select") for key in row.overrides)
-    name = "validated" if validated else "unvalidated"
-    left_out = list(fold.parts[part])
-    split = {"train": fold.training(part), "test": sorted({*fold.scored, *([] if validated else left_out)})}
-    split["validation"] = left_out if validated else []
+    left_out = [] if part is None else list(fold.parts[part])
+    # Validation costs minutes: only a row that chooses its epoch by it has it.
+    validation = left_out if row.is_validated else []
+    split = {"train": fold.training(part), "validation": validation}
+    split["test"] = sorted({*fold.scored, *left_out} - set(validation))
+    name = "validated" if validation else "unvalidated"
     place.mkdir(parents=True, exist_ok=True)
     split_files.write(place / f"{name}.json", split_files.named(split))
     kind = config_file.load(config, [*overrides]).records.kind
@@ -89,12 +90,12 @@ def _training(plan: Plan, fold: Fold, part: int, row: Row, chain: steps.Steps, s
         *("--output", str(records), "--splits", str(place / f"{name}.json")),
         is_done=(records / "dataset.json").exists(),
     )
-    return Training(config, (*overrides, *row.overrides, f"train.seed={seed}"), str(records))
+    return Training(config, (*overrides, *row.overrides, f"train.seed={part or 0}"), str(records))
 
 
-def _trained(plan: Plan, fold: Fold, row: Row, chain: steps.Steps, part: int = 0, share: float = 1.0):
+def _trained(plan: Plan, fold: Fold, row: Row, chain: steps.Steps, part: int | None, share: float = 1.0):
     """The run of a row's network, trained without one part for its share of the time; and its notes."""
-    training = _training(plan, fold, part, row, chain, seed=part)
+    training = _training(plan, fold, part, row, chain)
     name = Row(" ".join((row.network, *row.overrides)), row.network).folder
     notes = plan.output / "pace" / f"{name}.json"
     first = Training(training.config, (*plan.overrides[row.network], *row.overrides), training.records)
@@ -106,7 +107,7 @@ def _trained(plan: Plan, fold: Fold, row: Row, chain: steps.Steps, part: int = 0
 
 def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.Steps) -> dict:
     """A row of ours on one fold, to its segmentations -> what is known of its training."""
-    if row.kind == "ensembled":
+    if row.kind:
         members = [
             _trained(plan, fold, row, chain, part, 1 / real_plan.PARTS) for part in range(real_plan.PARTS)
         ]
@@ -117,24 +118,15 @@ def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.S
         }
         note["seconds"] = round(sum(one["seconds"] for one in notes), 1)
     else:
-        run, note = _trained(plan, fold, row, chain)
+        run, note = _trained(plan, fold, row, chain, 0 if row.is_validated else None)
         runs = [run]
     if row.kind == "tuned":
-        others = files.join(plan.part(fold, 0), "others")
-        _picked(plan.cases, fold.parts[0], pathlib.Path(others))
-        runs = [real_ours.tune(runs[0], pathlib.Path(others), folder, chain)]
-    model = real_ours.export(runs, folder, chain)
+        real_ours.tune(runs, plan.cases, [one for part in fold.parts for one in part], chain)
+        model = real_ours.export(runs, folder, chain)
+    else:
+        model = real_ours.export(runs, folder, chain, "--plain")
     real_ours.predict(model, plan.cases, fold.scored, folder, chain)
     return note
-
-
-def _picked(cases: str, ids: Sequence[str], target: pathlib.Path) -> None:
-    """Some cases of the data set as a data set of their own."""
-    target.mkdir(parents=True, exist_ok=True)
-    for one in ids:
-        link = target / one
-        if not link.is_symlink():
-            link.symlink_to((pathlib.Path(cases) / one).resolve())
 
 
 # --- the peers ------------------------------------------------------------------------------------------
@@ -143,7 +135,7 @@ def _picked(cases: str, ids: Sequence[str], target: pathlib.Path) -> None:
 def _peer(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.Steps) -> dict:
     """A peer on one fold, to its segmentations -> what is known of its training."""
     prepared, way = plan.output / "prepared" / row.network, plan.output / "pace" / f"{row.network}.json"
-    run, ids = folder / "run", fold.training(0)
+    run, ids = folder / "run", fold.training(None)
     of_peer = (
         "--peer",
         row.network,
@@ -170,7 +162,7 @@ def _peer(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.S
     chain.run(
         f"Segment {', '.join(fold.scored)}",
         *("real_peers", "predict", *of_peer, *of_clock, *of_run, "--ids", ",".join(fold.scored)),
-        *("--others", ",".join(fold.parts[0]), "--output", str(folder / "predictions")),
+        *("--output", str(folder / "predictions")),
     )
     return files.read_json(run / real_ours.NOTES)
 
@@ -227,7 +219,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if rehearsed:
         output.mkdir(parents=True, exist_ok=True)
         folders = [output / "phantoms"]
-        data_sets.write_dataset(folders[0], 6, "2021", seed=2, shape=(40, 44, 32))
+        data_sets.write_dataset(folders[0], 12, "2021", seed=2, shape=(40, 44, 32))
     else:
         folders = options.cases
     if not folders:

@@ -20,10 +20,11 @@ from tfbrats import config_file
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.runs.folder import RunFolder
+from tfbrats.tuning import tuned_file
 from tfbrats.workflows.chain import Steps, exported_since, output_of
 
 NOTES, _USED = "trained.json", "used.json"
-_FEW, _MANY, _EPOCHS = 4, 24, 3  # steps and epochs of the trainings that tell the pace
+_FEW, _MANY, _EPOCHS = 4, 64, 3  # steps and epochs of the trainings that tell the pace
 _LEAST_SECONDS = 1e-3  # of a step: two trainings that differ by less differ by chance
 
 
@@ -187,14 +188,14 @@ def predict(model: str, cases: str, ids: Sequence[str], folder: pathlib.Path, ch
     )
 
 
-def tune(run: pathlib.Path, cases: pathlib.Path, folder: pathlib.Path, chain: Steps) -> pathlib.Path:
-    """A copy of the run in folder/run, tuned on cases that it did not learn from -> the copy."""
-    copy = folder / "run"
-    if not copy.exists():
-        unfinished = folder / "run.copying"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(run, unfinished)
-        unfinished.rename(copy)
-    done = (copy / "tuned.json").exists()
-    chain.run("Tune", "tfbrats.tune", "--run", str(copy), "--cases", str(cases), is_done=done)
-    return copy
+def tune(runs: Sequence[pathlib.Path], cases: str, ids: Sequence[str], chain: Steps) -> None:
+    """Chooses for a run, or for one model of several, on cases that are not scored.
+
+    Of several runs each case is answered by those that have not learned from it.
+    """
+    chosen = tuned_file.path_in(str(runs[0]), len(runs) > 1)
+    chain.run(
+        f"Tune on {', '.join(ids)}",
+        *("tfbrats.tune", "--run", *map(str, runs), "--input", cases, "--cases", ",".join(ids)),
+        is_done=files.exists(chosen),
+    )

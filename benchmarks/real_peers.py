@@ -4,7 +4,8 @@ prepare    each case by the peer's own preprocessing, into a file that folds sha
 try        seconds of a training step in both memory formats and precisions: the fastest is taken, for all folds
 train      until the time is spent; every half minute a checkpoint with the seconds that it has used. Killed, it
            goes on from there, and the schedule with it: it is one of the share of time that is spent
-predict    the cases of a split, as tissues on the case's own grid
+predict    some cases, as label maps on the case's own grid
+clean      the peer's own rules over them, chosen on cases that other folds have scored
 
 The clock is the machine's, or this process's CPU seconds over its cores where others work beside it. It starts
 with the process, libraries included, and stops where a checkpoint is written.
@@ -35,7 +36,7 @@ from tfbrats.terminal import command  # noqa: E402
 MODALITIES = len(_NAMES)
 MODULES = {"segresnet": "real_segresnet", "nnunet": "real_nnunet"}
 NOTES = "trained.json"
-_CHECKPOINT, _RULES = "checkpoint.pt", "rules.json"
+_CHECKPOINT = "checkpoint.pt"
 _BETWEEN_SECONDS = 30.0  # of training, from checkpoint to checkpoint
 _TRIAL_STEPS = 2  # of each way, after one that warms up
 _WAYS = tuple({"channels_last": last, "bfloat16": half} for last in (False, True) for half in (False, True))
@@ -217,11 +218,8 @@ def train(options, torch, module, cases: Sequence[str], seconds: Callable[[], fl
     print(json.dumps(found))
 
 
-def predict(options, torch, module, cases: Sequence[str], others: Sequence[str]) -> None:
+def predict(options, torch, module, cases: Sequence[str]) -> None:
     """Writes CASE.nii.gz of each case that has none yet.
-
-    Args:
-        others: cases that trained nothing and are not scored: a peer's own rules are chosen on them.
 
     Raises:
         InputError: nothing is trained.
@@ -232,44 +230,48 @@ def predict(options, torch, module, cases: Sequence[str], others: Sequence[str])
     learner = _Learner(torch, module.Peer(options.size), way)
     learner.network.load_state_dict(torch.load(options.trained / _CHECKPOINT, weights_only=True)["network"])
     learner.network.eval()
+    options.output.mkdir(parents=True, exist_ok=True)
+    for found in layouts.select(layouts.find(options.cases), cases):
+        target = options.output / f"{found.case_id}.nii.gz"
+        if target.exists():
+            continue
+        loaded, ready = case.load(found, need_label=True), _read(options.prepared, found.case_id)
+        with torch.inference_mode():
+            tissues = learner.peer.tissues(learner.peer.probabilities(ready.image, learner.inferred))
+        whole = boxes.uncrop(tissues, ready.box, loaded.label.shape)
+        case.save_segmentation(target, whole, loaded.grid, loaded.schema)
+        print(f"{target}", flush=True)
+
+
+def clean(options, module, cases: Sequence[str], others: Sequence[str]) -> None:
+    """The peer's own rules over the segmentations of --raw, chosen on other cases of the same folder."""
     dataset = layouts.find(options.cases)
 
-    def segmented(found: layouts.CaseFiles, target: pathlib.Path, rules: Sequence) -> case.Case:
-        loaded = case.load(found, need_label=True)
-        if not target.exists():
-            ready = _read(options.prepared, found.case_id)
-            with torch.inference_mode():
-                tissues = learner.peer.tissues(learner.peer.probabilities(ready.image, learner.inferred))
-            whole = boxes.uncrop(tissues, ready.box, loaded.label.shape)
-            case.save_segmentation(
-                target, module.applied(whole, rules) if rules else whole, loaded.grid, loaded.schema
-            )
-            print(f"{target}", flush=True)
-        return loaded
+    def masks(found: layouts.CaseFiles) -> tuple[np.ndarray, np.ndarray, case.Grid]:
+        tissues, grid = case.load_label(options.raw / f"{found.case_id}.nii.gz", found.schema)
+        return tissues, case.load_label(found.label, found.schema)[0], grid
 
-    chosen = options.trained / _RULES
-    if not chosen.exists():
-        folder = options.trained / "others"
-        folder.mkdir(exist_ok=True)
-        pairs = []
-        for found in layouts.select(dataset, others) if module.rules and others else ():
-            target = folder / f"{found.case_id}.nii.gz"
-            reference = segmented(found, target, ())
-            pairs.append((case.load_label(target, reference.schema)[0], reference.label))
-        files.write_json(chosen, module.rules(*zip(*pairs, strict=True)) if pairs else [])
+    rules = []
+    if others:
+        pairs = [masks(found)[:2] for found in layouts.select(dataset, others)]
+        rules = module.rules(*map(list, zip(*pairs, strict=True)))
+    print(f"{', '.join(cases)}: largest component of {rules or 'nothing'}")
     options.output.mkdir(parents=True, exist_ok=True)
     for found in layouts.select(dataset, cases):
-        segmented(found, options.output / f"{found.case_id}.nii.gz", files.read_json(chosen))
+        tissues, _, grid = masks(found)
+        target = options.output / f"{found.case_id}.nii.gz"
+        case.save_segmentation(target, module.applied(tissues, rules), grid, found.schema)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = command.parser("real_peers", __doc__)
-    parser.add_argument("what", choices=("prepare", "try", "train", "predict"))
+    parser.add_argument("what", choices=("prepare", "try", "train", "predict", "clean"))
     parser.add_argument("--peer", choices=MODULES, required=True)
     parser.add_argument("--cases", help="data set")
     parser.add_argument("--ids", default="", help="of its cases, with commas between them")
-    parser.add_argument("--others", default="", help="likewise: what is neither learned nor scored")
-    parser.add_argument("--prepared", type=pathlib.Path, required=True, help="folder of prepared cases")
+    parser.add_argument("--others", default="", help="likewise: what rules are chosen on")
+    parser.add_argument("--raw", type=pathlib.Path, help="folder of segmentations before any rule")
+    parser.add_argument("--prepared", type=pathlib.Path, help="folder of prepared cases")
     parser.add_argument("--size", type=json.loads, default={}, help="patch, width and stages, as JSON")
     parser.add_argument("--way", type=pathlib.Path, help="what try found")
     parser.add_argument("--trained", type=pathlib.Path, help="folder of the weights")
@@ -294,8 +296,10 @@ def main(arguments: Sequence[str]) -> None:
     elif options.what == "train":
         options.trained.mkdir(parents=True, exist_ok=True)
         train(options, torch, module, ids, seconds)
+    elif options.what == "predict":
+        predict(options, torch, module, ids)
     else:
-        predict(options, torch, module, ids, others)
+        clean(options, module, ids, others)
 
 
 if __name__ == "__main__":

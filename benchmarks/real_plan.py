@@ -15,7 +15,8 @@ from tfbrats.terminal import wording
 
 PARTS = 3  # of a fold's other patients: as many members has an ensemble
 OURS, PEERS = ("cun_lws", "msm"), ("segresnet", "nnunet")
-ROWS = (*(f"{name}{more}" for name in OURS for more in ("", "_tuned", "_ensembled")), *PEERS)
+KINDS = ("", "_ensembled", "_tuned")
+ROWS = (*(f"{name}{kind}" for name in OURS for kind in KINDS), *PEERS)
 # Why these: docs/why/benchmarks.md, the trials.
 OVERRIDES = {
     "cun_lws": (
@@ -49,7 +50,7 @@ class Row:
     Attributes:
         name: as it stands in the table, and as a folder.
         network: of `OURS`, or of `PEERS`.
-        kind: "" for plain, "tuned" or "ensembled".
+        kind: "" for plain, "ensembled" or "tuned".
         overrides: over the network's own settings.
     """
 
@@ -57,6 +58,11 @@ class Row:
     network: str
     kind: str = ""
     overrides: tuple[str, ...] = ()
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether it chooses its epoch by validation cases."""
+        return any(key.startswith("train.select") for key in self.overrides)
 
     @property
     def folder(self) -> str:
@@ -71,8 +77,8 @@ class Fold:
     scored: tuple[str, ...]
     parts: tuple[tuple[str, ...], ...]
 
-    def training(self, part: int) -> list[str]:
-        """What a network learns that is to leave out one part."""
+    def training(self, part: int | None) -> list[str]:
+        """What a network learns that is to leave out one part; None: it leaves out none."""
         return sorted(one for number, ids in enumerate(self.parts) if number != part for one in ids)
 
 
@@ -96,8 +102,9 @@ class Plan:
     overrides: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, Mapping[str, int]]
 
-    def part(self, fold: Fold, part: int) -> pathlib.Path:
-        return self.output / f"fold-{fold.number}" / f"part-{part}"
+    def part(self, fold: Fold, part: int | None) -> pathlib.Path:
+        """Where the trainings lie that leave out one part, or none."""
+        return self.output / f"fold-{fold.number}" / ("whole" if part is None else f"without-{part}")
 
 
 def dealt(cases: str, count: int) -> tuple[Fold, ...]:

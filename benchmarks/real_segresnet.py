@@ -109,6 +109,3 @@ def prepared(image: np.ndarray, tissues: np.ndarray | None) -> "real_peers.Ready
     scored = transforms.NormalizeIntensity(nonzero=True, channel_wise=True)(cropped)
     ready = np.zeros(cropped.shape[1:], np.uint8) if tissues is None else boxes.crop(tissues, box)
     return real_peers.Ready(np.ascontiguousarray(scored, np.float32), np.ascontiguousarray(ready), box)
-
-
-rules = None  # the tutorial does nothing after the threshold

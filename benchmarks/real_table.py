@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from tfbrats.workflows import chain as steps
 
 RESULT = "result.json"
 SCORES = {"dice": ("Dice", 3), "hd95_mm": ("HD95, mm", 1), "rq": ("F1", 3)}  # rq: F1 of lesions, rule of 2026
+_BEFORE = {"tuned": "ensembled"}  # what a kind of row adds to: it is compared with that; all others with plain
 _PICTURES = 3  # of the worst cases
 _PEERS = ("segresnet", "nnunet")
 
@@ -25,17 +27,23 @@ def scored(plan, row, folds: Sequence, chain: steps.Steps) -> list[dict]:
     """Case, region and scores of all cases of these folds; tables and page lie beside the predictions."""
     whole = plan.output / "rows" / row.folder
     predictions, scores = whole / "predictions", whole / "scores"
-    predictions.mkdir(parents=True, exist_ok=True)
     ids = [one for fold in folds for one in fold.scored]
+    raw = predictions if row.network != "nnunet" else whole / "raw"
+    for folder in (raw, predictions):
+        shutil.rmtree(folder, ignore_errors=True)  # of other folds, perhaps; all of it is made again at once
+        folder.mkdir(parents=True, exist_ok=True)
     for fold in folds:
         for one in fold.scored:
-            name = f"{one}.nii.gz"
-            link = predictions / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(plan.output / f"fold-{fold.number}" / "rows" / row.folder / "predictions" / name)
-    for link in predictions.iterdir():
-        if link.name.removesuffix(".nii.gz") not in ids:
-            link.unlink()
+            of_fold = plan.output / f"fold-{fold.number}" / "rows" / row.folder / "predictions"
+            (raw / f"{one}.nii.gz").symlink_to(of_fold / f"{one}.nii.gz")
+    for fold in folds if raw != predictions else ():
+        others = [one for one in ids if one not in fold.scored]
+        chain.run(
+            f"Choose {row.name}'s rule of components for fold {fold.number}",
+            *("real_peers", "clean", "--peer", row.network, "--cases", plan.cases, "--raw", str(raw)),
+            *("--ids", ",".join(fold.scored), "--others", ",".join(others), "--output", str(predictions)),
+            show=True,
+        )
     files.write_bytes(whole / "cases.txt", "".join(f"{one}\n" for one in ids).encode())
     folders = ("--prediction", str(predictions), "--reference", plan.cases)
     chain.run(
@@ -87,8 +95,12 @@ def pairs(rows: Sequence) -> list[tuple[str, str]]:
     """Which rows are compared: every one of ours with each peer, and with its own network's plain row."""
     peers = [row.name for row in rows if row.network in _PEERS]
     ours = [row for row in rows if row.network not in _PEERS]
-    plain = {row.network: row.name for row in ours if not row.kind and not row.overrides}
-    found = [(row.name, plain[row.network]) for row in ours if plain.get(row.network, row.name) != row.name]
+    found = []
+    for row in ours:
+        before = _BEFORE.get(row.kind, "") if not row.overrides else ""
+        for other in ours:
+            if (other.network, other.kind, other.overrides) == (row.network, before, ()) and other != row:
+                found.append((row.name, other.name))
     return found + [(row.name, peer) for row in ours for peer in peers]
 
 

@@ -595,3 +595,45 @@ def test_a_whole_table_on_phantoms_killed_in_every_step(cohort, tmp_path, table)
         assert not list(output.glob("**/*.partial*"))
     for row in others:
         assert f"{main} minus {row}: Dice WT" in ended.stdout
+
+
+OF_FOLDS = (  # what a step leaves first: when the chain is killed
+    "records/dataset.json",
+    "runs/unet2d/fold1/config.yaml",
+    "models/unet2d_fold0/1",
+    "predictions/unet2d/fold0/*.nii.gz",
+)
+
+
+@pytest.mark.slow
+def test_folds_on_phantoms_killed_and_every_case_scored_by_a_network_that_did_not_see_it(cohort, tmp_path):
+    output = tmp_path / "out"
+    line = [
+        sys.executable,
+        "-m",
+        "tfbrats.reproduce",
+        "--table",
+        "paper_a",
+        "--input",
+        cohort,
+        "--rows",
+        "unet2d",
+    ]
+    line += ["--output", str(output), "--settings", "smoke_2d", "--folds", "2", *TINY["paper_a"]]
+    for begun in OF_FOLDS:
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+        limit = time.monotonic() + 600
+        while not list(output.glob(begun)) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (143, -signal.SIGTERM), begun
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    scores = files.read_json(output / "scores" / "unet2d" / "metrics.json")
+    assert scores["by_split"]["cases"].keys() == {"fold"} and len(scores["by_split"]["cases"]["fold"]) == 5
+    assert "best epoch was chosen on the cases that its fold holds out" in " ".join(ended.stdout.split())
+    for number in (0, 1):
+        assert RunFolder(output / "runs" / "unet2d" / f"fold{number}").unfinished() == {}
+        assert len(list((output / "models" / f"unet2d_fold{number}").iterdir())) == 1
+    page = (output / "report.html").read_text()
+    assert f"tfbrats train --config {output}/configs/unet2d.yaml --folds {output}/folds.json" in page

@@ -80,6 +80,14 @@ def test_going_on_with_another_batch_sees_the_rest_of_the_same_slices(record_set
         assert np.array_equal(np.concatenate([batch[name] for batch in rest]), expected), name
 
 
+def test_asked_for_so_many_batches_it_gives_them_and_no_more(record_set):
+    common = (record_set.manifest, record_set.config())
+    for share in (Share(4), Share(6, 2, 1), Share(12, 3)):
+        whole = _take(slice_stream.training(*common, 0, share, 12), 3)
+        few = _take(slice_stream.training(*common, 0, share, 12, batches=3), 10)
+        assert [one["draws"].tobytes() for one in few] == [one["draws"].tobytes() for one in whole]
+
+
 def test_a_worker_with_shards_of_its_own_skips_its_own_part(record_set):
     """Three shards, three workers: a step takes four slices of each."""
     settings, manifest = record_set.config(), record_set.manifest

@@ -38,6 +38,7 @@ def test_everyone_is_scored_once_by_networks_that_have_not_seen_him(benchmark, t
     for fold in folds:
         others = [one for part in fold.parts for one in part]
         assert sorted([*fold.scored, *others]) == ids and len(fold.parts) == plan.PARTS
+        assert sorted(fold.training(None)) == sorted(others)
         for part in range(plan.PARTS):
             learned = fold.training(part)
             assert not set(learned) & {*fold.scored, *fold.parts[part]}
@@ -80,7 +81,7 @@ def test_a_row_of_overrides_is_of_the_networks_that_know_its_keys(benchmark):
         plan.rows_of(plan.OURS, ["lws.gamma=2"], settings)
     whole = plan.rows_of(plan.ROWS, [], settings)
     assert [row.name for row in whole] == list(plan.ROWS)
-    assert [row.kind for row in whole] == ["", "tuned", "ensembled"] * 2 + ["", ""]
+    assert [row.kind for row in whole] == ["", "ensembled", "tuned"] * 2 + ["", ""]
 
 
 # --- the time -------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def _scores(shift):
 def test_tables_have_a_row_each_and_a_dash_for_what_no_case_has(benchmark):
     table, plan = benchmark("real_table"), benchmark("real_plan")
     note = {"network": "cun, width 16", "parameters": 7300000, "seconds": 1790.0, "steps": 640}
-    rows = [plan.Row("cun_lws", "cun_lws"), plan.Row("cun_lws_tuned", "cun_lws", "tuned")]
+    rows = [plan.Row("cun_lws", "cun_lws"), plan.Row("cun_lws_ensembled", "cun_lws", "ensembled")]
     rows.append(plan.Row("nnunet", "nnunet"))
     found = {row.name: (note, _scores(shift)) for row, shift in zip(rows, (0.0, 0.1, 0.0), strict=True)}
     lines = table.table(found)
@@ -141,9 +142,13 @@ def test_tables_have_a_row_each_and_a_dash_for_what_no_case_has(benchmark):
         "| 0.500 | 0.500 | - |"
     )
     compared = table.pairs(rows)
-    assert compared == [("cun_lws_tuned", "cun_lws"), ("cun_lws", "nnunet"), ("cun_lws_tuned", "nnunet")]
+    assert compared == [
+        ("cun_lws_ensembled", "cun_lws"),
+        ("cun_lws", "nnunet"),
+        ("cun_lws_ensembled", "nnunet"),
+    ]
     lines, numbers = table.differences(found, compared)
-    assert lines[2].startswith("| cun_lws_tuned less cun_lws | **+0.100 (+0.100 to +0.100)** |")
+    assert lines[2].startswith("| cun_lws_ensembled less cun_lws | **+0.100 (+0.100 to +0.100)** |")
     assert "**" not in lines[3] and lines[3].endswith("| - |")
     assert len({line.count("|") for line in lines}) == 1 and len(numbers) == 3 * 3 * len(REGIONS)
     json.dumps(numbers, allow_nan=False)
@@ -192,18 +197,13 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path):
 
 @pytest.mark.slow
 def test_a_rehearsal_scores_every_row_and_goes_on_where_it_was(tmp_path):
-    rows = [
-        "cun_lws",
-        "cun_lws_tuned",
-        "cun_lws_ensembled",
-        "msm",
-        *(["segresnet", "nnunet"] if HAS_PEERS else []),
-    ]
+    rows = ["cun_lws", "cun_lws_ensembled", "cun_lws_tuned", "msm"]
+    rows += ["segresnet", "nnunet"] if HAS_PEERS else []
     options = ("--rehearse", "--clock", "cpu", "--output", tmp_path / "out", "--only", *rows)
     ended = real(*options)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = json.loads((tmp_path / "out" / "real.json").read_text())
-    assert list(found["rows"]) == rows and len(found["cases"]) == 6
+    assert list(found["rows"]) == rows and len(found["cases"]) == 12
     assert all(np.isfinite([score["dice"] for score in row["scores"]]).all() for row in found["rows"].values())
     table = (tmp_path / "out" / "real.md").read_text()
     again = real(*options)

@@ -112,6 +112,74 @@ def test_cun_learns_without_its_auxiliary_heads(plain):
     assert all(np.allclose(value, same[path], atol=1e-6) for path, value in weights.items())
 
 
+# --- validation -----------------------------------------------------------------------------------------
+
+
+def split_of(slices=6):
+    """A split of several slices, the first two without tumour: as they lie in order, p2 is the floor there."""
+    batch = {name: np.array(tensor) for name, tensor in batch_of(slices).items()}
+    batch["label"][:2], batch["region"][:2] = 0, np.where(batch["region"][:2] > 0, LwsRegion.S2, LwsRegion.S1)
+    batch["case"] = np.array([0, 0, 1, 1, 0, 1], np.int32)
+    return batch
+
+
+def validated(settings, network, split, size, cases=0):
+    """What the split scores in batches of a size, the last filled up with nothing."""
+    step, sums = slice_step.validation_step(ONE, network, settings, cases), 0
+    for first in range(0, len(split["valid"]), size):
+        some = {name: array[first : first + size] for name, array in split.items()}
+        rest = size - len(some["valid"])
+        some = {n: np.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1)) for n, array in some.items()}
+        sums = sums + step({name: tf.constant(array) for name, array in some.items()}).numpy()
+    sums, of_cases = slice_step.weighed(sums, settings, cases)
+    return {**slice_step.validation_scores(sums), **slice_step.case_scores(of_cases)}
+
+
+@pytest.fixture(scope="module")
+def small_cun():
+    keras.utils.set_random_seed(0)
+    return networks.build(config_file.load("cun_lws.yaml", SMALL))
+
+
+def test_with_p2_of_the_split_the_validation_loss_is_that_of_any_batch(small_cun):
+    split, over_split = split_of(), config_file.load("cun_lws.yaml", SMALL)
+    as_trained = config_file.load("cun_lws.yaml", [*SMALL, "lws.validation_scope=as_trained"])
+    for settings, is_same in ((over_split, True), (as_trained, False)):
+        losses_of = [validated(settings, small_cun, split, size)["validation_loss"] for size in (1, 2, 4, 6)]
+        assert (max(losses_of) - min(losses_of) < 1e-5 * losses_of[0]) is is_same, losses_of
+    # By hand, in float64.
+    logits = {n: y.numpy().astype(np.float64) for n, y in small_cun(split["image"], training=False).items()}
+    region, label = split["region"], split["label"].astype(int)
+    p2 = 1.5 * (label > 0).sum() / (region == LwsRegion.S2).sum()
+    assert over_split.p2_floor < p2 < 1
+    weights = {"branch2_logits": (region >= LwsRegion.S3) * 1.0}
+    weights["branch1_logits"] = np.choose(region, [0, p2, 1, 2])
+    loss = 0.0
+    for name, weight in weights.items():
+        classes = label if name == "branch2_logits" else (label > 0) * 1
+        likelihood = logits[name] - np.log(np.exp(logits[name]).sum(axis=-1, keepdims=True))
+        entropy = -np.take_along_axis(likelihood, classes[..., None], axis=-1)[..., 0]
+        loss += (entropy * weight).sum() / weight.sum()
+    assert losses_of and validated(over_split, small_cun, split, 4)["validation_loss"] == pytest.approx(loss)
+
+
+def test_the_dice_of_cases_is_the_mean_of_their_volumes(small_cun):
+    split, settings = split_of(), config_file.load("cun_lws.yaml", [*SMALL, "train.select=dice"])
+    found = validated(settings, small_cun, split, 4, cases=2)
+    logits = {name: y.numpy() for name, y in small_cun(split["image"], training=False).items()}
+    tissues = np.where(
+        logits["branch1_logits"].argmax(-1) == 1, 1 + logits["branch2_logits"][..., 1:].argmax(-1), 0
+    )
+    tissues = np.where(split["region"] > 0, tissues, 0)
+    for region, parts in (("wt", (1, 2, 3)), ("tc", (1, 3)), ("et", (3,))):
+        dice = []
+        for case in range(2):
+            a, b = (np.isin(one[split["case"] == case], parts) for one in (tissues, split["label"]))
+            dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+        assert found[f"case_dice_{region}"] == pytest.approx(np.mean(dice)), region
+        assert found[f"case_dice_{region}"] != pytest.approx(found[f"dice_{region}"], rel=1e-4)
+
+
 @pytest.mark.slow  # XLA on a CPU: a minute
 def test_compiled_it_takes_the_same_step(sampled):
     told, weights = sampled

@@ -210,11 +210,12 @@ def training(
     share: Share,
     first_example: int = 0,
     boxes: Boxes | None = None,
+    batches: int | None = None,
 ) -> tf.data.Dataset:
     """One epoch of shuffled training batches for a region's network, without end: a worker's share of each.
 
     Args:
-        first_example: as in `slice_stream.training`.
+        first_example, batches: as in `slice_stream.training`.
         boxes: predicted parent boxes by case; by default the reference's.
 
     Yields:
@@ -237,11 +238,12 @@ def training(
         looked_at = _looked_at_after(share.seen(first_example, own_shards), shuffled)
         cases = sum(shards[n].examples for n in order)
         patches = _fresh(stream, config, region, cases, epoch, boxes, looked_at)
-        patches = share.after(patches.shuffle(**shuffled), first_example, own_shards)
+        patches = share.after(patches.shuffle(**shuffled), first_example, own_shards, batches)
     else:
         stream = serialized(manifest, config.data.records, "train", order, region, at_once)
         # Shuffled as they lie in the file, in half the memory.
-        patches = _stored(share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards))
+        stream = share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards, batches)
+        patches = _stored(stream)
     return untuned(_batched(patches, config, region, share.batch, 0))
 
 

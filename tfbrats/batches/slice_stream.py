@@ -61,12 +61,14 @@ def training(
     epoch: int,
     share: Share,
     first_example: int = 0,
+    batches: int | None = None,
 ) -> tf.data.Dataset:
     """One epoch of shuffled, augmented training batches, without end: a worker's share of each.
 
     Args:
         first_example: how many examples of the epoch all workers together have seen already: goes on after
             them, with batches of whatever size.
+        batches: how many are wanted, where that is known.
 
     Yields:
         image float32 [N, H, W, M], label uint8 [N, H, W] (tissues), region uint8 [N, H, W]
@@ -77,7 +79,7 @@ def training(
     # Repeating lets workers whose shards hold fewer slices keep step with the others.
     stream = stream.repeat().enumerate()
     own_shards = share.has_own_shards(len(manifest.shards_of("train")))
-    stream = share.after(stream, first_example, own_shards)
+    stream = share.after(stream, first_example, own_shards, batches)
     stream = stream.map(lambda n, record: (n // examples, record))
     return untuned(_batched(stream, config, epoch, share.batch, 0, augmented=True))
 

@@ -116,13 +116,20 @@ class Share:
         """
         return examples // self.workers if own_shards else examples
 
-    def after(self, stream: tf.data.Dataset, examples: int, own_shards: bool) -> tf.data.Dataset:
-        """The worker's examples of a stream, once all workers together have seen so many; args as `seen`'s."""
+    def after(
+        self, stream: tf.data.Dataset, examples: int, own_shards: bool, batches: int | None = None
+    ) -> tf.data.Dataset:
+        """The worker's examples of a stream, once all workers together have seen so many; args as `seen`'s.
+
+        Args:
+            batches: no more than so many are wanted. A stream that repeats itself is then not read ahead into
+                the next round, which would fill a shuffle's buffer for nothing.
+        """
         stream = stream.skip(self.seen(examples, own_shards))
-        if own_shards or self.workers == 1:
-            return stream
-        numbered = stream.enumerate().filter(lambda n, _: n // self.batch % self.workers == self.worker)
-        return numbered.map(lambda _, example: example)
+        if not (own_shards or self.workers == 1):
+            numbered = stream.enumerate().filter(lambda n, _: n // self.batch % self.workers == self.worker)
+            stream = numbered.map(lambda _, example: example)
+        return stream if batches is None else stream.take(batches * self.batch)
 
     def padding(self, examples: int) -> int:
         """How many examples this worker's part of the last global batch lacks, if all workers read so many."""

@@ -151,7 +151,7 @@ def _of_run(one: Trained) -> dict[str, Any]:
 
 
 def _without_cases(begun_from: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in begun_from.items() if key not in ("seen", "from")}
+    return {key: value for key, value in begun_from.items() if key not in ("seen", "from", "folder")}
 
 
 def _scores(one: Trained) -> dict[str, Any]:

@@ -304,7 +304,7 @@ class CascadeSegmenter(tf.Module):
         Returns:
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET; at the threshold and above where the region is.
-            entropy: uint8 [I, J, K, 3] of these; of `Ensemble`s alone.
+            entropy: uint8 [I, J, K, 3] of these before pieces and holes; of `Ensemble`s alone.
             tiles: int32 [3], how many tiles each stage ran.
         """
         image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
@@ -312,14 +312,16 @@ class CascadeSegmenter(tf.Module):
         if self.tuned.is_plain:
             values = _values_of({region: stage.mask for region, stage in stages.items()}, self._values)
             regions = tf.stack([stages[region].probabilities for region in REGIONS], axis=-1)
+            undecided = regions
         else:
-            chosen = self.tuned.in_cascade(self._settings.threshold)
-            tissues, regions = rules_graph.decide(_evidence_of(stages, brain), chosen)
+            evidence, chosen = _evidence_of(stages, brain), self.tuned.in_cascade(self._settings.threshold)
+            tissues, regions = rules_graph.decide(evidence, chosen)
+            undecided = rules_graph.undecided(evidence, chosen)
             values = in_values(tissues, self._values)
         return {
             "segmentation": uncrop(values, box, shape),
             "probabilities": uncrop(regions, box, shape),
-            **({"entropy": uncrop(entropy_of(regions), box, shape)} if self.is_average else {}),
+            **({"entropy": uncrop(entropy_of(undecided), box, shape)} if self.is_average else {}),
             "tiles": tf.stack([stages[region].tiles for region in REGIONS]),
         }
 

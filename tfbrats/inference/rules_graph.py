@@ -33,6 +33,15 @@ def decide(evidence: Mapping, tuned: Tuned):
     return tissues_of(cleared), tf.stack([agreeing[region] for region in REGIONS], axis=-1)
 
 
+def undecided(evidence: Mapping, tuned: Tuned):
+    """Probabilities of WT, TC and ET with the offset alone, float32 [i, j, k, 3]: how sure a model is.
+
+    A rule that takes a piece away makes nobody surer.
+    """
+    planes = probabilities(evidence, tuned)
+    return tf.stack([planes[region] for region in REGIONS], axis=-1)
+
+
 def _agreeing(planes: Mapping, before: Mapping, after: Mapping, tuned: Tuned) -> dict:
     """Probabilities that agree with the regions after all rules.
 

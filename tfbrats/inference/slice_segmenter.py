@@ -93,18 +93,21 @@ class SliceSegmenter(tf.Module):
         Returns:
             segmentation: uint8 [I, J, K] in the schema's values.
             probabilities: float32 [I, J, K, 3] of WT, TC, ET.
-            entropy: uint8 [I, J, K, 3] of these; of an `Ensemble` alone.
+            entropy: uint8 [I, J, K, 3] of these before pieces and holes; of an `Ensemble` alone.
         """
         image, brain, box, shape = cropped(volumes, self.modalities, *self._n4)
         if self.tuned.is_plain:
             planes = self._on_slices(image, brain, box, shape, self._answers, _ANSWERED)
             tissues, regions = planes["tissues"], planes["regions"]
+            undecided = regions
         else:
-            tissues, regions = rules_graph.decide(self._evidence(image, brain, box, shape), self.tuned)
+            evidence = self._evidence(image, brain, box, shape)
+            tissues, regions = rules_graph.decide(evidence, self.tuned)
+            undecided = rules_graph.undecided(evidence, self.tuned)
         return {
             "segmentation": uncrop(in_values(tissues, self._values), box, shape),
             "probabilities": uncrop(regions, box, shape),
-            **({"entropy": uncrop(entropy_of(regions), box, shape)} if self.is_average else {}),
+            **({"entropy": uncrop(entropy_of(undecided), box, shape)} if self.is_average else {}),
         }
 
     def evidence(self, volumes: dict) -> dict:

@@ -108,4 +108,13 @@ def _note_cases_seen(card: ModelCard, case_ids: Sequence[str]) -> None:
         number = wording.counted(len(kinds), "case")
         listed = seen.listed(cases, seen.KNOWN_TO_THE_MODEL)
         text = f"the model has seen {n} of {number} ({listed}); mean scores over all are therefore too good"
-        print(style.note(text))
+        print(style.note(f"{text}{_left_out_by_some(card, case_ids)}"))
+
+
+def _left_out_by_some(card: ModelCard, case_ids: Sequence[str]) -> str:
+    """What is added of a model of folds: how many cases trained some of its runs and not others."""
+    runs = len(card.training_data.get("runs", ()))
+    some = [of for of in seen.runs_without(card.training_data, case_ids).values() if 0 < len(of) < runs]
+    if not some:
+        return ""
+    return f". {len(some)} of them trained some of its {runs} runs and not others: its card tells which"

@@ -4,9 +4,9 @@
     tfbrats runs gs://bucket/runs --json
 
 Lists every folder under FOLDER (default: runs) that holds a config.yaml, a line for each network; runs whose
-regions all have a score first, then by mean Dice. The scores are those of the epoch with the lowest
-validation loss, whose weights are exported. They are of the validation slices (paper A) or patches (paper B),
-not of whole cases, so paper A's and paper B's do not compare: for that, tfbrats evaluate.
+regions all have a score first, then by mean Dice. The scores are those of the best epoch (train.select), whose
+weights are exported. They are of the validation slices (paper A) or patches (paper B), not of whole cases, so
+paper A's and paper B's do not compare: for that, tfbrats evaluate.
 """
 
 import datetime

@@ -367,7 +367,7 @@ def chosen_by(row: Mapping[str, Any], select: str) -> float | None:
     """By what an epoch is compared with others, less being better; None without validation.
 
     Args:
-        select: `train.select`: "loss", the validation loss; or "dice", 1 - the mean over regions of cases' Dice.
+        select: `train.select`: "loss" is the validation loss, "dice" 1 - the mean over regions of cases' Dice.
     """
     if select == "loss":
         return float(row["validation_loss"]) if row.get("validation_loss") else None

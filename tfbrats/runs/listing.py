@@ -1,7 +1,7 @@
 """Which runs there are, how far each has come, and how well it does. No TensorFlow.
 
-`tfbrats runs` prints it. The scores are those of the epoch with the lowest validation loss, whose
-weights are exported; they are of slices (paper A) or patches (paper B), not of whole cases.
+`tfbrats runs` prints it. The scores are those of the best epoch (`train.select`), whose weights
+are exported; they are of slices (paper A) or patches (paper B), not of whole cases.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Network:
         of: that the config wants.
         over: whether nothing is left to do: all epochs, or stopped by a rise of the validation loss.
         begun: whether there is a checkpoint; without one the first epoch would start from nothing.
-        best_epoch: of the lowest validation loss; None without validation.
+        best_epoch: by the run's `train.select`; None without validation.
         validation_loss: at it.
         dice: region -> at it.
         per_second: examples, the median epoch's; None where that was not kept.

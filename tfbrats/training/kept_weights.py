@@ -26,7 +26,7 @@ def own_afterwards(network: keras.Model) -> Iterator[None]:
 
 def take_averages(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """The network gets the averages of its weights over the steps so far; before the first there are none."""
-    if int(optimizer.iterations) > 0:
+    if _read(optimizer.iterations) > 0:
         optimizer.finalize_variable_values(network.trainable_variables)
 
 
@@ -49,8 +49,8 @@ def reestimate_moments(
 ) -> bool:
     """Batch normalisation gets the moments of these batches together; layers that do not learn keep theirs.
 
-    Each layer's moments are read out of its moving averages: from 0, a batch brings them to a known share of its
-    own. They are added up in float64, and the spread of the batches' means is part of the variance.
+    Each layer's moments are read out of its moving averages: from 0, a batch brings them to a known share of
+    its own. They are added up in float64, and the spread of the batches' means is part of the variance.
 
     Args:
         see: of `seeing`.

@@ -187,7 +187,7 @@ class Training:
         left = steps - self.progress.step
         if left <= 0:
             return iter(())
-        stream = self.recipe.training(self.progress.epoch, self.share, self.progress.examples)
+        stream = self.recipe.training(self.progress.epoch, self.share, self.progress.examples, left)
         return itertools.islice(devices.shared_out(self.strategy, stream), left)
 
     def _check_finite(self, loss: float, where: str) -> None:
@@ -278,8 +278,8 @@ class Training:
         if not wanted:
             return True
         # The first examples of the epoch that is being ended: the same, however often the run is stopped.
-        stream = self.recipe.training(self.progress.epoch, self.share)
-        batches = itertools.islice(devices.shared_out(self.strategy, stream), wanted)
+        stream = self.recipe.training(self.progress.epoch, self.share, batches=wanted)
+        batches = devices.shared_out(self.strategy, stream)
         return kept_weights.reestimate_moments(self.network, self._seeing, batches, lambda: self.is_stopped)
 
     def _validation_scores(self) -> Mapping[str, float] | None:

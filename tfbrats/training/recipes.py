@@ -88,8 +88,10 @@ class SliceRecipe:
             "omega": ladder(train.omega, train.omega_floor, epoch, self._config),
         }
 
-    def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
-        return slice_stream.training(self._manifest, self._config, epoch, share, first_example)
+    def training(
+        self, epoch: int, share: Share, first_example: int = 0, batches: int | None = None
+    ) -> tf.data.Dataset:
+        return slice_stream.training(self._manifest, self._config, epoch, share, first_example, batches)
 
     def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
         return slice_stream.validation(self._manifest, self._config, split, share)
@@ -172,9 +174,11 @@ class PatchRecipe:
         """What a step of this epoch takes: the same rate throughout."""
         return {"learning_rate": self._config.train.learning_rate}
 
-    def training(self, epoch: int, share: Share, first_example: int = 0) -> tf.data.Dataset:
+    def training(
+        self, epoch: int, share: Share, first_example: int = 0, batches: int | None = None
+    ) -> tf.data.Dataset:
         of = (self._manifest, self._config, self.region)
-        return patch_stream.training(*of, epoch, share, first_example, self._boxes)
+        return patch_stream.training(*of, epoch, share, first_example, self._boxes, batches)
 
     def validation(self, share: Share, split: str = "validation") -> tf.data.Dataset:
         return patch_stream.validation(self._manifest, self._config, self.region, split, share, self._boxes)

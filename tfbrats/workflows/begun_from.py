@@ -2,7 +2,8 @@
 
 RUN/begun_from.json keeps it:
 
-    from, kind, name, version   as it was given; "run" or "model"; of a model its version too
+    from, folder                as it was given; of a model the folder of the version that was the newest then
+    kind, name, version         "run" or "model"; of a model its version too
     networks                    region -> hash of the weights, and of a run their epoch
     seen                        which cases trained it, as `predictions.seen.hashes_of`
     before                      what it had begun from itself, the latest first
@@ -59,6 +60,7 @@ class Origin:
         """
         return {
             "from": self.given,
+            "folder": self.folder,
             "kind": self.kind,
             "name": self.name,
             "version": self.version,
@@ -104,7 +106,10 @@ def origin_of(config: Config, manifest: Manifest, given: str | None, overwrite: 
     given = None if given is None else paths.absolute(given)
     if goes_on and given is not None:
         _check_same(run, kept, given)
-    given = given or (kept["from"] if kept else None)
+    if kept and given in (None, kept["from"]):
+        given, folder = kept["from"], kept["folder"]
+    else:
+        folder = given
     if given is None:
         if config.train.frozen != "nothing" and not goes_on:
             raise InputError(
@@ -116,7 +121,7 @@ def origin_of(config: Config, manifest: Manifest, given: str | None, overwrite: 
         return None  # what it came from may be gone
     if files.canonical(given) == files.canonical(run.path):
         raise InputError(f"--from {given}: is the --run itself. The command without --from goes on with it.")
-    origin = read(given)
+    origin = dataclasses.replace(read(folder), given=given)
     _check_fits(origin, config, manifest)
     return origin
 
