@@ -42,6 +42,7 @@ from tfbrats.machine import files
 CONFIG = "config.yaml"
 LOCK = ".training"
 BEGUN_FROM = "begun_from.json"
+TUNED = "tuned.json"
 _PACKAGES = ("tensorflow", "keras", "numpy", "nibabel", "SimpleITK", "apache-beam")
 # These may change between a run and its continuation; the rest is what makes it that run.
 # The batch of a replica may, where the number of replicas does: `training` looks at what comes of both.
@@ -84,11 +85,6 @@ class RunFolder:
     @property
     def begun_from_path(self) -> str:
         return self._file(BEGUN_FROM)
-
-    @property
-    def tuned_path(self) -> str:
-        """Of what `tfbrats tune` has chosen for the run's weights."""
-        return self._file("tuned.json")
 
     @property
     def is_run(self) -> bool:

@@ -20,7 +20,7 @@ from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files, paths, stores
-from tfbrats.runs.folder import CONFIG, NetworkFolder, RunFolder, best_row, is_over
+from tfbrats.runs.folder import CONFIG, TUNED, NetworkFolder, RunFolder, best_row, is_over
 from tfbrats.terminal import verbs
 from tfbrats.terminal.wording import columns, counted
 
@@ -131,7 +131,7 @@ def read(folder: str | os.PathLike, name: str = "") -> Run:
         note = f"has another version's config ({_one_line(error, folder)})"
     # The folder may have been moved: what it holds is here, whatever run.dir says.
     networks = [_network(run.network(region), region, config) for region in config.whole.regions]
-    is_tuned = files.exists(run.tuned_path)
+    is_tuned = files.exists(files.join(run.path, TUNED))
     return Run(run.path, name or files.name(folder), config, networks, note, _begun_from(run), is_tuned)
 
 

@@ -15,7 +15,7 @@ import pydantic
 from tfbrats import __version__
 from tfbrats.errors import InputError
 from tfbrats.machine import files
-from tfbrats.runs.folder import RunFolder
+from tfbrats.runs.folder import TUNED
 from tfbrats.terminal import verbs
 from tfbrats.tuning.choices import Tuned
 
@@ -70,11 +70,11 @@ class TunedFile(pydantic.BaseModel):
 
     @property
     def choices(self) -> Tuned:
-        return Tuned.from_json(self.tuned, "tuned.json")
+        return Tuned.from_json(self.tuned, TUNED)
 
 
 def path_in(run: str | os.PathLike) -> str:
-    return RunFolder(run).tuned_path
+    return files.join(run, TUNED)
 
 
 def write(run: str | os.PathLike, content: TunedFile) -> None:
