@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -23,6 +24,7 @@ from tfbrats.phantoms import data_sets
 from tfbrats.runs.folder import RunFolder
 from tfbrats.scoring import papers
 from tfbrats.terminal import completion, verbs
+from tfbrats.tuning import tuned_file
 from tfbrats.workflows import table_cost, table_plan
 
 ROWS = {
@@ -298,10 +300,21 @@ def test_a_key_given_as_a_flag_is_answered_with_the_override(capsys):
 # --- one step after the other ---------------------------------------------------------------------------
 
 
+def _choice(pieces: dict) -> tuned_file.TunedFile:
+    """What tfbrats tune leaves, of this rule of pieces of WT."""
+    worth = tuned_file.Worth(gain=0.1, low=0.05, high=0.15)
+    return tuned_file.TunedFile(
+        tuned={"pieces": {"WT": pieces}} if pieces else {},
+        **{"chosen": {}, "others": {}, "whole": worth, "scores": {}, "criterion": "dice", "meaning": "Dice"},
+        **{"cases": ("a",), "patients": 1, "seed": 0, "weights": ("0",)},
+    )
+
+
 class _Recorded:
     """Takes down the steps, and leaves what each leaves."""
 
-    def __init__(self):
+    def __init__(self, splits=None, pieces=None):
+        self.splits, self.pieces = splits, pieces or {}
         self.done = []  # with those that an earlier chain has done
         self.ran = []
 
@@ -325,6 +338,9 @@ class _Recorded:
                     rows, [{"epoch": row["epoch"], "seconds": 1.0} for row in rows]
                 )
                 files.write_bytes(home / "checkpoints" / "best" / "checkpoint", b"")
+                files.write_json(home / "splits.json", self.splits)
+        if arguments[0] == "tfbrats.tune":
+            tuned_file.write(given["--run"], _choice(self.pieces))
         if arguments[0] == "tfbrats.export":
             model = pathlib.Path(given["--output"])
             (model / str(1 + len(list(model.glob("*"))))).mkdir(parents=True)
@@ -404,6 +420,47 @@ def test_each_fold_is_exported_and_segments_what_it_holds_out_alone(cohort, tmp_
     missing = _Recorded()
     reproduce.reproduce(wanted, missing)
     assert _names(missing.ran) == ["nifti_to_tfrecord", "predict", "evaluate", "report"]
+
+
+def test_each_row_is_scored_as_the_paper_says_and_tuned(tmp_path):
+    data_sets.write_dataset(tmp_path / "cases", 8, "2020", seed=3, shape=(24, 24, 16))
+    more = {"overrides": [SMALL[0], "records.split=[1,5,2]"]}
+    wanted = _begun(str(tmp_path / "cases"), tmp_path / "out", ["cun", "cun_lws"], **more)
+    assert wanted.is_tuned and len(wanted.splits["validation"]) == 5
+    steps = _Recorded(wanted.splits, {"largest_alone": True})
+    reproduce.reproduce(wanted, steps)
+    own, tuned = ["train", "export", "predict"], ["tune", "export", "predict", "evaluate"]
+    each = [*own, *tuned, "evaluate"]
+    assert _names(steps.ran) == ["nifti_to_tfrecord", *each, *each, "report"]
+    exports = [arguments for arguments in steps.ran if arguments[0] == "tfbrats.export"]
+    assert [arguments[4:] for arguments in exports[:2]] == [
+        (str(tmp_path / "out" / "models" / "cun"), "--plain"),
+        (str(tmp_path / "out" / "models" / "cun_tuned"),),
+    ]
+    main = steps.ran[-2]
+    compared = [main[n + 1] for n, text in enumerate(main) if text == "--compare"]
+    assert [pathlib.Path(folder).name for folder in compared] == ["cun", "cun_tuned", "cun_lws_tuned"]
+    modules = {verb.module: verb for verb in verbs.VERBS}
+    for module, *arguments in steps.ran:
+        completion.parser_of(modules[module]).parse_args(arguments)
+
+    again = _Recorded(wanted.splits)
+    reproduce.reproduce(wanted, again)
+    assert not {"tune", "export", "predict"} & set(_names(again.ran)) and again.done == steps.done
+    # Tuned anew, it is exported anew; where nothing helps, there is no such row any more.
+    path = tmp_path / "out" / "runs" / "cun" / "tuned.json"
+    tuned_file.write(path.parent, _choice({"least_voxels": 9}))
+    os.utime(path, (time.time() + 10,) * 2)
+    anew = _Recorded(wanted.splits)
+    reproduce.reproduce(wanted, anew)
+    assert _names(anew.ran).count("export") == 1
+    tuned_file.write(path.parent, _choice({}))
+    without = _Recorded(wanted.splits)
+    reproduce.reproduce(wanted, without)
+    assert not {"tune", "export", "predict"} & set(_names(without.ran))
+    assert str(tmp_path / "out" / "scores" / "cun_tuned") not in without.ran[-1]
+    plain = _begun(str(tmp_path / "cases"), tmp_path / "plain", ["cun"], plain=True, **more)
+    assert not plain.is_tuned and not _plan(str(tmp_path / "cases"), tmp_path, folds=2).is_tuned
 
 
 def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_today(cohort, tmp_path, capsys):

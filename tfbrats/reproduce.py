@@ -31,7 +31,7 @@ from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.scoring import papers
 from tfbrats.terminal import command, style
-from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since, is_newer, without
+from tfbrats.workflows.chain import LOCK, Steps, alone, exported_since, is_current, without
 
 if typing.TYPE_CHECKING:  # the rest is imported when it is needed: the options are checked first
     from tfbrats.config import Config
@@ -200,7 +200,7 @@ def _tune_and_score(plan: "Plan", row: str, steps: Steps) -> None:
         f"Tune {row} on the validation cases ({len(plan.splits['validation'])})",
         *("tfbrats.tune", "--run", trained, "--input", plan.data),
         show=True,
-        is_done=is_newer(tuned_file.path_in(trained), pathlib.Path(trained).glob("**/best/checkpoint")),
+        is_done=is_current(tuned_file.path_in(trained), pathlib.Path(trained).glob("**/best/checkpoint")),
         log_name=f"{row}-tune",
     )
     if tuned_file.read(trained).choices.is_plain:
@@ -233,11 +233,11 @@ def _export_and_segment(
 
     trained, model, predictions = places
     versions = [path for path in pathlib.Path(model).glob("[0-9]*")]
-    is_current = not tuned or any(is_newer(path, [tuned_file.path_in(trained)]) for path in versions)
+    has_choices = not tuned or any(is_current(path, [tuned_file.path_in(trained)]) for path in versions)
     steps.run(
         f"Export {name}",
         *("tfbrats.export", "--run", trained, "--output", model, *(() if tuned else ("--plain",))),
-        is_done=exported_since(trained, model) and is_current,
+        is_done=exported_since(trained, model) and has_choices,
         log_name=f"{name}-export",
     )
     version = max((int(path.name) for path in pathlib.Path(model).glob("[0-9]*")), default=1)

@@ -8,9 +8,10 @@ import pytest
 import tiny_model
 
 from tfbrats.errors import InputError
-from tfbrats.predictions import seen
+from tfbrats.predictions import model_card, seen
 from tfbrats.reporting import seen_text
-from tfbrats.scoring import origin
+from tfbrats.scoring import origin, score_files
+from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.origin import Model, Split
 
 ONE, TWO, THREE = (f"BraTS20_Training_00{n}" for n in (1, 2, 3))
@@ -37,7 +38,7 @@ def test_an_edited_split_does_not_pass_for_the_one_that_was_trained_on(tmp_path)
 
 def test_a_row_is_believed_only_where_the_card_tells_no_other(tmp_path):
     training_data = {"config": {"model": {"name": "cun"}}}
-    card = types.SimpleNamespace(name="tumours", version=4, training_data=training_data)
+    card = types.SimpleNamespace(tuned=None, name="tumours", version=4, training_data=training_data)
     for row in (None, "cun"):
         assert origin.model_of(card, tmp_path, row).row == "cun"
     with pytest.raises(InputError, match=r"--row drn: the card beside the predictions says cun .*--row out"):
@@ -130,3 +131,18 @@ def test_one_fold_of_several_is_chosen(tmp_path):
     assert origin.split_of(path, "validation", 1)[0] == [ONE]
     with pytest.raises(InputError, match="Say which with --fold"):
         origin.split_of(path, "validation")
+
+
+def test_a_tuned_model_is_told_from_the_row_as_the_paper_says():
+    chosen = {"choices": {"pieces": {"WT": {"largest_alone": True}}}, "lines": ("WT: the largest piece",)}
+    of = {"criterion": "dice", "meaning": "mean Dice", "cases": 6, "patients": 6, "gain": 0.1, "gains": {}}
+    tuned = model_card.TunedOn(**chosen, **of, gain_interval=(0.0, 0.2))
+    data = {"config": {"model": {"name": "cun"}}}
+    plain = tiny_model.card().model_copy(update={"training_data": data})
+    both = ((plain, [], "cun"), (plain.model_copy(update={"tuned": tuned}), [*tuned.lines], "cun, tuned"))
+    for card, lines, name in both:
+        model = origin.model_of(card, "predictions")
+        assert Evaluation.name(types.SimpleNamespace(row=model.row, tuned=model.tuned), "scores") == name
+        assert model.tuned == lines and model.row == "cun"
+        assert ("tuned" in score_files.as_json(model)) is bool(lines)
+        assert score_files.from_json(origin.Model, score_files.as_json(model)) == model

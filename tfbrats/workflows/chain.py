@@ -196,7 +196,7 @@ def exported_since(run: str | os.PathLike, model: str | os.PathLike) -> bool:
     return bool(best and versions) and max(versions) > max(best)
 
 
-def is_newer(path: str | os.PathLike, others: Iterable[str | os.PathLike]) -> bool:
-    """Whether a file or folder is there, and was written after all others; one that is not there counts not."""
+def is_current(path: str | os.PathLike, others: Iterable[str | os.PathLike]) -> bool:
+    """Whether a file or folder is there, and no other was written after it; others need not be there."""
     there = [pathlib.Path(other).stat().st_mtime for other in others if os.path.exists(other)]
-    return os.path.exists(path) and all(pathlib.Path(path).stat().st_mtime > other for other in there)
+    return os.path.exists(path) and all(pathlib.Path(path).stat().st_mtime >= other for other in there)
