@@ -38,7 +38,7 @@ ORDER = {
     "records": "datasets cases config_file",
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",
-    "tuning": "datasets cases metrics predictions",
+    "tuning": "datasets cases metrics predictions runs",
     "reporting": "cases metrics predictions runs scoring config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",

@@ -78,7 +78,7 @@ def test_where_there_is_nothing_no_rule_fails():
 
 
 def test_the_order_of_the_rules():
-    """WT's pieces go before its hole is filled, with the core in them; then what is left of ET is too little."""
+    """WT's pieces go before its hole is filled, with the core in them; what is left of ET is too little."""
     odds = np.full((12, 12, 12), -5, np.float32)
     odds[2:7, 2:7, 2:7], odds[4, 4, 4], odds[9, 9, 9:11] = 5, -5, 5
     tissues = np.zeros((12, 12, 12, 4), np.float32)

@@ -194,6 +194,15 @@ def test_json_holds_what_the_table_shows(tmp_path, capsys):
     assert "one  cun      epoch 1 of 3     1                1  0.500" in capsys.readouterr().out
 
 
+def test_a_run_for_which_something_was_chosen_says_so(tmp_path):
+    write_run(tmp_path / "one", own=a_rows((1.0, 0.5)))
+    assert not only(tmp_path).is_tuned
+    (tmp_path / "one" / "tuned.json").write_text("{}")
+    found = only(tmp_path)
+    assert "one: tuned; export takes what was chosen, or --plain" in listing.notes([found], {})
+    assert listing.as_json([found], {})["runs"][0]["tuned"] is True
+
+
 def test_the_best_finished_run_is_exported_next_and_the_newest_unfinished_one_gone_on_with(tmp_path, capsys):
     write_run(tmp_path / "half", own=a_rows((1.0, 0.9)))
     write_run(tmp_path / "good", own=a_rows((1.0, 0.5), (0.9, 0.6), (0.8, 0.7)))

@@ -75,10 +75,8 @@ def compare(
         answer = served(signature.name, signature.example(volumes))
         different = int(np.sum(labels != answer["segmentation"]))
         apart = np.abs(probabilities - answer.get("probabilities", probabilities))
-        # Several cases are answered without probabilities.
-        if (
-            "probabilities" in answer and not segmenter.tuned.is_plain
-        ):  # what a rule takes away has probability 0, and a label counts already
+        if "probabilities" in answer and not segmenter.tuned.is_plain:
+            # What a rule takes away has probability 0, and its label counts already.
             apart = apart[labels == answer["segmentation"]]
         gap = float(apart.max(initial=0))
         if different > most_different * labels.size or gap > most_gap:

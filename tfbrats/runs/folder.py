@@ -13,6 +13,7 @@ runs/<name>/config.yaml         the config, resolved
             checkpoints/start/  the weights of begun_from.json
             checkpoints/last/   to go on from, and the one before
             checkpoints/best/   the best epoch (train.select), what is exported; and the one before
+            tuned.json          what tfbrats tune has chosen for these weights
             .training           the lock of the one command that trains here
 
 Paper B trains three networks: what belongs to one (from history.csv down) lies in wt/, tc/ and et/.
@@ -83,6 +84,11 @@ class RunFolder:
     @property
     def begun_from_path(self) -> str:
         return self._file(BEGUN_FROM)
+
+    @property
+    def tuned_path(self) -> str:
+        """Of what `tfbrats tune` has chosen for the run's weights."""
+        return self._file("tuned.json")
 
     @property
     def is_run(self) -> bool:

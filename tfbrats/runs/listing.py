@@ -82,6 +82,7 @@ class Run:
     Attributes:
         note: what keeps this version from going on with it; "" if nothing does.
         begun_from: the run or model whose weights it began with, by name; "" if it began from nothing.
+        is_tuned: whether something was chosen for its weights (`tfbrats tune`).
     """
 
     folder: str
@@ -90,6 +91,7 @@ class Run:
     networks: Sequence[Network]
     note: str = ""
     begun_from: str = ""
+    is_tuned: bool = False
 
     @property
     def method(self) -> str:
@@ -129,7 +131,8 @@ def read(folder: str | os.PathLike, name: str = "") -> Run:
         note = f"has another version's config ({_one_line(error, folder)})"
     # The folder may have been moved: what it holds is here, whatever run.dir says.
     networks = [_network(run.network(region), region, config) for region in config.whole.regions]
-    return Run(run.path, name or files.name(folder), config, networks, note, _begun_from(run))
+    is_tuned = files.exists(run.tuned_path)
+    return Run(run.path, name or files.name(folder), config, networks, note, _begun_from(run), is_tuned)
 
 
 def _begun_from(run: RunFolder) -> str:
@@ -296,6 +299,7 @@ def notes(runs: Sequence[Run], others: Mapping[str, str]) -> list[str]:
     """What to say below the table, after an empty line; nothing where there is nothing to say."""
     lines = [f"{run.name}: {run.note}" for run in runs if run.note]
     lines += [f"{run.name}: began from the {run.begun_from}" for run in runs if run.begun_from]
+    lines += [f"{run.name}: tuned; export takes what was chosen, or --plain" for run in runs if run.is_tuned]
     lines += [f"{name}: {reason}" for name, reason in others.items() if reason != _NO_RUN]
     foreign = [name for name, reason in others.items() if reason == _NO_RUN]
     lines += [f"{_NO_RUN}: {', '.join(foreign)}"] if foreign else []
@@ -361,6 +365,7 @@ def as_json(runs: Sequence[Run], others: Mapping[str, str]) -> dict[str, Any]:
                 "mean_dice": run.score[1] if run.score[0] else None,
                 "note": run.note,
                 "begun_from": run.begun_from,
+                "tuned": run.is_tuned,
                 "networks": networks,
             }
         )

@@ -15,10 +15,10 @@ import pydantic
 from tfbrats import __version__
 from tfbrats.errors import InputError
 from tfbrats.machine import files
+from tfbrats.runs.folder import RunFolder
 from tfbrats.terminal import verbs
 from tfbrats.tuning.choices import Tuned
 
-FILE = "tuned.json"
 FORMAT = 1
 
 
@@ -70,11 +70,11 @@ class TunedFile(pydantic.BaseModel):
 
     @property
     def choices(self) -> Tuned:
-        return Tuned.from_json(self.tuned, FILE)
+        return Tuned.from_json(self.tuned, "tuned.json")
 
 
 def path_in(run: str | os.PathLike) -> str:
-    return files.join(run, FILE)
+    return RunFolder(run).tuned_path
 
 
 def write(run: str | os.PathLike, content: TunedFile) -> None:
