@@ -64,7 +64,8 @@ def tune(run: str, tuned: Tuned, weights=None) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> str:
-    return untrained.write(tmp_path_factory.mktemp("runs") / "cun")
+    small = ("records.slice_shape=[48, 48]", "preprocess.n4_modalities=[]")
+    return untrained.write(tmp_path_factory.mktemp("runs") / "cun", *small, row="cun.yaml")
 
 
 @pytest.fixture(scope="module")
