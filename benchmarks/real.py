@@ -231,7 +231,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         output,
         cases,
         real_plan.dealt(cases, 2 if rehearsed else options.folds),
-        60 * (0.5 if rehearsed else options.minutes),
+        60 * (1.0 if rehearsed else options.minutes),
         Clock(options.clock, cores),
         dict(
             zip(

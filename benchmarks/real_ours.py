@@ -189,13 +189,12 @@ def predict(model: str, cases: str, ids: Sequence[str], folder: pathlib.Path, ch
 
 
 def tune(runs: Sequence[pathlib.Path], cases: str, ids: Sequence[str], chain: Steps) -> None:
-    """Chooses for a run, or for one model of several, on cases that are not scored.
+    """Chooses for several runs as one model, on cases that are not scored; kept in the runs' folders.
 
-    Of several runs each case is answered by those that have not learned from it.
+    Each case is answered by the runs that have not learned from it.
     """
-    chosen = tuned_file.path_in(str(runs[0]), len(runs) > 1)
     chain.run(
         f"Tune on {', '.join(ids)}",
         *("tfbrats.tune", "--run", *map(str, runs), "--input", cases, "--cases", ",".join(ids)),
-        is_done=files.exists(chosen),
+        is_done=all(files.exists(tuned_file.path_in(run)) for run in runs),
     )

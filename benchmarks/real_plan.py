@@ -21,7 +21,7 @@ ROWS = (*(f"{name}{kind}" for name in OURS for kind in KINDS), *PEERS)
 OVERRIDES = {
     "cun_lws": (
         *("model.width=16", "records.slice_shape=[160,192]", "train.batch_size=8", "train.learning_rate=0.01"),
-        *("train.epochs=10", "train.ladder_epochs=2", "train.ladder_factor=0.3"),
+        *("train.epochs=10", "train.ladder_epochs=6", "train.ladder_factor=0.1"),
         *("train.precision=mixed_bfloat16", "train.checkpoint_minutes=1"),
     ),
     "msm": (

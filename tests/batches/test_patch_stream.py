@@ -261,6 +261,19 @@ def test_validation_is_the_same_every_time_counts_each_patch_once_and_fills_up_w
     assert len({image.tobytes() for image in images[:6]}) == 6
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_cases_choose_each_patch_says_whose_it_is(patch_records, kind):
+    settings, manifest = patch_records.config(kind, "train.select=dice"), patch_records.manifest(kind)
+    batches = take(patch_stream.validation(manifest, settings, "TC", "train", Share(5)))
+    case, valid = (np.concatenate([batch[name] for batch in batches]) for name in ("case", "valid"))
+    each = settings.sampling.patches_per_case
+    assert np.bincount(case[valid > 0]).tolist() == [each] * len(manifest.cases["train"])
+    # The case without a tumour is the one whose targets are empty.
+    full = np.concatenate([batch["target"].any(axis=(1, 2, 3)) for batch in batches])
+    of_tumour = {manifest.cases["train"][n] for n in case[full]}
+    assert of_tumour == {*manifest.cases["train"]} - {patch_records.without_tumour}
+
+
 def test_validation_on_volumes_is_no_matter_of_how_many_patches_a_read_gives(patch_records):
     counts = {
         per_read: sum(

@@ -170,6 +170,14 @@ def test_the_parser_reads_what_the_writer_wrote_to_the_bit(record_set):
             assert np.array_equal(value, ours[field.name]), field.name
 
 
+def test_where_cases_choose_each_slice_says_whose_it_is(record_set):
+    settings, manifest = record_set.config("train.select=dice"), record_set.manifest
+    batches = _take(slice_stream.validation(manifest, settings, "train", Share(8)), 100)
+    case, valid = (np.concatenate([batch[name] for batch in batches]) for name in ("case", "valid"))
+    rows = {row.case_id: row.examples for shard in manifest.shards_of("train") for row in shard.cases}
+    assert np.bincount(case[valid > 0]).tolist() == [rows[case_id] for case_id in manifest.cases["train"]]
+
+
 def test_padding_is_background_everywhere(record_set):
     settings, manifest = record_set.config(), record_set.manifest
     batch = _take(slice_stream.validation(manifest, settings, "validation", Share(4)), 1)[0]

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfbrats import networks
 from tfbrats.batches import patch_stream
 from tfbrats.batches.stream import Share
+from tfbrats.distribution import replicas
 from tfbrats.inference import scales
 from tfbrats.inference.scales import network_input
 from tfbrats.networks import losses
@@ -191,6 +192,16 @@ def test_an_empty_reference_scores_one_if_nothing_was_found_and_zero_if_somethin
 ):
     scores = patch_step.validation_scores([12.0, 6.0, both, predicted, reference])
     assert scores == {"validation_loss": 2.0, "dice": dice}
+
+
+def test_the_dice_of_cases_is_the_mean_over_cases_of_all_their_patches():
+    predicted = tf.constant([[True, True], [True, False], [False, False], [True, True]])
+    reference = tf.constant([[True, False], [True, True], [False, True], [True, True]])
+    counts = replicas.overlap_of_cases(predicted, reference, tf.constant([1, 0, 1, 2]), 4).numpy()
+    assert counts.tolist() == [[1, 1, 2], [1, 2, 2], [2, 2, 2], [0, 0, 0]]
+    scores = patch_step.validation_scores([12.0, 6.0, 4, 5, 6, *counts.ravel()])
+    assert scores["case_dice"] == pytest.approx((2 / 3 + 2 / 4 + 1 + 1) / 4)
+    assert scores["dice"] == pytest.approx(8 / 11)
 
 
 def test_a_probability_of_one_half_is_the_region_as_it_is_in_the_cascade():

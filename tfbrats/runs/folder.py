@@ -366,11 +366,7 @@ def _rows(path: str) -> list[dict[str, str]]:
 
 
 def chosen_by(row: Mapping[str, Any], select: str) -> float | None:
-    """By what an epoch is compared with others, less being better; None without validation.
-
-    Args:
-        select: `train.select`: "loss" is the validation loss, "dice" 1 - the mean over regions of cases' Dice.
-    """
+    """By what `train.select` compares epochs, lower is better: validation loss, or 1 - mean Dice of cases."""
     if select == "loss":
         return float(row["validation_loss"]) if row.get("validation_loss") else None
     dice = [float(value) for name, value in row.items() if name.startswith("case_dice")]

@@ -139,7 +139,7 @@ class Evaluation:
 
     @property
     def tuned(self) -> list[str]:
-        """What was chosen for its model on validation cases, in words; none of one that is as the paper says."""
+        """What was chosen for its model on validation cases, in words; none where it is as the paper says."""
         return self.model.tuned if self.model else []
 
     def name(self, folder: str | os.PathLike) -> str:
