@@ -103,6 +103,9 @@ def main(arguments: Sequence[str]) -> None:
         print(f"averaged: {card.averaged.text}")
     if card.tuned:
         print(f"tuned: {card.tuned.text}")
+        if options.flips and not card.tuned.choices.get("flips"):
+            text = "that was chosen without mirrored inputs, and may not suit them: tfbrats tune --flips tries both"
+            print(style.note(text))
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")
     print(style.following(verbs.command_line("tfbrats.predict", *following)))
