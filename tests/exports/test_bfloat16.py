@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfbrats import config_file
-from tfbrats.exports import bfloat16, saving
+from tfbrats.exports import bfloat16, passes, saving
 from tfbrats.labels import MODALITIES
 
 
@@ -67,7 +67,7 @@ def test_of_a_model_in_bfloat16_the_advice_is_the_other_way_round():
 
 def test_voxels_and_probabilities_that_change_are_counted():
     said, _, _ = _said(1.0, 1.0, probability=0.75)
-    volumes = bfloat16._volumes(Segmenter(0, 0), (48, 48))
+    volumes = passes._volumes(Segmenter(0, 0), (48, 48))
     between = int(np.sum((volumes["flair"] > 300) & (volumes["flair"] <= 310)))
     brain = int(np.count_nonzero(np.any(list(volumes.values()), axis=0)))
     assert between > 0
@@ -90,7 +90,7 @@ def test_where_it_does_not_run_the_export_goes_on():
 def test_a_narrow_network_is_not_tried(monkeypatch):
     def chosen(width):
         config = config_file.load("cun.yaml", [f"model.width={width}"])
-        return types.SimpleNamespace(config=config, precision="float32")
+        return types.SimpleNamespace(config=config, precision="float32", is_averaged=False)
 
     monkeypatch.setattr(bfloat16, "tried", lambda *_: "tried")
     assert saving.tried_in_bfloat16(chosen(bfloat16.LEAST_WIDTH), None) == "tried"
