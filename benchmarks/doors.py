@@ -44,6 +44,7 @@ SLIPS = {  # word -> arguments with one mistake, in a key or else in a value
     "train": (*_CONFIG, _KEY),
     "runs": (_NOWHERE,),
     "reproduce": ("--table", "paper_a", "--input", _EMPTY, "--output", _OUTPUT, _KEY),
+    "tune": ("--run", _NOWHERE, "--input", _EMPTY),
     "export": ("--run", _NOWHERE, "--output", _OUTPUT),
     "predict": ("--model", _NOWHERE, "--input", _EMPTY, "--output", _OUTPUT),
     "segment": ("--model", _NOWHERE, "--input", _EMPTY, "--output", _OUTPUT),

@@ -301,7 +301,10 @@ def test_a_reference_that_cannot_be_scored_against(fault, cases, here, refused):
 KEYS = {
     "unknown": ("train.momentun=0.9", "unknown key train.momentun; did you mean train.momentum?"),
     "of another section": ("train.width=4", "unknown key train.width; did you mean model.width?"),
-    "unlike any": ("model.colour=red", "unknown key model.colour; model has width, batch_norm, reestimate_moments, name"),
+    "unlike any": (
+        "model.colour=red",
+        "unknown key model.colour; model has width, batch_norm, reestimate_moments, name",
+    ),
     "impossible": ("model.width=wide", "model.width = 'wide': Input should be a valid integer"),
 }
 

@@ -45,6 +45,7 @@ SMALL_RECORDS = {
 SLOW = {  # part of a block -> why it is not run each time
     "pip install": "an installation: .ci/run does one, and a slow test of test_end_to_end the other",
     "tfbrats demo": "minutes",
+    "--folds folds.json": "five trainings; tests/workflows/test_folds.py trains folds",
     "tfbrats reproduce": "a whole table: a minute and more",
     "local_job_service_main": "two servers and a job on them; tests/test_engines.py runs the same engine",
 }

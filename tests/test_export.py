@@ -87,6 +87,10 @@ def exported(export_and_opens):
     return export_and_opens[0]
 
 
+def test_the_first_version_is_1(exported):
+    assert exported.endswith("/1")
+
+
 def test_one_export_opens_each_file_of_the_run_once(export_and_opens, trained):
     names = ("config.yaml", "records.json", "splits.json", "history.csv")
     assert of_run(export_and_opens[1], trained) == dict.fromkeys(names, 1)
@@ -188,7 +192,7 @@ def test_warm_up_requests_are_small_and_name_real_signatures(exported):
 
 def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
     model = tmp_path / "model"
-    assert next_version.export(trained, model).endswith("model/1")
+    (model / "1").mkdir(parents=True)
     (model / "7").mkdir()
     monkeypatch.setattr(rehearsal, "replay", lambda *_: (_ for _ in ()).throw(RuntimeError("would not load")))
     with pytest.raises(RuntimeError, match="would not load"):
@@ -214,6 +218,7 @@ def test_batch_normalisation_is_folded_and_the_card_says_so(exported):
     assert model_card.read(exported).batch_norm == "18 of 35 folded into the convolutions before them"
 
 
+@pytest.mark.slow  # two exports of one model
 def test_where_folding_changes_the_answer_the_network_is_exported_as_it_was(trained, tmp_path, monkeypatch):
     plain = folding._folded
 
@@ -276,6 +281,7 @@ def test_predict_writes_each_case_on_its_own_grid_and_goes_on(exported, record_s
     assert second.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow  # an export more; tests/predictions hold the rule
 def test_results_of_two_models_are_not_mixed(trained, exported, record_set, tmp_path):
     other = next_version.export(trained, tmp_path / "models" / "other")
     dataset = layouts.find(record_set.cases)
@@ -404,7 +410,8 @@ def test_a_case_that_is_too_large_is_refused_whatever_the_signature(either):
 # --- precision ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["slices", pytest.param("cascade", marks=pytest.mark.slow)])
+@pytest.mark.slow  # two exports; tests/exports/test_bfloat16 has the trial
+@pytest.mark.parametrize("kind", ["slices", "cascade"])
 def test_in_bfloat16_the_weights_are_the_same_and_the_answers_near(kind, request, tmp_path):
     folder = (
         request.getfixturevalue("trained")

@@ -38,6 +38,7 @@ def stored():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
+@pytest.mark.slow  # a minute: a training and an export in a notebook's process
 def test_it_runs_without_an_error_and_shows_its_pictures(stored, tmp_path, monkeypatch):
     """As in an environment of one's own: `tfbrats` is on the path, and no network is asked for anything."""
     monkeypatch.setenv("PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")

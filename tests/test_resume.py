@@ -486,6 +486,7 @@ def on_devices(count, record_set, folder, *more):
     return ended.returncode, ended.stdout, ended.stderr
 
 
+@pytest.mark.slow  # four trainings; one on other devices is in test_train
 def test_a_run_goes_on_with_other_replicas_and_says_what_changes(record_set, tmp_path, monkeypatch):
     settings = record_set.config(f"run.dir={tmp_path / 'run'}", *SMALL, "train.steps_per_epoch=null")
     examples, stop = record_set.manifest.examples["train"], stopping.Stop()

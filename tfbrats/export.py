@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     if card.tuned:
         print(f"tuned: {card.tuned.text}")
         if options.flips and not card.tuned.choices.get("flips"):
-            text = "that was chosen without mirrored inputs, and may not suit them: tfbrats tune --flips tries both"
+            text = "chosen without mirrored inputs, it may not suit them; tfbrats tune --flips tries them"
             print(style.note(text))
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")

@@ -125,6 +125,7 @@ def test_the_card_tells_the_choices_and_their_worth(model, every_rule):
     assert SavedModel(model)("describe", {"file": model_card.FILE})["content"] == card.to_json().encode()
 
 
+@pytest.mark.slow  # two exports more
 def test_a_plain_model_answers_as_one_of_a_run_without_choices(run, model, tmp_path, capsys):
     export.main(["--run", run, "--output", str(tmp_path / "plain"), "--plain"])
     assert "tuned" not in capsys.readouterr().out
@@ -157,6 +158,7 @@ def test_choices_of_other_weights_or_of_another_kind_are_refused(run, every_rule
     tune(run, every_rule)
 
 
+@pytest.mark.slow  # three networks are traced twice; rules_graph's own tests have its kind of evidence
 def test_a_cascade_with_every_rule_answers_as_numpy_does(tmp_path):
     run = untrained.write(tmp_path / "msm", "sampling.patch_size=16", "cascade.stride=16", row="smoke_3d.yaml")
     plain = evidence_of(run)

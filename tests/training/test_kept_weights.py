@@ -115,6 +115,7 @@ def same(one, other):
     return all(np.array_equal(one[1][name], other[1][name]) for name in one[1])
 
 
+@pytest.mark.slow  # three trainings
 def test_stopped_anywhere_a_run_with_all_of_it_ends_as_an_undisturbed_one(record_set, tmp_path, monkeypatch):
     straight, stopped = (str(tmp_path / name) for name in ("straight", "stopped"))
     whole_run.train(record_set.config(f"run.dir={straight}", *ALL_ON))

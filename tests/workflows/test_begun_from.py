@@ -101,6 +101,7 @@ def test_each_network_tells_its_encoder_and_the_heads_are_none_of_it(name):
     assert not any(variable.path.startswith("e1_") for variable in network.trainable_variables)
 
 
+@pytest.mark.slow  # three networks are trained and exported; one is above
 def test_each_region_of_a_cascade_begins_from_its_own_network(cascade_run, cascade_model, tmp_path):
     settings = config_file.overridden(cascade_run.config, [f"run.dir={tmp_path / 'own'}"])
     for region in REGIONS:

@@ -9,9 +9,10 @@ brain's box or the whole volume, float32 or float16, by these names:
 | `classes` | baselines of paper A | `tissues` [i, j, k, 4]: probabilities of non-tumour, NCR, ED and ET |
 | `regions` | paper B's cascade | `regions` [i, j, k, 3]: probabilities of WT, TC and ET |
 
-and `brain`, bool [i, j, k], outside which nothing counts. Of several networks, or mirrored inputs, it is that of
-the mean of their probabilities (`inference.ensemble`). A cascade's is computed with `Tuned.floor`: TC's network looked where WT reached it. The evidence is the
-same for all `thresholds`, and so they can be searched for without a network.
+and `brain`, bool [i, j, k], outside which nothing counts. Of several networks, or of mirrored inputs, it is
+that of the mean of their probabilities (`inference.ensemble`). A cascade's is computed with `Tuned.floor`: TC's
+network looked where WT reached it. The evidence is the same for all `thresholds`, and so they can be searched
+for without a network.
 
 **The rules act in this order**, and after each ET lies in TC and TC in WT:
 
