@@ -33,15 +33,12 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from tfbrats.labels import Tissue
-
 _RATE, _EXPONENT, _CLIPPED_AT = 1e-2, 0.9, 12
 _BATCH = 2  # the least that its planner gives
 _FOREGROUND = 0.33
 _ROTATION = (-30 / 360 * 2 * np.pi, 30 / 360 * 2 * np.pi)
 _MOST_FEATURES = 320
 _REGIONS = ((1, 2, 3), (1, 3), (3,))  # WT, TC, ET as sets of `Tissue`
-_VALUE = (Tissue.ED, Tissue.NCR, Tissue.ET)  # its regions_class_order: a later region overwrites
 _AXES = (0, 1, 2)
 
 
@@ -155,14 +152,6 @@ class Peer:
             logits[(slice(None), *place)] += found[0] / len(mirrorings) * gaussian
             weights[place] += gaussian
         return (logits / weights)[(slice(None), *back[1:])].sigmoid().numpy()
-
-    @staticmethod
-    def tissues(probabilities: np.ndarray) -> np.ndarray:
-        """[3, i, j, k] -> uint8 [i, j, k]."""
-        tissues = np.zeros(probabilities.shape[1:], np.uint8)
-        for probability, value in zip(probabilities, _VALUE, strict=True):
-            tissues[probability > 0.5] = value
-        return tissues
 
 
 def prepared(image: np.ndarray, tissues: np.ndarray | None) -> "real_peers.Ready":

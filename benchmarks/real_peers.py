@@ -30,8 +30,10 @@ from tfbrats.cases import boxes, case  # noqa: E402
 from tfbrats.datasets import layouts  # noqa: E402
 from tfbrats.errors import InputError  # noqa: E402
 from tfbrats.labels import MODALITIES as _NAMES  # noqa: E402
+from tfbrats.labels import REGIONS  # noqa: E402
 from tfbrats.machine import files  # noqa: E402
 from tfbrats.terminal import command  # noqa: E402
+from tfbrats.tuning import rules  # noqa: E402
 
 MODALITIES = len(_NAMES)
 MODULES = {"segresnet": "real_segresnet", "nnunet": "real_nnunet"}
@@ -237,7 +239,9 @@ def predict(options, torch, module, cases: Sequence[str]) -> None:
             continue
         loaded, ready = case.load(found, need_label=True), _read(options.prepared, found.case_id)
         with torch.inference_mode():
-            tissues = learner.peer.tissues(learner.peer.probabilities(ready.image, learner.inferred))
+            probabilities = learner.peer.probabilities(ready.image, learner.inferred)
+            # As both write them: WT's voxels, over them TC's, over them ET's.
+            tissues = rules.tissues_of(dict(zip(REGIONS, probabilities > 0.5, strict=True)))
         whole = boxes.uncrop(tissues, ready.box, loaded.label.shape)
         case.save_segmentation(target, whole, loaded.grid, loaded.schema)
         print(f"{target}", flush=True)

@@ -19,7 +19,7 @@ import real_peers
 import torch
 
 from tfbrats.cases import boxes
-from tfbrats.labels import REGIONS, Tissue, region_mask
+from tfbrats.labels import REGIONS, region_mask
 
 with contextlib.redirect_stderr(io.StringIO()):  # it says which of its optional parts are not there
     from monai import inferers, losses, transforms
@@ -87,14 +87,6 @@ class Peer:
         return (
             inferers.sliding_window_inference(tiles, self._patch, 1, forward, overlap=0.5)[0].sigmoid().numpy()
         )
-
-    @staticmethod
-    def tissues(probabilities: np.ndarray) -> np.ndarray:
-        """[3, i, j, k] -> uint8 [i, j, k]: WT's voxels, over them TC's, over them ET's, as MONAI does."""
-        tissues = np.zeros(probabilities.shape[1:], np.uint8)
-        for probability, value in zip(probabilities, (Tissue.ED, Tissue.NCR, Tissue.ET), strict=True):
-            tissues[probability > 0.5] = value
-        return tissues
 
 
 def prepared(image: np.ndarray, tissues: np.ndarray | None) -> "real_peers.Ready":
