@@ -1,8 +1,9 @@
 """The files of one version of a model: SavedModel, card, warm-up; tried before anybody sees them."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -119,13 +120,14 @@ def write(folder: str, chosen: Chosen, segmenter: Segmenter, name: str, version:
     """
     in_bfloat16 = tried_in_bfloat16(chosen, segmenter)
     cost = _cost_of(chosen, segmenter)
+    card = functools.partial(card_of, chosen, name, version, bfloat16=in_bfloat16, averaged=cost)
     faster, said = folded(segmenter, chosen)
     try:
-        _write_and_try(folder, chosen, faster, segmenter, (name, version, said, in_bfloat16, cost))
+        _write_and_try(folder, chosen, faster, segmenter, functools.partial(card, batch_norm=said))
     except OtherAnswerError as error:
         files.remove(folder)
         said = f"none folded: {str(error).partition('. ')[0]}"
-        _write_and_try(folder, chosen, segmenter, segmenter, (name, version, said, in_bfloat16, cost))
+        _write_and_try(folder, chosen, segmenter, segmenter, functools.partial(card, batch_norm=said))
     if len(chosen.members) == 1:
         # What the graph has folded and left away: for whoever trains on from this model.
         for region, checkpoint in chosen.members[0].checkpoints.items():
@@ -143,15 +145,16 @@ def _cost_of(chosen: Chosen, segmenter: Segmenter) -> Averaged | None:
     return cost_of(several, one, chosen.mirrors, len(chosen.members), plane(chosen.config))
 
 
-def _write_and_try(folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, told: tuple) -> None:
+def _write_and_try(
+    folder: str, chosen: Chosen, segmenter: Segmenter, trained: Segmenter, card_with: Callable[..., ModelCard]
+) -> None:
     """Writes a version; its answers are held against those of the networks as they were trained.
 
     Args:
-        told: name, version, and the card's `batch_norm`, `bfloat16` and `averaged`.
+        card_with: `card_of` with all but the signatures.
     """
-    name, version, *of_card = told
     signatures = signatures_of(segmenter, chosen.config, lambda: card.to_json())
-    card = card_of(chosen, name, version, signatures, *of_card)
+    card = card_with(signatures=signatures)
     _save(folder, segmenter, signatures)
     files.write_bytes(os.path.join(folder, model_card.FILE), card.to_json().encode())
     _write_warm_up(folder, card, signatures, plane(chosen.config))
