@@ -246,6 +246,7 @@ def test_a_session_finds_every_variable_as_tensorflow_serving_would(exported):
     assert known.all()
 
 
+@pytest.mark.slow
 def test_the_edition_of_the_output_can_be_chosen(trained, tmp_path):
     folder = next_version.export(trained, tmp_path / "model", edition="2023")
     assert model_card.read(folder).label_schema["values"]["3"] == "ET"
@@ -527,6 +528,7 @@ def test_each_variable_of_the_three_networks_is_written_once(cascade_run, cascad
     assert len(written) == sum(len(network.variables) for network in folded)
 
 
+@pytest.mark.slow
 def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, served, a_case, tmp_path):
     plain = served("serving_default", a_case)
     chosen = ("cascade.tile_batch=1", "cascade.stride=2")

@@ -77,8 +77,9 @@ def asking_at(monkeypatch, stop, name, call):
     ("where", "call", "before"),
     [
         ("train_step", 3, "epoch 1, step 4"),
-        ("train_step", 4, "epoch 1, step 5"),  # the last of the epoch: before it is scored
-        ("validation_step", 1, "epoch 1, step 5"),
+        # The last of the epoch: before it is scored.
+        pytest.param("train_step", 4, "epoch 1, step 5", marks=pytest.mark.slow),
+        pytest.param("validation_step", 1, "epoch 1, step 5", marks=pytest.mark.slow),
         ("validation_step", 4, "epoch 2, step 1"),  # the last batch: the epoch is over
     ],
 )
@@ -320,6 +321,7 @@ def test_twenty_random_kills_lose_nothing(record_set, straight, tmp_path):
     assert losses == 0 and with_checkpoint >= 5
 
 
+@pytest.mark.slow
 def test_the_best_weights_of_an_epoch_that_is_trained_again_are_forgotten(record_set, tmp_path, monkeypatch):
     """Killed between the two checkpoints that end an epoch, which then ends otherwise, as it may on a GPU."""
     found = iter([1.0, 0.5, 1.2, 1.1])
@@ -525,6 +527,7 @@ def test_two_commands_do_not_train_into_one_run(record_set, straight):
         whole_run.train(record_set.config(f"run.dir={straight}", *SMALL))
 
 
+@pytest.mark.slow
 def test_overwriting_keeps_the_lock_that_it_holds(record_set, tmp_path):
     small = (f"run.dir={tmp_path / 'run'}", "train.epochs=1", "train.steps_per_epoch=1")
     whole_run.train(record_set.config(*small))

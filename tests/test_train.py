@@ -424,6 +424,7 @@ def test_a_run_folder_of_another_config_is_refused_unless_overwritten(record_set
     whole_run.train(record_set.config(*small, "lws.beta=3"), overwrite=True)
 
 
+@pytest.mark.slow
 def test_without_validation_cases_the_last_weights_are_the_best(tmp_path, record_set, capsys):
     from beam_pipelines import nifti_to_tfrecord
     from tfbrats.exports import next_version
@@ -493,6 +494,7 @@ def test_several_workers_must_be_told_the_batch(record_set, monkeypatch):
         whole_run.train(record_set.config("train.batch_size=auto"))
 
 
+@pytest.mark.slow
 def test_a_run_can_be_made_longer_and_its_table_begins_with_the_header_again(record_set, tmp_path, capsys):
     small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     for epochs_wanted, numbers in ((2, ["1", "2"]), (3, ["3"])):

@@ -27,6 +27,7 @@ def serve(*options):
     )
 
 
+@pytest.mark.slow
 def test_the_load_is_told_and_the_overload_is_refused(model, tiny_dataset, tmp_path):
     path = tmp_path / "figures.json"
     short = ("--minutes", 0.05, "--overload-minutes", 0.1, "--clients", 2, "--json", path)
