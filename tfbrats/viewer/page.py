@@ -1,7 +1,7 @@
 """One case as one HTML file: scans, label maps, numbers, and the code that draws them. Nothing is loaded.
 
-What the page says stands in page.html.jinja, how it looks in viewer.css, what it does in viewer.js. The page's own
-content policy forbids it the network; a page that embeds it (an iframe's srcdoc) has to allow blob: scripts.
+What the page says stands in page.html.jinja, how it looks in viewer.css, what it does in viewer.js. The page's
+own content policy forbids it the network; a page that embeds it (an iframe) has to allow blob: scripts.
 """
 
 import functools
@@ -22,6 +22,7 @@ from tfbrats.cases.case import Case, is_simulated, volumes_ml
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue
 from tfbrats.metrics import region_scores
+from tfbrats.predictions import provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.viewer import eight_bit, lesion_table, niivue
 
@@ -93,6 +94,7 @@ def html(
         difference=DIFFERENCE_COLOURS,
         regions=REGION_NAMES,
         card=card,
+        seen_in_training=_is_seen(card, case.case_id),
         trained_on=_trained_on(card),
         levels=packed.levels,
         notes=[*case.notes, *notes],
@@ -103,6 +105,7 @@ def html(
         niivue=code,
         style=_asset("viewer.css"),
         script=_asset("viewer.js"),
+        mark=markupsafe.Markup(provenance.PAGE_MARK.decode()),
         version=__version__,
     )
 
@@ -154,7 +157,9 @@ def _numbers(
     ]
     by_region: Mapping[str, region_scores.RegionScores] = {}
     if scores and prediction is not None and reference is not None:
-        by_region = {row.region: row for row in region_scores.score_case(prediction, reference, case.spacing_mm)}
+        by_region = {
+            row.region: row for row in region_scores.score_case(prediction, reference, case.spacing_mm)
+        }
     rows = []
     for region in REGIONS:
         score = by_region.get(region)
@@ -172,6 +177,12 @@ def _legend(*label_maps: np.ndarray | None) -> list[tuple[str, str]]:
         for tissue, colour in overlays.COLOURS.items()
         if any(label_map is not None and (label_map == tissue).any() for label_map in label_maps)
     ]
+
+
+def _is_seen(card: ModelCard | None, case_id: str) -> bool:
+    """Whether the model learned from this case or patient, going by its card: its scores are too good then."""
+    kinds = seen.kinds_of(card.training_data, [case_id]) if card else None
+    return bool(kinds) and kinds[case_id] in seen.KNOWN_TO_THE_MODEL
 
 
 def _trained_on(card: ModelCard | None) -> str:
