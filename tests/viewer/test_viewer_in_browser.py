@@ -132,8 +132,9 @@ def test_a_click_puts_the_crosshair_into_all_planes(opened):
     opened.wait("return viewer.at.some((voxel, axis) => voxel !== before[axis])", 20)
     assert at(opened)[2] == opened.run("return before[2]")
     opened.wait(
-        "const told = [...viewer.at].map((voxel, axis) => voxel + JSON.parse(document.getElementById('data')"
-        ".textContent).low[axis]); return document.getElementById('where').textContent.includes(told.join(', '))",
+        "const { low } = JSON.parse(document.getElementById('data').textContent);"
+        "const told = viewer.at.map((voxel, axis) => voxel + low[axis]).join(', ');"
+        "return document.getElementById('where').textContent.includes(told)",
         20,
     )
 

@@ -19,6 +19,7 @@ from tfbrats import __version__
 from tfbrats.cases import overlays
 from tfbrats.cases.boxes import Box
 from tfbrats.cases.case import Case, is_simulated, volumes_ml
+from tfbrats.cases.nifti import Grid
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue
 from tfbrats.metrics import region_scores
@@ -120,8 +121,6 @@ def _data(
 ) -> dict:
     """What viewer.js has to know beside the volumes."""
     low = [side[0] for side in box]
-    affine = case.grid.affine_of_axes.copy()
-    affine[:3, 3] += affine[:3, :3] @ low  # of the box's first voxel
     first = prediction if reference is None else reference
     start, _ = (None, "") if first is None else overlays.focus(first, first, case.spacing_mm)
     if lesions.rows:
@@ -134,7 +133,7 @@ def _data(
         "whole": list(case.image.shape[:3]),
         "low": low,
         "spacing": list(case.spacing_mm),
-        "affine": affine.tolist(),
+        "affine": _affine(case.grid, low).tolist(),
         "start": start or [size // 2 for size in case.image.shape[:3]],
         "prediction": prediction is not None,
         "reference": reference is not None,
@@ -144,6 +143,22 @@ def _data(
         "regions": {region: [int(tissue) for tissue in parts] for region, parts in REGIONS.items()},
         "difference": DIFFERENCE_COLOURS,
     }
+
+
+def _affine(grid: Grid, low: Sequence[int]) -> np.ndarray:
+    """[4, 4] voxel of a box along i, j, k -> mm of the file.
+
+    Args:
+        low: the box's first voxel.
+    """
+    to_file = np.zeros((4, 4))
+    to_file[3, 3] = 1
+    for axis, (target, flip) in enumerate(grid.to_axes):
+        to_file[axis, int(target)] = flip
+        to_file[axis, 3] = 0 if flip > 0 else grid.file_shape[axis] - 1
+    to_whole = np.eye(4)
+    to_whole[:3, 3] = low
+    return grid.affine @ to_file @ to_whole
 
 
 def _numbers(
