@@ -45,6 +45,7 @@ VERBS = tuple(
             "a server for your own machine, with TensorFlow Serving's calls",
         ),
         ("call", "serving.client", "Use a model", "segment cases by a server, over gRPC"),
+        ("view", "tfbrats.view", "Judge it", "one case in a browser: planes, 3-D, prediction and reference"),
         ("evaluate", "tfbrats.evaluate", "Judge it", "score segmentations against references"),
         ("report", "tfbrats.report", "Judge it", "scores and pictures as one page"),
         ("check", "tfbrats.check_submission", "Judge it", "check an upload before a challenge does"),
