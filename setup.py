@@ -31,6 +31,8 @@ INSTALL_REQUIRES = [
     "argcomplete>=3.3",  # tab completion
     "matplotlib>=3.8",
     "Jinja2>=3.1",  # the report page
+    "starlette>=0.46",  # tfbrats page
+    "uvicorn>=0.34",
     "tensorboard>=2.18",
     # NiiVue, which draws a case in a browser (docs/why/viewer.md); each minor version may name its parts anew.
     "ipyniivue>=2.4.4,<2.5",
@@ -81,6 +83,7 @@ setuptools.setup(
         "tfbrats.reporting": ["*.html.jinja"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
+        "serving.page": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["tfbrats = tfbrats.__main__:main"]},
     install_requires=INSTALL_REQUIRES,

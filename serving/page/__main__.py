@@ -15,11 +15,10 @@ import threading
 from collections.abc import Sequence
 
 from serving import addresses
+from serving.page import door
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.terminal import command, style
-
-_PORT = 8600
 
 
 def parser() -> command.Parser:
@@ -38,7 +37,7 @@ def parser() -> command.Parser:
         help="PEM; speak TLS to the server, trust these",
     )
     options.add_argument(
-        "--port", type=int, default=_PORT, help="of the page; 0 picks a free one (default: %(default)s)"
+        "--port", type=int, default=door.PORT, help="of the page; 0 picks a free one (default: %(default)s)"
     )
     options.add_argument(
         "--host",
@@ -68,9 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     if model is None:
         address, model = addresses.parted(address)
     addresses.checked(address)
-    from serving.page import web
-
-    asked = web.door(
+    asked = door.door(
         options.host, options.port, options.name, options.tls_certificate, options.tls_key, options.token_file
     )
     if options.tls_root_certificates and not files.exists(options.tls_root_certificates):
@@ -78,6 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     import grpc
 
     from serving.connection import Client
+    from serving.page import web
 
     roots = options.tls_root_certificates
     credentials = grpc.ssl_channel_credentials(files.read_bytes(roots)) if roots else None

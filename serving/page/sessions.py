@@ -51,7 +51,8 @@ def server_folder(parent: str | None = None) -> Iterator[str]:
 
 def _make_private(folder: str) -> None:
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(folder, mode=0o700)
         found = os.lstat(folder)
     except OSError as error:
         raise InputError(

@@ -7,12 +7,8 @@ production, and reads requests of strangers with few checks; here strangers' fil
 import asyncio
 import contextlib
 import errno
-import ipaddress
-import secrets
 import socket
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import h11
 import uvicorn
@@ -21,93 +17,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from serving.connection import Client
 from serving.page import segmenting, sessions
 from serving.page.application import Application
+from serving.page.door import Door
 from serving.page.guard import Guard
 from serving.page.limits import Limits
 from tfbrats.errors import InputError
-from tfbrats.machine import files
 
-PORT = 8600  # as the commands' help says
 _HEAD_S = 15  # for a request's head, once its connection is there
 _CONNECTIONS = 64
 _HEAD_BYTES = 16 * 1024
 _LOOK_S = 5  # between looks for sessions that are silent
 _STOP_S = 5
-_LEAST_TOKEN = 16
-
-
-@dataclass(frozen=True)
-class Door:
-    """Where the page is, and who may come in.
-
-    Attributes:
-        host: to listen at.
-        port: 0 for any free one.
-        names: by which others open it; beyond this machine at least one.
-        certificate, key: PEM files, for https.
-        token: that others have to know; None: none is asked for.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = PORT
-    names: tuple[str, ...] = ()
-    certificate: str | None = None
-    key: str | None = None
-    token: str | None = None
-
-    @property
-    def is_of_this_machine(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def scheme(self) -> str:
-        return "https" if self.certificate else "http"
-
-
-def door(
-    host: str, port: int, names: Sequence[str], certificate: str | None, key: str | None, token_file: str | None
-) -> Door:
-    """What a person asked for, where it is safe.
-
-    Raises:
-        InputError: beyond this machine without TLS or a name; half of what TLS needs; a weak token.
-    """
-    if not 0 <= port <= 65535:
-        raise InputError(f"port {port}: there are ports 1 to 65535, and 0 for any free one.")
-    if (certificate is None) != (key is None):
-        raise InputError("--tls-certificate and --tls-key: the two go together.")
-    for path in filter(None, (certificate, key)):
-        if not files.exists(path):
-            raise InputError(f"{path}: no such file.")
-    token = None if token_file is None else _token(token_file)
-    asked = Door(host, port, tuple(names), certificate, key, token)
-    if asked.is_of_this_machine:
-        return asked
-    if certificate is None:
-        raise InputError(
-            f"--host {host}: others could read the scans on their way. Beyond this machine the page is served "
-            "by TLS alone: give --tls-certificate and --tls-key (PEM), or leave --host out and come by an SSH "
-            f"tunnel (ssh -L {port or PORT}:127.0.0.1:{port or PORT} THIS_MACHINE)."
-        )
-    if not names:
-        raise InputError(
-            f"--host {host}: by which name do others open it? Give --name, e.g. --name brats.example.org: the "
-            "page answers to that name alone, so that no other site can use it."
-        )
-    return asked if token else Door(host, port, tuple(names), certificate, key, secrets.token_urlsafe(24))
-
-
-def _token(path: str) -> str:
-    token = files.read_text(path).strip()
-    if len(token) < _LEAST_TOKEN or not token.isascii() or not all(c.isalnum() or c in "-_." for c in token):
-        raise InputError(
-            f"{path}: expected {_LEAST_TOKEN} or more letters, digits, - _ or . (openssl rand -hex 24)."
-        )
-    return token
 
 
 class _Protocol(H11Protocol):
@@ -127,9 +46,8 @@ class _Protocol(H11Protocol):
             self._idle_looks += 1
         else:
             self._idle_looks = 0
-        if self._idle_looks > (
-            0 if self.cycle is None else 1
-        ):  # between two looks a new head may just have begun
+        # Behind an answer, a new head may have begun just before a look.
+        if self._idle_looks > (0 if self.cycle is None else 1):
             self.transport.close()
         else:
             self._look = self.loop.call_later(_HEAD_S, self._look_at_head)
