@@ -1,11 +1,21 @@
 """The page asked over HTTP as its own script asks it, and as a stranger's might."""
 
+import contextlib
 import http.client
 import json
+import os
+import pathlib
 import socket
 import time
 import urllib.parse
 from typing import Any
+
+from serving.connection import Client
+from serving.page import door, web
+from serving.page.limits import Limits
+
+ANYWHERE = door.Door(port=0)
+QUICK = Limits(read_s=1, silent_s=900, crowded_s=900)
 
 
 class Asked:
@@ -73,3 +83,36 @@ class Asked:
             if work["stage"] is None:
                 return work
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def opened(served, parent, asked=ANYWHERE, limits=QUICK):
+    """A page of a served model, and how it is asked."""
+    client = Client(f"{served.address}/{served.model_name}")
+    with web.Page(client, asked, limits, os.fspath(parent)) as page:
+        yield page, Asked(page.port)
+
+
+def sent(page, folder, below=True) -> str:
+    """A session that has been sent every file of a folder, with the folder's name before theirs or without."""
+    session = page.begin()
+    for path in sorted(folder.iterdir()):
+        name = f"{folder.name}/{path.name}" if below else path.name
+        status, content = page.put(session, name, path.read_bytes())
+        assert status == 200, content
+    return session
+
+
+def held(folder: pathlib.Path) -> list[str]:
+    """Files and folders below a folder; without locks, and the folders that servers have."""
+    return [
+        str(path) for path in folder.rglob("*") if path.name != ".lock" and not path.name.startswith("server-")
+    ]
+
+
+def is_left(folder: pathlib.Path, seconds: float = 60) -> bool:
+    """Whether something is still there after a while: work that was under way ends by itself."""
+    limit = time.monotonic() + seconds
+    while held(folder) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return bool(held(folder))

@@ -1,9 +1,7 @@
 """The page over HTTP: the same bytes as `predict`, faults in words, strangers refused, nothing kept."""
 
-import contextlib
 import gzip
 import json
-import os
 import pathlib
 import signal
 import ssl
@@ -18,11 +16,10 @@ from concurrent import futures
 import psutil
 import pytest
 import tiny_model
-from asked_page import Asked
+from asked_page import Asked, held, is_left, opened, sent
 from hostile_uploads import uploads
 
 from serving import server
-from serving.connection import Client
 from serving.page import __main__ as command_of_page
 from serving.page import door, sessions, web
 from serving.page.limits import MIB, Limits
@@ -30,9 +27,6 @@ from tfbrats import predict
 from tfbrats.errors import InputError
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card
-
-ANYWHERE = door.Door(port=0)
-QUICK = Limits(read_s=1, silent_s=900, crowded_s=900)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +43,6 @@ def served(base):
         yield running
 
 
-@contextlib.contextmanager
-def opened(served, parent, asked=ANYWHERE, limits=QUICK):
-    """A page of a served model, and how it is asked."""
-    client = Client(f"{served.address}/{served.model_name}")
-    with web.Page(client, asked, limits, os.fspath(parent)) as page:
-        yield page, Asked(page.port)
-
-
 @pytest.fixture(scope="module")
 def page(served, tmp_path_factory):
     with opened(served, tmp_path_factory.mktemp("page") / "tfbrats") as (running, asked):
@@ -70,31 +56,6 @@ def case(tmp_path_factory):
     root = tmp_path_factory.mktemp("cases")
     (case_id,) = data_sets.write_dataset(root, 1, "2021", 3, (32, 32, 24))
     return root / case_id
-
-
-def sent(page, folder, below=True) -> str:
-    """A session that has been sent every file of a folder, with the folder's name before theirs or without."""
-    session = page.begin()
-    for path in sorted(folder.iterdir()):
-        name = f"{folder.name}/{path.name}" if below else path.name
-        status, content = page.put(session, name, path.read_bytes())
-        assert status == 200, content
-    return session
-
-
-def held(folder: pathlib.Path) -> list[str]:
-    """Files and folders below a folder; without locks, and the folders that servers have."""
-    return [
-        str(path) for path in folder.rglob("*") if path.name != ".lock" and not path.name.startswith("server-")
-    ]
-
-
-def is_left(folder: pathlib.Path, seconds: float = 60) -> bool:
-    """Whether something is still there after a while: work that was under way ends by itself."""
-    limit = time.monotonic() + seconds
-    while held(folder) and time.monotonic() < limit:
-        time.sleep(0.05)
-    return bool(held(folder))
 
 
 # --- what one gets --------------------------------------------------------------------------------------
