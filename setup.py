@@ -81,6 +81,7 @@ setuptools.setup(
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
         "tfbrats.reporting": ["*.html.jinja"],
+        "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
         "serving.page": ["*.html", "*.css", "*.js"],

@@ -39,7 +39,8 @@ ORDER = {
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",
     "tuning": "datasets cases metrics predictions runs",
-    "reporting": "cases metrics predictions runs scoring config_file networks.losses",
+    "viewer": "datasets cases metrics predictions",
+    "reporting": "cases metrics predictions runs scoring viewer config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
@@ -67,6 +68,7 @@ COMMANDS = (
         "inspect",
         "splits",
         "phantom",
+        "view",
     ),
     *("probe", "check_submission", "records.__main__", "runs.__main__", "workflows.trial"),
 )
@@ -89,7 +91,7 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "tuning", "reporting", "api_inputs", "api"),
+    *("records", "runs", "predictions", "scoring", "tuning", "viewer", "reporting", "api_inputs", "api"),
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
@@ -102,7 +104,7 @@ LIGHT_COMMANDS = (
         "tfbrats.runs.__main__",
     ),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
-    *("tfbrats.predict", "serving.client", "serving.rounds", "serving.server"),
+    *("tfbrats.predict", "tfbrats.view", "serving.client", "serving.rounds", "serving.server"),
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 # What an environment for client and check alone may lack: with it go most of its megabytes.
