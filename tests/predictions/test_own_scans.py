@@ -4,6 +4,7 @@ import pytest
 
 import tfbrats
 from tfbrats.datasets import layouts
+from tfbrats.dicom import scan_words
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.machine import files
@@ -46,7 +47,7 @@ def scans_of(entry):
 )
 def test_the_words_of_a_name_tell_the_modality(modality, names):
     for name in names.split():
-        assert own_scans.modality_in(name) == modality, name
+        assert scan_words.modality_in(name) == modality, name
 
 
 @pytest.mark.parametrize(
