@@ -60,12 +60,14 @@ def _save(image: Dataset, path: pathlib.Path) -> None:
     FileDataset(str(path), image, preamble=b"\0" * 128, file_meta=meta).save_as(path, enforce_file_format=True)
 
 
-def write(folder, array, placed, number=1, description="", enhanced=False, change=None, shuffled=True, **more) -> pathlib.Path:
+def write(
+    folder, array, placed, number=1, description="", enhanced=False, change=None, shuffled=True, **more
+) -> pathlib.Path:
     """Writes [columns, rows, slices] as a series; returns its folder.
 
     Args:
         placed: affine, as `affine` gives it.
-        change: called with each image and its slice before it is saved; of an enhanced one with its frame's group.
+        change: called with each image, of an enhanced one with each frame's group, and its slice, before it is saved.
         shuffled: the files' names, or the frames of an enhanced one, tell no order.
         more: entries of every header, by keyword.
     """
@@ -74,11 +76,13 @@ def write(folder, array, placed, number=1, description="", enhanced=False, chang
     lengths = np.linalg.norm(placed[:3, :3], axis=0)
     directions = (placed[:3, :3] / lengths).T
     orientation = [f"{x:.14g}"[:16] for x in directions[:2].ravel()]
-    spacing = [float(lengths[1]), float(lengths[0])]
+    spacing = [round(float(side), 9) for side in (lengths[1], lengths[0])]
     positions = [[f"{x:.12g}" for x in (placed @ [0, 0, k, 1])[:3]] for k in range(len(slices))]
     order = np.random.default_rng(number).permutation(len(slices)) if shuffled else np.arange(len(slices))
     if enhanced:
-        _write_enhanced(folder / "enhanced.dcm", slices, orientation, spacing, positions, lengths[2], order, locals())
+        _write_enhanced(
+            folder / "enhanced.dcm", slices, orientation, spacing, positions, lengths[2], order, locals()
+        )
         return folder
     for name, k in enumerate(order):
         uid = generate_uid(entropy_srcs=[STUDY, str(number), str(k)])
@@ -102,7 +106,9 @@ def _item(**entries) -> Sequence:
 
 def _write_enhanced(path, slices, orientation, spacing, positions, thickness, order, given) -> None:
     number, more, change = given["number"], given["more"], given["change"]
-    image = _common(number, given["description"], more, ENHANCED, generate_uid(entropy_srcs=[STUDY, str(number), "e"]))
+    image = _common(
+        number, given["description"], more, ENHANCED, generate_uid(entropy_srcs=[STUDY, str(number), "e"])
+    )
     image.InstanceNumber, image.NumberOfFrames = 1, len(slices)
     image.AcquisitionDateTime = "20200102101500"
     shared = Dataset()
@@ -113,7 +119,9 @@ def _write_enhanced(path, slices, orientation, spacing, positions, thickness, or
     for k in order:
         group = Dataset()
         group.PlanePositionSequence = _item(ImagePositionPatient=positions[k])
-        group.FrameContentSequence = _item(StackID="1", InStackPositionNumber=int(k) + 1, DimensionIndexValues=[1, int(k) + 1])
+        group.FrameContentSequence = _item(
+            StackID="1", InStackPositionNumber=int(k) + 1, DimensionIndexValues=[1, int(k) + 1]
+        )
         group.PixelValueTransformationSequence = _item(RescaleSlope=1, RescaleIntercept=0, RescaleType="US")
         if change:
             change(group, int(k))

@@ -77,8 +77,7 @@ class Dataset:
         guesses: of the notes, those that tell whose labels these are where names leave it open.
         patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
         links: what tables of ids tell of collections that hold the same people.
-        names_say: case id -> the table that the data set tells by itself, where another edition was given; {}
-            where it does not tell that of all cases.
+        names_say: case id -> the table that the data set tells by itself, where another edition was given.
         untold: ids of the cases whose table nothing tells and nobody gave.
         studies: case id -> the `dicom.study.Study` it was read from.
     """

@@ -1,6 +1,7 @@
 """What a segment is, in the codes of DICOM: CID 7168, brain lesions with necrosis, where it has the tissue.
 
-A tissue that no terminology known here has gets a private code, whose scheme begins with 99 as the standard asks.
+A tissue that no terminology known here has gets a private code, whose scheme begins with 99, as the standard
+asks.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
-"""The planes of a series as one volume: in order, evenly spaced, and where it lies. Else an error that says why.
+"""The planes of a series as one volume: in order, evenly spaced, and where it lies; or an error that says why.
 
 A volume of a series is [columns, rows, slices], as NIfTI's axes are named: a column's number grows along a row
-of the image. Slices are ordered along the normal (row x column), so that the axes are right-handed, as ITK reads.
+of the image. Slices are ordered along the normal (row x column), so that the axes are right-handed, as in ITK.
 """
 
 import itertools
@@ -82,8 +82,8 @@ def of(series: Series) -> Geometry:
     lengths = np.linalg.norm(directions, axis=1)
     if abs(lengths - 1).max() > _UNIT or abs(directions[0] @ directions[1]) > _UNIT:
         raise InputError(
-            f"{name}: its directions of rows and columns ({directions.tolist()}) are not at right angles and of "
-            "length 1. The header is damaged: send the series again."
+            f"{name}: its directions ({directions.tolist()}) are not at right angles, or not of length 1. "
+            " The header is damaged: send the series again."
         )
     normal = np.cross(*directions)
     depths = np.array([frame.position @ normal for frame in frames])
@@ -113,9 +113,7 @@ def _check_alike(series: Series, frames: Sequence[Frame]) -> None:
         )
     sizes = {(int(header.Rows), int(header.Columns)) for header in headers}
     if len(sizes) > 1:
-        raise InputError(
-            f"{name}: images of {len(sizes)} sizes in one series. Give the series of the scan alone."
-        )
+        raise InputError(f"{name}: images of {len(sizes)} sizes. Give the series of the scan alone.")
     ways = [frame.directions for frame in frames]
     if any(not np.allclose(way, first.directions, atol=_UNIT) for way in ways):
         raise InputError(
@@ -124,9 +122,7 @@ def _check_alike(series: Series, frames: Sequence[Frame]) -> None:
         )
     spacings = {frame.spacing_mm for frame in frames}
     if any(not np.allclose(spacing, first.spacing_mm, atol=_TOLERANCE_MM) for spacing in spacings):
-        raise InputError(
-            f"{name}: images with pixels of {len(spacings)} sizes. Give the series of the scan alone."
-        )
+        raise InputError(f"{name}: pixels of {len(spacings)} sizes. Give the series of the scan alone.")
     if series.is_multi_frame and len(series.headers) > 1:
         raise InputError(
             f"{name}: {len(series.headers)} multi-frame files in one series. Name the one that is the scan: "
@@ -150,8 +146,8 @@ def _check_places(name: str, frames: Sequence[Frame], depths: np.ndarray) -> Non
     number = max(map(len, groups))
     doubled = [group for group in groups if len(group) > 1]
     raise InputError(
-        f"{name}: {len(frames)} images at {len(groups)} places, up to {number} at one. {_why(doubled)} Give the "
-        f"images of one scan alone; see {PAGE}."
+        f"{name}: {len(frames)} images at {len(groups)} places, up to {number} at one. {_why(doubled)} Give "
+        f"the images of one scan alone; see {PAGE}."
     )
 
 
@@ -176,17 +172,17 @@ def _check_steps(name: str, frames: Sequence[Frame], depths: np.ndarray, normal:
         if abs(gaps - multiples * usual).max() <= 2 * allowed and multiples.max() > 1:
             wide = gaps[multiples > 1]
             raise InputError(
-                f"{name}: {int((multiples - 1).sum())} of its slices are missing: they lie {usual:.4g} mm apart, "
-                f"but in {len(wide)} places up to {wide.max():.4g} mm. Get the whole series from the archive."
+                f"{name}: {int((multiples - 1).sum())} of its slices are missing: they lie {usual:.4g} mm "
+                f"apart, but in {len(wide)} places up to {wide.max():.4g} mm. Get the whole series."
             )
         raise InputError(
-            f"{name}: its slices are unevenly spaced, {gaps.min():.4g} to {gaps.max():.4g} mm apart. Resample it "
-            f"to even slices first; see {PAGE}."
+            f"{name}: its slices are unevenly spaced, {gaps.min():.4g} to {gaps.max():.4g} mm apart. Resample "
+            f"it to even slices first; see {PAGE}."
         )
     shifts = np.array([frame.position - frames[0].position for frame in frames])
     shifts -= np.outer(shifts @ normal, normal)
     if (shift := np.linalg.norm(shifts, axis=1).max()) > allowed:
         raise InputError(
-            f"{name}: each slice is shifted against the one before it, {shift:.4g} mm from the first to the last "
-            f"(a tilted gantry, or a sheared stack). Resample it to a right-angled grid first; see {PAGE}."
+            f"{name}: each slice is shifted against the one before it, {shift:.4g} mm from the first to the "
+            f"last (a tilted gantry, or a sheared stack). Resample it to a right-angled grid first; see {PAGE}."
         )

@@ -1,4 +1,4 @@
-"""Which series of a study is which scan: by its description, its contrast agent, its sequence. A guess, and told."""
+"""Which series of a study is which scan: by description, contrast agent and sequence. A guess, and told."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -114,7 +114,7 @@ def chosen(series: Sequence[Series], root: str) -> tuple[dict[str, tuple[Series,
             candidates.setdefault(scan.modality, []).append(scan)
     if len(candidates) < 2:
         raise InputError(
-            f"{root}: which series is which scan is not told: {_listed(candidates, left)}. {_CURE.capitalize()}; "
+            f"{root}: which series is which scan is not told: {_listed(candidates, left)}. N{_CURE[1:]}; "
             f"see {PAGE}."
         )
     scans, places = _one_of_each(candidates, left, root)
@@ -152,7 +152,7 @@ def _one_of_each(
             if len(candidates[name]) > 1
         )
         grids = "no choice of them lies" if not choices else f"{len(choices)} choices of them lie"
-        raise InputError(f"{root}: {doubled}, and {grids} on one grid. {_CURE.capitalize()}; see {PAGE}.")
+        raise InputError(f"{root}: {doubled}, and {grids} on one grid. N{_CURE[1:]}; see {PAGE}.")
     scans = {name: scan for name, (scan, _) in zip(names, choices[0], strict=True)}
     return scans, {name: place for name, (_, place) in zip(names, choices[0], strict=True)}
 

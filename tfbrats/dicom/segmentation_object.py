@@ -92,8 +92,8 @@ def check_grid(study: Study, grid: Grid, name: str) -> None:
     else:
         return
     raise InputError(
-        f"{name}: its scans do not lie on {study.scans[study.reference].name}: {differing}. A DICOM-SEG lies on "
-        "the images that it refers to: register the scans to that series, or name the series that they were "
+        f"{name}: its scans do not lie on {study.scans[study.reference].name}: {differing}. A DICOM-SEG lies "
+        "on the images that it refers to: register the scans to that series, or name the series that they were "
         "registered to."
     )
 
@@ -158,7 +158,7 @@ def content(study: Study, tissues: np.ndarray, grid: Grid, schema: LabelSchema, 
 
 
 def _object(study: Study, marked: np.ndarray, segments: Sequence[codes.Segment], algorithm: Algorithm) -> Any:
-    """highdicom's Segmentation of numbers of segments, uint8 [slices, rows, columns]."""
+    """The Segmentation that highdicom makes of numbers of segments, uint8 [slices, rows, columns]."""
     seg, uid = package("highdicom.seg"), package("pydicom.uid")
     images, in_file = _source_images(study.scans[study.reference], study.place)
     others = [
@@ -167,7 +167,6 @@ def _object(study: Study, marked: np.ndarray, segments: Sequence[codes.Segment],
         if name != study.reference
         for header in _with_what_may_be_empty(map(whole_header, series.headers))
     ]
-    first = images[0]
     with warnings.catch_warnings():  # of a source's odd values, and of a map without a tumour
         warnings.simplefilter("ignore")
         return seg.Segmentation(

@@ -3,8 +3,8 @@
     --input STUDY                         one patient's folder; which series is which scan is guessed, and told
     --flair DIR --t1 DIR --t1ce DIR ...   a folder, or a multi-frame file, for each scan; DIR#5 is its series 5
 
-The volumes are files of fsspec's memory, so that whatever reads NIfTI reads them, and no scan of a patient is put
-on the disk; each lasts as long as its path is held. The case is called by a hash of its Study Instance UID: no
+The volumes are files of fsspec's memory, so that whatever reads NIfTI reads them, and no patient's scan gets
+onto the disk; each lasts as long as its path is held. The case is called by a hash of its Study Instance UID: no
 name of a patient gets into file names or a log.
 """
 
@@ -73,7 +73,7 @@ def lies_in(listing: Sequence[str]) -> bool:
 
 
 def is_meant(path: str) -> bool:
-    """Whether a path that stands for one scan is that of a DICOM series: a folder, a file, or either with #N."""
+    """Whether the path of one scan is that of a DICOM series: a folder, a file, or either with #N."""
     place, number = parted(path)
     if number is not None or files.is_folder(place):
         return True
@@ -81,7 +81,7 @@ def is_meant(path: str) -> bool:
 
 
 def parted(path: str) -> tuple[str, str | None]:
-    """A path, and the number of a series that is added to it: DIR#5. What is there by the whole name is that."""
+    """A path, and the series' number that is added to it: DIR#5. What is there by the whole name is that."""
     match = re.fullmatch(r"(.+)#(\d+)", path)
     return (path, None) if match is None or files.exists(path) else (match[1], match[2])
 
@@ -117,7 +117,7 @@ def named(scans: Mapping[str, str], edition: str | None = None, option: str = "-
     for modality, path in scans.items():
         if not is_meant(path):
             raise InputError(
-                f"{option}{modality} {path}: a NIfTI file, and others are DICOM. Give all scans as one or the other."
+                f"{option}{modality} {path}: a NIfTI file, and others are DICOM. Give all in one form."
             )
         series = only_series(path, f"{option}{modality}")
         if twice := [name for name, (other, _) in places.items() if other.uid == series.uid]:
@@ -180,15 +180,15 @@ def _dataset(
     entry = CaseFiles(case_id, case_id, LAYOUT, EDITIONS[edition or layouts.UNTOLD], tuple(images), None)
     told = [f"{case_id}: {text}" for text in (*guesses, *notes)]
     told.append(
-        f"{case_id} is what the case is called, by a hash of its Study Instance UID: no patient's name gets into "
-        "file names. --output FILE.nii.gz names the result"
+        f"{case_id} is what the case is called, by a hash of its Study Instance UID: no patient's name gets "
+        "into file names. --output FILE.nii.gz names the result"
     )
     dataset = Dataset(root, (entry,), tuple(told), guesses=tuple(told), studies={case_id: study})
     return dataset if edition else dataclasses.replace(dataset, untold=frozenset((case_id,)))
 
 
 def _check_patient(root: str, scans: Mapping[str, Series]) -> None:
-    """Raises InputError: the series are not of one patient and one study. Says what differs, and never names."""
+    """Raises InputError: the series are not of one patient and one study. Says what differs, no names."""
     for keyword, words in _OF_PATIENT.items():
         values = {name: str(series.first.get(keyword) or "").strip() for name, series in scans.items()}
         if len(set(values.values())) > 1:
@@ -221,6 +221,7 @@ def _check_grid(root: str, scans: Mapping[str, tuple[Series, Geometry]]) -> None
             f"{root}: the scans do not lie on one grid:\n  "
             + "\n  ".join(faults)
             + "\nA model needs one grid, "
-            "and scans without the skull. Convert the series to NIfTI, co-register them to one, strip the skull, "
-            f"and give those files; --dicom-seg SERIES then writes the result onto the original series. See {PAGE}."
+            "and scans without the skull. Convert the series to NIfTI, co-register them to one of them, "
+            "strip the skull, and give those files; --dicom-seg SERIES then writes the result onto the original "
+            f"series. See {PAGE}."
         )
