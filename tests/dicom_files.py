@@ -67,7 +67,7 @@ def write(
 
     Args:
         placed: affine, as `affine` gives it.
-        change: called with each image, of an enhanced one with each frame's group, and its slice, before it is saved.
+        change: called with each image, or an enhanced one's frame's group, and its slice, before it is saved.
         shuffled: the files' names, or the frames of an enhanced one, tell no order.
         more: entries of every header, by keyword.
     """

@@ -4,8 +4,8 @@
     --flair DIR --t1 DIR --t1ce DIR ...   a folder, or a multi-frame file, for each scan; DIR#5 is its series 5
 
 The volumes are files of fsspec's memory, so that whatever reads NIfTI reads them, and no patient's scan gets
-onto the disk; each lasts as long as its path is held. The case is called by a hash of its Study Instance UID: no
-name of a patient gets into file names or a log.
+onto the disk; each lasts as long as its path is held. The case is called by a hash of its Study Instance UID:
+no name of a patient gets into file names or a log.
 """
 
 import dataclasses
@@ -220,8 +220,7 @@ def _check_grid(root: str, scans: Mapping[str, tuple[Series, Geometry]]) -> None
         raise InputError(
             f"{root}: the scans do not lie on one grid:\n  "
             + "\n  ".join(faults)
-            + "\nA model needs one grid, "
-            "and scans without the skull. Convert the series to NIfTI, co-register them to one of them, "
-            "strip the skull, and give those files; --dicom-seg SERIES then writes the result onto the original "
-            f"series. See {PAGE}."
+            + "\nA model needs one grid, and scans without the skull. Convert the series to NIfTI, co-register "
+            "them to one of them, strip the skull, and give those files; --dicom-seg SERIES then writes the "
+            f"result onto the original series. See {PAGE}."
         )
