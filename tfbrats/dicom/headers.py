@@ -164,8 +164,11 @@ def lie_in(paths: Iterable[str]) -> bool:
     return any(is_dicom(path) for path in candidates[:_LOOKED_AT])
 
 
-def series_below(place: str | os.PathLike) -> list[Series]:
+def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
     """Every series in a file, or in the files below a folder, by its number.
+
+    Args:
+        given_as: the option that named the place, for messages.
 
     Raises:
         InputError: no DICOM file there, or one that cannot be read.
@@ -181,7 +184,9 @@ def series_below(place: str | os.PathLike) -> list[Series]:
         if header is not None and header.get("SeriesInstanceUID"):
             by_uid[str(header.SeriesInstanceUID)][path] = header
     if not by_uid:
-        raise InputError(f"{place}: no DICOM image lies here. Give the folder that holds a series' files.")
+        raise InputError(
+            f"{given_as} {place}: no DICOM image lies here. Give the folder that holds a series' files.".lstrip()
+        )
     series = [_series(headers) for headers in by_uid.values()]
     return sorted(series, key=lambda one: (_whole(one.first.get("SeriesNumber")), one.uid))
 

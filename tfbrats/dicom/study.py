@@ -136,7 +136,7 @@ def only_series(path: str, given_as: str) -> Series:
     place, number = parted(path)
     if not files.exists(place):
         raise InputError(f"{given_as} {path}: no such file or folder.")
-    below = [one for one in headers.series_below(place) if one.is_mr]
+    below = [one for one in headers.series_below(place, given_as) if one.is_mr]
     meant = below if number is None else [one for one in below if one.number == number]
     if len(meant) == 1:
         return meant[0]
