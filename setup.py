@@ -41,8 +41,11 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     # Dataflow and gs:// paths.
     "gcp": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2024.2"],
+    "dicom": ["pydicom>=3", "highdicom>=0.26"],  # series in, DICOM-SEG out
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     "dev": [
+        "pydicom>=3",
+        "highdicom>=0.26",
         "pytest>=8",
         "pytest-xdist>=3.6",  # CI: a file of tests on each core
         "hypothesis>=6.100",

@@ -4,6 +4,7 @@ r"""Segment cases, or one's own scans, with an exported model, no server needed.
     tfbrats predict --model models/cun --input patient1 --output out
     tfbrats predict --model models/cun --flair a.nii.gz --t1 b.nii.gz --t1ce c.nii.gz --t2 d.nii.gz \
         --output seg.nii.gz
+    tfbrats predict --model models/cun --input DICOM_STUDY --output out --dicom-seg
     tfbrats predict ... --submission UPLOAD.zip
 
 Writes CASE.nii.gz for each case, on the case's own grid, in the label values that the case's name tells, else
@@ -37,6 +38,7 @@ def predict(
     rules: "SubmissionRules | None" = None,
     with_provenance: bool = False,
     uncertainty: bool = False,
+    dicom_seg: str | None = None,
 ) -> list[str]:
     """Segments the cases of a data set into `output`, and says where they are and what comes next.
 
@@ -49,6 +51,7 @@ def predict(
         rules: of the upload it is for; the first case whose scans would make it refused is said at once.
         with_provenance: also write CASE.json (`provenance`).
         uncertainty: also write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, of a model that is an average.
+        dicom_seg: also write CASE.dcm, as `wanted.wanted`.
 
     Returns:
         the faults of the cases that could not be segmented.
@@ -61,7 +64,8 @@ def predict(
     card = model_card.read(model)
     if uncertainty:
         model_card.check_is_average(card)
-    asked = wanted.wanted(dataset, case_ids, output, probabilities, with_provenance, overwrite, uncertainty)
+    more = probabilities, with_provenance, overwrite, uncertainty, dicom_seg
+    asked = wanted.wanted(dataset, case_ids, output, *more)
     asked, notes = asked.by(card)
     for note in notes:
         print(style.note(note))
@@ -173,6 +177,7 @@ def main(arguments: Sequence[str]) -> None:
         rules,
         options.provenance,
         options.uncertainty,
+        options.dicom_seg,
     )
     if faults:
         unpacked = f"\n{options.submission}: not written" if rules else ""
