@@ -75,7 +75,7 @@ setuptools.setup(
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
-        "tfbrats.reporting": ["*.html.jinja"],
+        "tfbrats.reporting": ["*.html.jinja", "*.js"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
     },

@@ -39,7 +39,8 @@ ORDER = {
     "predictions": "datasets cases",
     "scoring": "datasets cases metrics predictions",
     "tuning": "datasets cases metrics predictions runs",
-    "reporting": "cases metrics predictions runs scoring config_file networks.losses",
+    "pictures": "cases predictions scoring",
+    "reporting": "cases metrics predictions runs scoring pictures config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
@@ -89,7 +90,7 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "tuning", "reporting", "api_inputs", "api"),
+    *("records", "runs", "predictions", "scoring", "tuning", "pictures", "reporting", "api_inputs", "api"),
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
