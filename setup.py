@@ -83,7 +83,7 @@ setuptools.setup(
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
-        "tfbrats.reporting": ["*.html.jinja"],
+        "tfbrats.reporting": ["*.html.jinja", "*.js"],
         "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],

@@ -41,7 +41,8 @@ ORDER = {
     "scoring": "datasets cases metrics predictions",
     "tuning": "datasets cases metrics predictions runs",
     "viewer": "datasets cases metrics predictions",
-    "reporting": "cases metrics predictions runs scoring viewer config_file networks.losses",
+    "pictures": "cases predictions scoring",
+    "reporting": "cases metrics predictions runs scoring pictures viewer config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
@@ -93,7 +94,8 @@ LIGHT = (
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "tuning", "viewer", "reporting", "api_inputs", "api"),
+    *("records", "runs", "predictions", "scoring", "tuning", "viewer", "pictures", "reporting", "api_inputs"),
+    "api",
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
