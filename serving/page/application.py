@@ -10,7 +10,7 @@
     POST   /sessions/ID/segment             {"case": ID} or {"scans": {"flair": NAME, ...}}
     GET    /sessions/ID                     what has become of it: stage, seconds, notes, fault, result
     GET    /sessions/ID/view                the viewer, for an iframe
-    GET    /sessions/ID/download/KIND       segmentation, provenance, pdf, png
+    GET    /sessions/ID/download/KIND       segmentation, dicom-seg, pdf, png, provenance
 
 A refusal is a status and {"fault": a sentence}.
 """
@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from serving.page import intake, uploads
 from serving.page.limits import Limits, RefusedError
-from serving.page.segmenting import Segmenting
+from serving.page.segmenting import DOWNLOADS, Segmenting
 from serving.page.sessions import Session, Sessions
 from tfbrats.errors import InputError
 
@@ -46,7 +46,6 @@ _VIEWER_POLICY = (
     "img-src data: blob:; font-src data:; connect-src data: blob:; worker-src blob:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'self'; sandbox allow-scripts allow-downloads"
 )
-_DOWNLOADS = ("segmentation", "provenance", "pdf", "png")
 
 
 class Application:
@@ -182,7 +181,7 @@ class Application:
 
     async def _download(self, request: Request) -> Response:
         kind = request.path_params["kind"]
-        if kind not in _DOWNLOADS:
+        if kind not in DOWNLOADS:
             raise RefusedError(404, "There is no such file.")
         path = self._made(request, kind)
         return FileResponse(path, filename=os.path.basename(path))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +10,14 @@ from serving.page.limits import RefusedError
 from serving.page.sessions import Session
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.datasets.scan_names import nifti_stem
+from tfbrats.dicom import headers, scan_words, study
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
+from tfbrats.machine import files
 from tfbrats.predictions import own_scans
 
 log = logging.getLogger(__name__)
+_reading = threading.Lock()  # DICOM series are read whole: one case's at a time
 
 _FLAGS = f"{own_scans.FLAGS}; {own_scans.IN_PYTHON}"
 # What commands say of their flags, as this page says it.
@@ -40,7 +44,7 @@ def described(session: Session) -> dict[str, Any]:
 
     Returns:
         cases: each with its id and modality -> file; none where the names tell none.
-        files: NIfTI files by name, to choose among.
+        files: NIfTI files, or DICOM series, by name, to choose among.
         guess: modality -> file by its words alone, where that is one.
         notes: guesses and doubts, as sentences.
         fault: why there is no case; None where there is one.
@@ -48,17 +52,14 @@ def described(session: Session) -> dict[str, Any]:
     cases: list[CaseFiles] = []
     notes: list[str] = []
     fault = None
-    names = _nifti_names(session)
+    names = list(_choices(session))
     try:
         dataset = _found(session)
         cases, notes = list(dataset.cases), [words(session, note) for note in dataset.guesses]
     except InputError as error:
         fault = words(session, str(error))
     return {
-        "cases": [
-            {"id": case.case_id, "scans": {m: _name_of(session, path) for m, path, _ in case.images}}
-            for case in cases
-        ],
+        "cases": [{"id": case.case_id, "scans": _scans_of(session, dataset, case)} for case in cases],
         "files": names,
         "guess": _guess(names),
         "notes": notes,
@@ -84,17 +85,19 @@ def chosen(session: Session, case_id: str | None, scans: Mapping[str, str] | Non
             if case.case_id == case_id:
                 return _by_shared_name(session, dataset, case)
         raise RefusedError(422, "No such case: which one is it?")
-    names = _nifti_names(session)
-    if not scans or not set(scans) <= set(MODALITIES) or not set(scans.values()) <= set(names):
+    choices = _choices(session)
+    if not scans or not set(scans) <= set(MODALITIES) or not set(scans.values()) <= set(choices):
         raise RefusedError(422, "No such files: choose for each scan the file that it is.")
-    dataset = own_scans.named({m: session.path_of(scans[m]) for m in MODALITIES if m in scans}, option="")
+    with _reading:
+        dataset = own_scans.named({m: choices[scans[m]] for m in MODALITIES if m in scans}, option="")
     return dataset, dataset.cases[0].case_id
 
 
 def _found(session: Session) -> Dataset:
     """The session's cases, as `predict --input` finds them. Raises InputError: none."""
     try:
-        return own_scans.find(session.scans)
+        with _reading:
+            return own_scans.find(session.scans)
     except InputError:
         raise
     except Exception as error:  # a table beside the scans that is not what its name says
@@ -110,20 +113,33 @@ def _by_shared_name(session: Session, dataset: Dataset, case: CaseFiles) -> tupl
     return dataset, case.case_id
 
 
-def _nifti_names(session: Session) -> list[str]:
+def _choices(session: Session) -> dict[str, str]:
+    """What a person may choose among -> the path that means it: NIfTI files, else the series of a study."""
     with session.lock:
-        return sorted(n for n in session.files if n not in session.arriving and nifti_stem(n) is not None)
+        names = sorted(n for n in session.files if n not in session.arriving and nifti_stem(n) is not None)
+    if names:
+        return {name: session.path_of(name) for name in names}
+    if not study.lies_in(list(files.walk(session.scans))):
+        return {}
+    try:
+        below = headers.series_below(session.scans)
+    except InputError:  # told by who reads the case
+        return {}
+    return {one.name: f"{session.scans}#{one.number}" for one in below if one.is_mr}
 
 
-def _name_of(session: Session, path: str) -> str:
-    return os.path.relpath(path, session.scans)
+def _scans_of(session: Session, dataset: Dataset, case: CaseFiles) -> dict[str, str]:
+    """Modality -> the name of what was read as it."""
+    if case.case_id in dataset.studies:
+        return {modality: series.name for modality, series in dataset.studies[case.case_id].scans.items()}
+    return {modality: os.path.relpath(path, session.scans) for modality, path, _ in case.images}
 
 
 def _guess(names: list[str]) -> dict[str, str]:
     """Modality -> the one file whose words tell it."""
     told: dict[str, list[str]] = {}
     for name in names:
-        modality = own_scans.modality_in(nifti_stem(name))
+        modality = scan_words.modality_in(nifti_stem(name) or name)
         if modality:
             told.setdefault(modality, []).append(name)
     return {modality: found[0] for modality, found in told.items() if len(found) == 1}

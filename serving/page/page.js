@@ -207,13 +207,17 @@ async function look() {
   if (!files.length && fault) tell(new Fault(fault));
 }
 
+// What all names begin with, up to a folder: on a phone it would hide what differs.
+const shared = (names) => names.length < 2 ? "" : names.reduce((a, b) => { let n = 0; while (a[n] && a[n] === b[n]) n += 1; return a.slice(0, n); }).replace(/[^/]*$/, "");
+
 const asRead = () => scans.cases.find((one) => one.id === $("case").value)?.scans ?? scans.guess;
 
 function fill() {
   const read = asRead();
+  const above = shared(scans.files).length;
   $("scans").replaceChildren(...session.model.modalities.map((modality) => {
     const select = make("select", undefined, { id: `scan-${modality}` });
-    select.append(make("option", "choose…", { value: "" }), ...scans.files.map((name) => make("option", name, { value: name })));
+    select.append(make("option", "choose…", { value: "" }), ...scans.files.map((name) => make("option", name.slice(above), { value: name })));
     select.value = read[modality] ?? "";
     const head = make("th");
     head.scope = "row";
@@ -311,13 +315,15 @@ async function present({ result }) {
   const { dice } = result;
   rows($("volumes"), ["Region", "ml", ...(dice ? ["Dice"] : [])], Object.entries(result.volumes_ml).map(
     ([region, ml]) => [REGIONS[region] ?? region, ml.toFixed(1), ...(dice ? [dice[region].toFixed(2)] : [])]));
-  const more = result.lesions_in_all - result.lesions.length;
-  $("lesions-title").textContent = `Lesions: ${result.lesions_in_all}${more > 0 ? `, the ${result.lesions.length} largest` : ""}`;
-  rows($("lesions"), ["Lesion", "WT ml", "TC ml", "ET ml", "Middle, i j k"], result.lesions.map(
-    ({ ml, middle }, n) => [String(n + 1), ...Object.values(ml).map((one) => one.toFixed(2)), middle.join(" ")]));
-  const names = { segmentation: "Segmentation (.nii.gz)", pdf: "Sheet (PDF)", png: "Sheet (PNG)", provenance: "Provenance (.json)" };
+  const others = result.other_lesions.count;
+  $("lesions-title").textContent = `Lesions: ${result.lesions.length + others}`;
+  rows($("lesions"), ["Lesion", "WT ml", "TC ml", "ET ml", "Voxel i j k"], [
+    ...result.lesions.map(({ ml, voxel }, n) => [String(n + 1), ...Object.values(ml).map((one) => one.toFixed(2)), voxel.join(" ")]),
+    ...(others ? [[`${others} more`, result.other_lesions.ml.toFixed(2), "", "", ""]] : []),
+  ]);
+  const names = { segmentation: "Segmentation (.nii.gz)", "dicom-seg": "DICOM-SEG (.dcm)", pdf: "Sheet (PDF)", png: "Sheet (PNG)", provenance: "Provenance (.json)" };
   $("downloads").replaceChildren(
-    ...Object.entries(names).map(([kind, text]) => make("a", text, { className: kind === "segmentation" ? "button main" : "button", href: of(`/download/${kind}`), download: "", id: `download-${kind}` })),
+    ...result.downloads.map((kind) => [kind, names[kind]]).map(([kind, text]) => make("a", text, { className: kind === "segmentation" ? "button main" : "button", href: of(`/download/${kind}`), download: "", id: `download-${kind}` })),
     make("button", "Start anew", { type: "button", onclick: () => forget().catch(tell) }));
   origin(result);
   $("view").src = of("/view");

@@ -18,25 +18,28 @@ import numpy as np
 
 from serving.case_request import Segmentation
 from serving.connection import Client
-from serving.page import intake, sheet
+from serving.page import case_sheet, intake
 from serving.page.limits import RefusedError
 from serving.page.sessions import Session
 from tfbrats.cases import case as cases
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles, Dataset
+from tfbrats.dicom import headers
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, region_mask
-from tfbrats.metrics import components, region_scores
+from tfbrats.metrics import region_scores
 from tfbrats.phantoms import data_sets
 from tfbrats.predictions import model_card, provenance, results, seen, wanted
 from tfbrats.predictions.model_card import ModelCard
+from tfbrats.viewer import lesion_table
+from tfbrats.viewer import page as viewer_page
 
 log = logging.getLogger(__name__)
 
+DOWNLOADS = ("segmentation", "dicom-seg", "pdf", "png", "provenance")
 STAGES = ("wait", "read", "segment", "write", "draw")
 TRY_SHAPE = (160, 160, 104)  # a phantom that is made and segmented in seconds
 _TRY_EDITION, _TRY_SEED = "2021", 21
-_LESIONS = 20  # rows of the table; a noisy answer has hundreds of specks
 
 
 class Work:
@@ -147,7 +150,10 @@ class Segmenting:
         card = self._client.card()
         folder = os.path.join(session.folder, "result")
         shutil.rmtree(folder, ignore_errors=True)
-        asked = wanted.wanted(dataset, [case_id], folder, with_provenance=True, overwrite=True)
+        on_series = "" if _can_be_dicom_seg(dataset, case_id) else None
+        asked = wanted.wanted(
+            dataset, [case_id], folder, with_provenance=True, overwrite=True, dicom_seg=on_series
+        )
         asked, notes = asked.by(card)
         work.notes += [intake.words(session, note) for note in notes]
         entry, target = asked.pairs[0]
@@ -172,6 +178,8 @@ class Segmenting:
             "segmentation": target.segmentation,
             "provenance": provenance.path_of(target.segmentation),
         }
+        if target.study is not None:
+            work.files["dicom-seg"] = target.dicom_seg
         work.result = self._told(session, work, entry, found, folder)
 
     def _told(
@@ -180,7 +188,7 @@ class Segmenting:
         """What the page shows of an answer; draws its pictures."""
         loaded = found.case
         reference, dice = self._against_reference(entry, found)
-        lesions = lesions_of(found.tissues, loaded.spacing_mm)
+        lesions = lesion_table.lesions(found.tissues, None, loaded.spacing_mm)
         with open(work.files["provenance"], encoding="utf-8") as file:
             origin = json.load(file)
         result = {
@@ -188,19 +196,21 @@ class Segmenting:
             "simulated": session.simulated or cases.is_simulated(loaded.grid),
             "volumes_ml": found.volumes_ml,
             "dice": dice,
-            "lesions": lesions[:_LESIONS],
-            "lesions_in_all": len(lesions),
+            "lesions": [{"ml": lesion.ml, "voxel": lesion.voxel} for lesion in lesions.rows],
+            "other_lesions": {"count": lesions.others, "ml": lesions.others_ml},
             "values": entry.schema.describe(),
             "known": _known_to_model(found.card, entry.case_id),
             "tiles": None if found.tiles is None else model_card.tiles_line(found.tiles),
             "provenance": origin,
+            "downloads": [],
         }
         work.files["view"] = os.path.join(folder, "view.html")
         with open(work.files["view"], "w", encoding="utf-8") as file:
-            file.write(_view(found, reference))
-        for ending in sheet.ENDINGS:
+            file.write(viewer_page.html(loaded, found.tissues, reference, found.card, work.notes))
+        for ending in case_sheet.ENDINGS:
             work.files[ending] = os.path.join(folder, f"{entry.case_id}.{ending}")
-        sheet.write(found, result, {ending: work.files[ending] for ending in sheet.ENDINGS})
+        result["downloads"] = [kind for kind in DOWNLOADS if kind in work.files]
+        case_sheet.write(found, result, {ending: work.files[ending] for ending in case_sheet.ENDINGS})
         return result
 
     @staticmethod
@@ -220,25 +230,15 @@ class Segmenting:
         return reference, {r: round(float(region_scores.dice(*masks)), 3) for r, masks in pairs.items()}
 
 
-def lesions_of(tissues: np.ndarray, spacing_mm) -> list[dict[str, Any]]:
-    """The 26-connected pieces of the whole tumour, largest first: ml of each region, and the middle voxel.
-
-    Args:
-        tissues: uint8 [I, J, K].
-        spacing_mm: along i, j, k.
-    """
-    numbers = components.numbered(region_mask(tissues, "WT"))
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
-    counts = {r: np.bincount(numbers[region_mask(tissues, r)], minlength=numbers.max() + 1) for r in REGIONS}
-    boxes = components.boxes_of(numbers)
-    order = sorted(range(1, len(boxes) + 1), key=lambda n: -counts["WT"][n])
-    return [
-        {
-            "ml": {region: round(float(counts[region][n]) * voxel_ml, 3) for region in REGIONS},
-            "middle": [(low + high - 1) // 2 for low, high in boxes[n - 1]],
-        }
-        for n in order
-    ]
+def _can_be_dicom_seg(dataset: Dataset, case_id: str) -> bool:
+    """Whether the scans came as DICOM, and what writes a DICOM-SEG is installed."""
+    if case_id not in dataset.studies:
+        return False
+    try:
+        headers.package("highdicom.seg")
+    except headers.MissingPackageError:
+        return False
+    return True
 
 
 def _known_to_model(card: ModelCard, case_id: str) -> str | None:
@@ -246,11 +246,6 @@ def _known_to_model(card: ModelCard, case_id: str) -> str | None:
     kinds = seen.kinds_of(card.training_data, [case_id])
     kind = (kinds or {}).get(case_id)
     return None if kind not in ("train", "validation") else f"The model has learned from this case ({kind})."
-
-
-def _view(found: Segmentation, reference: np.ndarray | None) -> str:
-    """The case in a page of its own, for an iframe."""
-    return f'<!doctype html><meta charset="utf-8"><title>{found.case.case_id}</title>{found._repr_html_()}'
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ class Session:
 
     Attributes:
         files: names as they were sent -> bytes; those that are on their way count with what they will have.
+        voxels: of DICOM files, by name.
         arriving: names that are on their way.
         work: what is being done and what came of it, as the page asks for it; None before.
         simulated: its case is a phantom of ours.
@@ -90,6 +91,7 @@ class Session:
         self.scans = os.path.join(self.folder, SCANS)
         self.lock = threading.RLock()
         self.files: dict[str, int] = {}
+        self.voxels: dict[str, int] = {}
         self.arriving: set[str] = set()
         self.work: Any = None
         self.simulated = False
@@ -146,6 +148,7 @@ class Session:
         """Forgets all files and results; the session stays."""
         with self.lock:
             self.files.clear()
+            self.voxels.clear()
             self.simulated = False
             self.work = None
             shutil.rmtree(self.folder, ignore_errors=True)

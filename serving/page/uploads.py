@@ -19,12 +19,13 @@ from serving.page.limits import MIB, Limits, RefusedError
 from serving.page.sessions import Session
 from tfbrats.cases import nifti
 from tfbrats.datasets.scan_names import nifti_stem
+from tfbrats.dicom import headers
 from tfbrats.errors import InputError
 from tfbrats.predictions import own_scans
 
 _TABLES = (".json", ".csv", ".tsv")  # that data sets keep beside their scans, e.g. dataset.json
 _TABLE_BYTES = MIB
-_DICOM = (".dcm", ".ima")
+_SERIES = 8  # of DICOM, as large as the largest scan: a study has more than the four
 _HEADER_BYTES = 4096  # of a NIfTI file, with what may stand between it and the voxels
 _PIECE_BYTES = MIB
 
@@ -45,7 +46,6 @@ async def receive(
     name = names.inside(name)
     _check_size(name, size, limits, session)
     session.expect(name, size)
-    path = session.path_of(name)
     part = os.path.join(session.folder, f"arriving-{os.urandom(8).hex()}")
     stored = None
     try:
@@ -55,7 +55,7 @@ async def receive(
         except TimeoutError as error:
             raise RefusedError(408, f"{name}: it stopped arriving. Drop it again.") from error
         with _refusing(session):
-            await anyio.to_thread.run_sync(_put, part, path, name, limits)
+            await anyio.to_thread.run_sync(_put, session, part, name, limits)
         stored = size
     except OSError as error:  # the disk, or a folder in the place of a file
         session.check_open()
@@ -87,6 +87,7 @@ def remove(session: Session, name: str) -> None:
         if name not in session.files or name in session.arriving or session.is_busy:
             raise RefusedError(404, f"{names.shown(name)}: there is no such file here.")
         del session.files[name]
+        session.voxels.pop(name, None)
         os.remove(session.path_of(name))
 
 
@@ -129,30 +130,43 @@ def _refusing(session: Session):
         raise RefusedError(422, str(error).replace(f"{session.scans}/", "")) from error
 
 
-def _put(part: str, path: str, name: str, limits: Limits) -> None:
-    """Looks at a file that has come, and moves it to its place. Raises InputError or RefusedError."""
-    if nifti_stem(name) is not None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.replace(part, path)  # messages name a file by its path
-        try:
-            _check_nifti(path, name, limits)
-        except BaseException:
-            os.remove(path)
-            raise
-        return
-    if not name.lower().endswith(_TABLES) and not _is_dicom(part, name):
-        raise RefusedError(
-            415,
-            f"{name}: expected a .nii.gz or .nii file, or DICOM. Convert it first; see {own_scans.PAGE}.",
-        )
+def _put(session: Session, part: str, name: str, limits: Limits) -> None:
+    """Moves a file that has come to its place, and looks at it there: messages name a file by its path.
+
+    Raises:
+        InputError: what it is, in the words of the package.
+        RefusedError: no scan, or larger than it may be.
+    """
+    path = session.path_of(name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.replace(part, path)
+    try:
+        if nifti_stem(name) is not None:
+            _check_nifti(path, name, limits)
+        elif headers.is_dicom(path) or name.lower().endswith(headers.NAMES):
+            _check_dicom(session, path, name, limits)
+        elif not name.lower().endswith(_TABLES):
+            raise RefusedError(
+                415,
+                f"{name}: expected a .nii.gz or .nii file, or DICOM. Convert it first; see {own_scans.PAGE}.",
+            )
+    except BaseException:
+        os.remove(path)
+        raise
 
 
-def _is_dicom(part: str, name: str) -> bool:
-    with open(part, "rb") as file:
-        head = file.read(132)
-    return head[128:] == b"DICM" or (name.lower().endswith(_DICOM) and head[:1] != b"<")
+def _check_dicom(session: Session, path: str, name: str, limits: Limits) -> None:
+    """Raises RefusedError: more voxels than there may be in a file, or in all of a session's."""
+    (series,) = headers.series_below(path)
+    try:
+        voxels = series.frame_count * int(series.first.get("Rows") or 0) * int(series.first.get("Columns") or 0)
+    except (TypeError, ValueError) as error:
+        raise RefusedError(422, f"{name}: does not tell how many voxels it holds. Copy it again.") from error
+    with session.lock:
+        session.voxels[name] = voxels
+        if voxels > limits.voxels or sum(session.voxels.values()) > _SERIES * limits.voxels:
+            del session.voxels[name]
+            raise RefusedError(413, f"{name}: too many voxels. Drop the four series alone.")
 
 
 def _check_nifti(path: str, name: str, limits: Limits) -> None:

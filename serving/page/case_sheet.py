@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfbrats.cases import boxes, overlays
+from tfbrats.pictures import marks
 from tfbrats.predictions.results import Segmentation
-from tfbrats.reporting import marks
 
 ENDINGS = ("pdf", "png")
 _A4 = (8.27, 11.69)  # inches
@@ -146,12 +146,12 @@ def _volumes(result: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]
 
 def _lesions(result: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     rows = [
-        [str(n), *(f"{ml:.2f}" for ml in lesion["ml"].values()), " ".join(map(str, lesion["middle"]))]
+        [str(n), *(f"{ml:.2f}" for ml in lesion["ml"].values()), " ".join(map(str, lesion["voxel"]))]
         for n, lesion in enumerate(result["lesions"][:_ROWS], 1)
     ]
-    more = result["lesions_in_all"] - len(rows)
-    title = f"Lesions: {result['lesions_in_all']}" + (f", the {len(rows)} largest" if more > 0 else "")
-    return title, ["lesion", "WT ml", "TC ml", "ET ml", "middle voxel i j k"], rows
+    total = len(result["lesions"]) + result["other_lesions"]["count"]
+    title = f"Lesions: {total}" + (f", the {len(rows)} largest" if total > len(rows) else "")
+    return title, ["lesion", "WT ml", "TC ml", "ET ml", "voxel i j k"], rows
 
 
 def _table(
