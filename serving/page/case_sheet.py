@@ -17,6 +17,8 @@ ENDINGS = ("pdf", "png")
 _A4 = (8.27, 11.69)  # inches
 _DPI = 130
 _MARGIN = 0.06  # of the sheet's width
+_TOP, _FOOT = 0.905, 0.29  # between which the pictures stand, of its height
+_GAP, _BETWEEN = 0.01, 0.028  # between pictures, and between rows of them
 _HEAD_MARGIN = 3  # voxels round the head
 _ROWS = 8  # lesions in the table
 _SOFT = "#555555"
@@ -53,9 +55,13 @@ def _pictures(figure, found: Segmentation) -> None:
     box = boxes.grown(boxes.box_of(filled), _HEAD_MARGIN, filled.shape)
     sides_mm = [(high - low) * side for (low, high), side in zip(box, case.spacing_mm, strict=True)]
     widths = [sides_mm[0], sides_mm[0], sides_mm[1]]
-    per_mm = (1 - 2 * _MARGIN - 0.02) / sum(widths)  # of the sheet's width
     rows = [(f"{name}, bare", image, None) for name, image in bare] + [(f"{title}, outlined", grey, tissues)]
-    top = 0.905
+    high = (_TOP - _FOOT) / len(rows) - _BETWEEN  # of the sheet's height
+    # Of the sheet's width, a mm: as large as both its width and its rows allow.
+    per_mm = min(
+        (1 - 2 * _MARGIN - 2 * _GAP) / sum(widths), high * _A4[1] / _A4[0] / max(sides_mm[1], sides_mm[2])
+    )
+    top = _TOP
     for caption, image, labels in rows:
         height = per_mm * max(sides_mm[1], sides_mm[2]) * _A4[0] / _A4[1]
         left = _MARGIN
@@ -66,10 +72,11 @@ def _pictures(figure, found: Segmentation) -> None:
             _panel(
                 axes, at, [boxes.crop(array, box) for array in (image, tissues)], box, voxel, labels is not None
             )
-            left += per_mm * width + 0.01
             if labels is not None:
-                figure.text(left - 0.01, top - height - 0.012, at.words, fontsize=6.5, color=_SOFT, ha="right")
-        top -= height + 0.03
+                slice_of = f"{at.plane} slice {at.index + 1} of {at.count}"
+                figure.text(left, top - height - 0.012, slice_of, fontsize=7, color=_SOFT)
+            left += per_mm * width + _GAP
+        top -= height + _BETWEEN
 
 
 def _panel(axes, at: marks.Slice, cut: Sequence[np.ndarray], box, voxel: Sequence[int], outlined: bool) -> None:
@@ -90,7 +97,7 @@ def _panel(axes, at: marks.Slice, cut: Sequence[np.ndarray], box, voxel: Sequenc
                 axes.contour(x, y, inside, levels=[0.5], colors=[colour], linewidths=0.9)
     axes.set_xlim(0, extent[1])
     axes.set_ylim(extent[2], 0)
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", anchor="NW")
     axes.set_xticks([])
     axes.set_yticks([])
     letters = at.letters

@@ -122,6 +122,9 @@ async function take(files) {
     return;
   }
   show("choice", false);
+  show("uploads-fold");
+  $("uploads-fold").open = true;
+  $("uploads-sum").textContent = `Sending ${wanted.length} ${wanted.length === 1 ? "file" : "files"}…`;
   const queue = [...wanted];
   const began = performance.now();
   await Promise.all(Array.from({ length: AT_ONCE }, async () => {
@@ -129,7 +132,13 @@ async function take(files) {
   }));
   if (mine !== round) return;
   $("uploads").dataset.seconds = ((performance.now() - began) / 1000).toFixed(2);
-  if (left) $("uploads").append(make("li", `${left} other files of the folder stay where they are.`, { className: "soft" }));
+  const lines = [...$("uploads").children];
+  const refused = lines.filter((line) => line.dataset.refused).length;
+  const [sum, bytes] = [lines.length - refused, lines.reduce((all, line) => all + Number(line.dataset.bytes ?? 0), 0)];
+  $("uploads-sum").textContent = `${sum} ${sum === 1 ? "file" : "files"}, ${(bytes / 2 ** 20).toFixed(1)} MiB`
+    + (refused ? `; ${refused} refused` : "") + (left ? `; ${left} others of the folder stay where they are` : "");
+  $("uploads-fold").open = refused > 0;
+  drop.classList.add("small");
   await look();
 }
 
@@ -145,7 +154,7 @@ function send(name, file) {
     request.open("PUT", of(`/file?name=${encodeURIComponent(name)}`));
     request.upload.onprogress = (event) => { state.textContent = `${Math.floor(100 * event.loaded / Math.max(event.total, 1))} %`; };
     request.onload = () => {
-      if (request.status < 300) { state.textContent = `${(file.size / 2 ** 20).toFixed(1)} MiB`; done(); return; }
+      if (request.status < 300) { state.textContent = `${(file.size / 2 ** 20).toFixed(1)} MiB`; line.dataset.bytes = file.size; done(); return; }
       let fault = `The server answers ${request.status}.`;
       try { fault = JSON.parse(request.responseText).fault; } catch { /* no JSON: its number must do */ }
       refuse(line, state, fault, done);
@@ -157,6 +166,7 @@ function send(name, file) {
 
 function refuse(line, state, fault, done) {
   state.textContent = "refused";
+  line.dataset.refused = "yes";
   line.append(make("div", fault, { className: "bad" }));
   done();
 }
@@ -182,9 +192,12 @@ $("try").addEventListener("click", async () => {
   $("try").disabled = true;
   try {
     await forget();
-    $("uploads").replaceChildren(make("li", "A tumour is being simulated…", { className: "soft" }));
+    show("uploads-fold");
+    $("uploads-fold").open = false;
+    $("uploads-sum").textContent = "A tumour is being simulated…";
     await ask("POST", of("/phantom"));
-    $("uploads").replaceChildren(make("li", "A simulated case, no patient’s."));
+    $("uploads-sum").textContent = "A simulated case, no patient’s";
+    drop.classList.add("small");
     await look();
     await segment();
   } catch (error) { tell(error); }
@@ -247,7 +260,8 @@ $("anew").addEventListener("click", () => forget().catch(tell));
 
 async function forget() {
   round += 1;
-  for (const id of ["fault", "choice", "progress", "result"]) show(id, false);
+  for (const id of ["fault", "choice", "progress", "result", "uploads-fold"]) show(id, false);
+  drop.classList.remove("small");
   $("uploads").replaceChildren();
   $("view").removeAttribute("src");
   const old = session;
@@ -317,9 +331,10 @@ async function present({ result }) {
     ([region, ml]) => [REGIONS[region] ?? region, ml.toFixed(1), ...(dice ? [dice[region].toFixed(2)] : [])]));
   const others = result.other_lesions.count;
   $("lesions-title").textContent = `Lesions: ${result.lesions.length + others}`;
-  rows($("lesions"), ["Lesion", "WT ml", "TC ml", "ET ml", "Voxel i j k"], [
-    ...result.lesions.map(({ ml, voxel }, n) => [String(n + 1), ...Object.values(ml).map((one) => one.toFixed(2)), voxel.join(" ")]),
-    ...(others ? [[`${others} more`, result.other_lesions.ml.toFixed(2), "", "", ""]] : []),
+  rows($("lesions"), ["Lesion", "WT ml", "TC ml", "ET ml", "Voxel i j k", ...(dice ? ["Outcome"] : [])], [
+    ...result.lesions.map(({ ml, voxel, outcome }, n) => [
+      String(n + 1), ...Object.values(ml).map((one) => one.toFixed(2)), voxel.join(" "), ...(dice ? [outcome] : [])]),
+    ...(others ? [[`${others} more`, result.other_lesions.ml.toFixed(2), "", "", "", ...(dice ? [""] : [])]] : []),
   ]);
   const names = { segmentation: "Segmentation (.nii.gz)", "dicom-seg": "DICOM-SEG (.dcm)", pdf: "Sheet (PDF)", png: "Sheet (PNG)", provenance: "Provenance (.json)" };
   $("downloads").replaceChildren(

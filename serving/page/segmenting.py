@@ -188,7 +188,7 @@ class Segmenting:
         """What the page shows of an answer; draws its pictures."""
         loaded = found.case
         reference, dice = self._against_reference(entry, found)
-        lesions = lesion_table.lesions(found.tissues, None, loaded.spacing_mm)
+        lesions = lesion_table.lesions(found.tissues, reference, loaded.spacing_mm)
         with open(work.files["provenance"], encoding="utf-8") as file:
             origin = json.load(file)
         result = {
@@ -196,7 +196,9 @@ class Segmenting:
             "simulated": session.simulated or cases.is_simulated(loaded.grid),
             "volumes_ml": found.volumes_ml,
             "dice": dice,
-            "lesions": [{"ml": lesion.ml, "voxel": lesion.voxel} for lesion in lesions.rows],
+            "lesions": [
+                {"ml": lesion.ml, "voxel": lesion.voxel, "outcome": lesion.outcome} for lesion in lesions.rows
+            ],
             "other_lesions": {"count": lesions.others, "ml": lesions.others_ml},
             "values": entry.schema.describe(),
             "known": _known_to_model(found.card, entry.case_id),
