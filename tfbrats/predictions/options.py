@@ -62,7 +62,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dicom-seg",
         nargs="?",
-        const="",
+        const=True,
+        default=False,
         type=paths.argument,
         metavar="SERIES",
         help="write CASE.dcm beside each, a DICOM-SEG on the series that were read; of NIfTI scans on SERIES, "
