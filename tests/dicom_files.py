@@ -137,3 +137,39 @@ def corrected(path, **entries) -> None:
     for keyword, value in entries.items():
         setattr(image, keyword, value)
     image.save_as(path)
+
+
+# --- a study --------------------------------------------------------------------------------------------
+
+DESCRIPTIONS = {
+    "flair": "AX T2 FLAIR",
+    "t1": "SAG T1 MPRAGE",
+    "t1ce": "SAG T1 MPRAGE POST GD",
+    "t2": "AX T2 TSE",
+}
+SHAPE = (24, 20, 16)
+
+
+def scans(shape=SHAPE, seed=0) -> dict[str, np.ndarray]:
+    """Four scans of something without a skull, int16: `tiny_model.RULES` finds all three tissues in it."""
+    rng = np.random.default_rng(seed)
+    brain = np.zeros(shape, bool)
+    brain[3:-3, 3:-3, 2:-2] = True
+    images = {name: np.where(brain, rng.integers(100, 600, shape), 0).astype(np.int16) for name in DESCRIPTIONS}
+    images["flair"][6:14, 5:12, 4:11] = 800
+    images["t1"][8:12, 6:10, 5:9] = 700
+    images["t1ce"][9:12, 7:9, 5:8] = 900
+    return images
+
+
+def write_study(root, placed, enhanced=False, flat=False, images=None, **more) -> pathlib.Path:
+    """Writes four series into folders of their numbers, 11 to 14, or all into one."""
+    images = scans() if images is None else images
+    for number, (modality, array) in enumerate(images.items(), 11):
+        folder = pathlib.Path(root) / str(number)
+        write(folder, array, placed, number, DESCRIPTIONS[modality], enhanced, **more)
+        if flat:
+            for path in folder.iterdir():
+                path.rename(pathlib.Path(root) / f"{number}_{path.name}")
+            folder.rmdir()
+    return pathlib.Path(root)

@@ -38,7 +38,7 @@ def predict(
     rules: "SubmissionRules | None" = None,
     with_provenance: bool = False,
     uncertainty: bool = False,
-    dicom_seg: str | None = None,
+    dicom_seg: str | bool = False,
 ) -> list[str]:
     """Segments the cases of a data set into `output`, and says where they are and what comes next.
 

@@ -184,9 +184,8 @@ def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
         if header is not None and header.get("SeriesInstanceUID"):
             by_uid[str(header.SeriesInstanceUID)][path] = header
     if not by_uid:
-        raise InputError(
-            f"{given_as} {place}: no DICOM image lies here. Give the folder that holds a series' files.".lstrip()
-        )
+        where = f"{given_as} {place}".lstrip()
+        raise InputError(f"{where}: no DICOM image lies here. Give the folder that holds a series' files.")
     series = [_series(headers) for headers in by_uid.values()]
     return sorted(series, key=lambda one: (_whole(one.first.get("SeriesNumber")), one.uid))
 

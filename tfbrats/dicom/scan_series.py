@@ -12,10 +12,7 @@ from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 
 FLAGS = " ".join(f"--{modality} DIR" for modality in MODALITIES)
-_CURE = (
-    f"name them all: {FLAGS}, each the folder of a series, or FOLDER#N for the series of number N in a folder "
-    "of several"
-)
+_CURE = f"name them all: {FLAGS} (DIR#5 is series 5 of a folder of several)"
 _FEWEST_SLICES = 10  # of a scan of the head; a localizer has fewer
 _NO_AGENT = ("", "NONE", "NO", "N", "0", "NO CONTRAST")
 _DERIVED = ("ADC", "TRACEW", "FA", "PERFUSION", "DIFFUSION", "PROJECTION IMAGE", "MIP", "SUB", "SUBTRACTION")

@@ -25,8 +25,9 @@ from tfbrats.machine import files
 MANUFACTURER = "tfbrats"
 _TOLERANCE_MM = 1e-3
 _SERIES_NUMBER = 900  # behind those of scanners
-_HEAD = 16384  # bytes, in which a file of ours names its maker
-_MARK = b"DICM"
+_HEAD = 4096  # bytes, in which a file of ours says what it is and who made it
+# Its elements, as they are encoded: explicit little endian, padded to an even length.
+_OURS = b"\x08\x00\x60\x00CS\x04\x00SEG ", b"\x08\x00\x70\x00LO\x08\x00" + f"{MANUFACTURER} ".encode()
 _LONGEST = 64  # characters, of DICOM's long strings
 # Which every image has by the standard; a de-identifying program may have taken them out whole.
 _MAY_BE_EMPTY = (
@@ -63,7 +64,7 @@ def path_of(segmentation: str | os.PathLike) -> str:
 def is_ours(path: str) -> bool:
     """Whether a file is an object that was written here."""
     beginning = next(iter(files.read_chunks(path, _HEAD)), b"")
-    return beginning[128:132] == _MARK and MANUFACTURER.encode() in beginning and b"SEG" in beginning
+    return all(element in beginning for element in _OURS)
 
 
 def check(paths: Sequence[str]) -> None:
@@ -192,7 +193,7 @@ def _object(study: Study, marked: np.ndarray, segments: Sequence[codes.Segment],
 
 def _private_scheme() -> list[Any]:
     return [
-        package("highdicom.sr").CodingSchemeIdentificationItem(
+        package("highdicom.coding_schemes").CodingSchemeIdentificationItem(
             designator=codes.PRIVATE, name="tfbrats", version=__version__
         )
     ]

@@ -142,8 +142,8 @@ def only_series(path: str, given_as: str) -> Series:
         return meant[0]
     shown = ", ".join(one.name for one in below) or "none"
     raise InputError(
-        f"{given_as} {path}: expected one MR series; found {len(meant)}"
-        + (f" of {len(below)}: {shown}. Add its number, e.g. {place}#{below[0].number}." if below else ".")
+        f"{given_as} {path}: expected one MR series; found {len(meant) or 'none'}"
+        + (f": {shown}. Add its number, e.g. {place}#{below[0].number}." if below else ".")
     )
 
 
@@ -180,7 +180,7 @@ def _dataset(
     entry = CaseFiles(case_id, case_id, LAYOUT, EDITIONS[edition or layouts.UNTOLD], tuple(images), None)
     told = [f"{case_id}: {text}" for text in (*guesses, *notes)]
     told.append(
-        f"{case_id} is what the case is called, by a hash of its Study Instance UID: no patient's name gets "
+        f"the case is called {case_id}, by a hash of its Study Instance UID, so that no patient's name gets "
         "into file names. --output FILE.nii.gz names the result"
     )
     dataset = Dataset(root, (entry,), tuple(told), guesses=tuple(told), studies={case_id: study})

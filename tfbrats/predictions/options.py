@@ -62,7 +62,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dicom-seg",
         nargs="?",
-        const="",
+        const=True,
+        default=False,
         type=paths.argument,
         metavar="SERIES",
         help="write CASE.dcm beside each, a DICOM-SEG on the series that were read; of NIfTI scans on SERIES, "
@@ -77,5 +78,6 @@ def check_there(options: argparse.Namespace) -> None:
         raise InputError(f"{options.input}: no such folder.")
     for modality in MODALITIES:
         path = getattr(options, modality)
-        if path is not None and not (files.exists(path) or files.exists(path.rpartition("#")[0])):
-            raise InputError(f"--{modality} {path}: no such file.")  # DIR#5 is series 5 of a DICOM folder
+        folder = (path or "").rpartition("#")[0]  # DIR#5 is series 5 of a DICOM folder
+        if path is not None and not (files.exists(path) or (folder and files.exists(folder))):
+            raise InputError(f"--{modality} {path}: no such file.")

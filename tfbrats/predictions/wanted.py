@@ -151,7 +151,7 @@ def wanted(
     with_provenance: bool = False,
     overwrite: bool = False,
     uncertainty: bool = False,
-    dicom_seg: str | None = None,
+    dicom_seg: str | bool = False,
 ) -> Wanted:
     """Which cases, and where each goes.
 
@@ -159,14 +159,14 @@ def wanted(
         chosen: ids of cases; None for all.
         probabilities: True writes them beside each segmentation; a path names the file of the one case.
         uncertainty: writes a file a region beside each segmentation.
-        dicom_seg: writes a DICOM-SEG beside each; "" onto the series that the case was read from, else onto
-            the series of this path.
+        dicom_seg: writes a DICOM-SEG beside each; True onto the series that the case was read from, a path onto
+            the series that lies there.
 
     Raises:
         InputError: no such case, several for one file, or an output that cannot be or must not be written.
     """
     entries = layouts.select(dataset, chosen)
-    place = None if dicom_seg is None else _study(dataset, entries, dicom_seg)
+    place = _study(dataset, entries, dicom_seg) if dicom_seg else None
     if is_file(output):
         path = _beside(output, "_probabilities") if probabilities is True else probabilities or None
         maps = tuple(_beside(output, end) for end in results.UNCERTAINTY.values() if uncertainty)
@@ -190,12 +190,12 @@ def wanted(
     layouts.check_outputs(dataset.cases, written)
     if with_provenance:
         provenance.check([target.segmentation for _, target in pairs])
-    if place is not None and (folder is not None or not overwrite):
+    if place is not None:
         segmentation_object.check([target.dicom_seg for _, target in pairs])
     return Wanted(dataset, pairs, folder)
 
 
-def _study(dataset: Dataset, entries: Sequence[CaseFiles], series: str) -> Study:
+def _study(dataset: Dataset, entries: Sequence[CaseFiles], series: str | bool) -> Study:
     """The study that the one case's DICOM-SEG is written onto.
 
     Raises:
@@ -210,10 +210,10 @@ def _study(dataset: Dataset, entries: Sequence[CaseFiles], series: str) -> Study
     (entry,) = entries
     own = dataset.studies.get(entry.case_id)
     if own is not None:
-        if series:
+        if series is not True:
             raise InputError("--dicom-seg SERIES: the scans are DICOM themselves. Give --dicom-seg alone.")
         return own
-    if not series:
+    if series is True:
         raise InputError(
             "--dicom-seg: the scans are NIfTI files. Name the DICOM series on whose voxels they lie: "
             f"--dicom-seg SERIES, a folder; see {headers.PAGE}."
@@ -238,6 +238,8 @@ def _check_files(target: Target, overwrite: bool) -> None:
         if files.exists(path) and not overwrite:
             raise InputError(f"{path} exists. Give another name, or --overwrite.")
         files.check_can_hold(files.parent(path) or ".")
+    if target.study and files.exists(target.dicom_seg) and not overwrite:
+        raise InputError(f"{target.dicom_seg} exists. Give --output another name, or --overwrite.")
     if len(set(map(files.canonical, paths))) < len(paths):
         raise InputError(f"{paths[0]}: named by --output and by --probabilities. Give two names.")
 
