@@ -4,7 +4,6 @@ Every picture is small enough for a telephone: what belongs side by side on a de
 the page sets them side by side. The same numbers give the same bytes.
 """
 
-import base64
 import io
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from tfbrats.cases.overlays import own_style
 from tfbrats.labels import REGIONS
+from tfbrats.pictures.encoding import data_uri
 from tfbrats.scoring.summaries import Row
 
 # Okabe and Ito's colours: told apart by colour-blind readers, on white and on black. Runs differ by marker too.
@@ -47,11 +47,6 @@ class Chart:
     dark: str
     alt: str = ""
     remark: str = ""
-
-
-def data_uri(png: bytes) -> str:
-    """A PNG file's bytes as an address that a page can hold."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def colours(dark: bool) -> tuple[str, ...]:
