@@ -1,4 +1,4 @@
-"""Cases as the page shows them: every slice, opened at the thickest piece of the error; what is known of each."""
+"""Cases as the page shows them: every slice, opened at the thickest piece of the error."""
 
 import dataclasses
 import os
@@ -73,7 +73,7 @@ def pictures_of(
 
 
 def seen_of(evaluation: Evaluation, case_id: str) -> str:
-    """How the model has seen a case in training, e.g. "trained the model"; "" if it has not, or nobody knows."""
+    """How the model has seen a case, e.g. "trained the model"; "" if it has not, or nobody knows."""
     kinds = evaluation.seen_by_model.cases if evaluation.seen_by_model else {}
     kind = next((kind for kind in seen.KNOWN_TO_THE_MODEL if case_id in kinds.get(kind, ())), None)
     return seen.listed({kind: [case_id]}).removeprefix("1 ") if kind else ""

@@ -1,4 +1,4 @@
-"""A picture as the bytes of a file, and as an address that a page can hold. The same picture, the same bytes."""
+"""A picture as the address of a file that a page can hold. The same picture, the same bytes."""
 
 import base64
 import io

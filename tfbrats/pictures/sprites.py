@@ -1,7 +1,7 @@
-"""Every slice of a case as a few pictures that a page turns back into volumes: one for each scan, one for labels.
+"""Every slice of a case as a few pictures that a page makes into volumes: one of each scan, one of labels.
 
-A sprite holds all axial slices in rows and columns, cut to the head. Scans are 8-bit and WebP, which is lossy and
-small; labels are exact. `reporting/slices.js` reads them and draws any plane of three.
+A sprite holds all axial slices in rows and columns, cut to the head. Scans are 8-bit and WebP, which is lossy
+and small; labels are exact. `reporting/slices.js` reads them and draws any plane of three.
 """
 
 from collections.abc import Mapping, Sequence
@@ -125,7 +125,7 @@ def head_box(
 
 
 def _every(size: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
-    """How many voxels make one along each axis, so that there are at most `MOST_VOXELS`: the finest axis first."""
+    """How many voxels make one along each axis, the finest first, until there are at most `MOST_VOXELS`."""
     every = [1, 1, 1]
     while np.prod([-(-side // step) for side, step in zip(size, every, strict=True)]) > MOST_VOXELS:
         finest = int(np.argmin(np.multiply(every, spacing_mm)))
