@@ -32,6 +32,8 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.8",
     "Jinja2>=3.1",  # the report page
     "tensorboard>=2.18",
+    # NiiVue, which draws a case in a browser (docs/why/viewer.md); each minor version may name its parts anew.
+    "ipyniivue>=2.4.4,<2.5",
 ]
 
 EXTRAS = {
@@ -47,6 +49,7 @@ EXTRAS = {
         "mypy>=1.15",  # the public names: tests/test_api.py
         "nbclient>=0.10",  # docs/start/quickstart.ipynb: tests/test_notebook.py
         "ipykernel>=6.29",
+        "selenium>=4.20",  # drives Debian's Chromium: tests/browser.py
         "ruff>=0.9",
         "pre-commit>=3.6",
         "mkdocs>=1.6,<2",  # the pages under docs/ as a site; the theme below is for 1
