@@ -166,9 +166,8 @@ def test_a_case_that_the_model_has_seen_says_how():
     by_split = BySplit(True, {"train": ["BraTS20_Training_001"], "test": ["b"]}, {}, {}, None, True)
     nothing = dict.fromkeys(evaluation.Evaluation.__dataclass_fields__)
     content = evaluation.Evaluation(**nothing | {"by_split": by_split})
-    assert case_pictures.seen_of(content, "BraTS20_Training_001") == "trained the model"
-    assert case_pictures.seen_of(content, "b") == ""
-    assert case_pictures.seen_of(evaluation.Evaluation(**nothing), "b") == ""
+    assert case_pictures.seen_by_case(content) == {"BraTS20_Training_001": "trained the model"}
+    assert case_pictures.seen_by_case(evaluation.Evaluation(**nothing)) == {}
 
 
 # --- without script -------------------------------------------------------------------------------------
