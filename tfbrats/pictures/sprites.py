@@ -14,9 +14,9 @@ from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.labels import Tissue
 from tfbrats.pictures import encoding, marks
 
-# Of WebP. All slices of a scan of a real case are some 150 kB.
-QUALITY = {"FLAIR": 45, "T1ce": 45}
-OTHER_QUALITY = 30
+# Of all slices of a scan. On FLAIR and T1ce a tumour is drawn: they keep most.
+MOST_BYTES = {"FLAIR": 160_000, "T1ce": 160_000}
+MOST_BYTES_OF_OTHERS = 110_000
 MOST_VOXELS = 8_000_000  # of a whole BraTS volume with its air 8.9: what a telephone's canvas still holds
 PAIRS = len(Tissue)  # a voxel's number is PAIRS * reference + prediction ...
 STEP = 7  # ... times this: a browser that blurs what it reads back by a little is noticed, and does no harm
@@ -91,7 +91,7 @@ def sprites_of(
     scans = {
         title: encoding.small(
             _sheet(np.round(crop(grey, box)[steps] * 255).astype(np.uint8), columns),
-            QUALITY.get(title, OTHER_QUALITY),
+            MOST_BYTES.get(title, MOST_BYTES_OF_OTHERS),
         )
         for title, grey in greys.items()
     }
