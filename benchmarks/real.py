@@ -9,8 +9,9 @@ Every patient is scored by networks that have not seen him: of K folds each is h
 cun_lws, msm               trained on all others
 *_ensembled                the others in three parts; three networks, each without one of them and with a seed
                            of its own, a third of the minutes each; one model by `tfbrats export --runs`
-*_tuned                    that model, `tfbrats tune` on the three parts, each answered by the network that has
-                           not seen it
+*_tuned                    the first, with what `tfbrats tune` chooses on the scored cases of the other folds,
+                           each answered by the network of its own fold. No case chooses for itself; the
+                           networks that chose for it have learned from it, as with nnU-Net's rule
 segresnet                  MONAI's, as its tutorial of BraTS trains it (real_segresnet.py), on all others
 nnunet                     nnU-Net's 3d_fullres from its own parts (real_nnunet.py), likewise; its rule of
                            largest components where the scored cases of the other folds say that it helps
@@ -107,7 +108,7 @@ def _trained(plan: Plan, fold: Fold, row: Row, chain: steps.Steps, part: int | N
 
 def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.Steps) -> dict:
     """A row of ours on one fold, to its segmentations -> what is known of its training."""
-    if row.kind:
+    if row.kind == "ensembled":
         members = [
             _trained(plan, fold, row, chain, part, 1 / real_plan.PARTS) for part in range(real_plan.PARTS)
         ]
@@ -121,7 +122,9 @@ def _ours(plan: Plan, fold: Fold, row: Row, folder: pathlib.Path, chain: steps.S
         run, note = _trained(plan, fold, row, chain, 0 if row.is_validated else None)
         runs = [run]
     if row.kind == "tuned":
-        real_ours.tune(runs, plan.cases, [one for part in fold.parts for one in part], chain)
+        by_fold = {one.number: _trained(plan, one, row, chain, None)[0] for one in plan.folds}
+        others = [one for other in plan.folds if other.number != fold.number for one in other.scored]
+        real_ours.tune(list(by_fold.values()), by_fold[fold.number], plan.cases, others, folder, chain)
         model = real_ours.export(runs, folder, chain)
     else:
         model = real_ours.export(runs, folder, chain, "--plain")

@@ -188,13 +188,27 @@ def predict(model: str, cases: str, ids: Sequence[str], folder: pathlib.Path, ch
     )
 
 
-def tune(runs: Sequence[pathlib.Path], cases: str, ids: Sequence[str], chain: Steps) -> None:
-    """Chooses for several runs as one model, on cases that are not scored; kept in the runs' folders.
+def tune(
+    runs: Sequence[pathlib.Path],
+    own: pathlib.Path,
+    cases: str,
+    ids: Sequence[str],
+    folder: pathlib.Path,
+    chain: Steps,
+) -> None:
+    """Chooses for the folds' runs together, on cases that are not scored; folder/tuned.json goes into `own`.
 
-    Each case is answered by the runs that have not learned from it.
+    Each case is answered by the run that has not learned from it. The folds choose one after the other, each
+    over what the last has written into the runs.
     """
+    kept = folder / "tuned.json"
     chain.run(
         f"Tune on {', '.join(ids)}",
-        *("tfbrats.tune", "--run", *map(str, runs), "--input", cases, "--cases", ",".join(ids)),
-        is_done=all(files.exists(tuned_file.path_in(run)) for run in runs),
+        *("tfbrats.tune", "--run", *map(str, runs), "--input", cases, "--cases", ",".join(ids), "--keep"),
+        is_done=kept.exists(),
     )
+    chosen = pathlib.Path(tuned_file.path_in(own))
+    if kept.exists():
+        files.write_json(chosen, files.read_json(kept))
+    else:
+        files.write_json(kept, files.read_json(chosen))

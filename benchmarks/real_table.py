@@ -18,7 +18,6 @@ from tfbrats.workflows import chain as steps
 
 RESULT = "result.json"
 SCORES = {"dice": ("Dice", 3), "hd95_mm": ("HD95, mm", 1), "rq": ("F1", 3)}  # rq: F1 of lesions, rule of 2026
-_BEFORE = {"tuned": "ensembled"}  # what a kind of row adds to: it is compared with that; all others with plain
 _PICTURES = 3  # of the worst cases
 _PEERS = ("segresnet", "nnunet")
 
@@ -97,9 +96,8 @@ def pairs(rows: Sequence) -> list[tuple[str, str]]:
     ours = [row for row in rows if row.network not in _PEERS]
     found = []
     for row in ours:
-        before = _BEFORE.get(row.kind, "") if not row.overrides else ""
         for other in ours:
-            if (other.network, other.kind, other.overrides) == (row.network, before, ()) and other != row:
+            if (other.network, other.kind, other.overrides) == (row.network, "", ()) and other != row:
                 found.append((row.name, other.name))
     return found + [(row.name, peer) for row in ours for peer in peers]
 

@@ -268,7 +268,7 @@ def _searched(
         plain = scores([PLAIN])[0]
         tuned = [scores([own])[0, n] for n, own in enumerate(each)]
         mean, low, high = gains.interval(tuned - plain, asked.seed)
-        if mean <= 0:  # each choice helped those that it was judged by, and together they do not
+        if not gains.helps_together(tuned - plain, asked.seed):  # each choice alone did
             found, each = search.nothing(found), [PLAIN] * number
         told = {"plain": [PLAIN] * number, "tuned": each}
         by_score = {name: means(scores.regions(own), tuple(REGIONS)) for name, own in told.items()}

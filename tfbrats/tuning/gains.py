@@ -3,8 +3,12 @@
 A **gain** is measured with its patient left out: of each patient the score by what the other patients choose,
 less the score without the choice. Two scans of one patient are left out together. What is told beside a mean
 gain is its bootstrap interval, patients drawn again. A choice counts as more than noise where that interval
-lies above 0 and where, with the sign of each patient's difference drawn at random, the best of all candidates
-seldom does as well (Westfall and Young's correction): to try a hundred things is to have a hundred chances.
+lies above 0 and where, with the sign of each patient's gain drawn at random, the mean is seldom as large.
+
+Of a dozen choices one may pass by chance. So what is chosen stays only if all of it together helps patients
+who were left out of the whole search (`helps_together`). To ask more of each choice, as that no candidate of
+all choices does as well by chance (Westfall and Young), leaves nothing to choose of seven patients, whatever
+it is worth.
 """
 
 import functools
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
-CHANCE = 0.05  # that anything is chosen where nothing helps
+CHANCE = 0.05  # that a choice that does not help seems to
 LEAST_GAIN = 0.001  # of a mean of Dice and F1: less is not worth a rule
 LEAST_PATIENTS = 5  # one in 2^5 draws has all signs alike: with fewer nothing could be told from noise
 FEW_PATIENTS = 20  # up to here the choices are few and their gains vague: that is said
@@ -29,7 +33,7 @@ class Gain:
     Attributes:
         mean: over the patients, in units of the criterion.
         low: end of the bootstrap interval of `mean`; `high` its other end.
-        chance: how often some candidate of all that were tried does as well by chance alone.
+        chance: how often the mean is as large where each patient's gain has a random sign.
     """
 
     mean: float
@@ -63,10 +67,18 @@ def gains(tables: Sequence[np.ndarray], seed: int) -> list[Gain]:
     if not tables:
         return []
     patients = tables[0].shape[1]
-    each = np.array([left_out(table) for table in tables])  # [choices, P]
-    intervals = [interval(own, seed) for own in each]
-    chances = _chances(tables, _signs(patients, seed))
-    return [Gain(mean, low, high, chance) for (mean, low, high), chance in zip(intervals, chances, strict=True)]
+    signs = _signs(patients, seed)
+    found = []
+    for each in (left_out(table) for table in tables):
+        chance = float(((signs @ each) >= each.sum() - 1e-9).mean())
+        found.append(Gain(*interval(each, seed), chance))
+    return found
+
+
+def helps_together(each: np.ndarray, seed: int) -> bool:
+    """Whether [P] gains of all choices together, each patient left out of the whole search, are above noise."""
+    _, low, _ = interval(each, seed)
+    return low > 0
 
 
 def interval(each: np.ndarray, seed: int) -> tuple[float, float, float]:
@@ -91,19 +103,3 @@ def _signs(patients: int, seed: int) -> np.ndarray:
     drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (_SIGNS, patients))
     drawn[0] = 1
     return drawn
-
-
-def _chances(tables: Sequence[np.ndarray], signs: np.ndarray) -> list[float]:
-    """Of each choice how often, where signs are drawn, a candidate of any choice does as well as its best."""
-    each = np.concatenate([table[1:] - table[0] for table in tables])  # [all candidates, P]
-    # In units of its own size, which no sign changes: one of small gains is judged as one of large ones.
-    sizes = np.sqrt((each**2).mean(axis=1, keepdims=True))
-    each = each / np.where(sizes > 0, sizes, 1)
-    largest = np.sort((signs @ each.T).max(axis=1))
-    chances, first = [], -1
-    for table in tables:
-        best = chosen(table)
-        own = each[first + best].sum() if best else -np.inf
-        chances.append(float(1 - np.searchsorted(largest, own - 1e-9) / len(largest)))
-        first += len(table) - 1
-    return chances
