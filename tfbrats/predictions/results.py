@@ -8,6 +8,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -238,6 +239,15 @@ class Segmentation:
             title, grey, _ = rows[0]
             rows[1:] = [overlays.Row(title.replace("prediction", "reference"), grey, self.case.label)]
         return overlays.three_planes_html(repr(self)[1:-1], rows, self.case.spacing_mm)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """Beside the pictures NiiVue's widget, in a notebook that has imported ipyniivue."""
+        if self.case is None:
+            return {}
+        from tfbrats.cases import overlays
+
+        scan = next(iter(overlays.scans_shown(self.case.image, self.case.modalities).values()))
+        return overlays.niivue_bundle(scan, self.tissues, self.case.grid)
 
 
 @dataclass(frozen=True)
