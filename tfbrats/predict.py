@@ -5,6 +5,7 @@ r"""Segment cases, or one's own scans, with an exported model, no server needed.
     tfbrats predict --model models/cun --flair a.nii.gz --t1 b.nii.gz --t1ce c.nii.gz --t2 d.nii.gz \
         --output seg.nii.gz
     tfbrats predict ... --view
+    tfbrats predict --model models/cun --input DICOM_STUDY --output out --dicom-seg
     tfbrats predict ... --submission UPLOAD.zip
 
 Writes CASE.nii.gz for each case, on the case's own grid, in the label values that the case's name tells, else
@@ -42,6 +43,7 @@ def predict(
     with_provenance: bool = False,
     uncertainty: bool = False,
     view: bool = False,
+    dicom_seg: str | bool = False,
 ) -> list[str]:
     """Segments the cases of a data set into `output`, and says where they are and what comes next.
 
@@ -55,6 +57,7 @@ def predict(
         with_provenance: also write CASE.json (`provenance`).
         uncertainty: also write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, of a model that is an average.
         view: also write CASE.html, the page of `tfbrats view`.
+        dicom_seg: also write CASE.dcm, as `wanted.wanted`.
 
     Returns:
         the faults of the cases that could not be segmented.
@@ -67,7 +70,8 @@ def predict(
     card = model_card.read(model)
     if uncertainty:
         model_card.check_is_average(card)
-    asked = wanted.wanted(dataset, case_ids, output, probabilities, with_provenance, overwrite, uncertainty)
+    more = probabilities, with_provenance, overwrite, uncertainty, dicom_seg
+    asked = wanted.wanted(dataset, case_ids, output, *more)
     asked, notes = asked.by(card)
     for note in notes:
         print(style.note(note))
@@ -196,6 +200,7 @@ def main(arguments: Sequence[str]) -> None:
         options.provenance,
         options.uncertainty,
         options.view,
+        options.dicom_seg,
     )
     if faults:
         unpacked = f"\n{options.submission}: not written" if rules else ""

@@ -14,6 +14,7 @@ from typing import Any
 from tfbrats import __version__
 from tfbrats.datasets import references
 from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.dicom.segmentation_object import Algorithm
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.predictions import model_card
@@ -85,6 +86,29 @@ def describe(
         "written_by": f"tfbrats {__version__}",
         "intended_use": card.intended_use,
     }
+
+
+def algorithm(card: ModelCard) -> Algorithm:
+    """What a DICOM-SEG says of the model that made it."""
+    n4 = ", ".join(card.n4.modalities) or "none"
+    parameters = {
+        "tfbrats_json_sha256": hashlib.sha256(card.to_file()).hexdigest(),
+        "records_sha256": card.training_data.get("records_sha256"),
+        "config_sha256": _config_sha256(card),
+        "modalities": ", ".join(card.modalities),
+        "spacing_mm": " x ".join(f"{side:g}" for side in card.spacing_mm),
+        "n4": f"{n4} by {card.n4.method}" if card.n4.modalities else n4,
+        "normalisation": card.normalisation,
+        "averaged": card.averaged and card.averaged.text,
+        "tuned": card.tuned and card.tuned.text,
+        "intended_use": card.intended_use,
+    }
+    return Algorithm(
+        card.name,
+        str(card.version),
+        f"tfbrats {card.tfbrats_version}",
+        {name: str(value) for name, value in parameters.items() if value},
+    )
 
 
 def check(segmentations: Iterable[str | os.PathLike]) -> None:

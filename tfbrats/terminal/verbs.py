@@ -44,6 +44,7 @@ VERBS = tuple(
             "Use a model",
             "a server for your own machine, with TensorFlow Serving's calls",
         ),
+        ("page", "serving.page", "Use a model", "a page for the browser: drop four scans, see the answer"),
         ("call", "serving.client", "Use a model", "segment cases by a server, over gRPC"),
         ("view", "tfbrats.view", "Judge it", "one case in a browser: planes, 3-D, prediction and reference"),
         ("evaluate", "tfbrats.evaluate", "Judge it", "score segmentations against references"),
