@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -87,13 +87,12 @@ class Case:
         rows = [overlays.Row(title, grey, tissues) for title, grey in scans.items()]
         return overlays.three_planes_html(repr(self)[1:-1], rows, self.spacing_mm)
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         """Beside the pictures NiiVue's widget, in a notebook that has imported ipyniivue."""
         from tfbrats.cases import overlays
 
         tissues = np.zeros(self.image.shape[:3], np.uint8) if self.label is None else self.label
-        scan = next(iter(overlays.scans_shown(self.image, self.modalities).values()))
-        return overlays.niivue_bundle(scan, tissues, self.grid)
+        return overlays.niivue_bundle(self, tissues)
 
 
 def volumes_ml(tissues: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from tfbrats.cases import boxes
 from tfbrats.labels import LwsRegion, Tissue, region_mask
 
 if TYPE_CHECKING:  # who draws planes need not wait for the reader of images
-    from tfbrats.cases.nifti import Grid
+    from tfbrats.cases.case import Case
 
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
 COLOURS = {
@@ -235,24 +235,23 @@ def three_planes_html(title: str, rows: Sequence[Row], spacing_mm: Sequence[floa
     )
 
 
-def niivue_bundle(grey: np.ndarray, tissues: np.ndarray, grid: "Grid") -> dict[str, Any]:
+def niivue_bundle(case: "Case", tissues: np.ndarray) -> dict[str, Any]:
     """NiiVue's widget, as a notebook displays it, where that notebook has imported ipyniivue; {} elsewhere.
 
     The import is the wish for it: a widget is gone when the notebook is opened again, and pictures stay.
 
     Args:
-        grey: 0 to 1, [I, J, K].
-        tissues: same shape.
-        grid: they lie on.
+        tissues: uint8 [I, J, K], on the case's grid.
     """
     if (package := sys.modules.get("ipyniivue")) is None:
         return {}
     from tfbrats.cases import nifti
 
     def volume(name: str, array: np.ndarray, **how: Any) -> Any:
-        content = nifti.to_bytes(grid.to_file(array), grid, f"{name}.nii.gz", 1)
+        content = nifti.to_bytes(case.grid.to_file(array), case.grid, f"{name}.nii.gz", 1)
         return package.widget.Volume(data=content, name=f"{name}.nii.gz", **how)
 
+    grey = next(iter(scans_shown(case.image, case.modalities).values()))
     scan = volume("scan", np.round(grey * 255).astype(np.uint8), colormap="gray", cal_min=0, cal_max=255)
     tissue = volume("tissues", tissues, opacity=_FILL)
     shades = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in COLOURS.values())]
