@@ -89,10 +89,13 @@ class Case:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         """Beside the pictures NiiVue's widget, in a notebook that has imported ipyniivue."""
+        return self.niivue_bundle(self.label)
+
+    def niivue_bundle(self, tissues: np.ndarray | None) -> dict:
+        """NiiVue's widget with tissues [I, J, K] over a scan, for a notebook; {} where none is wanted."""
         from tfbrats.cases import overlays
 
-        tissues = np.zeros(self.image.shape[:3], np.uint8) if self.label is None else self.label
-        return overlays.niivue_bundle(self, tissues)
+        return overlays.niivue_bundle(self.image, self.modalities, tissues, self.grid)
 
 
 def volumes_ml(tissues: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:

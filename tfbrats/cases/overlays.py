@@ -19,8 +19,7 @@ from tfbrats.cases import boxes
 from tfbrats.labels import LwsRegion, Tissue, region_mask
 
 if TYPE_CHECKING:  # who draws planes need not wait for the reader of images
-    from tfbrats.cases.case import Case
-
+    from tfbrats.cases.nifti import Grid
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
 COLOURS = {
     Tissue.NCR: "#D55E00",
@@ -235,25 +234,30 @@ def three_planes_html(title: str, rows: Sequence[Row], spacing_mm: Sequence[floa
     )
 
 
-def niivue_bundle(case: "Case", tissues: np.ndarray) -> dict[str, Any]:
+def niivue_bundle(
+    image: np.ndarray, modalities: Sequence[str], tissues: np.ndarray | None, grid: "Grid"
+) -> dict[str, Any]:
     """NiiVue's widget, as a notebook displays it, where that notebook has imported ipyniivue; {} elsewhere.
 
     The import is the wish for it: a widget is gone when the notebook is opened again, and pictures stay.
 
     Args:
-        tissues: uint8 [I, J, K], on the case's grid.
+        image: [I, J, K, M], of these modalities; one is shown.
+        tissues: uint8 [I, J, K], or None.
+        grid: they lie on.
     """
     if (package := sys.modules.get("ipyniivue")) is None:
         return {}
     from tfbrats.cases import nifti
 
     def volume(name: str, array: np.ndarray, **how: Any) -> Any:
-        content = nifti.to_bytes(case.grid.to_file(array), case.grid, f"{name}.nii.gz", 1)
+        content = nifti.to_bytes(grid.to_file(array), grid, f"{name}.nii.gz", 1)
         return package.widget.Volume(data=content, name=f"{name}.nii.gz", **how)
 
-    grey = next(iter(scans_shown(case.image, case.modalities).values()))
-    scan = volume("scan", np.round(grey * 255).astype(np.uint8), colormap="gray", cal_min=0, cal_max=255)
-    tissue = volume("tissues", tissues, opacity=_FILL)
+    grey = next(iter(scans_shown(image, modalities).values()))
+    scan_voxels = np.round(grey * 255).astype(np.uint8)
+    scan = volume("scan", scan_voxels, colormap="gray", cal_min=0, cal_max=255)
+    tissue = volume("tissues", np.zeros_like(scan_voxels) if tissues is None else tissues, opacity=_FILL)
     shades = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in COLOURS.values())]
     table = dict(zip("RGBA", map(list, zip(*shades, strict=True)), strict=True))
     values = [int(Tissue.BACKGROUND), *map(int, COLOURS)]

@@ -250,7 +250,7 @@ class Segmentation:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
         """Beside the pictures NiiVue's widget, in a notebook that has imported ipyniivue."""
-        return {} if self.case is None else overlays.niivue_bundle(self.case, self.tissues)
+        return {} if self.case is None else self.case.niivue_bundle(self.tissues)
 
 
 @dataclass(frozen=True)
