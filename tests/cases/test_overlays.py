@@ -106,3 +106,29 @@ def test_a_case_without_tumour_or_image_is_shown_too():
     nothing = overlays.Row("", np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint8))
     assert picture_in(overlays.three_planes_html("", [nothing], (1, 1, 1))).size
     assert np.array_equal(overlays.as_grey(np.zeros(SHAPE)), np.zeros(SHAPE))
+
+
+def test_a_notebook_that_has_imported_ipyniivue_shows_niivue_s_widget_beside_the_pictures(
+    monkeypatch, tmp_path
+):
+    import sys
+
+    from tfbrats.cases import nifti
+
+    package = pytest.importorskip("ipyniivue")
+    loaded = []
+    monkeypatch.setattr(package.NiiVue, "load_volumes", lambda self, volumes: loaded.extend(volumes))
+    shown = case_of()
+    monkeypatch.delitem(sys.modules, "ipyniivue")
+    assert shown._repr_mimebundle_() == {}  # pictures alone: they stay when the notebook is opened again
+    monkeypatch.setitem(sys.modules, "ipyniivue", package)
+    (kind,) = shown._repr_mimebundle_()
+    assert kind == "application/vnd.jupyter.widget-view+json"
+    scan, tissues = loaded
+    for volume, expected in ((scan, None), (tissues, shown.label)):
+        path = tmp_path / volume.name
+        path.write_bytes(bytes(volume.data))
+        read = nifti.read(path)
+        assert np.array_equal(read.grid.affine, shown.grid.affine)
+        if expected is not None:
+            assert np.array_equal(read.grid.from_file(read.array), expected)

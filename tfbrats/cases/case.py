@@ -87,6 +87,16 @@ class Case:
         rows = [overlays.Row(title, grey, tissues) for title, grey in scans.items()]
         return overlays.three_planes_html(repr(self)[1:-1], rows, self.spacing_mm)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
+        """Beside the pictures NiiVue's widget, in a notebook that has imported ipyniivue."""
+        return self.niivue_bundle(self.label)
+
+    def niivue_bundle(self, tissues: np.ndarray | None) -> dict:
+        """NiiVue's widget with tissues [I, J, K] over a scan, for a notebook; {} where none is wanted."""
+        from tfbrats.cases import overlays
+
+        return overlays.niivue_bundle(self.image, self.modalities, tissues, self.grid)
+
 
 def volumes_ml(tissues: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, float]:
     """Region -> millilitres, of tissues [I, J, K] with voxels of that size."""

@@ -8,15 +8,18 @@ import base64
 import contextlib
 import html
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tfbrats.cases import boxes
 from tfbrats.labels import LwsRegion, Tissue, region_mask
 
+if TYPE_CHECKING:  # who draws planes need not wait for the reader of images
+    from tfbrats.cases.nifti import Grid
 # Okabe and Ito's colours: told apart by colour-blind readers, and on grey.
 COLOURS = {
     Tissue.NCR: "#D55E00",
@@ -229,6 +232,42 @@ def three_planes_html(title: str, rows: Sequence[Row], spacing_mm: Sequence[floa
         f"{html.escape(captions)}. {html.escape(places)}.<br>{legend or 'No tumour is outlined.'}"
         "</figcaption></figure>"
     )
+
+
+def niivue_bundle(
+    image: np.ndarray, modalities: Sequence[str], tissues: np.ndarray | None, grid: "Grid"
+) -> dict[str, Any]:
+    """NiiVue's widget, as a notebook displays it, where that notebook has imported ipyniivue; {} elsewhere.
+
+    The import is the wish for it: a widget is gone when the notebook is opened again, and pictures stay.
+
+    Args:
+        image: [I, J, K, M], of these modalities; one is shown.
+        tissues: uint8 [I, J, K], or None.
+        grid: they lie on.
+    """
+    if (package := sys.modules.get("ipyniivue")) is None:
+        return {}
+    from tfbrats.cases import nifti
+
+    def volume(name: str, array: np.ndarray, **how: Any) -> Any:
+        content = nifti.to_bytes(grid.to_file(array), grid, f"{name}.nii.gz", 1)
+        return package.widget.Volume(data=content, name=f"{name}.nii.gz", **how)
+
+    grey = next(iter(scans_shown(image, modalities).values()))
+    scan_voxels = np.round(grey * 255).astype(np.uint8)
+    scan = volume("scan", scan_voxels, colormap="gray", cal_min=0, cal_max=255)
+    tissue = volume("tissues", np.zeros_like(scan_voxels) if tissues is None else tissues, opacity=_FILL)
+    shades = [(0, 0, 0, 0), *((*bytes.fromhex(colour[1:]), 255) for colour in COLOURS.values())]
+    table = dict(zip("RGBA", map(list, zip(*shades, strict=True)), strict=True))
+    values = [int(Tissue.BACKGROUND), *map(int, COLOURS)]
+    names = [Tissue(value).name for value in values]
+    tissue.set_colormap_label({**table, "I": values, "labels": names})
+    shown = package.NiiVue(is_radiological_convention=True, sagittal_nose_left=True)
+    shown.load_volumes([scan, tissue])
+    bundle = shown._repr_mimebundle_()
+    view, _ = bundle if isinstance(bundle, tuple) else (bundle, {})
+    return {kind: content for kind, content in (view or {}).items() if kind != "text/plain"}
 
 
 def _three_planes_png(rows: Sequence[Row], voxel: Sequence[int], spacing_mm: Sequence[float]) -> bytes:

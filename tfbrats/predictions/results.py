@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tfbrats.cases import case, nifti, preprocess
+from tfbrats.cases import case, nifti, overlays, preprocess
 from tfbrats.cases.case import Case
 from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
@@ -241,14 +241,16 @@ class Segmentation:
         """Three planes, outlined as predicted; below as in the reference, where the case has one."""
         if self.case is None:
             return None
-        from tfbrats.cases import overlays
-
         scans = overlays.scans_shown(self.case.image, self.case.modalities)
         rows = [overlays.Row(f"prediction on {title}", grey, self.tissues) for title, grey in scans.items()]
         if self.case.label is not None:
             title, grey, _ = rows[0]
             rows[1:] = [overlays.Row(title.replace("prediction", "reference"), grey, self.case.label)]
         return overlays.three_planes_html(repr(self)[1:-1], rows, self.case.spacing_mm)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict:
+        """Beside the pictures NiiVue's widget, in a notebook that has imported ipyniivue."""
+        return {} if self.case is None else self.case.niivue_bundle(self.tissues)
 
 
 @dataclass(frozen=True)

@@ -275,8 +275,13 @@ def ending(wanted: Wanted, by: str, fresh: Sequence[CaseFiles], uploads: bool = 
         chosen = [text for entry, _ in some if entry.label for text in ("--case", entry.case_id)]
         arguments = ("--prediction", place, "--reference", wanted.dataset.root, *chosen, "--output", "scores")
         return [*lines, style.following(verbs.command_line("tfbrats.evaluate", *arguments))]
-    first = wanted.targets[0].segmentation
-    look = f"look at {first} over the scans in a viewer (ITK-SNAP, 3D Slicer); for research only"
+    entry, first = wanted.pairs[0][0], wanted.targets[0].segmentation
+    viewers = "ITK-SNAP, 3D Slicer"
+    if wanted.folder is not None and entry.layout != own_scans.NAMED:  # the card beside it tells its values
+        which = ("--case", entry.case_id) if len(wanted.dataset) > 1 else ()
+        page = ("--prediction", place, "--output", f"{entry.case_id}.html")
+        viewers = f"{verbs.command_line('tfbrats.view', wanted.dataset.root, *which, *page)}; or {viewers}"
+    look = f"look at {first} over the scans in a viewer ({viewers}); for research only"
     return [*lines, style.following(look)]
 
 

@@ -23,14 +23,13 @@ from tfbrats.cases.nifti import Grid
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue
 from tfbrats.metrics import region_scores
+from tfbrats.pictures import differences
 from tfbrats.predictions import provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.viewer import eight_bit, lesion_table, niivue
 
 TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
-# What is found, missed and false; told apart by colour-blind readers, none of them a tissue's.
-DIFFERENCE_COLOURS = {"found": "#6CD9C3", "missed": "#FF9F1C", "false": "#B388FF"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,10 @@ def html(
         has_scores=any(row.dice is not None for row in numbers),
         lesions=lesions,
         legend=_legend(prediction, reference),
-        difference=DIFFERENCE_COLOURS,
+        difference=[
+            (colour, differences.NAMES[kind], differences.MEANINGS[kind])
+            for kind, colour in differences.COLOURS.items()
+        ],
         regions=REGION_NAMES,
         card=card,
         seen_in_training=_is_seen(card, case.case_id),
@@ -141,7 +143,7 @@ def _data(
         "names": [tissue.name for tissue in Tissue],
         "colours": {int(tissue): colour for tissue, colour in overlays.COLOURS.items()},
         "regions": {region: [int(tissue) for tissue in parts] for region, parts in REGIONS.items()},
-        "difference": DIFFERENCE_COLOURS,
+        "difference": {differences.NAMES[kind]: colour for kind, colour in differences.COLOURS.items()},
     }
 
 
