@@ -31,7 +31,11 @@ INSTALL_REQUIRES = [
     "argcomplete>=3.3",  # tab completion
     "matplotlib>=3.8",
     "Jinja2>=3.1",  # the report page
+    "starlette>=0.46",  # tfbrats page
+    "uvicorn>=0.34",
     "tensorboard>=2.18",
+    # NiiVue, which draws a case in a browser (docs/why/viewer.md); each minor version may name its parts anew.
+    "ipyniivue>=2.4.4,<2.5",
 ]
 
 EXTRAS = {
@@ -50,6 +54,7 @@ EXTRAS = {
         "mypy>=1.15",  # the public names: tests/test_api.py
         "nbclient>=0.10",  # docs/start/quickstart.ipynb: tests/test_notebook.py
         "ipykernel>=6.29",
+        "selenium>=4.20",  # drives Debian's Chromium: tests/browser.py
         "ruff>=0.9",
         "pre-commit>=3.6",
         "mkdocs>=1.6,<2",  # the pages under docs/ as a site; the theme below is for 1
@@ -78,9 +83,11 @@ setuptools.setup(
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
-        "tfbrats.reporting": ["*.html.jinja"],
+        "tfbrats.reporting": ["*.html.jinja", "*.js"],
+        "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
+        "serving.page": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["tfbrats = tfbrats.__main__:main"]},
     install_requires=INSTALL_REQUIRES,

@@ -207,6 +207,15 @@ def place(request, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """A Chromium that all tests of a process share (tests/browser.py); they skip where there is none."""
+    from browser import started
+
+    with started() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def real_cases() -> pathlib.Path:
     """Folder of the real BraTS 2021 cases."""
     return _real("cases")

@@ -73,7 +73,8 @@ def write(
     _check(scores, prediction, reference, run_folder, compare)
     _check_written(output, pictures, case_ids, hero_file)
 
-    from tfbrats.reporting import case_pictures, hero, hero_card, page, score_text
+    from tfbrats.pictures import case_pictures, hero, hero_card, ranked_cases
+    from tfbrats.reporting import page, score_text
     from tfbrats.reporting.sampling_maps import sampling_of
     from tfbrats.reporting.training_section import training_of
     from tfbrats.reporting.uncertainty_section import uncertainty_of
@@ -87,8 +88,8 @@ def write(
     compared = [evaluation.compared_with(other, folder) for other, folder in zip(others, compare, strict=True)]
     training = training_of(run_folder, evaluation.model)
     if output is not None:
-        by_rank = dict(case_pictures.choose(evaluation.rows, pictures))
-        chosen = case_pictures.named(evaluation.rows, case_ids) if case_ids else by_rank
+        by_rank = dict(ranked_cases.choose(evaluation.rows, pictures))
+        chosen = ranked_cases.named(evaluation.rows, case_ids) if case_ids else by_rank
         pictured = case_pictures.pictures_of(evaluation, prediction, reference, chosen, scores)
         html = page.render(
             page.Content(

@@ -4,7 +4,6 @@ Every picture is small enough for a telephone: what belongs side by side on a de
 the page sets them side by side. The same numbers give the same bytes.
 """
 
-import base64
 import io
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from tfbrats.cases.overlays import own_style
 from tfbrats.labels import REGIONS
+from tfbrats.pictures.encoding import flat
 from tfbrats.scoring.summaries import Row
 
 # Okabe and Ito's colours: told apart by colour-blind readers, on white and on black. Runs differ by marker too.
@@ -49,11 +49,6 @@ class Chart:
     remark: str = ""
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG file's bytes as an address that a page can hold."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def colours(dark: bool) -> tuple[str, ...]:
     """What the first, second, ... run is drawn in."""
     return RUN_COLOURS_DARK if dark else RUN_COLOURS
@@ -78,7 +73,7 @@ def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[st
         buffer = io.BytesIO()
         # PNG's metadata names the library's version: left out, the same numbers give the same page.
         figure.savefig(buffer, format="png", metadata={"Software": None})
-        pictures[scheme] = data_uri(buffer.getvalue())
+        pictures[scheme] = flat(buffer.getvalue())
     return pictures
 
 

@@ -11,8 +11,19 @@ from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import SHOWN_MODALITIES, as_grey, enlarged, lws_picture, overlay
 from tfbrats.config import Config, SliceConfig
 from tfbrats.labels import LwsRegion, region_mask
-from tfbrats.reporting.case_pictures import PICTURE_MARGIN, Panel, Pictured, png
+from tfbrats.pictures.case_pictures import Pictured
+from tfbrats.pictures.encoding import png
 from tfbrats.scoring.pairs import Pair
+
+_MARGIN = 2  # voxels round the head
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its title; the picture is a data URI."""
+
+    title: str
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def sampling_maps(pair: Pair, settings: SliceConfig) -> Maps | None:
     weights = [np.array(of_network)[0] for of_network in of_networks]
     shown = next(m for m in (*SHOWN_MODALITIES, *modalities) if m in modalities)
     grey = as_grey(loaded.image[..., modalities.index(shown)].astype(np.float32))[:, :, k]
-    box = grown(box_of(regions != LwsRegion.S1), PICTURE_MARGIN, regions.shape)
+    box = grown(box_of(regions != LwsRegion.S1), _MARGIN, regions.shape)
     # Rows of the pictures lie along j, columns along i.
     grey, tissues, in_box = (crop(plane, box).T for plane in (grey, tissues, regions))
     pixel_mm = (loaded.spacing_mm[1], loaded.spacing_mm[0])

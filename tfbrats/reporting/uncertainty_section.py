@@ -13,8 +13,9 @@ from tfbrats.labels import REGIONS, region_mask
 from tfbrats.machine import files
 from tfbrats.metrics import uncertainty
 from tfbrats.metrics.uncertainty import Histogram
+from tfbrats.pictures import ranked_cases
 from tfbrats.predictions.results import UNCERTAINTY
-from tfbrats.reporting import case_pictures, charts
+from tfbrats.reporting import charts
 from tfbrats.reporting.charts import Chart
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.pairs import Pair
@@ -64,7 +65,7 @@ def uncertainty_of(
     if not any(name.endswith(tuple(endings)) for name in names):
         return None
     scored = sorted({row["case_id"] for row in evaluation.rows} - set(evaluation.missing))
-    pairs = case_pictures.pairs_of(evaluation, prediction, reference, scored, scores)
+    pairs = ranked_cases.pairs_of(evaluation, prediction, reference, scored, scores)
     told = [(pair, maps) for pair in pairs if (maps := _maps_of(pair, names))]
     if not told:
         return None
@@ -103,7 +104,7 @@ def _histograms(
     evaluation: Evaluation, pair: Pair, maps: Mapping[str, str], scores: str | os.PathLike
 ) -> tuple[dict[str, Histogram], bool]:
     """Region -> histogram of a case, and whether its brain was known."""
-    predicted, expert, grid = case_pictures.scored_pair(evaluation.rows, pair, scores)
+    predicted, expert, grid = ranked_cases.scored_pair(evaluation.rows, pair, scores)
     brain = _brain(pair)
     found = {}
     for region, path in maps.items():

@@ -1,9 +1,9 @@
 r"""One case in one picture, to be shown where a page cannot be: a README, a slide, a poster.
 
 Above, the four scans of one axial slice, bare, so that a reader can judge for themselves. Below, the same slice
-with the reference, with the prediction, and with where the two differ; the Dice of the whole volume beside it.
-The slice is the one with most tumour in the reference, never one chosen by hand. The picture says "simulated"
-where the case's files do. `hero_card` sets it.
+with the reference, with the prediction, and with where the two differ; and the prediction in 3-D. The Dice is
+of the whole volume. The slice is the one with most tumour in the reference, never one chosen by hand. The
+picture says "simulated" where the case's files do. `hero_card` sets it.
 
 docs/hero.png was made so, on two CPU cores in some twenty minutes:
 
@@ -31,19 +31,16 @@ from scipy import ndimage
 
 from tfbrats.cases import case
 from tfbrats.cases.boxes import box_of
-from tfbrats.cases.overlays import COLOURS, plane
+from tfbrats.cases.overlays import COLOURS, as_grey, plane
 from tfbrats.errors import InputError
 from tfbrats.labels import region_mask
+from tfbrats.pictures import differences, marks, solid
+from tfbrats.pictures.ranked_cases import MODALITIES, choose, named, pairs_of, scored_pair
 from tfbrats.predictions import seen
-from tfbrats.reporting import marks
-from tfbrats.reporting.case_pictures import as_grey, choose, named, pairs_of, scored_pair
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.terminal import wording
 
-FOUND, MISSED, FALSE = 1, 2, 3  # what `difference` tells of a voxel; 0 is neither's
-# Told apart by colour-blind readers, by a test; none of them a tissue's.
-DIFFERENCE_COLOURS = {FOUND: "#6CD9C3", MISSED: "#FF9F1C", FALSE: "#B388FF"}
-_TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
+SOLID_PIXELS = (366, 440)  # width and height of the 3-D picture
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Hero:
         dice: region -> of the whole volume; nan where there is none.
         caption: whose prediction this is, and what the case stands for.
         simulated: whether the case's files say so.
+        solid: the prediction in the head in 3-D, as `solid.render`; None of a picture that does not show it.
     """
 
     case_id: str
@@ -68,6 +66,7 @@ class Hero:
     dice: Mapping[str, float]
     caption: str = ""
     simulated: bool = False
+    solid: np.ndarray | None = None
 
 
 def hero_of(
@@ -97,18 +96,21 @@ def hero_of(
     predicted, expert, grid = scored_pair(rows, pair, scores)
     if pair.source is None:
         raise InputError(f"{reference}: holds no scans of {case_id}. Give the data set as --reference.")
-    scans = case.load(pair.source, list(_TITLES)).image  # and its label: all lie on one grid, or it is an error
+    scans = case.load(
+        pair.source, list(MODALITIES)
+    ).image  # and its label: all lie on one grid, or it is an error
     k = fullest(expert, predicted)
     voxel = (0, 0, k)
     return Hero(
         case_id=case_id,
-        greys={title: plane(as_grey(scans[..., n]), voxel, 2) for n, title in enumerate(_TITLES.values())},
+        greys={title: plane(as_grey(scans[..., n]), voxel, 2) for n, title in enumerate(MODALITIES.values())},
         reference=plane(expert, voxel, 2),
         prediction=plane(predicted, voxel, 2),
         at=marks.Slice(2, k, expert.shape[2], grid.spacing_mm),
         dice={row["region"]: row["dice"] for row in rows if row["case_id"] == case_id},
         caption=_caption(evaluation, case_id, stands_for),
         simulated=case.is_simulated(grid),
+        solid=solid.render(scans.any(-1), predicted, grid.spacing_mm, SOLID_PIXELS),
     )
 
 
@@ -141,16 +143,6 @@ def fullest(reference: np.ndarray, prediction: np.ndarray) -> int:
         if voxels.any():
             return int(voxels.argmax())
     return reference.shape[2] // 2
-
-
-def difference(reference: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Of each voxel whether the whole tumour is found there, missed or false: uint8; 0 where neither has it."""
-    expected, predicted = region_mask(reference, "WT"), region_mask(prediction, "WT")
-    kinds = np.zeros(reference.shape, np.uint8)
-    kinds[expected & predicted] = FOUND
-    kinds[expected & ~predicted] = MISSED
-    kinds[predicted & ~expected] = FALSE
-    return kinds
 
 
 def painted(
@@ -201,19 +193,24 @@ class View:
         return ndimage.map_coordinates(plane, self._where, order=0, cval=0)
 
 
-def panels(hero: Hero, view: View) -> dict[str, np.ndarray]:
-    """The pictures in reading order: title -> 0 to 1, [rows, columns, 3], all of one size."""
+def panels(hero: Hero, view: View, fill: float = 0.55) -> dict[str, np.ndarray]:
+    """The pictures in reading order: title -> 0 to 1, [rows, columns, 3], all of one size.
+
+    Args:
+        fill: opacity of the tissues inside their outlines; 0 leaves contours alone.
+    """
     greys = {title: view.grey(grey) for title, grey in hero.greys.items()}
     pictures = {title: np.repeat(grey[..., None], 3, axis=-1) for title, grey in greys.items()}
     below = next(iter(greys.values()))
     for title, tissues in (("Reference", hero.reference), ("Prediction", hero.prediction)):
         kinds = view.kinds(tissues)
-        picture = painted(below, kinds, COLOURS, dict.fromkeys(COLOURS, 0.55))
+        picture = painted(below, kinds, COLOURS, dict.fromkeys(COLOURS, fill))
         for tissue, colour in COLOURS.items():
             inside = kinds == tissue
             picture[inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = to_rgb(colour)
         pictures[title] = picture
-    kinds = view.kinds(difference(hero.reference, hero.prediction))
-    opacity = {FOUND: 0.6, MISSED: 1, FALSE: 1}
-    pictures["Difference"] = painted(0.6 * below, kinds, DIFFERENCE_COLOURS, opacity)
+    kinds = view.kinds(differences.difference(hero.reference, hero.prediction))
+    pictures["Difference"] = painted(
+        differences.DIMMED * below, kinds, differences.COLOURS, differences.OPACITY
+    )
     return pictures

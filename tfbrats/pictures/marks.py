@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tfbrats.cases.nifti import AXES
 
-_SCALES = ((50, "5 cm"), (10, "1 cm"), (1, "1 mm"))
+SCALES = ((50, "5 cm"), (10, "1 cm"), (1, "1 mm"))
 _PLANES = ("sagittal", "coronal", "axial")  # by the axis that they cut
 _OPPOSITE = dict(zip("LRPASI", "RLAPIS", strict=True))
 _BEYOND = {"L": "left of", "P": "behind", "S": "above"}
@@ -13,7 +13,7 @@ _BEYOND = {"L": "left of", "P": "behind", "S": "above"}
 
 def scale_bar(most_mm: float) -> tuple[int, str]:
     """How long a scale bar is, in mm and in words: 5 cm where there is room for it."""
-    return next((scale for scale in _SCALES if scale[0] <= most_mm), _SCALES[-1])
+    return next((scale for scale in SCALES if scale[0] <= most_mm), SCALES[-1])
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Letters:
     right: str
     top: str
     bottom: str
+
+
+def beyond(axis: int) -> str:
+    """Where a slice lies, seen from the first: "above" it of axial ones (`axis` 2)."""
+    return _BEYOND[AXES[axis]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,15 @@ class Slice:
     def words(self) -> str:
         """E.g. "axial slice 78 of 155, 77 mm above the first"."""
         away_mm = self.index * self.spacing_mm[self.axis]
-        beyond = _BEYOND[AXES[self.axis]]
-        return f"{self.plane} slice {self.index + 1} of {self.count}, {away_mm:.0f} mm {beyond} the first"
+        place = f"{away_mm:.0f} mm {beyond(self.axis)} the first"
+        return f"{self.plane} slice {self.index + 1} of {self.count}, {place}"
+
+    @property
+    def short(self) -> str:
+        """What stands in the picture itself, e.g. "axial 78 of 155, 77 mm"."""
+        return (
+            f"{self.plane} {self.index + 1} of {self.count}, {self.index * self.spacing_mm[self.axis]:.0f} mm"
+        )
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
