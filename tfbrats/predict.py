@@ -10,8 +10,9 @@ r"""Segment cases, or one's own scans, with an exported model, no server needed.
 
 Writes CASE.nii.gz for each case, on the case's own grid, in the label values that the case's name tells, else
 in the model's; and volumes.csv, the regions' volumes in ml. Run again, it goes on with the cases that have no
-result yet. With --view also CASE.html, to look at it in a browser (tfbrats view). Scans have to be stripped of
-the skull and lie on one grid: docs/start/your-own-case.md.
+result yet. With --view also CASE.html, to look at it in a browser (tfbrats view). With --dicom-seg also
+CASE.dcm: docs/how-to/dicom.md. Scans have to be stripped of the skull and lie on one grid:
+docs/start/your-own-case.md.
 
 With --submission all of them are then held against the challenge's upload rules (tfbrats check); the archive
 is written only if it would take every one.

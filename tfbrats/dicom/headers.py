@@ -270,10 +270,10 @@ def _of_file(path: str, header: Any) -> Frame:
 
 def _of_groups(path: str, header: Any) -> list[Frame]:
     """The frames of a multi-frame file: what its own functional group does not tell, the shared one does."""
-    shared = header.SharedFunctionalGroupsSequence[0]
+    shared = header.get("SharedFunctionalGroupsSequence") or ()
     frames = []
     for index, group in enumerate(header.PerFrameFunctionalGroupsSequence):
-        groups = group, shared
+        groups = group, *shared
         rescale = _group(groups, "PixelValueTransformationSequence")
         orientation = _group(groups, "PlaneOrientationSequence")
         told = [orientation, *(_group(groups, name) for name in _GROUPS_OF_MARKS)]
