@@ -51,6 +51,7 @@ SLIPS = {  # word -> arguments with one mistake, in a key or else in a value
     "serve": ("--model_base_path", _NOWHERE),
     "page": ("--server", "localhost:8500"),
     "call": ("--model-name", "cun", "--input", _NOWHERE, "--output", _OUTPUT),
+    "view": (_NOWHERE, "--output", f"{_OUTPUT}.html"),
     "evaluate": ("--prediction", _NOWHERE, "--reference", _EMPTY, "--output", _OUTPUT),
     "report": ("--scores", _NOWHERE, "--prediction", _EMPTY, "--reference", _EMPTY),
     "check": (_NOWHERE,),

@@ -179,6 +179,23 @@ def test_a_file_of_somebody_else_is_not_taken_for_ours(read, tmp_path):
     assert [path.name for path in pathlib.Path(tmp_path).iterdir()] == ["b.dcm"]
 
 
+def test_directions_may_be_told_of_each_frame_as_some_scanners_do(tmp_path):
+    root = dicom_files.write_study(tmp_path / "study", OBLIQUE, enhanced=True)
+    for path in root.rglob("*.dcm"):
+        image = pydicom.dcmread(path)
+        (shared,) = image.SharedFunctionalGroupsSequence
+        for group in image.PerFrameFunctionalGroupsSequence:
+            group.PlaneOrientationSequence = shared.PlaneOrientationSequence
+            group.PixelMeasuresSequence = shared.PixelMeasuresSequence
+        del shared.PlaneOrientationSequence, shared.PixelMeasuresSequence
+        image.save_as(path)
+    dataset = own_scans.find(str(root))
+    (entry,) = dataset.cases
+    image, _ = made((dataset.studies[entry.case_id], case.load(entry)), tissues_of_series())
+    np.testing.assert_array_equal(by_highdicom(image), tissues_of_series())
+    assert len(image.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence) == 4
+
+
 def test_a_de_identified_series_that_lacks_entries_will_do(tmp_path):
     folder = dicom_files.write(tmp_path / "s", dicom_files.scans()["t1ce"], OBLIQUE, description="T1 POST")
     for path in folder.iterdir():

@@ -32,6 +32,7 @@ def flat(tmp_path_factory):
         for path in (root / "others").iterdir():
             path.rename(root / f"{number}_{path.name}")
     (root / "README.txt").write_text("a disc")
+    (root / "junk.dcm").write_bytes(b"not DICOM, but for its name")
     return root
 
 
@@ -60,6 +61,19 @@ def test_no_name_of_the_patient_is_in_what_is_said(flat):
     for private in ("doe", "jane", "mrn4711"):
         assert private not in said
     assert own_scans.find(str(flat)).cases[0].case_id == entry.case_id  # the same whenever it is read
+
+
+def test_odd_values_of_a_header_are_not_printed(tmp_path, recwarn, capfd):
+    """pydicom's warnings hold the value, which may be a name."""
+    folder = dicom_files.write_study(tmp_path / "s", OBLIQUE)
+    for path in folder.rglob("IM*"):
+        content = path.read_bytes().replace(
+            b"\x08\x00\x20\x00DA\x08\x0020200102", b"\x08\x00\x20\x00DA\x08\x00Jane Doe"
+        )
+        path.write_bytes(content)
+    dataset = own_scans.find(str(folder))
+    case.load(dataset.cases[0])
+    assert not recwarn.list and "Jane" not in "".join(capfd.readouterr())
 
 
 def test_a_volume_in_memory_goes_with_its_case(flat):

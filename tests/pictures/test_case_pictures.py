@@ -1,46 +1,22 @@
-"""Pictures of cases: which cases and planes, which way up, in which colours; maps of loss weighted sampling."""
+"""Pictures of cases: which planes, which way up, in which colours; every slice, to the voxel."""
 
 import base64
-import dataclasses
 import io
 
-import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
-from tfbrats import config_file
 from tfbrats.cases import case, overlays
 from tfbrats.datasets import layouts
-from tfbrats.labels import LwsRegion, Tissue, region_mask
-from tfbrats.reporting import case_pictures, sampling_maps
+from tfbrats.labels import Tissue
+from tfbrats.pictures import case_pictures, differences, plates, sprites
+from tfbrats.scoring import evaluation
+from tfbrats.scoring.origin import BySplit
 from tfbrats.scoring.pairs import Pair
 
-
-def rows_with_dice(*values):
-    return [{"case_id": f"case{number}", "region": "WT", "dice": value} for number, value in enumerate(values)]
-
-
-# --- which cases, which planes --------------------------------------------------------------------------
-
-
-def test_the_worst_the_median_and_the_best_case_are_picked():
-    rows = rows_with_dice(0.9, 0.2, 0.5, 0.7, 0.4)
-    assert case_pictures.choose(rows, 3) == [("case1", "worst"), ("case2", "median"), ("case0", "best")]
-
-
-def test_halfway_between_two_cases_is_the_median_below():
-    rows = rows_with_dice(0.9, 0.2, 0.5, 0.7)
-    assert case_pictures.choose(rows, 3) == [("case1", "worst"), ("case2", "median"), ("case0", "best")]
-
-
-def test_more_cases_than_there_are_shows_each_once():
-    assert case_pictures.choose(rows_with_dice(0.9, 0.2), 5) == [("case1", "worst"), ("case0", "best")]
-    assert case_pictures.choose(rows_with_dice(0.9), 3) == [("case0", "the only one")]
-    assert case_pictures.choose(rows_with_dice(0.9), 0) == []
-
-
-def test_an_undefined_dice_is_no_rank():
-    assert case_pictures.choose(rows_with_dice(float("nan"), 0.3), 3) == [("case1", "the only one")]
+# --- which planes ---------------------------------------------------------------------------------------
 
 
 def test_planes_go_through_the_thickest_error():
@@ -126,74 +102,97 @@ def pairs(tiny_dataset):
     ]
 
 
-def test_a_picture_shows_the_prediction_where_the_prediction_is(pairs):
-    pair = pairs[0]
-    expert, grid = case.load_label(pair.reference, pair.schema)
-    for prediction, same in ((expert, True), (np.roll(expert, 3, axis=0), False)):
-        for plane in case_pictures.case_pictures(pair, prediction, expert, grid.spacing_mm).planes:
-            drawn = {panel.title: panel.picture for panel in plane.panels}
-            assert list(drawn) == [
-                "FLAIR, reference", "FLAIR, prediction", "T1ce, reference", "T1ce, prediction",
-            ]  # fmt: skip
-            assert (drawn["FLAIR, reference"] == drawn["FLAIR, prediction"]) == same
-            assert drawn["FLAIR, reference"] != drawn["T1ce, reference"]
-
-
-# --- loss weighted sampling -----------------------------------------------------------------------------
-
-LWS = ("lws.beta=0.5", "lws.contour_width_mm=4", "lws.contour_weight=3")
+# --- every slice ----------------------------------------------------------------------------------------
 
 
 def decoded(uri):
-    png = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    return np.round(matplotlib.image.imread(io.BytesIO(png))[..., :3] * 255).astype(int)
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
-def test_the_sampling_maps_show_the_slice_with_most_tumour_and_its_counts(pairs):
-    settings = config_file.load("cun_lws.yaml", LWS)
-    loaded = case.load(pairs[0].source)
-    tumour, brain = region_mask(loaded.label, "WT"), (loaded.image != 0).any(-1)
-    maps = sampling_maps.sampling_maps(pairs[0], settings)
-    assert maps.k == (tumour & brain).sum((0, 1)).argmax()
-    assert maps.positives == (tumour & brain)[..., maps.k].sum()
-    assert maps.p2 == pytest.approx(min(1, 0.5 * maps.positives / maps.normals))
-    # Drawn at random with probability p2: five standard deviations are beyond chance.
-    spread = np.sqrt(maps.normals * maps.p2 * (1 - maps.p2))
-    assert abs(maps.drawn - maps.normals * maps.p2) < 5 * spread + 1
-    assert maps == sampling_maps.sampling_maps(pairs[0], settings)
+def volume(uri, shown):
+    """What slices.js makes of a sprite: [I, J, K]."""
+    pixels = np.asarray(decoded(uri).convert("L"))
+    width, height, number = shown.size
+    slices = [divmod(k, shown.columns) for k in range(number)]
+    return np.stack(
+        [pixels[r * height : (r + 1) * height, c * width : (c + 1) * width].T for r, c in slices], axis=-1
+    )
 
 
-def test_the_weights_are_those_of_the_regions(pairs):
-    maps = sampling_maps.sampling_maps(pairs[0], config_file.load("cun_lws.yaml", LWS))
-    titles = [panel.title for panel in maps.panels]
-    assert titles == ["FLAIR, reference", "regions S1 to S4", "W of U-Net1, one draw", "W of U-Net2, one draw"]
-    _, regions, first, second = (decoded(panel.picture) for panel in maps.panels)
-    assert regions.shape == first.shape == second.shape
-
-    def inside(region):
-        colour = overlays.LWS_COLOURS[region]
-        return (regions == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(-1)
-
-    assert sum(inside(region).sum() for region in LwsRegion) == regions[..., 0].size
-    grey = 255 // 3  # weight 1, where white is alpha1 = 3
-    for region, weights1, weights2 in (
-        (LwsRegion.S1, {0}, {0}),
-        (LwsRegion.S2, {0, grey}, {0}),
-        (LwsRegion.S3, {grey}, {grey}),
-        (LwsRegion.S4, {255}, {grey}),
-    ):
-        assert set(first[inside(region)].ravel()) == weights1, region
-        assert set(second[inside(region)].ravel()) == weights2, region
-
-
-def test_without_a_tumour_or_without_an_image_there_is_no_map(pairs, tmp_path):
-    settings = config_file.load("cun_lws.yaml")
-    assert sampling_maps.sampling_maps(dataclasses.replace(pairs[0], source=None), settings) is None
+def test_sprites_hold_both_label_maps_to_the_voxel_and_each_scan_but_for_noise(pairs):
     source = pairs[0].source
-    without_t2 = dataclasses.replace(source, images=[image for image in source.images if image[0] != "t2"])
-    assert sampling_maps.sampling_maps(dataclasses.replace(pairs[0], source=without_t2), settings) is None
-    tissues, grid = case.load_label(source.label, source.schema)
-    path = tmp_path / "healthy.nii.gz"
-    case.save_segmentation(path, np.zeros_like(tissues), grid, source.schema)
-    healthy = dataclasses.replace(source, label=str(path))
-    assert sampling_maps.sampling_maps(dataclasses.replace(pairs[0], source=healthy), settings) is None
+    expert, grid = case.load_label(source.label, source.schema)
+    shown = case_pictures.case_pictures(pairs[0], np.roll(expert, 3, axis=0), expert, grid).slices
+    assert list(shown.scans) == ["FLAIR", "T1", "T1ce", "T2"]
+    box = tuple(slice(low, low + size) for low, size in zip(shown.first, shown.size, strict=True))
+    numbers = volume(shown.labels, shown)
+    assert (numbers % sprites.STEP == 0).all()
+    reference, prediction = np.divmod(numbers // sprites.STEP, sprites.PAIRS)
+    np.testing.assert_array_equal(reference, expert[box])
+    np.testing.assert_array_equal(prediction, np.roll(expert, 3, axis=0)[box])
+    # Nothing of the head or of a label lies outside.
+    scans = case.load(source)
+    outside = (scans.image != 0).any(-1) | (expert > 0)
+    outside[box] = False
+    assert not outside.any()
+    for name, uri in shown.scans.items():
+        channel = scans.modalities.index({"FLAIR": "flair", "T1": "t1", "T1ce": "t1ce", "T2": "t2"}[name])
+        grey = overlays.as_grey(scans.image[..., channel].astype(np.float32))[box]
+        assert np.corrcoef(grey.ravel(), volume(uri, shown).ravel())[0, 1] > 0.97
+    assert [place.words.split()[0] for place in shown.places] == ["axial", "coronal", "sagittal"]
+    voxel, _ = overlays.focus(np.roll(expert, 3, axis=0), expert, grid.spacing_mm)
+    assert [place.index for place in shown.places] == list(reversed(voxel))
+
+
+def test_of_a_huge_volume_every_second_voxel_is_shown_and_the_slices_are_still_the_volume_s(monkeypatch):
+    monkeypatch.setattr(sprites, "MOST_VOXELS", 2000)
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, len(Tissue), (20, 24, 10)).astype(np.uint8)
+    shown = sprites.sprites_of(
+        {"T1": np.ones(reference.shape)}, reference, reference, (13, 7, 9), (0.5, 0.5, 2)
+    )
+    assert shown.every == [2, 2, 1] and shown.size == [10, 12, 10]
+    np.testing.assert_array_equal(
+        volume(shown.labels, shown), sprites.STEP * (sprites.PAIRS + 1) * reference[::2, ::2]
+    )
+    assert [place.words for place in shown.places] == [
+        "axial slice 10 of 10, 18 mm above the first",
+        "coronal slice 7 of 24, 3 mm behind the first",
+        "sagittal slice 13 of 20, 6 mm left of the first",
+    ]
+
+
+def test_a_case_that_the_model_has_seen_says_how():
+    by_split = BySplit(True, {"train": ["BraTS20_Training_001"], "test": ["b"]}, {}, {}, None, True)
+    nothing = dict.fromkeys(evaluation.Evaluation.__dataclass_fields__)
+    content = evaluation.Evaluation(**nothing | {"by_split": by_split})
+    assert case_pictures.seen_by_case(content) == {"BraTS20_Training_001": "trained the model"}
+    assert case_pictures.seen_by_case(evaluation.Evaluation(**nothing)) == {}
+
+
+# --- without script -------------------------------------------------------------------------------------
+
+
+def has(picture, colour, near=40):
+    distance = np.abs(np.asarray(picture.convert("RGB")).astype(int) - 255 * np.array(to_rgb(colour))).max(-1)
+    return int((distance < near).sum())
+
+
+def test_the_plate_shows_found_missed_and_false_in_their_colours_and_the_contours():
+    reference, prediction = np.zeros((2, 40, 40, 40), np.uint8)
+    reference[8:28, 10:30, 10:30], prediction[12:32, 10:30, 10:30] = Tissue.ED, Tissue.ED
+    greys = {"FLAIR": np.full(reference.shape, 0.5)}
+    plate = decoded(plates.compose(greys, reference, prediction, (20, 20, 20), (1, 1, 1), False))
+    for kind in (differences.MISSED, differences.FALSE):
+        assert has(plate, differences.COLOURS[kind]) > 1000
+    alike = decoded(plates.compose(greys, reference, reference, (20, 20, 20), (1, 1, 1), False))
+    for kind in (differences.MISSED, differences.FALSE):
+        assert not has(alike, differences.COLOURS[kind])
+    edges = has(alike, overlays.COLOURS[Tissue.ED], 70)
+    assert 500 < edges < 20_000  # contours, not areas
+
+
+def test_the_plate_of_a_simulated_case_says_so_in_the_picture():
+    nothing, greys = np.zeros((20, 20, 20), np.uint8), {"T2": np.full((20, 20, 20), 0.5)}
+    plain, told = (plates.compose(greys, nothing, nothing, (9, 9, 9), (1, 1, 1), one) for one in (False, True))
+    assert has(decoded(told), "#ffd27a", 60) > 100 > has(decoded(plain), "#ffd27a", 60)

@@ -15,7 +15,7 @@ from tfbrats.cases import case, nifti, overlays
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue
-from tfbrats.reporting import hero, hero_card, marks
+from tfbrats.pictures import differences, hero, hero_card, marks, sheet
 from tfbrats.scoring import evaluation, origin
 from tfbrats.scoring.origin import Model, Split
 
@@ -59,11 +59,11 @@ def test_the_slice_is_the_one_with_most_tumour_in_the_reference():
 def test_each_voxel_of_the_whole_tumour_is_found_missed_or_false_whatever_the_tissue():
     tumour = [Tissue.NCR, Tissue.ED, Tissue.ET, Tissue.CC]
     for expert, predicted in itertools.product((0, Tissue.RC, *tumour), repeat=2):
-        kinds = hero.difference(np.full((1, 1), expert, np.uint8), np.full((1, 1), predicted, np.uint8))
+        kinds = differences.difference(np.full((1, 1), expert, np.uint8), np.full((1, 1), predicted, np.uint8))
         expected = {
-            (True, True): hero.FOUND,
-            (True, False): hero.MISSED,
-            (False, True): hero.FALSE,
+            (True, True): differences.FOUND,
+            (True, False): differences.MISSED,
+            (False, True): differences.FALSE,
             (False, False): 0,
         }[expert in tumour, predicted in tumour]
         assert kinds.item() == expected, (expert, predicted)
@@ -82,24 +82,24 @@ def test_the_difference_is_right_voxel_by_voxel_and_every_voxel_is_sharp():
     view = hero.View(made, (366, 440), (34, 36))
     drawn = hero.panels(made, view)
     assert list(drawn) == ["FLAIR", "T1", "T1ce", "T2", "Reference", "Prediction", "Difference"]
-    kinds = hero.difference(made.reference, made.prediction)
+    kinds = differences.difference(made.reference, made.prediction)
     looked_at = set()
     for voxel, pixel in middles(made, view):
         grey, colour = drawn["FLAIR"][pixel], drawn["Difference"][pixel]
         kind = kinds[voxel]
         looked_at.add(int(kind))
         assert grey[0] == grey[1] == grey[2]
-        if kind in (hero.MISSED, hero.FALSE):
-            np.testing.assert_allclose(colour, to_rgb(hero.DIFFERENCE_COLOURS[kind]))
-        elif kind == hero.FOUND:
-            mixed = 0.4 * 0.6 * grey + 0.6 * np.array(to_rgb(hero.DIFFERENCE_COLOURS[kind]))
+        if kind in (differences.MISSED, differences.FALSE):
+            np.testing.assert_allclose(colour, to_rgb(differences.COLOURS[kind]))
+        elif kind == differences.FOUND:
+            mixed = 0.4 * 0.6 * grey + 0.6 * np.array(to_rgb(differences.COLOURS[kind]))
             np.testing.assert_allclose(colour, mixed)
         else:
             np.testing.assert_allclose(colour, 0.6 * grey)
-    assert looked_at == {0, hero.FOUND, hero.MISSED, hero.FALSE}
+    assert looked_at == {0, differences.FOUND, differences.MISSED, differences.FALSE}
     # No pixel lies between two kinds: there are as many pure colours as there are kinds.
-    pure = (drawn["Difference"] == to_rgb(hero.DIFFERENCE_COLOURS[hero.MISSED])).all(-1)
-    assert pure.sum() == (view.kinds(kinds) == hero.MISSED).sum() > 100
+    pure = (drawn["Difference"] == to_rgb(differences.COLOURS[differences.MISSED])).all(-1)
+    assert pure.sum() == (view.kinds(kinds) == differences.MISSED).sum() > 100
 
 
 def test_reference_and_prediction_have_each_their_own_tissues():
@@ -140,13 +140,13 @@ def lab(colour, reader):
 
 @pytest.mark.parametrize("reader", SEEN_BY)
 def test_found_missed_and_false_are_told_apart_by_colour_blind_readers(reader):
-    for one, other in itertools.combinations(hero.DIFFERENCE_COLOURS.values(), 2):
+    for one, other in itertools.combinations(differences.COLOURS.values(), 2):
         # 2 can just be told apart side by side; black and white are 100 apart.
         assert np.linalg.norm(lab(one, reader) - lab(other, reader)) > 40
 
 
 def test_no_colour_of_the_difference_is_a_tissue_s():
-    for one, other in itertools.product(hero.DIFFERENCE_COLOURS.values(), overlays.COLOURS.values()):
+    for one, other in itertools.product(differences.COLOURS.values(), overlays.COLOURS.values()):
         assert np.linalg.norm(lab(one, "all") - lab(other, "all")) > 20
 
 
@@ -157,7 +157,7 @@ def test_no_colour_of_the_difference_is_a_tissue_s():
 def written(monkeypatch):
     """What is written on the card, (words, x, y), and the bars drawn, (x, y, width, height)."""
     words, bars = [], []
-    text, bar = hero_card._Sheet.text, hero_card._Sheet.bar
+    text, bar = sheet.Sheet.text, sheet.Sheet.bar
 
     def kept_text(sheet, left, middle, what, *arguments, **style):
         words.append((what, left, middle))
@@ -167,8 +167,8 @@ def written(monkeypatch):
         bars.append(arguments[:4])
         bar(sheet, *arguments)
 
-    monkeypatch.setattr(hero_card._Sheet, "text", kept_text)
-    monkeypatch.setattr(hero_card._Sheet, "bar", kept_bar)
+    monkeypatch.setattr(sheet.Sheet, "text", kept_text)
+    monkeypatch.setattr(sheet.Sheet, "bar", kept_bar)
     return words, bars
 
 
@@ -179,7 +179,7 @@ def test_every_part_is_written(written):
     for part in (
         *("BraTS2021_00007", "simulated", "axial slice 12 of 31, 22 mm above the first"),
         *("Segmented by cun version 3.", "FLAIR", "T1", "T1ce", "T2", "Reference", "Prediction", "Difference"),
-        *("Dice", "0.91", "0.50", "–", *REGIONS, "found", "missed", "false"),
+        *("Dice, whole volume", "0.91", "0.50", "–", *REGIONS, "found", "missed", "false"),
         *("ED oedema", "ET enhancing", "NCR necrosis", "RC cavity", "CC cyst"),
         "Radiological view: the patient’s left is on the right.",
     ):
@@ -252,13 +252,13 @@ def test_few_colours_leave_the_pixels_of_a_panel_as_they_were():
 
 def test_a_long_name_is_written_smaller_and_stays_on_the_card(monkeypatch):
     sizes = []
-    init = hero_card._Sheet.__init__
+    init = sheet.Sheet.__init__
 
-    def kept(sheet, figure):
-        init(sheet, figure)
-        sizes.append(sheet._axes)
+    def kept(drawn, *arguments):
+        init(drawn, *arguments)
+        sizes.append(drawn._axes)
 
-    monkeypatch.setattr(hero_card._Sheet, "__init__", kept)
+    monkeypatch.setattr(sheet.Sheet, "__init__", kept)
     hero_card.compose(small_hero(case_id="sub-" + "0123456789" * 9, caption="word " * 60))
     for text in sizes[0].texts:
         box = text.get_window_extent()

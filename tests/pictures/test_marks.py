@@ -5,7 +5,7 @@ import pytest
 
 from tfbrats.cases import overlays
 from tfbrats.cases.nifti import AXES
-from tfbrats.reporting import marks
+from tfbrats.pictures import marks
 
 OPPOSITE = {"L": "R", "P": "A", "S": "I"}
 
@@ -43,6 +43,7 @@ def test_a_slice_is_counted_from_1_and_measured_from_the_first():
     assert at(2).words == "axial slice 4 of 10, 6 mm above the first"
     assert at(1).words == "coronal slice 4 of 10, 4 mm behind the first"
     assert at(0, index=0).words == "sagittal slice 1 of 10, 0 mm left of the first"
+    assert at(2).short == "axial 4 of 10, 6 mm"
 
 
 @pytest.mark.parametrize(("room_mm", "scale"), [(150, 50), (50, 50), (49, 10), (9, 1), (0.5, 1)])

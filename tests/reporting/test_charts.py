@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tfbrats.labels import REGIONS
-from tfbrats.reporting import case_pictures, charts
+from tfbrats.pictures import encoding
+from tfbrats.reporting import charts
 
 NAN = float("nan")
 
@@ -183,8 +184,8 @@ def test_the_same_numbers_give_the_same_bytes():
 
 def test_a_style_of_another_project_changes_no_byte(monkeypatch):
     rows = {"one": rows_of([0.1, 0.5, 0.9])}
-    plain = charts.volume_plots(rows), case_pictures.png(np.eye(3)[:, :2, None] * np.ones(3))
+    plain = charts.volume_plots(rows), encoding.png(np.eye(3)[:, :2, None] * np.ones(3))
     strange = {"image.origin": "lower", "axes.edgecolor": "red", "font.size": 30, "savefig.bbox": "tight"}
     with matplotlib.rc_context(strange):
-        assert (charts.volume_plots(rows), case_pictures.png(np.eye(3)[:, :2, None] * np.ones(3))) == plain
+        assert (charts.volume_plots(rows), encoding.png(np.eye(3)[:, :2, None] * np.ones(3))) == plain
         assert matplotlib.rcParams["image.origin"] == "lower"

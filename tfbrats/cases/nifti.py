@@ -89,11 +89,6 @@ class Grid:
         order = np.argsort(self.to_axes[:, 0])
         return tuple(float(round(value, 6)) for value in lengths[order])
 
-    @property
-    def affine_of_axes(self) -> np.ndarray:
-        """[4, 4] voxel along `AXES`, as `from_file` turns an array, -> mm."""
-        return self.affine @ orientations.inv_ornt_aff(self.to_axes, self.file_shape)
-
     def from_file(self, array: np.ndarray) -> np.ndarray:
         """[file axes, ...] -> [I, J, K, ...]: flips and transposes only, nothing is resampled."""
         return orientations.apply_orientation(array, self.to_axes)

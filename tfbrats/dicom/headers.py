@@ -4,9 +4,11 @@ pydicom is imported when the first file is read, so that who has no DICOM needs 
 """
 
 import collections
+import contextlib
 import importlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -68,6 +70,17 @@ def package(name: str) -> ModuleType:
         ) from error
 
 
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """In the block, also as a decorator, pydicom and highdicom warn of no odd value: they would print it.
+
+    It may be a patient's name. What matters of a header is checked here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One plane of voxels.
@@ -115,8 +128,8 @@ class Series:
 
     @property
     def number(self) -> str:
-        number = getattr(self.first, "SeriesNumber", None)
-        return "?" if number is None else str(number)
+        number = self.first.get("SeriesNumber")
+        return "?" if number in (None, "") else str(number)
 
     @property
     def description(self) -> str:
@@ -194,13 +207,17 @@ def _header(path: str) -> Any | None:
     """A file's header, the tags that are needed here; None for what is no DICOM file."""
     pydicom = package("pydicom")
     forced = path.lower().endswith(NAMES)
-    if not (is_dicom(path) or forced):
-        return None
     fs, inner = stores.located(path)
+    is_marked = None
     try:
+        is_marked = is_dicom(path)
+        if not (is_marked or forced):
+            return None
         with fs.open(inner, "rb") as file:
             return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=forced)
     except Exception as error:  # pydicom raises many kinds for what is damaged
+        if is_marked is False:  # it has the name alone
+            return None
         raise InputError(
             f"{files.name(path)}: a DICOM file that cannot be read ({error}). Copy it again."
         ) from error
@@ -221,7 +238,7 @@ def _series(headers: Mapping[str, Any]) -> Series:
 
 
 def _whole(number: Any) -> int:
-    return 0 if number is None else int(number)
+    return 0 if number in (None, "") else int(number)
 
 
 # --- frames ---------------------------------------------------------------------------------------------

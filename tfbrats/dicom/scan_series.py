@@ -59,7 +59,7 @@ def _has_agent(header: Any) -> bool:
 def _number(header: Any, keyword: str) -> float | None:
     """A number of the sequence, of a single-frame header or of an enhanced one's first frame."""
     value = header.get(keyword)
-    if value is None:
+    if value in (None, ""):
         places = {
             "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
             "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
@@ -72,7 +72,7 @@ def _number(header: Any, keyword: str) -> float | None:
             if items and items[0].get(name) is not None:
                 value = items[0].get(name)
                 break
-    if value is None:
+    if value in (None, ""):
         return None
     return float(value if isinstance(value, int | float | str) else value[0])
 

@@ -5,7 +5,6 @@ highdicom writes it. What was written is read back and compared, voxel by voxel,
 
 import io
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from tfbrats import __version__
 from tfbrats.cases.nifti import Grid
 from tfbrats.dicom import codes
 from tfbrats.dicom.geometry import Geometry
-from tfbrats.dicom.headers import Series, package, whole_header
+from tfbrats.dicom.headers import Series, package, unwarned, whole_header
 from tfbrats.dicom.study import Study
 from tfbrats.errors import InputError
 from tfbrats.labels import LabelSchema, Tissue
@@ -34,6 +33,8 @@ _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"),
     *("StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# Some scanners tell these of each frame, though they are the same of all (`geometry` has seen to it).
+_OF_ALL_FRAMES = ("PlaneOrientationSequence", "PixelMeasuresSequence")
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def write(
     files.write_bytes(path, content(study, tissues, grid, schema, algorithm))
 
 
+@unwarned()
 def content(study: Study, tissues: np.ndarray, grid: Grid, schema: LabelSchema, algorithm: Algorithm) -> bytes:
     """A label map as the bytes of a DICOM-SEG.
 
@@ -168,27 +170,25 @@ def _object(study: Study, marked: np.ndarray, segments: Sequence[codes.Segment],
         if name != study.reference
         for header in _with_what_may_be_empty(map(whole_header, series.headers))
     ]
-    with warnings.catch_warnings():  # of a source's odd values, and of a map without a tumour
-        warnings.simplefilter("ignore")
-        return seg.Segmentation(
-            source_images=images,
-            pixel_array=marked[in_file],
-            segmentation_type=seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_description(n, one, algorithm) for n, one in enumerate(segments, 1)],
-            series_instance_uid=uid.generate_uid(),
-            series_number=_SERIES_NUMBER,
-            sop_instance_uid=uid.generate_uid(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=_short(algorithm.name),
-            software_versions=f"tfbrats {__version__}",
-            device_serial_number=_short(f"{algorithm.name} {algorithm.version}"),
-            content_label="BRAIN_TUMOUR",
-            content_description="Brain tumour by a model; for research",
-            series_description=_short(f"Tumour by {algorithm.name} {algorithm.version}, research only"),
-            further_source_images=others or None,
-            coding_schemes=_private_scheme() if any(s.type.scheme == codes.PRIVATE for s in segments) else None,
-        )
+    return seg.Segmentation(
+        source_images=images,
+        pixel_array=marked[in_file],
+        segmentation_type=seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(n, one, algorithm) for n, one in enumerate(segments, 1)],
+        series_instance_uid=uid.generate_uid(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=uid.generate_uid(),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=_short(algorithm.name),
+        software_versions=f"tfbrats {__version__}",
+        device_serial_number=_short(f"{algorithm.name} {algorithm.version}"),
+        content_label="BRAIN_TUMOUR",
+        content_description="Brain tumour by a model; for research",
+        series_description=_short(f"Tumour by {algorithm.name} {algorithm.version}, research only"),
+        further_source_images=others or None,
+        coding_schemes=_private_scheme() if any(s.type.scheme == codes.PRIVATE for s in segments) else None,
+    )
 
 
 def _private_scheme() -> list[Any]:
@@ -210,12 +210,16 @@ def _source_images(series: Series, place: Geometry) -> tuple[list[Any], list[int
 
 
 def _with_what_may_be_empty(headers: Any) -> list[Any]:
-    """The headers, with the entries that may be empty, but not lack."""
+    """The headers, with the entries that may be empty, but not lack; and what all frames share told so."""
     complete = []
     for header in headers:
         for keyword in _MAY_BE_EMPTY:
             if keyword not in header:
                 setattr(header, keyword, "")
+        for name in _OF_ALL_FRAMES if "SharedFunctionalGroupsSequence" in header else ():
+            (shared,) = header.SharedFunctionalGroupsSequence
+            if name not in shared:
+                setattr(shared, name, header.PerFrameFunctionalGroupsSequence[0][name].value)
         complete.append(header)
     return complete
 

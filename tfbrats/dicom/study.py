@@ -89,6 +89,7 @@ def parted(path: str) -> tuple[str, str | None]:
 # --- in -------------------------------------------------------------------------------------------------
 
 
+@headers.unwarned()
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     """The one case in a study's folder.
 
@@ -107,6 +108,7 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     return _dataset(str(root), scans, edition, [guess])
 
 
+@headers.unwarned()
 def named(scans: Mapping[str, str], edition: str | None = None, option: str = "--") -> Dataset:
     """The one case whose series a person named, as `own_scans.named`.
 
@@ -147,6 +149,7 @@ def only_series(path: str, given_as: str) -> Series:
     )
 
 
+@headers.unwarned()
 def alone(path: str, given_as: str) -> Study:
     """The study of one series, for a segmentation of scans that were converted from it."""
     series = only_series(path, given_as)
@@ -190,7 +193,9 @@ def _dataset(
 def _check_patient(root: str, scans: Mapping[str, Series]) -> None:
     """Raises InputError: the series are not of one patient and one study. Says what differs, no names."""
     for keyword, words in _OF_PATIENT.items():
-        values = {name: str(series.first.get(keyword) or "").strip() for name, series in scans.items()}
+        values = {
+            name: str(series.first.get(keyword) or "").strip("^ ").upper() for name, series in scans.items()
+        }
         if len(set(values.values())) > 1:
             raise InputError(
                 f"{root}: {words} differs between {_apart(values)}. Give the scans of one patient."

@@ -1,4 +1,4 @@
-"""Cases as the page shows them: every slice, opened at the thickest piece of the error; what is known of each."""
+"""Cases as the page shows them: every slice, opened at the thickest piece of the error."""
 
 import dataclasses
 import os
@@ -64,19 +64,22 @@ def pictures_of(
     Raises:
         InputError: a file of theirs is not there, cannot be read, or is not the one that was scored.
     """
-    pictured = []
+    pictured, known = [], seen_by_case(evaluation)
     for pair in pairs_of(evaluation, prediction, reference, list(chosen), scores):
         predicted, expert, grid = scored_pair(evaluation.rows, pair, scores)
         shown = case_pictures(pair, predicted, expert, grid, chosen[pair.case_id])
-        pictured.append(dataclasses.replace(shown, seen=seen_of(evaluation, pair.case_id)))
+        pictured.append(dataclasses.replace(shown, seen=known.get(pair.case_id, "")))
     return pictured
 
 
-def seen_of(evaluation: Evaluation, case_id: str) -> str:
-    """How the model has seen a case in training, e.g. "trained the model"; "" if it has not, or nobody knows."""
+def seen_by_case(evaluation: Evaluation) -> dict[str, str]:
+    """Case id -> how the model has seen it, e.g. "trained the model"; without those that it has not seen."""
     kinds = evaluation.seen_by_model.cases if evaluation.seen_by_model else {}
-    kind = next((kind for kind in seen.KNOWN_TO_THE_MODEL if case_id in kinds.get(kind, ())), None)
-    return seen.listed({kind: [case_id]}).removeprefix("1 ") if kind else ""
+    return {
+        case_id: seen.listed({kind: [case_id]}).removeprefix("1 ")
+        for kind in seen.KNOWN_TO_THE_MODEL
+        for case_id in kinds.get(kind, ())
+    }
 
 
 def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

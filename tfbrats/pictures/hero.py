@@ -1,10 +1,9 @@
 r"""One case in one picture, to be shown where a page cannot be: a README, a slide, a poster.
 
 Above, the four scans of one axial slice, bare, so that a reader can judge for themselves. Below, the same slice
-with the reference, with the prediction, and with where the two differ; and the prediction in 3-D. The Dice of the
-whole volume stands beside the legend.
-The slice is the one with most tumour in the reference, never one chosen by hand. The picture says "simulated"
-where the case's files do. `hero_card` sets it.
+with the reference, with the prediction, and with where the two differ; and the prediction in 3-D. The Dice is
+of the whole volume. The slice is the one with most tumour in the reference, never one chosen by hand. The
+picture says "simulated" where the case's files do. `hero_card` sets it.
 
 docs/hero.png was made so, on two CPU cores in some twenty minutes:
 

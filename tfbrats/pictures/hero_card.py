@@ -82,8 +82,8 @@ def _key(sheet: Sheet, left: float, top: float, hero: Hero) -> None:
     for place, region in enumerate(REGIONS):
         x, dice = left + 24 + 236 * place, hero.dice[region]
         sheet.text(x, top + 98, "–" if np.isnan(dice) else f"{dice:.2f}", 50, weight="bold")
-        sheet.text(x + 134, top + 84, region, 23, weight="bold")
-        sheet.text(x, top + 142, _REGION_NAMES[region], 21, SOFT)
+        after = sheet.text(x, top + 142, region, 21, weight="bold")
+        sheet.text(x + after + 9, top + 142, _REGION_NAMES[region], 21, SOFT)
     shown = [t for t in _SHORT_NAMES if (hero.reference == t).any() or (hero.prediction == t).any()]
     tissues = [(COLOURS[tissue], _SHORT_NAMES[tissue]) for tissue in shown]
     kinds = [(differences.COLOURS[kind], name) for kind, name in differences.NAMES.items()]

@@ -19,7 +19,7 @@ _BARE = ("FLAIR", "T1ce")  # the scans that are shown beside reference, predicti
 _WIDTH, _GAP, _LINE = 230, 6, 24  # pixels: a panel, between panels, a line of words above each plane
 _AIR = (18, 22)
 _WORDS = 0.62  # of the hero's letters
-_QUALITY = 50
+_MOST_BYTES = 60_000
 
 
 @own_style()
@@ -66,7 +66,7 @@ def compose(
             sheet.panel(left, top + _LINE, picture, title, letters, _WORDS)
         top += height + _LINE + _GAP
     with Image.open(sheet.file()) as image:
-        return encoding.small(np.asarray(image.convert("RGB")), _QUALITY)
+        return encoding.small(np.asarray(image.convert("RGB")), _MOST_BYTES)
 
 
 def _height(one: Hero) -> int:

@@ -1,7 +1,7 @@
 """A label map in 3-D inside the head, seen from in front, the left and above: surfaces on black, as a picture.
 
-Rays run in parallel through smoothed masks. Each surface is the first place along the ray where its mask reaches
-one half; the head, the oedema and the enhancing rim are clear enough to see what lies inside them.
+Rays run in parallel through smoothed masks. Each surface is the first place along the ray where its mask
+reaches one half; the head, the oedema and the enhancing rim are clear enough to see what lies inside them.
 """
 
 import math
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.cases.overlays import COLOURS
-from tfbrats.labels import Tissue, region_mask
+from tfbrats.labels import Tissue
 
 FROM = "from the front, the left and above"
 _LEFT_DEGREES, _UP_DEGREES = 35, 20  # of the eye, away from straight ahead
@@ -24,7 +24,7 @@ _AMBIENT = 0.5
 _LIGHT = np.array([-0.45, 0.6, 0.66])  # from where light comes: to the right, up and towards the eye
 # What is seen, from outside in: its tissues, colour, opacity where it faces the eye and at its rim.
 _SURFACES = (
-    (None, COLOURS[Tissue.ED], 0.45, 0.85),  # the whole tumour
+    (Tissue.ED, COLOURS[Tissue.ED], 0.45, 0.85),
     (Tissue.ET, COLOURS[Tissue.ET], 0.75, 0.9),
     (Tissue.NCR, COLOURS[Tissue.NCR], 1.0, 1.0),
     (Tissue.RC, COLOURS[Tissue.RC], 0.8, 1.0),
@@ -51,7 +51,7 @@ def render(
     rays = _Rays(filled.shape, spacing_mm)
     picture = np.zeros((*rays.shape[:2], 3))
     for tissue, colour, facing, rim in reversed(_SURFACES):
-        mask = region_mask(tissues, "WT") if tissue is None else tissues == tissue
+        mask = tissues == tissue
         if mask.any():
             picture = _laid_over(picture, rays.depth(mask), colour, facing, rim)
     picture = _laid_over(picture, rays.depth(filled), _HEAD, 0.16, 0.8)
@@ -59,7 +59,7 @@ def render(
 
 
 class _Rays:
-    """Parallel rays through a volume of `shape`: rows go down, columns to the right, depth away from the eye."""
+    """Parallel rays through a volume: rows go down, columns to the right, depth away from the eye."""
 
     def __init__(self, shape: Sequence[int], spacing_mm: Sequence[float]):
         left, up = math.radians(_LEFT_DEGREES), math.radians(_UP_DEGREES)
@@ -72,7 +72,7 @@ class _Rays:
         self._spacing_mm = spacing_mm
         half_mm = np.array(shape) * spacing_mm / 2
         extent = np.abs(steps / _PITCH_MM).T @ half_mm * 2 / _PITCH_MM
-        self.shape = tuple(int(math.ceil(side)) for side in extent)
+        self.shape = tuple(math.ceil(side) for side in extent)
         middle = (np.array(shape) - 1) / 2
         self._offset = middle - self._matrix @ ((np.array(self.shape) - 1) / 2)
 
@@ -80,7 +80,7 @@ class _Rays:
         """Steps along each ray to the surface of a mask, [rows, columns]; nan where the ray misses it."""
         sigma = [_SMOOTH_MM / side for side in self._spacing_mm]
         smooth = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-        smooth *= 0.5 / min(0.5, smooth.max())  # what is thinner than the smoothing is seen, too
+        smooth *= 0.8 / min(0.8, smooth.max())  # what is thinner than the smoothing is seen, too
         along = ndimage.affine_transform(smooth, self._matrix, self._offset, self.shape, order=1)
         inside = along >= 0.5
         first = inside.argmax(axis=2)
@@ -92,8 +92,10 @@ class _Rays:
 
 
 def _laid_over(picture: np.ndarray, depth: np.ndarray, colour: str, facing: float, rim: float) -> np.ndarray:
-    """A shaded surface over what is there, 0 to 1: its opacity grows from `facing` to `rim` as it turns away."""
+    """A shaded surface over what is there: its opacity grows from `facing` to `rim` as it turns away."""
     hit = np.isfinite(depth)
+    if not hit.any():
+        return picture
     # Beyond the surface it lies far behind: its rim turns away from the eye.
     filled = np.where(hit, depth, np.nanmax(depth) + 4)
     down, across = np.gradient(ndimage.gaussian_filter(filled, 0.7))

@@ -1,7 +1,7 @@
-"""Every slice of a case as a few pictures that a page turns back into volumes: one for each scan, one for labels.
+"""Every slice of a case as a few pictures that a page makes into volumes: one of each scan, one of labels.
 
-A sprite holds all axial slices in rows and columns, cut to the head. Scans are 8-bit and WebP, which is lossy and
-small; labels are exact. `reporting/slices.js` reads them and draws any plane of three.
+A sprite holds all axial slices in rows and columns, cut to the head. Scans are 8-bit and WebP, which is lossy
+and small; labels are exact. `reporting/slices.js` reads them and draws any plane of three.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from tfbrats.cases.boxes import box_of, crop, grown
 from tfbrats.labels import Tissue
 from tfbrats.pictures import encoding, marks
 
-# Of WebP. All slices of a scan of a real case are some 150 kB.
-QUALITY = {"FLAIR": 45, "T1ce": 45}
-OTHER_QUALITY = 30
+# Of all slices of a scan. On FLAIR and T1ce a tumour is drawn: they keep most.
+MOST_BYTES = {"FLAIR": 160_000, "T1ce": 160_000}
+MOST_BYTES_OF_OTHERS = 110_000
 MOST_VOXELS = 8_000_000  # of a whole BraTS volume with its air 8.9: what a telephone's canvas still holds
 PAIRS = len(Tissue)  # a voxel's number is PAIRS * reference + prediction ...
 STEP = 7  # ... times this: a browser that blurs what it reads back by a little is noticed, and does no harm
@@ -91,7 +91,7 @@ def sprites_of(
     scans = {
         title: encoding.small(
             _sheet(np.round(crop(grey, box)[steps] * 255).astype(np.uint8), columns),
-            QUALITY.get(title, OTHER_QUALITY),
+            MOST_BYTES.get(title, MOST_BYTES_OF_OTHERS),
         )
         for title, grey in greys.items()
     }
@@ -125,7 +125,7 @@ def head_box(
 
 
 def _every(size: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
-    """How many voxels make one along each axis, so that there are at most `MOST_VOXELS`: the finest axis first."""
+    """How many voxels make one along each axis, the finest first, until there are at most `MOST_VOXELS`."""
     every = [1, 1, 1]
     while np.prod([-(-side // step) for side, step in zip(size, every, strict=True)]) > MOST_VOXELS:
         finest = int(np.argmin(np.multiply(every, spacing_mm)))

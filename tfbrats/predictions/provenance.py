@@ -21,6 +21,8 @@ from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import ModelCard
 
 FORMAT = 1
+PAGE_MARK = b'<meta name="generator" content="tfbrats view">'  # stands at the beginning of the viewer's pages
+_PAGE_BEGINS = 1024  # bytes
 
 
 def path_of(segmentation: str | os.PathLike) -> str:
@@ -145,8 +147,15 @@ def write(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, no
     return path
 
 
+def page_of(segmentation: str | os.PathLike) -> str:
+    """CASE.html for CASE.nii.gz: the page that shows it (the wing `viewer`)."""
+    return f"{path_of(segmentation).removesuffix('.json')}.html"
+
+
 def drop(segmentation: str | os.PathLike) -> None:
-    """Removes the file beside a segmentation that is about to be replaced; one that is not ours stays."""
-    path = path_of(segmentation)
+    """Removes what lies beside a segmentation that is about to be replaced, its page too; only what is ours."""
+    path, page = path_of(segmentation), page_of(segmentation)
     if files.exists(path) and _is_ours(path):
         files.remove(path)
+    if files.exists(page) and PAGE_MARK in next(files.read_chunks(page, _PAGE_BEGINS), b""):
+        files.remove(page)

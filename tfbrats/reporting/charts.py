@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from tfbrats.cases.overlays import own_style
 from tfbrats.labels import REGIONS
-from tfbrats.pictures.encoding import data_uri
+from tfbrats.pictures.encoding import flat
 from tfbrats.scoring.summaries import Row
 
 # Okabe and Ito's colours: told apart by colour-blind readers, on white and on black. Runs differ by marker too.
@@ -73,7 +73,7 @@ def _drawn(draw: Callable[[Axes, bool], None], width: float = _WIDTH) -> dict[st
         buffer = io.BytesIO()
         # PNG's metadata names the library's version: left out, the same numbers give the same page.
         figure.savefig(buffer, format="png", metadata={"Software": None})
-        pictures[scheme] = data_uri(buffer.getvalue())
+        pictures[scheme] = flat(buffer.getvalue())
     return pictures
 
 

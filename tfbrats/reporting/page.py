@@ -20,7 +20,7 @@ from tfbrats.cases import overlays
 from tfbrats.labels import REGIONS
 from tfbrats.machine import files
 from tfbrats.metrics import stage_misses
-from tfbrats.pictures import differences
+from tfbrats.pictures import case_pictures, differences
 from tfbrats.pictures.case_pictures import Pictured
 from tfbrats.predictions import seen
 from tfbrats.reporting import charts, score_text, slice_script
@@ -271,6 +271,7 @@ def render(content: Content) -> str:
         by_rank=content.by_rank,
         simulated=bool(content.pictured) and all(shown.simulated for shown in content.pictured),
         legend=[(colour, overlays.NAMES[t]) for t, colour in overlays.COLOURS.items() if t in tissues],
+        known=case_pictures.seen_by_case(evaluation),
         difference_legend=[
             (differences.COLOURS[kind], name, differences.COLOUR_WORDS[kind], differences.MEANINGS[kind])
             for kind, name in differences.NAMES.items()

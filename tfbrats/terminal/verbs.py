@@ -46,6 +46,7 @@ VERBS = tuple(
         ),
         ("page", "serving.page", "Use a model", "a page for the browser: drop four scans, see the answer"),
         ("call", "serving.client", "Use a model", "segment cases by a server, over gRPC"),
+        ("view", "tfbrats.view", "Judge it", "one case in a browser: planes, 3-D, prediction and reference"),
         ("evaluate", "tfbrats.evaluate", "Judge it", "score segmentations against references"),
         ("report", "tfbrats.report", "Judge it", "scores and pictures as one page"),
         ("check", "tfbrats.check_submission", "Judge it", "check an upload before a challenge does"),

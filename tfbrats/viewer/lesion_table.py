@@ -14,7 +14,7 @@ from tfbrats.cases.boxes import box_of, crop
 from tfbrats.labels import region_mask
 from tfbrats.metrics import components
 
-MOST = 12  # rows; the rest is counted
+MOST = 8  # rows; the rest is counted
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def lesions(
         spacing_mm: along i, j, k.
     """
     first = prediction if reference is None else reference
-    rows = [] if first is None else _pieces(first, spacing_mm, "prediction" if reference is None else "reference")
+    rows = (
+        [] if first is None else _pieces(first, spacing_mm, "prediction" if reference is None else "reference")
+    )
     if prediction is not None and reference is not None:
         predicted = region_mask(prediction, "WT")
         rows = _pieces(reference, spacing_mm, "reference", covered=predicted)

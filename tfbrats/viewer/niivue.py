@@ -1,8 +1,8 @@
 """NiiVue, which draws in the browser: its code and licence, read from the installed package `ipyniivue`.
 
 The package's widget carries NiiVue a second time, whole, as the text that its own "save as HTML" writes into a
-page. That text is taken: a module with NiiVue's public names, in half of the widget's bytes. None of it lies in this
-repository; docs/why/viewer.md says why it comes from there.
+page. That text is taken: a module with NiiVue's public names, in half of the widget's bytes. None of it lies in
+this repository; docs/why/viewer.md says why it comes from there.
 """
 
 import functools
@@ -13,7 +13,7 @@ import urllib.parse
 from tfbrats.errors import InputError
 
 PACKAGE = "ipyniivue"
-# What encodeURIComponent leaves, a million characters of it at least: the module; nothing else there is as long.
+# What encodeURIComponent leaves, a million characters of it at least: nothing else there is as long.
 _MODULE = re.compile(r'"([A-Za-z0-9%_.!~*\'()-]{1000000,})"')
 _NAMES = re.compile(r"export\s*\{[^}]*\bNiivue\b[^}]*\};?\s*$")
 
@@ -43,7 +43,9 @@ def installed() -> Niivue:
     try:
         package = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(f"{PACKAGE} is not installed: `pip install {PACKAGE}`; it draws the viewer.") from error
+        raise InputError(
+            f"{PACKAGE} is not installed: `pip install {PACKAGE}`; it draws the viewer."
+        ) from error
     licences = [path for path in package.files or () if path.name.upper().startswith("LICENSE")]
     widget = package.locate_file(f"{PACKAGE}/static/widget.js")
     try:

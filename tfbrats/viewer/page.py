@@ -1,7 +1,7 @@
 """One case as one HTML file: scans, label maps, numbers, and the code that draws them. Nothing is loaded.
 
-What the page says stands in page.html.jinja, how it looks in viewer.css, what it does in viewer.js. The page's own
-content policy forbids it the network; a page that embeds it (an iframe's srcdoc) has to allow blob: scripts.
+What the page says stands in page.html.jinja, how it looks in viewer.css, what it does in viewer.js. The page's
+own content policy forbids it the network; a page that embeds it (an iframe) has to allow blob: scripts.
 """
 
 import functools
@@ -19,9 +19,11 @@ from tfbrats import __version__
 from tfbrats.cases import overlays
 from tfbrats.cases.boxes import Box
 from tfbrats.cases.case import Case, is_simulated, volumes_ml
+from tfbrats.cases.nifti import Grid
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue
 from tfbrats.metrics import region_scores
+from tfbrats.predictions import provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.viewer import eight_bit, lesion_table, niivue
 
@@ -93,6 +95,7 @@ def html(
         difference=DIFFERENCE_COLOURS,
         regions=REGION_NAMES,
         card=card,
+        seen_in_training=_is_seen(card, case.case_id),
         trained_on=_trained_on(card),
         levels=packed.levels,
         notes=[*case.notes, *notes],
@@ -103,6 +106,7 @@ def html(
         niivue=code,
         style=_asset("viewer.css"),
         script=_asset("viewer.js"),
+        mark=markupsafe.Markup(provenance.PAGE_MARK.decode()),
         version=__version__,
     )
 
@@ -117,8 +121,6 @@ def _data(
 ) -> dict:
     """What viewer.js has to know beside the volumes."""
     low = [side[0] for side in box]
-    affine = case.grid.affine_of_axes.copy()
-    affine[:3, 3] += affine[:3, :3] @ low  # of the box's first voxel
     first = prediction if reference is None else reference
     start, _ = (None, "") if first is None else overlays.focus(first, first, case.spacing_mm)
     if lesions.rows:
@@ -131,7 +133,7 @@ def _data(
         "whole": list(case.image.shape[:3]),
         "low": low,
         "spacing": list(case.spacing_mm),
-        "affine": affine.tolist(),
+        "affine": _affine(case.grid, low).tolist(),
         "start": start or [size // 2 for size in case.image.shape[:3]],
         "prediction": prediction is not None,
         "reference": reference is not None,
@@ -141,6 +143,22 @@ def _data(
         "regions": {region: [int(tissue) for tissue in parts] for region, parts in REGIONS.items()},
         "difference": DIFFERENCE_COLOURS,
     }
+
+
+def _affine(grid: Grid, low: Sequence[int]) -> np.ndarray:
+    """[4, 4] voxel of a box along i, j, k -> mm of the file.
+
+    Args:
+        low: the box's first voxel.
+    """
+    to_file = np.zeros((4, 4))
+    to_file[3, 3] = 1
+    for axis, (target, flip) in enumerate(grid.to_axes):
+        to_file[axis, int(target)] = flip
+        to_file[axis, 3] = 0 if flip > 0 else grid.file_shape[axis] - 1
+    to_whole = np.eye(4)
+    to_whole[:3, 3] = low
+    return grid.affine @ to_file @ to_whole
 
 
 def _numbers(
@@ -154,7 +172,9 @@ def _numbers(
     ]
     by_region: Mapping[str, region_scores.RegionScores] = {}
     if scores and prediction is not None and reference is not None:
-        by_region = {row.region: row for row in region_scores.score_case(prediction, reference, case.spacing_mm)}
+        by_region = {
+            row.region: row for row in region_scores.score_case(prediction, reference, case.spacing_mm)
+        }
     rows = []
     for region in REGIONS:
         score = by_region.get(region)
@@ -172,6 +192,12 @@ def _legend(*label_maps: np.ndarray | None) -> list[tuple[str, str]]:
         for tissue, colour in overlays.COLOURS.items()
         if any(label_map is not None and (label_map == tissue).any() for label_map in label_maps)
     ]
+
+
+def _is_seen(card: ModelCard | None, case_id: str) -> bool:
+    """Whether the model learned from this case or patient, going by its card: its scores are too good then."""
+    kinds = seen.kinds_of(card.training_data, [case_id]) if card else None
+    return bool(kinds) and kinds[case_id] in seen.KNOWN_TO_THE_MODEL
 
 
 def _trained_on(card: ModelCard | None) -> str:

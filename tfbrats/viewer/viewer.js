@@ -9,6 +9,7 @@
   const PLANES = ["sagittal", "coronal", "axial"]; // by the axis that they cut
   const SLICE_TYPE = { axial: 0, coronal: 1, sagittal: 2, "3d": 4 }; // NiiVue's numbers
   const LETTERS = [["R", "L"], ["A", "P"], ["I", "S"]]; // where i, j, k begin and end
+  const CROSSHAIR = 0.5; // NiiVue's width
   const TISSUES_FROM_BELOW = [2, 5, 4, 1, 3]; // oedema first: what lies inside is drawn over it
   const at = data.start.map((voxel, axis) => voxel - data.low[axis]); // the crosshair, in the box
   const state = { scan: data.modalities[0], style: "contour", view: "all", opacity: 0.6,
@@ -66,7 +67,7 @@
     const address = URL.createObjectURL(new Blob([await unpacked("niivue")], { type: "text/javascript" }));
     const { Niivue } = await import(address);
     URL.revokeObjectURL(address);
-    const nv = new Niivue({ backColor: [0, 0, 0, 1], crosshairColor: [0.42, 0.72, 0.93, 0.75], crosshairWidth: 1,
+    const nv = new Niivue({ backColor: [0, 0, 0, 1], crosshairColor: [0.95, 0.95, 0.95, 0.55], crosshairWidth: CROSSHAIR, crosshairGap: 5,
       isOrientationTextVisible: false, isRadiologicalConvention: true, sagittalNoseLeft: true, show3Dcrosshair: true,
       dragAndDropEnabled: false, loadingText: "", isColorbar: false, logLevel: "silent", multiplanarPadPixels: 2 });
     await nv.attachToCanvas(element("picture"));
@@ -144,7 +145,7 @@
   function move() {
     at.forEach((voxel, axis) => { at[axis] = Math.max(0, Math.min(data.shape[axis] - 1, voxel)); });
     nv.scene.crosshairPos = placeOf(at);
-    nv.drawScene();
+    drawn ||= requestAnimationFrame(() => { drawn = 0; nv.drawScene(); }); // a held key draws once a frame
     tell();
   }
 
@@ -247,12 +248,13 @@
         write(y > 0 ? far : low, middle[0], top + high - gap, "center", "bottom");
       }
     }
-    const number = data.low[axis] + at[axis] + 1;
-    write(`${PLANES[axis]} ${number} of ${data.whole[axis]}`, left + gap, top + gap, "left", "top");
+    const number = data.low[axis] + at[axis] + 1, [corner, bottom] = cornersOf(axis);
+    const isNarrow = marks.width / (state.view === "all" ? 2 : 1) < 300 * ratio;
+    write(`${PLANES[axis]} ${number}${isNarrow ? "" : ` of ${data.whole[axis]}`}`, corner[0] + gap, corner[1] + gap, "left", "top");
     const across = [0, 1, 2].filter((one) => one !== axis).find((one) => Math.abs(place.steps[one][0]) > 0);
     const pixels = Math.abs(place.steps[across][0]) / data.spacing[across]; // a mm
     const length = [50, 20, 10, 5, 1].find((mm) => mm * pixels < wide * 0.45) ?? 1;
-    const y = top + high - gap - 3 * ratio, x = left + gap;
+    const y = bottom - gap - 3 * ratio, x = corner[0] + gap;
     pen.lineWidth = 2 * ratio;
     pen.strokeStyle = "#e6e9ed";
     pen.beginPath();
@@ -260,6 +262,13 @@
     pen.stroke();
     style(ratio);
     write(length >= 10 ? `${length / 10} cm` : `${length} mm`, x, y - 6 * ratio, "left", "bottom");
+  }
+
+  // The upper left corner of a plane's part of the stage, and its lower edge: the plane itself may be narrower.
+  function cornersOf(axis) {
+    const part = nv.getCustomLayout().find((one) => one.sliceType === SLICE_TYPE[PLANES[axis]]);
+    const [x, y, , high] = part.position;
+    return [[x * marks.width, y * marks.height], (y + high) * marks.height];
   }
 
   function style(ratio) {
@@ -304,7 +313,7 @@
     });
     const code = codes[at[0] + width * (at[1] + height * at[2])], name = (tissue) => (tissue ? data.names[tissue] : "none");
     const mm = [0, 1, 2].map((row) => data.affine[row].slice(0, 3).reduce((sum, step, n) => sum + step * at[n], data.affine[row][3]));
-    const texts = [data.titles[state.scan] ?? state.scan, `voxel ${at.map((voxel, axis) => voxel + data.low[axis]).join(", ")}`,
+    const texts = [data.titles[state.scan] ?? state.scan, `voxel ${at.map((voxel, axis) => voxel + data.low[axis]).join(", ")} from 0`,
       `${mm.map((value) => value.toFixed(0)).join(", ")} mm`];
     if (data.prediction) texts.push(`prediction ${name(predicted(code))}`);
     if (data.reference) texts.push(`reference ${name(expected(code))}`);
@@ -316,6 +325,8 @@
     const before = { ...state };
     state.scan = controls.scan.value;
     state.view = controls.view.value;
+    nv.opts.crosshairWidth = controls.crosshair.checked ? CROSSHAIR : 0;
+    nv.opts.show3Dcrosshair = controls.crosshair.checked;
     for (const side of ["prediction", "reference"]) if (controls[side]) state[side] = controls[side].checked;
     if (controls.style) {
       state.style = controls.style.value;
@@ -326,7 +337,6 @@
     if (before.scan !== state.scan) await showScan();
     if (before.view !== state.view) arrange();
     colour();
-    nv.drawScene();
     tell();
   }
 
@@ -352,7 +362,7 @@
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, -1], ArrowDown: [1, 1], PageUp: [2, 1], PageDown: [2, -1] };
     const move1 = moves[event.key], scanName = data.modalities[Number(event.key) - 1];
     const letters = { p: () => toggle("prediction"), r: () => toggle("reference"), c: () => choose("style", "contour"),
-      f: () => choose("style", "fill"), v: () => choose("view", following(["all", "axial", "coronal", "sagittal", "3d"], state.view)),
+      f: () => choose("style", "fill"), x: () => toggle("crosshair"), v: () => choose("view", following(["all", "axial", "coronal", "sagittal", "3d"], state.view)),
       d: () => data.prediction && data.reference && choose("style", following(Object.keys(data.regions), state.style)) };
     const act = letters[event.key.toLowerCase()];
     if (move1 && state.view === "3d" && move1[0] < 2) {
@@ -370,49 +380,54 @@
     event.stopPropagation();
   }
 
-  const begun = performance.now();
-  let nv, codes;
-  try {
+  async function begin() {
     ({ nv, codes } = await started());
+    arrange();
+    const draw = nv.drawScene.bind(nv);
+    nv.drawScene = (...more) => {
+      const result = draw(...more);
+      drawMarks();
+      return result;
+    };
+    nv.onLocationChange = () => {
+      voxelOf(nv.scene.crosshairPos).forEach((voxel, axis) => { at[axis] = voxel; });
+      tell();
+    };
+    PLANES.forEach((plane, axis) => {
+      const slider = element(plane);
+      slider.min = data.low[axis] + 1;
+      slider.max = data.low[axis] + data.shape[axis];
+      slider.addEventListener("input", () => {
+        at[axis] = slider.value - 1 - data.low[axis];
+        move();
+      });
+    });
+    stage.addEventListener("keydown", pressed, true); // before NiiVue's own keys
+    stage.addEventListener("keyup", (event) => event.stopPropagation(), true);
+    element("controls").addEventListener("input", changed);
+    for (const button of document.querySelectorAll("button[data-voxel]"))
+      button.addEventListener("click", () => {
+        button.dataset.voxel.split(",").forEach((voxel, axis) => { at[axis] = voxel - data.low[axis]; });
+        move();
+      });
+    nv.volumes[0].cal_min = 0;
+    nv.volumes[0].cal_max = 255;
+    nv.setInterpolation(false);
+    colour();
+    move();
+    element("loading").remove();
+    for (const name of data.modalities) await scan(name); // so that a switch takes no time
+    window.viewer = { nv, at, state, milliseconds: performance.now() - begun };
+    document.body.dataset.ready = "yes";
+  }
+
+  let nv, codes, drawn = 0;
+  const begun = performance.now();
+  try {
+    await begin();
   } catch (error) {
-    element("loading").textContent = `This browser cannot draw the viewer (${error.message}). It needs WebGL 2.`;
+    const message = element("loading") ?? stage.appendChild(document.createElement("p"));
+    message.textContent = `This browser cannot draw the viewer (${error.message}). It needs WebGL 2.`;
     throw error;
   }
-  const draw = nv.drawScene.bind(nv);
-  nv.drawScene = (...more) => {
-    const result = draw(...more);
-    drawMarks();
-    return result;
-  };
-  nv.onLocationChange = () => {
-    voxelOf(nv.scene.crosshairPos).forEach((voxel, axis) => { at[axis] = voxel; });
-    tell();
-  };
-  PLANES.forEach((plane, axis) => {
-    const slider = element(plane);
-    slider.min = data.low[axis] + 1;
-    slider.max = data.low[axis] + data.shape[axis];
-    slider.addEventListener("input", () => {
-      at[axis] = slider.value - 1 - data.low[axis];
-      move();
-    });
-  });
-  stage.addEventListener("keydown", pressed, true); // before NiiVue's own keys
-  stage.addEventListener("keyup", (event) => event.stopPropagation(), true);
-  element("controls").addEventListener("input", changed);
-  for (const button of document.querySelectorAll("button[data-voxel]"))
-    button.addEventListener("click", () => {
-      button.dataset.voxel.split(",").forEach((voxel, axis) => { at[axis] = voxel - data.low[axis]; });
-      move();
-    });
-  nv.volumes[0].cal_min = 0;
-  nv.volumes[0].cal_max = 255;
-  nv.setInterpolation(false);
-  arrange();
-  colour();
-  move();
-  element("loading").remove();
-  for (const name of data.modalities) await scan(name); // so that a switch takes no time
-  window.viewer = { nv, at, state, milliseconds: performance.now() - begun };
-  document.body.dataset.ready = "yes";
 })();
