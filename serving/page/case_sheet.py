@@ -153,12 +153,17 @@ def _volumes(result: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]
 
 def _lesions(result: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
     rows = [
-        [str(n), *(f"{ml:.2f}" for ml in lesion["ml"].values()), " ".join(map(str, lesion["voxel"]))]
+        [str(n), *(f"{ml:.2f}" for ml in lesion["ml"].values()), lesion["outcome"] or _voxel(lesion)]
         for n, lesion in enumerate(result["lesions"][:_ROWS], 1)
     ]
     total = len(result["lesions"]) + result["other_lesions"]["count"]
-    title = f"Lesions: {total}" + (f", the {len(rows)} largest" if total > len(rows) else "")
-    return title, ["lesion", "WT ml", "TC ml", "ET ml", "voxel i j k"], rows
+    kind = ", the reference's and false ones" if result["dice"] else ""
+    title = f"Lesions: {total}{kind}" + (f"; the {len(rows)} largest" if total > len(rows) else "")
+    return title, ["lesion", "WT ml", "TC ml", "ET ml", "outcome" if kind else "voxel i j k"], rows
+
+
+def _voxel(lesion: Mapping[str, Any]) -> str:
+    return " ".join(map(str, lesion["voxel"]))
 
 
 def _table(

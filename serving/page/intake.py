@@ -10,7 +10,7 @@ from serving.page.limits import RefusedError
 from serving.page.sessions import Session
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.datasets.scan_names import nifti_stem
-from tfbrats.dicom import headers, scan_words, study
+from tfbrats.dicom import headers, scan_series, scan_words, study
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files
@@ -19,22 +19,23 @@ from tfbrats.predictions import own_scans
 log = logging.getLogger(__name__)
 _reading = threading.Lock()  # DICOM series are read whole: one case's at a time
 
-_FLAGS = f"{own_scans.FLAGS}; {own_scans.IN_PYTHON}"
+_FILES = f"{own_scans.FLAGS}; {own_scans.IN_PYTHON}"
+_SERIES = f"ame them all: {scan_series.FLAGS} (DIR#5 is series 5 of a folder of several)"
 # What commands say of their flags, as this page says it.
-_HERE = (
-    (
-        f"Name them ({own_scans.FLAGS}; {own_scans.IN_PYTHON}), or rename them",
-        "Choose them below, or rename them",
-    ),
-    (f"name them all: {own_scans.FLAGS}; {own_scans.IN_PYTHON}", "choose it below"),
-    (f"\nOr name one patient's scans: {own_scans.FLAGS}; {own_scans.IN_PYTHON}.", "\nOr choose below."),
-    (f"Name all by {own_scans.FLAGS}, or rename the files.", "Choose them below, or rename the files."),
-)
+_HERE = {
+    f"Name them ({_FILES}), or rename them": "Choose them below, or rename them",
+    f"name them all: {_FILES}": "choose it below",
+    f"\nOr name one patient's scans: {_FILES}.": "\nOr choose below.",
+    f"Name all by {own_scans.FLAGS}, or rename the files.": "Choose them below, or rename the files.",
+    f"n{_SERIES}": "choose it below",
+    f"N{_SERIES}": "Choose them below",
+    " --output FILE.nii.gz names the result": "",
+}
 
 
 def words(session: Session, text: str) -> str:
     """A message of the package as the page shows it: files by the names that the person gave them."""
-    for ours, here in _HERE:
+    for ours, here in _HERE.items():
         text = text.replace(ours, here)
     return text.replace(f"{session.scans}/", "").replace(session.scans, "the files")
 

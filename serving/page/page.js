@@ -8,6 +8,7 @@ const AT_ONCE = 3; // files on their way
 const ALIVE_MS = 20000;
 const ASK_MS = 300;
 const WANTED = /\.(nii|nii\.gz|dcm|ima|json|csv|tsv|nrrd|mha|mhd|mgz|hdr|img)$/i; // the rest of a folder stays at home
+const DICOM = /^(?!DICOMDIR$)([^.]*|.*\.\d+)$/i; // IM0001, and names that are UIDs
 
 const $ = (id) => document.getElementById(id);
 const show = (id, shown = true) => { $(id).hidden = !shown; };
@@ -115,7 +116,7 @@ async function take(files) {
   const mine = round;
   show("fault", false);
   const all = files.filter(([name]) => !name.split("/").some((part) => part.startsWith(".")));
-  const wanted = all.filter(([name]) => WANTED.test(name) || !name.split("/").pop().includes("."));
+  const wanted = all.filter(([name]) => WANTED.test(name) || DICOM.test(name.split("/").pop()));
   const left = all.length - wanted.length;
   if (!wanted.length) {
     tell(new Fault(all.length ? `No scan among ${all.length === 1 ? all[0][0] : `${all.length} files`}: expected .nii.gz or .nii.` : "Nothing was dropped."));
@@ -330,7 +331,7 @@ async function present({ result }) {
   rows($("volumes"), ["Region", "ml", ...(dice ? ["Dice"] : [])], Object.entries(result.volumes_ml).map(
     ([region, ml]) => [REGIONS[region] ?? region, ml.toFixed(1), ...(dice ? [dice[region].toFixed(2)] : [])]));
   const others = result.other_lesions.count;
-  $("lesions-title").textContent = `Lesions: ${result.lesions.length + others}`;
+  $("lesions-title").textContent = `Lesions: ${result.lesions.length + others}${dice ? ", the reference’s and false ones" : ""}`;
   rows($("lesions"), ["Lesion", "WT ml", "TC ml", "ET ml", "Voxel i j k", ...(dice ? ["Outcome"] : [])], [
     ...result.lesions.map(({ ml, voxel, outcome }, n) => [
       String(n + 1), ...Object.values(ml).map((one) => one.toFixed(2)), voxel.join(" "), ...(dice ? [outcome] : [])]),

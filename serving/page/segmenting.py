@@ -150,7 +150,7 @@ class Segmenting:
         card = self._client.card()
         folder = os.path.join(session.folder, "result")
         shutil.rmtree(folder, ignore_errors=True)
-        on_series = "" if _can_be_dicom_seg(dataset, case_id) else None
+        on_series = _can_be_dicom_seg(dataset, case_id)
         asked = wanted.wanted(
             dataset, [case_id], folder, with_provenance=True, overwrite=True, dicom_seg=on_series
         )
