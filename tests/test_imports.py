@@ -45,7 +45,7 @@ ORDER = {
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
     "distribution": "",
-    "training": "cases.overlays records runs networks graphs inference batches distribution",
+    "training": "cases.overlays pictures.captions records runs networks graphs inference batches distribution",
     "exports": "cases phantoms networks runs records.tfrecord predictions tuning inference training "
     "distribution config_file",
     "workflows": "datasets cases networks records runs predictions scoring.papers tuning training distribution "
