@@ -31,6 +31,8 @@ INSTALL_REQUIRES = [
     "argcomplete>=3.3",  # tab completion
     "matplotlib>=3.8",
     "Jinja2>=3.1",  # the report page
+    "starlette>=0.46",  # tfbrats page
+    "uvicorn>=0.34",
     "tensorboard>=2.18",
     # NiiVue, which draws a case in a browser (docs/why/viewer.md); each minor version may name its parts anew.
     "ipyniivue>=2.4.4,<2.5",
@@ -39,8 +41,11 @@ INSTALL_REQUIRES = [
 EXTRAS = {
     # Dataflow and gs:// paths.
     "gcp": ["apache-beam[gcp]>=2.77,<3", "gcsfs>=2024.2"],
+    "dicom": ["pydicom>=3", "highdicom>=0.26"],  # series in, DICOM-SEG out
     "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     "dev": [
+        "pydicom>=3",
+        "highdicom>=0.26",
         "pytest>=8",
         "pytest-xdist>=3.6",  # CI: a file of tests on each core
         "hypothesis>=6.100",
@@ -79,8 +84,10 @@ setuptools.setup(
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
         "tfbrats.reporting": ["*.html.jinja", "*.js"],
+        "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
         "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
+        "serving.page": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["tfbrats = tfbrats.__main__:main"]},
     install_requires=INSTALL_REQUIRES,

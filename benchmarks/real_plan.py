@@ -20,14 +20,14 @@ ROWS = (*(f"{name}{kind}" for name in OURS for kind in KINDS), *PEERS)
 # Why these: docs/why/benchmarks.md, the trials.
 OVERRIDES = {
     "cun_lws": (
-        *("model.width=16", "records.slice_shape=[160,192]", "train.batch_size=8", "train.learning_rate=0.01"),
+        *("model.width=8", "records.slice_shape=[160,192]", "train.batch_size=8", "train.learning_rate=0.01"),
         *("train.epochs=10", "train.ladder_epochs=6", "train.ladder_factor=0.1"),
-        *("train.precision=mixed_bfloat16", "train.checkpoint_minutes=1"),
+        *("train.precision=mixed_bfloat16", "train.checkpoint_minutes=1", "data.intensity_change=0.3"),
     ),
     "msm": (
         *("model.width=16", "records.kind=volumes", "train.batch_size=4", "train.learning_rate=0.001"),
         *("train.epochs=5", "data.shuffle_buffer=40", "train.precision=mixed_bfloat16"),
-        "train.checkpoint_minutes=1",
+        *("train.checkpoint_minutes=1", "data.intensity_change=0.3"),
     ),
 }
 SIZES = {"segresnet": {"patch": 96, "width": 16}, "nnunet": {"patch": 64, "width": 16, "stages": 5}}

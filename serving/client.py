@@ -104,6 +104,7 @@ def main(arguments: Sequence[str]) -> int | None:
         options.provenance,
         options.overwrite,
         options.uncertainty,
+        options.dicom_seg,
     )
     from serving import rounds
 

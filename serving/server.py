@@ -1,6 +1,7 @@
 """An embedded server that answers as TensorFlow Serving does. For the desk and the tests: NO PRODUCTION SERVER.
 
     tfbrats serve --model_base_path models/cun --port 8500
+    tfbrats serve --model_base_path models/cun --page       # and a page for the browser (tfbrats page)
 
 Serves the highest integer-named version under the base path, or what models.config names; looks for newer ones
 and swaps without failing a request. Flags are named as tensorflow_model_server's, so that a command line can
@@ -20,12 +21,14 @@ from typing import TYPE_CHECKING
 
 from serving import model_config
 from serving.model_config import ModelConfig
+from serving.page import door
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.terminal import command, style, verbs
 
 if TYPE_CHECKING:
     from serving.embedded import Server
+    from serving.page.web import Page
 
 
 def start(
@@ -142,6 +145,14 @@ def parser() -> command.Parser:
         default=22,
         help="calls that wait; more are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
     )
+    options.add_argument(
+        "--page",
+        action="store_true",
+        help="a page for this machine's browser too: drop four scans, see the answer",
+    )
+    options.add_argument(
+        "--page_port", type=int, default=door.PORT, help="0 picks a free one (default: %(default)s)"
+    )
     return options
 
 
@@ -159,7 +170,20 @@ def _announce(host: str) -> None:
         print(style.warning(risk), flush=True)
 
 
-def _serve_until_told(server: "Server") -> None:
+def _page(server: "Server", port: int) -> "Page":
+    """A page for this machine's browser, that asks the server as any client does; of the first model."""
+    from serving.connection import Client
+    from serving.page import web
+
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host
+    try:
+        return web.Page(Client(f"{host}:{server.port}", server.model_name), door.Door(port=port))
+    except InputError:  # its port is taken
+        server.stop(0)
+        raise
+
+
+def _serve_until_told(server: "Server", page: "Page | None") -> None:
     """Returns once SIGTERM or SIGINT has come, and calls under way have ended or been cancelled."""
     from serving.embedded import GRACE_S
 
@@ -172,11 +196,13 @@ def _serve_until_told(server: "Server") -> None:
         print(f"ready: {model.name} version {versions} on {server.address}", flush=True)
     asking = ("--server", server.address, "--model-name", server.model_name)
     calling = verbs.command_line("serving.client", *asking, "--input", "CASES", "--output", "predictions")
-    print(style.following(calling), flush=True)
+    print(style.following(calling if page is None else f"open {page.url} in a browser"), flush=True)
     stop.wait()
     for number, handler in before.items():  # once more ends it at once
         signal.signal(number, handler)
     print(f"stopping: calls under way have {GRACE_S} s to end", flush=True)
+    if page is not None:
+        page.stop()
     server.stop(GRACE_S)
 
 
@@ -186,6 +212,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             "--max_workers and --file_system_poll_wait_seconds must be above 0, --max_enqueued not below."
         )
+    door.check_port(options.page_port)
     logging.getLogger("serving").setLevel(logging.INFO)
     _announce(options.host)
     server = start(
@@ -200,7 +227,7 @@ def main(arguments: Sequence[str]) -> None:
         max_enqueued=options.max_enqueued,
         warm_up=options.enable_model_warmup,
     )
-    _serve_until_told(server)
+    _serve_until_told(server, _page(server, options.page_port) if options.page else None)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ reaches nothing but this machine; WebGL is drawn by the processor.
 """
 
 import contextlib
+import functools
 import pathlib
 import shutil
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +27,8 @@ _OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     *("--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1;localhost"),
 )
+# Of the drawing processor, and on tests that read pixels: nothing a page could do better.
+_HINTS = ("GL Driver Message", "willReadFrequently")
 
 
 class Browser:
@@ -59,7 +65,21 @@ class Browser:
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
-            if entry["level"] in ("SEVERE", "WARNING") and "GL Driver Message" not in entry["message"]
+            if entry["level"] in ("SEVERE", "WARNING") and not any(hint in entry["message"] for hint in _HINTS)
+        ]
+
+    def accessibility_faults(self) -> list[str]:
+        """What axe-core finds serious or critical in the page; skips the test where npm cannot give it."""
+        self.run(_axe())
+        found = self.driver.execute_async_script(
+            "const done = arguments[arguments.length - 1]; axe.run().then(done, (error) => done(String(error)))"
+        )
+        assert isinstance(found, dict), found
+        return [
+            f"{fault['id']}: {fault['help']}: {node['html'][:200]}"
+            for fault in found["violations"]
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"]
         ]
 
     def picture(self, path: str | pathlib.Path, whole: bool = False) -> None:
@@ -68,6 +88,19 @@ class Browser:
 
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
         pathlib.Path(path).write_bytes(base64.b64decode(shot["data"]))
+
+
+@functools.cache
+def _axe() -> str:
+    """axe-core's script, out of npm's cache or registry; no file of it lies in this repository."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", "axe-core@4", "--prefer-offline", "--silent", "--pack-destination", folder]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=folder)
+        for archive in pathlib.Path(folder).glob("*.tgz"):
+            with tarfile.open(archive) as content:
+                return content.extractfile("package/axe.min.js").read().decode()
+    pytest.skip("npm gives no axe-core here: the page's accessibility is not judged")
 
 
 @contextlib.contextmanager

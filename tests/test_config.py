@@ -12,7 +12,10 @@ from tfbrats.errors import InputError
 from tfbrats.records import manifest
 
 # Keys that runs and records from before there was a choice do not say.
-LATER = {"n4", "tf32", "frozen", "reestimate_moments", "open_shards", "select", "ema", "validation_scope"}
+LATER = {
+    *("n4", "tf32", "frozen", "reestimate_moments", "open_shards", "select", "ema", "validation_scope"),
+    "intensity_change",
+}
 
 
 def written(tmp_path, change):

@@ -33,14 +33,16 @@ ORDER = {
     "networks": "",
     "runs": "config_file",
     "cases": "datasets",
+    "dicom": "datasets cases",
     "phantoms": "datasets cases",
     "metrics": "cases",
     "records": "datasets cases config_file",
-    "predictions": "datasets cases",
+    "predictions": "datasets cases dicom",
     "scoring": "datasets cases metrics predictions",
     "tuning": "datasets cases metrics predictions runs",
     "pictures": "cases predictions scoring",
-    "reporting": "cases metrics predictions runs scoring pictures config_file networks.losses",
+    "viewer": "datasets cases metrics predictions pictures.differences",
+    "reporting": "cases metrics predictions runs scoring pictures viewer config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
@@ -68,8 +70,10 @@ COMMANDS = (
         "inspect",
         "splits",
         "phantom",
+        "view",
     ),
     *("probe", "check_submission", "records.__main__", "runs.__main__", "workflows.trial"),
+    "serving.page.__main__",
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
@@ -87,10 +91,12 @@ LIGHT = (
         "config_file",
         "datasets",
         "cases",
+        "dicom",
         "phantoms",
         "metrics",
     ),
-    *("records", "runs", "predictions", "scoring", "tuning", "pictures", "reporting", "api_inputs", "api"),
+    *("records", "runs", "predictions", "scoring", "tuning", "viewer", "pictures", "reporting", "api_inputs"),
+    "api",
 )
 LIGHT_COMMANDS = (
     *("tfbrats.inspect", "tfbrats.splits", "tfbrats.phantom", "tfbrats.check_submission", "tfbrats.evaluate"),
@@ -103,7 +109,8 @@ LIGHT_COMMANDS = (
         "tfbrats.runs.__main__",
     ),
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
-    *("tfbrats.predict", "serving.client", "serving.rounds", "serving.server"),
+    *("tfbrats.predict", "tfbrats.view", "serving.client", "serving.rounds", "serving.server"),
+    "serving.page.__main__",
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 # What an environment for client and check alone may lack: with it go most of its megabytes.
@@ -239,8 +246,8 @@ def test_a_wing_s_own_file_is_its_question_alone():
 
 
 def test_a_wing_holds_3_to_13_files():
-    for wing in WINGS:
-        files = [path for path in (ROOT / "tfbrats" / wing).glob("*.py") if path.name != "__init__.py"]
+    for wing in (*(ROOT / "tfbrats" / name for name in WINGS), ROOT / "serving" / "page"):
+        files = [path for path in wing.glob("*.py") if path.name != "__init__.py"]
         assert 3 <= len(files) <= 13, f"{wing}: {len(files)}"
 
 

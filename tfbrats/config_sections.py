@@ -60,6 +60,7 @@ class Data(Section):
     modalities: tuple[Modality, ...]  # which are used; the channel order inside the network
     shuffle_buffer: pydantic.PositiveInt  # examples among which the next one is drawn
     open_shards: pydantic.PositiveInt | None = None  # shards read in turn; null: 4, patches 16, volumes 2
+    intensity_change: Fraction = 0.0  # the most that gain, offset and gamma of a modality vary in training
 
     @pydantic.field_validator("modalities")
     @classmethod

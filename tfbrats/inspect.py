@@ -28,6 +28,7 @@ from tfbrats import labels
 from tfbrats.cases import split_files
 from tfbrats.datasets import case_names, layouts, patients
 from tfbrats.datasets.scan_names import beginning_of_listing, nifti_stem
+from tfbrats.dicom import study
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue
 from tfbrats.machine import files, memory, packing, paths
@@ -180,10 +181,12 @@ def inspect(
 
 
 def _found(root: str | os.PathLike, edition: str | None) -> layouts.Dataset:
-    """The data set; of a folder that holds several and is none itself, their names are told."""
+    """The data set, or a DICOM study; of a folder that holds several data sets, their names are told."""
     try:
         return layouts.find(root, edition)
     except InputError as error:
+        if isinstance(error, layouts.NoCaseError) and study.lies_in(list(files.walk(root))):
+            return study.find(root, edition)
         below = _data_sets_below(os.fspath(root), edition) if files.is_folder(root) else []
         if not below:
             raise

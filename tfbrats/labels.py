@@ -211,6 +211,10 @@ class LabelSchema:
         words = self._words(value for value, _ in self.values)
         return words if self.ignored is None else f"{words}, {self.ignored} ignore"
 
+    def word(self, tissue: Tissue) -> str:
+        """What the edition calls a tissue: NETC where it says so of NCR."""
+        return _OWN_WORDS.get(self.edition, {}).get(tissue, tissue.name)
+
     def _words(self, values: Iterable[int]) -> str:
         own = _OWN_WORDS.get(self.edition, {})
         tissues = self.tissue_of_value

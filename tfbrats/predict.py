@@ -4,11 +4,14 @@ r"""Segment cases, or one's own scans, with an exported model, no server needed.
     tfbrats predict --model models/cun --input patient1 --output out
     tfbrats predict --model models/cun --flair a.nii.gz --t1 b.nii.gz --t1ce c.nii.gz --t2 d.nii.gz \
         --output seg.nii.gz
+    tfbrats predict ... --view
+    tfbrats predict --model models/cun --input DICOM_STUDY --output out --dicom-seg
     tfbrats predict ... --submission UPLOAD.zip
 
 Writes CASE.nii.gz for each case, on the case's own grid, in the label values that the case's name tells, else
 in the model's; and volumes.csv, the regions' volumes in ml. Run again, it goes on with the cases that have no
-result yet. Scans have to be stripped of the skull and lie on one grid: docs/start/your-own-case.md.
+result yet. With --view also CASE.html, to look at it in a browser (tfbrats view). Scans have to be stripped of
+the skull and lie on one grid: docs/start/your-own-case.md.
 
 With --submission all of them are then held against the challenge's upload rules (tfbrats check); the archive
 is written only if it would take every one.
@@ -24,7 +27,9 @@ from tfbrats.terminal import command, style
 
 if TYPE_CHECKING:  # what takes long to import comes after the options
     from tfbrats.datasets.layouts import Dataset
+    from tfbrats.predictions.model_card import ModelCard
     from tfbrats.predictions.submission_rules import SubmissionRules
+    from tfbrats.predictions.wanted import Wanted
 
 
 def predict(
@@ -37,6 +42,8 @@ def predict(
     rules: "SubmissionRules | None" = None,
     with_provenance: bool = False,
     uncertainty: bool = False,
+    view: bool = False,
+    dicom_seg: str | bool = False,
 ) -> list[str]:
     """Segments the cases of a data set into `output`, and says where they are and what comes next.
 
@@ -49,6 +56,8 @@ def predict(
         rules: of the upload it is for; the first case whose scans would make it refused is said at once.
         with_provenance: also write CASE.json (`provenance`).
         uncertainty: also write CASE_unc_whole, _unc_core, _unc_enhance .nii.gz, of a model that is an average.
+        view: also write CASE.html, the page of `tfbrats view`.
+        dicom_seg: also write CASE.dcm, as `wanted.wanted`.
 
     Returns:
         the faults of the cases that could not be segmented.
@@ -61,7 +70,8 @@ def predict(
     card = model_card.read(model)
     if uncertainty:
         model_card.check_is_average(card)
-    asked = wanted.wanted(dataset, case_ids, output, probabilities, with_provenance, overwrite, uncertainty)
+    more = probabilities, with_provenance, overwrite, uncertainty, dicom_seg
+    asked = wanted.wanted(dataset, case_ids, output, *more)
     asked, notes = asked.by(card)
     for note in notes:
         print(style.note(note))
@@ -73,11 +83,26 @@ def predict(
 
     fresh = [entry for entry, _ in asked.todo(overwrite)]
     faults = one_by_one.segment_all(asked, card, load, overwrite, rules)
+    if view:
+        _write_pages(asked, card)
     if not faults:
         by = f"{card.name} version {card.version}"
         for line in wanted.ending(asked, by, fresh, uploads=rules is not None):
             print(line)
     return faults
+
+
+def _write_pages(asked: "Wanted", card: "ModelCard") -> None:
+    """The page of each case that has a result, in the place of an older one."""
+    from tfbrats.predictions import provenance
+    from tfbrats.terminal import bars
+    from tfbrats.viewer import sources
+
+    done = [(entry, target) for entry, target in asked.pairs if files.exists(target.segmentation)]
+    for entry, target in bars.bar(done, desc="pages", unit="page", hidden=len(done) == 1):
+        output = provenance.page_of(target.segmentation)
+        sources.write(output, entry, entry.case_id in asked.dataset.untold, target.segmentation, card=card)
+        bars.write(f"{entry.case_id}: {output} shows it in a browser")
 
 
 # --- the upload -----------------------------------------------------------------------------------------
@@ -137,6 +162,7 @@ def parser() -> command.Parser:
     options.add_argument(
         "--probabilities", action="store_true", help="write those of WT, TC and ET as 4-D files too"
     )
+    options.add_argument("--view", action="store_true", help="write CASE.html too, to look at it in a browser")
     options.add_argument(
         "--submission", type=paths.argument, metavar="FILE.zip", help="check and pack them for the challenge"
     )
@@ -173,6 +199,8 @@ def main(arguments: Sequence[str]) -> None:
         rules,
         options.provenance,
         options.uncertainty,
+        options.view,
+        options.dicom_seg,
     )
     if faults:
         unpacked = f"\n{options.submission}: not written" if rules else ""

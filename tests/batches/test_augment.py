@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import ndimage
 
-from tfbrats.batches.augment import rotate_and_flip
+from tfbrats.batches.augment import rotate_and_flip, with_other_intensities
 
 CANVAS = (40, 44)
 
@@ -134,3 +134,54 @@ def test_a_slice_without_brain_stays_empty():
     crop = {name: np.zeros_like(value) for name, value in _crop().items()}
     turned = _turned(crop, [1, 1], 15, 0.5)
     assert turned["image"].shape == (*CANVAS, 2) and not any(value.any() for value in turned.values())
+
+
+# --- intensities ----------------------------------------------------------------------------------------
+
+
+def _scan(seed=0):
+    image = np.random.default_rng(seed).normal(size=(30, 26, 2)).astype(np.float32) ** 3
+    image[:8] = 0
+    return image
+
+
+def _changed(images, seed, change=0.3):
+    return [one.numpy() for one in with_other_intensities(images, tf.constant(seed), change)]
+
+
+def test_gain_and_offset_are_what_the_draws_say_and_nothing_else_moves_mean_and_spread():
+    image = _scan()
+    (found,) = _changed([image], [3, 4])
+    gain, offset, _ = 0.3 * tf.random.stateless_uniform([3, 2], [3, 4], -1.0, 1.0).numpy()
+    before, after = image[8:].reshape(-1, 2), found[8:].reshape(-1, 2)
+    np.testing.assert_allclose(after.mean(0), np.exp(gain) * before.mean(0) + offset, atol=1e-4)
+    np.testing.assert_allclose(after.std(0), np.exp(gain) * before.std(0), rtol=1e-4)
+    assert (found[:8] == 0).all()
+
+
+def test_a_modality_is_bent_upwards_or_downwards_and_keeps_its_order():
+    image = _scan()
+    bends = set()
+    for seed in range(8):
+        (found,) = _changed([image], [seed, 0])
+        for channel in range(2):
+            before, after = image[8:, :, channel].ravel(), found[8:, :, channel].ravel()
+            order = np.argsort(before)
+            assert (np.diff(after[order]) >= -1e-4).all()
+            middle = (after.max() - after.min()) / 2 + after.min()
+            share = np.interp((before.max() + before.min()) / 2, before[order], after[order]) - middle
+            bends.add(np.sign(round(float(share), 3)))
+    assert bends == {-1.0, 1.0}
+
+
+def test_all_scales_change_alike_and_keep_their_types():
+    image = _scan()
+    whole, some = _changed([image, image[::2, ::2].astype(np.float16)], [5, 6])
+    assert (whole.dtype, some.dtype) == (np.float32, np.float16)
+    np.testing.assert_allclose(whole[::2, ::2], some, atol=0.02, rtol=0.01)
+
+
+def test_no_change_and_no_brain_leave_an_example_as_it_was():
+    image = _scan()
+    np.testing.assert_allclose(_changed([image], [1, 2], 0.0)[0], image, rtol=1e-4, atol=1e-4)
+    assert (_changed([np.zeros_like(image)], [1, 2])[0] == 0).all()

@@ -218,6 +218,20 @@ def test_going_on_at_a_step_sees_what_that_step_would_have_seen(patch_records, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_other_intensities_are_drawn_for_training_alone_and_are_the_same_again(patch_records, kind):
+    change = ("data.intensity_change=0.3",)
+    before, after = training(patch_records, kind), training(patch_records, kind, overrides=change)
+    assert same(after[3:], training(patch_records, kind, overrides=change, first_example=6, steps=3))
+    assert same(validation(patch_records, kind), validation(patch_records, kind, overrides=change))
+    for name in ("x1", "half"):
+        one, other = (np.float32([batch[name] for batch in batches]) for batches in (before, after))
+        brain = (one != 0).any(-1)
+        assert np.abs(other - one)[brain].mean() > 0.05 and (other[~brain] == 0).all()
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one["target"], other["target"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_worker_with_shards_of_its_own_skips_its_own_part(patch_records, kind):
     """Two shards, two workers: of a step of two patches each worker gives one."""
     whole = training(patch_records, kind, "WT", steps=3, workers=2)

@@ -71,6 +71,27 @@ def test_going_on_at_step_three_sees_what_step_three_would_have_seen(record_set)
             assert np.array_equal(a[name], b[name]), name
 
 
+def test_other_intensities_are_drawn_for_training_alone_and_are_the_same_again(record_set):
+    plain = record_set.config("data.rotation_degrees=0", "data.flip=0")
+    other = record_set.config("data.rotation_degrees=0", "data.flip=0", "data.intensity_change=0.3")
+    of = [
+        _take(slice_stream.training(record_set.manifest, settings, epoch, Share(4), first), 2)
+        for settings, epoch, first in ((plain, 0, 4), (other, 0, 4), (other, 0, 0), (other, 1, 0))
+    ]
+    before, after = of[0][0], of[1][0]
+    assert np.array_equal(before["label"], after["label"])
+    brain = (before["image"] != 0).any(-1, keepdims=True)
+    moved = np.abs(after["image"] - before["image"])
+    assert moved[brain[..., 0]].mean() > 0.05 and (moved * ~brain == 0).all()
+    assert np.array_equal(after["image"], of[2][1]["image"])  # gone on with, it is what it would have been
+    assert not np.array_equal(of[2][0]["image"], of[3][0]["image"])
+    first, second = (
+        _take(slice_stream.validation(record_set.manifest, settings, "validation", Share(4)), 2)[1]["image"]
+        for settings in (plain, other)
+    )
+    assert np.array_equal(first, second)
+
+
 def test_going_on_with_another_batch_sees_the_rest_of_the_same_slices(record_set):
     settings, manifest = record_set.config(), record_set.manifest
     whole = _take(slice_stream.training(manifest, settings, 0, Share(4)), 6)

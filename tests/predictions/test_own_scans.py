@@ -4,6 +4,7 @@ import pytest
 
 import tfbrats
 from tfbrats.datasets import layouts
+from tfbrats.dicom import scan_words
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.machine import files
@@ -46,7 +47,7 @@ def scans_of(entry):
 )
 def test_the_words_of_a_name_tell_the_modality(modality, names):
     for name in names.split():
-        assert own_scans.modality_in(name) == modality, name
+        assert scan_words.modality_in(name) == modality, name
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_names_that_tell_nothing_are_refused_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("IM1.dcm", "dcm2niix"), ("t1.nrrd", r"Convert the scans to \.nii\.gz"), ("a.txt", "--flair")],
+    [("t1.nrrd", r"Convert the scans to \.nii\.gz"), ("a.txt", "--flair")],
 )
 def test_files_that_are_no_nifti_are_told_with_the_tool(tmp_path, name, said):
     touch(tmp_path, name)
@@ -199,11 +200,12 @@ def test_scans_that_are_named_are_one_case(tmp_path, names, case_id):
 
 
 def test_a_scan_that_cannot_be_one_is_refused_by_its_option(tmp_path):
-    touch(tmp_path, "a.nii.gz", "b.dcm", "series/1")
+    touch(tmp_path, "a.nii.gz", "b.dcm", "series/1", "d.png")
     for given, said in (
         ({"t1": "a.nii.gz", "t2": "series/../a.nii.gz"}, "--t1 and --t2 both name"),
-        ({"t1": "b.dcm"}, r"--t1 .*b\.dcm: expected a \.nii\.gz .*dcm2niix"),
-        ({"t1": "series"}, r"--t1 .*series: a folder; .*dcm2niix"),
+        ({"t1": "b.dcm"}, r"--t1 .*b\.dcm: no DICOM image lies here"),
+        ({"t1": "series"}, r"--t1 .*series: no DICOM image lies here"),
+        ({"t1": "d.png"}, r"--t1 .*d\.png: expected a \.nii\.gz .* or a folder of DICOM"),
         ({"t1": "c.nii.gz"}, r"--t1 .*c\.nii\.gz: no such file"),
     ):
         with pytest.raises(InputError, match=said):

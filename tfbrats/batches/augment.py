@@ -1,4 +1,4 @@
-"""Random rotation and flip of image, label and LWS regions together (paper A, section 3.1).
+"""Random rotation and flip of image, label and LWS regions together (paper A, section 3.1); other intensities.
 
 The rotation is most of what a training slice costs, so only the brain is turned, not the empty canvas round it.
 """
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+_LEAST = 1e-6  # of a range or a spread by which is divided
 _BITS = 4  # of a label or a region: both travel as one uint8 through the rotation
 
 
@@ -93,3 +94,44 @@ def rotate_and_flip(
         "label": tf.bitwise.bitwise_and(maps, tf.constant(2**_BITS - 1, tf.uint8)),
         "region": tf.bitwise.right_shift(maps, tf.constant(_BITS, tf.uint8)),
     }
+
+
+def with_other_intensities(images: Sequence, seed, change: float) -> list:
+    """One example as another scanner might have shown it: of each modality another gain, offset and gamma.
+
+    Of z-scored intensities x in the brain, with u1, u2, u3 uniform in [-1, 1] for each modality: x is bent by
+    x -> x ** exp(c u3) over its range in this example, gets the mean and the standard deviation back that it
+    had, is multiplied by exp(c u1), and c u2 is added. What is 0 in all modalities is not brain and stays 0.
+
+    Args:
+        images: float [..., M] each, the same place at several scales; all change as the first does.
+        seed: int32 [2]; the same seed is the same change.
+        change: c.
+
+    Returns:
+        the images, of the types that they had.
+    """
+    first = tf.cast(images[0], tf.float32)
+    gain, offset, bend = tf.unstack(change * tf.random.stateless_uniform([3, first.shape[-1]], seed, -1.0, 1.0))
+    brain = tf.reduce_any(first != 0, axis=-1)
+    voxels = tf.boolean_mask(first, brain)  # [voxels, M]
+    count = tf.maximum(tf.cast(tf.shape(voxels)[0], tf.float32), 1.0)
+    low, high = tf.reduce_min(voxels, 0), tf.reduce_max(voxels, 0)
+    width = tf.maximum(high - low, _LEAST)
+
+    def bent(intensity):
+        return tf.pow(tf.clip_by_value((intensity - low) / width, 0.0, 1.0), tf.exp(bend))
+
+    def moments(values):
+        mean = tf.reduce_sum(values, 0) / count
+        return mean, tf.sqrt(tf.reduce_sum(tf.square(values - mean), 0) / count)
+
+    (mean, spread), (bent_mean, bent_spread) = moments(voxels), moments(bent(voxels))
+    factor = tf.exp(gain) * spread / tf.maximum(bent_spread, _LEAST)
+    changed = []
+    for image in images:
+        intensity = tf.cast(image, tf.float32)
+        other = factor * (bent(intensity) - bent_mean) + tf.exp(gain) * mean + offset
+        is_brain = tf.reduce_any(intensity != 0, axis=-1, keepdims=True)
+        changed.append(tf.cast(tf.where(is_brain, other, 0.0), image.dtype))
+    return changed

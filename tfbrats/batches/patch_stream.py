@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfbrats.batches.augment import with_other_intensities
 from tfbrats.batches.slice_stream import MAPS_AT_ONCE
 from tfbrats.batches.stream import Share, in_batches, parse, place_of_case, serialized, untuned
 from tfbrats.config import PatchConfig
@@ -183,7 +184,23 @@ def _stored(stream):
     return stream.map(patch_of, num_parallel_calls=MAPS_AT_ONCE, deterministic=True)
 
 
-def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int, cases: Sequence[str] = ()):
+def _seed_of(patch: Mapping, seed: int):
+    """int32 [2], a patch's own, whatever the worker and the order."""
+    some = tf.cast(tf.bitcast(patch["x1"][::16, ::16, ::4], tf.int16), tf.int32)
+    case_hash = tf.strings.to_hash_bucket_fast(patch["case_id"], 2**31 - 1)
+    return tf.stack([tf.cast(case_hash, tf.int32), seed + tf.reduce_sum(some)])
+
+
+def _batched(
+    patches,
+    config: PatchConfig,
+    region: str,
+    batch: int,
+    padding: int,
+    cases: Sequence[str] = (),
+    epoch: int | None = None,
+):
+    """Batches of what the networks see; of a training's `epoch` with other intensities, where that is asked."""
     size, modalities = config.sampling.patch_size, len(config.data.modalities)
 
     def example_of(patch):
@@ -197,9 +214,18 @@ def _batched(patches, config: PatchConfig, region: str, batch: int, padding: int
             example["case"] = place_of_case(patch["case_id"], cases)
         if config.scales > 1:
             example["half"] = tf.ensure_shape(patch["half"], shape)
+        if epoch is not None and config.data.intensity_change:
+            seed = int(np.random.default_rng([config.train.seed, epoch]).integers(2**30))
+            scales = [name for name in ("x1", "half") if name in example]
+            images = [example[name] for name in scales]
+            others = with_other_intensities(images, _seed_of(patch, seed), config.data.intensity_change)
+            example.update(zip(scales, others, strict=True))
         return example
 
-    return in_batches(patches.map(example_of), batch, padding).prefetch(2)  # a batch of 24 takes 0.1 GB
+    # (without other intensities an example costs nothing to make)
+    at_once = MAPS_AT_ONCE if config.data.intensity_change else None
+    examples = patches.map(example_of, num_parallel_calls=at_once, deterministic=True if at_once else None)
+    return in_batches(examples, batch, padding).prefetch(2)  # a batch of 24 takes 0.1 GB
 
 
 def training(
@@ -244,7 +270,7 @@ def training(
         # Shuffled as they lie in the file, in half the memory.
         stream = share.after(stream.shuffle(**shuffled).repeat(), first_example, own_shards, batches)
         patches = _stored(stream)
-    return untuned(_batched(patches, config, region, share.batch, 0))
+    return untuned(_batched(patches, config, region, share.batch, 0, epoch=epoch))
 
 
 def validation(

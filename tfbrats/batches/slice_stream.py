@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfbrats.batches.augment import rotate_and_flip
+from tfbrats.batches.augment import rotate_and_flip, with_other_intensities
 from tfbrats.batches.stream import OPEN_SHARDS, Share, in_batches, parse, place_of_case, serialized, untuned
 from tfbrats.config import Config
 from tfbrats.machine import memory
@@ -134,6 +134,10 @@ def _batched(
             slice_ = rotate_and_flip(crop, canvas, seed, config.data.rotation_degrees, config.data.flip)
         else:
             slice_ = on_canvas(crop, canvas, modalities)
+        if augmented and config.data.intensity_change:
+            (slice_["image"],) = with_other_intensities(
+                [slice_["image"]], seed + 2, config.data.intensity_change
+            )
         of_case = {"case": place_of_case(crop["case_id"], cases)} if cases else {}
         return {
             **slice_,

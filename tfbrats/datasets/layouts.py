@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tfbrats.datasets import bids, brats_folders, case_names, decathlon, grades, not_experts, patients
 from tfbrats.datasets.case_names import Telling
@@ -76,9 +77,9 @@ class Dataset:
         guesses: of the notes, those that tell whose labels these are where names leave it open.
         patients: case id -> patient, where more than the case's own name tells it; not on the cases either.
         links: what tables of ids tell of collections that hold the same people.
-        names_say: case id -> the table that the data set tells by itself, where another edition was given;
-            empty where it does not tell the table of all cases.
+        names_say: case id -> the table that the data set tells by itself, where another edition was given.
         untold: ids of the cases whose table nothing tells and nobody gave.
+        studies: case id -> the `dicom.study.Study` it was read from.
     """
 
     root: str
@@ -90,6 +91,7 @@ class Dataset:
     links: Links = dataclasses.field(default_factory=Links)
     names_say: Mapping[str, LabelSchema] = dataclasses.field(default_factory=dict)
     untold: frozenset[str] = frozenset()
+    studies: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         told = sorted({case.schema.edition for case in self.cases if case.case_id not in self.untold})

@@ -26,14 +26,14 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         "--input",
         type=paths.argument,
         metavar="FOLDER",
-        help="a data set, or one patient's folder, with any names; gs:// too",
+        help="a data set, or one patient's folder, with any names, or a DICOM study; gs:// too",
     )
     for modality in MODALITIES:
         parser.add_argument(
             f"--{modality}",
             type=paths.argument,
             metavar="FILE",
-            help=f"in place of --input: the {_WHAT[modality]} scan of one patient",
+            help=f"in place of --input: the {_WHAT[modality]} scan of one patient; or its DICOM series' folder",
         )
     id_tables.add_choice(parser)
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """--output, --uncertainty, --provenance, --overwrite."""
+    """--output, --uncertainty, --provenance, --dicom-seg, --overwrite."""
     parser.add_argument(
         "--output",
         type=paths.argument,
@@ -59,6 +59,16 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provenance", action="store_true", help="write CASE.json beside each: model, hashes, versions"
     )
+    parser.add_argument(
+        "--dicom-seg",
+        nargs="?",
+        const=True,
+        default=False,
+        type=paths.argument,
+        metavar="SERIES",
+        help="write CASE.dcm beside each, a DICOM-SEG on the series that were read; of NIfTI scans on SERIES, "
+        "a folder, on whose voxels they lie",
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a result")
 
 
@@ -68,5 +78,6 @@ def check_there(options: argparse.Namespace) -> None:
         raise InputError(f"{options.input}: no such folder.")
     for modality in MODALITIES:
         path = getattr(options, modality)
-        if path is not None and not files.exists(path):
+        folder = (path or "").rpartition("#")[0]  # DIR#5 is series 5 of a DICOM folder
+        if path is not None and not (files.exists(path) or (folder and files.exists(folder))):
             raise InputError(f"--{modality} {path}: no such file.")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from tfbrats.datasets import case_names, layouts, references
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.datasets.scan_names import CORRECTED, STRIPPED, UNSTRIPPED, beginning_of_listing, nifti_stem
+from tfbrats.dicom import scan_words, study
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, LabelSchema, modality_named
 from tfbrats.machine import files
@@ -29,67 +30,7 @@ _CURE = f"name them all: {FLAGS}; {IN_PYTHON}"
 _SHOWN = 6  # files that a message names
 _UNNAMED = "case"  # of scans whose names share nothing
 
-# --- words ----------------------------------------------------------------------------------------------
-
-_CONTRAST = {
-    *("ce", "c", "gd", "gad", "gado", "gadolinium", "post", "postcontrast", "postgd", "postgad"),
-    *("contrast", "enhanced", "enh", "cm", "km", "pc"),
-}
-_NATIVE = {
-    *("pre", "precontrast", "pregd", "n", "nat", "native", "nativ", "non", "noncontrast", "no"),
-    *("nocontrast", "without", "wo", "ohne", "plain", "unenhanced"),
-}
-_OF_TREATMENT = {"op", "operative", "surgery", "treatment", "therapy", "rt", "radiation", "radiotherapy"}
-_T1_SEQUENCES = {"mprage", "spgr", "fspgr", "bravo", "mp2rage"}
-_UPTO = {"to", "in", "on", "onto", "into"}  # flair_to_t1ce: what stands before it is what the file is
-_OTHER = {
-    *("adc", "dwi", "dti", "dsc", "dce", "asl", "swi", "swan", "perf", "perfusion", "rcbv", "cbv", "cbf"),
-    *("mtt", "ttp", "trace", "fa", "md", "bold", "fmri", "rest", "mra", "tof", "pd", "stir", "gre", "star"),
-    *("angio", "venogram", "loc", "localizer", "localiser", "scout", "survey", "phase", "warp", "transform"),
-}
 _TREATED = {*STRIPPED, *CORRECTED, *UNSTRIPPED}
-_COMPOUND = re.compile(r"(?:[23]d)?(t[12])(?:wi|weighted|w)?(\w*)")
-
-
-def modality_in(stem: str) -> str | None:
-    """The modality that the words of a file's name tell; None where they tell none, or more than one."""
-    words = references.words_of(stem)
-    if references.is_mask_like(words) or _OTHER & set(words):
-        return None
-    before = next((n for n, word in enumerate(words) if word in _UPTO), len(words))
-    return _modality(words[:before]) or _modality(words)
-
-
-def _modality(words: Sequence[str]) -> str | None:
-    named = {modality for word in words if (modality := modality_named(word))}
-    if any("flair" in word or "darkfluid" in word for word in (*words, "".join(words))) or "flair" in named:
-        return "flair"
-    families, rest = set(), []
-    for word in words:
-        parts = _COMPOUND.fullmatch(word)
-        if parts and parts[2] in ("s", "star"):  # T2*: bleeding, no tumour
-            return None
-        if parts:
-            families.add(parts[1])
-        elif modality_named(word) == "t1ce" or word in _T1_SEQUENCES:  # ct1
-            families.add("t1")
-        rest.append(parts[2] if parts else word)
-    if families != {"t1"}:
-        return "t2" if families == {"t2"} else None
-    has_contrast = "t1ce" in named or _says(rest, _CONTRAST, _NATIVE)
-    if has_contrast and _says(rest, _NATIVE, set()):
-        return None
-    return "t1ce" if has_contrast else "t1"
-
-
-def _says(words: Sequence[str], meant: set[str], negations: set[str]) -> bool:
-    """Whether one of these words is there, and is neither said away nor about an operation or a treatment."""
-    for before, word, after in zip(("", *words), words, (*words[1:], ""), strict=False):
-        is_negated = before in negations and word != "post"  # T1_pre_post: both
-        if word in meant and not is_negated and after not in _OF_TREATMENT:
-            return True
-    return False
-
 
 # --- a folder -------------------------------------------------------------------------------------------
 
@@ -121,7 +62,7 @@ class _Read:
 def _read(paths: Sequence[str]) -> _Read:
     scans, left = defaultdict(list), []
     for path in paths:
-        modality = modality_in(nifti_stem(path))
+        modality = scan_words.modality_in(nifti_stem(path))
         (scans[modality] if modality else left).append(path)
     for modality, copies in scans.items():
         for words, wanted in ((STRIPPED, True), (UNSTRIPPED, False), (CORRECTED, False)):
@@ -140,6 +81,8 @@ def _treatment(path: str) -> set[str]:
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     """Every case under `root` that is to be segmented: as `layouts.find`, and patients named in any way.
 
+    A folder of DICOM files alone is one patient's study (`dicom.study`).
+
     Raises:
         InputError: as `layouts.find`, or which file is which scan is not told.
     """
@@ -150,6 +93,8 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     except layouts.NoCaseError as error:
         dataset, refusal, untold = Dataset(str(root), (), ()), error, frozenset()
     listing = [path for path in files.walk(root) if not files.name(path).startswith(".")]
+    if refusal is not None and study.lies_in(listing):
+        return study.find(root, edition)
     by_folder = {folder: _read(paths) for folder, paths in _by_folder(listing).items()}
     telling = [folder for folder, read in by_folder.items() if read.scans] or list(by_folder)
     own: dict[str, _Read] = {}
@@ -187,7 +132,7 @@ def _by_folder(listing: Sequence[str]) -> dict[str, list[str]]:
         if nifti_stem(path) is not None:
             by_folder[files.parent(path)].append(path)
     for folder in [folder for folder in by_folder if files.join(folder, model_card.FILE) in listing]:
-        scans = [path for path in by_folder.pop(folder) if modality_in(nifti_stem(path))]
+        scans = [path for path in by_folder.pop(folder) if scan_words.modality_in(nifti_stem(path))]
         if len(_read(scans).scans) > 1:  # one alone is a result of a case that is called so
             by_folder[folder] = scans
     return by_folder
@@ -264,7 +209,9 @@ def _convert_first(listing: Sequence[str]) -> str:
     """What to do with files that are no NIfTI, below the error that no case is found."""
     names = [files.name(path).lower() for path in listing]
     if any(name.endswith((".dcm", ".ima", "dicomdir")) for name in names):
-        return f"\nDICOM files lie here: convert them first (dcm2niix); see {PAGE}."
+        return (
+            f"\nDICOM files lie here beside NIfTI files: give a folder of the one or of the other; see {PAGE}."
+        )
     if any(name.endswith((".mha", ".mhd", ".nrrd", ".hdr", ".mgz")) for name in names):
         return f"\nConvert the scans to .nii.gz first; see {PAGE}."
     return f"\nOr name one patient's scans: {FLAGS}; {IN_PYTHON}."
@@ -328,7 +275,7 @@ def _case(case_id: str, scans: Mapping[str, str], layout: str, edition: str | No
 
 
 def named(scans: Mapping[str, str], edition: str | None = None, option: str = "--") -> Dataset:
-    """The one case that a person named file by file.
+    """The one case that a person named file by file, or series by series (`dicom.study`).
 
     Args:
         scans: modality -> path.
@@ -339,6 +286,8 @@ def named(scans: Mapping[str, str], edition: str | None = None, option: str = "-
     """
     if edition is not None and edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
+    if any(map(study.is_meant, scans.values())):
+        return study.named(scans, edition, option)
     places: dict[str, str] = {}
     for modality, path in scans.items():
         _check_file(f"{option}{modality}", path)
@@ -358,17 +307,11 @@ def named(scans: Mapping[str, str], edition: str | None = None, option: str = "-
 
 
 def _check_file(given_as: str, path: str) -> None:
-    if files.is_folder(path):
-        raise InputError(
-            f"{given_as} {path}: a folder; expected a .nii.gz or .nii file. DICOM files? Convert them "
-            f"first (dcm2niix); see {PAGE}."
-        )
     if not files.exists(path):
         raise InputError(f"{given_as} {path}: no such file.")
     if nifti_stem(path) is None:
         raise InputError(
-            f"{given_as} {path}: expected a .nii.gz or .nii file. Convert it first (DICOM: dcm2niix); "
-            f"see {PAGE}."
+            f"{given_as} {path}: expected a .nii.gz or .nii file, or a folder of DICOM files; see {PAGE}."
         )
 
 

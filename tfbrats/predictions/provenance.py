@@ -14,12 +14,15 @@ from typing import Any
 from tfbrats import __version__
 from tfbrats.datasets import references
 from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.dicom.segmentation_object import Algorithm
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 from tfbrats.predictions import model_card
 from tfbrats.predictions.model_card import ModelCard
 
 FORMAT = 1
+PAGE_MARK = b'<meta name="generator" content="tfbrats view">'  # stands at the beginning of the viewer's pages
+_PAGE_BEGINS = 1024  # bytes
 
 
 def path_of(segmentation: str | os.PathLike) -> str:
@@ -85,6 +88,29 @@ def describe(
     }
 
 
+def algorithm(card: ModelCard) -> Algorithm:
+    """What a DICOM-SEG says of the model that made it."""
+    n4 = ", ".join(card.n4.modalities) or "none"
+    parameters = {
+        "tfbrats_json_sha256": hashlib.sha256(card.to_file()).hexdigest(),
+        "records_sha256": card.training_data.get("records_sha256"),
+        "config_sha256": _config_sha256(card),
+        "modalities": ", ".join(card.modalities),
+        "spacing_mm": " x ".join(f"{side:g}" for side in card.spacing_mm),
+        "n4": f"{n4} by {card.n4.method}" if card.n4.modalities else n4,
+        "normalisation": card.normalisation,
+        "averaged": card.averaged and card.averaged.text,
+        "tuned": card.tuned and card.tuned.text,
+        "intended_use": card.intended_use,
+    }
+    return Algorithm(
+        card.name,
+        str(card.version),
+        f"tfbrats {card.tfbrats_version}",
+        {name: str(value) for name, value in parameters.items() if value},
+    )
+
+
 def check(segmentations: Iterable[str | os.PathLike]) -> None:
     """Looks, before work begins, whether each of these may get a file beside it.
 
@@ -121,8 +147,15 @@ def write(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, no
     return path
 
 
+def page_of(segmentation: str | os.PathLike) -> str:
+    """CASE.html for CASE.nii.gz: the page that shows it (the wing `viewer`)."""
+    return f"{path_of(segmentation).removesuffix('.json')}.html"
+
+
 def drop(segmentation: str | os.PathLike) -> None:
-    """Removes the file beside a segmentation that is about to be replaced; one that is not ours stays."""
-    path = path_of(segmentation)
+    """Removes what lies beside a segmentation that is about to be replaced, its page too; only what is ours."""
+    path, page = path_of(segmentation), page_of(segmentation)
     if files.exists(path) and _is_ours(path):
         files.remove(path)
+    if files.exists(page) and PAGE_MARK in next(files.read_chunks(page, _PAGE_BEGINS), b""):
+        files.remove(page)

@@ -16,6 +16,8 @@ from tfbrats.cases.case import Case
 from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
+from tfbrats.dicom import headers, segmentation_object
+from tfbrats.dicom.study import Study
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
 from tfbrats.machine import files, paths
@@ -29,7 +31,8 @@ UNCERTAINTY = {"WT": "_unc_whole", "TC": "_unc_core", "ET": "_unc_enhance"}
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
-_OF_ALL_CASES = (model_card.OtherModelError, preprocess.MissingPackageError)  # no fault of one case
+_NO_PACKAGE = (preprocess.MissingPackageError, headers.MissingPackageError)
+_OF_ALL_CASES = (model_card.OtherModelError, *_NO_PACKAGE)  # no fault of one case
 _LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
 
 # --- where it goes --------------------------------------------------------------------------------------
@@ -45,6 +48,7 @@ class Target:
         with_provenance: also the file beside the segmentation (`provenance`).
         uncertainty: the files of WT, TC and ET; () for none.
         folder: that of results, which keeps their model's card; None for files that the person named.
+        study: onto whose images a DICOM-SEG is written too; None for none.
     """
 
     segmentation: str
@@ -52,6 +56,7 @@ class Target:
     with_provenance: bool = False
     uncertainty: tuple[str, ...] = ()
     folder: str | None = None
+    study: Study | None = None
 
     @property
     def paths(self) -> list[str]:
@@ -61,7 +66,12 @@ class Target:
             *([self.probabilities] if self.probabilities else []),
             *self.uncertainty,
             *([provenance.path_of(self.segmentation)] if self.with_provenance else []),
+            *([self.dicom_seg] if self.study else []),
         ]
+
+    @property
+    def dicom_seg(self) -> str:
+        return segmentation_object.path_of(self.segmentation)
 
     @property
     def all_paths(self) -> list[str]:
@@ -71,7 +81,7 @@ class Target:
         else:
             case_id = files.name(self.segmentation).removesuffix(".nii.gz")
             earlier = target(case_id, self.folder, True, True, True)
-        return earlier.paths
+        return [*earlier.paths, self.dicom_seg]
 
     def is_done(self) -> bool:
         return all(map(files.exists, self.paths))
@@ -142,8 +152,9 @@ def check_owner(card: ModelCard, folder: str | os.PathLike, overwrite: bool, tar
 def remove(target: Target) -> None:
     """Deletes a result, where there is one, with all that belongs to it."""
     provenance.drop(target.segmentation)
+    segmentation_object.drop(target.segmentation)
     for path in target.all_paths:
-        if path != provenance.path_of(target.segmentation):
+        if path not in (provenance.path_of(target.segmentation), target.dicom_seg):
             files.remove(path)
 
 
@@ -378,6 +389,10 @@ def write(
     for region, path in enumerate(target.uncertainty):
         nifti.write(path, loaded.grid.to_file(segmentation.entropy[..., region]), loaded.grid)
     provenance.drop(target.segmentation)
+    segmentation_object.drop(target.segmentation)
     case.save_segmentation(target.segmentation, segmentation.tissues, loaded.grid, loaded.schema)
     if target.with_provenance:
         provenance.write(segmentation.card, entry, target.segmentation, notes)
+    if target.study is not None:
+        on_images = target.study, segmentation.tissues, loaded.grid, loaded.schema
+        segmentation_object.write(target.dicom_seg, *on_images, provenance.algorithm(segmentation.card))

@@ -8,8 +8,11 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from tfbrats.cases import nifti
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
+from tfbrats.dicom import headers, segmentation_object, study
+from tfbrats.dicom.study import Study
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
 from tfbrats.machine import files
@@ -19,6 +22,7 @@ from tfbrats.predictions.results import Target
 from tfbrats.terminal import style, verbs, wording
 
 _NO_IMAGES = (".html", ".json", ".png", ".zip", ".csv", ".dcm", ".nrrd", ".mha", ".img", ".hdr", ".gz")
+_OWN = (own_scans.LAYOUT, own_scans.NAMED, study.LAYOUT)
 _SHOWN = 10  # cases that a message names
 
 
@@ -105,11 +109,12 @@ class Wanted:
         entry_of = {entry.case_id: entry for entry in dataset.cases}
         pairs = tuple((entry_of[entry.case_id], target) for entry, target in self.pairs)
         for entry, _ in pairs:
-            if entry.layout == own_scans.NAMED or (entry.layout == own_scans.LAYOUT and len(pairs) == 1):
+            is_own = entry.layout in (own_scans.LAYOUT, study.LAYOUT)
+            if entry.layout == own_scans.NAMED or (is_own and len(pairs) == 1):
                 _check_scans(entry, card)
         untold = [entry for entry, _ in pairs if entry.case_id in dataset.untold]
         notes = [note] if (note := doubts.n4_note(card)) else []
-        if untold and untold[0].layout not in (own_scans.LAYOUT, own_scans.NAMED):  # the last line tells it
+        if untold and untold[0].layout not in _OWN:  # the last line tells it
             more = f" and {len(untold) - 1} more" if untold[1:] else ""
             notes.append(
                 f"{untold[0].case_id}{more}: no name tells an edition; written in the model's label values "
@@ -146,6 +151,7 @@ def wanted(
     with_provenance: bool = False,
     overwrite: bool = False,
     uncertainty: bool = False,
+    dicom_seg: str | bool = False,
 ) -> Wanted:
     """Which cases, and where each goes.
 
@@ -153,20 +159,29 @@ def wanted(
         chosen: ids of cases; None for all.
         probabilities: True writes them beside each segmentation; a path names the file of the one case.
         uncertainty: writes a file a region beside each segmentation.
+        dicom_seg: writes a DICOM-SEG beside each; True onto the series that the case was read from, a path onto
+            the series that lies there.
 
     Raises:
         InputError: no such case, several for one file, or an output that cannot be or must not be written.
     """
     entries = layouts.select(dataset, chosen)
+    place = _study(dataset, entries, dicom_seg) if dicom_seg else None
     if is_file(output):
         path = _beside(output, "_probabilities") if probabilities is True else probabilities or None
         maps = tuple(_beside(output, end) for end in results.UNCERTAINTY.values() if uncertainty)
-        pairs = ((_only(entries, dataset.root), Target(output, path, with_provenance, maps)),)
+        pairs = ((_only(entries, dataset.root), Target(output, path, with_provenance, maps, study=place)),)
         _check_files(pairs[0][1], overwrite)
         folder = None
     else:
         pairs = tuple(
-            (entry, results.target(entry.case_id, output, bool(probabilities), with_provenance, uncertainty))
+            (
+                entry,
+                dataclasses.replace(
+                    results.target(entry.case_id, output, bool(probabilities), with_provenance, uncertainty),
+                    study=place,
+                ),
+            )
             for entry in entries
         )
         files.check_can_hold(output)
@@ -175,7 +190,38 @@ def wanted(
     layouts.check_outputs(dataset.cases, written)
     if with_provenance:
         provenance.check([target.segmentation for _, target in pairs])
+    if place is not None:
+        segmentation_object.check([target.dicom_seg for _, target in pairs])
     return Wanted(dataset, pairs, folder)
+
+
+def _study(dataset: Dataset, entries: Sequence[CaseFiles], series: str | bool) -> Study:
+    """The study that the one case's DICOM-SEG is written onto.
+
+    Raises:
+        InputError: none, several cases, or scans that do not lie on the series.
+        MissingPackageError: what writes the object is not installed.
+    """
+    headers.package("highdicom.seg")
+    if len(entries) > 1:
+        raise InputError(
+            f"--dicom-seg goes with one case; {dataset.root} holds {len(entries)}. Name one with --case."
+        )
+    (entry,) = entries
+    own = dataset.studies.get(entry.case_id)
+    if own is not None:
+        if series is not True:
+            raise InputError("--dicom-seg SERIES: the scans are DICOM themselves. Give --dicom-seg alone.")
+        return own
+    if series is True:
+        raise InputError(
+            "--dicom-seg: the scans are NIfTI files. Name the DICOM series on whose voxels they lie: "
+            f"--dicom-seg SERIES, a folder; see {headers.PAGE}."
+        )
+    place = study.alone(series, "--dicom-seg")
+    for _, path, _ in entry.images[:1]:  # the others lie on its grid, or are refused when they are read
+        segmentation_object.check_grid(place, nifti.read_grid(path), entry.case_id)
+    return place
 
 
 def _beside(output: str, ending: str) -> str:
@@ -192,6 +238,8 @@ def _check_files(target: Target, overwrite: bool) -> None:
         if files.exists(path) and not overwrite:
             raise InputError(f"{path} exists. Give another name, or --overwrite.")
         files.check_can_hold(files.parent(path) or ".")
+    if target.study and files.exists(target.dicom_seg) and not overwrite:
+        raise InputError(f"{target.dicom_seg} exists. Give --output another name, or --overwrite.")
     if len(set(map(files.canonical, paths))) < len(paths):
         raise InputError(f"{paths[0]}: named by --output and by --probabilities. Give two names.")
 
@@ -218,6 +266,7 @@ def ending(wanted: Wanted, by: str, fresh: Sequence[CaseFiles], uploads: bool = 
     place = wanted.targets[0].segmentation if wanted.folder is None else wanted.folder
     number = wording.counted(len(wanted.pairs), "segmentation")
     lines = [f"{number} by {by} in {place}; {_values(wanted, fresh)}"]
+    lines += [f"DICOM-SEG in {target.dicom_seg}" for target in wanted.targets if target.study]
     if uploads:
         return lines
     untold = wanted.dataset.untold  # its masks cannot be read without --edition

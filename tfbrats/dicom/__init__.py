@@ -1,0 +1,1 @@
+"""How does a study of a hospital become a case, and a segmentation an object of it?"""

@@ -1,0 +1,1 @@
+"""How is one case shown in a browser, in one file?"""
