@@ -169,6 +169,7 @@
     panel(canvas, kind, axis, words) {
       const [u, v] = [0, 1, 2].filter((other) => other !== axis), ratio = window.devicePixelRatio || 1;
       const { size } = this.shown, width = size[u], height = size[v], wide = canvas.clientWidth;
+      if (wide <= 2 * AIR.side) return; // not laid out, as in a window without a size
       const scale = (wide - 2 * AIR.side) / (width * this.mm[u]), high = height * this.mm[v] * scale + AIR.top + AIR.bottom;
       const voxel = [scale * this.mm[u], scale * this.mm[v]];
       canvas.width = Math.round(wide * ratio);
