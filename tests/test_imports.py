@@ -42,12 +42,12 @@ ORDER = {
     "tuning": "datasets cases metrics predictions runs",
     "pictures": "cases predictions scoring",
     "viewer": "datasets cases metrics predictions pictures.differences",
-    "reporting": "cases metrics predictions runs scoring pictures config_file networks.losses",
+    "reporting": "cases metrics predictions runs scoring pictures viewer config_file networks.losses",
     "graphs": "cases",
     "inference": "cases phantoms networks records.tfrecord predictions tuning graphs",
     "batches": "records inference graphs networks.losses",
     "distribution": "",
-    "training": "cases.overlays records runs networks graphs inference batches distribution",
+    "training": "cases.overlays pictures.captions records runs networks graphs inference batches distribution",
     "exports": "cases phantoms networks runs records.tfrecord predictions tuning inference training "
     "distribution config_file",
     "workflows": "datasets cases networks records runs predictions scoring.papers tuning training distribution "

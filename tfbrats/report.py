@@ -8,8 +8,8 @@ With the run that trained the model, the paper's table, and other runs of the sa
     tfbrats report --scores SCORES --prediction OUT --reference DATA --output report.html \
         --run runs/cun_lws --table paper_a --compare SCORES_OF_CUN
 
-The page is a single file: it holds its pictures, runs no script and loads nothing. What it could not show for
-want of a file it says.
+The page is a single file: it holds its pictures and loads nothing. Sliders show every slice of the cases
+pictured; without script there are three planes of each. What it could not show for want of a file it says.
 
 One case as a picture for a README or a slide, with its scans, reference, prediction and where they differ:
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tfbrats.cases import overlays
 from tfbrats.errors import InputError
 from tfbrats.labels import Tissue
+from tfbrats.pictures import captions
 from tfbrats.terminal import bars
 from tfbrats.training import board
 
@@ -197,6 +198,7 @@ def rgb(tissue):
 
 
 def halves(picture):
+    picture = picture[captions.HEIGHT :]  # without the words
     middle = (picture.shape[1] - 8) // 2
     return picture[:, :middle], picture[:, middle + 8 :]
 
@@ -217,6 +219,25 @@ def test_the_prediction_is_on_the_left_the_reference_on_the_right_and_the_front_
     rows, columns = np.nonzero(has(right, Tissue.NCR))
     assert rows.min() > left.shape[0] / 2 and columns.min() > left.shape[1] / 2
     assert not has(left, Tissue.NCR).any() and not has(right, Tissue.ET).any()
+
+
+def test_the_words_say_which_half_is_which_and_the_dice_of_the_slice(monkeypatch):
+    told = []
+
+    def kept(picture, *lines):
+        told.append(lines)
+        return np.concatenate([np.full((captions.HEIGHT, picture.shape[1], 3), 7, np.uint8), picture])
+
+    image = np.ones((8, 8), np.float32)
+    predicted, reference = np.zeros((2, 8, 8), np.uint8)
+    predicted[:2], reference[:4] = Tissue.NCR, Tissue.ED
+    assert np.ptp(board.picture(image, predicted, reference)[: captions.HEIGHT, 420:600]) > 200
+    monkeypatch.setattr(captions, "above", kept)
+    assert (board.picture(image, predicted, reference)[0, [0, -1]] == 7).all()
+    assert told == [("prediction", "Dice of this slice: WT 0.67, TC 0.00, ET -"), ("reference",)]
+    told.clear()
+    board.picture(image, predicted, np.where(reference, Tissue.NCR, 0), "TC")
+    assert told[0] == ("prediction", "Dice of this slice: TC 0.67")
 
 
 def test_only_the_head_is_drawn_whatever_is_predicted():

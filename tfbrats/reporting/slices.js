@@ -30,14 +30,15 @@
 
   const labels = async (shown) => {
     const values = await volume(shown.labels, shown);
-    const reference = new Uint8Array(values.length), prediction = new Uint8Array(values.length);
+    const reference = new Uint8Array(values.length), prediction = new Uint8Array(values.length), both = new Uint8Array(values.length);
     for (let n = 0; n < values.length; n++) {
       const pair = Math.round(values[n] / step);
       if (Math.abs(values[n] - step * pair) > 2) throw new Error("This browser changes what a page reads back from a picture.");
+      both[n] = pair;
       reference[n] = Math.floor(pair / pairs);
       prediction[n] = pair % pairs;
     }
-    return { reference, prediction };
+    return { reference, prediction, pairs: both };
   };
 
   // One plane of a volume as a radiologist looks at it: i to the right or j, the head or the front on top.
@@ -58,38 +59,47 @@
     return expected ? (predicted ? "found" : "missed") : predicted ? "false" : null;
   };
   const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const pixel = ([red, green, blue], alpha) => ((Math.round(255 * alpha) << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  const greys = (dimmed) => Uint32Array.from({ length: 256 }, (_, value) => pixel(Array(3).fill(Math.round(dimmed * value)), 1));
 
-  const asCanvas = (width, height, colour) => {
+  // A plane as a picture of its own size: `colours` has a pixel for each of its values.
+  const asCanvas = (values, width, height, colours) => {
     const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d"), picture = context.createImageData(width, height);
-    for (let n = 0; n < width * height; n++) {
-      const [red, green, blue, alpha] = colour(n);
-      picture.data.set([red, green, blue, alpha], 4 * n);
-    }
+    new Uint32Array(picture.data.buffer).set(Uint32Array.from(values, (value) => colours[value]));
     context.putImageData(picture, 0, 0);
     return canvas;
   };
 
   // Each tissue's border along the edges of its voxels, drawn on its own side of them.
   const contours = (context, { plane, width, height }, sx, sy, line) => {
-    const inset = line / 2;
-    for (const [tissue, colour] of Object.entries(tissues)) {
-      const value = Number(tissue), is = (x, y) => x >= 0 && y >= 0 && x < width && y < height && plane[y * width + x] === value;
-      context.beginPath();
-      for (let y = 0; y < height; y++) {
-        for (let x = 0; x < width; x++) {
-          if (plane[y * width + x] !== value) continue;
-          const [left, right, top, bottom] = [x * sx, (x + 1) * sx, y * sy, (y + 1) * sy];
-          const edge = (x0, y0, x1, y1) => { context.moveTo(x0, y0); context.lineTo(x1, y1); };
-          if (!is(x - 1, y)) edge(left + inset, top, left + inset, bottom);
-          if (!is(x + 1, y)) edge(right - inset, top, right - inset, bottom);
-          if (!is(x, y - 1)) edge(left, top + inset, right, top + inset);
-          if (!is(x, y + 1)) edge(left, bottom - inset, right, bottom - inset);
-        }
+    const inset = line / 2, paths = Object.fromEntries(Object.keys(tissues).map((tissue) => [tissue, new Path2D()]));
+    for (let y = 0, n = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, n++) {
+        const value = plane[n];
+        if (!value) continue;
+        const [left, right, top, bottom] = [x * sx, (x + 1) * sx, y * sy, (y + 1) * sy];
+        const edge = (x0, y0, x1, y1) => { paths[value].moveTo(x0, y0); paths[value].lineTo(x1, y1); };
+        if (!x || plane[n - 1] !== value) edge(left + inset, top, left + inset, bottom);
+        if (x === width - 1 || plane[n + 1] !== value) edge(right - inset, top, right - inset, bottom);
+        if (!y || plane[n - width] !== value) edge(left, top + inset, right, top + inset);
+        if (y === height - 1 || plane[n + width] !== value) edge(left, bottom - inset, right, bottom - inset);
       }
-      context.strokeStyle = colour;
-      context.lineWidth = line;
-      context.stroke();
     }
+    context.lineWidth = line;
+    for (const [tissue, path] of Object.entries(paths)) {
+      context.strokeStyle = tissues[tissue];
+      context.stroke(path);
+    }
+  };
+
+  // Of each pair of a reference's and a prediction's tissue, the colour that the difference has there.
+  const differences = (region) => {
+    const inside = inRegion[region], colours = new Uint32Array(pairs * pairs);
+    for (let pair = 0; pair < colours.length; pair++) {
+      const kind = kindOf(inside, Math.floor(pair / pairs), pair % pairs);
+      if (kind) colours[pair] = pixel(rgb(difference.colours[kind]), difference.opacity[kind]);
+    }
+    return colours;
   };
 
   class Case {
@@ -100,6 +110,7 @@
       this.mm = this.shown.spacing.map((side, axis) => side * this.shown.every[axis]);
       this.scans = {};
       this.rows = [...root.querySelectorAll("[data-axis]")];
+      this.drawn = new Map(); // canvas -> what it shows without its marks, and of what that is
     }
 
     async start() {
@@ -140,48 +151,55 @@
     }
 
     draw() {
-      const inside = inRegion[this.region];
       for (const row of this.rows) {
         const axis = Number(row.dataset.axis), plane = planes[axis], { number, of, mm } = this.place(axis);
-        const cuts = Object.fromEntries(Object.entries({ grey: this.scans[this.scan], reference: this.reference, prediction: this.prediction })
-          .map(([name, values]) => [name, cut(values, this.shown.size, axis, this.at[axis])]));
         row.querySelector("input[type=range]").value = this.at[axis];
         row.querySelector("output").textContent = `slice ${number} of ${of}, ${mm} mm ${plane.beyond} the first`;
         for (const canvas of row.querySelectorAll(".view")) {
           const kind = canvas.dataset.kind;
-          this.panel(canvas, kind, axis, cuts, inside, `${plane.name} ${number} of ${of}, ${mm} mm`);
+          this.panel(canvas, kind, axis, `${plane.name} ${number} of ${of}, ${mm} mm`);
           const what = kind === "bare" ? this.scan : kind === "difference" ? `difference of ${this.region} on ${this.scan}` : `${kind} on ${this.scan}`;
           canvas.nextElementSibling.textContent = what;
           canvas.setAttribute("aria-label", `${this.root.dataset.case}, ${plane.name} slice ${number} of ${of}: ${what}`);
         }
-        this.strip(row.querySelector(".errors"), axis, inside);
+        this.strip(row.querySelector(".errors"), axis);
       }
     }
 
-    panel(canvas, kind, axis, { grey, reference, prediction }, inside, words) {
-      const [u, v] = [0, 1, 2].filter((other) => other !== axis), { width, height } = grey, ratio = window.devicePixelRatio || 1;
-      const wide = canvas.clientWidth, scale = (wide - 2 * AIR.side) / (width * this.mm[u]), high = height * this.mm[v] * scale + AIR.top + AIR.bottom;
+    panel(canvas, kind, axis, words) {
+      const [u, v] = [0, 1, 2].filter((other) => other !== axis), ratio = window.devicePixelRatio || 1;
+      const { size } = this.shown, width = size[u], height = size[v], wide = canvas.clientWidth;
+      if (wide <= 2 * AIR.side) return; // not laid out, as in a window without a size
+      const scale = (wide - 2 * AIR.side) / (width * this.mm[u]), high = height * this.mm[v] * scale + AIR.top + AIR.bottom;
+      const voxel = [scale * this.mm[u], scale * this.mm[v]];
       canvas.width = Math.round(wide * ratio);
       canvas.height = Math.round(high * ratio);
-      const context = canvas.getContext("2d"), size = [scale * this.mm[u], scale * this.mm[v]];
-      canvas.placed = { left: AIR.side, top: AIR.top, size, u, v, height };
+      canvas.placed = { left: AIR.side, top: AIR.top, size: voxel, u, v, height };
+      const of = [this.at[axis], this.scan, this.region, canvas.width].join(" ");
+      if (this.drawn.get(canvas)?.of !== of) this.drawn.set(canvas, { of, picture: this.picture(canvas, kind, axis, width, height, voxel, ratio) });
+      const context = canvas.getContext("2d");
+      context.drawImage(this.drawn.get(canvas).picture, 0, 0);
       context.scale(ratio, ratio);
-      context.fillRect(0, 0, wide, high);
-      context.save();
+      this.mark(context, axis, wide, high, voxel, words);
+    }
+
+    // What a panel shows, without letters.
+    picture(canvas, kind, axis, width, height, voxel, ratio) {
+      const cutOf = (values) => cut(values, this.shown.size, axis, this.at[axis]), extent = [width * voxel[0], height * voxel[1]];
+      const picture = new OffscreenCanvas(canvas.width, canvas.height), context = picture.getContext("2d");
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      context.scale(ratio, ratio);
       context.translate(AIR.side, AIR.top);
-      const extent = [width * size[0], height * size[1]], dim = kind === "difference" ? difference.dimmed : 1;
       context.imageSmoothingQuality = "high";
-      context.drawImage(asCanvas(width, height, (n) => [dim * grey.plane[n], dim * grey.plane[n], dim * grey.plane[n], 255]), 0, 0, ...extent);
+      const grey = cutOf(this.scans[this.scan]).plane, dimmed = kind === "difference" ? difference.dimmed : 1;
+      context.drawImage(asCanvas(grey, width, height, greys(dimmed)), 0, 0, ...extent);
       if (kind === "reference" || kind === "prediction") {
-        contours(context, kind === "reference" ? reference : prediction, ...size, Math.max(1, Math.min(1.6, size[0] / 2)));
+        contours(context, cutOf(this[kind]), ...voxel, Math.max(1, Math.min(1.6, voxel[0] / 2)));
       } else if (kind === "difference") {
         context.imageSmoothingEnabled = false; // a label is a voxel, with sharp borders
-        const colours = Object.fromEntries(["found", "missed", "false"].map((name) => [name, [...rgb(difference.colours[name]), 255 * difference.opacity[name]]]));
-        const colour = (n) => colours[kindOf(inside, reference.plane[n], prediction.plane[n])] ?? [0, 0, 0, 0];
-        context.drawImage(asCanvas(width, height, colour), 0, 0, ...extent);
+        context.drawImage(asCanvas(cutOf(this.pairs).plane, width, height, differences(this.region)), 0, 0, ...extent);
       }
-      context.restore();
-      this.mark(context, axis, wide, high, size, words);
+      return picture;
     }
 
     // Letters, scale and slice are part of the picture: whoever saves it has them.
@@ -213,10 +231,10 @@
     }
 
     // Below the slider: how much of each slice is missed (up) and false (down), so that specks can be found.
-    strip(canvas, axis, inside) {
+    strip(canvas, axis) {
       const key = `${axis} ${this.region}`, ratio = window.devicePixelRatio || 1;
       this.wrong ??= {};
-      this.wrong[key] ??= this.count(axis, inside);
+      this.wrong[key] ??= this.count(axis);
       const { missed, false: wrongly } = this.wrong[key], most = Math.max(1, ...missed, ...wrongly);
       const wide = canvas.clientWidth, high = canvas.clientHeight, context = canvas.getContext("2d");
       canvas.width = Math.round(wide * ratio);
@@ -232,7 +250,8 @@
       }
     }
 
-    count(axis, inside) {
+    count(axis) {
+      const inside = inRegion[this.region];
       const [I, J] = this.shown.size, number = this.shown.size[axis], counts = { missed: Array(number).fill(0), false: Array(number).fill(0) };
       for (let n = 0; n < this.reference.length; n++) {
         if (this.reference[n] === this.prediction[n]) continue;

@@ -23,6 +23,7 @@ from tfbrats.distribution.replicas import dice
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, Tissue, region_mask
 from tfbrats.machine import files
+from tfbrats.pictures import captions
 from tfbrats.runs import epochs
 from tfbrats.terminal import bars
 
@@ -141,20 +142,23 @@ _GAP_PIXELS = 8
 _TISSUE_OF_REGION = {"WT": Tissue.ED, "TC": Tissue.NCR, "ET": Tissue.ET}
 _SHOWN_FOR = {"WT": "flair", "TC": "t1ce", "ET": "t1ce"}  # the modality that a region is drawn on
 _LEGEND = (  # the colours are overlays.COLOURS
-    "Left the prediction, right the reference, always of the same slice, one with much tumour: NCR orange, ED "
+    "Prediction and reference, always of the same slice, one with much tumour: NCR orange, ED "
     "blue, ET yellow, RC green, CC dark blue. A network for one region is drawn in one of these colours."
 )
 
 
-def picture(image_hw: np.ndarray, tissues_predicted: np.ndarray, tissues_reference: np.ndarray) -> np.ndarray:
+def picture(
+    image_hw: np.ndarray, tissues_predicted: np.ndarray, tissues_reference: np.ndarray, region: str = ""
+) -> np.ndarray:
     """An axial slice twice, side by side, front on top: left with the prediction, right with the reference.
 
-    Only the head is drawn, so that slices of one image give pictures of one size.
+    Only the head is drawn, so that slices of one image give pictures of one size. Words stand above each half.
 
     Args:
         image_hw: one modality [H, W], H along i and W along j, any scale, 0 outside the brain.
         tissues_predicted: same shape.
         tissues_reference: same shape.
+        region: of a binary network; "" of one that tells tissues apart.
 
     Returns:
         uint8 [rows, columns, 3], the longer side of each half at least 400 pixels.
@@ -171,8 +175,20 @@ def picture(image_hw: np.ndarray, tissues_predicted: np.ndarray, tissues_referen
         overlays.overlay(grey[box].T, np.asarray(tissues)[box].T, (1, 1))
         for tissues in (tissues_predicted, tissues_reference)
     )
+    scores = _slice_dice(np.asarray(tissues_predicted), np.asarray(tissues_reference), region)
+    left, right = captions.above(left, "prediction", scores), captions.above(right, "reference")
     gap = np.full((len(left), _GAP_PIXELS, 3), 255, np.uint8)
     return np.concatenate([left, gap, right], axis=1)
+
+
+def _slice_dice(predicted: np.ndarray, reference: np.ndarray, region: str) -> str:
+    """E.g. "Dice of this slice: WT 0.81, TC 0.70, ET -": a dash where neither has the region."""
+    texts = []
+    for name in [region] if region else REGIONS:
+        masks = [tissues > 0 if region else region_mask(tissues, name) for tissues in (predicted, reference)]
+        both, each = (masks[0] & masks[1]).sum(), masks[0].sum() + masks[1].sum()
+        texts.append(f"{name} {_score(2 * both / each) if each else '-'}")
+    return f"Dice of this slice: {', '.join(texts)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +213,7 @@ class FixedSlice:
         """`picture` of it with what the network predicts: tissues [H, W], or of a patch bool [S, S, S]."""
         if self.k is not None:
             predicted = np.asarray(predicted)[:, :, self.k] * np.uint8(_TISSUE_OF_REGION[self.region])
-        return picture(self.grey, np.asarray(predicted), self.reference)
+        return picture(self.grey, np.asarray(predicted), self.reference, self.region)
 
 
 def fixed_slice(batches: Iterable[Mapping[str, np.ndarray]], modalities: Sequence[str]) -> FixedSlice:
