@@ -33,9 +33,14 @@ DOCS = ROOT / "docs"
 PAGES = (
     "README.md",
     *(f"docs/start/{name}.md" for name in ("install", "first-five-minutes", "your-own-case")),
-    *(f"docs/how-to/{name}.md" for name in ("prepare", "split", "train", "export", "evaluate", "report")),
-    *(f"docs/how-to/{name}.md" for name in ("submit", "serve", "segment", "light-client", "beam-engines")),
-    *("docs/how-to/reproduce.md", "docs/why/does-it-do.md", "docs/reference/python.md"),
+    *(f"docs/how-to/{name}.md" for name in ("prepare", "split", "train", "export", "view", "evaluate")),
+    *(f"docs/how-to/{name}.md" for name in ("report", "submit", "serve", "segment", "light-client")),
+    *(
+        "docs/how-to/beam-engines.md",
+        "docs/how-to/reproduce.md",
+        "docs/why/does-it-do.md",
+        "docs/reference/python.md",
+    ),
 )
 SMALL = "model.width=2 train.epochs=1 train.steps_per_epoch=1 train.batch_size=2 preprocess.n4_modalities=[]"
 SMALL_RECORDS = {
