@@ -190,6 +190,7 @@ def test_warm_up_requests_are_small_and_name_real_signatures(exported):
     assert asked == [("serving_default", []), *of_client, ("describe", []), ("slices", [])]
 
 
+@pytest.mark.slow
 def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path, monkeypatch):
     model = tmp_path / "model"
     (model / "1").mkdir(parents=True)
@@ -333,7 +334,7 @@ def _packed(volumes):
     return {"plane": plane, **{name: packing.packed(volume) for name, volume in volumes.items()}}
 
 
-@pytest.fixture(scope="module", params=["slices", "cascade"])
+@pytest.fixture(scope="module", params=["slices", pytest.param("cascade", marks=pytest.mark.slow)])
 def either(request):
     """`either(signature, inputs)` of a model of either kind, as TensorFlow Serving answers."""
     of = {"slices": "exported", "cascade": "cascade_model"}
@@ -540,6 +541,7 @@ def test_what_may_be_chosen_anew_changes_the_graph_and_the_card(cascade_run, ser
     assert RunFolder(cascade_run.folder).config.cascade.stride == 8  # the run stays as it was
 
 
+@pytest.mark.slow
 def test_the_tile_batch_and_the_threshold_chosen_at_export_do_what_they_say(cascade_run, a_case):
     """Without a SavedModel: `export` and this take the same segmenter."""
 

@@ -582,6 +582,7 @@ def _whole_way(cases, record_folder):
     return work
 
 
+@pytest.mark.slow
 def test_a_run_of_the_worst_name_goes_on_and_is_exported_predicts_and_is_served(over, cases, record_folder):
     over("train, resume, export, predict, serve", [WORST], _whole_way(cases, record_folder))
 

@@ -25,6 +25,8 @@ from tfbrats.predictions import model_card
 from tfbrats.runs.folder import RunFolder
 from tfbrats.workflows import whole_run
 
+pytestmark = pytest.mark.slow  # a minute and a half; tests/graphs/test_bias_graph.py has the numbers
+
 NAMED = ("t2", "t1")  # in another order than the channels
 
 

@@ -335,7 +335,8 @@ def test_a_baseline_is_validated_by_what_it_predicts_from(record_set):
         assert scores[f"dice_{name}"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum())), name
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_two_steps_in_mixed_precision_stay_finite(record_set, tmp_path, precision):
     small = (f"run.dir={tmp_path}", f"train.precision={precision}", "train.steps_per_epoch=2")
     try:
@@ -416,6 +417,7 @@ def test_a_flipped_byte_in_a_shard_is_named_before_the_first_step(record_set, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_folder_of_another_config_is_refused_unless_overwritten(record_set, tmp_path):
     small = ("train.epochs=1", "train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
     whole_run.train(record_set.config(*small))
@@ -476,6 +478,7 @@ def test_the_command_for_missing_records_keeps_the_overrides_they_depend_on(tmp_
         train.main(["--config", "cun.yaml", "records.seed=4", "train.epochs=1", "--records", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_the_batch_that_fits_is_found_once_and_kept(record_set, tmp_path, monkeypatch, capsys):
     found = iter([3])
     monkeypatch.setattr(batch_size, "largest_batch", lambda *_: next(found))

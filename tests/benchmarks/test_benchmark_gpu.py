@@ -42,6 +42,7 @@ def test_a_gpu_has_a_kernel_for_all_of_a_training_step_and_none_takes_an_image_t
     assert dict(device_ops.counted(found)) == {}
 
 
+@pytest.mark.slow
 def test_a_whole_case_of_slices_stays_on_a_gpu(device_ops):
     found = device_ops.counted(list(device_ops.operations(device_ops.model_graph("cun_lws"))))
     found.pop(OF_ASSERTIONS)

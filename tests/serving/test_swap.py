@@ -257,6 +257,7 @@ def many(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_finished_though_the_server_is_killed_twice_while_it_is_sent(many, tmp_path):
     tiny_model.write(tmp_path / "tiny")
     output = tmp_path / "output"

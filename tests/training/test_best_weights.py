@@ -79,6 +79,7 @@ def test_a_run_that_was_moved_is_still_read(cascade_run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_scores_on_the_card_are_those_of_the_weights_in_the_model(cascade_run, cascade_model):
     card = model_card.read(cascade_model)
     for region in REGIONS:

@@ -19,6 +19,8 @@ from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights, start_weights
 from tfbrats.workflows import begun_from, whole_run
 
+pytestmark = pytest.mark.slow  # two trainings and an export: over a minute
+
 ONE_STEP = ("train.epochs=1", "train.steps_per_epoch=1")
 TWO_STEPS = ("train.epochs=1", "train.steps_per_epoch=2")
 

@@ -6,6 +6,7 @@ pydicom is imported when the first file is read, so that who has no DICOM needs 
 import collections
 import contextlib
 import importlib
+import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,9 +77,15 @@ def unwarned() -> Iterator[None]:
 
     It may be a patient's name. What matters of a header is checked here.
     """
+    log = logging.getLogger("pydicom")  # warns a second time, to whatever handler a program has set up
+    was = log.disabled
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        log.disabled = True
+        try:
+            yield
+        finally:
+            log.disabled = was
 
 
 @dataclass(frozen=True, eq=False)
