@@ -55,7 +55,8 @@ _COLOUR_WORDS = {  # for a reader who sees no colours, or a page that shows none
     Tissue.RC: "green",
     Tissue.CC: "dark blue",
 }
-SHOWN_MODALITIES = {"flair": "FLAIR", "t1ce": "T1ce"}
+MODALITY_TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}  # in the order shown
+SHOWN_MODALITIES = {name: MODALITY_TITLES[name] for name in ("flair", "t1ce")}
 _FILL = 0.5  # opacity inside an outline
 _PICTURE_PIXELS = 400  # of the longest side, at least
 _PLANES_PIXELS = 720  # three planes side by side: two rows of a real case are about 130 kB

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfbrats.cases import case, nifti
-from tfbrats.cases.overlays import COLOURS, as_grey, focus
+from tfbrats.cases.overlays import COLOURS, MODALITY_TITLES, as_grey, focus
 from tfbrats.labels import Tissue
 from tfbrats.pictures import plates, sprites
-from tfbrats.pictures.ranked_cases import MODALITIES, pairs_of, scored_pair
+from tfbrats.pictures.ranked_cases import pairs_of, scored_pair
 from tfbrats.pictures.sprites import Sprites
 from tfbrats.predictions import seen
 from tfbrats.scoring.evaluation import Evaluation
@@ -85,12 +85,12 @@ def seen_by_case(evaluation: Evaluation) -> dict[str, str]:
 def _greys(pair: Pair, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Modality's title -> [I, J, K] from 0 to 1; black without images, as where only masks were given."""
     images = pair.source.images if pair.source else ()
-    shown = tuple(image for name in MODALITIES for image in images if image[0] == name)
+    shown = tuple(image for name in MODALITY_TITLES for image in images if image[0] == name)
     if not shown:
         return {"no image": np.zeros(shape, np.float32)}
     loaded = case.load(dataclasses.replace(pair.source, images=shown), [image[0] for image in shown])
     return {
-        MODALITIES[modality]: as_grey(loaded.image[..., channel].astype(np.float32))
+        MODALITY_TITLES[modality]: as_grey(loaded.image[..., channel].astype(np.float32))
         for channel, modality in enumerate(loaded.modalities)
     }
 

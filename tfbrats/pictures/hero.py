@@ -31,11 +31,11 @@ from scipy import ndimage
 
 from tfbrats.cases import case
 from tfbrats.cases.boxes import box_of
-from tfbrats.cases.overlays import COLOURS, as_grey, plane
+from tfbrats.cases.overlays import COLOURS, MODALITY_TITLES, as_grey, plane
 from tfbrats.errors import InputError
 from tfbrats.labels import region_mask
 from tfbrats.pictures import differences, marks, solid
-from tfbrats.pictures.ranked_cases import MODALITIES, choose, named, pairs_of, scored_pair
+from tfbrats.pictures.ranked_cases import choose, named, pairs_of, scored_pair
 from tfbrats.predictions import seen
 from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.terminal import wording
@@ -97,13 +97,15 @@ def hero_of(
     if pair.source is None:
         raise InputError(f"{reference}: holds no scans of {case_id}. Give the data set as --reference.")
     scans = case.load(
-        pair.source, list(MODALITIES)
+        pair.source, list(MODALITY_TITLES)
     ).image  # and its label: all lie on one grid, or it is an error
     k = fullest(expert, predicted)
     voxel = (0, 0, k)
     return Hero(
         case_id=case_id,
-        greys={title: plane(as_grey(scans[..., n]), voxel, 2) for n, title in enumerate(MODALITIES.values())},
+        greys={
+            title: plane(as_grey(scans[..., n]), voxel, 2) for n, title in enumerate(MODALITY_TITLES.values())
+        },
         reference=plane(expert, voxel, 2),
         prediction=plane(predicted, voxel, 2),
         at=marks.Slice(2, k, expert.shape[2], grid.spacing_mm),

@@ -18,8 +18,6 @@ from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.pairs import Pair, match
 from tfbrats.scoring.summaries import Row
 
-MODALITIES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}  # titles, in the order shown
-
 
 def named(rows: Sequence[Row], case_ids: Sequence[str]) -> dict[str, str]:
     """The cases that a person named: case id -> what it stands for.

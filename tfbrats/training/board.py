@@ -186,8 +186,8 @@ def _slice_dice(predicted: np.ndarray, reference: np.ndarray, region: str) -> st
     texts = []
     for name in [region] if region else REGIONS:
         masks = [tissues > 0 if region else region_mask(tissues, name) for tissues in (predicted, reference)]
-        both, each = (masks[0] & masks[1]).sum(), masks[0].sum() + masks[1].sum()
-        texts.append(f"{name} {_score(2 * both / each) if each else '-'}")
+        both, sizes = (masks[0] & masks[1]).sum(), [mask.sum() for mask in masks]
+        texts.append(f"{name} {_score(dice(both, *sizes)) if any(sizes) else '-'}")
     return f"Dice of this slice: {', '.join(texts)}"
 
 

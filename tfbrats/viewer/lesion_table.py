@@ -22,7 +22,8 @@ class Lesion:
     """One piece.
 
     Attributes:
-        side: "reference", or "prediction" where no reference is known or the piece touches none.
+        side: "reference"; "false", of a prediction, where it touches no piece of the reference; "prediction"
+            where no reference is known.
         voxel: (i, j, k) in its thickest part.
         ml: region -> millilitres.
         found: share of a reference's piece that the prediction covers; None where there are not both.
@@ -62,14 +63,15 @@ def lesions(
         reference: the same.
         spacing_mm: along i, j, k.
     """
-    first = prediction if reference is None else reference
-    rows = (
-        [] if first is None else _pieces(first, spacing_mm, "prediction" if reference is None else "reference")
-    )
-    if prediction is not None and reference is not None:
-        predicted = region_mask(prediction, "WT")
-        rows = _pieces(reference, spacing_mm, "reference", covered=predicted)
-        rows += _pieces(prediction, spacing_mm, "false", apart_from=region_mask(reference, "WT"))
+    rows = []
+    if reference is not None:
+        predicted = None if prediction is None else region_mask(prediction, "WT")
+        rows += _pieces(reference, spacing_mm, "reference", covered=predicted)
+    if prediction is not None:
+        if reference is None:
+            rows += _pieces(prediction, spacing_mm, "prediction")
+        else:
+            rows += _pieces(prediction, spacing_mm, "false", apart_from=region_mask(reference, "WT"))
     rows.sort(key=lambda lesion: -lesion.ml["WT"])
     return Lesions(tuple(rows[:MOST]), len(rows[MOST:]), sum(lesion.ml["WT"] for lesion in rows[MOST:]))
 

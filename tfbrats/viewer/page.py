@@ -28,7 +28,6 @@ from tfbrats.predictions import provenance, seen
 from tfbrats.predictions.model_card import ModelCard
 from tfbrats.viewer import eight_bit, lesion_table, niivue
 
-TITLES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
 
 
@@ -84,7 +83,7 @@ def html(
     return _template().render(
         case=case,
         simulated=is_simulated(case.grid),
-        titles={name: TITLES.get(name, name) for name in case.modalities},
+        titles={name: overlays.MODALITY_TITLES.get(name, name) for name in case.modalities},
         has_prediction=prediction is not None,
         has_reference=reference is not None,
         numbers=numbers,
@@ -129,7 +128,7 @@ def _data(
         start = lesions.rows[0].voxel
     return {
         "modalities": list(case.modalities),
-        "titles": TITLES,
+        "titles": overlays.MODALITY_TITLES,
         "levels": packed.levels,
         "shape": [high - low for low, high in box],
         "whole": list(case.image.shape[:3]),
