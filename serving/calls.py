@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 import tenacity
+from google.protobuf.message import DecodeError
 
 from serving import addresses, messages
 from serving.case_request import Inputs
@@ -142,12 +143,16 @@ class Calls:
 
         Raises:
             ServerError: the server's status, with what to do.
+            InputError: the answer cannot be read.
         """
         request = messages.MetadataRequest(
             model_spec=self._asked.spec(version), metadata_field=[messages.SIGNATURES]
         )
         response = self._tried(self._metadata, request, deadline)
-        offered = messages.Signatures.FromString(response.metadata[messages.SIGNATURES].value)
+        try:
+            offered = messages.Signatures.FromString(response.metadata[messages.SIGNATURES].value)
+        except DecodeError as error:
+            raise InputError(f"{self._asked}: its signatures cannot be read: {error}") from error
         types = {
             name: {alias: messages.type_of(info.dtype) for alias, info in signature.inputs.items()}
             for name, signature in offered.signature_def.items()

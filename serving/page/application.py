@@ -94,7 +94,7 @@ class Application:
     # --- the page itself --------------------------------------------------------------------------------
 
     async def _page(self, request: Request) -> Response:
-        path = request.url.path
+        path = request.scope["path"]
         kind = _TYPES[os.path.splitext(_STATIC[path])[1]]
         return Response(self._static[path], media_type=kind)
 

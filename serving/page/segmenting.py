@@ -24,7 +24,7 @@ from serving.page.sessions import Session
 from tfbrats.cases import case as cases
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles, Dataset
-from tfbrats.dicom import headers
+from tfbrats.dicom import parsing
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, region_mask
 from tfbrats.metrics import region_scores
@@ -237,8 +237,8 @@ def _can_be_dicom_seg(dataset: Dataset, case_id: str) -> bool:
     if case_id not in dataset.studies:
         return False
     try:
-        headers.package("highdicom.seg")
-    except headers.MissingPackageError:
+        parsing.package("highdicom.seg")
+    except parsing.MissingPackageError:
         return False
     return True
 

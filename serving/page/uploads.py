@@ -19,7 +19,7 @@ from serving.page.limits import MIB, Limits, RefusedError
 from serving.page.sessions import Session
 from tfbrats.cases import nifti
 from tfbrats.datasets.scan_names import nifti_stem
-from tfbrats.dicom import headers
+from tfbrats.dicom import headers, parsing
 from tfbrats.errors import InputError
 from tfbrats.predictions import own_scans
 
@@ -143,7 +143,7 @@ def _put(session: Session, part: str, name: str, limits: Limits) -> None:
     try:
         if nifti_stem(name) is not None:
             _check_nifti(path, name, limits)
-        elif headers.is_dicom(path) or name.lower().endswith(headers.NAMES):
+        elif headers.is_dicom(path) or name.lower().endswith(parsing.NAMES):
             _check_dicom(session, path, name, limits)
         elif not name.lower().endswith(_TABLES):
             raise RefusedError(

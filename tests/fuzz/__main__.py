@@ -19,7 +19,11 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(path) for path in (HERE.parent.parent, HERE.parent, HERE.parent / "serving") if str(path) not in sys.path]
+sys.path[:0] = [
+    str(path)
+    for path in (HERE.parent.parent, HERE.parent, HERE.parent / "serving")
+    if str(path) not in sys.path
+]
 
 from tests.fuzz.targets import TARGETS  # noqa: E402  behind the path
 
@@ -30,8 +34,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=1, help="for each (default: %(default)s)")
     options.add_argument("--seed", type=int, default=1, help="of the search (default: %(default)s)")
     options.add_argument("--mebibytes", type=int, default=512, help="that one may take (default: %(default)s)")
-    options.add_argument("--seconds", type=int, default=60, help="that an input may take (default: %(default)s)")
-    options.add_argument("--found", type=pathlib.Path, default=pathlib.Path("fuzz_found"), help="folder for faults")
+    options.add_argument(
+        "--seconds", type=int, default=60, help="that an input may take (default: %(default)s)"
+    )
+    options.add_argument(
+        "--found", type=pathlib.Path, default=pathlib.Path("fuzz_found"), help="folder for faults"
+    )
     options.add_argument("--corpus", type=pathlib.Path, help="folder that keeps inputs that reached new lines")
     options.add_argument("--input", type=pathlib.Path, help="one file, in place of a search")
     options.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
@@ -68,7 +76,9 @@ def _is_sound(name: str) -> bool:
     counted = re.search(r"number_of_executed_units:\s*(\d+)", said)
     reached = re.findall(r"cov: (\d+) ft: (\d+)", said)
     lines = f", {reached[-1][0]} places reached" if reached else ""
-    print(f"{name}: {counted[1] if counted else 'unknown'} inputs{lines}, {'sound' if code == 0 else f'FAULT (exit {code})'}")
+    print(
+        f"{name}: {counted[1] if counted else 'unknown'} inputs{lines}, {'sound' if code == 0 else f'FAULT (exit {code})'}"
+    )
     if code:
         print(said[-6000:])
     sys.stdout.flush()
@@ -107,7 +117,9 @@ def _search(name: str, options: argparse.Namespace) -> int:
             "print_final_stats": 1,
             "artifact_prefix": f"{options.found.resolve()}/{name}-",
         }
-        atheris.Setup([sys.argv[0], *(f"-{flag}={value}" for flag, value in flags.items()), str(corpus)], attempt)
+        atheris.Setup(
+            [sys.argv[0], *(f"-{flag}={value}" for flag, value in flags.items()), str(corpus)], attempt
+        )
         atheris.Fuzz()
     return 0
 

@@ -166,7 +166,7 @@ def _dicom(folder: pathlib.Path) -> Iterator[Try]:
     """A file among a series' own, or alone: found, placed, decoded, made a case of, written onto."""
     import dicom_files
 
-    from tfbrats.dicom import geometry, headers, pixels, study
+    from tfbrats.dicom import geometry, headers, parsing, pixels, study
     from tfbrats.errors import InputError
 
     images = dicom_files.scans((8, 7, 3))
@@ -179,7 +179,7 @@ def _dicom(folder: pathlib.Path) -> Iterator[Try]:
         lambda: study.alone(str(alone), "--dicom-seg"),
     )
 
-    @headers.unwarned()
+    @parsing.unwarned()
     def volumes(place: pathlib.Path) -> None:
         for series in headers.series_below(place):
             with contextlib.suppress(InputError):
@@ -206,7 +206,10 @@ def _dicom(folder: pathlib.Path) -> Iterator[Try]:
 def _cards() -> list[bytes]:
     import tiny_model
 
-    return [tiny_model.card().to_file(), tiny_model.old_text(tiny_model.card(n4=tiny_model.of_caller("t1"))).encode()]
+    return [
+        tiny_model.card().to_file(),
+        tiny_model.old_text(tiny_model.card(n4=tiny_model.of_caller("t1"))).encode(),
+    ]
 
 
 @contextlib.contextmanager
@@ -231,13 +234,21 @@ def _card(folder: pathlib.Path) -> Iterator[Try]:
     yield attempt
 
 
-_PARTS = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001", "tfbrats.json")
+_PARTS = (
+    "saved_model.pb",
+    "variables/variables.index",
+    "variables/variables.data-00000-of-00001",
+    "tfbrats.json",
+)
 
 
 def _damages() -> list[bytes]:
     """Which file, where in it (a share of 2**32), how many bytes are cut out, and what comes in their place."""
     draw = random.Random(0)
-    made = [struct.pack("<BIH", n % 4, draw.randrange(2**32), draw.randrange(6)) + draw.randbytes(4) for n in range(60)]
+    made = [
+        struct.pack("<BIH", n % 4, draw.randrange(2**32), draw.randrange(6)) + draw.randbytes(4)
+        for n in range(60)
+    ]
     return made + [struct.pack("<BIH", n, 0, 2**16 - 1) for n in range(4)]
 
 
@@ -322,7 +333,9 @@ def _unpacking(folder: pathlib.Path) -> Iterator[Try]:
             slices.append(content[2 : 2 + size])
             content = content[2 + size :]
         try:
-            volume = unpacked(tf.constant(slices, tf.string, [len(slices)]), tf.constant(plane, tf.int32)).numpy()
+            volume = unpacked(
+                tf.constant(slices, tf.string, [len(slices)]), tf.constant(plane, tf.int32)
+            ).numpy()
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
             return
         seconds = [_gunzipped(one) for one in slices]
@@ -362,7 +375,10 @@ def _request(folder: pathlib.Path) -> Iterator[Try]:
     ends = frozenset().union(*(kind.ends_in for kind in abuse.KINDS.values()))
     good = abuse.predict(abuse.inputs(abuse.images(np.random.default_rng(1))))
     paths = (abuse.PREDICT, abuse.METADATA, abuse.STATUS)
-    with server.start(folder / "tiny", poll_s=600) as running, grpc.insecure_channel(running.address) as channel:
+    with (
+        server.start(folder / "tiny", poll_s=600) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
         calls = [channel.unary_unary(path) for path in paths]
         asked = iter(range(2**62))
 
@@ -409,9 +425,8 @@ def _answer(folder: pathlib.Path) -> Iterator[Try]:
 
     import grpc
 
-    from serving import calls
+    from serving.connection import Client
     from tfbrats.errors import InputError
-    from tfbrats.predictions import model_card
 
     answer = [b""]
     handler = grpc.unary_unary_rpc_method_handler(lambda *_: answer[0])
@@ -423,22 +438,22 @@ def _answer(folder: pathlib.Path) -> Iterator[Try]:
     running = grpc.server(futures.ThreadPoolExecutor(2), handlers=[All()])
     port = running.add_insecure_port("127.0.0.1:0")
     running.start()
-    asked = calls.Calls(calls.AskedModel(f"127.0.0.1:{port}", "tiny"), _CALL_S, None, _CALL_S)
+    client = Client(f"127.0.0.1:{port}/tiny", timeout_s=_CALL_S)
 
     def attempt(content: bytes) -> None:
-        answer[0] = content[1:]
+        answer[0], client._fetched = content[1:], None
         with contextlib.suppress(InputError):
             if content[:1] and content[0] % 2:
-                asked.signatures(None, asked.deadline())
-                return
-            names = ("content", "segmentation")
-            outputs, _ = asked.predict({}, "describe", names, None, asked.deadline())
-            model_card.parse(model_card.text_of(outputs["content"]), "describe")
+                client._calls.signatures(None, client._calls.deadline())
+            else:
+                client.card()
+        with contextlib.suppress(InputError):
+            client._calls.predict({}, "int16", ("segmentation",), None, client._calls.deadline())
 
     try:
         yield attempt
     finally:
-        asked.close()
+        client.close()
         running.stop(0)
 
 
@@ -449,9 +464,14 @@ _NAMES = ("t1.nii.gz", "t1.nii", "IM0001", "a/IM0001.dcm", "dataset.json", "name
 
 def _uploads() -> list[bytes]:
     """Number of a name, or 255, a length and a name; then the bytes of the file."""
-    tables = [b'{"channel_names": {"0": "T1"}, "labels": {"background": 0}}', b"BraTS_2020_subject_ID,Grade\nx,HGG\n"]
+    tables = [
+        b'{"channel_names": {"0": "T1"}, "labels": {"background": 0}}',
+        b"BraTS_2020_subject_ID,Grade\nx,HGG\n",
+    ]
     named = [(0, gzip.compress(_nifti(), 1)), (1, _nifti()), *((2, one) for one in _dicoms()), (4, tables[0])]
-    seeds = [bytes([number]) + content for number, content in [*named, (5, tables[1]), (6, gzip.compress(_nifti()))]]
+    seeds = [
+        bytes([number]) + content for number, content in [*named, (5, tables[1]), (6, gzip.compress(_nifti()))]
+    ]
     own = [b"a/../t1.nii", "ä/t1.nii".encode(), b"imagesTr/a_0000.nii.gz", b"memory://t1.nii"]
     return seeds + [bytes([255, len(name)]) + name + _nifti() for name in own]
 
@@ -489,7 +509,11 @@ def _upload(folder: pathlib.Path) -> Iterator[Try]:
                 for case in described["cases"]:
                     with contextlib.suppress(InputError):
                         intake.chosen(session, case["id"], None)
-            lying = {os.path.relpath(os.path.join(at, one), session.scans) for at, _, some in os.walk(own) for one in some}
+            lying = {
+                os.path.relpath(os.path.join(at, one), session.scans)
+                for at, _, some in os.walk(own)
+                for one in some
+            }
             if lying != set(session.files):
                 raise Fault(f"{sorted(lying)} lie there, and {sorted(session.files)} are told")
         finally:
@@ -580,7 +604,12 @@ def _head(folder: pathlib.Path) -> Iterator[Try]:
         if b"content-security-policy" not in names:
             raise Fault("an answer without a policy")
         cookies = b"; ".join(value for name, value in headers if name == b"cookie")
-        if status == 200 and path.startswith(b"/sessions") and token.encode() not in cookies and b"\\" not in cookies:
+        if (
+            status == 200
+            and path.startswith(b"/sessions")
+            and token.encode() not in cookies
+            and b"\\" not in cookies
+        ):
             raise Fault("let in without the token")
         if known.of(session.id) is not session:
             raise Fault("the session is another")
@@ -592,7 +621,9 @@ def _head(folder: pathlib.Path) -> Iterator[Try]:
 
 
 TARGETS = {
-    "gunzip": Target(_gunzip, lambda: [_packed_by(n, c) for n in range(4) for c in _niftis()[:3]], ("tfbrats.machine",)),
+    "gunzip": Target(
+        _gunzip, lambda: [_packed_by(n, c) for n in range(4) for c in _niftis()[:3]], ("tfbrats.machine",)
+    ),
     "scan": Target(
         _scan,
         lambda: [bytes([way]) + content for content in _niftis() for way in (0, 1)],
@@ -604,6 +635,8 @@ TARGETS = {
     "unpacking": Target(_unpacking, _planes, ("tfbrats.graphs",)),
     "request": Target(_request, _calls, ("serving", "tensorflow.python.framework.tensor_util")),
     "answer": Target(_answer, _answers, ("serving", "tfbrats.predictions")),
-    "upload": Target(_upload, _uploads, ("serving.page", "tfbrats.dicom", "tfbrats.datasets", "tfbrats.cases", "pydicom")),
+    "upload": Target(
+        _upload, _uploads, ("serving.page", "tfbrats.dicom", "tfbrats.datasets", "tfbrats.cases", "pydicom")
+    ),
     "head": Target(_head, _heads, ("serving.page", "http.cookies", "starlette")),
 }
