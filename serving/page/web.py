@@ -30,27 +30,37 @@ _STOP_S = 5
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 of uvicorn, and a limit of time for a request's head: half of one would stay for ever."""
+    """HTTP/1.1 of uvicorn, and an end to connections that are kept for nothing.
+
+    uvicorn waits for ever for the rest of a request's head, for that of a body whose request is answered, and
+    for whoever does not take an answer. With `_CONNECTIONS` of these nobody else is served.
+    """
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
-        self._idle_looks = 0
-        self._look = self.loop.call_later(_HEAD_S, self._look_at_head)
+        self._idle_looks = self._stuck_looks = self._unsent = 0
+        self._look = self.loop.call_later(_HEAD_S, self._look_at_peer)
 
     def connection_lost(self, exc) -> None:
         self._look.cancel()
         super().connection_lost(exc)
 
-    def _look_at_head(self) -> None:
-        if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
+    def _look_at_peer(self) -> None:
+        is_answered = self.cycle is not None and self.cycle.response_complete
+        sends_on = is_answered and self.conn.their_state is h11.SEND_BODY
+        if sends_on or (self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None):
             self._idle_looks += 1
         else:
             self._idle_looks = 0
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        self._stuck_looks = self._stuck_looks + 1 if self._unsent and self._unsent == before else 0
+        if self._stuck_looks > 1:
+            self.transport.abort()  # closing would wait until it is sent
         # Behind an answer, a new head may have begun just before a look.
-        if self._idle_looks > (0 if self.cycle is None else 1):
+        elif self._idle_looks > (0 if self.cycle is None else 1):
             self.transport.close()
         else:
-            self._look = self.loop.call_later(_HEAD_S, self._look_at_head)
+            self._look = self.loop.call_later(_HEAD_S, self._look_at_peer)
 
 
 class Page:

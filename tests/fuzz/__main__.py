@@ -5,8 +5,9 @@
     python -m tests.fuzz --minutes 10 scan request    those two, ten minutes each
     python -m tests.fuzz --input FILE scan            one input again, by itself
 
-A fault is any exception that is not the documented one, an end of the process, more memory than --mebibytes above
-what it began with, or an input that takes longer than --seconds. Its input is kept in --found. Exit code 1 then.
+A fault is any exception that is not the documented one, an end of the process, more memory than --mebibytes
+above what it began with, or an input that takes longer than --seconds. Its input is kept in --found. Exit
+code 1 then.
 """
 
 import argparse
@@ -76,9 +77,8 @@ def _is_sound(name: str) -> bool:
     counted = re.search(r"number_of_executed_units:\s*(\d+)", said)
     reached = re.findall(r"cov: (\d+) ft: (\d+)", said)
     lines = f", {reached[-1][0]} places reached" if reached else ""
-    print(
-        f"{name}: {counted[1] if counted else 'unknown'} inputs{lines}, {'sound' if code == 0 else f'FAULT (exit {code})'}"
-    )
+    end = "sound" if code == 0 else f"FAULT (exit {code})"
+    print(f"{name}: {counted[1] if counted else 'unknown'} inputs{lines}, {end}")
     if code:
         print(said[-6000:])
     sys.stdout.flush()

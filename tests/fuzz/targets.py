@@ -1,8 +1,8 @@
 """What strangers hand in, as functions of bytes. One that returns has given the clean error that is documented.
 
-`TARGETS` says for each what it reads and which of our code guides the search. `opened` sets a target up; what it
-gives is called with one input after the other, and raises where the code under it has a fault: any exception
-but the documented one, an answer that differs from a second reader's, or something left behind.
+`TARGETS` says for each what it reads and which of our code guides the search. `opened` sets a target up; what
+it gives is called with one input after the other, and raises where the code under it has a fault: any
+exception but the documented one, an answer that differs from a second reader's, or something left behind.
 """
 
 import asyncio

@@ -122,6 +122,16 @@ class Series:
     def frame_count(self) -> int:
         return sum(_whole(header.get("NumberOfFrames") or 1) for header in self.headers.values())
 
+    @property
+    def voxel_count(self) -> int:
+        """That the headers tell of."""
+        return sum(
+            _whole(header.get("NumberOfFrames") or 1)
+            * _whole(header.get("Rows"))
+            * _whole(header.get("Columns"))
+            for header in self.headers.values()
+        )
+
 
 # --- finding --------------------------------------------------------------------------------------------
 
@@ -146,11 +156,14 @@ def lie_in(paths: Iterable[str]) -> bool:
     return any(is_dicom(path) for path in candidates[:_LOOKED_AT])
 
 
-def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
+def series_below(
+    place: str | os.PathLike, given_as: str = "", allowance: parsing.Allowance | None = None
+) -> list[Series]:
     """Every series in a file, or in the files below a folder, by its number.
 
     Args:
         given_as: the option that named the place, for messages.
+        allowance: for all of their headers together; None: each has its own.
 
     Raises:
         InputError: no DICOM file there, or one that cannot be read.
@@ -162,7 +175,7 @@ def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
     for path in listing:
         if files.name(path).startswith("."):
             continue
-        header = _header(path)
+        header = _header(path, allowance)
         with parsing.understood(files.name(path)):
             if header is not None and header.get("SeriesInstanceUID"):
                 _check_entries(header)
@@ -175,7 +188,7 @@ def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
 
 
 def _check_entries(header: Any) -> None:
-    """Raises what `parsing.understood` tells: an entry by which files are sorted or counted is not to be had."""
+    """Raises what `parsing.understood` tells: an entry that sorts or counts files is not to be had."""
     for keyword in _TEXTS:
         str(header.get(keyword))
     for keyword in _NUMBERS:
@@ -183,14 +196,14 @@ def _check_entries(header: Any) -> None:
             raise ValueError(f"{keyword} is {header.get(keyword)}")
 
 
-def _header(path: str) -> Any | None:
+def _header(path: str, allowance: parsing.Allowance | None) -> Any | None:
     """A file's header, the tags that are needed here; None for what is no DICOM file."""
     is_marked = None
     try:
         is_marked = is_dicom(path)
         if not (is_marked or path.lower().endswith(parsing.NAMES)):
             return None
-        return parsing.header(path, _TAGS)
+        return parsing.header(path, _TAGS, allowance)
     except InputError:
         raise
     except Exception as error:  # pydicom raises many kinds for what is damaged
@@ -232,8 +245,9 @@ def frames_of(series: Series) -> list[Frame]:
             frames += _of_groups(path, header) if series.is_multi_frame else [_of_file(path, header)]
         except parsing.DAMAGE as error:
             raise InputError(
-                f"{series.name}: {files.name(path)} does not tell where its voxels lie ({parsing.shown(error)}). Send the "
-                "series from the scanner or the archive again; a screenshot is no scan."
+                f"{series.name}: {files.name(path)} does not tell where its voxels lie "
+                f"({parsing.shown(error)}). Send the series from the scanner or the archive again; a "
+                "screenshot is no scan."
             ) from error
     return frames
 

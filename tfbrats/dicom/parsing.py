@@ -12,6 +12,7 @@ import logging
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +20,6 @@ from tfbrats.errors import InputError
 from tfbrats.machine import files, stores
 
 NAMES = (".dcm", ".ima", ".dicom")  # of files that are DICOM even without the standard's mark
-_MOST_BYTES = (
-    64 * 2**20
-)  # of a header, of what is read of it: an enhanced image of 10,000 frames has some 30 MiB
-_MOST_ITEMS = 400_000  # of its sequences: that image has some 150,000
 _ITEMS = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"  # an item's tag, little and big endian
 _LONGEST = 100  # characters of a text that is shown; a description has 64
 _PIXEL_DATA = 0x7FE00010
@@ -31,6 +28,21 @@ DAMAGE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, RecursionError, TypeError),
     *(ValueError, struct.error),
 )
+
+
+@dataclass
+class Allowance:
+    """How much of headers may still be read: of one file or of several.
+
+    An enhanced image of 10,000 frames has some 30 MiB and 150,000 items.
+
+    Attributes:
+        bytes: of what is read; what is skipped counts little. Of each up to 25 bytes of memory are made.
+        items: of sequences; of each 1.4 kB.
+    """
+
+    bytes: int = 64 * 2**20
+    items: int = 400_000
 
 
 class MissingPackageError(InputError):
@@ -71,7 +83,7 @@ def unwarned() -> Iterator[None]:
 
 @contextlib.contextmanager
 def understood(what: str) -> Iterator[None]:
-    """In the block, a header whose values are not what the standard asks for is an InputError; it names `what`."""
+    """In the block, a header whose values are not as the standard asks for is an InputError; names `what`."""
     try:
         yield
     except InputError:
@@ -91,9 +103,8 @@ def shown(text: Any) -> str:
 class _Counted:
     """A file as pydicom reads it, and an InputError before it makes more of it than it may."""
 
-    def __init__(self, file: Any, name: str):
-        self._file, self._name = file, name
-        self._bytes, self._items = _MOST_BYTES, _MOST_ITEMS
+    def __init__(self, file: Any, name: str, left: Allowance):
+        self._file, self._name, self._left = file, name, left
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int | None = -1) -> bytes:
@@ -102,24 +113,27 @@ class _Counted:
                 f"{self._name}: its header is deflated, which is not read here. Unpack it first (dcmconv +te "
                 "of DCMTK)."
             )
-        self._bytes -= size
-        if self._bytes < 0:
+        if size > self._left.bytes:
             raise self._too_long()
         content = self._file.read(size)
-        self._items -= sum(map(content.count, _ITEMS))
-        if self._items < 0:
+        self._left.bytes -= len(content)
+        self._left.items -= sum(map(content.count, _ITEMS))
+        if self._left.items < 0:
             raise self._too_long()
         return content
 
     def _too_long(self) -> InputError:
         return InputError(
-            f"{self._name}: its header is longer than that of any image ({_MOST_BYTES // 2**20} MiB, "
-            f"{_MOST_ITEMS} items), or says so. Copy it again, or leave it out."
+            f"{self._name}: its header is longer than that of any image, or says so. Copy it again, or leave "
+            "it out."
         )
 
 
-def header(path: str, tags: Sequence[str] | None = None) -> Any:
+def header(path: str, tags: Sequence[str] | None = None, allowance: Allowance | None = None) -> Any:
     """A file's header without its pixels: these tags alone, or all.
+
+    Args:
+        allowance: what may be read of it, which gets less; None: what one header may have.
 
     Raises:
         InputError: it takes too much memory, or is deflated.
@@ -127,7 +141,7 @@ def header(path: str, tags: Sequence[str] | None = None) -> Any:
     """
     fs, inner = stores.located(path)
     with fs.open(inner, "rb") as file:
-        counted = _Counted(file, files.name(path))
+        counted = _Counted(file, files.name(path), allowance or Allowance())
         return package("pydicom").dcmread(
             counted, stop_before_pixels=True, specific_tags=tags, force=path.lower().endswith(NAMES)
         )

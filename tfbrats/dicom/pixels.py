@@ -67,8 +67,8 @@ def _decoded(series: Series, path: str, image: Any, plane: tuple[int, int]) -> n
         raise
     except Exception as error:  # each decoder raises its own
         raise InputError(
-            f"{series.name}: the pixels of {files.name(path)} cannot be read ({parsing.shown(error)}). Copy the "
-            "file again."
+            f"{series.name}: the pixels of {files.name(path)} cannot be read ({parsing.shown(error)}). Copy "
+            "the file again."
         ) from error
     stored = stored if stored.ndim == 3 else stored[None]
     if stored.shape[1:] != plane or stored.dtype.kind not in "iuf":
