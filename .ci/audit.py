@@ -1,4 +1,4 @@
-"""Known holes in the versions of constraints.txt, by pip-audit: each is printed, and one with a cure is an error.
+"""Known holes in the versions of constraints.txt, by pip-audit: each is printed, and one with a cure an error.
 
     python .ci/audit.py            where pip-audit is installed
 

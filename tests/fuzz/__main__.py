@@ -70,15 +70,19 @@ def _is_sound(name: str) -> bool:
     """Searches in a process of its own, which libFuzzer ends; says how many inputs there were."""
     command = [sys.executable, "-m", "tests.fuzz", "--alone", *sys.argv[1:]]
     given = [text for text in command if text not in TARGETS]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         code = subprocess.call([*given, name], cwd=HERE.parent.parent, stdout=log, stderr=subprocess.STDOUT)
         log.seek(0)
         said = log.read()
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = spent.ru_utime + spent.ru_stime - before.ru_utime - before.ru_stime
     counted = re.search(r"number_of_executed_units:\s*(\d+)", said)
     reached = re.findall(r"cov: (\d+) ft: (\d+)", said)
     lines = f", {reached[-1][0]} places reached" if reached else ""
     end = "sound" if code == 0 else f"FAULT (exit {code})"
-    print(f"{name}: {counted[1] if counted else 'unknown'} inputs{lines}, {end}")
+    inputs = counted[1] if counted else "unknown"
+    print(f"{name}: {inputs} inputs in {seconds:.0f} s of CPU{lines}, {end}")
     if code:
         print(said[-6000:])
     sys.stdout.flush()

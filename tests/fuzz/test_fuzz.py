@@ -1,6 +1,7 @@
 """A few seconds of what `python -m tests.fuzz` does for minutes, and every input that broke something, again.
 
-Inputs are sound ones damaged at random, from a seed: the same each time. The search itself is guided by coverage.
+Inputs are sound ones damaged at random, from a seed: the same each time. The search itself is guided by
+coverage.
 """
 
 import os
