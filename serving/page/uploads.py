@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import os
 import shutil
-import threading
 from collections.abc import AsyncIterator
 
 import anyio.to_thread
@@ -30,7 +29,6 @@ _SERIES = 8  # of DICOM, as large as the largest scan: a study has more than the
 _HEADER_BYTES = 4096  # of a NIfTI file, with what may stand between it and the voxels
 _PIECE_BYTES = MIB
 _LOOK_BYTES = 16 * MIB  # that arrive between looks at the disk
-_checking = threading.Lock()  # headers of DICOM: one file's at a time
 
 
 async def receive(
@@ -171,9 +169,8 @@ def _put(session: Session, part: str, name: str, limits: Limits) -> None:
 
 def _check_dicom(session: Session, path: str, name: str, limits: Limits) -> None:
     """Raises RefusedError: more voxels than there may be in a file, or in all of a session's."""
-    with _checking:
-        (series,) = headers.series_below(path, allowance=session.headers)
-        voxels = series.voxel_count
+    (series,) = headers.series_below(path, allowance=session.headers)
+    voxels = series.voxel_count
     with session.lock:
         session.voxels[name] = voxels
         if voxels > limits.voxels or sum(session.voxels.values()) > _SERIES * limits.voxels:

@@ -115,6 +115,20 @@ def test_a_dicom_file_that_claims_frames_below_0_makes_no_room(session):
     assert not session.voxels
 
 
+def test_odd_values_of_a_header_are_not_logged(session, caplog, recwarn):
+    """pydicom warns of a value that is none, and shows it: it may be a patient's name in the wrong place."""
+    import dicom_files
+
+    folder = dicom_files.write(
+        pathlib.Path(session.folder), dicom_files.scans((8, 7, 3))["t1"], dicom_files.affine()
+    )
+    content = next(folder.glob("IM*")).read_bytes()
+    name = b"1.2.826.0.1.3680043.8.498."
+    put(session, "IM1", content.replace(name, b"Doe^Jane.1.3680043.8.498.."), session._limits)
+    intake.described(session)
+    assert "Doe" not in caplog.text and not [one for one in recwarn if "Doe" in str(one.message)]
+
+
 def test_headers_of_dicom_count_over_all_files_of_a_session(session):
     import dicom_files
 

@@ -156,6 +156,7 @@ def lie_in(paths: Iterable[str]) -> bool:
     return any(is_dicom(path) for path in candidates[:_LOOKED_AT])
 
 
+@parsing.unwarned()
 def series_below(
     place: str | os.PathLike, given_as: str = "", allowance: parsing.Allowance | None = None
 ) -> list[Series]:

@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tfbrats.machine import files, stores
 NAMES = (".dcm", ".ima", ".dicom")  # of files that are DICOM even without the standard's mark
 _ITEMS = b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"  # an item's tag, little and big endian
 _LONGEST = 100  # characters of a text that is shown; a description has 64
+_silent = threading.RLock()
 _PIXEL_DATA = 0x7FE00010
 # What pydicom, and who reads its values, raises on a header that is not as the standard has it.
 DAMAGE = (
@@ -68,11 +70,12 @@ def package(name: str) -> ModuleType:
 def unwarned() -> Iterator[None]:
     """In the block, also as a decorator, pydicom and highdicom warn of no odd value: they would print it.
 
-    It may be a patient's name. What matters of a header is checked here.
+    It may be a patient's name. What matters of a header is checked here. One thread at a time: it is set for
+    the whole process.
     """
     log = logging.getLogger("pydicom")  # warns a second time, to whatever handler a program has set up
-    was = log.disabled
-    with warnings.catch_warnings():
+    with _silent, warnings.catch_warnings():
+        was = log.disabled
         warnings.simplefilter("ignore")
         log.disabled = True
         try:
