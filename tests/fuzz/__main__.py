@@ -26,7 +26,7 @@ sys.path[:0] = [
     if str(path) not in sys.path
 ]
 
-from tests.fuzz.targets import TARGETS  # noqa: E402  behind the path
+from fuzz.targets import TARGETS  # noqa: E402  behind the path
 
 
 def parser() -> argparse.ArgumentParser:
