@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import set_up
 from tfbrats.errors import InputError
 from tfbrats.machine import locks, stopping
 from tfbrats.runs.folder import LOCK, RunFolder
@@ -189,13 +190,12 @@ def command(record_set, folder, *more):
 def started(arguments):
     """The command in a process group of its own, and of its own mind about Ctrl-C."""
     return subprocess.Popen(
-        arguments,
+        set_up.before(arguments, "hears_ctrl_c"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
