@@ -81,7 +81,8 @@ def asking_at(monkeypatch, stop, name, call):
         # The last of the epoch: before it is scored.
         pytest.param("train_step", 4, "epoch 1, step 5", marks=pytest.mark.slow),
         pytest.param("validation_step", 1, "epoch 1, step 5", marks=pytest.mark.slow),
-        ("validation_step", 4, "epoch 2, step 1"),  # the last batch: the epoch is over
+        # The last batch: the epoch is over.
+        pytest.param("validation_step", 4, "epoch 2, step 1", marks=pytest.mark.slow),
     ],
 )
 def test_asked_to_stop_it_saves_and_goes_on_to_the_same_end(
