@@ -106,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.flips and not card.tuned.choices.get("flips"):
             text = "chosen without mirrored inputs, it may not suit them; tfbrats tune --flips tries them"
             print(style.note(text))
+    print(f"callers send {'; '.join(doubts.asked_of_caller(card))}")
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")
     print(style.following(verbs.command_line("tfbrats.predict", *following)))
