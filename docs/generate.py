@@ -337,17 +337,28 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def protoset() -> bytes:
-    """A FileDescriptorSet of PredictionService, ModelService and Health: each file after those it imports."""
+    """A FileDescriptorSet of PredictionService, ModelService and Health: each file after those it imports.
+
+    As protoc's --descriptor_set_out would write it: stubs leave out the names of fields in JSON.
+    """
     from google.protobuf import descriptor_pb2
     from grpc_health.v1 import health_pb2
     from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 
     files = {}
 
+    def add_names(said, known) -> None:
+        for field in said.field:
+            field.json_name = known.fields_by_name[field.name].json_name
+        for inner in said.nested_type:
+            add_names(inner, known.nested_types_by_name[inner.name])
+
     def add(file) -> None:
         for needed in file.dependencies:
             add(needed)
         files[file.name] = descriptor_pb2.FileDescriptorProto.FromString(file.serialized_pb)
+        for message in files[file.name].message_type:
+            add_names(message, file.message_types_by_name[message.name])
 
     for stubs in (prediction_service_pb2, model_service_pb2, health_pb2):
         add(stubs.DESCRIPTOR)
