@@ -33,6 +33,8 @@ NO_NETWORK = (
     "NameResolutionError",
     "Network is unreachable",
     "dial tcp",
+    "Unknown host",
+    "UnknownHostException",
 )
 MIB = 2**20
 _TYPES = {np.dtype(np.float32): "DT_FLOAT", np.dtype(np.int16): "DT_INT16"}
@@ -115,25 +117,31 @@ def go_program(name: str, folder: pathlib.Path) -> str:
     """Path of grpcurl or ghz: an installed one, else built into a folder; skips where neither can be."""
     if found := shutil.which(name):
         return found
-    if shutil.which("go") is None:
-        pytest.skip(f"neither {name} nor Go is installed: `go install {GO_PROGRAMS[name]}` makes it")
-    _made(["go", "install", GO_PROGRAMS[name]], name, GOBIN=str(folder))
+    installed("go", f"with it `go install {GO_PROGRAMS[name]}` makes {name}")
+    made(["go", "install", GO_PROGRAMS[name]], name, GOBIN=str(folder))
     return str(folder / name)
 
 
 def python_of_min_tfs_client(folder: pathlib.Path) -> str:
     """The Python of an environment that holds min-tfs-client; skips where no package index can be reached."""
-    _made([sys.executable, "-m", "venv", str(folder)], "an environment")
-    _made([str(folder / "bin" / "pip"), "install", "--quiet", *MIN_TFS_CLIENT], "min-tfs-client")
+    made([sys.executable, "-m", "venv", str(folder)], "an environment")
+    made([str(folder / "bin" / "pip"), "install", "--quiet", *MIN_TFS_CLIENT], "min-tfs-client")
     return str(folder / "bin" / "python")
 
 
-def _made(command: Sequence[str], what: str, **more: str) -> None:
+def installed(program: str, how: str) -> None:
+    """Skips where a program is not installed."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed: {how}")
+
+
+def made(command: Sequence[str], what: str, where: pathlib.Path | None = None, **more: str) -> None:
+    """Runs what fetches or builds a client; skips where there is no network."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=where)
     if ended.returncode and any(sign in ended.stdout + ended.stderr for sign in NO_NETWORK):
-        pytest.skip(f"{what}: no network to install it from")
-    assert ended.returncode == 0, ended.stderr[-2000:]
+        pytest.skip(f"{what}: no network to fetch it from")
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
 
 
 def grpcurl(program: str, address: str, method: str, content: Mapping | None = None, *options: str) -> dict:

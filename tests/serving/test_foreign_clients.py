@@ -1,4 +1,5 @@
-"""Programs of other people call the server: grpcurl, ghz and min-tfs-client, each as its own manual says.
+"""Programs of other people call the server: grpcurl, ghz and min-tfs-client, each as its own manual says; and
+the whole clients in Go and in Java that the page docs/how-to/other-languages.md shows.
 
 Against the embedded server, and also against the server that TFBRATS_SERVING_ENDPOINT names, which serves what
 tests/tiny_model.py writes (docs/how-to/tensorflow-serving.md). Programs in Go are built where there is none.
@@ -9,17 +10,22 @@ import os
 import subprocess
 
 import foreign
+import nibabel
 import numpy as np
 import pytest
 import tiny_model
 
 from serving import server
+from tfbrats.cases import case, nifti
+from tfbrats.datasets import layouts
 from tfbrats.labels import MODALITIES
+from tfbrats.phantoms import data_sets
 
 pytestmark = pytest.mark.slow(reason="grpcurl and ghz are built: a minute and a half of CPU time each")
 
 OF_ENVIRONMENT = os.environ.get("TFBRATS_SERVING_ENDPOINT")
 CALLS, AT_ONCE = 40, 4
+EXAMPLES = foreign.ROOT / "serving" / "examples"
 
 
 @pytest.fixture(scope="module", params=["embedded", *([OF_ENVIRONMENT] if OF_ENVIRONMENT else [])])
@@ -137,3 +143,52 @@ def test_min_tfs_client_gets_the_labels_of_the_default_signature(
     )
     assert ended.returncode == 0, ended.stderr
     np.testing.assert_array_equal(np.array(json.loads(ended.stdout), np.uint8), expected)
+
+
+# --- the whole clients of serving/examples --------------------------------------------------------------
+
+
+def scans(folder, axes=nifti.AXES):
+    """The four files of a simulated case, in the order of the programs' arguments, and their voxels."""
+    data_sets.write_dataset(folder, 1, "2021", seed=1, shape=(48, 40, 24), first=1, axes=axes)
+    (entry,) = layouts.find(folder).cases
+    paths = {modality: path for modality, path, _ in entry.images}
+    image = case.load(entry, MODALITIES, read_label=False).image
+    return [paths[name] for name in MODALITIES], {name: image[..., n] for n, name in enumerate(MODALITIES)}
+
+
+@pytest.fixture(scope="session")
+def go_client(tmp_path_factory):
+    """The command that begins a call of it."""
+    program = tmp_path_factory.mktemp("go_client") / "segment"
+    foreign.installed("go", "https://go.dev")
+    foreign.made(["go", "build", "-o", str(program), "."], "a Go program", where=EXAMPLES / "go")
+    return [str(program)]
+
+
+@pytest.fixture(scope="session")
+def java_client(tmp_path_factory):
+    file = tmp_path_factory.mktemp("java_client") / "classpath.txt"
+    for name in ("java", "mvn"):
+        foreign.installed(name, "Debian's openjdk-17-jdk-headless and maven")
+    command = ["mvn", "-q", "-B", "dependency:build-classpath", f"-Dmdep.outputFile={file}"]
+    foreign.made(command, "gRPC for Java", where=EXAMPLES / "java")
+    return ["java", "-cp", file.read_text(), str(EXAMPLES / "java" / "Segment.java")]
+
+
+@pytest.mark.parametrize("language", ["go", "java"])
+def test_a_whole_client_writes_the_labels_as_a_file_of_the_case_s_grid(language, request, address, tmp_path):
+    client = request.getfixturevalue(f"{language}_client")
+    paths, images = scans(tmp_path / "cases")
+    output = tmp_path / "seg.nii"
+    call = [*client, str(foreign.PROTOSET), address, "tiny", *paths, str(output)]
+    ended = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    written = nibabel.load(output)
+    expected = np.array([0, 1, 2, 4], np.uint8)[tiny_model.tissues_by_rule(images)]
+    assert len(np.unique(expected)) == 4
+    np.testing.assert_array_equal(np.asarray(written.dataobj), expected)
+    np.testing.assert_array_equal(written.affine, nibabel.load(paths[0]).affine)
+    turned, _ = scans(tmp_path / "turned", ("R", "A", "S"))
+    ended = subprocess.run([*call[:-5], *turned, call[-1]], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "axes are not LPS" in ended.stderr
