@@ -120,8 +120,13 @@ from min_tfs_client.tensors import tensor_proto_to_ndarray
 host, port, file = sys.argv[1:]
 inputs = {name: np.array(values, np.float32) for name, values in json.load(open(file)).items()}
 client = TensorServingClient(host=host, port=int(port))
-answer = client.predict_request(model_name="tiny", input_dict=inputs)
-print(json.dumps(tensor_proto_to_ndarray(answer.outputs["segmentation"]).tolist()))
+tensor = client.predict_request(model_name="tiny", input_dict=inputs).outputs["segmentation"]
+if tensor.tensor_content:  # --enable_serialization_as_tensor_content: its helper does not read that
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    labels = np.frombuffer(tensor.tensor_content, np.uint8).reshape(shape)
+else:
+    labels = tensor_proto_to_ndarray(tensor)
+print(json.dumps(labels.tolist()))
 """
 
 
