@@ -105,7 +105,7 @@ def test_the_command_opens_each_file_of_a_cascades_run_once(cascade_run, tmp_pat
     assert of_run(counts, cascade_run.folder) == dict.fromkeys(names, 1)
     said = capsys.readouterr().out
     assert "note:" not in said
-    assert "callers send raw scans: the z-score is done in the model; axes LPS: " in said
+    assert "callers send raw scans: the z-score is done in the model; axes LPS: " in " ".join(said.split())
 
 
 def test_signatures_go_by_the_names_of_the_modalities(exported):
