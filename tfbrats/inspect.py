@@ -33,6 +33,7 @@ from tfbrats.dicom import study
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue
 from tfbrats.machine import files, memory, packing, paths
+from tfbrats.reporting import model_text
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted, grouped
 
@@ -372,8 +373,6 @@ def parser() -> command.Parser:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    from tfbrats.reporting import model_text  # its imports would slow --help
-
     if told := model_text.told(options.folder, options.json):
         print(told)
         return 0

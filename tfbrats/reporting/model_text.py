@@ -1,13 +1,15 @@
 """An exported model's card as text: what it is, what it asks of its caller, what it answers."""
 
 import json
+from typing import TYPE_CHECKING
 
 from tfbrats.machine import files
-from tfbrats.predictions import doubts, model_card
-from tfbrats.predictions.model_card import ModelCard
 from tfbrats.terminal import wording
 
-_SAVED = "saved_model.pb"  # a folder of predictions has a card too, and no graph
+if TYPE_CHECKING:  # what reads cards is imported once a model was found: tfbrats inspect mostly looks at scans
+    from tfbrats.predictions.model_card import ModelCard
+
+_SAVED = "saved_model.pb"
 
 
 def told(folder: str, as_json: bool = False) -> str | None:
@@ -18,26 +20,29 @@ def told(folder: str, as_json: bool = False) -> str | None:
         as_json: one object, the card with what it asks of its caller, in place of lines.
 
     Raises:
-        InputError: its card cannot be read.
+        InputError: it has no card, or one that cannot be read.
     """
-    card = _card(folder)
-    if card is None:
+    if not _is_model(folder):
         return None
+    from tfbrats.predictions import doubts, model_card
+
+    card = model_card.read(model_card.version_folder(folder))
     if as_json:
         return json.dumps({**json.loads(card.to_json()), "caller": doubts.asked_of_caller(card)}, indent=2)
     return "\n".join(lines(card))
 
 
-def _card(folder: str) -> ModelCard | None:
-    own = [folder] if files.exists(files.join(folder, model_card.FILE)) else []
-    numbered = (name for name in files.names_in(folder) if name.isascii() and name.isdecimal())
-    versions = own or [files.join(folder, name) for name in sorted(numbered, key=int, reverse=True)]
-    is_model = any(files.exists(files.join(version, _SAVED)) for version in versions)
-    return model_card.read(model_card.version_folder(folder)) if is_model else None
+def _is_model(folder: str) -> bool:
+    """Whether a SavedModel lies there, or in the last numbered folder below. Predictions have a card alone."""
+    versions = [name for name in files.names_in(folder) if name.isascii() and name.isdecimal()]
+    places = (folder, *(files.join(folder, name) for name in sorted(versions, key=int)[-1:]))
+    return any(files.exists(files.join(place, _SAVED)) for place in places)
 
 
-def lines(card: ModelCard) -> list[str]:
+def lines(card: "ModelCard") -> list[str]:
     """E.g. "model       cun version 3: cun, width 32: ..." and so on."""
+    from tfbrats.predictions import doubts
+
     labels = card.schema_of_labels
     rows = [
         ("model", f"{card.name} version {card.version}: {card.description}"),
