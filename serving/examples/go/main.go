@@ -39,8 +39,9 @@ func scan(path string) (header []byte, size [3]int, voxels []byte) {
 	check(err)
 	number := func(at int) int { return int(int16(binary.LittleEndian.Uint16(content[at:]))) }
 	real := func(at int) float64 { return float64(math.Float32frombits(binary.LittleEndian.Uint32(content[at:]))) }
-	slope := real(112)
-	if number(70) != 4 || (slope != 0 && slope != 1) || real(116) != 0 {
+	slope, intercept := real(112), real(116)
+	isAsItIs := slope == 0 || math.IsNaN(slope) || slope == 1 && intercept == 0
+	if number(70) != 4 || !isAsItIs {
 		log.Fatalf("%s: not int16 as it is: send it as float32 by serving_default", path)
 	}
 	if !(real(280) < 0 && real(300) < 0 && real(320) > 0) {
@@ -93,7 +94,7 @@ func main() {
 		tensor.Set(field(tensor, "tensor_content"), protoreflect.ValueOfBytes(voxels))
 	}
 
-	channel, err := grpc.Dial(server, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	channel, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
 	check(err)
 	check(channel.Invoke(context.Background(), "/tensorflow.serving.PredictionService/Predict", request, answer))

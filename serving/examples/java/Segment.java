@@ -20,8 +20,9 @@ public class Segment {
   static ByteBuffer scan(String path) throws IOException {
     byte[] content = new GZIPInputStream(new FileInputStream(path)).readAllBytes();
     ByteBuffer file = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN);
-    float slope = file.getFloat(112);
-    if (file.getShort(70) != 4 || (slope != 0 && slope != 1) || file.getFloat(116) != 0)
+    float slope = file.getFloat(112), intercept = file.getFloat(116);
+    boolean isAsItIs = slope == 0 || Float.isNaN(slope) || slope == 1 && intercept == 0;
+    if (file.getShort(70) != 4 || !isAsItIs)
       throw new IOException(path + ": not int16 as it is: send it as float32 by serving_default");
     if (!(file.getFloat(280) < 0 && file.getFloat(300) < 0 && file.getFloat(320) > 0))
       throw new IOException(path + ": axes are not LPS: turn it first");
