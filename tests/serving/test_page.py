@@ -24,6 +24,7 @@ from serving import server
 from serving.page import __main__ as command_of_page
 from serving.page import door, web
 from serving.page.limits import MIB, Limits
+from serving.rest import http_port
 from tfbrats import predict
 from tfbrats.errors import InputError
 from tfbrats.phantoms import data_sets
@@ -329,7 +330,7 @@ def besiege(asked: Asked, folder: pathlib.Path, count: int, at_once: int) -> dic
 
 
 def test_hostile_uploads_get_a_clean_answer_and_leave_nothing(page, case, monkeypatch):
-    monkeypatch.setattr(web, "_HEAD_S", 1)
+    monkeypatch.setattr(http_port, "_LOOK_S", 1)
     besiege(page, page.folder, 60, 8)
     assert page.segmented(sent(page, case), case=case.name)["fault"] is None  # and it still works
 
@@ -341,7 +342,8 @@ def test_two_hundred_hostile_uploads_in_bounded_memory(served, case, tmp_path, c
         "from serving.connection import Client\n"
         "from serving.page import door, web\n"
         "from serving.page.limits import Limits\n"
-        "web._HEAD_S = 2\n"
+        "from serving.rest import http_port\n"
+        "http_port._LOOK_S = 2\n"
         "with web.Page(Client(sys.argv[1]), door.Door(port=0), Limits(read_s=2), sys.argv[2]) as page:\n"
         "    print(page.port, page.folder, flush=True); sys.stdin.read()\n"
     )
