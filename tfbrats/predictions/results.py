@@ -217,10 +217,8 @@ class Segmentation:
             raise InputError(f"{path}: expected a name that ends in .nii.gz or .nii.")
         if edition is not None and edition not in EDITIONS:
             raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
-        if edition is not None:
-            schema = EDITIONS[edition]
-        else:
-            schema = self.card.schema_of_labels if loaded.edition_untold else loaded.schema
+        own = self.card.schema_of_labels if loaded.edition_untold else loaded.schema
+        schema = own if edition is None else EDITIONS[edition]
         case.save_segmentation(path, self.tissues, loaded.grid, schema)
 
     @property
