@@ -132,17 +132,6 @@ def parser() -> command.Parser:
         help="in its place: models.config, several models, versions and their labels",
     )
     options.add_argument("--port", type=int, default=8500, help="0 picks a free one (default: %(default)s)")
-    options.add_argument(
-        "--rest_api_port",
-        type=int,
-        default=0,
-        help="status and metrics over HTTP, mostly 8501; 0: none (default: %(default)s)",
-    )
-    options.add_argument(
-        "--monitoring_config_file",
-        type=paths.argument,
-        help="monitoring.config: another path of the metrics, or none",
-    )
     options.add_argument("--model_name", help="default: the last part of --model_base_path")
     options.add_argument(
         "--host",
@@ -182,6 +171,23 @@ def parser() -> command.Parser:
         default=22,
         help="calls that wait; more are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
     )
+    _add_http(options)
+    return options
+
+
+def _add_http(options: command.Parser) -> None:
+    """What is told over HTTP."""
+    options.add_argument(
+        "--rest_api_port",
+        type=int,
+        default=0,
+        help="status and metrics over HTTP, mostly 8501; 0: none (default: %(default)s)",
+    )
+    options.add_argument(
+        "--monitoring_config_file",
+        type=paths.argument,
+        help="monitoring.config: another path of the metrics, or none",
+    )
     options.add_argument(
         "--page",
         action="store_true",
@@ -190,7 +196,6 @@ def parser() -> command.Parser:
     options.add_argument(
         "--page_port", type=int, default=door.PORT, help="0 picks a free one (default: %(default)s)"
     )
-    return options
 
 
 def _announce(host: str) -> None:

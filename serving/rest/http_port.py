@@ -38,6 +38,16 @@ class _Protocol(H11Protocol):
         self._next_look.cancel()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """To what is no HTTP; also to a body that turns out to be none, whose head may be answered already."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # the application's answer, if it is to come yet, goes nowhere
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
     def _look(self) -> None:
         before, self._unread = self._unread, self.transport.get_write_buffer_size()
         if self._unread and self._unread == before:  # not a byte was taken since

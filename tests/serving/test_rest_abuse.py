@@ -50,7 +50,6 @@ def held() -> int:
         b"GET /v1/models/tiny HTTP/1.1\r\n\r\n",  # no Host
         b"GET  /v1/models/tiny  HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /v1/\0 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /v1/models/tiny HTTP/9.9\r\nHost: x\r\n\r\n",
         b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nzz",
@@ -169,6 +168,16 @@ def test_a_body_without_end_is_let_go(port, monkeypatch):
         answer = said(line)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 501")
     assert held() - before < 50 * MIB and works(port)
+
+
+def test_a_body_that_turns_out_to_be_none_after_the_answer_is_hung_up_on(port, caplog):
+    with connected(port) as line:
+        line.sendall(b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert line.recv(12) == b"HTTP/1.1 501"
+        line.sendall(b"no chunk\r\n")
+        said(line)
+    assert works(port)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_body_that_never_comes_is_not_waited_for(port, monkeypatch):
