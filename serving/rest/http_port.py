@@ -17,19 +17,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tfbrats.errors import InputError
 
-_LOOK_S = 15  # for a request's head, once its connection is there; for the next piece of an answer to be read
+_LOOK_S = 15  # between looks at a connection; by then its first request's head is there
 _HEAD_BYTES = 16 * 1024
 _STOP_S = 5
 CONNECTIONS = 64  # at once; as many more are told that there is no room, the next are hung up on
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 of uvicorn, and an end for connections that nothing comes of."""
+    """HTTP/1.1 of uvicorn, and an end to connections that are kept for nothing.
+
+    uvicorn waits for ever for the rest of a request's head, for that of a body whose request is answered, and
+    for whoever does not take an answer. With `CONNECTIONS` of these nobody else is served.
+    """
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
-        self._idle_looks = 0
-        self._unread = 0  # bytes of answers that wait to be read, at the last look
+        self._idle_looks = self._stuck_looks = self._unsent = 0
         self._next_look = self.loop.call_later(_LOOK_S, self._look)
         if len(self.connections) > 2 * CONNECTIONS:
             transport.abort()
@@ -49,21 +52,21 @@ class _Protocol(H11Protocol):
             self.transport.close()
 
     def _look(self) -> None:
-        before, self._unread = self._unread, self.transport.get_write_buffer_size()
-        if self._unread and self._unread == before:  # not a byte was taken since
-            self.transport.abort()
-        elif self._waits_for_head():
-            self.transport.close()
-        else:
-            self._next_look = self.loop.call_later(_LOOK_S, self._look)
-
-    def _waits_for_head(self) -> bool:
-        if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
+        is_answered = self.cycle is not None and self.cycle.response_complete
+        sends_on = is_answered and self.conn.their_state is h11.SEND_BODY
+        if sends_on or (self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None):
             self._idle_looks += 1
         else:
             self._idle_looks = 0
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        self._stuck_looks = self._stuck_looks + 1 if self._unsent and self._unsent == before else 0
+        if self._stuck_looks > 1:
+            self.transport.abort()  # closing would wait until it is sent
         # Behind an answer, a new head may have begun just before a look.
-        return self._idle_looks > (0 if self.cycle is None else 1)
+        elif self._idle_looks > (0 if self.cycle is None else 1):
+            self.transport.close()
+        if self._stuck_looks <= 1:  # also of a connection that is to close when all is sent
+            self._next_look = self.loop.call_later(_LOOK_S, self._look)
 
 
 def bound(host: str, port: int, advice: str) -> socket.socket:
