@@ -25,6 +25,11 @@ def ask(port: int, path: str, method: str = "GET", body: bytes | None = None, **
         return Answer(answer.status, answer.read().decode())
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as line:
+        return line.getsockname()[1]
+
+
 def connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=60)
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import pathlib
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -14,7 +13,7 @@ import pytest
 import tensorflow as tf
 import tiny_model
 import yaml
-from asked_rest import wait_until
+from asked_rest import free_port, wait_until
 from server_files import SERVING, frozen
 from tensorflow_serving.apis import predict_pb2
 
@@ -23,11 +22,6 @@ from serving.calls import ServerError
 
 PROMETHEUS = shutil.which("prometheus")
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus (Debian's package of that name)")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as line:
-        return line.getsockname()[1]
 
 
 class Prometheus:
