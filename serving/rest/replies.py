@@ -133,9 +133,9 @@ class Replies:
 
     def _no_predictions(self) -> str:
         return (
-            "Predictions are not served over REST here: as JSON, a case has some 90 MB and its answer 125 MB or "
-            "more, for REST cannot leave the probabilities out. Ask by gRPC, on port "
-            f"{self._grpc_port}: tfbrats call, or any client by docs/reference/wire.md."
+            "Predictions are not served over REST here: as JSON, a case has some 90 MB and its answer 125 MB: "
+            f"REST cannot leave the probabilities out. Ask by gRPC, port {self._grpc_port}: tfbrats call, or "
+            "any client by docs/reference/wire.md."
         )
 
 

@@ -137,7 +137,7 @@ def test_a_prediction_is_refused_with_what_to_do(running, get, size):
     answer = get("/v1/models/tiny:predict", "POST", body=b'{"instances": [' + b"1" * size + b"]}")
     assert answer.status == 501
     assert answer.json["error"].startswith("Predictions are not served over REST here: as JSON, a case has")
-    assert f"gRPC, on port {running.port}: tfbrats call" in answer.json["error"]
+    assert f"gRPC, port {running.port}: tfbrats call" in answer.json["error"]
 
 
 def test_it_listens_to_this_machine_alone(running):
