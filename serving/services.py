@@ -61,8 +61,6 @@ class Readable(grpc.ServerInterceptor):
         if handler is None or handler.unary_unary is None:
             return handler
         method = handler_call_details.method
-        if method.startswith("/grpc.health."):  # asked every few seconds
-            return handler
 
         def read(content: bytes) -> _Received:
             try:
@@ -101,6 +99,7 @@ class _Call:
         self._began = time.monotonic()
         self._context = context
         self._bytes_in = received.size
+        self._is_health = method.startswith("/grpc.health.")  # asked every few seconds
         self._what = method.rpartition("/")[2]
         spec = getattr(received.message, "model_spec", None)
         self._model = getattr(spec, "name", "")
@@ -108,6 +107,8 @@ class _Call:
             self._what = spec.signature_name or DEFAULT_SIGNATURE
 
     def ended(self, status: grpc.StatusCode, bytes_out: int) -> None:
+        if self._is_health:
+            return
         access_log.write(
             self._context.peer(),
             self._model,

@@ -9,6 +9,7 @@ import pytest
 import served
 import tensorflow as tf
 import tiny_model
+from asked_rest import ask, free_port
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -23,8 +24,10 @@ from tfbrats.labels import MODALITIES
 def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     tiny_model.write(folder / "tiny")
-    with served.serving(folder / "tiny", folder / "log.txt") as running:
+    port = free_port()
+    with served.serving(folder / "tiny", folder / "log.txt", "--rest_api_port", str(port)) as running:
         time.sleep(0.2)
+        running.rest_port = port
         yield running
 
 
@@ -49,11 +52,14 @@ def lines(running, count):
 def test_it_says_what_it_serves_and_how_it_is_called_and_nothing_of_tensorflow(running):
     warning, *others = running.log.read_text().splitlines()
     assert "no production server" in warning
-    *_, ready, following = others
+    *_, ready, watching, following = others
     assert ready == f"ready: tiny version 1 on {running.address}"
+    address = f"http://127.0.0.1:{running.rest_port}"
+    assert watching == f"status: {address}/v1/models/tiny; metrics: /monitoring/prometheus/metrics"
+    assert ask(running.rest_port, "/v1/models/tiny").status == 200
     asking = f"--server {running.address} --model-name tiny --input CASES --output predictions"
     assert following == f"next: tfbrats call {asking}"
-    assert [line for line in others[:-2] if not line.startswith("serving tiny version 1")] == []
+    assert [line for line in others[:-3] if not line.startswith("serving tiny version 1")] == []
 
 
 def test_each_call_has_one_line_with_peer_model_signature_status_time_bytes_and_id(running):
