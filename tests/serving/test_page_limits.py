@@ -18,6 +18,7 @@ from serving.page.application import Application
 from serving.page.door import Door
 from serving.page.guard import Guard
 from serving.page.limits import MIB, Limits, RefusedError
+from serving.rest import http_port
 from tfbrats.cases import nifti, overlays
 from tfbrats.errors import InputError
 
@@ -194,7 +195,6 @@ def test_a_case_that_takes_long_to_be_read_keeps_no_request_waiting(session, mon
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     """A page of no model behind uvicorn, whose patience is short."""
-    monkeypatch.setattr(web, "_HEAD_S", 0.3)
 
     class Client:
         def close(self):
@@ -204,6 +204,7 @@ def page(tmp_path, monkeypatch):
             raise InputError("no model")
 
     with web.Page(Client(), Door(port=0), Limits(read_s=0.5), str(tmp_path / "page")) as running:
+        monkeypatch.setattr(http_port, "_LOOK_S", 0.3)
         yield Asked(running.port)
 
 
@@ -234,13 +235,13 @@ def test_a_body_that_comes_byte_by_byte_holds_no_connection(page, head):
 
 
 def test_whoever_takes_no_answer_is_left(page, monkeypatch):
-    ended, lost = threading.Event(), web._Protocol.connection_lost
+    ended, lost = threading.Event(), http_port._Protocol.connection_lost
 
     def connection_lost(self, exc):
         lost(self, exc)
         ended.set()
 
-    monkeypatch.setattr(web._Protocol, "connection_lost", connection_lost)
+    monkeypatch.setattr(http_port._Protocol, "connection_lost", connection_lost)
     lines = ["GET /page.js HTTP/1.1", *(f"{name}: {value}" for name, value in page.own.items()), "", ""]
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
