@@ -132,6 +132,7 @@ def _of_enhanced(keyword, value):
         ("PixelSpacing", ["0", "1"], "pixels of 0 x 1 mm"),
         ("PixelSpacing", ["-1", "1"], "pixels of -1 x 1 mm"),
         ("ImagePositionPatient", ["1", "nan", "2"], "no numbers"),
+        ("ImageOrientationPatient", None, r"where its voxels lie \(no ImageOrientationPatient\)"),
         ("ImageOrientationPatient", ["1", "0", "0", "0", "inf", "0"], "no numbers"),
         ("RescaleSlope", "nan", "slope of nan"),
         ("BitsStored", 0, None),

@@ -302,7 +302,9 @@ def _frame(
 ) -> Frame:
     import numpy as np
 
-    orientation = next(item.ImageOrientationPatient for item in told if "ImageOrientationPatient" in item)
+    orientations = [item.ImageOrientationPatient for item in told if "ImageOrientationPatient" in item]
+    if not orientations:
+        raise ValueError("no ImageOrientationPatient")
     marks = {
         words: parsing.shown(item.get(keyword))
         for keyword, words in _MARKS.items()
@@ -310,7 +312,7 @@ def _frame(
         if item.get(keyword) not in (None, "")
     }
     rows_mm, columns_mm = map(float, spacing)
-    place, directions = (np.array([float(x) for x in numbers]) for numbers in (position, orientation))
+    place, directions = (np.array([float(x) for x in numbers]) for numbers in (position, orientations[0]))
     if not (0 < rows_mm < np.inf and 0 < columns_mm < np.inf):
         raise ValueError(f"pixels of {rows_mm:g} x {columns_mm:g} mm")
     if place.shape != (3,) or not np.isfinite([*place, *directions]).all():
