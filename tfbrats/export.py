@@ -7,8 +7,8 @@
 Writes models/cun/<next version>/ under another name, replays its own warm-up requests on it, checks that it
 answers as the Keras model does, and only then renames it: a server that watches the folder never loads half
 a model or one that does not work. Signatures: serving_default, int16 and gzip_int16 (a whole case by modality
-name), cases_int16 (several of one grid), slices or patches_wt, patches_tc and patches_et (the bare networks),
-describe (tfbrats.json over the wire).
+name), any_axes_int16 (of axes that the caller names), cases_int16 (several of one grid), slices or patches_wt,
+patches_tc and patches_et (the bare networks), describe (tfbrats.json over the wire).
 
 Batch normalisation that follows a convolution is folded into it, where the answer stays the same: in float32
 within 0.00001 in probability, and not one label.
