@@ -7,8 +7,8 @@
 Writes models/cun/<next version>/ under another name, replays its own warm-up requests on it, checks that it
 answers as the Keras model does, and only then renames it: a server that watches the folder never loads half
 a model or one that does not work. Signatures: serving_default, int16 and gzip_int16 (a whole case by modality
-name), cases_int16 (several of one grid), slices or patches_wt, patches_tc and patches_et (the bare networks),
-describe (tfbrats.json over the wire).
+name), any_axes_int16 (of axes that the caller names), cases_int16 (several of one grid), slices or patches_wt,
+patches_tc and patches_et (the bare networks), describe (tfbrats.json over the wire).
 
 Batch normalisation that follows a convolution is folded into it, where the answer stays the same: in float32
 within 0.00001 in probability, and not one label.
@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from tfbrats.exports import next_version
 from tfbrats.exports.chosen import APART, FREE
 from tfbrats.machine import paths
-from tfbrats.terminal import command, style, verbs
+from tfbrats.terminal import command, style, verbs, wording
 
 
 def parser() -> command.Parser:
@@ -106,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.flips and not card.tuned.choices.get("flips"):
             text = "chosen without mirrored inputs, it may not suit them; tfbrats tune --flips tries them"
             print(style.note(text))
+    print(wording.wrapped(f"callers send {'; '.join(doubts.asked_of_caller(card))}", indent=4))
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")
     print(style.following(verbs.command_line("tfbrats.predict", *following)))
