@@ -3,8 +3,8 @@
 Every combination is built and held to Kubernetes' own schemas and to the Prometheus Operator's: all pairs on
 each run, all of them among the slow tests. Without kubectl or kustomize they skip. No cluster was at hand.
 
-operator_schemas.json: openAPIV3Schema of PodMonitor and PrometheusRule in prometheus-operator 0.92.1 (Apache-2.0;
-example/prometheus-operator-crd of its Go module), without descriptions; a key that is not listed is refused.
+operator_schemas.json: openAPIV3Schema of PodMonitor and PrometheusRule, prometheus-operator 0.92.1, Apache-2.0
+(example/prometheus-operator-crd of its Go module), without descriptions; a key that is not listed is refused.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Kubernetes, models from an object store: what the init container copies, and how a new version gets there.
 
-Its script is run by a shell, with rclone where it is, else with a stand-in that copies folders. No cloud's store
-was at hand.
+Its script is run by a shell, with rclone where it is, else with a stand-in that copies folders. No cloud's
+store was at hand.
 """
 
 import os
