@@ -17,6 +17,7 @@ import subprocess
 
 import jsonschema
 import kubernetes_validate
+import promql_parser
 import pytest
 import yaml
 from kustomized import CANARY, CANARY_PODS, NAMES, SERVING_PODS, build, by_name, one, pod_of, together
@@ -74,6 +75,7 @@ def check(parts):
 def check_pod(pod):
     """What holds for every pod, whatever it is made of."""
     assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     volumes = by_name(pod["volumes"])
     room = 0
     for volume in volumes.values():
@@ -207,6 +209,10 @@ def test_the_metric_of_the_autoscaler_is_what_the_adapters_rule_makes():
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
     names = {f"{name}_sum" for name, kind, *_ in frozen("server_metrics.txt") if kind == "histogram"}
     assert rule["seriesQuery"].partition("{")[0] in names
+    query = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].partition("{")[0])
+    for word, value in (("<<.GroupBy>>", "pod"), ("<<.LabelMatchers>>", 'namespace="n"')):
+        query = query.replace(word, value)
+    assert isinstance(promql_parser.parse(query), promql_parser.BinaryExpr)  # or it raises
     # Half of the calls that a pod takes at once.
     (threads,) = (arg for arg in container()["args"] if arg.startswith("--grpc_max_threads="))
     assert 2 * int(metric["pods"]["target"]["averageValue"]) == int(threads.partition("=")[2]) - 1
