@@ -25,6 +25,11 @@ OF_OTHERS = {
     "kube_pod_container_resource_limits": {"namespace", "pod", "container", "resource", "unit"},
     "probe_ssl_earliest_cert_expiry": OF_PROMETHEUS,
     "probe_success": OF_PROMETHEUS,
+    # Recorded by alerts.yaml itself.
+    **dict.fromkeys(
+        (f"tfbrats:calls_{name}30m" for name in ("ok:rate", "failed:rate", "failed:share")),
+        frozenset({"model_name", "job"}),
+    ),
 }
 
 
@@ -125,7 +130,14 @@ RULE_TESTS = ("alerts_test.yaml", "alerts_week_test.yaml")
 def alerts(prometheus):
     (name,) = prometheus["rule_files"]
     (group,) = yaml.safe_load((SERVING / "monitoring" / name).read_text())["groups"]
-    return {rule["alert"]: rule for rule in group["rules"]}
+    return {rule["alert"]: rule for rule in group["rules"] if "alert" in rule}
+
+
+def test_what_is_recorded_is_reckoned_of_series_that_are_there(prometheus):
+    (group,) = yaml.safe_load((SERVING / "monitoring" / "alerts.yaml").read_text())["groups"]
+    recorded = {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
+    assert recorded.keys() == {name for name in OF_OTHERS if name.startswith("tfbrats:")}
+    assert {name: wrong(expr) for name, expr in recorded.items() if wrong(expr)} == {}
 
 
 def test_alerts_ask_for_series_that_are_there(alerts):
@@ -219,9 +231,10 @@ def series_of(query):
 def test_what_an_alert_looks_at_can_be_seen_on_the_dashboard(alerts, dashboard):
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked = set().union(*(series_of(rule["expr"]) for rule in alerts.values()))
-    # A quantile is told of by the buckets, means by their sum and count.
-    assert len(asked) == 10
-    assert asked - set().union(*map(series_of, queries)) == set()
+    assert len(asked) == 13
+    # Their share is there, and the calls of each server.
+    of_share = {"tfbrats:calls_ok:rate30m", "tfbrats:calls_failed:rate30m"}
+    assert asked - set().union(*map(series_of, queries)) == of_share
 
 
 def test_the_dashboards_variables_are_the_ones_it_uses(dashboard):
