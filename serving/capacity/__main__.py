@@ -25,7 +25,7 @@ clinical use.
 import os
 from collections.abc import Sequence
 
-from serving import addresses
+from serving import addresses, model_config
 from tfbrats.errors import InputError
 from tfbrats.machine import files, memory, paths
 from tfbrats.terminal import command, style
@@ -50,18 +50,19 @@ def parser() -> command.Parser:
     options.add_argument(
         "--output", type=paths.argument, required=True, metavar="FILE", help="the figures, .json; added to"
     )
+
+    def number(name: str, text: str, default: float | None, metavar: str = "N", **more) -> None:
+        shown = "" if default is None else " (default: %(default)s)"
+        options.add_argument(name, default=default, metavar=metavar, help=text + shown, **more)
+
     options.add_argument(
         "--cores", type=int, nargs="+", metavar="N", help="of the server (default: all that are here)"
     )
     options.add_argument(
         "--calls", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="at once (default: 1 2 4)"
     )
-    options.add_argument(
-        "--seconds", type=float, default=30, help="of each figure, at least (default: %(default)s)"
-    )
-    options.add_argument(
-        "--pid", type=int, help="of --server, if it runs on this machine: its memory is watched"
-    )
+    number("--seconds", "of each figure, at least", 30.0, "SECONDS", type=float)
+    number("--pid", "of --server, if it runs on this machine: its memory is watched", None, "PID", type=int)
     options.add_argument(
         "--check",
         type=float,
@@ -70,23 +71,11 @@ def parser() -> command.Parser:
         metavar="SHARE",
         help="predict and try: cases at random times, at this share of what the server can do (0.6)",
     )
-    options.add_argument("--check-seconds", type=float, default=120, help="of the trial (default: %(default)s)")
-    options.add_argument("--cases-per-hour", type=float, metavar="N", help="the load, of the busiest hour")
-    options.add_argument(
-        "--within", type=float, metavar="SECONDS", help="95 of 100 cases are to be answered in that time"
-    )
-    options.add_argument(
-        "--busy",
-        type=float,
-        default=0.7,
-        help="the most of its pace that a pod is to have (default: %(default)s)",
-    )
-    options.add_argument(
-        "--spare",
-        type=int,
-        default=1,
-        help="pods that may be away, e.g. at a roll-out (default: %(default)s)",
-    )
+    number("--check-seconds", "of the trial", 120.0, "SECONDS", type=float)
+    number("--cases-per-hour", "the load, of the busiest hour", None, type=float)
+    number("--within", "95 of 100 cases are to be answered in that time", None, "SECONDS", type=float)
+    number("--busy", "the most of its pace that a pod is to have", 0.7, "SHARE", type=float)
+    number("--spare", "pods that may be away, e.g. at a roll-out", 1, type=int)
     return options
 
 
@@ -137,6 +126,9 @@ def _check(options, server: str | None) -> None:
             raise InputError(
                 f"{options.output}: nothing was measured yet. Give --model and --input, or --server."
             )
+    if options.model:
+        name = files.name(options.model)
+        model_config.check_folder(model_config.ModelConfig(name, options.model))
     if options.pid is not None and not server:
         raise InputError("--pid: is of --server; the embedded server's is known.")
     if not options.output.endswith(".json"):

@@ -46,7 +46,7 @@ def _cells(row: Row) -> list[object]:
     p50, p95 = np.percentile(row.seconds, (50, 95))
     return [
         *(row.cores, row.calls, f"{60 * row.cases_per_s:.2f}", f"{p50:.2f}", f"{p95:.2f}"),
-        "?" if row.core_seconds is None else f"{row.core_seconds:.1f}",
+        "?" if row.core_seconds is None else f"{row.core_seconds:.2f}",
         *("?" if size is None else f"{size / _GIB:.2f}" for size in (row.ready_bytes, row.peak_bytes)),
         "?" if row.others_cores is None else f"{row.others_cores:.2f}",
     ]
