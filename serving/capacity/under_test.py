@@ -21,6 +21,8 @@ _START_S = 600
 _EVERY_S = 0.05
 _WAIT = 1000  # calls that may wait: the server must queue them, not we
 _READY = re.compile(r"^ready: (\S+) version .* on (\S+:\d+)$", re.MULTILINE)
+# The cores that this command may use, before any thread of it was kept to some.
+_HERE = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
 @contextlib.contextmanager
@@ -149,6 +151,11 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _busy_s() -> float:
-    """Seconds that the machine's cores were not idle."""
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0)
+    """Seconds for which the cores that we may use were not idle; a large machine's others do not matter."""
+    each = psutil.cpu_times(percpu=True)
+    seconds = 0.0
+    for times in (each[core] for core in _HERE if core < len(each)):
+        # What a guest got is in the user's time already.
+        idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "guest", 0)
+        seconds += sum(times) - idle - getattr(times, "guest_nice", 0)
+    return seconds
