@@ -15,6 +15,7 @@ from serving.capacity.measured import Measured, Row
 from serving.capacity.queueing import Pod
 from tfbrats import phantom
 from tfbrats.errors import InputError
+from tfbrats.predictions import model_card
 
 EXPONENTIAL = tuple(np.random.default_rng(1).exponential(1, 5000))
 EXPONENTIAL = tuple(np.array(EXPONENTIAL) / np.mean(EXPONENTIAL))
@@ -172,7 +173,8 @@ def cases(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     base = tmp_path_factory.mktemp("served") / "tiny"
-    tiny_model.write(base)
+    folder = tiny_model.write(base)
+    (folder / model_card.FILE).write_text(tiny_model.card().to_json())
     return str(base)
 
 
