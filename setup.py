@@ -87,7 +87,7 @@ setuptools.setup(
         "tfbrats.reporting": ["*.html.jinja", "*.js"],
         "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
-        "serving": ["*.config", "*.yaml", "kubernetes/*.yaml", "monitoring/*"],
+        "serving": ["*.config", "*.yaml", "*.protoset", "kubernetes/*.yaml", "monitoring/*"],
         "serving.page": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["tfbrats = tfbrats.__main__:main"]},

@@ -5,6 +5,9 @@
 commands.md comes from the parsers that the commands use themselves. config.md comes from the models of
 `tfbrats/config.py` and `config_sections.py` (types, allowed values; the comment behind a key is its meaning)
 and from the shipped YAML files (values). tests/test_docs.py fails when either is not current.
+
+serving/tfs.protoset, TensorFlow Serving's calls for programs in any language, comes from the official stubs
+(tensorflow-serving-api, grpcio-health-checking); tests/serving/test_protoset.py fails when it is not current.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from tfbrats.terminal import completion, verbs
 
 HERE = pathlib.Path(__file__).parent
 COMMANDS, CONFIG = HERE / "reference" / "commands.md", HERE / "reference" / "config.md"
+PROTOSET = HERE.parent / "serving" / "tfs.protoset"
 WIDTH = 112  # of the text; a table's row is one line
 MADE_BY = "<!-- Made by `python docs/generate.py`. Change the code, and run that again. -->"
 
@@ -329,12 +333,44 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def pages() -> dict[pathlib.Path, str]:
+# --- TensorFlow Serving's calls -------------------------------------------------------------------------
+
+
+def protoset() -> bytes:
+    """A FileDescriptorSet of PredictionService, ModelService and Health: each file after those it imports.
+
+    As protoc's --descriptor_set_out would write it: stubs leave out the names of fields in JSON.
+    """
+    from google.protobuf import descriptor_pb2
+    from grpc_health.v1 import health_pb2
+    from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+
+    files = {}
+
+    def add_names(said, known) -> None:
+        for field in said.field:
+            field.json_name = known.fields_by_name[field.name].json_name
+        for inner in said.nested_type:
+            add_names(inner, known.nested_types_by_name[inner.name])
+
+    def add(file) -> None:
+        for needed in file.dependencies:
+            add(needed)
+        files[file.name] = descriptor_pb2.FileDescriptorProto.FromString(file.serialized_pb)
+        for message in files[file.name].message_type:
+            add_names(message, file.message_types_by_name[message.name])
+
+    for stubs in (prediction_service_pb2, model_service_pb2, health_pb2):
+        add(stubs.DESCRIPTOR)
+    return descriptor_pb2.FileDescriptorSet(file=files.values()).SerializeToString(deterministic=True)
+
+
+def made() -> dict[pathlib.Path, bytes]:
     """Each generated file, and what it should hold."""
-    return {COMMANDS: commands_page(), CONFIG: config_page()}
+    return {COMMANDS: commands_page().encode(), CONFIG: config_page().encode(), PROTOSET: protoset()}
 
 
 if __name__ == "__main__":
-    for path, text in pages().items():
-        path.write_text(text, encoding="utf-8")
+    for path, content in made().items():
+        path.write_bytes(content)
         print(path.relative_to(HERE.parent))

@@ -4,6 +4,8 @@ A server that is away or full is asked again until the deadline. A call that fai
 says what to do.
 """
 
+import re
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import tenacity
 
 from serving import addresses, messages
 from serving.case_request import Inputs
+from serving.rest import access_log
 from tfbrats.errors import InputError
 
 DESCRIBE = "describe"  # the signature by which a model hands out its tfbrats.json
@@ -28,6 +31,20 @@ _OPTIONS = (
 # Before a server that is away or full is asked again.
 _WAIT = tenacity.wait_exponential(multiplier=0.2, max=5) + tenacity.wait_random(0, 0.2)
 _LONGEST_TIMEOUT_S = 1e7
+
+
+def new_request_id() -> str:
+    """By which a server's log tells a case's calls from others; says nothing of the case."""
+    return secrets.token_hex(8)
+
+
+def checked_request_id(request_id: str | None) -> str:
+    """The id, or a new one. Raises InputError: one that cannot be sent, or is cut in a log."""
+    if request_id is None:
+        return new_request_id()
+    if not re.fullmatch(r"[!-~]{1,80}", request_id):
+        raise InputError(f"request_id {request_id!r}: 1 to 80 letters, digits and signs of ASCII, no blank.")
+    return request_id
 
 
 class ServerError(InputError):
@@ -114,9 +131,18 @@ class Calls:
         return time.monotonic() + self._timeout_s
 
     def predict(
-        self, inputs: Inputs, signature: str, outputs: Sequence[str], version: int | None, deadline: float
+        self,
+        inputs: Inputs,
+        signature: str,
+        outputs: Sequence[str],
+        version: int | None,
+        deadline: float,
+        request_id: str | None = None,
     ) -> tuple[dict[str, np.ndarray], int]:
         """The named outputs of a signature, and the version that made them.
+
+        Args:
+            request_id: goes to the server's log; a new one by default.
 
         Raises:
             ServerError: the server's status, with what to do.
@@ -126,7 +152,7 @@ class Calls:
         request.model_spec.signature_name = signature
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(messages.to_tensor(array))
-        response = self._tried(self._predict, request, deadline)
+        response = self._tried(self._predict, request, deadline, request_id)
         arrays = {}
         for name in outputs:
             if name not in response.outputs:
@@ -137,7 +163,9 @@ class Calls:
                 raise InputError(f"{self._asked}: {name} cannot be read: {error}") from error
         return arrays, response.model_spec.version.value
 
-    def signatures(self, version: int | None, deadline: float) -> tuple[int, Mapping[str, Mapping[str, str]]]:
+    def signatures(
+        self, version: int | None, deadline: float, request_id: str | None = None
+    ) -> tuple[int, Mapping[str, Mapping[str, str]]]:
         """What the server itself says: the version, and signature -> input -> its type.
 
         Raises:
@@ -146,7 +174,7 @@ class Calls:
         request = messages.MetadataRequest(
             model_spec=self._asked.spec(version), metadata_field=[messages.SIGNATURES]
         )
-        response = self._tried(self._metadata, request, deadline)
+        response = self._tried(self._metadata, request, deadline, request_id)
         offered = messages.Signatures.FromString(response.metadata[messages.SIGNATURES].value)
         types = {
             name: {alias: messages.type_of(info.dtype) for alias, info in signature.inputs.items()}
@@ -154,8 +182,9 @@ class Calls:
         }
         return response.model_spec.version.value, types
 
-    def _tried(self, method: grpc.UnaryUnaryMultiCallable, request, deadline: float):
+    def _tried(self, method: grpc.UnaryUnaryMultiCallable, request, deadline: float, request_id: str | None):
         """The answer to a call; a server that cannot take it now is asked again until the deadline."""
+        request_id = request_id or new_request_id()
         # gRPC's own retries skip messages over 256 KiB.
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_will_pass),
@@ -166,13 +195,18 @@ class Calls:
 
         def call():
             self._wait_for_server(deadline)
-            return method(request, timeout=_left(deadline), wait_for_ready=True)
+            return method(
+                request,
+                timeout=_left(deadline),
+                wait_for_ready=True,
+                metadata=((access_log.REQUEST_ID, request_id),),
+            )
 
         try:
             return attempts(call)
         except grpc.RpcError as error:
             signature = request.model_spec.signature_name
-            raise _explained(error, self._asked, signature, self._timeout_s) from error
+            raise _explained(error, self._asked, signature, self._timeout_s, request_id) from error
 
     def _wait_for_server(self, deadline: float) -> None:
         seconds = min(_left(deadline), self._connect_timeout_s)
@@ -220,8 +254,10 @@ def _will_pass(error: BaseException) -> bool:
     return full or error.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def _explained(error: grpc.RpcError, asked: AskedModel, signature: str, timeout_s: float) -> ServerError:
-    """A status as a sentence that says what to do."""
+def _explained(
+    error: grpc.RpcError, asked: AskedModel, signature: str, timeout_s: float, request_id: str
+) -> ServerError:
+    """A status as a sentence that says what to do, and which request it was."""
     code, details = error.code(), error.details()
     status = grpc.StatusCode
     if asked.label is not None and "label" in details:
@@ -254,4 +290,4 @@ def _explained(error: grpc.RpcError, asked: AskedModel, signature: str, timeout_
         text = f"{asked.address} speaks gRPC but is no TensorFlow Serving ({details}). Check host and port."
     else:
         text = f"{asked} failed with {code.name}: {details}. Look at the server's log."
-    return ServerError(text, code)
+    return ServerError(f"{text} (request {request_id})", code)

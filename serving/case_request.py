@@ -25,6 +25,7 @@ class Segmentation(results.Segmentation):
 
     Attributes:
         model_version: that the server ran.
+        request_id: of its calls, as the server's log names them.
     """
 
     model_version: int
@@ -36,6 +37,7 @@ class CaseRequest:
     Args:
         signature: to call; None for the one with the fewest bytes that loses nothing.
         probabilities, uncertainty: ask for them too.
+        request_id: sent with each of its calls.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class CaseRequest:
         signature: str | None = None,
         probabilities: bool = False,
         uncertainty: bool = False,
+        request_id: str = "",
     ):
         self.case = case
+        self.id = request_id
         self._signature = signature
         self._more = probabilities, uncertainty
         self._made: tuple[tuple, tuple[Inputs, str]] | None = None  # what a card wants, and what it got
@@ -96,7 +100,11 @@ class CaseRequest:
         tissues = model_card.tissues(card, outputs["segmentation"], where)
         tiles = outputs.get(model_card.TILES)
         entropy = outputs.get(model_card.ENTROPY)
-        return Segmentation(tissues, outputs.get("probabilities"), tiles, card, version, entropy=entropy)
+        return Segmentation(
+            *(tissues, outputs.get("probabilities"), tiles, card, version),
+            entropy=entropy,
+            request_id=self.id,
+        )
 
 
 def _inputs(card: ModelCard, case: Case, signature: str | None) -> tuple[Inputs, str]:

@@ -18,7 +18,7 @@ import numpy as np
 import tenacity
 
 from serving import addresses
-from serving.calls import DESCRIBE, AskedModel, Calls, ServerError
+from serving.calls import DESCRIBE, AskedModel, Calls, ServerError, checked_request_id
 from serving.case_request import CaseRequest, Inputs, Segmentation, input_types, only_case, types_as_text
 from tfbrats.cases import case as cases
 from tfbrats.cases.case import Case
@@ -137,6 +137,7 @@ class Client:
         probabilities: bool = False,
         signature: str | None = None,
         uncertainty: bool = False,
+        request_id: str | None = None,
     ) -> Segmentation:
         """The segmentation of a whole case. Runs N4 here first where the graph does not (slow).
 
@@ -148,6 +149,8 @@ class Client:
             signature: None for the one with the fewest bytes that loses nothing: gzip_int16 where the case
                 holds whole numbers and the model offers it, else int16, else serving_default.
             uncertainty: ask for the entropy of each region too, of a model that is an average.
+            request_id: of the case's calls in the server's log; a new one by default, which says nothing of the
+                case.
 
         Raises:
             ServerError: as the server answered.
@@ -155,7 +158,7 @@ class Client:
         """
         if isinstance(case, str | os.PathLike):
             case = cases.load(only_case(case), self.card().modalities, read_label=False)
-        request = CaseRequest(case, signature, probabilities, uncertainty)
+        request = CaseRequest(case, signature, probabilities, uncertainty, checked_request_id(request_id))
         request.inputs(self.card())  # before the clock starts
         deadline = self._calls.deadline()
         attempts = tenacity.Retrying(
@@ -181,9 +184,9 @@ class Client:
         card, version = described.card, described.version
         inputs, signature = request.inputs(card)
         try:
-            self._check_signature(version, signature, inputs, deadline)
+            self._check_signature(version, signature, inputs, deadline, request.id)
             outputs, answering = self._calls.predict(
-                inputs, signature, request.outputs(card, signature), version, deadline
+                inputs, signature, request.outputs(card, signature), version, deadline, request.id
             )
         except ServerError as error:
             if error.code is grpc.StatusCode.NOT_FOUND and version not in (None, self.version):
@@ -222,11 +225,13 @@ class Client:
         if not self._stays and misses % 2 == 0 and self._fetched is described:
             self._fetched = None
 
-    def _check_signature(self, version: int | None, signature: str, inputs: Inputs, deadline: float) -> None:
+    def _check_signature(
+        self, version: int | None, signature: str, inputs: Inputs, deadline: float, request_id: str
+    ) -> None:
         """Raises ServerError, before a case is sent, if the server's model does not take what its card says."""
         if (version, signature) in self._checked:
             return
-        answering, offered = self._calls.signatures(version, deadline)
+        answering, offered = self._calls.signatures(version, deadline, request_id)
         if signature not in offered:
             raise ServerError(
                 f"{self._asked} version {answering} has no signature {signature!r}; it has "

@@ -13,6 +13,10 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving import model_config, services
 from serving.model_config import ModelConfig
+from serving.rest import http_port
+from serving.rest.metrics import Metrics
+from serving.rest.replies import Replies
+from serving.rest.rest_application import RestApplication
 from serving.versions import Versions
 from tfbrats.errors import InputError
 
@@ -33,13 +37,26 @@ _CHANNEL = (
 
 
 class Server:
-    """A running embedded server: `.port`, `.models`, `.model_name`, `.version`, `.stop()`."""
+    """A running embedded server: `.port`, `.rest_port`, `.models`, `.model_name`, `.version`, `.stop()`.
+
+    `.rest_port` and `.metrics_path` are None where there is nothing over HTTP.
+    """
 
     def __init__(
-        self, grpc_server: grpc.Server, models: Sequence[Versions], host: str, port: int, poll_s: float
+        self,
+        grpc_server: grpc.Server,
+        models: Sequence[Versions],
+        host: str,
+        port: int,
+        poll_s: float,
+        rest: http_port.HttpPort | None,
+        metrics_path: str | None,
     ):
         self.host = host
         self.port = port
+        self.rest_port = rest.number if rest else None
+        self.metrics_path = metrics_path if rest else None
+        self._rest = rest
         self.models = tuple(models)
         self._grpc = grpc_server
         self._poll_s = poll_s
@@ -76,6 +93,8 @@ class Server:
         """Takes no new calls, lets running ones end within `grace_s`, cancels the rest, frees the models."""
         self._stopping.set()
         self._grpc.stop(grace_s).wait()
+        if self._rest is not None:  # last, so that those who watch see the end
+            self._rest.stop()
         self._poller.join()
         for model in self.models:
             model.close()
@@ -87,7 +106,7 @@ class Server:
         self.stop(grace_s=0)
 
 
-def _loaded(config: ModelConfig, warm_up: bool) -> Versions:
+def _loaded(config: ModelConfig, warm_up: bool, metrics: Metrics) -> Versions:
     """A model, one version of it loaded at least.
 
     Raises:
@@ -96,7 +115,7 @@ def _loaded(config: ModelConfig, warm_up: bool) -> Versions:
     """
     if not tf.io.gfile.isdir(config.base_path):  # in a store: those on the disk have been looked at
         raise model_config.no_folder(config)
-    model = Versions(config, warm_up)
+    model = Versions(config, warm_up, metrics)
     model.refresh()
     try:
         _check_served(config, model)
@@ -134,23 +153,35 @@ def start(
     max_workers: int,
     max_enqueued: int,
     warm_up: bool,
+    rest_port: int | None,
+    metrics_path: str | None,
 ) -> Server:
     """Serves some models; returns once it answers. Arguments as `server.start`'s.
 
     Raises:
         InputError: a model that cannot be served (`_loaded`), or a port that is taken.
     """
-    with contextlib.ExitStack() as loaded:  # closes what was loaded, if a later step fails
+    with contextlib.ExitStack() as begun:  # closes what was begun, if a later step fails
+        listening = None
+        if rest_port is not None:  # before the models, which take long to load
+            advice = "Is another server running? Give another --rest_api_port."
+            listening = begun.enter_context(http_port.bound(host, rest_port, advice))
+        metrics = Metrics([config.name for config in configs])
         models = []
         for config in configs:
-            models.append(_loaded(config, warm_up))
-            loaded.callback(models[-1].close)
+            models.append(_loaded(config, warm_up, metrics))
+            begun.callback(models[-1].close)
         by_name = services.Models(models)
-        prediction = services.Prediction(by_name, max_workers, max_enqueued, tensor_content)
+        prediction = services.Prediction(by_name, max_workers, max_enqueued, tensor_content, metrics)
         calls = max_workers + max_enqueued + _SPARE_CALLS
         grpc_server, bound = _listening(prediction, services.Status(by_name), f"{host}:{port}", calls)
-        loaded.pop_all()
-    return Server(grpc_server, models, host, bound, poll_s)
+        begun.callback(grpc_server.stop, 0)
+        rest = None
+        if listening is not None:
+            replies = Replies(by_name, metrics, metrics_path, bound)
+            rest = http_port.HttpPort(RestApplication(replies, metrics), listening, "rest")
+        begun.pop_all()
+    return Server(grpc_server, models, host, bound, poll_s, rest, metrics_path)
 
 
 def _listening(

@@ -171,7 +171,10 @@ class _Round:
             if done.fault.traceback:
                 bars.write(done.fault.traceback, file=sys.stderr)
             return Ended(done.fault.reason, None)
-        return Ended(volumes.told(entry.case_id, done, self.table), done.found.model_version)
+        lines = volumes.told(entry.case_id, done, self.table)
+        first, *others = lines.splitlines()
+        lines = "\n".join([f"{first} (request {done.found.request_id})", *others])
+        return Ended(lines, done.found.model_version)
 
     def _check_version(self, result: Segmentation) -> None:
         """All results of a folder are one version's, also where a label moves or a card was given.

@@ -2,10 +2,12 @@
 
     tfbrats serve --model_base_path models/cun --port 8500
     tfbrats serve --model_base_path models/cun --page       # and a page for the browser (tfbrats page)
+    tfbrats serve --model_base_path models/cun --rest_api_port 8501    # and status and metrics over HTTP
 
 Serves the highest integer-named version under the base path, or what models.config names; looks for newer ones
 and swaps without failing a request. Flags are named as tensorflow_model_server's, so that a command line can
-move there. It has no REST, batching, metrics or TLS: see docs/how-to/serve.md.
+move there. Over HTTP it answers what dashboards and probes ask, and no predictions. It has no batching and no
+TLS: see docs/how-to/serve.md.
 """
 
 if __name__ == "__main__" and not __package__:  # a file run as a script sees neither its package nor tfbrats
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING
 from serving import model_config
 from serving.model_config import ModelConfig
 from serving.page import door
+from serving.rest import monitoring_config
 from tfbrats.errors import InputError
 from tfbrats.machine import files, paths
 from tfbrats.terminal import command, style, verbs
@@ -42,6 +45,8 @@ def start(
     max_enqueued: int = 22,
     warm_up: bool = True,
     model_config_file: str | os.PathLike | None = None,
+    rest_api_port: int | None = None,
+    monitoring_config_file: str | os.PathLike | None = None,
 ) -> "Server":
     """Serves the highest version under `model_base_path`, or what a config file names; returns once it answers.
 
@@ -55,18 +60,39 @@ def start(
             that before their message is read.
         warm_up: replay a version's warm-up records before it serves; one that fails fails the version.
         model_config_file: `models.config`, in place of one base path.
+        rest_api_port: for status and metrics over HTTP; None for neither, 0 for any free one.
+        monitoring_config_file: `monitoring.config`, which moves the metrics or switches them off.
 
     Raises:
         InputError: a model that cannot be served, or a port that is taken.
     """
-    if not 0 <= port <= 65535:  # gRPC would take another, without a word
-        raise InputError(f"--port {port}: there are ports 1 to 65535, and 0 for any free one.")
+    for option, number in (("--port", port), ("--rest_api_port", rest_api_port or 0)):
+        if not 0 <= number <= 65535:  # gRPC would take another, without a word
+            raise InputError(f"{option} {number}: there are ports 1 to 65535, and 0 for any free one.")
+    if rest_api_port is None and monitoring_config_file is not None:
+        raise InputError(
+            f"--monitoring_config_file {monitoring_config_file}: metrics need --rest_api_port, e.g. 8501."
+        )
+    metrics_path = monitoring_config.METRICS_PATH
+    if monitoring_config_file is not None:
+        metrics_path = monitoring_config.read(monitoring_config_file)
     configs = _configs(model_base_path, model_name, model_config_file)
     for config in configs:
         model_config.check_folder(config)
     from serving import embedded  # TensorFlow: after all that can be told without it
 
-    return embedded.start(configs, host, port, tensor_content, poll_s, max_workers, max_enqueued, warm_up)
+    return embedded.start(
+        configs,
+        host,
+        port,
+        tensor_content,
+        poll_s,
+        max_workers,
+        max_enqueued,
+        warm_up,
+        rest_api_port,
+        metrics_path,
+    )
 
 
 def _configs(
@@ -145,6 +171,23 @@ def parser() -> command.Parser:
         default=22,
         help="calls that wait; more are refused with RESOURCE_EXHAUSTED (default: %(default)s)",
     )
+    _add_http(options)
+    return options
+
+
+def _add_http(options: command.Parser) -> None:
+    """What is told over HTTP."""
+    options.add_argument(
+        "--rest_api_port",
+        type=int,
+        default=0,
+        help="status and metrics over HTTP, mostly 8501; 0: none (default: %(default)s)",
+    )
+    options.add_argument(
+        "--monitoring_config_file",
+        type=paths.argument,
+        help="monitoring.config: another path of the metrics, or none",
+    )
     options.add_argument(
         "--page",
         action="store_true",
@@ -153,7 +196,6 @@ def parser() -> command.Parser:
     options.add_argument(
         "--page_port", type=int, default=door.PORT, help="0 picks a free one (default: %(default)s)"
     )
-    return options
 
 
 def _announce(host: str) -> None:
@@ -194,6 +236,13 @@ def _serve_until_told(server: "Server", page: "Page | None") -> None:
     for model in server.models:
         versions = ", ".join(map(str, model.served))
         print(f"ready: {model.name} version {versions} on {server.address}", flush=True)
+    if server.rest_port is not None:
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        watching = f"http://{host}:{server.rest_port}/v1/models/{server.model_name}"
+        print(
+            f"status: {watching}" + (f"; metrics: {server.metrics_path}" if server.metrics_path else ""),
+            flush=True,
+        )
     asking = ("--server", server.address, "--model-name", server.model_name)
     calling = verbs.command_line("serving.client", *asking, "--input", "CASES", "--output", "predictions")
     print(style.following(calling if page is None else f"open {page.url} in a browser"), flush=True)
@@ -219,6 +268,8 @@ def main(arguments: Sequence[str]) -> None:
         options.model_base_path,
         model_config_file=options.model_config_file,
         port=options.port,
+        rest_api_port=options.rest_api_port or None,
+        monitoring_config_file=options.monitoring_config_file,
         model_name=options.model_name,
         host=options.host,
         tensor_content=options.enable_serialization_as_tensor_content,

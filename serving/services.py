@@ -1,10 +1,10 @@
 """What the embedded server offers over gRPC: predictions, metadata, status; with the real server's statuses."""
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import grpc
 import numpy as np
@@ -18,6 +18,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from serving.rest import access_log
+from serving.rest.metrics import Metrics
 from serving.versions import (
     DEFAULT_SIGNATURE,
     CallError,
@@ -29,18 +31,29 @@ from serving.versions import (
     signature_of,
 )
 
-log = logging.getLogger(__name__)
-
 _LONGEST_TEXT = 1024  # of a status, in bytes
-_LONGEST_NAME = 80  # in the log
 _FOREVER_S = 1e8
+
+
+class _Received(NamedTuple):
+    """What a call brought: its message, or why it is none."""
+
+    message: message.Message | message.DecodeError
+    size: int
+
+
+class _Answered(NamedTuple):
+    """A call's answer, and the call, whose line in the log waits for the answer's bytes."""
+
+    message: message.Message
+    call: "_Call"
 
 
 class Readable(grpc.ServerInterceptor):
     """Messages that are none, and methods that are not offered, are the caller's fault, and no fault of ours.
 
     gRPC itself would answer INTERNAL, and print a traceback for each. Each call about a model has its line in
-    the log: who, which model, what, status, milliseconds.
+    the log (`access_log`).
     """
 
     def intercept_service(self, continuation, handler_call_details):
@@ -49,22 +62,19 @@ class Readable(grpc.ServerInterceptor):
             return handler
         method = handler_call_details.method
 
-        def read(content: bytes):
+        def read(content: bytes) -> _Received:
             try:
-                return handler.request_deserializer(content)
+                return _Received(handler.request_deserializer(content), len(content))
             except message.DecodeError as error:
-                return error
+                return _Received(error, len(content))
 
-        def answer(request, context):
-            began, usual = time.monotonic(), grpc.StatusCode.UNKNOWN
+        def answer(received: _Received, context) -> _Answered:
+            call = _Call(method, received, context)
             try:
-                response = attempt(request, context)
-                usual = grpc.StatusCode.OK
-                return response
-            finally:
-                if not method.startswith("/grpc.health."):  # asked every few seconds
-                    status, seconds = context.code() or usual, time.monotonic() - began
-                    log.info("%s", _access_line(method, request, context.peer(), status, seconds))
+                return _Answered(attempt(received.message, context), call)
+            except BaseException:
+                call.ended(context.code() or grpc.StatusCode.UNKNOWN, 0)
+                raise
 
         def attempt(request, context):
             if isinstance(request, message.DecodeError):
@@ -74,21 +84,41 @@ class Readable(grpc.ServerInterceptor):
             except NotImplementedError:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered here.")
 
-        return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
+        def write(answered: _Answered) -> bytes:  # by the same thread, when `answer` has returned
+            content = handler.response_serializer(answered.message)
+            answered.call.ended(grpc.StatusCode.OK, len(content))
+            return content
+
+        return grpc.unary_unary_rpc_method_handler(answer, read, write)
 
 
-def _access_line(method: str, request, peer: str, status: grpc.StatusCode, seconds: float) -> str:
-    """E.g. "ipv4:127.0.0.1:51234  cun  int16  OK  812 ms": nothing of a case.
+class _Call:
+    """A call that has begun. What is no prediction is told by its method in place of a signature."""
 
-    What is no prediction is told by its method in place of a signature.
-    """
-    what = method.rpartition("/")[2]
-    spec = getattr(request, "model_spec", None)
-    if what == "Predict" and spec is not None:
-        what = spec.signature_name or DEFAULT_SIGNATURE
-    # Names come from the caller: no line breaks, and no end.
-    named = [ascii(text[:_LONGEST_NAME])[1:-1] for text in (getattr(spec, "name", ""), what)]
-    return "  ".join((peer, named[0] or "-", named[1], status.name, f"{1000 * seconds:.0f} ms"))
+    def __init__(self, method: str, received: _Received, context):
+        self._began = time.monotonic()
+        self._context = context
+        self._bytes_in = received.size
+        self._is_health = method.startswith("/grpc.health.")  # asked every few seconds
+        self._what = method.rpartition("/")[2]
+        spec = getattr(received.message, "model_spec", None)
+        self._model = getattr(spec, "name", "")
+        if self._what == "Predict" and spec is not None:
+            self._what = spec.signature_name or DEFAULT_SIGNATURE
+
+    def ended(self, status: grpc.StatusCode, bytes_out: int) -> None:
+        if self._is_health:
+            return
+        access_log.write(
+            self._context.peer(),
+            self._model,
+            self._what,
+            status.name,
+            time.monotonic() - self._began,
+            self._bytes_in,
+            bytes_out,
+            access_log.request_id_of(self._context.invocation_metadata()),
+        )
 
 
 def _cut(text: str) -> str:
@@ -155,8 +185,9 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         as_content: answers hold bytes, not repeated values.
     """
 
-    def __init__(self, models: Models, max_workers: int, max_enqueued: int, as_content: bool):
+    def __init__(self, models: Models, max_workers: int, max_enqueued: int, as_content: bool, metrics: Metrics):
         self._models = models
+        self._metrics = metrics
         self._turn = threading.BoundedSemaphore(max_workers)
         self._most = max_workers + max_enqueued
         self._place = threading.BoundedSemaphore(self._most)
@@ -164,6 +195,19 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_answering
     def Predict(self, request, context):
+        began, status = time.perf_counter(), grpc.StatusCode.UNKNOWN
+        try:
+            response = self._predicted(request, context)
+            status = grpc.StatusCode.OK
+            return response
+        except CallError as error:
+            status = error.code
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            self._metrics.answered(request.model_spec.name, "Predict", "GRPC", status.name, seconds)
+
+    def _predicted(self, request, context) -> predict_pb2.PredictResponse:
         spec = request.model_spec
         with self._models.using(request) as servable:
             signature_of(servable, spec.signature_name or DEFAULT_SIGNATURE)
@@ -196,20 +240,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_answering
     def GetModelMetadata(self, request, context):
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for name in request.metadata_field:
-            if name != "signature_def":
-                raise invalid(f"Metadata field {name} is not supported")
-        with self._models.using(request) as servable:
-            content = get_model_metadata_pb2.SignatureDefMap()
-            for name, signature in servable.signatures.items():
-                content.signature_def[name].CopyFrom(signature)
-            response = get_model_metadata_pb2.GetModelMetadataResponse()
-            response.model_spec.name = request.model_spec.name
-            response.model_spec.version.value = servable.version
-            response.metadata["signature_def"].Pack(content)
-            return response
+        return metadata(self._models, request)
 
 
 class Status(model_service_pb2_grpc.ModelServiceServicer):
@@ -220,20 +251,51 @@ class Status(model_service_pb2_grpc.ModelServiceServicer):
 
     @_answering
     def GetModelStatus(self, request, context):
-        states, spec = self._models.states(request), request.model_spec
-        if spec.HasField("version"):
-            states = {v: state for v, state in states.items() if v == spec.version.value}
-            missing = f"Could not find version {spec.version.value} of model {spec.name}"
-        else:
-            missing = f"Could not find any versions of model {spec.name}"
-        if not states:
-            raise CallError(grpc.StatusCode.NOT_FOUND, missing)
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for version, (state, error, text) in states.items():
-            entry = response.model_version_status.add(version=version, state=state)
-            entry.status.error_code = error
-            entry.status.error_message = text
+        return status(self._models, request)
+
+
+def metadata(models: Models, request) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    """The signatures of the version that a GetModelMetadataRequest names.
+
+    Raises:
+        CallError: it names none that is served, or asks for something else.
+    """
+    if not request.metadata_field:
+        raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+    for name in request.metadata_field:
+        if name != "signature_def":
+            raise invalid(f"Metadata field {name} is not supported")
+    with models.using(request) as servable:
+        content = get_model_metadata_pb2.SignatureDefMap()
+        for name, signature in servable.signatures.items():
+            content.signature_def[name].CopyFrom(signature)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = servable.version
+        response.metadata["signature_def"].Pack(content)
         return response
+
+
+def status(models: Models, request) -> get_model_status_pb2.GetModelStatusResponse:
+    """How the version is that a GetModelStatusRequest names, or all of the model: a label is passed over.
+
+    Raises:
+        CallError: there is none.
+    """
+    states, spec = models.states(request), request.model_spec
+    if spec.HasField("version"):
+        states = {v: state for v, state in states.items() if v == spec.version.value}
+        missing = f"Could not find version {spec.version.value} of model {spec.name}"
+    else:
+        missing = f"Could not find any versions of model {spec.name}"
+    if not states:
+        raise CallError(grpc.StatusCode.NOT_FOUND, missing)
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for version, (state, error, text) in states.items():
+        entry = response.model_version_status.add(version=version, state=state)
+        entry.status.error_code = error
+        entry.status.error_message = text
+    return response
 
 
 def _write_tensor(proto, array: np.ndarray, as_content: bool) -> None:

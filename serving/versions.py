@@ -5,9 +5,11 @@ with the status and words of TensorFlow Serving.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +21,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import get_model_status_pb2, prediction_log_pb2
 
 from serving.model_config import ModelConfig, numbered
+from serving.rest.metrics import Metrics
 from tfbrats.inference.saved_model import WARM_UP, SavedModel
 from tfbrats.machine import files
 from tfbrats.machine.packing import MOST_VOXELS
@@ -64,6 +67,7 @@ class Servable:
     version: int
     model: SavedModel | None  # None: closed
     signatures: Mapping[str, meta_graph_pb2.SignatureDef]
+    ran: Callable[[float], None]  # is told the seconds of a run
     calls: int = 0
     retired: bool = False
     ended: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -151,7 +155,10 @@ def run(servable: Servable, request, seconds: float | None) -> dict[str, np.ndar
     arrays = _arrays(signature, request.inputs)
     outputs = _outputs(signature, request.output_filter)
     try:
-        return servable.model(name, arrays, outputs, seconds)
+        began = time.perf_counter()
+        results = servable.model(name, arrays, outputs, seconds)
+        servable.ran(time.perf_counter() - began)
+        return results
     except tf.errors.OpError as error:
         raise CallError(_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN), error.message) from error
     except (TypeError, ValueError) as error:  # what the session refuses to be fed
@@ -192,8 +199,9 @@ def _stamp_of(path: str) -> frozenset[tuple[str, int, int]]:
 class Versions:
     """The versions under a model's base path: those that are wanted are served; newer ones replace older."""
 
-    def __init__(self, config: ModelConfig, warm_up: bool):
+    def __init__(self, config: ModelConfig, warm_up: bool, metrics: Metrics):
         self.name = config.name
+        self._metrics = metrics
         self._config = config
         self._warm_up = warm_up
         self._lock = threading.Lock()
@@ -220,10 +228,12 @@ class Versions:
             return
         self._set_state(version, _State.LOADING)
         try:
-            model = SavedModel(path)
-            servable = Servable(version, model, model.signatures)
+            model = self._loaded(path)
+            servable = Servable(
+                version, model, model.signatures, functools.partial(self._metrics.ran, self.name)
+            )
             try:
-                replayed = _warm_up(path, servable) if self._warm_up else 0
+                replayed = self._warmed_up(path, servable) if self._warm_up else 0
             except BaseException:
                 model.close()
                 raise
@@ -238,6 +248,23 @@ class Versions:
             self._served[version] = servable
         self._set_state(version, _State.AVAILABLE)
         log.info("serving %s version %d (%d warm-up records)", self.name, version, replayed)
+
+    def _loaded(self, path: str) -> SavedModel:
+        began, is_success = time.perf_counter(), False
+        try:
+            model = SavedModel(path)
+            is_success = True
+            return model
+        finally:
+            self._metrics.loaded(path, is_success, time.perf_counter() - began)
+
+    def _warmed_up(self, path: str, servable: Servable) -> int:
+        """Replays its warm-up records; their number."""
+        began = time.perf_counter()
+        number = _warm_up(path, servable)
+        if number:
+            self._metrics.warmed_up(path, time.perf_counter() - began)
+        return number
 
     def _retire(self, version: int) -> None:
         self._set_state(version, _State.UNLOADING)

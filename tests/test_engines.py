@@ -15,7 +15,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -28,6 +27,7 @@ import apache_beam
 import pytest
 
 from beam_pipelines import transforms
+from tests import set_up
 from tfbrats import config_file
 from tfbrats.cases import dealing
 from tfbrats.datasets import layouts
@@ -72,11 +72,15 @@ def foreign(said: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(*arguments, **options):
-    """A Python process, which is killed at the end with all that it started; `python` is this one."""
+def started(*arguments, things=(), **options):
+    """A Python process, which is killed at the end with all that it started; `python` is this one.
+
+    Args:
+        things: of `set_up.before`.
+    """
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        set_up.before([sys.executable, *arguments], *things),
         cwd=ROOT,
         env={**os.environ, "PATH": path},
         start_new_session=True,
@@ -239,10 +243,8 @@ def test_a_corrupt_case_is_named_and_ends_the_command_with_1(cases, expected, tm
 
 @pytest.mark.parametrize("engine", FAILING)
 def test_a_worker_that_cannot_write_on_is_one_message_and_the_rerun_ends_it(cases, expected, tmp_path, engine):
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a shard has more
-
-    with worker_pool(preexec_fn=small_files) as workers, engine(workers, tmp_path) as options:
+    small_files = ["files_up_to=20000"]  # a shard has more
+    with worker_pool(things=small_files) as workers, engine(workers, tmp_path) as options:
         ended = run(cases, tmp_path / "out", *options)
     assert ended.returncode == 1
     assert ended.stderr.count("error: ") == 1

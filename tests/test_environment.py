@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests import set_up
 from tfbrats import config_file, networks
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
@@ -343,12 +344,10 @@ def test_errors_and_json_keep_their_form_and_files_are_utf8(named, tmp_path):
 def interrupted(module: str, seconds: float) -> tuple[int, str]:
     """Exit code and stderr of a command that gets Ctrl-C so long after our first line has run."""
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", module, "--no-such-option"],
+        set_up.before([sys.executable, "-X", "importtime", "-m", module, "--no-such-option"], "hears_ctrl_c"),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-        # What runs the tests may ignore it, as a shell's background job does.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     said = []
     for line in process.stderr:
@@ -390,12 +389,11 @@ def test_ctrl_c_at_any_moment_of_the_start_leaves_no_traceback(module):
 
 def test_a_job_in_the_background_of_a_shell_goes_on_ignoring_it():
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "tfbrats.splits", "--help"],
+        set_up.before([sys.executable, "-X", "importtime", "-m", "tfbrats.splits", "--help"], "ignores_ctrl_c"),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     for line in process.stderr:
         if "tfbrats.machine.surroundings" in line:
@@ -409,11 +407,10 @@ def test_ctrl_c_after_the_work_is_too_late(tmp_path):
     (tmp_path / "usercustomize.py").write_text(code)
     (tmp_path / "sitecustomize.py").write_text(code)
     process = subprocess.run(
-        [sys.executable, "-m", "tfbrats.splits", "--help"],
+        set_up.before([sys.executable, "-m", "tfbrats.splits", "--help"], "hears_ctrl_c"),
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.returncode == 0 and process.stdout.startswith(b"usage: ") and process.stderr == b""
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfbrats import config_file, export, predict
+from tfbrats import config_file, export, inspect, predict
 from tfbrats.cases import case, nifti
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
@@ -27,7 +27,7 @@ from tfbrats.labels import EDITIONS, MODALITIES
 from tfbrats.machine import packing
 from tfbrats.networks import folding
 from tfbrats.phantoms import simulation
-from tfbrats.predictions import model_card, seen
+from tfbrats.predictions import doubts, model_card, seen
 from tfbrats.records import tfrecord
 from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights
@@ -103,7 +103,9 @@ def test_the_command_opens_each_file_of_a_cascades_run_once(cascade_run, tmp_pat
         export.main(["--run", cascade_run.folder, "--output", str(tmp_path / "m")])
     names = ("config.yaml", "records.json", "splits.json", "wt/history.csv", "tc/history.csv", "et/history.csv")
     assert of_run(counts, cascade_run.folder) == dict.fromkeys(names, 1)
-    assert "note:" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note:" not in said
+    assert "callers send raw scans: the z-score is done in the model; axes LPS: " in " ".join(said.split())
 
 
 def test_signatures_go_by_the_names_of_the_modalities(exported):
@@ -168,6 +170,33 @@ def test_it_describes_itself_on_disk_and_over_the_wire(exported, record_set):
     assert card.scores["split"] == "validation"
     assert card.scores["epoch"] == 1 and 0 <= card.scores["dice_wt"] <= 1
     assert "not for diagnostic use" in card.intended_use
+
+
+@pytest.mark.parametrize("kind", ["exported", "cascade_model"])
+def test_each_signature_says_what_its_caller_does(kind, request):
+    card = model_card.read(request.getfixturevalue(kind))
+    asked = {name: entry.get("caller") for name, entry in card.signatures.items()}
+    assert asked.pop("describe") is None  # a file's name needs no preparation
+    for name in ("serving_default", "int16", "gzip_int16", "cases_int16"):
+        assert asked.pop(name) == list(doubts.asked_of_caller(card))
+    assert asked and all(wants == list(doubts.asked_of_network(card)) for wants in asked.values())
+
+
+def test_inspect_says_of_a_model_what_its_caller_does_and_of_a_folder_of_predictions_nothing(
+    exported, tmp_path, capsys
+):
+    card = model_card.read(exported)
+    for named in (exported, os.path.dirname(exported)):
+        assert inspect.main([named]) == 0
+        said = capsys.readouterr().out
+        assert f"model       {card.name} version 1: " in said
+        assert all(text in said for text in doubts.asked_of_caller(card))
+    assert inspect.main([exported, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("caller") == list(doubts.asked_of_caller(card)) and told == json.loads(card.to_json())
+    model_card.keep(card, tmp_path)
+    with pytest.raises(InputError, match="no case found"):
+        inspect.main([str(tmp_path)])
 
 
 def test_other_files_are_not_described(exported):

@@ -6,11 +6,9 @@ half-written files.
 """
 
 import contextlib
-import ctypes
 import os
 import pathlib
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +21,7 @@ import psutil
 import pytest
 
 from beam_pipelines import nifti_to_tfrecord as job
+from tests import set_up
 from tfbrats.cases.rejected import Rejected
 from tfbrats.errors import InputError
 from tfbrats.machine import files
@@ -58,10 +57,12 @@ def undisturbed(cases, tmp_path_factory):
     return contents(folder), time.monotonic() - started
 
 
-def start(source, output, *more, **how) -> subprocess.Popen:
+def start(source, output, *more, things=(), **how) -> subprocess.Popen:
+    """The job in a process of its own, with things of `set_up.before`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", job.__name__, *SMALL, f"--input={source}", f"--output={output}", *more]
     return subprocess.Popen(
-        [sys.executable, "-m", job.__name__, *SMALL, f"--input={source}", f"--output={output}", *more],
+        set_up.before(command, *things),
         cwd=ROOT,
         **{**pipes, **how},
     )
@@ -201,9 +202,7 @@ def test_workers_do_not_outlive_a_killed_job(cases, tmp_path, same_in_the_end):
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("whom", [pytest.param("command", marks=pytest.mark.slow), "group"])
 def test_interrupted_by_hand_and_run_again(workers, whom, cases, tmp_path, same_in_the_end):
-    # A shell that runs the tests in the background has told us, and so our children, to ignore Ctrl-C.
-    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = start(cases, tmp_path, workers, start_new_session=True, **listening)
+    process = start(cases, tmp_path, workers, start_new_session=True, things=["hears_ctrl_c"])
     waited_for(lambda: partial_files(tmp_path), process)
     if whom == "command":
         process.send_signal(signal.SIGINT)
@@ -221,9 +220,7 @@ def test_interrupted_by_hand_and_run_again(workers, whom, cases, tmp_path, same_
 def test_a_file_that_may_not_grow_further_is_one_message(cases, undisturbed, tmp_path, same_in_the_end):
     largest = max(len(content) for content in undisturbed[0].values())
     limit = int(0.6 * largest)
-    process = start(
-        cases, tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
+    process = start(cases, tmp_path, things=[f"files_up_to={limit}"])
     ended = finished(process)
     assert ended.returncode == 1
     assert "File too large" in ended.stderr and "Finished shards are kept" in ended.stderr
@@ -386,16 +383,6 @@ def test_a_patient_in_two_splits_is_refused(tmp_path, tally):
 
 # --- places that may not be read or written --------------------------------------------------------------
 
-_MAY_READ_ANYTHING = (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-_PR_CAPBSET_DROP = 24
-
-
-def as_anybody():
-    """Takes root's pass to every file away; for others it changes nothing."""
-    if os.geteuid() == 0:
-        for capability in _MAY_READ_ANYTHING:
-            ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-
 
 @contextlib.contextmanager
 def forbidden(path: pathlib.Path, mode: int = 0):
@@ -411,7 +398,7 @@ def test_a_folder_that_may_not_be_read_is_named(cases, tmp_path, tally):
     shutil.copytree(cases, tmp_path / "in")
     closed = tmp_path / "in" / phantom_files.case_id("2020", VICTIM)
     with forbidden(closed):
-        ended = finished(start(tmp_path / "in", tmp_path / "out", preexec_fn=as_anybody))
+        ended = finished(start(tmp_path / "in", tmp_path / "out", things=["as_anybody"]))
     assert ended.returncode == 1
     assert f"{closed}: cannot be read (Permission denied)" in ended.stderr
     assert not (tmp_path / "out").exists()
@@ -422,7 +409,7 @@ def test_a_file_that_may_not_be_read_costs_its_case_alone(cases, tmp_path, tally
     shutil.copytree(cases, tmp_path / "in")
     with forbidden(file_of(tmp_path / "in", "t1")):
         ended = finished(
-            start(tmp_path / "in", tmp_path / "out", "--max-bad-fraction=0.1", preexec_fn=as_anybody)
+            start(tmp_path / "in", tmp_path / "out", "--max-bad-fraction=0.1", things=["as_anybody"])
         )
     assert ended.returncode == 0, ended.stderr
     (row,) = rejected(tmp_path / "out")
@@ -440,7 +427,7 @@ def test_a_folder_that_may_not_be_written_is_named(cases, tmp_path, tally):
     closed = tmp_path / "closed"
     closed.mkdir()
     with forbidden(closed, 0o555):
-        ended = finished(start(cases, closed / "records", preexec_fn=as_anybody))
+        ended = finished(start(cases, closed / "records", things=["as_anybody"]))
     assert ended.returncode == 1
     assert "Permission denied" in ended.stderr and "Traceback" not in ended.stderr
     tally("folder that may not be written", records_lost=0, half_written=0)

@@ -587,6 +587,7 @@ def test_a_run_of_the_worst_name_goes_on_and_is_exported_predicts_and_is_served(
     over("train, resume, export, predict, serve", [WORST], _whole_way(cases, record_folder))
 
 
+@pytest.mark.slow
 def test_up_from_behind_a_link_is_one_place_for_every_reader_and_writer(
     cases, record_folder, tmp_path, monkeypatch, capsys
 ):

@@ -6,12 +6,14 @@ import os
 import pathlib
 import shutil
 
+import foreign
 import numpy as np
 import pytest
 import tiny_model
 
 import tfbrats
 from beam_pipelines import segment_cases
+from serving import server
 from tfbrats import config_file, export, predict
 from tfbrats.cases import case, preprocess
 from tfbrats.datasets import layouts
@@ -155,6 +157,18 @@ def test_predict_and_beam_write_the_same_bytes_and_say_nothing_of_n4(model, scan
     assert len(names) == 2
     for name in names:
         assert (tmp_path / "p" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_client_of_another_language_sends_raw_scans_and_gets_the_labels_of_predict(model, scans, tmp_path):
+    predict.main(["--model", model, "--input", str(scans), "--output", str(tmp_path)])
+    with server.start(os.path.dirname(model)) as running:
+        client = foreign.DescriptorsAlone(running.address)
+        for one in loaded(scans):
+            raw = {m: one.image[..., n].astype(np.float32) for n, m in enumerate(MODALITIES)}
+            answer = client.ask(foreign.PREDICT, foreign.request(raw, outputs=["segmentation"]))
+            tissues, _ = case.load_label(os.fspath(tmp_path / f"{one.case_id}.nii.gz"), EDITIONS["2020"])
+            assert np.array_equal(foreign.labels(answer), EDITIONS["2020"].to_values(tissues, "p"))
+        client.close()
 
 
 def test_a_run_on_records_of_simpleitk_s_n4_corrects_in_its_graph_too_and_says_so(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import set_up
 from tfbrats.errors import InputError
 from tfbrats.machine import locks, stopping
 from tfbrats.runs.folder import LOCK, RunFolder
@@ -80,7 +81,8 @@ def asking_at(monkeypatch, stop, name, call):
         # The last of the epoch: before it is scored.
         pytest.param("train_step", 4, "epoch 1, step 5", marks=pytest.mark.slow),
         pytest.param("validation_step", 1, "epoch 1, step 5", marks=pytest.mark.slow),
-        ("validation_step", 4, "epoch 2, step 1"),  # the last batch: the epoch is over
+        # The last batch: the epoch is over.
+        pytest.param("validation_step", 4, "epoch 2, step 1", marks=pytest.mark.slow),
     ],
 )
 def test_asked_to_stop_it_saves_and_goes_on_to_the_same_end(
@@ -189,13 +191,12 @@ def command(record_set, folder, *more):
 def started(arguments):
     """The command in a process group of its own, and of its own mind about Ctrl-C."""
     return subprocess.Popen(
-        arguments,
+        set_up.before(arguments, "hears_ctrl_c"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

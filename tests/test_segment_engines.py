@@ -6,7 +6,6 @@ Engines are found, and skipped where they are not there, as in test_engines.
 import gzip
 import pathlib
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -288,9 +287,7 @@ def test_a_worker_that_is_killed_ends_the_job_with_a_message(model, cases, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", WORKERS)
 def test_interrupted_by_hand_and_run_again(workers, model, cases, tmp_path, same_in_the_end):
-    # A shell that runs the tests in the background has told us, and so our children, to ignore Ctrl-C.
-    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    with started(model, cases, tmp_path / "out", *workers, **listening) as process:
+    with started(model, cases, tmp_path / "out", *workers, things=["hears_ctrl_c"]) as process:
         test_faults.waited_for(lambda: results_in(tmp_path / "out"), process)
         process.send_signal(signal.SIGINT)
         ended = test_faults.finished(process)
@@ -302,11 +299,7 @@ def test_interrupted_by_hand_and_run_again(workers, model, cases, tmp_path, same
 @pytest.mark.slow
 def test_a_file_that_may_not_grow_further_is_one_message(model, cases, expected, tmp_path, same_in_the_end):
     limit = min(len(content) for name, content in expected.items() if name.endswith(".nii.gz")) // 2
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    ended = run(model, cases, tmp_path / "out", preexec_fn=small_files)
+    ended = run(model, cases, tmp_path / "out", things=[f"files_up_to={limit}"])
     assert ended.returncode == 1
     assert "File too large" in ended.stderr and "Finished cases are kept" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -89,6 +89,7 @@ def test_a_run_writes_all_that_its_folder_promises_and_running_again_does_nothin
     assert _same(before, _weights(folder))
 
 
+@pytest.mark.slow  # test_resume kills the command itself, at random moments
 def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(record_set, tmp_path, monkeypatch):
     settings = ("train.epochs=2", "train.steps_per_epoch=4", "train.checkpoint_minutes=1e-9")
     straight = record_set.config(f"run.dir={tmp_path / 'straight'}", *settings)

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from tfbrats.exports import next_version
 from tfbrats.exports.chosen import APART, FREE
 from tfbrats.machine import paths
-from tfbrats.terminal import command, style, verbs
+from tfbrats.terminal import command, style, verbs, wording
 
 
 def parser() -> command.Parser:
@@ -109,6 +109,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.flips and not card.tuned.choices.get("flips"):
             text = "chosen without mirrored inputs, it may not suit them; tfbrats tune --flips tries them"
             print(style.note(text))
+    print(wording.wrapped(f"callers send {'; '.join(doubts.asked_of_caller(card))}", indent=4))
     _tell_of_serving(final)
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")

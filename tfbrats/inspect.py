@@ -2,7 +2,8 @@
 
     tfbrats inspect data/MICCAI_BraTS2020_TrainingData
 
-Reads every image once. Exits with 1 when anything is wrong or nothing is found; repairs nothing.
+Reads every image once. Exits with 1 when anything is wrong or nothing is found; repairs nothing. Of an exported
+model (models/cun, models/cun/1) it says what the card says: what it is, and what it asks of its callers.
 """
 
 import sys
@@ -32,6 +33,7 @@ from tfbrats.dicom import study
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS, MODALITIES, REGIONS, Tissue
 from tfbrats.machine import files, memory, packing, paths
+from tfbrats.reporting import model_text
 from tfbrats.terminal import bars, command, style, verbs
 from tfbrats.terminal.wording import columns, counted, grouped
 
@@ -334,10 +336,8 @@ def _read_as_own(folder: str, edition: str | None) -> str | None:
     )
 
 
-def _to_predict(folder: str) -> str:
-    return verbs.command_line(
-        "tfbrats.predict", "--model", "MODEL", "--input", folder, "--output", "predictions"
-    )
+def _to_predict(data: str) -> str:
+    return verbs.command_line("tfbrats.predict", "--model", "MODEL", "--input", data, "--output", "predictions")
 
 
 def _following(options: argparse.Namespace, report: Mapping, as_own: str | None) -> str:
@@ -360,7 +360,7 @@ def _following(options: argparse.Namespace, report: Mapping, as_own: str | None)
 def parser() -> command.Parser:
     """The command's options."""
     ours = command.parser("tfbrats.inspect", __doc__)
-    ours.add_argument("folder", type=paths.argument, help="a data set, or one case's folder; gs:// too")
+    ours.add_argument("folder", type=paths.argument, help="a data set, a case's folder, or a model; gs:// too")
     ours.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     ours.add_argument(
         "--splits", type=paths.argument, metavar="FILE", help="case ids by split: no patient may be in two"
@@ -373,6 +373,9 @@ def parser() -> command.Parser:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    if told := model_text.told(options.folder, options.json):
+        print(told)
+        return 0
     try:
         report = inspect(options.folder, options.edition, options.splits, options.fold, options.patients)
     except InputError as error:

@@ -217,7 +217,7 @@ def _through_network(run: "Chosen", cases: Sequence[tuple], flips: bool) -> Iter
     inputs = {name: tf.TensorSpec([None] * 3, tf.float32) for name in modalities}
     ways = {"plain": run, **({"flips": _with_flips(run)} if flips else {})}
     networks = {
-        name: tf.function(saving.segmenter_of(way).evidence, input_signature=[inputs])
+        name: tf.function(saving.segmenter_of(way).evidence, input_signature=[inputs], autograph=False)
         for name, way in ways.items()
     }
     for entry, stamp, path in cases:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny_model
 
 from tfbrats.cases import case, nifti
 from tfbrats.datasets import layouts
@@ -78,3 +79,34 @@ def test_a_scan_that_is_there_twice_is_told_by_both_names(phantom):
 def test_an_empty_case_is_no_division_by_zero():
     notes = of(np.zeros((4, 4, 4, 4), np.int16))
     assert any("hold the same voxels" in note for note in notes)
+
+
+# --- what a model asks of its caller --------------------------------------------------------------------
+
+
+def test_a_caller_of_today_s_model_sends_raw_scans_and_of_an_older_one_corrects_them_first():
+    raw, axes, grid, skull, voxels = doubts.asked_of_caller(tiny_model.card(n4=tiny_model.of_graph("t1", "t2")))
+    assert raw == "raw scans: N4 of t1, t2 and the z-score are done in the model"
+    assert axes == "axes LPS: indices grow towards the patient's left, the back, the head"
+    assert grid.startswith("one grid: flair, t1, t1ce, t2 ") and skull.startswith("no skull: ")
+    assert voxels == "voxels of 1 x 1 x 1 mm, as in training"
+    (without, *rest) = doubts.asked_of_caller(tiny_model.card())
+    assert without == "raw scans: the z-score is done in the model" and rest == [axes, grid, skull, voxels]
+    (first, *rest) = doubts.asked_of_caller(tiny_model.card(n4=tiny_model.of_caller("flair")))
+    assert first.startswith(
+        "N4 DONE BEFORE: flair corrected by SimpleITK at shrink factor 4 and sent as float32"
+    )
+    assert rest == [axes, grid, skull, voxels]
+
+
+def test_axes_that_are_not_ours_are_told_as_the_card_has_them():
+    card = tiny_model.card().model_copy(update={"axes": "RAS"})
+    assert doubts.asked_of_caller(card)[1] == (
+        "axes RAS: indices grow towards the patient's right, the front, the head"
+    )
+
+
+def test_who_asks_a_bare_network_does_n4_and_z_score_himself():
+    wants = doubts.asked_of_network(tiny_model.card(n4=tiny_model.of_graph("t1")))
+    assert wants == ("N4 of t1 at shrink factor 4", "z-score over the brain, background 0", "axes LPS")
+    assert doubts.asked_of_network(tiny_model.card())[0].startswith("z-score")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import re
 import ssl
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from hostile_uploads import uploads
 import tfbrats
 from serving import server
 from serving.page import __main__ as command_of_page
-from serving.page import door, web
+from serving.page import door
 from serving.page.limits import MIB, Limits
+from serving.rest import http_port
 from tfbrats import predict
 from tfbrats.errors import InputError
 from tfbrats.phantoms import data_sets
@@ -70,9 +72,12 @@ def test_the_file_is_predicts_to_the_byte_and_so_is_where_it_comes_from(page, ba
     work = page.segmented(session, case=case.name)
     assert work["fault"] is None and list(work["seconds"]) == ["wait", "read", "segment", "write", "draw"]
     predict.main(["--model", str(base), "--input", str(case), "--output", str(tmp_path), "--provenance"])
-    for kind, ending in (("segmentation", ".nii.gz"), ("provenance", ".json")):
-        status, content = page.ask("GET", f"{session}/download/{kind}")
-        assert status == 200 and content == (tmp_path / f"{case.name}{ending}").read_bytes(), kind
+    status, content = page.ask("GET", f"{session}/download/segmentation")
+    assert status == 200 and content == (tmp_path / f"{case.name}.nii.gz").read_bytes()
+    status, content = page.ask("GET", f"{session}/download/provenance")
+    origin = json.loads(content)
+    assert status == 200 and re.fullmatch("[0-9a-f]{16}", origin.pop("request_id"))  # of the server's log
+    assert origin == json.loads((tmp_path / f"{case.name}.json").read_text())
     result, loaded = work["result"], tfbrats.load_case(case)
     assert result["simulated"] and set(result["volumes_ml"]) == set(result["dice"]) == {"WT", "TC", "ET"}
     # The case has a reference: its lesions are told, and the false ones.
@@ -329,7 +334,7 @@ def besiege(asked: Asked, folder: pathlib.Path, count: int, at_once: int) -> dic
 
 
 def test_hostile_uploads_get_a_clean_answer_and_leave_nothing(page, case, monkeypatch):
-    monkeypatch.setattr(web, "_HEAD_S", 1)
+    monkeypatch.setattr(http_port, "_LOOK_S", 1)
     besiege(page, page.folder, 60, 8)
     assert page.segmented(sent(page, case), case=case.name)["fault"] is None  # and it still works
 
@@ -341,7 +346,8 @@ def test_two_hundred_hostile_uploads_in_bounded_memory(served, case, tmp_path, c
         "from serving.connection import Client\n"
         "from serving.page import door, web\n"
         "from serving.page.limits import Limits\n"
-        "web._HEAD_S = 2\n"
+        "from serving.rest import http_port\n"
+        "http_port._LOOK_S = 2\n"
         "with web.Page(Client(sys.argv[1]), door.Door(port=0), Limits(read_s=2), sys.argv[2]) as page:\n"
         "    print(page.port, page.folder, flush=True); sys.stdin.read()\n"
     )

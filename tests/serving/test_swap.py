@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import served
 import tiny_model
+from asked_rest import ask, free_port, value
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving.client import Client
@@ -34,6 +35,9 @@ from tfbrats.workflows import whole_run
 STATE = get_model_status_pb2.ModelVersionStatus
 CLIENTS = 2
 PAUSE_S = 0.1  # of a client before its next case: the machine is to have time for an export, too
+COUNT_OF_PREDICTIONS = (
+    ':tensorflow:serving:request_latency_count{model_name="tiny",API="Predict",entrypoint="GRPC"}'
+)
 TAKES_S = 120  # at most: an export, or a server's start, on a busy machine
 
 
@@ -185,8 +189,9 @@ def states(address: str) -> dict[int, int]:
 def test_a_new_version_takes_over_while_cases_are_segmented_and_none_fails(model, scan, tmp_path):
     wanted = model.tissues(scan)
     assert wanted.any()  # not an empty map that any two would agree on
+    watched = free_port()
     with (
-        served.serving(model.base, tmp_path / "log.txt") as server,
+        served.serving(model.base, tmp_path / "log.txt", "--rest_api_port", str(watched)) as server,
         Traffic(server.address, scan).running() as traffic,
     ):
         traffic.note(f"{CLIENTS} clients begin")
@@ -197,6 +202,10 @@ def test_a_new_version_takes_over_while_cases_are_segmented_and_none_fails(model
         traffic.wait_for(3, version=2)
         traffic.note(f"{CLIENTS} clients end")
         wait_until(lambda: states(server.address) == {1: STATE.END, 2: STATE.AVAILABLE})
+        told = ask(watched, "/v1/models/tiny").json["model_version_status"]
+        counted = value(ask(watched, "/monitoring/prometheus/metrics").text, COUNT_OF_PREDICTIONS)
+    assert {int(entry["version"]): entry["state"] for entry in told} == {1: "END", 2: "AVAILABLE"}
+    assert counted >= len(traffic.answers)  # and those by which the versions described themselves
     print("\n" + "\n".join(traffic.log()))
     assert not traffic.faults
     for number in range(CLIENTS):

@@ -69,7 +69,7 @@ def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: Sequence, 
 def summed(strategy: tf.distribute.Strategy, on_replica: Callable) -> Callable:
     """A step that sums over all replicas what `on_replica` makes of its share of a batch."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(batch):
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(on_replica, (batch,)), axis=None)
 

@@ -10,7 +10,7 @@ from tfbrats.exports.chosen import Chosen, Trained
 from tfbrats.inference.signatures import Signature
 from tfbrats.labels import LEARNED_OF, LabelSchema, Tissue
 from tfbrats.machine import files
-from tfbrats.predictions import seen
+from tfbrats.predictions import doubts, seen
 from tfbrats.predictions.model_card import N4, Averaged, ModelCard, TunedOn
 from tfbrats.training import checkpoints
 
@@ -28,7 +28,7 @@ def card_of(
 ) -> ModelCard:
     """What the exported model will say of itself; the last three as the card has them."""
     config = chosen.config
-    return ModelCard(
+    card = ModelCard(
         name=name,
         version=version,
         description=f"{config.model.name}, {_widths(chosen)}: brain tumour segmentation in MRI"
@@ -58,6 +58,20 @@ def card_of(
         license="the weights are bound by the terms of the data they were trained on",
         intended_use="research; not for diagnostic use",
     )
+    return card.model_copy(update={"signatures": _with_callers_part(card, signatures)})
+
+
+def _with_callers_part(card: ModelCard, signatures: Sequence[Signature]) -> dict[str, dict[str, Any]]:
+    """The card's signatures, each with what it asks of its caller; in there older clients read over it."""
+    asked = {
+        one.name: doubts.asked_of_network(card) if one.is_bare else doubts.asked_of_caller(card)
+        for one in signatures
+        if set(card.modalities) <= set(one.inputs) or one.is_bare
+    }
+    return {
+        name: {"caller": list(asked[name]), **entry} if name in asked else entry
+        for name, entry in card.signatures.items()
+    }
 
 
 def _tuned(chosen: Chosen) -> TunedOn | None:

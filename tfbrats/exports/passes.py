@@ -25,7 +25,7 @@ class Passes:
     def __init__(self, segmenter: Segmenter, plane: Sequence[int], clock: Callable[[], float]):
         volumes = _volumes(segmenter, plane)
         self._case = {name: tf.constant(volume) for name, volume in volumes.items()}
-        self._function, self._clock = tf.function(segmenter), clock
+        self._function, self._clock = tf.function(segmenter, autograph=False), clock
         self.brain = int(np.count_nonzero(np.any(list(volumes.values()), axis=0)))
         self.least_s = float("inf")
         self.answer = self._run()

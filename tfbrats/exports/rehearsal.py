@@ -63,16 +63,23 @@ def compare(
     plane: Sequence[int],
     precision: str,
 ) -> None:
-    """The Keras model and the SavedModel must give the same label map on a simulated case (`APART`)."""
+    """The Keras model and the SavedModel must give the same label map on a simulated case (`APART`).
+
+    Of each signature the outputs are asked for which the warm-up has asked for first, all of `serving_default`:
+    TensorFlow prepares the graph anew for every other choice.
+    """
     most_gap, most_different = APART[precision]
     image, _ = simulation.simulate((*plane, 24), seed=0, number=0)
     volumes = {name: image[..., MODALITIES.index(name)] for name in segmenter.modalities}
-    keras_answer = tf.function(segmenter)({m: tf.constant(v, tf.float32) for m, v in volumes.items()})
+    keras_answer = tf.function(segmenter, autograph=False)(
+        {m: tf.constant(v, tf.float32) for m, v in volumes.items()}
+    )
     labels, probabilities = keras_answer["segmentation"].numpy(), keras_answer["probabilities"].numpy()
     for signature in signatures:
         if not signature.is_compared:
             continue
-        answer = served(signature.name, signature.example(volumes))
+        wanted = signature.warm_up[0] if signature.warm_up else ()
+        answer = served(signature.name, signature.example(volumes), list(wanted) or None)
         different = int(np.sum(labels != answer["segmentation"]))
         apart = np.abs(probabilities - answer.get("probabilities", probabilities))
         if "probabilities" in answer and not segmenter.tuned.is_plain:

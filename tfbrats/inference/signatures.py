@@ -102,7 +102,7 @@ class Signature:
     def traced(self) -> Any:
         """The function as TensorFlow saves it; its inputs carry their names."""
         specs = {name: tensor.spec(name) for name, tensor in self.inputs.items()}
-        return tf.function(self.function).get_concrete_function(**specs)
+        return tf.function(self.function, autograph=False).get_concrete_function(**specs)
 
     def described(self) -> dict[str, dict[str, str]]:
         """What the card says of it."""
@@ -128,7 +128,8 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
     modalities = segmenter.modalities
     floats = Tensor(tf.float32, _VOLUME, _ON_ONE_GRID)
     # Traced once for all signatures.
-    of_floats = tf.function(segmenter, input_signature=[{name: floats.spec(name) for name in modalities}])
+    each = {name: floats.spec(name) for name in modalities}
+    of_floats = tf.function(segmenter, input_signature=[each], autograph=False)
 
     def case(volumes: Mapping) -> dict:
         """The segmenter's answer to volumes of any type; refused, if at all, before they are made floats."""

@@ -1,7 +1,8 @@
 """What looks odd in scans that can be read: a skull, scans that do not cover one place, one scan twice.
 
 A model answers to such scans too, and wrongly. Each is a note that says what to do; none stops the work. So are
-those on what of a model does not go with a case or with its records. Pure.
+those on what of a model does not go with a case or with its records. And what a model asks of whoever sends it
+a case himself, without our client. Pure.
 """
 
 import functools
@@ -19,6 +20,10 @@ PAGE = "docs/start/your-own-case.md"
 _LARGEST_BRAIN_L = 2.2
 _FULLEST = 0.6
 _SAME_SPACING = 0.05  # relative
+_TOWARDS = {
+    **{"L": "the patient's left", "R": "the patient's right", "P": "the back", "A": "the front"},
+    **{"S": "the head", "I": "the feet"},
+}
 _COVERED = 0.9  # by each scan, of what all cover together; 0.999 in those cases
 
 
@@ -110,3 +115,37 @@ def other_n4_note(card: ModelCard) -> str | None:
         f"{card.n4.method}'s: at shrink factor 4 their fields are within 0.01 % of each other, but for a "
         "constant factor, which the z-score loses"
     )
+
+
+# --- of a model's caller -------------------------------------------------------------------------------
+
+
+def asked_of_caller(card: ModelCard) -> tuple[str, ...]:
+    """What holds of scans that a whole-case signature is sent, each a clause. No server sees to it.
+
+    Of scans in BraTS' own form all of it holds as the files are, but for N4 of older models.
+    """
+    n4 = card.n4
+    if card.n4_of_caller:
+        values = (
+            f"N4 DONE BEFORE: {', '.join(n4.modalities)} corrected by {n4.method} at shrink factor {n4.shrink} "
+            "and sent as float32; the model does the z-score alone"
+        )
+    else:
+        within = f"N4 of {', '.join(n4.modalities)} and the z-score are" if n4.modalities else "the z-score is"
+        values = f"raw scans: {within} done in the model"
+    sides = " x ".join(f"{side:.4g}" for side in card.spacing_mm)
+    return (
+        values,
+        f"axes {card.axes}: indices grow towards {', '.join(_TOWARDS.get(axis, axis) for axis in card.axes)}",
+        f"one grid: {', '.join(card.modalities)} have one shape, and a voxel is one place in all",
+        "no skull: what is not brain is 0",
+        f"voxels of {sides} mm, as in training",
+    )
+
+
+def asked_of_network(card: ModelCard) -> tuple[str, ...]:
+    """The same of a bare network's signature: what the whole-case ones do themselves."""
+    n4 = card.n4
+    corrected = (f"N4 of {', '.join(n4.modalities)} at shrink factor {n4.shrink}",) if n4.modalities else ()
+    return (*corrected, "z-score over the brain, background 0", f"axes {card.axes}")

@@ -1,7 +1,8 @@
 """Where a segmentation comes from, as a JSON file beside it: model, its data, inputs. No TensorFlow.
 
 The same case segmented by the same model has the same file, whoever asked for it: `predict`, the client, or the
-Beam job. It holds no times and no paths. When a segmentation is replaced, its old file is removed. Another
+Beam job; where a server was asked, but for the request's id, by which its log knows the call. It holds no times
+and no paths. When a segmentation is replaced, its old file is removed. Another
 file of that name is refused before work begins, and never touched.
 """
 
@@ -49,7 +50,11 @@ def _config_sha256(card: ModelCard) -> str | None:
 
 
 def describe(
-    card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, notes: Sequence[str] = ()
+    card: ModelCard,
+    entry: CaseFiles,
+    segmentation: str | os.PathLike,
+    notes: Sequence[str] = (),
+    request_id: str | None = None,
 ) -> dict[str, Any]:
     """What is known of a segmentation that has been written.
 
@@ -58,6 +63,7 @@ def describe(
         entry: the case's files, as they were read.
         segmentation: the file.
         notes: guesses that were made in reading the case, and what the model was not trained on.
+        request_id: by which a server was asked.
 
     Raises:
         InputError: one of these files cannot be read.
@@ -83,6 +89,7 @@ def describe(
             for modality, path, channel in images
         ],
         **({"notes": list(notes)} if notes else {}),
+        **({"request_id": request_id} if request_id else {}),
         "written_by": f"tfbrats {__version__}",
         "intended_use": card.intended_use,
     }
@@ -139,11 +146,17 @@ def _is_ours(path: str) -> bool:
     return references.is_own_record(content)
 
 
-def write(card: ModelCard, entry: CaseFiles, segmentation: str | os.PathLike, notes: Sequence[str] = ()) -> str:
+def write(
+    card: ModelCard,
+    entry: CaseFiles,
+    segmentation: str | os.PathLike,
+    notes: Sequence[str] = (),
+    request_id: str | None = None,
+) -> str:
     """Writes the file beside a segmentation; returns its path. Errors as `check` and `describe`."""
     check([segmentation])
     path = path_of(segmentation)
-    files.write_json(path, describe(card, entry, segmentation, notes))
+    files.write_json(path, describe(card, entry, segmentation, notes, request_id))
     return path
 
 

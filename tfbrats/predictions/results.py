@@ -172,6 +172,7 @@ class Segmentation:
         card: of the model that made it.
         case: that was segmented, with its image; None where only the answer is kept.
         entropy: of WT, TC, ET, uint8 [I, J, K, 3], in hundredths of a bit; None if it was not asked for.
+        request_id: by which a server was asked; None where none was.
     """
 
     tissues: np.ndarray
@@ -180,6 +181,7 @@ class Segmentation:
     card: ModelCard
     case: Case | None = field(default=None, kw_only=True)
     entropy: np.ndarray | None = field(default=None, kw_only=True)
+    request_id: str | None = field(default=None, kw_only=True)
 
     @property
     def labels(self) -> np.ndarray:
@@ -215,10 +217,8 @@ class Segmentation:
             raise InputError(f"{path}: expected a name that ends in .nii.gz or .nii.")
         if edition is not None and edition not in EDITIONS:
             raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
-        if edition is not None:
-            schema = EDITIONS[edition]
-        else:
-            schema = self.card.schema_of_labels if loaded.edition_untold else loaded.schema
+        own = self.card.schema_of_labels if loaded.edition_untold else loaded.schema
+        schema = own if edition is None else EDITIONS[edition]
         case.save_segmentation(path, self.tissues, loaded.grid, schema)
 
     @property
@@ -394,7 +394,7 @@ def write(
     segmentation_object.drop(target.segmentation)
     case.save_segmentation(target.segmentation, segmentation.tissues, loaded.grid, loaded.schema)
     if target.with_provenance:
-        provenance.write(segmentation.card, entry, target.segmentation, notes)
+        provenance.write(segmentation.card, entry, target.segmentation, notes, segmentation.request_id)
     if target.study is not None:
         on_images = target.study, segmentation.tissues, loaded.grid, loaded.schema
         segmentation_object.write(target.dicom_seg, *on_images, provenance.algorithm(segmentation.card))

@@ -37,7 +37,7 @@ def seeing(strategy: tf.distribute.Strategy, network: keras.Model, network_input
         network_input: batch -> what the network takes.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def see(batch):
         strategy.run(lambda part: network(network_input(part), training=True), (batch,))
 

@@ -45,7 +45,7 @@ def train_step(
         counts = zip(("both", "predicted", "reference"), _overlap(logits, batch), strict=True)
         return {"loss": loss, **{f"overlap_{name}": count for name, count in counts}}
 
-    @tf.function(jit_compile=jit_compile or None)
+    @tf.function(jit_compile=jit_compile or None, autograph=False)
     def step(batch):
         shares = strategy.run(on_replica, (batch,))
         return {

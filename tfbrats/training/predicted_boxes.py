@@ -97,4 +97,5 @@ def _finder(networks, region: str, config: PatchConfig):
             networks, image, brain, region, config.sampling.patch_size, config.cascade
         ),
         reduce_retracing=True,
+        autograph=False,
     )

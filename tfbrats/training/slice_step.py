@@ -67,7 +67,7 @@ def train_step(
         counts = {**_overlaps(answer, outputs, batch), **loss.sampled(batch, lessons)}
         return {"loss": total, **loss.columns(each), **counts}
 
-    @tf.function(jit_compile=config.train.jit_compile or None)
+    @tf.function(jit_compile=config.train.jit_compile or None, autograph=False)
     def step(batch, omega):
         shares = strategy.run(on_replica, (batch, omega))
         return {

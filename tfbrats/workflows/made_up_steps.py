@@ -82,7 +82,7 @@ def measure(config: Config, region: str, batch_size: int, steps: int, start_byte
         network, optimizer = recipe.network(1), recipe.optimizer()
         optimizer.build(network.trainable_variables)
     train_step = recipe.train_step(tf.distribute.get_strategy(), network, optimizer)
-    forward = tf.function(lambda image: network(image, training=False))
+    forward = tf.function(lambda image: network(image, training=False), autograph=False)
     schedule = recipe.schedule(0)
     trained = _seconds(lambda: float(train_step(batch, schedule)["loss"]), steps)
     image = _noise(batch_size, *config.input_shape, network.inputs[0].shape[-1])  # not there while it trains

@@ -1,0 +1,1 @@
+"""What does whoever watches a server see of it? Status, metrics, a line a call."""
