@@ -83,6 +83,7 @@ setuptools.setup(
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
+        "tfbrats.exports": ["*.txt.gz"],
         "tfbrats.reporting": ["*.html.jinja", "*.js"],
         "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
