@@ -49,6 +49,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-xdist>=3.6",  # CI: a file of tests on each core
         "hypothesis>=6.100",
+        "cryptography>=42",  # certificates, good and bad: tests/serving/test_tls.py
         "kubernetes-validate>=1.31",  # Kubernetes' own schemas: tests/serving/test_kubernetes.py
         "promql-parser>=0.12",  # the dashboard's queries: tests/serving/test_monitoring.py
         "mypy>=1.15",  # the public names: tests/test_api.py

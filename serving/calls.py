@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 import tenacity
+from google.protobuf.message import DecodeError
 
 from serving import addresses, messages
 from serving.case_request import Inputs
@@ -31,6 +32,19 @@ _OPTIONS = (
 # Before a server that is away or full is asked again.
 _WAIT = tenacity.wait_exponential(multiplier=0.2, max=5) + tenacity.wait_random(0, 0.2)
 _LONGEST_TIMEOUT_S = 1e7
+_REASON_S = 2  # for gRPC to tell why there is no connection
+# What gRPC's own words of a connection have in them, and what they mean; the first that is there counts.
+_OF_TLS = {
+    "certificate has expired": "its certificate has expired. It has to be renewed on the server.",
+    "not yet valid": "its certificate is not valid yet. Compare the clocks of the two machines.",
+    "Hostname Verification": "its certificate is for another name. Ask it by a name that stands in the "
+    "certificate, or have one issued for this name.",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate was issued by nobody that --tls-root-certificates names. Is "
+    "that the right file? Else it is another server.",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS. Is that the right port?",
+    "Socket closed": "it ends the TLS connection. It may ask for a certificate of this client's own "
+    "(--tls-certificate, --tls-key), or not trust the one that was given.",
+}
 
 
 def new_request_id() -> str:
@@ -170,12 +184,16 @@ class Calls:
 
         Raises:
             ServerError: the server's status, with what to do.
+            InputError: the answer cannot be read.
         """
         request = messages.MetadataRequest(
             model_spec=self._asked.spec(version), metadata_field=[messages.SIGNATURES]
         )
         response = self._tried(self._metadata, request, deadline, request_id)
-        offered = messages.Signatures.FromString(response.metadata[messages.SIGNATURES].value)
+        try:
+            offered = messages.Signatures.FromString(response.metadata[messages.SIGNATURES].value)
+        except DecodeError as error:
+            raise InputError(f"{self._asked}: its signatures cannot be read: {error}") from error
         types = {
             name: {alias: messages.type_of(info.dtype) for alias, info in signature.inputs.items()}
             for name, signature in offered.signature_def.items()
@@ -221,6 +239,11 @@ class Calls:
 
     def _nobody_there(self, seconds: float) -> ServerError:
         address = self._asked.address
+        if self._is_encrypted and (reason := self._reason_of_tls()):
+            return ServerError(
+                f"{address}: no gRPC server answers there (waited {seconds:.3g} s): {reason}",
+                grpc.StatusCode.UNAVAILABLE,
+            )
         advice = "" if self._is_encrypted else " If it wants TLS, give --tls-root-certificates."
         if proxy := addresses.proxy_to(address):
             advice += f" It was asked through a proxy ({proxy}): to ask it directly, add its host to no_proxy."
@@ -230,6 +253,15 @@ class Calls:
             f"--model_base_path models/{self._asked.model} --port 8500`.{advice}",
             grpc.StatusCode.UNAVAILABLE,
         )
+
+    def _reason_of_tls(self) -> str:
+        """Why TLS does not come about, in words; "" where it is not TLS. Who does not wait is told by gRPC."""
+        try:
+            self._health(b"", timeout=_REASON_S)
+        except grpc.RpcError as error:
+            details = error.details() or ""
+            return next((words for sign, words in _OF_TLS.items() if sign in details), "")
+        return ""
 
 
 def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:

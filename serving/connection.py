@@ -208,7 +208,10 @@ class Client:
                 {"file": model_card.FILE}, DESCRIBE, ("content",), None, deadline
             )
             where = f"{self._asked} version {version}: {model_card.FILE}"
-            described = _Described(version, model_card.parse(outputs["content"].item(), where))
+            content = outputs["content"]
+            if content.dtype != object or content.size != 1:
+                raise InputError(f"{where}: expected one text; found {content.dtype} {content.shape}.")
+            described = _Described(version, model_card.parse(content.item(), where))
             self._fetched = described
         return described
 

@@ -67,6 +67,7 @@ MetadataResponse = _MESSAGES["MetadataResponse"]
 Signatures = _MESSAGES["Signatures"]
 
 _STRING = 7
+_MOST_FILLED = 2**27  # values, of a tensor that claims more than it sends: four to a voxel of the largest case
 # DataType of tensorflow/core/framework/types.proto -> numpy type, field that holds it value by value
 _TYPES = {
     1: (np.dtype("<f4"), "float_val"),
@@ -123,10 +124,12 @@ def to_array(tensor) -> np.ndarray:
     stands for the rest (none: zeros), as in TensorFlow.
 
     Raises:
-        ValueError: an unknown dtype, or what is there does not fill the shape.
+        ValueError: an unknown dtype, a value beyond it, or what is there does not fill the shape.
     """
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     count = math.prod(shape)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"shape {shape} has a side below 0.")
     if tensor.dtype == _STRING:
         read = np.empty(len(tensor.string_val), object)
         read[:] = list(tensor.string_val)
@@ -141,10 +144,15 @@ def to_array(tensor) -> np.ndarray:
             return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
         values = getattr(tensor, field)
         bits = np.dtype("<u2") if field == "half_val" else dtype  # a half travels as its bits
-        read = np.fromiter(values, bits, len(values)).view(dtype)
+        try:
+            read = np.fromiter(values, bits, len(values)).view(dtype)
+        except OverflowError as error:
+            raise ValueError(f"a value of {field} is none of {dtype}.") from error
         fill = dtype.type(0)
     if len(read) > count:
         raise ValueError(f"{len(read)} values for shape {shape}.")
+    if len(read) + _MOST_FILLED < count:
+        raise ValueError(f"{len(read)} values for shape {shape}, which would be filled up.")
     if len(read) < count:
         last = read[-1] if len(read) else fill
         read = np.concatenate([read, np.full(count - len(read), last, read.dtype)])

@@ -43,6 +43,7 @@ class Tissue(enum.IntEnum):
     CC = 5  # cystic component, in paediatric data (PED) only: of the core, and learned as NCR
 
 
+_MOST_VALUE = 2**16 - 1  # of a label: a table is made of so many at most
 LEARNED = (Tissue.NCR, Tissue.ED, Tissue.ET)  # the classes that a network tells apart beside the background
 
 REGIONS: Mapping[str, tuple[Tissue, ...]] = types.MappingProxyType(
@@ -233,8 +234,17 @@ class LabelSchema:
 
     @classmethod
     def from_json(cls, content: Mapping) -> "LabelSchema":
-        pairs = sorted((int(value), Tissue[name]) for value, name in content["values"].items())
-        return cls(str(content["edition"]), tuple(pairs), content.get("ignored"))
+        """The inverse of `to_json`. Raises ValueError: it is no table of labels."""
+        try:
+            pairs = sorted((int(value), Tissue[name]) for value, name in content["values"].items())
+            edition, ignored = str(content["edition"]), content.get("ignored")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"no table of label values: {error!r}") from error
+        if not pairs or not all(0 <= value <= _MOST_VALUE for value, _ in pairs):
+            raise ValueError(f"label values from 0 to {_MOST_VALUE} are expected; found {pairs[:3]}")
+        if not isinstance(ignored, int | None):
+            raise ValueError(f"ignored: a label value is expected; found {ignored!r}")
+        return cls(edition, tuple(pairs), ignored)
 
 
 _UNTIL_2021 = ((0, Tissue.BACKGROUND), (1, Tissue.NCR), (2, Tissue.ED), (4, Tissue.ET))

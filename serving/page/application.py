@@ -15,10 +15,12 @@
 A refusal is a status and {"fault": a sentence}.
 """
 
+import asyncio
 import importlib.resources
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +40,7 @@ from tfbrats.errors import InputError
 log = logging.getLogger(__name__)
 
 _BODY_BYTES = 64 * 1024  # of a request that is no file
+_TOKEN = re.compile(r"[\w.-]{1,200}", re.ASCII)
 _STATIC = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 # The viewer is one file with its code in it. It may do nothing but draw: no network, and not our origin.
@@ -94,18 +97,20 @@ class Application:
     # --- the page itself --------------------------------------------------------------------------------
 
     async def _page(self, request: Request) -> Response:
-        path = request.url.path
+        path = request.scope["path"]
         kind = _TYPES[os.path.splitext(_STATIC[path])[1]]
         return Response(self._static[path], media_type=kind)
 
     async def _login(self, request: Request) -> Response:
         """Keeps the token in a cookie that no script reads; the guard compares it."""
-        body = await _json(request)
-        answer = JSONResponse({})
+        body = await self._json(request)
+        answer, token = JSONResponse({}), body.get("token")
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise RefusedError(401, "That is no token.")
         if self._token is not None:
             answer.set_cookie(
                 self._cookie,
-                str(body.get("token", ""))[:200],
+                token,
                 httponly=True,
                 samesite="strict",
                 secure=self._secure,
@@ -116,7 +121,7 @@ class Application:
 
     async def _begin(self, request: Request) -> Response:
         model = await anyio.to_thread.run_sync(self._work.model)
-        session = self._sessions.begin()
+        session = await anyio.to_thread.run_sync(self._sessions.begin)
         return JSONResponse({"id": session.id, "model": model})
 
     async def _alive(self, request: Request) -> Response:
@@ -160,7 +165,7 @@ class Application:
     # --- the work ---------------------------------------------------------------------------------------
 
     async def _segment(self, request: Request) -> Response:
-        session, body = self._session(request), await _json(request)
+        session, body = self._session(request), await self._json(request)
         case_id, scans = body.get("case"), body.get("scans")
         if not isinstance(case_id, str | None) or not isinstance(scans, dict | None):
             raise RefusedError(400, "Expected a case, or a file for each scan.")
@@ -193,6 +198,14 @@ class Application:
             raise RefusedError(404, "There is no such file yet.")
         return work.files[kind]
 
+    async def _json(self, request: Request) -> dict[str, Any]:
+        """The body as JSON, which is small. Raises RefusedError: it is something else, or does not come."""
+        try:
+            async with asyncio.timeout(self._limits.read_s):
+                return await _json(request)
+        except TimeoutError as error:
+            raise RefusedError(408, "It stopped arriving.") from error
+
     def _session(self, request: Request) -> Session:
         return self._sessions.of(request.path_params["id"])
 
@@ -211,7 +224,6 @@ def _name(request: Request) -> str:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    """The body as JSON, which is small. Raises RefusedError: it is something else."""
     body = b""
     async for piece in request.stream():
         body += piece

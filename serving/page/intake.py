@@ -123,7 +123,8 @@ def _choices(session: Session) -> dict[str, str]:
     if not study.lies_in(list(files.walk(session.scans))):
         return {}
     try:
-        below = headers.series_below(session.scans)
+        with _reading:
+            below = headers.series_below(session.scans)
     except InputError:  # told by who reads the case
         return {}
     return {one.name: f"{session.scans}#{one.number}" for one in below if one.is_mr}

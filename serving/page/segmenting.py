@@ -24,7 +24,7 @@ from serving.page.sessions import Session
 from tfbrats.cases import case as cases
 from tfbrats.cases.case import Case
 from tfbrats.datasets.layouts import CaseFiles, Dataset
-from tfbrats.dicom import headers
+from tfbrats.dicom import parsing
 from tfbrats.errors import InputError
 from tfbrats.labels import REGIONS, region_mask
 from tfbrats.metrics import region_scores
@@ -104,8 +104,12 @@ class Segmenting:
                 raise RefusedError(409, "A case is being segmented already.")
             if session.arriving:
                 raise RefusedError(409, "Files are still on their way.")
+            before, session.work = session.work, (work := Work())
+        try:  # which takes long for DICOM, and the session says meanwhile that it is busy
             dataset, chosen = intake.chosen(session, case_id, scans)
-            work = session.work = Work()
+        except BaseException:
+            session.work = None if session.ended else before
+            raise
         self._pool.submit(self._done, session, work, dataset, chosen)
 
     def try_phantom(self, session: Session) -> None:
@@ -139,7 +143,7 @@ class Segmenting:
         except Exception as error:  # the page must say something, and live
             work.fault = f"{case_id}: {type(error).__name__}. The server's log has more."
             if not session.ended:
-                log.exception("%s: failed", case_id)
+                log.exception("a case failed")  # its id may be a patient's name
         finally:
             work.enter(None)
             if session.ended:
@@ -237,8 +241,8 @@ def _can_be_dicom_seg(dataset: Dataset, case_id: str) -> bool:
     if case_id not in dataset.studies:
         return False
     try:
-        headers.package("highdicom.seg")
-    except headers.MissingPackageError:
+        parsing.package("highdicom.seg")
+    except parsing.MissingPackageError:
         return False
     return True
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from serving.page.limits import MIB, Limits, RefusedError
+from tfbrats.dicom.parsing import Allowance
 from tfbrats.errors import InputError
 from tfbrats.machine import locks
 
@@ -74,13 +75,19 @@ def _remove_left(parent: str) -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
+def _headers() -> Allowance:
+    """Of a session's DICOM files together: 2,000 single images have some 6 MiB, enhanced ones less."""
+    return Allowance(bytes=16 * MIB, items=100_000)
+
+
 class Session:
     """What one open page has sent, and what came of it. Threads share it: whoever changes it holds `lock`.
 
     Attributes:
-        files: names as they were sent -> bytes; those that are on their way count with what they will have.
+        files: names as they were sent -> bytes, of what lies there.
         voxels: of DICOM files, by name.
-        arriving: names that are on their way.
+        headers: how much of DICOM headers may still be read.
+        arriving: names that are on their way -> bytes that they will have.
         work: what is being done and what came of it, as the page asks for it; None before.
         simulated: its case is a phantom of ours.
     """
@@ -92,7 +99,8 @@ class Session:
         self.lock = threading.RLock()
         self.files: dict[str, int] = {}
         self.voxels: dict[str, int] = {}
-        self.arriving: set[str] = set()
+        self.arriving: dict[str, int] = {}
+        self.headers = _headers()
         self.work: Any = None
         self.simulated = False
         self.heard = time.monotonic()
@@ -115,26 +123,31 @@ class Session:
                 raise RefusedError(409, f"{name} is on its way already.")
             if self.is_busy:
                 raise RefusedError(409, "A case is being segmented. Wait for it, or start anew.")
-            if name not in self.files and len(self.files) >= self._limits.files:
+            if name not in self.files and len(self.files) + len(self.arriving) >= self._limits.files:
                 raise RefusedError(413, f"{self._limits.files} files at most. Drop one patient's scans alone.")
-            total = sum(self.files.values()) - self.files.get(name, 0) + size
+            # What a file will replace lies there until it does.
+            total = sum(self.files.values()) + sum(self.arriving.values()) + size
             if total > self._limits.session_bytes:
                 raise RefusedError(
                     413,
                     f"{total / MIB:.0f} MiB together, and {self._limits.session_bytes / MIB:.0f} are taken. "
                     "Drop one patient's scans alone.",
                 )
-            self.arriving.add(name)
-            self.files[name] = size
+            self.arriving[name] = size
 
-    def arrived(self, name: str, size: int | None) -> None:
-        """A file is there whole; None: it is not, or was refused."""
+    def arrived(self, name: str) -> None:
+        """A file is on its way no more: it lies there, or what it was to replace does, or nothing."""
         with self.lock:
-            self.arriving.discard(name)
-            if size is None:
-                self.files.pop(name, None)
+            self.arriving.pop(name, None)
+            if self.ended:
+                self.clear()
+                return
+            path = self.path_of(name)
+            if os.path.isfile(path):
+                self.files[name] = os.path.getsize(path)
             else:
-                self.files[name] = size
+                self.files.pop(name, None)
+                self.voxels.pop(name, None)
 
     @property
     def is_busy(self) -> bool:
@@ -149,6 +162,7 @@ class Session:
         with self.lock:
             self.files.clear()
             self.voxels.clear()
+            self.headers = _headers()
             self.simulated = False
             self.work = None
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -170,9 +184,9 @@ class Sessions:
 
     def begin(self) -> Session:
         """A new one. Raises RefusedError: there are as many as there may be."""
+        if len(self._open) >= self._limits.sessions:
+            self._end_silent(self._limits.crowded_s)
         with self._lock:
-            if len(self._open) >= self._limits.sessions:
-                self._end_silent(self._limits.crowded_s)
             if len(self._open) >= self._limits.sessions:
                 raise RefusedError(
                     503,
@@ -199,8 +213,7 @@ class Sessions:
 
     def end_silent(self) -> None:
         """Ends those whose page says nothing any more."""
-        with self._lock:
-            self._end_silent(self._limits.silent_s)
+        self._end_silent(self._limits.silent_s)
 
     def end_all(self) -> None:
         for session in list(self._open.values()):
@@ -208,10 +221,12 @@ class Sessions:
 
     def _end_silent(self, seconds: float) -> None:
         now = time.monotonic()
-        for session in list(self._open.values()):
-            if now - session.heard > seconds and not session.is_busy:
+        with self._lock:
+            silent = [one for one in self._open.values() if now - one.heard > seconds and not one.is_busy]
+            for session in silent:
                 del self._open[session.id]
-                self._forget(session)
+        for session in silent:  # which may wait for who works on it; others must not wait for that
+            self._forget(session)
 
     @staticmethod
     def _forget(session: Session) -> None:

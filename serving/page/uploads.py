@@ -19,7 +19,7 @@ from serving.page.limits import MIB, Limits, RefusedError
 from serving.page.sessions import Session
 from tfbrats.cases import nifti
 from tfbrats.datasets.scan_names import nifti_stem
-from tfbrats.dicom import headers
+from tfbrats.dicom import headers, parsing
 from tfbrats.errors import InputError
 from tfbrats.predictions import own_scans
 
@@ -28,6 +28,7 @@ _TABLE_BYTES = MIB
 _SERIES = 8  # of DICOM, as large as the largest scan: a study has more than the four
 _HEADER_BYTES = 4096  # of a NIfTI file, with what may stand between it and the voxels
 _PIECE_BYTES = MIB
+_LOOK_BYTES = 16 * MIB  # that arrive between looks at the disk
 
 
 async def receive(
@@ -45,9 +46,9 @@ async def receive(
     """
     name = names.inside(name)
     _check_size(name, size, limits, session)
-    session.expect(name, size)
+    # In threads: who works on the session may hold its lock for long, and all others' requests would wait too.
+    await anyio.to_thread.run_sync(session.expect, name, size)
     part = os.path.join(session.folder, f"arriving-{os.urandom(8).hex()}")
-    stored = None
     try:
         try:
             async with asyncio.timeout(limits.file_s):
@@ -56,18 +57,22 @@ async def receive(
             raise RefusedError(408, f"{name}: it stopped arriving. Drop it again.") from error
         with _refusing(session):
             await anyio.to_thread.run_sync(_put, session, part, name, limits)
-        stored = size
     except OSError as error:  # the disk, or a folder in the place of a file
         session.check_open()
         raise RefusedError(
             507, f"{name}: cannot be stored ({error.strerror}). Rename it, or try later."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            os.remove(part)
-        session.arrived(name, stored)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_end_arrival, session, part, name)
     session.check_open()
     return name
+
+
+def _end_arrival(session: Session, part: str, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.remove(part)
+    session.arrived(name)
 
 
 async def let_pass(pieces: AsyncIterator[bytes], size: int | None, limits: Limits) -> None:
@@ -99,7 +104,11 @@ def _check_size(name: str, size: int | None, limits: Limits, session: Session) -
     most = _TABLE_BYTES if name.lower().endswith(_TABLES) else limits.file_bytes
     if size > most:
         raise RefusedError(413, f"{name}: {size / MIB:.0f} MiB, and {most / MIB:.0f} MiB a file are taken.")
-    if shutil.disk_usage(session.folder).free - size < limits.spare_disk_bytes:
+    _check_disk(name, size, session.folder, limits)
+
+
+def _check_disk(name: str, more: int, folder: str, limits: Limits) -> None:
+    if shutil.disk_usage(folder).free - more < limits.spare_disk_bytes:
         raise RefusedError(507, f"{name}: the server's disk has no room for it. Tell whoever runs it.")
 
 
@@ -113,6 +122,8 @@ async def _written(part: str, pieces: AsyncIterator[bytes], name: str, size: int
                 piece = await asyncio.wait_for(anext(iterator), limits.read_s)
             except StopAsyncIteration:
                 break
+            if written // _LOOK_BYTES < (written + len(piece)) // _LOOK_BYTES:  # others write too
+                _check_disk(name, size - written, os.path.dirname(part), limits)
             written += len(piece)
             if written > size:
                 raise RefusedError(400, f"{name}: longer than it said. Drop it again.")
@@ -143,7 +154,7 @@ def _put(session: Session, part: str, name: str, limits: Limits) -> None:
     try:
         if nifti_stem(name) is not None:
             _check_nifti(path, name, limits)
-        elif headers.is_dicom(path) or name.lower().endswith(headers.NAMES):
+        elif headers.is_dicom(path) or name.lower().endswith(parsing.NAMES):
             _check_dicom(session, path, name, limits)
         elif not name.lower().endswith(_TABLES):
             raise RefusedError(
@@ -151,17 +162,15 @@ def _put(session: Session, part: str, name: str, limits: Limits) -> None:
                 f"{name}: expected a .nii.gz or .nii file, or DICOM. Convert it first; see {own_scans.PAGE}.",
             )
     except BaseException:
-        os.remove(path)
+        with contextlib.suppress(FileNotFoundError):  # the session has ended
+            os.remove(path)
         raise
 
 
 def _check_dicom(session: Session, path: str, name: str, limits: Limits) -> None:
     """Raises RefusedError: more voxels than there may be in a file, or in all of a session's."""
-    (series,) = headers.series_below(path)
-    try:
-        voxels = series.frame_count * int(series.first.get("Rows") or 0) * int(series.first.get("Columns") or 0)
-    except (TypeError, ValueError) as error:
-        raise RefusedError(422, f"{name}: does not tell how many voxels it holds. Copy it again.") from error
+    (series,) = headers.series_below(path, allowance=session.headers)
+    voxels = series.voxel_count
     with session.lock:
         session.voxels[name] = voxels
         if voxels > limits.voxels or sum(session.voxels.values()) > _SERIES * limits.voxels:

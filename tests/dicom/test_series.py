@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from pydicom.uid import RLELossless
 
 from tfbrats.cases import nifti
-from tfbrats.dicom import geometry, headers, pixels
+from tfbrats.dicom import geometry, headers, parsing, pixels
 from tfbrats.errors import InputError
 
 SHAPE = (14, 11, 12)  # columns, rows, slices
@@ -238,6 +238,6 @@ def test_without_pydicom_the_line_to_install_it_is_told(tmp_path, monkeypatch):
     folder = dicom_files.write(tmp_path / "s", values(), OBLIQUE)
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(
-        headers.MissingPackageError, match=r"(?s)needs the package pydicom.*pip install 'tfbrats\[dicom\]'"
+        parsing.MissingPackageError, match=r"(?s)needs the package pydicom.*pip install 'tfbrats\[dicom\]'"
     ):
         headers.series_below(folder)

@@ -168,6 +168,7 @@ def own_style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
+        matplotlib.rcParams["text.parse_math"] = False  # names of files are written: $x$ is no formula
         yield
 
 

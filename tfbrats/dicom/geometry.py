@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfbrats.dicom import parsing
 from tfbrats.dicom.headers import PAGE, Frame, Series, frames_of
 from tfbrats.errors import InputError
 
@@ -77,7 +78,8 @@ def of(series: Series) -> Geometry:
     name = series.name
     if len(frames) < 2:
         raise InputError(f"{name}: one image; expected the slices of a volume. Give all of the series' files.")
-    _check_alike(series, frames)
+    with parsing.understood(name):
+        _check_alike(series, frames)
     directions = frames[0].directions
     lengths = np.linalg.norm(directions, axis=1)
     if abs(lengths - 1).max() > _UNIT or abs(directions[0] @ directions[1]) > _UNIT:
@@ -112,6 +114,8 @@ def _check_alike(series: Series, frames: Sequence[Frame]) -> None:
             "one series: its positions are not of one space. Send the series from the archive again."
         )
     sizes = {(int(header.Rows), int(header.Columns)) for header in headers}
+    if any(min(size) < 1 for size in sizes):
+        raise InputError(f"{name}: an image without rows or columns. Send the series again.")
     if len(sizes) > 1:
         raise InputError(f"{name}: images of {len(sizes)} sizes. Give the series of the scan alone.")
     ways = [frame.directions for frame in frames]

@@ -4,21 +4,16 @@ pydicom is imported when the first file is read, so that who has no DICOM needs 
 """
 
 import collections
-import contextlib
-import importlib
-import logging
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
+from tfbrats.dicom import parsing
 from tfbrats.errors import InputError
 from tfbrats.machine import files, stores
 
 PAGE = "docs/how-to/dicom.md"
-NAMES = (".dcm", ".ima", ".dicom")  # of files that are DICOM even without the standard's mark
 _MARK = 128, b"DICM"  # where, and what
 _SINGLE = ("1.2.840.10008.5.1.4.1.1.4",)  # MR Image Storage
 _MULTI = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")  # enhanced, and legacy converted
@@ -33,6 +28,9 @@ _TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PhotometricInterpretation"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+_COUNTS = ("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel")
+_NUMBERS = ("SeriesNumber", "InstanceNumber", *_COUNTS)
+_TEXTS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesDescription", "ProtocolName")
 # What may tell apart images of one place: keyword, in words. Of time the last, as it differs in many series.
 _MARKS = {
     "EchoTime": "echo time",
@@ -50,42 +48,6 @@ _MARKS = {
     "AcquisitionTime": "acquisition time",
     "StackID": "stack",
 }
-
-
-class MissingPackageError(InputError):
-    """A package is not installed that all of DICOM needs."""
-
-
-def package(name: str) -> ModuleType:
-    """pydicom, or highdicom, or a module of theirs.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"DICOM needs the package {name.partition('.')[0]}: {error}. Install it with\n"
-            "  pip install 'tfbrats[dicom]'\nor pip install pydicom highdicom."
-        ) from error
-
-
-@contextlib.contextmanager
-def unwarned() -> Iterator[None]:
-    """In the block, also as a decorator, pydicom and highdicom warn of no odd value: they would print it.
-
-    It may be a patient's name. What matters of a header is checked here.
-    """
-    log = logging.getLogger("pydicom")  # warns a second time, to whatever handler a program has set up
-    was = log.disabled
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        log.disabled = True
-        try:
-            yield
-        finally:
-            log.disabled = was
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,14 +98,12 @@ class Series:
     @property
     def number(self) -> str:
         number = self.first.get("SeriesNumber")
-        return "?" if number in (None, "") else str(number)
+        return "?" if number in (None, "") else str(_whole(number))
 
     @property
     def description(self) -> str:
         """What the scanner, or a program, calls it."""
-        return str(
-            getattr(self.first, "SeriesDescription", "") or getattr(self.first, "ProtocolName", "") or ""
-        )
+        return parsing.shown(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "")
 
     @property
     def name(self) -> str:
@@ -160,7 +120,17 @@ class Series:
 
     @property
     def frame_count(self) -> int:
-        return sum(int(header.get("NumberOfFrames") or 1) for header in self.headers.values())
+        return sum(_whole(header.get("NumberOfFrames") or 1) for header in self.headers.values())
+
+    @property
+    def voxel_count(self) -> int:
+        """That the headers tell of."""
+        return sum(
+            _whole(header.get("NumberOfFrames") or 1)
+            * _whole(header.get("Rows"))
+            * _whole(header.get("Columns"))
+            for header in self.headers.values()
+        )
 
 
 # --- finding --------------------------------------------------------------------------------------------
@@ -179,16 +149,22 @@ def is_dicom(path: str) -> bool:
 def lie_in(paths: Iterable[str]) -> bool:
     """Whether DICOM files are among these: by their endings, else by the beginnings of some."""
     candidates = [path for path in paths if not files.name(path).startswith(".")]
-    if any(path.lower().endswith(NAMES) or files.name(path).upper() == "DICOMDIR" for path in candidates):
+    if any(
+        path.lower().endswith(parsing.NAMES) or files.name(path).upper() == "DICOMDIR" for path in candidates
+    ):
         return True
     return any(is_dicom(path) for path in candidates[:_LOOKED_AT])
 
 
-def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
+@parsing.unwarned()
+def series_below(
+    place: str | os.PathLike, given_as: str = "", allowance: parsing.Allowance | None = None
+) -> list[Series]:
     """Every series in a file, or in the files below a folder, by its number.
 
     Args:
         given_as: the option that named the place, for messages.
+        allowance: for all of their headers together; None: each has its own.
 
     Raises:
         InputError: no DICOM file there, or one that cannot be read.
@@ -200,9 +176,11 @@ def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
     for path in listing:
         if files.name(path).startswith("."):
             continue
-        header = _header(path)
-        if header is not None and header.get("SeriesInstanceUID"):
-            by_uid[str(header.SeriesInstanceUID)][path] = header
+        header = _header(path, allowance)
+        with parsing.understood(files.name(path)):
+            if header is not None and header.get("SeriesInstanceUID"):
+                _check_entries(header)
+                by_uid[str(header.SeriesInstanceUID)][path] = header
     if not by_uid:
         where = f"{given_as} {place}".lstrip()
         raise InputError(f"{where}: no DICOM image lies here. Give the folder that holds a series' files.")
@@ -210,31 +188,31 @@ def series_below(place: str | os.PathLike, given_as: str = "") -> list[Series]:
     return sorted(series, key=lambda one: (_whole(one.first.get("SeriesNumber")), one.uid))
 
 
-def _header(path: str) -> Any | None:
+def _check_entries(header: Any) -> None:
+    """Raises what `parsing.understood` tells: an entry that sorts or counts files is not to be had."""
+    for keyword in _TEXTS:
+        str(header.get(keyword))
+    for keyword in _NUMBERS:
+        if _whole(header.get(keyword)) < 0 and keyword in _COUNTS:
+            raise ValueError(f"{keyword} is {header.get(keyword)}")
+
+
+def _header(path: str, allowance: parsing.Allowance | None) -> Any | None:
     """A file's header, the tags that are needed here; None for what is no DICOM file."""
-    pydicom = package("pydicom")
-    forced = path.lower().endswith(NAMES)
-    fs, inner = stores.located(path)
     is_marked = None
     try:
         is_marked = is_dicom(path)
-        if not (is_marked or forced):
+        if not (is_marked or path.lower().endswith(parsing.NAMES)):
             return None
-        with fs.open(inner, "rb") as file:
-            return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=forced)
+        return parsing.header(path, _TAGS, allowance)
+    except InputError:
+        raise
     except Exception as error:  # pydicom raises many kinds for what is damaged
         if is_marked is False:  # it has the name alone
             return None
         raise InputError(
-            f"{files.name(path)}: a DICOM file that cannot be read ({error}). Copy it again."
+            f"{files.name(path)}: a DICOM file that cannot be read ({parsing.shown(error)}). Copy it again."
         ) from error
-
-
-def whole_header(path: str) -> Any:
-    """All of a file's header, without its pixels."""
-    fs, inner = stores.located(path)
-    with fs.open(inner, "rb") as file:
-        return package("pydicom").dcmread(file, stop_before_pixels=True, force=path.lower().endswith(NAMES))
 
 
 def _series(headers: Mapping[str, Any]) -> Series:
@@ -259,14 +237,18 @@ def frames_of(series: Series) -> list[Frame]:
     """
     frames = []
     for path, header in series.headers.items():
-        if int(header.get("SamplesPerPixel") or 1) != 1:
-            raise InputError(f"{series.name}: its images are in colour; expected the scanner's grey values.")
+        with parsing.understood(series.name):
+            if _whole(header.get("SamplesPerPixel") or 1) != 1:
+                raise InputError(
+                    f"{series.name}: its images are in colour; expected the scanner's grey values."
+                )
         try:
             frames += _of_groups(path, header) if series.is_multi_frame else [_of_file(path, header)]
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except parsing.DAMAGE as error:
             raise InputError(
-                f"{series.name}: {files.name(path)} does not tell where its voxels lie ({error}). Send the "
-                "series from the scanner or the archive again; a screenshot is no scan."
+                f"{series.name}: {files.name(path)} does not tell where its voxels lie "
+                f"({parsing.shown(error)}). Send the series from the scanner or the archive again; a "
+                "screenshot is no scan."
             ) from error
     return frames
 
@@ -320,20 +302,27 @@ def _frame(
 ) -> Frame:
     import numpy as np
 
-    orientation = next(item.ImageOrientationPatient for item in told if "ImageOrientationPatient" in item)
+    orientations = [item.ImageOrientationPatient for item in told if "ImageOrientationPatient" in item]
+    if not orientations:
+        raise ValueError("no ImageOrientationPatient")
     marks = {
-        words: str(item.get(keyword))
+        words: parsing.shown(item.get(keyword))
         for keyword, words in _MARKS.items()
         for item in told
         if item.get(keyword) not in (None, "")
     }
     rows_mm, columns_mm = map(float, spacing)
+    place, directions = (np.array([float(x) for x in numbers]) for numbers in (position, orientations[0]))
+    if not (0 < rows_mm < np.inf and 0 < columns_mm < np.inf):
+        raise ValueError(f"pixels of {rows_mm:g} x {columns_mm:g} mm")
+    if place.shape != (3,) or not np.isfinite([*place, *directions]).all():
+        raise ValueError("its position or its directions are no numbers")
     return Frame(
         path,
         index,
         str(header.SOPInstanceUID),
-        np.array([float(x) for x in position]),
-        np.array([float(x) for x in orientation]).reshape(2, 3),
+        place,
+        directions.reshape(2, 3),
         (rows_mm, columns_mm),
         marks,
         rescale,

@@ -1,23 +1,23 @@
 """The voxels of a series: decoded, rescaled, in the order of its slices."""
 
-import io
 from typing import Any
 
 import numpy as np
 
+from tfbrats.dicom import parsing
 from tfbrats.dicom.geometry import Geometry
-from tfbrats.dicom.headers import NAMES, Series, package
+from tfbrats.dicom.headers import Series
 from tfbrats.errors import InputError
 from tfbrats.machine import files
 
-_INT16 = np.iinfo(np.int16)
+_INT16, _INT32 = np.iinfo(np.int16), np.iinfo(np.int32)
 
 
 def volume(series: Series, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
     """The voxels, [columns, rows, slices], and notes.
 
-    Whole numbers stay whole: int16 where they fit, else int32. A slope or intercept with fractions makes
-    float32. What MONOCHROME1 stores is turned, so that bright is large.
+    Whole numbers stay whole: int16 where they fit, else int32. A slope or intercept with fractions, and numbers
+    beyond int32, make float32. What MONOCHROME1 stores is turned, so that bright is large.
 
     Raises:
         InputError: it is compressed and no decoder is installed, or a file is damaged.
@@ -29,24 +29,24 @@ def volume(series: Series, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
     notes: dict[str, None] = {}
     for path, places in in_file.items():
         image = _read(series, path)
-        stored = _decoded(series, path, image)
-        if image.get("PhotometricInterpretation") == "MONOCHROME1":
-            stored = _turned(image, stored)
-            notes["MONOCHROME1: its grey values are turned, so that bright is large"] = None
-        for k, index in places:
-            planes[k] = _rescaled(stored[index], image, geometry.frames[k].rescale)
+        stored = _decoded(series, path, image, geometry.shape[1::-1])
+        with parsing.understood(f"{series.name}: {files.name(path)}"):
+            if image.get("PhotometricInterpretation") == "MONOCHROME1":
+                stored = _turned(image, stored)
+                notes["MONOCHROME1: its grey values are turned, so that bright is large"] = None
+            for k, index in places:
+                planes[k] = _rescaled(stored[index], image, geometry.frames[k].rescale)
     return _compact(np.stack(planes).transpose(2, 1, 0)), list(notes)
 
 
 def _read(series: Series, path: str) -> Any:
-    pydicom = package("pydicom")
     try:
-        image = pydicom.dcmread(io.BytesIO(files.read_bytes(path)), force=path.lower().endswith(NAMES))
+        image = parsing.image(path)
     except InputError:
         raise
     except Exception as error:  # pydicom raises many kinds for what is damaged
         raise InputError(
-            f"{series.name}: {files.name(path)} cannot be read ({error}). Copy it again."
+            f"{series.name}: {files.name(path)} cannot be read ({parsing.shown(error)}). Copy it again."
         ) from error
     if "ModalityLUTSequence" in image:
         raise InputError(
@@ -56,22 +56,31 @@ def _read(series: Series, path: str) -> Any:
     return image
 
 
-def _decoded(series: Series, path: str, image: Any) -> np.ndarray:
-    """The stored values, [frames, rows, columns]."""
-    syntax = getattr(getattr(image, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax is not None and syntax.is_compressed and not syntax.is_deflated:
-        _check_decoder(series, syntax)
+def _decoded(series: Series, path: str, image: Any, plane: tuple[int, int]) -> np.ndarray:
+    """The stored values, [frames, rows, columns]; `plane` is rows and columns as the geometry has them."""
     try:
+        syntax = getattr(getattr(image, "file_meta", None), "TransferSyntaxUID", None)
+        if syntax is not None and syntax.is_compressed:
+            _check_decoder(series, syntax)
         stored = image.pixel_array
+    except InputError:
+        raise
     except Exception as error:  # each decoder raises its own
         raise InputError(
-            f"{series.name}: the pixels of {files.name(path)} cannot be read ({error}). Copy the file again."
+            f"{series.name}: the pixels of {files.name(path)} cannot be read ({parsing.shown(error)}). Copy "
+            "the file again."
         ) from error
-    return stored if stored.ndim == 3 else stored[None]
+    stored = stored if stored.ndim == 3 else stored[None]
+    if stored.shape[1:] != plane or stored.dtype.kind not in "iuf":
+        raise InputError(
+            f"{series.name}: {files.name(path)} holds {stored.dtype} {stored.shape} where its header says "
+            f"images of {plane[0]} x {plane[1]}. Copy the file again."
+        )
+    return stored
 
 
 def _check_decoder(series: Series, syntax: Any) -> None:
-    decoders = package("pydicom.pixels")
+    decoders = parsing.package("pydicom.pixels")
     try:
         decoder = decoders.get_decoder(syntax)
     except NotImplementedError:
@@ -99,13 +108,18 @@ def _rescaled(stored: np.ndarray, image: Any, of_frame: tuple[float, float] | No
         float(image.get("RescaleSlope") or 1),
         float(image.get("RescaleIntercept") or 0),
     )
-    if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer():
+    if not np.isfinite([slope, intercept]).all():
+        raise ValueError(f"a slope of {slope:g} and an intercept of {intercept:g}")
+    is_whole = stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer()
+    if is_whole and max(abs(slope), abs(intercept)) < _INT32.max and stored.itemsize <= 4:
         return stored.astype(np.int64) * int(slope) + int(intercept)
-    return stored.astype(np.float64) * slope + intercept
+    with np.errstate(all="ignore"):  # what becomes infinite is found by who reads the case
+        return stored.astype(np.float64) * slope + intercept
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind == "f":
-        return array.astype(np.float32)
-    fits = array.min() >= _INT16.min and array.max() <= _INT16.max
-    return array.astype(np.int16 if fits else np.int32)
+    least, most = array.min(), array.max()
+    if array.dtype.kind == "f" or least < _INT32.min or most > _INT32.max:
+        with np.errstate(all="ignore"):
+            return array.astype(np.float32)
+    return array.astype(np.int16 if least >= _INT16.min and most <= _INT16.max else np.int32)

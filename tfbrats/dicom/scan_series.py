@@ -1,6 +1,7 @@
 """Which series of a study is which scan: by description, contrast agent and sequence. A guess, and told."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ _FEWEST_SLICES = 10  # of a scan of the head; a localizer has fewer
 _NO_AGENT = ("", "NONE", "NO", "N", "0", "NO CONTRAST")
 _DERIVED = ("ADC", "TRACEW", "FA", "PERFUSION", "DIFFUSION", "PROJECTION IMAGE", "MIP", "SUB", "SUBTRACTION")
 _SHOWN = 8
+_MOST_CHOICES = 10_000  # of a series for each scan; a study has two or three of a kind
 # Milliseconds by which sequences are told apart at 1.5 and 3 T.
 _LONG_ECHO, _SHORT_ECHO = 60, 35
 _LONG_REPETITION, _SHORT_REPETITION = 1800, 1200
@@ -137,6 +139,11 @@ def _one_of_each(
                 lying.setdefault(name, []).append((scan, geometry.of(scan.series)))
             except InputError:  # it is no volume, so that another is meant
                 continue
+    if math.prod(len(lying.get(name, ())) for name in names) > _MOST_CHOICES:
+        raise InputError(
+            f"{root}: {sum(map(len, lying.values()))} series may be one of the four scans, too many to try. "
+            f"N{_CURE[1:]}; see {PAGE}."
+        )
     choices = [
         choice
         for choice in itertools.product(*(lying.get(name, ()) for name in names))

@@ -13,9 +13,10 @@ import numpy as np
 
 from tfbrats import __version__
 from tfbrats.cases.nifti import Grid
-from tfbrats.dicom import codes
+from tfbrats.dicom import codes, parsing
 from tfbrats.dicom.geometry import Geometry
-from tfbrats.dicom.headers import Series, package, unwarned, whole_header
+from tfbrats.dicom.headers import Series
+from tfbrats.dicom.parsing import package, unwarned
 from tfbrats.dicom.study import Study
 from tfbrats.errors import InputError
 from tfbrats.labels import LabelSchema, Tissue
@@ -149,7 +150,7 @@ def content(study: Study, tissues: np.ndarray, grid: Grid, schema: LabelSchema, 
     marked = numbers[slices]
     try:
         made = _object(study, marked, segments, algorithm)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of the source's headers
+    except parsing.DAMAGE as error:  # of the source's headers
         raise InputError(
             f"{study.scans[study.reference].name}: no DICOM-SEG can be made on it ({error}). Its headers lack "
             "what the standard asks for, or hold what it forbids."
@@ -168,7 +169,7 @@ def _object(study: Study, marked: np.ndarray, segments: Sequence[codes.Segment],
         header
         for name, series in study.scans.items()
         if name != study.reference
-        for header in _with_what_may_be_empty(map(whole_header, series.headers))
+        for header in _with_what_may_be_empty(map(parsing.header, series.headers))
     ]
     return seg.Segmentation(
         source_images=images,
@@ -204,8 +205,8 @@ def _source_images(series: Series, place: Geometry) -> tuple[list[Any], list[int
     if series.is_multi_frame:
         (path,) = series.headers
         in_file = sorted(range(len(place.frames)), key=lambda k: place.frames[k].index)
-        return _with_what_may_be_empty([whole_header(path)]), in_file
-    headers = [whole_header(frame.path) for frame in place.frames]
+        return _with_what_may_be_empty([parsing.header(path)]), in_file
+    headers = [parsing.header(frame.path) for frame in place.frames]
     return _with_what_may_be_empty(headers), list(range(len(place.frames)))
 
 

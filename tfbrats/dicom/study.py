@@ -22,7 +22,7 @@ from tfbrats.cases.nifti import Grid
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
 from tfbrats.datasets.scan_names import nifti_stem
-from tfbrats.dicom import geometry, headers, pixels, scan_series
+from tfbrats.dicom import geometry, headers, parsing, pixels, scan_series
 from tfbrats.dicom.geometry import Geometry
 from tfbrats.dicom.headers import PAGE, Series
 from tfbrats.errors import InputError
@@ -77,7 +77,7 @@ def is_meant(path: str) -> bool:
     place, number = parted(path)
     if number is not None or files.is_folder(place):
         return True
-    return nifti_stem(place) is None and (place.lower().endswith(headers.NAMES) or headers.is_dicom(place))
+    return nifti_stem(place) is None and (place.lower().endswith(parsing.NAMES) or headers.is_dicom(place))
 
 
 def parted(path: str) -> tuple[str, str | None]:
@@ -89,7 +89,7 @@ def parted(path: str) -> tuple[str, str | None]:
 # --- in -------------------------------------------------------------------------------------------------
 
 
-@headers.unwarned()
+@parsing.unwarned()
 def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
     """The one case in a study's folder.
 
@@ -104,11 +104,12 @@ def find(root: str | os.PathLike, edition: str | None = None) -> Dataset:
         raise InputError(
             f"{root}: no MR image lies here, among {len(series)} series. Give an MR study's folder."
         )
-    scans, guess = scan_series.chosen(series, str(root))
+    with parsing.understood(str(root)):
+        scans, guess = scan_series.chosen(series, str(root))
     return _dataset(str(root), scans, edition, [guess])
 
 
-@headers.unwarned()
+@parsing.unwarned()
 def named(scans: Mapping[str, str], edition: str | None = None, option: str = "--") -> Dataset:
     """The one case whose series a person named, as `own_scans.named`.
 
@@ -149,7 +150,7 @@ def only_series(path: str, given_as: str) -> Series:
     )
 
 
-@headers.unwarned()
+@parsing.unwarned()
 def alone(path: str, given_as: str) -> Study:
     """The study of one series, for a segmentation of scans that were converted from it."""
     series = only_series(path, given_as)
@@ -166,7 +167,8 @@ def _dataset(
     if edition is not None and edition not in EDITIONS:
         raise InputError(f"edition {edition!r} is unknown; choose from {', '.join(EDITIONS)}.")
     series = {modality: one for modality, (one, _) in scans.items()}
-    _check_patient(root, series)
+    with parsing.understood(root):
+        _check_patient(root, series)
     _check_grid(root, scans)
     case_id = _case_id(next(iter(series.values())))
     study = Study(case_id, series, next(scans[name][1] for name in _REFERENCES if name in scans))

@@ -8,7 +8,7 @@ metadata.json where it has one.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -32,6 +32,8 @@ TILES = "tiles"  # the output of a cascade that tells how many tiles each stage 
 
 
 N4Method = Literal["tfbrats", "SimpleITK"]
+# Shown to people: no sign that steers a terminal.
+_Text = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 
 
 class N4(pydantic.BaseModel):
@@ -74,7 +76,7 @@ class Averaged(pydantic.BaseModel):
     passes: int
     weights_bytes: int
     seconds: float
-    seconds_of_one: float
+    seconds_of_one: pydantic.PositiveFloat
 
     @property
     def text(self) -> str:
@@ -139,9 +141,9 @@ class ModelCard(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     format: int = FORMAT
-    name: str
+    name: _Text
     version: int
-    description: str
+    description: _Text
     tfbrats_version: str
     modalities: tuple[str, ...]
     axes: str
@@ -158,10 +160,17 @@ class ModelCard(pydantic.BaseModel):
     signatures: dict[str, dict[str, Any]]
     training_data: dict[str, Any]
     scores: dict[str, Any]
-    license: str
-    intended_use: str
+    license: _Text
+    intended_use: _Text
 
     _read_from: bytes | None = pydantic.PrivateAttr(None)
+
+    @pydantic.model_validator(mode="after")
+    def _holds_what_is_read_of_it(self) -> "ModelCard":
+        LabelSchema.from_json(self.label_schema)
+        if not all(isinstance(one.get("outputs", {}), dict) for one in self.signatures.values()):
+            raise ValueError("signatures: expected the outputs of each by their names")
+        return self
 
     @property
     def n4_of_caller(self) -> tuple[str, ...]:
@@ -203,7 +212,7 @@ def parse(text: str | bytes, where: str) -> ModelCard:
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not a {FILE} ({error}). Export the model again.") from error
     if not isinstance(content, dict) or "format" not in content:
         raise InputError(f"{where}: not a {FILE} of an exported model.")

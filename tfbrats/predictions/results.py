@@ -16,7 +16,7 @@ from tfbrats.cases.case import Case
 from tfbrats.cases.rejected import LIST_FAULTS, Rejected
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles
-from tfbrats.dicom import headers, segmentation_object
+from tfbrats.dicom import parsing, segmentation_object
 from tfbrats.dicom.study import Study
 from tfbrats.errors import InputError
 from tfbrats.labels import EDITIONS
@@ -31,7 +31,7 @@ UNCERTAINTY = {"WT": "_unc_whole", "TC": "_unc_core", "ET": "_unc_enhance"}
 STAGES = ("read", "segment", "write")  # of the work on a case
 _HEADERS_AT_ONCE = 8  # from a store, each takes a while
 _NOTES_TOLD = 20  # of a whole data set
-_NO_PACKAGE = (preprocess.MissingPackageError, headers.MissingPackageError)
+_NO_PACKAGE = (preprocess.MissingPackageError, parsing.MissingPackageError)
 _OF_ALL_CASES = (model_card.OtherModelError, *_NO_PACKAGE)  # no fault of one case
 _LEFT_S = 3600  # a half file that was not written to for so long is a dead command's
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tfbrats.cases import nifti
 from tfbrats.datasets import layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
-from tfbrats.dicom import headers, segmentation_object, study
+from tfbrats.dicom import headers, parsing, segmentation_object, study
 from tfbrats.dicom.study import Study
 from tfbrats.errors import InputError
 from tfbrats.labels import MODALITIES
@@ -202,7 +202,7 @@ def _study(dataset: Dataset, entries: Sequence[CaseFiles], series: str | bool) -
         InputError: none, several cases, or scans that do not lie on the series.
         MissingPackageError: what writes the object is not installed.
     """
-    headers.package("highdicom.seg")
+    parsing.package("highdicom.seg")
     if len(entries) > 1:
         raise InputError(
             f"--dicom-seg goes with one case; {dataset.root} holds {len(entries)}. Name one with --case."
