@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,7 +111,7 @@ def test_the_command_opens_each_file_of_a_cascades_run_once(cascade_run, tmp_pat
 
 def test_signatures_go_by_the_names_of_the_modalities(exported):
     saved = tf.saved_model.load(exported)
-    whole_case = {"serving_default", "int16", "gzip_int16", "cases_int16"}
+    whole_case = {"serving_default", "int16", "gzip_int16", "any_axes_int16", "cases_int16"}
     assert set(saved.signatures) == {*whole_case, "slices", "describe"}
     assert set(model_card.read(exported).signatures) == set(saved.signatures)
     for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):
@@ -177,6 +178,8 @@ def test_each_signature_says_what_its_caller_does(kind, request):
     card = model_card.read(request.getfixturevalue(kind))
     asked = {name: entry.get("caller") for name, entry in card.signatures.items()}
     assert asked.pop("describe") is None  # a file's name needs no preparation
+    told = asked.pop("any_axes_int16")
+    assert told == list(doubts.asked_of_caller(card, tells_axes=True)) and any("RAS" in text for text in told)
     for name in ("serving_default", "int16", "gzip_int16", "cases_int16"):
         assert asked.pop(name) == list(doubts.asked_of_caller(card))
     assert asked and all(wants == list(doubts.asked_of_network(card)) for wants in asked.values())
@@ -386,6 +389,21 @@ def test_packed_and_in_float32_a_case_gets_the_answer_of_int16(either, shape):
             assert np.array_equal(answer[name], array), (signature, name)
 
 
+@pytest.mark.parametrize("axes", ["RAS", "SPR"])
+def test_of_other_axes_a_case_gets_the_same_answer_on_its_own_grid(either, axes):
+    codes = nibabel.orientations.axcodes2ornt
+    away = nibabel.orientations.ornt_transform(codes(nifti.AXES), codes(axes))
+    volumes = _whole_numbers((40, 44, 16))
+    plain = either("int16", volumes)
+    turned = {name: nibabel.orientations.apply_orientation(volume, away) for name, volume in volumes.items()}
+    answer = either("any_axes_int16", {**turned, "axes": axes})
+    assert set(answer) == set(plain)
+    for name, array in plain.items():
+        on_grid = array.shape[:3] == (40, 44, 16)
+        expected = nibabel.orientations.apply_orientation(array, away) if on_grid else array
+        assert np.array_equal(answer[name], expected), name
+
+
 def test_several_cases_get_the_answers_that_each_gets_alone(either):
     cases = [_whole_numbers((40, 44, 16), seed) for seed in (1, 2, 3)]
     together = either("cases_int16", {m: np.stack([one[m] for one in cases]) for m in MODALITIES})
@@ -433,6 +451,7 @@ def test_a_case_that_is_too_large_is_refused_whatever_the_signature(either):
         ("serving_default", {name: volume.astype(np.float32) for name, volume in long.items()}),
         ("cases_int16", {name: volume[None] for name, volume in long.items()}),
         ("gzip_int16", _packed(long)),
+        ("any_axes_int16", {**long, "axes": "RAS"}),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match="512"):
             either(signature, inputs)
@@ -491,7 +510,7 @@ def a_case(patch_records):
 def test_a_cascade_is_called_as_a_slice_model_is_and_tells_its_tiles(cascade_model):
     saved = tf.saved_model.load(cascade_model)
     assert set(saved.signatures) == {
-        *("serving_default", "int16", "gzip_int16", "cases_int16", "describe"),
+        *("serving_default", "int16", "gzip_int16", "any_axes_int16", "cases_int16", "describe"),
         *("patches_wt", "patches_tc", "patches_et"),
     }
     for name, dtype in (("serving_default", tf.float32), ("int16", tf.int16)):

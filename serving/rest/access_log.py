@@ -1,6 +1,6 @@
 """A line for each call: who, which model, what, how it ended, how long it took, how many bytes, which request.
 
-    ipv4:127.0.0.1:51234  cun  int16  OK  812 ms  71424512 B in  8928034 B out  id 3f9c01d2a4b86e57
+    ipv4:127.0.0.1:45138  cun  gzip_int16  OK  10221 ms  9802924 B in  8928071 B out  id 8deeb14248bbc6d0
 
 Nothing of a case, unless the caller makes its id that of the request.
 """

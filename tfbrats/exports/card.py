@@ -64,7 +64,9 @@ def card_of(
 def _with_callers_part(card: ModelCard, signatures: Sequence[Signature]) -> dict[str, dict[str, Any]]:
     """The card's signatures, each with what it asks of its caller; in there older clients read over it."""
     asked = {
-        one.name: doubts.asked_of_network(card) if one.is_bare else doubts.asked_of_caller(card)
+        one.name: doubts.asked_of_network(card)
+        if one.is_bare
+        else doubts.asked_of_caller(card, "axes" in one.inputs)
         for one in signatures
         if set(card.modalities) <= set(one.inputs) or one.is_bare
     }

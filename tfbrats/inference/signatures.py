@@ -17,6 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tfbrats.cases import nifti
 from tfbrats.config import Config, PatchConfig
 from tfbrats.graphs import packing_graph
+from tfbrats.graphs.axes_graph import Turn
 from tfbrats.graphs.pieces import bounded, each_of
 from tfbrats.inference.cascade_segmenter import CascadeSegmenter
 from tfbrats.inference.slice_segmenter import SliceSegmenter
@@ -124,7 +125,7 @@ def signatures_of(segmenter: Segmenter, config: Config, card_text: Callable[[], 
 
 
 def _of_a_case(segmenter: Segmenter) -> list[Signature]:
-    """A whole case by modality name: as floats, as whole numbers, packed, and several at once."""
+    """A whole case by modality name: as floats, as whole numbers, packed, of any axes, and several at once."""
     modalities = segmenter.modalities
     floats = Tensor(tf.float32, _VOLUME, _ON_ONE_GRID)
     # Traced once for all signatures.
@@ -144,6 +145,12 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
         return case(volumes)
 
     outputs = _outputs_of_a_case(segmenter)
+
+    def turned_case(axes, **volumes):
+        turn = Turn(axes)
+        answer = case({name: turn.to_ours(each) for name, each in bounded(volumes).items()})
+        return {name: turn.back(v) if outputs[name].axes[:3] == _VOLUME else v for name, v in answer.items()}
+
     # Of several cases no probabilities come: one case has 107 MB of them.
     large = ("probabilities", model_card.ENTROPY)
     kept = {name: tensor for name, tensor in outputs.items() if name not in large}
@@ -178,6 +185,15 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
             function=packed_case,
             example=_packed_example,
             warm_up=(of_client,),
+        ),
+        one_case(
+            "any_axes_int16",
+            {
+                **dict.fromkeys(modalities, Tensor(tf.int16, _VOLUME, ", one grid for all")),
+                "axes": Tensor(tf.string, (), ": where I, J and K go, three letters, e.g. RAS"),
+            },
+            function=turned_case,
+            example=lambda volumes: {**_as(np.int16, volumes), "axes": "".join(nifti.AXES)},
         ),
         one_case(
             "cases_int16",

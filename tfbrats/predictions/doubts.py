@@ -120,10 +120,13 @@ def other_n4_note(card: ModelCard) -> str | None:
 # --- of a model's caller -------------------------------------------------------------------------------
 
 
-def asked_of_caller(card: ModelCard) -> tuple[str, ...]:
+def asked_of_caller(card: ModelCard, tells_axes: bool = False) -> tuple[str, ...]:
     """What holds of scans that a whole-case signature is sent, each a clause. No server sees to it.
 
     Of scans in BraTS' own form all of it holds as the files are, but for N4 of older models.
+
+    Args:
+        tells_axes: whether the axes are one of the signature's inputs.
     """
     n4 = card.n4
     if card.n4_of_caller:
@@ -134,10 +137,14 @@ def asked_of_caller(card: ModelCard) -> tuple[str, ...]:
     else:
         within = f"N4 of {', '.join(n4.modalities)} and the z-score are" if n4.modalities else "the z-score is"
         values = f"raw scans: {within} done in the model"
+    towards = ", ".join(_TOWARDS.get(axis, axis) for axis in card.axes)
+    axes = f"axes {card.axes}: indices grow towards {towards}"
+    if tells_axes:
+        axes = 'any axes, named in the input "axes" as nibabel.aff2axcodes does: RAS'
     sides = " x ".join(f"{side:.4g}" for side in card.spacing_mm)
     return (
         values,
-        f"axes {card.axes}: indices grow towards {', '.join(_TOWARDS.get(axis, axis) for axis in card.axes)}",
+        axes,
         f"one grid: {', '.join(card.modalities)} have one shape, and a voxel is one place in all",
         "no skull: what is not brain is 0",
         f"voxels of {sides} mm, as in training",

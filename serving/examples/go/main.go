@@ -6,6 +6,7 @@ package main
 import (
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -29,8 +30,8 @@ func check(err error) {
 	}
 }
 
-// scan reads an int16 NIfTI file of axes LPS: its header, its sizes, its voxels in C order (k fastest).
-func scan(path string) (header []byte, size [3]int, voxels []byte) {
+// scan reads an int16 NIfTI file: its header, its sizes, where its axes go, its voxels in C order (k fastest).
+func scan(path string) (header []byte, size [3]int, axes string, voxels []byte) {
 	file, err := os.Open(path)
 	check(err)
 	unpacked, err := gzip.NewReader(file)
@@ -44,8 +45,20 @@ func scan(path string) (header []byte, size [3]int, voxels []byte) {
 	if number(70) != 4 || !isAsItIs {
 		log.Fatalf("%s: not int16 as it is: send it as float32 by serving_default", path)
 	}
-	if !(real(280) < 0 && real(300) < 0 && real(320) > 0) {
-		log.Fatalf("%s: axes are not LPS: turn it first", path)
+	if number(254) <= 0 {
+		log.Fatalf("%s: its sform does not say where the axes go", path)
+	}
+	for axis := 0; axis < 3; axis++ { // by where it goes most: right or left, to the front or back, up or down
+		most, letter := 0.0, ""
+		for row, letters := range []string{"LR", "PA", "IS"} {
+			if goes := real(280 + 16*row + 4*axis); math.Abs(goes) > math.Abs(most) {
+				most, letter = goes, letters[:1]
+				if goes > 0 {
+					letter = letters[1:]
+				}
+			}
+		}
+		axes += letter
 	}
 	size = [3]int{number(42), number(44), number(46)}
 	begin, n := int(real(108)), size
@@ -58,7 +71,7 @@ func scan(path string) (header []byte, size [3]int, voxels []byte) {
 			}
 		}
 	}
-	return content[:begin], size, voxels
+	return content[:begin], size, axes, voxels
 }
 
 func field(m protoreflect.Message, name protoreflect.Name) protoreflect.FieldDescriptor {
@@ -80,19 +93,27 @@ func main() {
 	}
 
 	request, answer := message("tensorflow.serving.PredictRequest"), message("tensorflow.serving.PredictResponse")
-	spec := fmt.Sprintf(`{"modelSpec": {"name": %q, "signatureName": "int16"}, "outputFilter": ["segmentation"]}`, model)
+	spec := fmt.Sprintf(`{"modelSpec": {"name": %q, "signatureName": "any_axes_int16"}, "outputFilter": ["segmentation"]}`, model)
 	check(protojson.Unmarshal([]byte(spec), request))
 	inputs := request.Mutable(field(request, "inputs")).Map()
 	var header []byte
 	var n [3]int
+	var axes string
 	for number, name := range []string{"flair", "t1", "t1ce", "t2"} {
 		var voxels []byte
-		header, n, voxels = scan(os.Args[4+number])
+		before := axes
+		header, n, axes, voxels = scan(os.Args[4+number])
+		if number > 0 && axes != before {
+			log.Fatalf("%s: axes %s, those before it %s: the four are not on one grid", os.Args[4+number], axes, before)
+		}
 		tensor := inputs.Mutable(protoreflect.ValueOfString(name).MapKey()).Message()
 		shape := fmt.Sprintf(`{"dtype": "DT_INT16", "tensorShape": {"dim": [{"size": %d}, {"size": %d}, {"size": %d}]}}`, n[0], n[1], n[2])
 		check(protojson.Unmarshal([]byte(shape), tensor.Interface()))
 		tensor.Set(field(tensor, "tensor_content"), protoreflect.ValueOfBytes(voxels))
 	}
+	told := inputs.Mutable(protoreflect.ValueOfString("axes").MapKey()).Message().Interface()
+	text := base64.StdEncoding.EncodeToString([]byte(axes))
+	check(protojson.Unmarshal([]byte(fmt.Sprintf(`{"dtype": "DT_STRING", "tensorShape": {}, "stringVal": [%q]}`, text)), told))
 
 	channel, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))

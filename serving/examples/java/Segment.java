@@ -16,7 +16,7 @@ import java.util.*;
 import java.util.zip.GZIPInputStream;
 
 public class Segment {
-  /** An int16 NIfTI file of axes LPS, as it is. */
+  /** An int16 NIfTI file, as it is. */
   static ByteBuffer scan(String path) throws IOException {
     byte[] content = new GZIPInputStream(new FileInputStream(path)).readAllBytes();
     ByteBuffer file = ByteBuffer.wrap(content).order(ByteOrder.LITTLE_ENDIAN);
@@ -24,9 +24,25 @@ public class Segment {
     boolean isAsItIs = slope == 0 || Float.isNaN(slope) || slope == 1 && intercept == 0;
     if (file.getShort(70) != 4 || !isAsItIs)
       throw new IOException(path + ": not int16 as it is: send it as float32 by serving_default");
-    if (!(file.getFloat(280) < 0 && file.getFloat(300) < 0 && file.getFloat(320) > 0))
-      throw new IOException(path + ": axes are not LPS: turn it first");
+    if (file.getShort(254) <= 0) throw new IOException(path + ": its sform does not say where the axes go");
     return file;
+  }
+
+  /** Where the axes of a file go, each by where it goes most: right or left, to the front or back, up or down. */
+  static String axes(ByteBuffer file) {
+    StringBuilder found = new StringBuilder();
+    for (int axis = 0; axis < 3; axis++) {
+      float most = 0;
+      char letter = ' ';
+      for (int row = 0; row < 3; row++) {
+        float goes = file.getFloat(280 + 16 * row + 4 * axis);
+        if (Math.abs(goes) <= Math.abs(most)) continue;
+        most = goes;
+        letter = (goes > 0 ? "RAS" : "LPI").charAt(row);
+      }
+      found.append(letter);
+    }
+    return found.toString();
   }
 
   /** The file's descriptors, by the path that others import them by. */
@@ -52,13 +68,17 @@ public class Segment {
     Descriptor tensor = inputs.getMessageType().findFieldByName("value").getMessageType();
 
     var request = DynamicMessage.newBuilder(asked);
-    JsonFormat.parser().merge("{'modelSpec': {'name': '" + given[2] + "', 'signatureName': 'int16'}, "
+    JsonFormat.parser().merge("{'modelSpec': {'name': '" + given[2] + "', 'signatureName': 'any_axes_int16'}, "
         + "'outputFilter': ['segmentation']}", request);
     ByteBuffer file = null;
+    String axes = null;
     int[] n = new int[3];
     String[] names = {"flair", "t1", "t1ce", "t2"};
     for (int number = 0; number < 4; number++) {
       file = scan(given[3 + number]);
+      if (axes != null && !axes.equals(axes(file)))
+        throw new IOException(given[3 + number] + ": the four are not on one grid: axes " + axes(file) + ", " + axes);
+      axes = axes(file);
       for (int axis = 0; axis < 3; axis++) n[axis] = file.getShort(42 + 2 * axis);
       int begin = (int) file.getFloat(108);
       ByteBuffer voxels = ByteBuffer.allocate(2 * n[0] * n[1] * n[2]).order(ByteOrder.LITTLE_ENDIAN);
@@ -72,6 +92,10 @@ public class Segment {
       sent.setField(tensor.findFieldByName("tensor_content"), ByteString.copyFrom(voxels.array()));
       request.addRepeatedField(inputs, entry(inputs.getMessageType(), names[number], sent.build()));
     }
+    var told = DynamicMessage.newBuilder(tensor);
+    JsonFormat.parser().merge("{'dtype': 'DT_STRING', 'tensorShape': {}}", told);
+    told.addRepeatedField(tensor.findFieldByName("string_val"), ByteString.copyFromUtf8(axes));
+    request.addRepeatedField(inputs, entry(inputs.getMessageType(), "axes", told.build()));
 
     ManagedChannel channel =
         ManagedChannelBuilder.forTarget(given[1]).usePlaintext().maxInboundMessageSize(1 << 30).build();
