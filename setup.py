@@ -83,10 +83,11 @@ setuptools.setup(
     package_dir={"tfbrats.configs": "configs"},
     package_data={
         "tfbrats": ["py.typed", "*.pyi"],
+        "tfbrats.exports": ["*.txt.gz"],
         "tfbrats.reporting": ["*.html.jinja", "*.js"],
         "tfbrats.viewer": ["*.html.jinja", "*.css", "*.js"],
         "tfbrats.configs": ["*.yaml"],
-        "serving": ["*.config", "*.yaml", "*.protoset", "kubernetes/*.yaml", "monitoring/*"],
+        "serving": ["*.config", "*.yaml", "*.protoset", "kubernetes/**/*.*", "monitoring/*"],
         "serving.page": ["*.html", "*.css", "*.js"],
     },
     entry_points={"console_scripts": ["tfbrats = tfbrats.__main__:main"]},

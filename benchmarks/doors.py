@@ -50,6 +50,7 @@ SLIPS = {  # word -> arguments with one mistake, in a key or else in a value
     "segment": ("--model", _NOWHERE, "--input", _EMPTY, "--output", _OUTPUT),
     "serve": ("--model_base_path", _NOWHERE),
     "page": ("--server", "localhost:8500"),
+    "capacity": ("--output", _OUTPUT, "--model", _NOWHERE, "--input", _EMPTY),
     "call": ("--model-name", "cun", "--input", _NOWHERE, "--output", _OUTPUT),
     "view": (_NOWHERE, "--output", f"{_OUTPUT}.html"),
     "evaluate": ("--prediction", _NOWHERE, "--reference", _EMPTY, "--output", _OUTPUT),

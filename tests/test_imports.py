@@ -74,6 +74,7 @@ COMMANDS = (
     ),
     *("probe", "check_submission", "records.__main__", "runs.__main__", "workflows.trial"),
     "serving.page.__main__",
+    "serving.capacity.__main__",
 )
 WINGS = tuple(who for who in ORDER if (ROOT / "tfbrats" / who).is_dir())
 DOORS = {
@@ -111,6 +112,7 @@ LIGHT_COMMANDS = (
     *("tfbrats.report", "tfbrats.demo", "tfbrats.workflows.chain", "tfbrats.workflows.table_plan"),
     *("tfbrats.predict", "tfbrats.view", "serving.client", "serving.rounds", "serving.server"),
     "serving.page.__main__",
+    "serving.capacity.__main__",
     *("beam_pipelines.nifti_to_tfrecord", "beam_pipelines.segment_cases"),
 )
 # What an environment for client and check alone may lack: with it go most of its megabytes.
@@ -248,8 +250,7 @@ def test_a_wing_s_own_file_is_its_question_alone():
 def test_a_wing_holds_3_to_13_files():
     for wing in (
         *(ROOT / "tfbrats" / name for name in WINGS),
-        ROOT / "serving" / "page",
-        ROOT / "serving" / "rest",
+        *(ROOT / "serving" / name for name in ("capacity", "page", "rest")),
     ):
         files = [path for path in wing.glob("*.py") if path.name != "__init__.py"]
         assert 3 <= len(files) <= 13, f"{wing}: {len(files)}"

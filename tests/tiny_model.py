@@ -12,13 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from tfbrats import labels
-from tfbrats.graphs import packing_graph, pieces
+from tfbrats.graphs import axes_graph, packing_graph, pieces
 from tfbrats.labels import EDITIONS, MODALITIES, Tissue
 from tfbrats.predictions import model_card
 
 # Brighter than this, later ones win. Of the phantoms' voxels each marks some.
 RULES = (("flair", 700, Tissue.ED), ("t1", 650, Tissue.NCR), ("t1ce", 850, Tissue.ET))
 TOO_BRIGHT = 30000  # of t2: the graph raises
+WHOLE = (
+    "serving_default",
+    "int16",
+    "gzip_int16",
+    "any_axes_int16",
+    "cases_int16",
+)  # signatures of a whole case
 
 
 def tissues_by_rule(images) -> np.ndarray:
@@ -61,9 +68,7 @@ def card(version: int = 1, edition: str = "2020", n4=None) -> model_card.ModelCa
         spacing_mm=(1, 1, 1),
         label_schema=EDITIONS[edition].to_json(),
         regions={name: tuple(t.name for t in parts) for name, parts in labels.REGIONS.items()},
-        signatures={
-            name: {} for name in ("serving_default", "int16", "gzip_int16", "cases_int16", "slices", "describe")
-        },
+        signatures={name: {} for name in (*WHOLE, "slices", "describe")},
         training_data={},
         scores={},
         license="none",
@@ -113,6 +118,15 @@ class _Tiny(tf.Module):
                     volumes[name] = packing_graph.unpacked(slices, plane)
             return self.segment(volumes)
 
+        volumes = [tf.TensorSpec([None] * 3, tf.int16, name=name) for name in MODALITIES]
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.string, name="axes"), *volumes])
+        def any_axes_int16(axes, flair, t1, t1ce, t2):
+            turn = axes_graph.Turn(axes)
+            images = pieces.bounded({"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2})
+            answer = self.segment({name: turn.to_ours(image) for name, image in images.items()})
+            return {name: turn.back(array) for name, array in answer.items()}
+
         @tf.function(input_signature=[tf.TensorSpec([None] * 4, tf.int16, name=name) for name in MODALITIES])
         def cases_int16(flair, t1, t1ce, t2):
             cases = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
@@ -135,6 +149,7 @@ class _Tiny(tf.Module):
             "serving_default": whole(tf.float32),
             "int16": whole(tf.int16),
             "gzip_int16": gzip_int16,
+            "any_axes_int16": any_axes_int16,
             "cases_int16": cases_int16,
             "slices": slices,
             "describe": describe,

@@ -27,6 +27,9 @@ In mixed_bfloat16 the weights are the same and the network computes with 8 bits 
 is faster, on others slower, and some labels change. Each export tries it on this machine, on a small
 simulated case, for up to half a minute at width 32, and says what it found; the card keeps it. Networks
 narrower than 16 channels are not tried.
+
+At the end it says whether TensorFlow Serving of the image that our files name has every op of the model, and
+if not, which it lacks.
 """
 
 from collections.abc import Sequence
@@ -107,9 +110,20 @@ def main(arguments: Sequence[str]) -> None:
             text = "chosen without mirrored inputs, it may not suit them; tfbrats tune --flips tries them"
             print(style.note(text))
     print(wording.wrapped(f"callers send {'; '.join(doubts.asked_of_caller(card))}", indent=4))
+    _tell_of_serving(final)
     print(f"exported {final}")
     following = ("--model", options.output, "--input", "FOLDER", "--output", "predictions")
     print(style.following(verbs.command_line("tfbrats.predict", *following)))
+
+
+def _tell_of_serving(folder: str) -> None:
+    """Whether the image of TensorFlow Serving that our files name can load the version."""
+    from tfbrats.exports import op_check, op_list
+
+    line, warnings = op_check.told(folder, op_list.read())
+    for warning in warnings:
+        print(style.warning(warning))
+    print(style.note(line) if warnings else line)
 
 
 if __name__ == "__main__":

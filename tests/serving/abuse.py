@@ -31,7 +31,10 @@ SHAPE = (6, 5, 4)
 _FLOAT, _STRING, _INT16 = (tf.dtypes.as_dtype(n).as_datatype_enum for n in ("float32", "string", "int16"))
 _VALUES = ("float_val", "double_val", "int_val", "string_val", "int64_val", "bool_val", "half_val")
 # Signature -> what each of its inputs is made of.
-_WHOLE = {"serving_default": _FLOAT, "int16": _INT16, "cases_int16": _INT16, "gzip_int16": _STRING}
+_WHOLE = {
+    **{"serving_default": _FLOAT, "int16": _INT16, "any_axes_int16": _INT16, "cases_int16": _INT16},
+    "gzip_int16": _STRING,
+}
 Random = np.random.Generator
 
 
@@ -65,6 +68,8 @@ def inputs(arrays: Mapping[str, np.ndarray], signature: str = "int16") -> dict[s
     if signature == "gzip_int16":
         packed = {name: tf.make_tensor_proto(packing.packed(array)) for name, array in arrays.items()}
         return {**packed, "plane": tf.make_tensor_proto(np.array(arrays["t1"].shape[:2], np.int32))}
+    if signature == "any_axes_int16":
+        return {**inputs(arrays), "axes": tf.make_tensor_proto("LPS")}
     if signature == "cases_int16":
         arrays = {name: array[None] for name, array in arrays.items()}
     if signature == "serving_default":
@@ -133,6 +138,11 @@ def names_of_inputs(random: Random) -> Call:
     for _ in range(int(random.integers(0, 4))):
         sent[_odd_name(random, name)] = taken
     return predict(sent, signature)
+
+
+def axes(random: Random) -> Call:
+    sent = inputs(images(random), "any_axes_int16")
+    return predict({**sent, "axes": tf.make_tensor_proto(_odd_name(random, "RAS"))}, "any_axes_int16")
 
 
 def names_of_outputs(random: Random) -> Call:
@@ -240,7 +250,8 @@ def empty(random: Random) -> Call:
         return predict({**packed, "plane": tf.make_tensor_proto(plane.astype(np.int32))}, signature)
     rank = len(sent["t1"].tensor_shape.dim)
     sides = random.integers(0, 3, rank) * random.integers(0, 2, rank)
-    return predict({name: tensor(one.dtype, sides) for name, one in sent.items()}, signature)
+    nothing = {name: tensor(one.dtype, sides) for name, one in sent.items() if name in MODALITIES}
+    return predict({**sent, **nothing}, signature)
 
 
 def mixed_encodings(random: Random) -> Call:
@@ -390,6 +401,7 @@ KINDS = {
     "versions and labels that are not there": Kind(versions_and_labels, 700, frozenset({NOT_FOUND, INVALID})),
     "signatures that are not there": Kind(names_of_signatures, 500, frozenset({NO_SIGNATURE})),
     "inputs missing, extra and misnamed": Kind(names_of_inputs, 800, frozenset({INVALID})),
+    "axes that are none": Kind(axes, 300, frozenset({INVALID})),
     "outputs unknown, doubled, by the thousand": Kind(names_of_outputs, 500, frozenset({INVALID})),
     "metadata that nobody has": Kind(fields_of_metadata, 300, frozenset({INVALID})),
     "methods that are not there": Kind(methods, 300, frozenset({NO_METHOD})),

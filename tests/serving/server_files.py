@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from tfbrats.machine import protobuf
 
 SERVING = pathlib.Path(__file__).parents[2] / "serving"
+KUBERNETES = SERVING / "kubernetes"
 REST_PORT = 8501  # the image's
 
 # What the stubs on PyPI lack. Names and types as in tensorflow_serving/config/{monitoring,ssl}_config.proto and
@@ -67,12 +68,15 @@ def compose():
 
 
 def kustomization():
-    return yaml.safe_load((SERVING / "kustomization.yaml").read_text())
+    """Of the base: what every installation on Kubernetes has."""
+    return yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())
 
 
 def kubernetes(kind, name=None):
-    """The one object of a kind, and of a name where there are several, under kubernetes/."""
-    objects = [yaml.safe_load(path.read_text()) for path in (SERVING / "kubernetes").glob("*.yaml")]
+    """The one object of a kind, and of a name where there are several, of the base."""
+    objects = [
+        yaml.safe_load((KUBERNETES / "base" / file).read_text()) for file in kustomization()["resources"]
+    ]
     (found,) = (one for one in objects if one["kind"] == kind and name in (None, one["metadata"]["name"]))
     return found
 
@@ -94,6 +98,6 @@ def memory_gib(calls):
 
     One more is added for a version that warms up beside them.
     """
-    text = (SERVING / "kubernetes" / "deployment.yaml").read_text()
+    text = (KUBERNETES / "base" / "deployment.yaml").read_text()
     own, case = re.search(r"# Reckoned: (\S+) GiB, and (\S+) GiB for each call under way", text).groups()
     return float(own) + (calls + 1) * float(case)

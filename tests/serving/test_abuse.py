@@ -81,7 +81,7 @@ class Target:
         """A good request gets the right answer, by each signature, and nothing was left in the log."""
         images = abuse.images(self._random)
         wanted = np.array([0, 1, 2, 4], np.uint8)[tiny_model.tissues_by_rule(images)]
-        for signature in ("serving_default", "int16", "gzip_int16", "cases_int16"):
+        for signature in tiny_model.WHOLE:
             answer = self.answer(abuse.predict(abuse.inputs(images, signature), signature))
             np.testing.assert_array_equal(np.squeeze(answer), wanted)
         assert "Traceback" not in self.server.said()
@@ -275,6 +275,12 @@ def _filled(signature: str, shape, value=1) -> abuse.Call:
     return abuse.predict(dict.fromkeys(MODALITIES, one), signature, ["segmentation"])
 
 
+def _of_axes(axes: str | bytes, shape=(40, 40, 9)) -> abuse.Call:
+    one = abuse.tensor(tf.int16.as_datatype_enum, shape, int_val=[1])
+    sent = {**dict.fromkeys(MODALITIES, one), "axes": tf.make_tensor_proto(axes)}
+    return abuse.predict(sent, "any_axes_int16", ["segmentation"])
+
+
 def _packed(plane, count: int, content: bytes) -> abuse.Call:
     one = abuse.tensor(tf.string.as_datatype_enum, [count], string_val=[content][:count])
     sent = {**dict.fromkeys(MODALITIES, one), "plane": tf.make_tensor_proto(np.array(plane, np.int32))}
@@ -295,6 +301,10 @@ OF_NETWORK = {
     "half a million cases of one voxel": (lambda: _filled("cases_int16", (2**19, 1, 1, 1)), "refused"),
     "cases without end": (lambda: _filled("cases_int16", (2**19, 0, 0, 0)), "refused"),
     "no case": (lambda: _filled("cases_int16", (0, 5, 5, 5)), "either"),
+    "axes of a million letters": (lambda: _of_axes("RAS" * 2**19), "refused"),
+    "one axis twice": (lambda: _of_axes("RLS"), "refused"),
+    "axes that a text cannot be": (lambda: _of_axes(b"\xff\0S"), "refused"),
+    "thin along a turned axis": (lambda: _of_axes("SAR", (1, 1, 512)), "answered"),
     "not a number": (lambda: _filled("serving_default", (40, 40, 9), np.nan), "refused"),
     "infinite": (lambda: _filled("serving_default", (40, 40, 9), np.inf), "refused"),
     "nothing but background": (lambda: _filled("int16", (40, 40, 9), 0), "answered"),

@@ -1,6 +1,6 @@
-"""The files for Kubernetes are what its schemas ask for, and fit each other, the models' config and the client.
+"""The base for Kubernetes is what its schemas ask for, and fits itself, the models' config and the client.
 
-No cluster was at hand: nothing here has been applied to one.
+No cluster was at hand: nothing here has been applied to one. test_kubernetes_components.py has the rest.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import pytest
 import tiny_model
 import yaml
 from server_files import (
+    KUBERNETES,
     REST_PORT,
     SERVING,
     calls_at_once,
@@ -33,26 +34,40 @@ def by_name(entries):
     return {entry["name"]: entry for entry in entries}
 
 
-FILES = sorted(path.relative_to(SERVING).as_posix() for path in (SERVING / "kubernetes").glob("*.yaml"))
+FILES = kustomization()["resources"]
 
 
 def test_all_files_are_applied():
-    assert sorted(kustomization()["resources"]) == FILES
+    beside = {path.name for path in (KUBERNETES / "base").glob("*.yaml")}
+    assert beside == {*FILES, "kustomization.yaml"}
 
 
 @pytest.mark.parametrize("version", ["1.27", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_is_what_the_schemas_ask_for(name, version):
-    kubernetes_validate.validate(yaml.safe_load((SERVING / name).read_text()), version, strict=True)
+    text = (KUBERNETES / "base" / name).read_text()
+    kubernetes_validate.validate(yaml.safe_load(text), version, strict=True)
 
 
 def test_the_config_map_holds_the_files_that_flags_name(pod):
     (made,) = kustomization()["configMapGenerator"]
-    keys = [entry.partition("=")[0] for entry in made["files"]]
-    assert all((SERVING / entry.rpartition("=")[2]).is_file() for entry in made["files"])
     named = re.findall(r"=/config/(\S+)", " ".join(container()["args"]))
-    assert keys == [*named, "batching.config"]  # the last for who adds the flags of models_batching.config
+    assert made["files"] == [
+        *named,
+        "batching.config",
+    ]  # the last for who adds the flags of models_batching.config
     assert by_name(pod["spec"]["volumes"])["config"]["configMap"]["name"] == made["name"]
+
+
+def test_the_bases_files_are_those_that_everything_else_uses():
+    """Kustomize reads no file from above its folder, so there are two of each."""
+    (made,) = kustomization()["configMapGenerator"]
+    for name in made["files"]:
+        assert (KUBERNETES / "base" / name).read_text() == (SERVING / name).read_text(), name
+    above = yaml.safe_load((SERVING / "kustomization.yaml").read_text())
+    assert above["resources"] == ["kubernetes/base"]
+    assert above["images"] == kustomization()["images"]
+    assert above["configMapGenerator"] == [{**made, "behavior": "replace"}]
 
 
 def test_models_come_from_the_claim_and_nothing_but_scratch_can_be_written(pod):
@@ -80,7 +95,9 @@ def test_a_pod_is_ready_when_the_models_metadata_answers():
     (model,) = model_config.read(SERVING / "models.config")
     ready = {"path": f"/v1/models/{model.name}/metadata", "port": "rest"}
     assert probes["readinessProbe"]["httpGet"] == probes["startupProbe"]["httpGet"] == ready
-    assert "httpGet" not in probes["livenessProbe"]  # a slow load must not get the pod killed
+    # A slow load must not get the pod killed: of the process alone.
+    assert probes["livenessProbe"]["grpc"] == {"port": ports["grpc"]}
+    assert "--enable_grpc_healthcheck_service=true" in probes["args"]
     # Longer than the server itself tries: --max_num_load_retries 5, --load_retry_interval_micros a minute.
     assert probes["startupProbe"]["periodSeconds"] * probes["startupProbe"]["failureThreshold"] > 5 * 60
 
@@ -106,7 +123,10 @@ def test_the_service_is_headless_and_its_name_is_the_callers_address():
     ports = {port["port"]: port["targetPort"] for port in service["spec"]["ports"]}
     assert ports == {8500: "grpc", REST_PORT: "rest"}
     address = f"dns:///{service['metadata']['name']}:8500"
-    assert f"tfbrats call --server {address} --model-name cun" in (SERVING / "kustomization.yaml").read_text()
+    assert (
+        f"tfbrats call --server {address} --model-name cun"
+        in (KUBERNETES / "base" / "kustomization.yaml").read_text()
+    )
 
 
 def test_the_client_goes_round_all_addresses_of_a_name(tmp_path):

@@ -45,6 +45,12 @@ VERBS = tuple(
             "a server for your own machine, with TensorFlow Serving's calls",
         ),
         ("page", "serving.page", "Use a model", "a page for the browser: drop four scans, see the answer"),
+        (
+            "capacity",
+            "serving.capacity",
+            "Use a model",
+            "what a server manages, measured; how many pods a load wants",
+        ),
         ("call", "serving.client", "Use a model", "segment cases by a server, over gRPC"),
         ("view", "tfbrats.view", "Judge it", "one case in a browser: planes, 3-D, prediction and reference"),
         ("evaluate", "tfbrats.evaluate", "Judge it", "score segmentations against references"),
