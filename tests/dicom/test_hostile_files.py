@@ -206,3 +206,20 @@ def test_a_study_with_a_damaged_entry_is_told_by_the_door(tmp_path):
     path.write_bytes(content[: place - 4] + b"\x55\xae" + content[place - 2 :])  # a kind of value that none is
     with pytest.raises(InputError, match=r"as DICOM asks for|cannot be read"):
         study.find(root)
+
+
+def test_a_number_of_an_odd_length_is_told(single):
+    """pydicom has an error of its own for it."""
+    path = single / "IM0000"
+    rows = struct.pack("<HH", 0x0028, 0x0010) + b"US" + struct.pack("<H", 2)
+    content = path.read_bytes()
+    place = content.index(rows)
+    path.write_bytes(
+        content[: place + 6]
+        + struct.pack("<H", 3)
+        + content[place + 8 : place + 10]
+        + b"\0"
+        + content[place + 10 :]
+    )
+    with pytest.raises(InputError, match="IM0000: a header is not as DICOM asks for"):
+        headers.series_below(single)

@@ -244,7 +244,7 @@ def frames_of(series: Series) -> list[Frame]:
                 )
         try:
             frames += _of_groups(path, header) if series.is_multi_frame else [_of_file(path, header)]
-        except parsing.DAMAGE as error:
+        except Exception as error:  # pydicom raises many kinds, of its own too
             raise InputError(
                 f"{series.name}: {files.name(path)} does not tell where its voxels lie "
                 f"({parsing.shown(error)}). Send the series from the scanner or the archive again; a "

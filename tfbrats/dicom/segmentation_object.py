@@ -150,7 +150,9 @@ def content(study: Study, tissues: np.ndarray, grid: Grid, schema: LabelSchema, 
     marked = numbers[slices]
     try:
         made = _object(study, marked, segments, algorithm)
-    except parsing.DAMAGE as error:  # of the source's headers
+    except InputError:
+        raise
+    except Exception as error:  # of the source's headers; pydicom and highdicom raise many kinds
         raise InputError(
             f"{study.scans[study.reference].name}: no DICOM-SEG can be made on it ({error}). Its headers lack "
             "what the standard asks for, or hold what it forbids."
