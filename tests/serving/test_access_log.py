@@ -9,7 +9,7 @@ import pytest
 import served
 import tensorflow as tf
 import tiny_model
-from asked_rest import ask, free_port
+from asked_rest import ask, free_port, wait_until
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -57,6 +57,7 @@ def test_it_says_what_it_serves_and_how_it_is_called_and_nothing_of_tensorflow(r
     address = f"http://127.0.0.1:{running.rest_port}"
     assert watching == f"status: {address}/v1/models/tiny; metrics: /monitoring/prometheus/metrics"
     assert ask(running.rest_port, "/v1/models/tiny").status == 200
+    wait_until(lambda: "  tiny  status  OK  " in running.log.read_text())  # written behind the answer
     asking = f"--server {running.address} --model-name tiny --input CASES --output predictions"
     assert following == f"next: tfbrats call {asking}"
     assert [line for line in others[:-3] if not line.startswith("serving tiny version 1")] == []

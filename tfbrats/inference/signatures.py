@@ -145,12 +145,6 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
         return case(volumes)
 
     outputs = _outputs_of_a_case(segmenter)
-
-    def turned_case(axes, **volumes):
-        turn = Turn(axes)
-        answer = case({name: turn.to_ours(each) for name, each in bounded(volumes).items()})
-        return {name: turn.back(v) if outputs[name].axes[:3] == _VOLUME else v for name, v in answer.items()}
-
     # Of several cases no probabilities come: one case has 107 MB of them.
     large = ("probabilities", model_card.ENTROPY)
     kept = {name: tensor for name, tensor in outputs.items() if name not in large}
@@ -186,15 +180,7 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
             example=_packed_example,
             warm_up=(of_client,),
         ),
-        one_case(
-            "any_axes_int16",
-            {
-                **dict.fromkeys(modalities, Tensor(tf.int16, _VOLUME, ", one grid for all")),
-                "axes": Tensor(tf.string, (), ": where I, J and K go, three letters, e.g. RAS"),
-            },
-            function=turned_case,
-            example=lambda volumes: {**_as(np.int16, volumes), "axes": "".join(nifti.AXES)},
-        ),
+        _of_any_axes(modalities, case, outputs),
         one_case(
             "cases_int16",
             dict.fromkeys(modalities, several),
@@ -203,6 +189,26 @@ def _of_a_case(segmenter: Segmenter) -> list[Signature]:
             example=lambda volumes: {name: np.stack([v, v]) for name, v in _as(np.int16, volumes).items()},
         ),
     ]
+
+
+def _of_any_axes(modalities: Sequence[str], case: Callable, outputs: Mapping[str, Tensor]) -> Signature:
+    """A whole case of axes that the caller names; the answer is on the caller's grid."""
+
+    def turned_case(axes, **volumes):
+        turn = Turn(axes)
+        answer = case({name: turn.to_ours(each) for name, each in bounded(volumes).items()})
+        return {name: turn.back(v) if outputs[name].axes[:3] == _VOLUME else v for name, v in answer.items()}
+
+    volumes = dict.fromkeys(modalities, Tensor(tf.int16, _VOLUME, ", one grid for all"))
+    axes = Tensor(tf.string, (), ": where I, J and K go, three letters, e.g. RAS")
+    return Signature(
+        "any_axes_int16",
+        {**volumes, "axes": axes},
+        outputs,
+        turned_case,
+        example=lambda volumes: {**_as(np.int16, volumes), "axes": "".join(nifti.AXES)},
+        is_compared=True,
+    )
 
 
 def _outputs_of_a_case(segmenter: Segmenter) -> dict[str, Tensor]:
