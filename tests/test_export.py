@@ -100,6 +100,7 @@ def test_one_export_opens_each_file_of_the_run_once(export_and_opens, trained):
 def test_the_command_opens_each_file_of_a_cascades_run_once(cascade_run, tmp_path, monkeypatch, capsys):
     for name in ("_save", "rehearse"):  # what comes after the run is read; it takes most of the time
         monkeypatch.setattr(saving, name, lambda folder, *_: os.makedirs(folder, exist_ok=True))
+    monkeypatch.setattr(export, "_tell_of_serving", lambda folder: None)  # reads what `_save` writes
     with opens() as counts:
         export.main(["--run", cascade_run.folder, "--output", str(tmp_path / "m")])
     names = ("config.yaml", "records.json", "splits.json", "wt/history.csv", "tc/history.csv", "et/history.csv")
