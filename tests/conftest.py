@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import gzip
 import io
 import json
 import logging
 import os
 import pathlib
+import pickle
 import uuid
 
 import fsspec
@@ -17,6 +19,7 @@ import pytest
 
 from tfbrats import config, config_file, labels
 from tfbrats.cases import case, nifti
+from tfbrats.machine import locks
 from tfbrats.phantoms import data_sets
 from tfbrats.records.manifest import Manifest, read_manifest
 
@@ -49,6 +52,24 @@ def tiny_dataset(tmp_path_factory):
     return of
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """`once(name, make)`: what `make(folder)` returns, made by one of the processes that run the tests."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # that of all of them
+
+    def made(name: str, make):
+        with locks.in_turn(root / f"{name}.lock"):
+            kept = root / f"{name}.pickle"
+            if not kept.exists():
+                (root / name).mkdir()
+                kept.write_bytes(pickle.dumps(make(root / name)))
+            return pickle.loads(kept.read_bytes())
+
+    return made
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordSet:
     """A small record set, and where it came from."""
@@ -66,11 +87,14 @@ class RecordSet:
 
 
 @pytest.fixture(scope="session")
-def record_set(tmp_path_factory) -> RecordSet:
+def record_set(once) -> RecordSet:
     """Records of four tiny simulated cases, three to train on and one to validate, made by the job itself."""
+    return once("record_set", _record_set)
+
+
+def _record_set(root: pathlib.Path) -> RecordSet:
     from beam_pipelines import nifti_to_tfrecord
 
-    root = tmp_path_factory.mktemp("record_set")
     ids = data_sets.write_dataset(root / "cases", 4, "2020", seed=5, shape=(40, 44, 16))
     (root / "splits.json").write_text(json.dumps({"train": ids[:3], "validation": ids[3:]}))
     folder = str(root / "records")
@@ -109,15 +133,18 @@ class PatchRecords:
 
 
 @pytest.fixture(scope="session")
-def patch_records(tmp_path_factory) -> PatchRecords:
+def patch_records(once) -> PatchRecords:
     """Records of five tiny simulated cases, four to train on and one to validate, made by the job itself.
 
     Their brains are about 15 x 21 x 14 voxels: less than a patch along two axes. One case has no tumour, one
     no enhancing part.
     """
+    return once("patch_records", _patch_records)
+
+
+def _patch_records(root: pathlib.Path) -> PatchRecords:
     from beam_pipelines import nifti_to_tfrecord
 
-    root = tmp_path_factory.mktemp("patch_records")
     ids = data_sets.write_dataset(root / "cases", 5, "2020", seed=5, shape=(24, 28, 16))
     healthy = ids[4]
     path = root / "cases" / healthy / f"{healthy}_seg.nii.gz"
@@ -159,11 +186,15 @@ class CascadeRun:
 
 
 @pytest.fixture(scope="session")
-def cascade_run(patch_records, tmp_path_factory) -> CascadeRun:
+def cascade_run(patch_records, once) -> CascadeRun:
     """Two epochs of three steps of each network, on stored patches. Read only."""
+    return once("cascade", functools.partial(_cascade_run, patch_records))
+
+
+def _cascade_run(patch_records: PatchRecords, root: pathlib.Path) -> CascadeRun:
     from tfbrats.workflows import whole_run
 
-    folder = str(tmp_path_factory.mktemp("cascade") / "run")
+    folder = str(root / "run")
     small = ("train.epochs=2", "train.steps_per_epoch=3", "train.checkpoint_minutes=1e-9")
     settings = patch_records.config("patches", f"run.dir={folder}", *small)
     said = io.StringIO()
@@ -173,11 +204,11 @@ def cascade_run(patch_records, tmp_path_factory) -> CascadeRun:
 
 
 @pytest.fixture(scope="session")
-def cascade_model(cascade_run, tmp_path_factory) -> str:
+def cascade_model(cascade_run, once) -> str:
     """Folder of the first version of its model, `tiny_msm`. Read only."""
     from tfbrats.exports import next_version
 
-    return next_version.export(cascade_run.folder, tmp_path_factory.mktemp("cascade_models") / "tiny_msm")
+    return once("cascade_models", lambda root: next_version.export(cascade_run.folder, root / "tiny_msm"))
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_it_describes_itself_on_disk_and_over_the_wire(exported, record_set):
     assert "not for diagnostic use" in card.intended_use
 
 
-@pytest.mark.parametrize("kind", ["exported", "cascade_model"])
+@pytest.mark.parametrize("kind", ["exported", pytest.param("cascade_model", marks=pytest.mark.slow)])
 def test_each_signature_says_what_its_caller_does(kind, request):
     card = model_card.read(request.getfixturevalue(kind))
     asked = {name: entry.get("caller") for name, entry in card.signatures.items()}

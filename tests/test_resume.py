@@ -445,6 +445,7 @@ def test_a_run_without_its_checkpoints_is_not_begun_anew_over_its_history(record
     assert {path: left.get(path) for path in before} == before
 
 
+@pytest.mark.slow  # which checkpoint is taken, the tests above say
 def test_after_a_damaged_checkpoint_the_run_ends_as_an_undisturbed_one(
     record_set, straight, tmp_path, monkeypatch, capsys
 ):

@@ -255,7 +255,7 @@ def results_in(folder) -> list[pathlib.Path]:
     return [path for path in pathlib.Path(folder).glob("*.nii.gz") if not path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=[pytest.mark.slow] * (n != 3)) for n in range(10)])
+@pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) for n in range(10)])
 def test_killed_at_a_random_moment_and_run_again(number, model, cases, tmp_path, same_in_the_end):
     rng = np.random.default_rng(number)
     done = int(rng.integers(0, CASES))

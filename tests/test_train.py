@@ -217,7 +217,7 @@ BFCN = (
 @pytest.mark.parametrize(
     "extra",
     [
-        (),
+        pytest.param((), marks=pytest.mark.slow),  # distribution/test_replicas has the step itself
         pytest.param(("lws.enabled=false",), marks=pytest.mark.slow),
         pytest.param(("lws.scope=slice",), marks=pytest.mark.slow),
         # Its outlines are weighed by their frequency in the global batch.

@@ -608,7 +608,9 @@ def test_rejected_cases_that_are_allowed_are_counted_all_the_same(model, cases, 
     assert f"1 of 5 cases were rejected: {tmp_path / 'out' / 'rejected.jsonl'}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("broken", [False, True], ids=["sound", "one broken"])
+@pytest.mark.parametrize(
+    "broken", [pytest.param(False, marks=pytest.mark.slow), True], ids=["sound", "one broken"]
+)
 def test_two_worker_processes_with_tensorflow_say_nothing_of_their_own(model, cases, tmp_path, broken):
     shutil.copytree(cases, tmp_path / "in")
     if broken:
