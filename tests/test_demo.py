@@ -58,7 +58,7 @@ def test_every_step_is_a_command_that_takes_these_options_by_their_names_of_toda
 ):
     lines = recorded(method, tmp_path / "demo")
     assert [verbs.spelling(module).split()[-1] for module, *_ in lines] == [
-        *("phantom", "inspect", "prepare", "train", "export", "serve", "call", "evaluate", "report"),
+        *("phantom", "inspect", "prepare", "train", "export", "serve", "call", "evaluate", "report", "view"),
     ]
     capsys.readouterr()
     for module, *arguments in lines:
@@ -70,8 +70,9 @@ def test_it_ends_with_what_to_look_at_and_how_ones_own_cases_go(recorded, tmp_pa
     recorded("cun", tmp_path / "demo")
     printed = capsys.readouterr().out
     lines = printed[printed.index("done in ") :].splitlines()
-    assert f"next: look at {tmp_path}/demo/report.html in a browser" in lines
-    for name in ("report.html", "metrics.csv", "predictions", "run", "models"):
+    shown = f"{tmp_path}/demo/case.html and {tmp_path}/demo/report.html"
+    assert f"next: look at {shown} in a browser" in lines
+    for name in ("case.html", "report.html", "metrics.csv", "predictions", "run", "models"):
         assert any(line.startswith(f"    {tmp_path}/demo/{name}") for line in lines)
     typed = [shlex.split(line) for line in lines if line.startswith("    tfbrats ")]
     assert [line[1] for line in typed] == ["predict", "evaluate", "prepare"]

@@ -12,6 +12,7 @@ from tfbrats import labels, predict, view
 from tfbrats.cases import case
 from tfbrats.datasets import layouts
 from tfbrats.errors import InputError
+from tfbrats.machine import files
 from tfbrats.predictions import provenance
 
 
@@ -34,6 +35,19 @@ def predicted(one, tmp_path) -> str:
 
 def data_of(path) -> dict:
     return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(encoding="utf-8"))[1])
+
+
+def test_the_reference_may_be_a_data_set_or_a_folder_of_segmentations(tiny_dataset, one, predicted, tmp_path):
+    data_set, output = str(tiny_dataset("2021")), tmp_path / "case.html"
+    pages = []
+    for reference in (one.label, data_set, f"{predicted}/{one.case_id}.nii.gz", predicted):
+        view.main([data_set, "--case", one.case_id, "--reference", reference, "--output", str(output)])
+        pages.append(output.read_bytes())
+    assert pages[0] == pages[1] != pages[2] == pages[3]
+    other = next(entry for entry in layouts.find(data_set).cases if entry.case_id != one.case_id)
+    with pytest.raises(InputError, match=f"no segmentation of {other.case_id} in it"):
+        of_one = files.parent(one.label)
+        view.main([data_set, "--case", other.case_id, "--reference", of_one, "--output", str(output)])
 
 
 def test_a_case_with_its_own_segmentation_is_shown(tiny_dataset, one, tmp_path, capsys):

@@ -44,6 +44,7 @@ class _Places:
         self.model = output / "models" / config.removesuffix(".yaml")
         self.predictions = output / "predictions"
         self.page = output / "report.html"
+        self.view = output / "case.html"
 
 
 def demo(output: pathlib.Path, method: str) -> None:
@@ -65,6 +66,7 @@ def demo(output: pathlib.Path, method: str) -> None:
     unseen = _unseen(places)
     _segment(steps, places, unseen)
     _score_and_draw(steps, places, what, unseen)
+    _show(steps, places, unseen[0])
     print(f"\ndone in {time.monotonic() - started:.0f} s. Look at")
     print("\n".join(_what_is_there(places)))
 
@@ -77,12 +79,13 @@ def _what_is_there(places: _Places) -> list[str]:
     )
     records = ("--config", "cun_lws", "--input", "BraTS2021", "--output", "records/cun", "--price")
     return [
+        f"    {places.view}  one case, to be turned in three dimensions",
         f"    {places.page}  pictures beside scores",
         f"    {places.output / 'metrics.csv'}  a row per case and region",
         f"    {places.predictions}/  the segmentations, NIfTI",
         f"    {places.run}/  the run: config, history, TensorBoard, checkpoints",
         f"    {places.model}/  the SavedModel's versions, each with its tfbrats.json",
-        style.following(f"look at {places.page} in a browser"),
+        style.following(f"look at {places.view} and {places.page} in a browser"),
         "",
         "The same on your own cases. This model has seen simulated brains alone: it shows the way, no result.",
         *(f"    {verbs.command_line(*command_line)}" for command_line in commands),
@@ -177,6 +180,15 @@ def _score_and_draw(steps: Steps, places: _Places, what: str, case_ids: Sequence
         *("--reference", str(places.cases), "--run", str(places.run), "--output", str(places.page)),
         *("--title", f"Demo: {what}"),
         notes=["Simulated cases, none of them a patient. What was run:", *(f"`{line}`" for line in steps.done)],
+    )
+
+
+def _show(steps: Steps, places: _Places, case_id: str) -> None:
+    """One of them in the viewer."""
+    steps.run(
+        "Turn one in three dimensions",
+        *("tfbrats.view", str(places.cases), "--case", case_id),
+        *("--prediction", str(places.predictions), "--output", str(places.view)),
     )
 
 

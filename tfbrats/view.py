@@ -36,7 +36,8 @@ def parser() -> command.Parser:
     ours.add_argument(
         "--reference",
         type=paths.argument,
-        help="what it is held against (default: the case's own segmentation)",
+        help="what it is held against: the file, or a folder that has the case (default: the case's own "
+        "segmentation)",
     )
     ours.add_argument("--edition", choices=tuple(EDITIONS), help="overrides what the names say")
     ours.add_argument(
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str]) -> None:
         print(style.note(note))
     prediction = options.prediction and sources.prediction_of(entry.case_id, options.prediction)
     untold = entry.case_id in dataset.untold
-    shown = sources.write(options.output, entry, untold, prediction, options.reference)
+    reference = options.reference and sources.reference_of(entry.case_id, options.reference, options.edition)
+    shown = sources.write(options.output, entry, untold, prediction, reference)
     for note in shown.notes:
         print(style.note(f"{entry.case_id}: {note}"))
     megabytes = files.size(options.output) / 1e6
@@ -76,7 +78,7 @@ def _check_there(options) -> None:
         if path is not None and not files.exists(path):
             raise InputError(f"{name}{path}: no such {'folder' if not name else 'file or folder'}.")
     if options.reference is not None and not files.exists(options.reference):
-        raise InputError(f"--reference {options.reference}: no such file.")
+        raise InputError(f"--reference {options.reference}: no such file or folder.")
     if not options.output.lower().endswith(ENDING):
         raise InputError(f"--output {options.output}: the page is an {ENDING} file.")
     files.check_can_hold(files.parent(options.output) or ".")

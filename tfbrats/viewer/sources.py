@@ -59,6 +59,24 @@ def prediction_of(case_id: str, prediction: str) -> str:
     raise InputError(f"--prediction {prediction}: no {files.name(paths[0])} in it. Name the file.")
 
 
+def reference_of(case_id: str, reference: str, edition: str | None) -> str:
+    """The file that a case is held against: the one that is named, or the case's in a folder or a data set.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not files.is_folder(reference):
+        return reference
+    for ending in ENDINGS:
+        path = files.join(reference, f"{case_id}{ending}")
+        if files.exists(path):
+            return path
+    labels = {entry.case_id: entry.label for entry in layouts.find(reference, edition).cases}
+    if label := labels.get(case_id):
+        return label
+    raise InputError(f"--reference {reference}: no segmentation of {case_id} in it. Name the file.")
+
+
 def card_beside(segmentation: str) -> ModelCard | None:
     """The card of the model that made a folder of results; None where none lies there."""
     folder = files.parent(segmentation) or "."
