@@ -223,3 +223,12 @@ def test_a_number_of_an_odd_length_is_told(single):
     )
     with pytest.raises(InputError, match="IM0000: a header is not as DICOM asks for"):
         headers.series_below(single)
+
+
+def test_an_image_longer_than_nifti_holds_is_refused(single):
+    for path in single.iterdir():
+        image = pydicom.dcmread(path)
+        image.Columns = 63_750
+        image.save_as(path)
+    with pytest.raises(InputError, match=r"63750 x 7 x 4 voxels; NIfTI, .* at most 32767 along an axis"):
+        volume(single)

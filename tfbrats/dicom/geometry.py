@@ -19,6 +19,7 @@ _UNIT = 1e-3  # how far the directions may be from unit length, from each other'
 _STEP = 0.01  # how far a plane may lie from its place: this share of the distance between planes, or so many mm
 _TOLERANCE_MM = 1e-3  # between the grids of two series, as between those of NIfTI files
 _SHOWN = 4
+_LONGEST_SIDE = 2**15 - 1  # NIfTI-1 keeps a side in int16
 # Of what differs between images of one place: what is nearest to the cause is said alone.
 _CAUSES = (
     *("echo time", "echo", "time point", "b-value", "inversion time", "flip angle", "kind of image", "stack"),
@@ -85,7 +86,7 @@ def of(series: Series) -> Geometry:
     if abs(lengths - 1).max() > _UNIT or abs(directions[0] @ directions[1]) > _UNIT:
         raise InputError(
             f"{name}: its directions ({directions.tolist()}) are not at right angles, or not of length 1. "
-            " The header is damaged: send the series again."
+            "The header is damaged: send the series again."
         )
     normal = np.cross(*directions)
     depths = np.array([frame.position @ normal for frame in frames])
@@ -100,6 +101,11 @@ def of(series: Series) -> Geometry:
     affine[:3, 3] = frames[0].position
     header = series.first
     shape = int(header.Columns), int(header.Rows), len(frames)
+    if max(shape) > _LONGEST_SIDE:
+        raise InputError(
+            f"{series.name}: {_times(shape)} voxels; NIfTI, as which results are written, has at most "
+            f"{_LONGEST_SIDE} along an axis. No MRI scan is that large: is it another image?"
+        )
     return Geometry(tuple(frames), shape, affine, str(header.get("FrameOfReferenceUID") or ""))
 
 
