@@ -103,7 +103,7 @@ def of(series: Series) -> Geometry:
     shape = int(header.Columns), int(header.Rows), len(frames)
     if max(shape) > _LONGEST_SIDE:
         raise InputError(
-            f"{series.name}: {_times(shape)} voxels; NIfTI, as which results are written, has at most "
+            f"{series.name}: {' x '.join(map(str, shape))} voxels; NIfTI, as which results are written, has at most "
             f"{_LONGEST_SIDE} along an axis. No MRI scan is that large: is it another image?"
         )
     return Geometry(tuple(frames), shape, affine, str(header.get("FrameOfReferenceUID") or ""))
