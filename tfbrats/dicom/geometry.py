@@ -102,8 +102,9 @@ def of(series: Series) -> Geometry:
     header = series.first
     shape = int(header.Columns), int(header.Rows), len(frames)
     if max(shape) > _LONGEST_SIDE:
+        sides = " x ".join(map(str, shape))
         raise InputError(
-            f"{series.name}: {' x '.join(map(str, shape))} voxels; NIfTI, as which results are written, has at most "
+            f"{series.name}: {sides} voxels; NIfTI, as which results are written, has at most "
             f"{_LONGEST_SIDE} along an axis. No MRI scan is that large: is it another image?"
         )
     return Geometry(tuple(frames), shape, affine, str(header.get("FrameOfReferenceUID") or ""))
