@@ -52,6 +52,8 @@ SLOW = {  # part of a block -> why it is not run each time
     "tfbrats demo": "minutes",
     "--folds folds.json": "five trainings; tests/workflows/test_folds.py trains folds",
     "tfbrats reproduce": "a whole table: a minute and more",
+    "train.precision=mixed_bfloat16": "one more training; tests/training takes steps in it",
+    "tfbrats probe": "tests/test_probe.py measures the same",
     "local_job_service_main": "two servers and a job on them; tests/test_engines.py runs the same engine",
 }
 REFUSED = {"tfbrats check": "shape"}  # cases here are smaller than a challenge's: exit code 1, and this word
