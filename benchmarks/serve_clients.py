@@ -40,11 +40,7 @@ class _Line:
         self._predict = grpc.insecure_channel(address, options).unary_unary(messages.PREDICT)
 
     def request(self, inputs: Mapping[str, np.ndarray], signature: str, outputs: Sequence[str]) -> bytes:
-        message = messages.PredictRequest(
-            model_spec={"name": self._model, "signature_name": signature}, output_filter=outputs
-        )
-        for name, array in inputs.items():
-            message.inputs[name].CopyFrom(messages.to_tensor(array))
+        message = messages.predict_request({"name": self._model}, signature, inputs, outputs)
         return message.SerializeToString()
 
     def answer(self, request: bytes) -> bytes:

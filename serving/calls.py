@@ -162,10 +162,7 @@ class Calls:
             ServerError: the server's status, with what to do.
             InputError: the answer lacks an output, or one cannot be read.
         """
-        request = messages.PredictRequest(model_spec=self._asked.spec(version), output_filter=outputs)
-        request.model_spec.signature_name = signature
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(messages.to_tensor(array))
+        request = messages.predict_request(self._asked.spec(version), signature, inputs, outputs)
         response = self._tried(self._predict, request, deadline, request_id)
         arrays = {}
         for name in outputs:

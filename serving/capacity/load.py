@@ -66,10 +66,7 @@ def asked(server: str, folder: str) -> Asked:
             request = CaseRequest(scan)
             inputs, signature = request.inputs(card)
             outputs = request.outputs(card, signature)
-            message = messages.PredictRequest(model_spec={"name": client.model}, output_filter=outputs)
-            message.model_spec.signature_name = signature
-            for name, array in inputs.items():
-                message.inputs[name].CopyFrom(messages.to_tensor(array))
+            message = messages.predict_request({"name": client.model}, signature, inputs, outputs)
             requests.append(message.SerializeToString())
             shapes.append(tuple(scan.image.shape[:3]))
             if len(requests) == 1:

@@ -5,6 +5,7 @@ op or an attribute that it does not know. TensorFlow leaves attributes of defaul
 new attribute does no harm until somebody sets it; the reader fills in its own default, which must be the same.
 """
 
+import operator
 import os
 from collections.abc import Iterator
 
@@ -14,15 +15,17 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tfbrats.exports.op_list import NOT_IN_SERVING, OpList
 from tfbrats.machine import files
 
+_functions = operator.attrgetter("library.function")  # of a GraphDef: its FunctionDefs
 _XLA = "_XlaMustCompile"
 _SHOWN = 200  # characters of an attribute's value
 
 
 def told(folder: str | os.PathLike, ops: OpList) -> tuple[str, list[str]]:
     """Whether TensorFlow Serving with these ops can serve a version: a line on it, and warnings."""
-    found = faults(folder, ops)
+    meta_graph = _meta_graph(folder)
+    found = _faults(meta_graph, ops)
     if not found:
-        count = len({node.op for node, _ in _nodes(_meta_graph(folder).graph_def)})
+        count = len({node.op for node, _ in _nodes(meta_graph.graph_def)})
         return f"TensorFlow Serving {ops.tensorflow} has all {count} ops of it, as they are used here", []
     warnings = [f"TensorFlow Serving {ops.tensorflow} cannot serve it: {fault}" for fault in found]
     following = (
@@ -38,13 +41,16 @@ def faults(folder: str | os.PathLike, ops: OpList) -> list[str]:
     Args:
         folder: of the version.
     """
-    meta_graph = _meta_graph(folder)
+    return _faults(_meta_graph(folder), ops)
+
+
+def _faults(meta_graph: meta_graph_pb2.MetaGraphDef, ops: OpList) -> list[str]:
     graph = meta_graph.graph_def
     found: dict[str, str] = {}  # fault -> where
     if graph.versions.min_consumer > ops.graph_version:
         newest = f"it takes graphs up to version {ops.graph_version}"
         found[f"the graph wants a reader of version {graph.versions.min_consumer}; {newest}"] = "the graph"
-    own = {function.signature.name for function in graph.library.function}
+    own = {function.signature.name for function in _functions(graph)}
     written = {op.name: op for op in meta_graph.meta_info_def.stripped_op_list.op}
     read = {op: ops.definition(op) for op in {node.op for node, _ in _nodes(graph)} if op in ops}
     for node, function in _nodes(graph):
@@ -53,7 +59,7 @@ def faults(folder: str | os.PathLike, ops: OpList) -> list[str]:
         where = f"node {node.name}" + (f" of {function}" if function else "")
         for fault in _faults_of(node, written.get(node.op), read.get(node.op)):
             found.setdefault(fault, where)
-    for function in graph.library.function:
+    for function in _functions(graph):
         if function.attr[_XLA].b:
             fault = "a function is compiled by XLA (jit_compile), which is off in the server"
             found.setdefault(fault, function.signature.name)
@@ -68,7 +74,7 @@ def _meta_graph(folder: str | os.PathLike) -> meta_graph_pb2.MetaGraphDef:
 def _nodes(graph: graph_pb2.GraphDef) -> Iterator[tuple[node_def_pb2.NodeDef, str]]:
     """All nodes, each with the name of the function that holds it, "" for the graph itself."""
     yield from ((node, "") for node in graph.node)
-    for function in graph.library.function:
+    for function in _functions(graph):
         yield from ((node, function.signature.name) for node in function.node_def)
 
 

@@ -52,11 +52,9 @@ def prediction_of(case_id: str, prediction: str) -> str:
         if not files.exists(prediction):
             raise InputError(f"--prediction {prediction}: no such file.")
         return prediction
-    paths = [files.join(prediction, f"{case_id}{ending}") for ending in ENDINGS]
-    for path in paths:
-        if files.exists(path):
-            return path
-    raise InputError(f"--prediction {prediction}: no {files.name(paths[0])} in it. Name the file.")
+    if path := _in_folder(prediction, case_id):
+        return path
+    raise InputError(f"--prediction {prediction}: no {case_id}{ENDINGS[0]} in it. Name the file.")
 
 
 def reference_of(case_id: str, reference: str, edition: str | None) -> str:
@@ -67,14 +65,18 @@ def reference_of(case_id: str, reference: str, edition: str | None) -> str:
     """
     if not files.is_folder(reference):
         return reference
-    for ending in ENDINGS:
-        path = files.join(reference, f"{case_id}{ending}")
-        if files.exists(path):
-            return path
+    if path := _in_folder(reference, case_id):
+        return path
     labels = {entry.case_id: entry.label for entry in layouts.find(reference, edition).cases}
     if label := labels.get(case_id):
         return label
     raise InputError(f"--reference {reference}: no segmentation of {case_id} in it. Name the file.")
+
+
+def _in_folder(folder: str, case_id: str) -> str | None:
+    """The file in a folder that is called by the case; None where there is none."""
+    paths = (files.join(folder, f"{case_id}{ending}") for ending in ENDINGS)
+    return next(filter(files.exists, paths), None)
 
 
 def card_beside(segmentation: str) -> ModelCard | None:
