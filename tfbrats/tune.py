@@ -4,10 +4,10 @@
     tfbrats tune --run runs/cun_lws --input my_cases --cases ids.txt --flips
 
 The networks stay as they are. Tried are: an offset on the log odds of tumour (paper A) or a threshold for each
-region (paper B), branch 2's veto (cun), of each region the removal of pieces (by size, by highest probability,
-all but the largest), ET below a number of voxels as NCR, holes filled, and with --flips the mean over mirrored
-inputs. A choice stays only where it helps beyond noise on patients that did not choose it; each is told with
-its gain and interval.
+region (paper B), branch 2's veto (cun), the removal of pieces of each region or of all alike (by size, by
+highest probability, all but the largest), ET below a number of voxels as NCR, holes filled, and with --flips
+the mean over mirrored inputs. A choice stays only where it helps beyond noise on patients that did not choose
+it; each is told with its gain and interval.
 
 Each case goes through the network once. What it says is kept in RUN/evidence until the choice is made (--keep
 keeps it), so that the same command goes on where it was stopped. The cases are those of the run's validation

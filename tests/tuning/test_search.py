@@ -66,7 +66,7 @@ def test_a_planted_fault_is_found_and_mended_and_its_gain_is_told(tmp_path):
 def test_where_nothing_is_wrong_nothing_is_chosen(tmp_path):
     with ScoredCases(written(tmp_path, specks=0), list("abcdefgh"), criterion.DEFAULT, None) as scores:
         found = search.found(scores, ROUNDS, range(8), seed=0)
-    assert found.tuned.is_plain and not found.chosen and len(found.others) == 9
+    assert found.tuned.is_plain and not found.chosen and len(found.others) == 10
 
 
 def test_pure_noise_is_not_kept():
@@ -113,6 +113,44 @@ def test_a_choice_that_another_makes_needless_goes():
     rounds = [[one for one in ROUNDS[0] if one.name in ("offset", "pieces of WT")]]
     found = search.found(scores, rounds, range(10), seed=0)
     assert found.tuned == Tuned(pieces={"WT": Pieces(least_voxels=candidates.LEAST_VOXELS[0])})
+
+
+def test_one_rule_for_all_regions_is_chosen_as_one_and_stays_as_one():
+    """Alone ET's rule helps two patients of eight, which chance does too; with the others it needs no proof."""
+    each = {
+        "WT": np.array([0.2, 0.1, 0.15, 0.05, 0.12, 0.18, 0.1, 0.11]),
+        "TC": np.array([0.1, 0.1, 0.12, 0.02, 0.1, 0.09, 0.14, 0.1]),
+        "ET": np.array([0.1, 0.08, 0, 0, 0, 0, 0, 0]),
+    }
+
+    def scores(wanted):
+        rules = [{region for region, rule in one.pieces.items() if rule.largest_alone} for one in wanted]
+        return np.array([0.3 + sum((each[region] for region in own), np.zeros(8)) for own in rules])
+
+    rounds = [[one for one in ROUNDS[0] if one.name.startswith("pieces")]]
+    found = search.found(scores, rounds, range(8), seed=0)
+    assert found.tuned == Tuned(pieces=dict.fromkeys(each, Pieces(largest_alone=True)))
+    assert [one.name for one in found.chosen] == [candidates.PIECES_OF_ALL]
+    alone = [[one for one in rounds[0] if one.name != candidates.PIECES_OF_ALL]]
+    assert set(search.found(scores, alone, range(8), seed=0).tuned.pieces) == {"WT", "TC"}
+
+
+def test_one_rule_for_all_regions_gives_way_where_a_region_wants_another():
+    """All but the largest pieces go; of ET the small ones alone, since half the patients have two."""
+
+    def scores(wanted):
+        found = []
+        for one in wanted:
+            gain = sum(0.1 for rule in one.pieces.values() if rule.largest_alone)
+            et = one.pieces.get("ET", Pieces(largest_alone=True))
+            found.append(0.3 + gain + (0.12 + np.linspace(0, 0.01, 8) if et.least_voxels == 50 else 0.0))
+        return np.array([own + np.zeros(8) for own in found])
+
+    rounds = [[one for one in ROUNDS[0] if one.name.startswith("pieces")]]
+    found = search.found(scores, rounds, range(8), seed=0)
+    largest = Pieces(largest_alone=True)
+    assert found.tuned.pieces == {"WT": largest, "TC": largest, "ET": Pieces(least_voxels=50)}
+    assert {one.name for one in found.chosen} == {"pieces of WT", "pieces of TC", "pieces of ET"}
 
 
 def test_two_scans_of_a_patient_count_as_one(tmp_path):

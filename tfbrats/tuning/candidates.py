@@ -15,6 +15,7 @@ OFFSETS = (-0.4, 0.4, -0.7, 0.7, -1.2, 1.1, -1.6, -2.3, -3.0, -3.7, -4.6)
 LEVELS = (0.45, 0.55, 0.4, 0.6, 0.35, 0.65, 0.3, 0.7, 0.25, 0.75, 0.2, 0.8, 0.15, 0.85, 0.1, 0.9, 0.95)
 LEAST_VOXELS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LEAST_HIGHEST = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+PIECES_OF_ALL = "pieces of all regions"
 LEAST_ET = (10, 20, 50, 100, 200, 500, 1000)
 RULES = (
     *(Pieces(least_voxels=number) for number in LEAST_VOXELS),
@@ -38,11 +39,13 @@ class Choice:
         name: e.g. "pieces of WT".
         values: that are tried beside the plain one, the mildest first.
         put: choices and a value, None for the plain one -> the choices with it.
+        is_in: whether this choice made what is chosen; it alone may take that back.
     """
 
     name: str
     values: Sequence[Any]
     put: Callable[[Tuned, Any], Tuned]
+    is_in: Callable[[Tuned], bool] = lambda now: True
 
     def candidates(self, now: Tuned) -> list[Tuned]:
         """`now` first, then all that this choice could make of it, the plain one before the others."""
@@ -50,7 +53,8 @@ class Choice:
         return [now, *(other for other in others if other != now)]
 
     def without(self, now: Tuned) -> Tuned:
-        return self.put(now, None)
+        """`now` where this choice has no part in it."""
+        return self.put(now, None) if self.is_in(now) else now
 
 
 def choices(kind: str, with_flips: bool) -> list[Choice]:
@@ -66,8 +70,20 @@ def choices(kind: str, with_flips: bool) -> list[Choice]:
         found.append(_simple("offset", OFFSETS))
     if kind == "branches":
         found.append(_simple("veto", (True,)))
-    found += [_of_region("pieces", f"pieces of {region}", region, RULES) for region in REGIONS]
+    alone = [_of_region("pieces", f"pieces of {region}", region, RULES) for region in REGIONS]
+    found += [dataclasses.replace(choice, is_in=lambda now: not _is_one_rule(now)) for choice in alone]
+    # After those of one region: of equals the search takes the first.
+    found.append(Choice(PIECES_OF_ALL, RULES, _put_pieces_of_all, _is_one_rule))
     return [*found, _simple("least_et_voxels", LEAST_ET, "least ET")]
+
+
+def _is_one_rule(now: Tuned) -> bool:
+    """Whether the pieces of all regions go by the same rule. It was chosen as one and stays or goes as one."""
+    return set(now.pieces) == set(REGIONS) and len(set(now.pieces.values())) == 1
+
+
+def _put_pieces_of_all(now: Tuned, rule: Pieces | None) -> Tuned:
+    return dataclasses.replace(now, pieces={} if rule is None else dict.fromkeys(REGIONS, rule))
 
 
 def holes() -> list[Choice]:

@@ -64,21 +64,18 @@ def gains(tables: Sequence[np.ndarray], seed: int) -> list[Gain]:
     Args:
         tables: for each choice the scores of its candidates, [C, P], candidate 0 being what is now.
     """
-    if not tables:
-        return []
-    patients = tables[0].shape[1]
-    signs = _signs(patients, seed)
-    found = []
-    for each in (left_out(table) for table in tables):
-        chance = float(((signs @ each) >= each.sum() - 1e-9).mean())
-        found.append(Gain(*interval(each, seed), chance))
-    return found
+    return [_gain(left_out(table), seed) for table in tables]
 
 
 def helps_together(each: np.ndarray, seed: int) -> bool:
     """Whether [P] gains of all choices together, each patient left out of the whole search, are above noise."""
-    _, low, _ = interval(each, seed)
-    return low > 0
+    return _gain(each, seed).is_beyond_noise
+
+
+def _gain(each: np.ndarray, seed: int) -> Gain:
+    """Of [P] gains."""
+    chance = float(((_signs(each.size, seed) @ each) >= each.sum() - 1e-9).mean())
+    return Gain(*interval(each, seed), chance)
 
 
 def interval(each: np.ndarray, seed: int) -> tuple[float, float, float]:
