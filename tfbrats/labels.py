@@ -61,6 +61,7 @@ LEARNED_OF: Mapping[str, tuple[Tissue, ...]] = types.MappingProxyType(
 
 # Each region lies in the one before it; WT's own parent is the brain.
 PARENT: Mapping[str, str | None] = types.MappingProxyType({"WT": None, "TC": "WT", "ET": "TC"})
+CHILD: Mapping[str, str | None] = types.MappingProxyType({"WT": "TC", "TC": "ET", "ET": None})
 
 
 def region_mask(tissues: np.ndarray, region: str) -> np.ndarray:

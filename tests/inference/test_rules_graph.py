@@ -11,7 +11,10 @@ from tfbrats.tuning import rules
 from tfbrats.tuning.choices import Pieces, Tuned
 
 SHAPE = (18, 20, 22)
-PIECES = [Pieces(least_voxels=30), Pieces(least_highest=0.9), Pieces(largest_alone=True)]
+PIECES = [
+    *(Pieces(least_voxels=30), Pieces(least_highest=0.9)),
+    *(Pieces(largest_alone=True), Pieces(most_inner_alone=True)),
+]
 
 
 def smooth(rng) -> np.ndarray:
@@ -32,7 +35,7 @@ def evidence_of(kind: str, rng) -> dict[str, np.ndarray]:
 
 def drawn(kind: str, rng) -> Tuned:
     choices = {
-        "pieces": {region: PIECES[rng.integers(3)] for region in REGIONS if rng.integers(2)},
+        "pieces": {region: PIECES[rng.integers(4)] for region in REGIONS if rng.integers(2)},
         "filled": tuple(region for region in REGIONS if rng.integers(2)),
         "least_et_voxels": int(rng.integers(300)),
     }
@@ -49,7 +52,7 @@ def as_tensors(evidence):
 def test_the_twins_decide_alike_and_probabilities_agree(kind):
     rng = np.random.default_rng(0)
     maps = set()
-    for _ in range(8):
+    for _ in range(12):
         evidence, tuned = evidence_of(kind, rng), drawn(kind, rng)
         assert rules.kind_of(evidence) == kind
         masks = rules.decide(evidence, tuned)
@@ -65,7 +68,7 @@ def test_the_twins_decide_alike_and_probabilities_agree(kind):
                 assert np.array_equal(masks[region], plane >= 0.5)
         if kind != "regions":
             assert np.all(np.diff(probabilities, axis=-1) <= 1e-6)
-    assert len(maps) == 8
+    assert len(maps) == 12
 
 
 def test_where_there_is_nothing_no_rule_fails():
@@ -90,3 +93,21 @@ def test_the_order_of_the_rules():
     expected = np.zeros_like(found)
     expected[2:7, 2:7, 2:7], expected[3, 3, 3] = 2, 1
     assert np.array_equal(found, expected)
+
+
+def test_a_larger_piece_without_core_goes_and_the_one_with_most_core_stays():
+    odds = np.full((14, 14, 14), -5, np.float32)
+    odds[1:7, 1:7, 1:7], odds[9:13, 9:13, 9:13] = 5, 5
+    tissues = np.zeros((14, 14, 14, 4), np.float32)
+    tissues[..., 2] = 1
+    tissues[2, 2, 2], tissues[10:12, 10, 10] = [0, 1, 0, 0], [0, 1, 0, 0]
+    evidence = {"odds": odds, "tissues": tissues, "brain": np.ones(odds.shape, bool)}
+    for rule, place in (
+        (Pieces(most_inner_alone=True), slice(9, 13)),
+        (Pieces(largest_alone=True), slice(1, 7)),
+    ):
+        expected = np.zeros(odds.shape, bool)
+        expected[place, place, place] = True
+        tuned = Tuned(pieces={"WT": rule})
+        assert np.array_equal(rules.decide(evidence, tuned)["WT"], expected)
+        assert np.array_equal(rules_graph.decide(as_tensors(evidence), tuned)[0].numpy() > 0, expected)

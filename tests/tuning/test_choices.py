@@ -40,6 +40,15 @@ def test_words_stand_in_the_order_in_which_the_rules_act():
     ]
 
 
+def test_of_the_fullest_piece_is_said_by_what_it_is_full():
+    tuned = Tuned(pieces=dict.fromkeys(("WT", "TC", "ET"), Pieces(most_inner_alone=True)))
+    assert tuned.lines == [
+        "WT: all pieces but the one with the most TC removed",
+        "TC: all pieces but the one with the most ET removed",
+        "ET: all pieces but the largest removed",
+    ]
+
+
 def test_a_cascade_s_choices_name_every_threshold():
     tuned = Tuned(thresholds={"TC": 0.4}).in_cascade(0.5)
     assert tuned.thresholds == {"WT": 0.5, "TC": 0.4, "ET": 0.5} and tuned.floor == 0.5
@@ -52,7 +61,10 @@ def test_a_cascade_s_choices_name_every_threshold():
         ({"offset": "a"}, "offset is 'a'; expected a number"),
         ({"offset": float("nan")}, "expected a number"),
         ({"veto": 1}, "veto is 1; expected true or false"),
-        ({"pieces": {"WT": {}}}, "sets one of least_voxels, least_highest, largest_alone; found none"),
+        (
+            {"pieces": {"WT": {}}},
+            "sets one of least_voxels, least_highest, largest_alone, most_inner_alone; found none",
+        ),
         ({"pieces": {"WT": {"least_voxels": 3, "largest_alone": True}}}, "sets one of"),
         ({"pieces": {"WT": {"least_voxels": -3}}}, "expected a whole number"),
         ({"pieces": {"XX": {"least_voxels": 3}}}, "unknown XX; there are WT, TC, ET"),

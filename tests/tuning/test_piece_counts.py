@@ -42,6 +42,8 @@ CHOICES = [
     PLAIN,
     Tuned(pieces={"WT": Pieces(least_voxels=20)}),
     Tuned(pieces={region: Pieces(largest_alone=True) for region in REGIONS}),
+    Tuned(pieces={region: Pieces(most_inner_alone=True) for region in REGIONS}),
+    Tuned(pieces={"TC": Pieces(most_inner_alone=True), "ET": Pieces(least_voxels=3)}, filled=("WT",)),
     Tuned(pieces={"WT": Pieces(least_highest=0.95), "TC": Pieces(least_voxels=6)}, least_et_voxels=40),
     Tuned(pieces={"ET": Pieces(least_highest=0.8)}, filled=("WT",)),
     Tuned(pieces={"TC": Pieces(least_voxels=10)}, filled=("WT", "TC", "ET")),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from tfbrats.graphs.components_graph import holes, numbered
-from tfbrats.labels import LEARNED_OF, PARENT, REGIONS
+from tfbrats.labels import CHILD, LEARNED_OF, PARENT, REGIONS
 from tfbrats.tuning.choices import Pieces, Tuned
 from tfbrats.tuning.rules import WRITTEN
 
@@ -130,7 +130,7 @@ def cleaned(masks: Mapping, planes: Mapping, brain, tuned: Tuned) -> dict:
         inside = brain if parent is None else cleared[parent]
         mask = tf.logical_and(cleared[region], inside)
         if region in tuned.pieces:
-            mask = kept(mask, planes[region], tuned.pieces[region])
+            mask = kept(mask, planes[region], masks.get(CHILD[region]), tuned.pieces[region])
         if region in tuned.filled:
             mask = tf.logical_or(mask, tf.logical_and(holes(mask), inside))
         cleared[region] = mask
@@ -140,8 +140,8 @@ def cleaned(masks: Mapping, planes: Mapping, brain, tuned: Tuned) -> dict:
     return cleared
 
 
-def kept(mask, plane, rule: Pieces):
-    """The pieces of a region that stay, going by its probabilities: bool [i, j, k]."""
+def kept(mask, plane, inner, rule: Pieces):
+    """The pieces of a region that stay: bool [i, j, k]. Arguments as `tuning.rules.kept`."""
     numbers, pieces = numbered(mask)
     inside = tf.boolean_mask(numbers, mask) - 1
     if rule.least_highest:
@@ -149,7 +149,11 @@ def kept(mask, plane, rule: Pieces):
         stays = highest >= rule.least_highest
     else:
         voxels = tf.math.unsorted_segment_sum(tf.ones_like(inside), inside, pieces)
-        if rule.largest_alone:
+        if rule.largest_alone or rule.most_inner_alone:
+            if rule.most_inner_alone and inner is not None:
+                each = tf.cast(tf.boolean_mask(inner, mask), tf.int32)
+                within = tf.math.unsorted_segment_sum(each, inside, pieces)
+                voxels = tf.where(tf.equal(within, tf.reduce_max(within)), voxels, 0)
             place = tf.range(pieces)
             stays = tf.equal(place, tf.reduce_min(tf.where(voxels < tf.reduce_max(voxels), pieces, place)))
         else:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfbrats.labels import REGIONS
+from tfbrats.labels import CHILD, REGIONS
 from tfbrats.tuning.choices import PLAIN, Pieces, Tuned
 
 # On the log odds of tumour: from half the odds to a hundredth of them, and up to three times. The sampled loss
@@ -15,12 +16,17 @@ OFFSETS = (-0.4, 0.4, -0.7, 0.7, -1.2, 1.1, -1.6, -2.3, -3.0, -3.7, -4.6)
 LEVELS = (0.45, 0.55, 0.4, 0.6, 0.35, 0.65, 0.3, 0.7, 0.25, 0.75, 0.2, 0.8, 0.15, 0.85, 0.1, 0.9, 0.95)
 LEAST_VOXELS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LEAST_HIGHEST = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-PIECES_OF_ALL = "pieces of all regions"
+ALL_REGIONS = "all regions"
 LEAST_ET = (10, 20, 50, 100, 200, 500, 1000)
-RULES = (
-    *(Pieces(least_voxels=number) for number in LEAST_VOXELS),
-    *(Pieces(least_highest=level) for level in LEAST_HIGHEST),
-    Pieces(largest_alone=True),
+# By what pieces go, the mildest first: a choice each, since where one fails another may help. {}: a region. The
+# fullest stands before the largest: a large false piece of WT seldom has a core in it.
+RULES = types.MappingProxyType(
+    {
+        "small pieces of {}": tuple(Pieces(least_voxels=number) for number in LEAST_VOXELS),
+        "doubtful pieces of {}": tuple(Pieces(least_highest=level) for level in LEAST_HIGHEST),
+        "all but the fullest of {}": (Pieces(most_inner_alone=True),),
+        "all but the largest of {}": (Pieces(largest_alone=True),),
+    }
 )
 # The answer in which every candidate's tumour lies, by kind of evidence: voxels outside it need not be kept.
 _OF_SLICES = Tuned(offset=max(OFFSETS))
@@ -36,7 +42,7 @@ class Choice:
     """One thing that may be chosen.
 
     Attributes:
-        name: e.g. "pieces of WT".
+        name: e.g. "small pieces of WT".
         values: that are tried beside the plain one, the mildest first.
         put: choices and a value, None for the plain one -> the choices with it.
         is_in: whether this choice made what is chosen; it alone may take that back.
@@ -70,20 +76,44 @@ def choices(kind: str, with_flips: bool) -> list[Choice]:
         found.append(_simple("offset", OFFSETS))
     if kind == "branches":
         found.append(_simple("veto", (True,)))
-    alone = [_of_region("pieces", f"pieces of {region}", region, RULES) for region in REGIONS]
-    found += [dataclasses.replace(choice, is_in=lambda now: not _is_one_rule(now)) for choice in alone]
+    for region in REGIONS:
+        own = {name: [rule for rule in rules if _is_of(rule, region)] for name, rules in RULES.items()}
+        found += [_of_pieces(name, rules, region) for name, rules in own.items() if rules]
     # After those of one region: of equals the search takes the first.
-    found.append(Choice(PIECES_OF_ALL, RULES, _put_pieces_of_all, _is_one_rule))
+    found += [_of_all_pieces(name, rules) for name, rules in RULES.items()]
     return [*found, _simple("least_et_voxels", LEAST_ET, "least ET")]
+
+
+def _is_of(rule: Pieces, region: str) -> bool:
+    """Whether a region alone can have it: nothing lies in ET."""
+    return CHILD[region] is not None or not rule.most_inner_alone
+
+
+def _of_pieces(name: str, rules: Sequence[Pieces], region: str) -> Choice:
+    """Pieces of one region go by one kind of rule."""
+
+    def is_in(now: Tuned) -> bool:
+        return now.pieces.get(region) in rules and not _is_one_rule(now)
+
+    choice = _of_region("pieces", name.format(region), region, rules)
+    return dataclasses.replace(choice, is_in=is_in)
+
+
+def _of_all_pieces(name: str, rules: Sequence[Pieces]) -> Choice:
+    """Pieces of all regions go by the same rule."""
+
+    def put(now: Tuned, rule: Pieces | None) -> Tuned:
+        return dataclasses.replace(now, pieces={} if rule is None else dict.fromkeys(REGIONS, rule))
+
+    def is_in(now: Tuned) -> bool:
+        return _is_one_rule(now) and next(iter(now.pieces.values())) in rules
+
+    return Choice(name.format(ALL_REGIONS), rules, put, is_in)
 
 
 def _is_one_rule(now: Tuned) -> bool:
     """Whether the pieces of all regions go by the same rule. It was chosen as one and stays or goes as one."""
     return set(now.pieces) == set(REGIONS) and len(set(now.pieces.values())) == 1
-
-
-def _put_pieces_of_all(now: Tuned, rule: Pieces | None) -> Tuned:
-    return dataclasses.replace(now, pieces={} if rule is None else dict.fromkeys(REGIONS, rule))
 
 
 def holes() -> list[Choice]:

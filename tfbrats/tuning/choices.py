@@ -10,30 +10,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfbrats.errors import InputError
-from tfbrats.labels import REGIONS
+from tfbrats.labels import CHILD, REGIONS
 
 _ALL = ", ".join(REGIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """Which pieces of a region stay, pieces being its 26-connected components. One of the three is set.
+    """Which pieces of a region stay, pieces being its 26-connected components. One of the four is set.
 
     Attributes:
         least_voxels: a piece of fewer goes.
         least_highest: a piece goes whose highest probability of the region is lower.
         largest_alone: all but the largest go; of equally large ones the first in C order stays.
+        most_inner_alone: all but one go: that with most voxels of the region inside (`labels.CHILD`), TC in WT
+            and ET in TC. Of those with equally many, and of ET, the largest stays.
     """
 
     least_voxels: int = 0
     least_highest: float = 0.0
     largest_alone: bool = False
+    most_inner_alone: bool = False
 
     def __post_init__(self):
         _check_whole("least_voxels", self.least_voxels)
         _check_number("least_highest", self.least_highest)
         _check_bool("largest_alone", self.largest_alone)
-        if (self.least_voxels > 0) + (self.least_highest > 0) + self.largest_alone != 1:
+        _check_bool("most_inner_alone", self.most_inner_alone)
+        levels, alone = (self.least_voxels, self.least_highest), (self.largest_alone, self.most_inner_alone)
+        if sum(level > 0 for level in levels) + sum(alone) != 1:
             raise InputError(
                 f"a rule of pieces sets one of {', '.join(_names(Pieces))}; found {_short(self) or 'none'}."
             )
@@ -43,10 +48,11 @@ class Pieces:
     def to_json(self) -> dict[str, Any]:
         return _short(self)
 
-    @property
-    def text(self) -> str:
+    def text(self, region: str) -> str:
         """E.g. "pieces of fewer than 100 voxels removed"."""
-        if self.largest_alone:
+        if self.most_inner_alone and CHILD[region]:
+            return f"all pieces but the one with the most {CHILD[region]} removed"
+        if self.largest_alone or self.most_inner_alone:
             return "all pieces but the largest removed"
         if self.least_voxels:
             return f"pieces of fewer than {self.least_voxels} voxels removed"
@@ -188,7 +194,7 @@ class Tuned:
             lines.append(f"stages look where the probability above them reaches {self.floor:g}")
         for region in REGIONS:
             if region in self.pieces:
-                lines.append(f"{region}: {self.pieces[region].text}")
+                lines.append(f"{region}: {self.pieces[region].text(region)}")
             if region in self.filled:
                 lines.append(f"{region}: holes filled")
         if self.least_et_voxels:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfbrats.cases import boxes
-from tfbrats.labels import PARENT, REGIONS, region_mask
+from tfbrats.labels import CHILD, PARENT, REGIONS, region_mask
 from tfbrats.metrics import components, lesion_pairs, region_scores
 from tfbrats.metrics.matched_lesions import LEAST_DICE
 from tfbrats.tuning import candidates, kept_evidence, rules
@@ -30,6 +30,7 @@ class Counts:
         parents: index of the piece of the region round it, [N]; empty for WT.
         voxels: [N].
         highest: probability of the region, float32 [N].
+        inner: voxels of the region inside it, [N]; 0 for ET.
         hits: voxels that are the region's in the reference, [N].
         pairs: piece, lesion and voxels that they share, [Q] each.
     """
@@ -37,6 +38,7 @@ class Counts:
     parents: np.ndarray
     voxels: np.ndarray
     highest: np.ndarray
+    inner: np.ndarray
     hits: np.ndarray
     pairs: tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -93,11 +95,13 @@ def counts(case: KeptCase, tuned: Tuned) -> dict[str, Counts]:
         parents = np.zeros(voxels.size, np.int32)
         if PARENT[region] is not None:
             parents[numbers] = piece_of[PARENT[region]][inside]
+        is_inner = masks[CHILD[region]][inside] if CHILD[region] else np.zeros(inside.size, bool)
+        inner = np.bincount(numbers[is_inner], minlength=voxels.size)
         lesions = case.lesion_of[region][inside]
         is_hit = lesions > 0
         hits = np.bincount(numbers[is_hit], minlength=voxels.size)
         pairs = lesion_pairs.overlaps(numbers[is_hit], lesions[is_hit] - 1, voxels.size)
-        found[region] = Counts(parents, voxels, highest, hits, pairs)
+        found[region] = Counts(parents, voxels, highest, inner, hits, pairs)
     return found
 
 
@@ -130,7 +134,9 @@ def _kept(own: Counts, alive: np.ndarray, rule: Pieces | None) -> np.ndarray:
     """The twin of `rules.kept`, of pieces."""
     if rule is None or not alive.any():
         return alive
-    if rule.largest_alone:
+    if rule.largest_alone or rule.most_inner_alone:
+        if rule.most_inner_alone:
+            alive = alive & (own.inner == own.inner[alive].max())
         return np.arange(alive.size) == np.argmax(np.where(alive, own.voxels, 0))
     if rule.least_voxels:
         return alive & (own.voxels >= rule.least_voxels)

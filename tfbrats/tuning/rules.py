@@ -30,7 +30,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfbrats.labels import LEARNED_OF, PARENT, REGIONS, Tissue
+from tfbrats.labels import CHILD, LEARNED_OF, PARENT, REGIONS, Tissue
 from tfbrats.tuning.choices import Pieces, Tuned
 
 KINDS = ("branches", "classes", "regions")
@@ -128,7 +128,7 @@ def cleaned(
         inside = brain if parent is None else masks[parent]
         mask = masks[region] & inside
         if region in tuned.pieces:
-            mask = kept(mask, planes[region], tuned.pieces[region])
+            mask = kept(mask, planes[region], masks.get(CHILD[region]), tuned.pieces[region])
         if region in tuned.filled:
             mask = mask | (holes(mask) & inside)
         masks[region] = mask
@@ -137,8 +137,13 @@ def cleaned(
     return masks
 
 
-def kept(mask: np.ndarray, plane: np.ndarray, rule: Pieces) -> np.ndarray:
-    """The pieces of a region that stay, going by its probabilities: bool [i, j, k]."""
+def kept(mask: np.ndarray, plane: np.ndarray, inner: np.ndarray | None, rule: Pieces) -> np.ndarray:
+    """The pieces of a region that stay: bool [i, j, k].
+
+    Args:
+        plane: its probabilities.
+        inner: where the region inside it is; None for ET.
+    """
     from tfbrats.metrics import components
 
     numbers = components.numbered(mask)
@@ -146,8 +151,11 @@ def kept(mask: np.ndarray, plane: np.ndarray, rule: Pieces) -> np.ndarray:
     voxels = np.bincount(inside, minlength=1)[1:]
     if not voxels.size:
         return mask
-    if rule.largest_alone:
-        stays = np.arange(voxels.size) == voxels.argmax()
+    if rule.largest_alone or rule.most_inner_alone:
+        within = np.zeros_like(voxels)
+        if rule.most_inner_alone and inner is not None:
+            within = np.bincount(inside[inner[mask]], minlength=voxels.size + 1)[1:]
+        stays = np.arange(voxels.size) == np.argmax(np.where(within == within.max(), voxels, 0))
     elif rule.least_voxels:
         stays = voxels >= rule.least_voxels
     else:
