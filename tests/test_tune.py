@@ -14,7 +14,7 @@ from tfbrats.errors import InputError
 from tfbrats.exports.chosen import chosen_from
 from tfbrats.phantoms import data_sets
 from tfbrats.tuning import kept_evidence, rules, tuned_file
-from tfbrats.tuning.choices import PLAIN
+from tfbrats.tuning.choices import PLAIN, Pieces, Tuned
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,34 @@ def _weights_of(run: str) -> list[str]:
     from tfbrats.training import best_weights
 
     return [best_weights.sha256_of(path) for path in chosen_from(run).members[0].checkpoints.values()]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Pieces(most_inner_alone=True), True),
+        (Pieces(largest_alone=True), True),
+        (Pieces(least_voxels=50), False),
+    ],
+)
+def test_that_other_tumours_are_lost_is_said(rule, said):
+    worth = tuned_file.Worth(gain=0.1, low=0.05, high=0.2)
+    scores = {region: {"dice": 0.8, "f1": 0.5, "hd95_mm": 9.0} for region in ("WT", "TC", "ET")}
+    found = tuned_file.TunedFile(
+        tuned=Tuned(pieces={"WT": rule}).to_json(),
+        chosen={"pieces of WT": worth},
+        others={},
+        whole=worth,
+        scores={"plain": scores, "tuned": scores},
+        criterion="dice",
+        meaning="Dice",
+        cases=("Case_1",),
+        patients=1,
+        seed=0,
+        weights=("0" * 64,),
+    )
+    text = "\n".join(tune._lines(found))
+    assert ("of several tumours the others are lost" in text) == said and "WT" in text
 
 
 def test_whom_it_refuses(run, cases, tmp_path):

@@ -5,9 +5,9 @@
 
 The networks stay as they are. Tried are: an offset on the log odds of tumour (paper A) or a threshold for each
 region (paper B), branch 2's veto (cun), the removal of pieces of each region or of all alike (by size, by
-highest probability, all but the largest), ET below a number of voxels as NCR, holes filled, and with --flips
-the mean over mirrored inputs. A choice stays only where it helps beyond noise on patients that did not choose
-it; each is told with its gain and interval.
+highest probability, all but the largest or but that with the most core), ET below a number of voxels as NCR,
+holes filled, and with --flips the mean over mirrored inputs. A choice stays only where it helps beyond noise on
+patients that did not choose it; each is told with its gain and interval.
 
 Each case goes through the network once. What it says is kept in RUN/evidence until the choice is made (--keep
 keeps it), so that the same command goes on where it was stopped. The cases are those of the run's validation
@@ -315,7 +315,10 @@ def _lines(found: TunedFile) -> list[str]:
     if tuned.is_plain:
         lines = ["Nothing is chosen: nothing that was tried helps beyond noise."]
     else:
-        lines = [style.heading("Chosen:"), *(f"  {line}" for line in tuned.lines), ""]
+        lines = [style.heading("Chosen:"), *(f"  {line}" for line in tuned.lines)]
+        if any(rule.largest_alone or rule.most_inner_alone for rule in tuned.pieces.values()):
+            lines.append(style.note("one piece of a region stays: of several tumours the others are lost"))
+        lines.append("")
         rows = [("gain on patients that did not choose it", "", "95 % interval")]
         rows += [(name, f"{worth.gain:+.4f}", _interval(worth)) for name, worth in found.chosen.items()]
         rows.append(("all together", f"{found.whole.gain:+.4f}", _interval(found.whole)))

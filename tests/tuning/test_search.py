@@ -49,7 +49,7 @@ def test_a_planted_fault_is_found_and_mended_and_its_gain_is_told(tmp_path):
     with ScoredCases(paths, list("abcdefgh"), criterion.DEFAULT, None) as scores:
         found = search.found(scores, ROUNDS, range(8), seed=0)
         assert "WT" in found.tuned.pieces
-        assert [one.name for one in found.chosen] == ["small pieces of WT"]
+        assert [one.name for one in found.chosen] == ["pieces of WT"]
         gain = found.chosen[0].gain
         assert gain.low > 0.1 and gain.chance <= 2 / 2**8
         plain, tuned = scores([PLAIN, found.tuned])
@@ -66,7 +66,7 @@ def test_a_planted_fault_is_found_and_mended_and_its_gain_is_told(tmp_path):
 def test_where_nothing_is_wrong_nothing_is_chosen(tmp_path):
     with ScoredCases(written(tmp_path, specks=0), list("abcdefgh"), criterion.DEFAULT, None) as scores:
         found = search.found(scores, ROUNDS, range(8), seed=0)
-    assert found.tuned.is_plain and not found.chosen and len(found.others) == 21
+    assert found.tuned.is_plain and not found.chosen and len(found.others) == 10
 
 
 def test_pure_noise_is_not_kept():
@@ -97,8 +97,8 @@ def test_what_helps_six_patients_of_seven_is_chosen_though_much_else_is_tried():
         return 0.5 + draws + np.array([each * ("WT" in one.pieces) for one in wanted])
 
     found = search.found(scores, ROUNDS, range(7), seed=0)
-    assert "small pieces of WT" in {one.name for one in found.chosen}
-    assert next(one for one in found.chosen if one.name == "small pieces of WT").gain.chance <= 2 / 2**7
+    assert "pieces of WT" in {one.name for one in found.chosen}
+    assert next(one for one in found.chosen if one.name == "pieces of WT").gain.chance <= 2 / 2**7
 
 
 def test_a_choice_that_another_makes_needless_goes():
@@ -110,7 +110,7 @@ def test_a_choice_that_another_makes_needless_goes():
         gain = [0.1 if one.pieces else 0.05 if one.offset == -0.7 else 0.0 for one in wanted]
         return np.array([0.5 + own + each * (own > 0) for own in gain])
 
-    rounds = [[one for one in ROUNDS[0] if one.name in ("offset", "small pieces of WT")]]
+    rounds = [[one for one in ROUNDS[0] if one.name in ("offset", "pieces of WT")]]
     found = search.found(scores, rounds, range(10), seed=0)
     assert found.tuned == Tuned(pieces={"WT": Pieces(least_voxels=candidates.LEAST_VOXELS[0])})
 
@@ -127,11 +127,11 @@ def test_one_rule_for_all_regions_is_chosen_as_one_and_stays_as_one():
         rules = [{region for region, rule in one.pieces.items() if rule.largest_alone} for one in wanted]
         return np.array([0.3 + sum((each[region] for region in own), np.zeros(8)) for own in rules])
 
-    rounds = [[one for one in ROUNDS[0] if "of" in one.name.split()]]
+    rounds = [[one for one in ROUNDS[0] if one.name.startswith("pieces")]]
     found = search.found(scores, rounds, range(8), seed=0)
     assert found.tuned == Tuned(pieces=dict.fromkeys(each, Pieces(largest_alone=True)))
-    assert [one.name for one in found.chosen] == ["all but the largest of all regions"]
-    alone = [[one for one in rounds[0] if candidates.ALL_REGIONS not in one.name]]
+    assert [one.name for one in found.chosen] == [candidates.PIECES_OF_ALL]
+    alone = [[one for one in rounds[0] if one.name != candidates.PIECES_OF_ALL]]
     assert set(search.found(scores, alone, range(8), seed=0).tuned.pieces) == {"WT", "TC"}
 
 
@@ -146,15 +146,11 @@ def test_one_rule_for_all_regions_gives_way_where_a_region_wants_another():
             found.append(0.3 + gain + (0.12 + np.linspace(0, 0.01, 8) if et.least_voxels == 50 else 0.0))
         return np.array([own + np.zeros(8) for own in found])
 
-    rounds = [[one for one in ROUNDS[0] if "of" in one.name.split()]]
+    rounds = [[one for one in ROUNDS[0] if one.name.startswith("pieces")]]
     found = search.found(scores, rounds, range(8), seed=0)
     largest = Pieces(largest_alone=True)
     assert found.tuned.pieces == {"WT": largest, "TC": largest, "ET": Pieces(least_voxels=50)}
-    assert {one.name for one in found.chosen} == {
-        "all but the largest of WT",
-        "all but the largest of TC",
-        "small pieces of ET",
-    }
+    assert {one.name for one in found.chosen} == {"pieces of WT", "pieces of TC", "pieces of ET"}
 
 
 def test_two_scans_of_a_patient_count_as_one(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +15,14 @@ OFFSETS = (-0.4, 0.4, -0.7, 0.7, -1.2, 1.1, -1.6, -2.3, -3.0, -3.7, -4.6)
 LEVELS = (0.45, 0.55, 0.4, 0.6, 0.35, 0.65, 0.3, 0.7, 0.25, 0.75, 0.2, 0.8, 0.15, 0.85, 0.1, 0.9, 0.95)
 LEAST_VOXELS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LEAST_HIGHEST = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-ALL_REGIONS = "all regions"
+PIECES_OF_ALL = "pieces of all regions"
 LEAST_ET = (10, 20, 50, 100, 200, 500, 1000)
-# By what pieces go, the mildest first: a choice each, since where one fails another may help. {}: a region. The
-# fullest stands before the largest: a large false piece of WT seldom has a core in it.
-RULES = types.MappingProxyType(
-    {
-        "small pieces of {}": tuple(Pieces(least_voxels=number) for number in LEAST_VOXELS),
-        "doubtful pieces of {}": tuple(Pieces(least_highest=level) for level in LEAST_HIGHEST),
-        "all but the fullest of {}": (Pieces(most_inner_alone=True),),
-        "all but the largest of {}": (Pieces(largest_alone=True),),
-    }
+RULES = (
+    *(Pieces(least_voxels=number) for number in LEAST_VOXELS),
+    *(Pieces(least_highest=level) for level in LEAST_HIGHEST),
+    # Before the largest, for of equals the first is taken: a large false piece of WT seldom has a core in it.
+    Pieces(most_inner_alone=True),
+    Pieces(largest_alone=True),
 )
 # The answer in which every candidate's tumour lies, by kind of evidence: voxels outside it need not be kept.
 _OF_SLICES = Tuned(offset=max(OFFSETS))
@@ -42,7 +38,7 @@ class Choice:
     """One thing that may be chosen.
 
     Attributes:
-        name: e.g. "small pieces of WT".
+        name: e.g. "pieces of WT".
         values: that are tried beside the plain one, the mildest first.
         put: choices and a value, None for the plain one -> the choices with it.
         is_in: whether this choice made what is chosen; it alone may take that back.
@@ -76,44 +72,25 @@ def choices(kind: str, with_flips: bool) -> list[Choice]:
         found.append(_simple("offset", OFFSETS))
     if kind == "branches":
         found.append(_simple("veto", (True,)))
-    for region in REGIONS:
-        own = {name: [rule for rule in rules if _is_of(rule, region)] for name, rules in RULES.items()}
-        found += [_of_pieces(name, rules, region) for name, rules in own.items() if rules]
+    alone = [_of_region("pieces", f"pieces of {region}", region, _rules_of(region)) for region in REGIONS]
+    found += [dataclasses.replace(choice, is_in=lambda now: not _is_one_rule(now)) for choice in alone]
     # After those of one region: of equals the search takes the first.
-    found += [_of_all_pieces(name, rules) for name, rules in RULES.items()]
+    found.append(Choice(PIECES_OF_ALL, RULES, _put_pieces_of_all, _is_one_rule))
     return [*found, _simple("least_et_voxels", LEAST_ET, "least ET")]
 
 
-def _is_of(rule: Pieces, region: str) -> bool:
-    """Whether a region alone can have it: nothing lies in ET."""
-    return CHILD[region] is not None or not rule.most_inner_alone
-
-
-def _of_pieces(name: str, rules: Sequence[Pieces], region: str) -> Choice:
-    """Pieces of one region go by one kind of rule."""
-
-    def is_in(now: Tuned) -> bool:
-        return now.pieces.get(region) in rules and not _is_one_rule(now)
-
-    choice = _of_region("pieces", name.format(region), region, rules)
-    return dataclasses.replace(choice, is_in=is_in)
-
-
-def _of_all_pieces(name: str, rules: Sequence[Pieces]) -> Choice:
-    """Pieces of all regions go by the same rule."""
-
-    def put(now: Tuned, rule: Pieces | None) -> Tuned:
-        return dataclasses.replace(now, pieces={} if rule is None else dict.fromkeys(REGIONS, rule))
-
-    def is_in(now: Tuned) -> bool:
-        return _is_one_rule(now) and next(iter(now.pieces.values())) in rules
-
-    return Choice(name.format(ALL_REGIONS), rules, put, is_in)
+def _rules_of(region: str) -> list[Pieces]:
+    """What one region's pieces may go by; nothing lies in ET."""
+    return [rule for rule in RULES if CHILD[region] or not rule.most_inner_alone]
 
 
 def _is_one_rule(now: Tuned) -> bool:
     """Whether the pieces of all regions go by the same rule. It was chosen as one and stays or goes as one."""
     return set(now.pieces) == set(REGIONS) and len(set(now.pieces.values())) == 1
+
+
+def _put_pieces_of_all(now: Tuned, rule: Pieces | None) -> Tuned:
+    return dataclasses.replace(now, pieces={} if rule is None else dict.fromkeys(REGIONS, rule))
 
 
 def holes() -> list[Choice]:
