@@ -40,7 +40,7 @@ def test_words_stand_in_the_order_in_which_the_rules_act():
     ]
 
 
-def test_of_the_fullest_piece_is_said_by_what_it_is_full():
+def test_the_one_piece_that_stays_is_said_by_what_it_holds():
     tuned = Tuned(pieces=dict.fromkeys(("WT", "TC", "ET"), Pieces(most_inner_alone=True)))
     assert tuned.lines == [
         "WT: all pieces but the one with the most TC removed",
