@@ -316,7 +316,7 @@ def _lines(found: TunedFile) -> list[str]:
         lines = ["Nothing is chosen: nothing that was tried helps beyond noise."]
     else:
         lines = [style.heading("Chosen:"), *(f"  {line}" for line in tuned.lines)]
-        if any(rule.largest_alone or rule.most_inner_alone for rule in tuned.pieces.values()):
+        if any(rule.keeps_one for rule in tuned.pieces.values()):
             lines.append(style.note("one piece of a region stays: of several tumours the others are lost"))
         lines.append("")
         rows = [("gain on patients that did not choose it", "", "95 % interval")]

@@ -149,7 +149,7 @@ def kept(mask, plane, inner, rule: Pieces):
         stays = highest >= rule.least_highest
     else:
         voxels = tf.math.unsorted_segment_sum(tf.ones_like(inside), inside, pieces)
-        if rule.largest_alone or rule.most_inner_alone:
+        if rule.keeps_one:
             if rule.most_inner_alone and inner is not None:
                 each = tf.cast(tf.boolean_mask(inner, mask), tf.int32)
                 within = tf.math.unsorted_segment_sum(each, inside, pieces)

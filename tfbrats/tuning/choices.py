@@ -48,11 +48,16 @@ class Pieces:
     def to_json(self) -> dict[str, Any]:
         return _short(self)
 
+    @property
+    def keeps_one(self) -> bool:
+        """Whether one piece stays, whatever there is."""
+        return self.largest_alone or self.most_inner_alone
+
     def text(self, region: str) -> str:
         """E.g. "pieces of fewer than 100 voxels removed"."""
         if self.most_inner_alone and CHILD[region]:
             return f"all pieces but the one with the most {CHILD[region]} removed"
-        if self.largest_alone or self.most_inner_alone:
+        if self.keeps_one:
             return "all pieces but the largest removed"
         if self.least_voxels:
             return f"pieces of fewer than {self.least_voxels} voxels removed"

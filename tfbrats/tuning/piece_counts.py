@@ -134,7 +134,7 @@ def _kept(own: Counts, alive: np.ndarray, rule: Pieces | None) -> np.ndarray:
     """The twin of `rules.kept`, of pieces."""
     if rule is None or not alive.any():
         return alive
-    if rule.largest_alone or rule.most_inner_alone:
+    if rule.keeps_one:
         if rule.most_inner_alone:
             alive = alive & (own.inner == own.inner[alive].max())
         return np.arange(alive.size) == np.argmax(np.where(alive, own.voxels, 0))

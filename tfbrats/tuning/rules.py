@@ -151,7 +151,7 @@ def kept(mask: np.ndarray, plane: np.ndarray, inner: np.ndarray | None, rule: Pi
     voxels = np.bincount(inside, minlength=1)[1:]
     if not voxels.size:
         return mask
-    if rule.largest_alone or rule.most_inner_alone:
+    if rule.keeps_one:
         within = np.zeros_like(voxels)
         if rule.most_inner_alone and inner is not None:
             within = np.bincount(inside[inner[mask]], minlength=voxels.size + 1)[1:]
