@@ -165,7 +165,7 @@ def _check_what_is_kept(record_set, settings, history):
 
 
 TWO_DEVICES = """
-import json
+import json, sys
 import keras, numpy as np, tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -177,7 +177,7 @@ strategy = devices.strategy_for("auto")
 keras.utils.set_random_seed(0)
 with strategy.scope():
     image = keras.Input((4, 4, 3))
-    norm = BatchNormalization(momentum=0.9, synchronized=True)
+    norm = BatchNormalization(momentum=0.9, synchronized=sys.argv[1] == "synchronised")
     network = keras.Model(image, keras.layers.Conv2D(2, 1)(norm(image)))
     optimizer = replicas.SGD(0.1, 0.9, use_ema=True, ema_momentum=0.5)
     optimizer.build(network.trainable_variables)
@@ -196,6 +196,8 @@ for batch in devices.shared_out(strategy, parts):
     run(batch)
     value = tf.convert_to_tensor(kernel.value).numpy()
     average = value if average is None else (average + value) / 2
+values = [strategy.experimental_local_results(v.value) for v in network.variables]
+replicas_agree = all(np.array_equal(a.numpy(), b.numpy()) for a, b in values)
 before = [tf.convert_to_tensor(v.value).numpy() for v in network.variables]
 with kept_weights.own_afterwards(network):
     kept_weights.take_averages(network, optimizer)
@@ -206,6 +208,7 @@ after = [tf.convert_to_tensor(v.value).numpy() for v in network.variables]
 wanted = [average, images.mean((0, 1, 2, 3)), images.var((0, 1, 2, 3))]
 print(json.dumps({
     "replicas": strategy.num_replicas_in_sync,
+    "agree": replicas_agree,
     "apart": [float(np.abs(a - b).max()) for a, b in zip(found, wanted)],
     "moved": float(np.abs(average - value).max()),
     "back": all(np.array_equal(a, b) for a, b in zip(before, after)),
@@ -213,9 +216,12 @@ print(json.dumps({
 """
 
 
-def test_on_several_replicas_averages_and_moments_are_those_of_the_global_batches():
-    ended = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("over", ["synchronised", "per_replica"])
+def test_on_several_replicas_averages_and_moments_are_those_of_the_global_batches(over):
+    """Whatever a replica normalises by in training, what is kept is one network."""
+    command = [sys.executable, "-c", TWO_DEVICES, over]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["replicas"] == 2 and found["back"] and found["moved"] > 1e-3
+    assert found["replicas"] == 2 and found["agree"] and found["back"] and found["moved"] > 1e-3
     assert max(found["apart"]) < 1e-4

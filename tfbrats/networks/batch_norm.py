@@ -18,7 +18,9 @@ class BatchNormalization(layers.BatchNormalization):
 
     With `synchronized`, on several replicas, the moments are those of the global batch. Keras would take
     E(x^2) - E(x)^2, which loses digits where the mean is large beside the deviation; here the squares are of
-    distances from the mean, so that the numbers do not depend on how many replicas share the batch.
+    distances from the mean, so that the numbers do not depend on how many replicas share the batch. Without it
+    each replica normalises by its own part of the batch. The moving averages are those of the global batch all
+    the same: as Keras has them each replica would keep its own, and no two of them would be one network.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -39,6 +41,8 @@ class BatchNormalization(layers.BatchNormalization):
             y, mean, variance = _over_replicas(x, gamma, beta, self.epsilon)
         else:
             y, mean, variance = _over_batch(x, gamma, beta, self.epsilon)
+            if _replicas() > 1:
+                mean, variance, _ = _of_all(tf.stop_gradient(mean), tf.stop_gradient(variance), _pixels(x))
         self.moving_mean.assign(moving_mean * self.momentum + mean * (1.0 - self.momentum))
         self.moving_variance.assign(moving_variance * self.momentum + variance * (1.0 - self.momentum))
         return tf.cast(y, self.compute_dtype)
@@ -93,12 +97,9 @@ def _over_replicas(x, gamma, beta, epsilon: float):
 
     @tf.custom_gradient
     def normalise(x, gamma, beta):
-        here = _pixels(x)
         # The kernel's own moments, its output unused: tf.nn.moments takes up to eight times as long on a CPU.
         _, mean_here, variance_here = _over_batch(x, gamma, beta, epsilon)
-        sums = _summed(tf.concat([here * mean_here, [here]], axis=0))
-        mean, pixels = sums[:-1] / sums[-1], sums[-1]
-        variance = _summed(here * (variance_here + tf.square(mean_here - mean))) / pixels
+        mean, variance, pixels = _of_all(mean_here, variance_here, _pixels(x))
 
         def gradients(dy, *_):
             # As if the moments were constants; then what is missing: they depend on every x of every replica.
@@ -120,6 +121,14 @@ def _over_replicas(x, gamma, beta, epsilon: float):
         return (_normalised(x, gamma, beta, epsilon, mean, variance), mean, variance), gradients
 
     return normalise(x, gamma, beta)
+
+
+def _of_all(mean_here, variance_here, here):
+    """Moments of one replica's pixels -> mean, variance and number of those of all replicas together."""
+    sums = _summed(tf.concat([here * mean_here, [here]], axis=0))
+    mean, pixels = sums[:-1] / sums[-1], sums[-1]
+    variance = _summed(here * (variance_here + tf.square(mean_here - mean))) / pixels
+    return mean, variance, pixels
 
 
 def _summed(tensor):

@@ -92,5 +92,5 @@ def reestimate_moments(
 
 
 def _read(variable: keras.Variable) -> np.ndarray:
-    """Its value; of several replicas' moments the mean."""
+    """Its value, which all replicas share."""
     return tf.convert_to_tensor(variable.value).numpy()

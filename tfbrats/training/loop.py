@@ -260,7 +260,7 @@ class Training:
         row = {"epoch": progress.epoch + 1, "steps": progress.step, **recipe.schedule(progress.epoch)}
         row |= {**recipe.training_scores(progress.sums, progress.step), **scores}
         progress.add_epoch(row, self.config.unit)
-        # By all workers: a network's moments are put together from all of them when it is read.
+        # By all workers, which all run the network.
         pictures = recipe.pictures(self.network)
         if self.chief:
             # Before the checkpoint: whoever is killed between the two writes it once more, in the same place.
