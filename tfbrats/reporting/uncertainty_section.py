@@ -60,13 +60,13 @@ def uncertainty_of(
     """
     if not files.is_folder(prediction):
         return None
-    names = set(files.names_in(prediction))
-    endings = [f"{ending}.nii.gz" for ending in UNCERTAINTY.values()]
-    if not any(name.endswith(tuple(endings)) for name in names):
+    endings = tuple(f"{ending}.nii.gz" for ending in UNCERTAINTY.values())
+    maps_there = {path for path in map(os.fspath, files.walk(prediction)) if path.endswith(endings)}
+    if not maps_there:
         return None
     scored = sorted({row["case_id"] for row in evaluation.rows} - set(evaluation.missing))
     pairs = ranked_cases.pairs_of(evaluation, prediction, reference, scored, scores)
-    told = [(pair, maps) for pair in pairs if (maps := _maps_of(pair, names))]
+    told = [(pair, maps) for pair in pairs if (maps := _maps_of(pair, maps_there))]
     if not told:
         return None
     total: dict[str, Histogram] = {}
@@ -88,16 +88,11 @@ def uncertainty_of(
     )
 
 
-def _maps_of(pair: Pair, names: set[str]) -> dict[str, str] | None:
-    """Region -> its map's file; None unless all are there."""
-    folder, name = files.parent(pair.prediction), files.name(pair.prediction)
-    stem = name.removesuffix(".gz").removesuffix(".nii")
+def _maps_of(pair: Pair, there: set[str]) -> dict[str, str] | None:
+    """Region -> its map's file beside the prediction, in whichever folder; None unless all are there."""
+    stem = os.fspath(pair.prediction).removesuffix(".gz").removesuffix(".nii")
     found = {region: f"{stem}{ending}.nii.gz" for region, ending in UNCERTAINTY.items()}
-    return (
-        {region: files.join(folder, each) for region, each in found.items()}
-        if names >= set(found.values())
-        else None
-    )
+    return found if there >= set(found.values()) else None
 
 
 def _histograms(
