@@ -174,6 +174,16 @@ def test_a_model_without_its_weights_says_what_to_do(record_set, model, tmp_path
         start_weights.keep_of_model(record_set.config(), "", tmp_path / "bare" / "1")
 
 
+def test_what_has_no_weights_is_told_before_the_folder_is_a_run(record_set, source, model, tmp_path):
+    shutil.copytree(pathlib.Path(model) / "1", tmp_path / "bare" / "1", ignore=shutil.ignore_patterns("*.npz"))
+    shutil.copytree(source, tmp_path / "begun", ignore=shutil.ignore_patterns("best"))
+    settings = record_set.config(f"run.dir={tmp_path / 'own'}")
+    for name, words in (("bare", "holds no weights to train on"), ("begun", "no checkpoint yet")):
+        with pytest.raises(InputError, match=words):
+            whole_run.train(settings, begun_from=str(tmp_path / name))
+    assert not (tmp_path / "own").exists()
+
+
 # --- going on -------------------------------------------------------------------------------------------
 
 

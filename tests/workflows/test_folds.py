@@ -151,6 +151,10 @@ def test_what_is_missing_is_trained_fold_by_fold_however_often_it_is_killed(
         run = RunFolder(home / f"fold{number}")
         assert {key: run.splits[key] for key in fold} == fold and not run.unfinished()
 
+    # What began from nothing does not go on from a model; nor is the second trained before the first is told.
+    with pytest.raises(InputError, match="fold0 holds a run that began from nothing"):
+        train.main([*line, "--from", str(home / "fold1")])
+
     # Nobody goes on with it by another way.
     with pytest.raises(InputError, match="holds records of folds"):
         train.main([text for text in line if text not in ("--folds", str(folds_file))])
@@ -173,4 +177,14 @@ def test_what_is_no_fold_is_told_at_the_door(record_set, folds_file, records, tm
     one.write_text(json.dumps({"train": ["a"], "validation": ["b"]}))
     with pytest.raises(InputError, match="one split, no folds"):
         train.main([*line, "--folds", str(one)])
+    folds = split_files.read_folds(folds_file)
+    (held_out, *_), (kept, *_) = folds[1]["validation"], folds[1]["train"]
+    for change, words in (
+        ({"train": sorted([*folds[1]["train"], held_out])}, f"fold 1 both trains and validates on {held_out}"),
+        ({"train": folds[1]["train"][1:], "test": [kept]}, f"fold 1 keeps {kept} for testing"),
+    ):
+        own = tmp_path / "own.json"
+        split_files.write(own, [folds[0], {**folds[1], **change}], overwrite=True)
+        with pytest.raises(InputError, match=words):
+            train.main([*line, "--folds", str(own)])
     assert not (tmp_path / "run").exists()

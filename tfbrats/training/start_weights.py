@@ -1,10 +1,4 @@
-"""Weights that a training begins with: a run's best, or those beside an exported model; kept in the new run.
-
-An exported model computes with batch normalisation folded into convolutions and without the heads that only
-training needs; neither can be undone. So export puts the weights as they were trained beside the graph, where a
-server does not read them: assets.extra/training_weights.npz, or training_weights_wt.npz and so on; each
-variable by its path.
-"""
+"""Weights that a training begins with: a run's best, or those beside an exported model; kept in the new run."""
 
 import hashlib
 import io
@@ -19,14 +13,9 @@ from tfbrats import networks
 from tfbrats.config import Config
 from tfbrats.errors import InputError
 from tfbrats.machine import files
+from tfbrats.runs import weights_beside
 from tfbrats.runs.folder import RunFolder
 from tfbrats.training import best_weights, checkpoints
-
-
-def path_beside(version: str | os.PathLike, region: str = "") -> str:
-    """Where the weights of a region's network ("" where there is one) lie in a version's folder."""
-    name = "_".join(filter(None, ("training_weights", region.lower())))
-    return files.join(version, "assets.extra", f"{name}.npz")
 
 
 def write_beside(version: str | os.PathLike, region: str, network: keras.Model) -> None:
@@ -34,7 +23,7 @@ def write_beside(version: str | os.PathLike, region: str, network: keras.Model) 
     content = io.BytesIO()
     arrays = {variable.path: variable.value.numpy() for variable in network.variables}
     np.savez(content, **arrays)
-    files.write_bytes(path_beside(version, region), content.getvalue())
+    files.write_bytes(weights_beside.path(version, region), content.getvalue())
 
 
 def keep_of_model(config: Config, region: str, version: str | os.PathLike) -> dict[str, str]:
@@ -49,12 +38,8 @@ def keep_of_model(config: Config, region: str, version: str | os.PathLike) -> di
     Raises:
         InputError: there are none, or not those of this network.
     """
-    path = path_beside(version, region)
-    if not files.exists(path):
-        raise InputError(
-            f"{version}: holds no weights to train on ({files.name(path)}): it was exported before they were "
-            "kept, or is made of several runs. Pass the run that it was exported from, or export that again."
-        )
+    weights_beside.check(version, [region])
+    path = weights_beside.path(version, region)
     content = files.read_bytes(path)
     network = networks.build(config, region=region, precision="float32")
     try:

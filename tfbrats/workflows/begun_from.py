@@ -24,6 +24,7 @@ from tfbrats.labels import LEARNED, LEARNED_OF, LabelSchema
 from tfbrats.machine import files, paths
 from tfbrats.predictions import model_card, seen
 from tfbrats.records.manifest import Manifest
+from tfbrats.runs import weights_beside
 from tfbrats.runs.folder import CONFIG, RunFolder
 from tfbrats.terminal import wording
 
@@ -68,6 +69,16 @@ class Origin:
             "seen": self.cases,
             "before": list(self.before),
         }
+
+    def check_has_weights(self, regions: Sequence[str]) -> None:
+        """Raises InputError where these networks have none here; whether they can be read is seen later."""
+        if self.kind == "model":
+            weights_beside.check(self.folder, regions)
+            return
+        run = RunFolder(self.folder)
+        if without := [region for region in regions if not run.network(region).has_checkpoint("best")]:
+            of = f" of {', '.join(filter(None, without))}" if any(without) else ""
+            raise InputError(f"--from {self.given}: no checkpoint{of} yet. Train an epoch of it first.")
 
     def keep(self, config: Config, region: str) -> dict[str, Any]:
         """Puts a network's weights into the run folder of `config`; returns hash and epoch. Loads TensorFlow.
@@ -123,6 +134,9 @@ def origin_of(config: Config, manifest: Manifest, given: str | None, overwrite: 
         raise InputError(f"--from {given}: is the --run itself. The command without --from goes on with it.")
     origin = dataclasses.replace(read(folder), given=given)
     _check_fits(origin, config, manifest)
+    # All that begin here, before the folder is a run: one that lacks its weights could not go on.
+    begin = without_weights(run, config.regions) if goes_on and not overwrite else config.regions
+    origin.check_has_weights(begin)
     return origin
 
 
@@ -150,7 +164,7 @@ def _check_same(run: RunFolder, kept: Mapping[str, Any] | None, given: str) -> N
     if kept["from"] != given:
         raise InputError(
             f"--from {given}: {run.path} holds a run that began from {kept['from']}. Leave --from out to go on "
-            "with it, or choose another --run."
+            "with it, choose another --run, or pass --overwrite to delete that one."
         )
 
 

@@ -15,6 +15,7 @@ from tfbrats.machine.stopping import Stop
 from tfbrats.runs import listing
 from tfbrats.runs.folder import RunFolder
 from tfbrats.terminal import style, verbs
+from tfbrats.workflows import begun_from as origins
 from tfbrats.workflows import whole_run
 
 FOLDS = "folds.json"
@@ -43,7 +44,8 @@ def train(
         overwrite, config_arguments, stop, begun_from: as for `whole_run.train`, of each fold.
 
     Raises:
-        InputError: no folds there, other folds than were begun here, and whatever `whole_run.train` raises.
+        InputError: no folds there, other folds than were begun here, a fold that began from something else
+            than `begun_from`, and whatever `whole_run.train` raises.
     """
     stop = stop or Stop()
     folds = _read(path, number)
@@ -57,7 +59,8 @@ def train(
     _check_home(home, folds, path)
     manifest = whole_run.manifest_of(config, made_by)
     for n, of_fold in configs.items():  # what is wrong with the last is told before the first has trained
-        whole_run.checked_view(of_fold, manifest, overwrite, folds[n])
+        view = whole_run.checked_view(of_fold, manifest, overwrite, folds[n])
+        origins.origin_of(of_fold, view, begun_from, overwrite)
     if not files.exists(files.join(home, FOLDS)):
         files.write_json(files.join(home, FOLDS), split_files.as_json(folds))
     for n, of_fold in configs.items():
@@ -80,7 +83,7 @@ def _read(path: str, number: int | None) -> list[Splits]:
     """The folds of a file.
 
     Raises:
-        InputError: it holds none, or not this one.
+        InputError: it holds none, or not this one; or one of them is no fold.
     """
     folds = split_files.read_folds(path)
     if not folds:
@@ -90,6 +93,17 @@ def _read(path: str, number: int | None) -> list[Splits]:
         )
     if number is not None:
         split_files.read(path, number)
+    for n, fold in enumerate(folds):
+        if both := sorted(set(fold["train"]) & set(fold["validation"])):
+            raise InputError(
+                f"--folds {path}: fold {n} both trains and validates on {split_files.some(both)}. Deal the "
+                "folds with tfbrats split --folds, or take each case out of one of the two."
+            )
+        if fold["test"]:
+            raise InputError(
+                f"--folds {path}: fold {n} keeps {split_files.some(fold['test'])} for testing, and folds have "
+                "no test cases: each case is validated once. Leave those cases out of the file."
+            )
     return folds
 
 
