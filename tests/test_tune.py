@@ -12,7 +12,9 @@ from tests import untrained
 from tfbrats import tune
 from tfbrats.errors import InputError
 from tfbrats.exports.chosen import chosen_from
+from tfbrats.machine import locks
 from tfbrats.phantoms import data_sets
+from tfbrats.predictions import seen
 from tfbrats.tuning import kept_evidence, rules, tuned_file
 from tfbrats.tuning.choices import PLAIN, Pieces, Tuned
 
@@ -107,14 +109,62 @@ def test_each_case_is_judged_by_the_run_that_was_not_trained_on_it(cases, tmp_pa
     found = tuned_file.read(runs[0])
     assert len(found.weights) == 2 and found.cases == tuple(ids) and tuned_file.read(runs[1]) == found
     for own in (_weights_of(runs[1]), found.weights):  # of one of them, and of both as one model
-        tuned_file.check_weights("", found, own)
+        tuned_file.check_weights([""], found, own)
     with pytest.raises(InputError, match="other weights"):
-        tuned_file.check_weights("tuned.json", found, ["0" * 64])
+        tuned_file.check_weights(runs, found, ["0" * 64])
     for n, half in enumerate(halves):
         for case_id in half:
             with np.load(os.path.join(runs[0], tune.EVIDENCE, f"{case_id}.npz")) as stored:
                 stamp = json.loads(stored["stamp"].tobytes())
             assert stamp["weights"] == [_weights_of(runs[n])]
+
+
+def test_what_was_chosen_for_one_run_is_nothing_for_several(run, cases, tmp_path):
+    _, ids = cases
+    other = untrained.write(
+        tmp_path / "other", "train.seed=1", splits={"train": ids[:1], "validation": ids[1:], "test": []}
+    )
+    tuned(run, cases)
+    assert tuned_file.read(run).choices.is_plain
+    assert chosen_from([run, other], plain=False).tuning is None
+    found = tuned_file.read(run).model_copy(update={"tuned": Tuned(least_et_voxels=50).to_json()})
+    for path in (run, other):  # whichever of the two was tuned
+        for one in (run, other):
+            if os.path.exists(tuned_file.path_in(one)):
+                os.remove(tuned_file.path_in(one))
+        tuned_file.write(path, found)
+        with pytest.raises(InputError, match=f"not tuned together.*tfbrats tune --run {run} {other} --input"):
+            chosen_from([run, other], plain=False)
+    assert chosen_from([run, other]).tuning is None  # --plain
+
+
+def test_several_runs_are_kept_to_one_command(run, cases, tmp_path):
+    _, ids = cases
+    other = untrained.write(
+        tmp_path / "other", "train.seed=1", splits={"train": ids[:1], "validation": ids[1:], "test": []}
+    )
+    busy = pytest.raises(InputError, match=f"{other}: another command is tuning this run")
+    with locks.alone(os.path.join(other, ".tuning"), ""), busy:
+        tuned([run, other], cases)
+    assert not os.path.exists(tuned_file.path_in(run))
+
+
+def test_the_card_knows_whom_the_choice_has_seen(run, cases):
+    from tfbrats.exports import card
+
+    tuned(run, cases)
+    elsewhere = "BraTS20_Training_777"
+    found = tuned_file.read(run)
+    found = found.model_copy(
+        update={"tuned": Tuned(least_et_voxels=50).to_json(), "cases": (*found.cases[:2], elsewhere)}
+    )
+    tuned_file.write(run, found)
+    told = card._training_data(chosen_from(run, plain=False))
+    kinds = seen.kinds_of(told, [cases[1][0], cases[1][1], elsewhere, "BraTS20_Training_778"])
+    assert list(kinds.values()) == ["train", "validation", "tuned", "unseen"]
+    assert "1 chose what is tuned in it" in seen.listed(seen.by_kind(kinds))
+    plain = seen.kinds_of(card._training_data(chosen_from(run)), [elsewhere])
+    assert plain == {elsewhere: "unseen"}
 
 
 def _weights_of(run: str) -> list[str]:
@@ -157,6 +207,12 @@ def test_whom_it_refuses(run, cases, tmp_path):
         tuned(run, cases, "--cases", ",".join(ids[1:5]))
     with pytest.raises(InputError, match=f"{ids[0]}: trained the run"):
         tuned(run, cases, "--cases", ",".join(ids))
+    with open(os.path.join(run, "begun_from.json"), "w") as file:
+        before = seen.hashes_of({"train": ids[2:3], "validation": [], "test": []})
+        json.dump({"kind": "run", "name": "base", "seen": before}, file)
+    with pytest.raises(InputError, match=f"{ids[2]}: trained the run or the one that it began from"):
+        tuned(run, cases)
+    os.remove(os.path.join(run, "begun_from.json"))
     with pytest.raises(InputError, match="no such folder"):
         tune.main(["--run", run, "--input", str(tmp_path / "nowhere")])
     with pytest.raises(InputError, match="no run here"):

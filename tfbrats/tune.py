@@ -19,6 +19,7 @@ them and for all as one model: docs/how-to/tune.md.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from tfbrats.tuning.tuned_file import TunedFile, Worth
 if typing.TYPE_CHECKING:  # the options and folders are looked at first
     from tfbrats.datasets.layouts import CaseFiles
     from tfbrats.exports.chosen import Chosen
+    from tfbrats.runs.folder import RunFolder
     from tfbrats.tuning.search import Judged
 
 EVIDENCE, _LOCK = "evidence", ".tuning"
@@ -88,30 +90,40 @@ def main(arguments: Sequence[str]) -> None:
     from tfbrats.workflows.chain import without
 
     run = chosen.chosen_from(asked.run)
-    folder = run.run.path
-    if not files.is_local(folder):
-        raise InputError(f"{folder}: tune a run in a local folder.")
+    for one in _folders(run):
+        if not files.is_local(one.path):
+            raise InputError(f"{one.path}: tune a run in a local folder.")
     dataset = layouts.find(asked.input, asked.edition)
-    entries = choosing_cases.found(dataset, _splits(run), case_ids)
+    entries = choosing_cases.found(dataset, _folders(run), case_ids)
     patients = choosing_cases.patients(dataset, entries)
     _tell_plan(run, entries, patients, asked)
     if asked.price:
         print(style.following(without("--price", "tfbrats.tune", arguments)))
         return
-    busy = f"{folder}: another command is tuning this run. Wait for its end; the same command then goes on."
-    with locks.alone(files.join(folder, _LOCK), busy):
+    with _alone(run):
         kept, weights = _evidence(run, entries, asked)
         found = _searched(run, kept, patients, asked, weights)
         for member in run.members:
             tuned_file.write(member.run.path, found)
         if not asked.keep:
-            files.remove(files.join(folder, EVIDENCE))
+            files.remove(files.join(run.run.path, EVIDENCE))
     _tell(run, found)
 
 
-def _splits(run: "Chosen") -> dict[str, Mapping]:
-    """Folder of each run -> its splits."""
-    return {member.run.path: member.run.splits for member in run.members}
+def _folders(run: "Chosen") -> list["RunFolder"]:
+    return [member.run for member in run.members]
+
+
+@contextlib.contextmanager
+def _alone(run: "Chosen") -> Iterator[None]:
+    """Keeps every run to the one command that tunes it; tries at once whether each can be written to."""
+    with contextlib.ExitStack() as locked:
+        for path in sorted(one.path for one in _folders(run)):  # two commands wait for none of each other's
+            busy = (
+                f"{path}: another command is tuning this run. Wait for its end; the same command then goes on."
+            )
+            locked.enter_context(locks.alone(files.join(path, _LOCK), busy))
+        yield
 
 
 # --- what will happen -----------------------------------------------------------------------------------
@@ -130,7 +142,7 @@ def _tell_plan(
         f"{names}: {run.config.model.name}, tuned on {wording.counted(len(entries), 'case')} of "
         f"{wording.counted(number, 'patient')}\ncriterion: {criterion.MEANINGS[asked.criterion]}"
     )
-    if note := choosing_cases.note_of_tests(_splits(run), entries):
+    for note in choosing_cases.notes(_folders(run), entries):
         print(style.note(note))
     if number < gains.FEW_PATIENTS:
         text = f"{number} patients are few: only what helps nearly all of them can be told from noise"
@@ -142,7 +154,9 @@ def _tell_plan(
     most = int(len(entries) * voxels * VOXEL_BYTES * (1.6 if asked.flips else 1))
     place = files.join(run.run.path, EVIDENCE)
     free = files.free_bytes(place)
-    passes = len(entries) * (1 + (len(_with_flips(run).mirrors) if asked.flips else 0))
+    unseen = choosing_cases.unseen_by(_folders(run), [entry.case_id for entry in entries])
+    each = 1 + (len(_with_flips(run).mirrors) if asked.flips else 0)
+    passes = sum(map(len, unseen.values())) * each
     print(
         f"evidence: {passes} passes through a network, kept in {place}: {wording.in_units(most)} at most "
         f"(free: {wording.in_units(free)}), usually a tenth of that"
@@ -168,15 +182,12 @@ def _evidence(
     Raises:
         InputError: cases that cannot be read, or are not on the grid of their segmentation.
     """
-    from tfbrats.training import best_weights
     from tfbrats.tuning import choosing_cases, kept_evidence
 
-    sha256 = {
-        member.run.path: sorted(map(best_weights.sha256_of, member.checkpoints.values()))
-        for member in run.members
-    }
+    run.check_weights()
+    sha256 = {member.run.path: list(member.weights) for member in run.members}
     weights = tuple(sorted(text for own in sha256.values() for text in own))
-    unseen = choosing_cases.unseen_by(_splits(run), [entry.case_id for entry in entries])
+    unseen = choosing_cases.unseen_by(_folders(run), [entry.case_id for entry in entries])
     paths, todo = [], {}
     for entry in entries:
         names = unseen[entry.case_id]
@@ -229,9 +240,15 @@ def _through_network(run: "Chosen", cases: Sequence[tuple], flips: bool) -> Iter
         volumes = {name: tf.cast(loaded.image[..., n], tf.float32) for n, name in enumerate(modalities)}
         answers = {name: _numpy(network(volumes)) for name, network in networks.items()}
         low = answers["plain"]["box"][:, 0]
-        kept = kept_evidence.kept(answers, low, loaded.label, loaded.spacing_mm)
+        kept = kept_evidence.kept(answers, low, loaded.label, loaded.spacing_mm, _threshold(run))
         kept_evidence.write(path, kept, stamp)
         yield ""
+
+
+def _threshold(run: "Chosen") -> float | None:
+    """`cascade.threshold` of a cascade; None of any other model."""
+    cascade = getattr(run.config, "cascade", None)
+    return cascade.threshold if cascade else None
 
 
 def _numpy(answer: Mapping) -> dict:
@@ -255,10 +272,8 @@ def _searched(
 
     evidence = kept_evidence.read(kept[0]).evidence["plain"]
     rounds = [candidates.choices(rules.kind_of(evidence), asked.flips), candidates.holes()]
-    cascade = getattr(run.config, "cascade", None)
     workers = asked.workers or max(1, min(memory.cores(), memory.fitting_workers(WORKER_BYTES)))
-    threshold = cascade.threshold if cascade else None
-    with ScoredCases(kept, patients, asked.criterion, threshold, workers) as scores:
+    with ScoredCases(kept, patients, asked.criterion, _threshold(run), workers) as scores:
         number = len(scores.patients)
         found = search.found(scores, rounds, range(number), asked.seed)
         each = [PLAIN] * number
@@ -299,14 +314,15 @@ def _worth(judged: "Judged") -> Worth:
 
 
 def _tell(run: "Chosen", found: TunedFile) -> None:
+    from tfbrats.runs import listing
+
     print("\n" + "\n".join(_lines(found)))
-    folder = run.run.path
     names = [member.run.path for member in run.members]
     print(f"\nwritten: {', '.join(map(tuned_file.path_in, names))}")
-    runs = ("--run", *names) if len(names) == 1 else ("--runs", *names)
-    print(
-        style.following(verbs.command_line("tfbrats.export", *runs, "--output", f"models/{files.name(folder)}"))
-    )
+    runs, model = ("--run", *names), files.name(run.run.path)
+    if names[1:]:
+        runs, model = ("--runs", *names), f"{listing.method(run.config)}_{len(names)}_runs"
+    print(style.following(verbs.command_line("tfbrats.export", *runs, "--output", f"models/{model}")))
 
 
 def _lines(found: TunedFile) -> list[str]:

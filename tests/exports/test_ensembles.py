@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -87,20 +88,15 @@ def test_predict_and_the_client_write_the_same_files_uncertainty_too_and_the_rep
         bits = -p * np.log2(p) - (1 - p) * np.log2(1 - p)
         assert found.dtype == np.uint8 and np.abs(found - 100 * bits).max() <= 0.51 and found.max() > 5
 
-    scores, page = str(tmp_path / "scores"), tmp_path / "report.html"
-    evaluate.main(["--prediction", local, "--reference", cases, "--output", scores])
-    report.main(
-        [
-            *("--scores", scores, "--prediction", local, "--reference", cases),
-            "--output",
-            str(page),
-            "--pictures",
-            "0",
-        ]
-    )
-    assert (
-        "Does uncertainty point at errors?" in page.read_text() and "of 1 cases with maps" in page.read_text()
-    )
+    nested = tmp_path / "nested"
+    shutil.copytree(local, nested / "fold0")
+    for prediction in (local, str(nested)):
+        scores, page = f"{prediction}_scores", pathlib.Path(f"{prediction}_report.html")
+        of = ("--prediction", prediction, "--reference", cases)
+        evaluate.main([*of, "--output", scores])
+        report.main(["--scores", scores, *of, "--output", str(page), "--pictures", "0"])
+        text = page.read_text()
+        assert "Does uncertainty point at errors?" in text and "of 1 cases with maps" in text
 
 
 def test_the_entropy_is_an_output_that_is_not_computed_unless_it_is_asked_for(model, answer):
@@ -205,6 +201,13 @@ def test_other_label_values_are_no_fault_where_others_are_written_and_a_run_coun
     assert chosen_from([first, second], edition="2023").schema.edition == "2023"
     with pytest.raises(InputError, match="named twice"):
         chosen_from([first, f"{first}/"])
+
+
+def test_a_copy_of_a_run_is_that_run(runs, tmp_path):
+    copy = shutil.copytree(runs[0], tmp_path / "copy")
+    with pytest.raises(InputError, match=f"{copy}: has the weights of {runs[0]}, as a copy has"):
+        next_version.export([runs[0], copy], tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_command_takes_run_or_runs(runs, capsys):

@@ -56,6 +56,13 @@ def test_a_test_case_whose_patient_trained_the_model_is_no_test():
     assert seen.kinds_of(seen.hashes_of(splits), splits["test"]) == {"BraTS-GLI-00001-001": "train_patient"}
 
 
+def test_test_cases_of_a_model_that_it_began_from_are_not_the_model_s_own():
+    carried = seen.together(seen.hashes_of({**SPLITS, "test": []}), seen.hashes_of(SPLITS))
+    assert seen.has_test(carried)  # nothing tells whose they are
+    assert not seen.has_test({**carried, "cases": {"train": 3, "validation": 1, "test": 0}})
+    assert seen.has_test({**carried, "cases": {"train": 3, "validation": 1, "test": 1}})
+
+
 @pytest.mark.parametrize("training_data", [{}, {"case_hashes": 3, "patient_hashes": {}}, {"case_hashes": {}}])
 def test_a_card_of_before_tells_nothing(training_data):
     assert seen.kinds_of(training_data, ["BraTS2021_00007"]) is None

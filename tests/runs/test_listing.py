@@ -197,7 +197,9 @@ def test_json_holds_what_the_table_shows(tmp_path, capsys):
 def test_a_run_for_which_something_was_chosen_says_so(tmp_path):
     write_run(tmp_path / "one", own=a_rows((1.0, 0.5)))
     assert not only(tmp_path).is_tuned
-    (tmp_path / "one" / "tuned.json").write_text("{}")
+    (tmp_path / "one" / "tuned.json").write_text('{"tuned": {}}')  # nothing helped
+    assert not only(tmp_path).is_tuned
+    (tmp_path / "one" / "tuned.json").write_text('{"tuned": {"offset": -0.4}}')
     found = only(tmp_path)
     assert "one: tuned; export takes what was chosen, or --plain" in listing.notes([found], {})
     assert listing.as_json([found], {})["runs"][0]["tuned"] is True

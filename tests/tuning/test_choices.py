@@ -58,6 +58,9 @@ def test_a_cascade_s_choices_name_every_threshold():
     ("content", "fault"),
     [
         ({"offsets": 1}, "unknown offsets; there are offset, "),
+        ({"offset": 1000}, "offset is 1000; expected -80 to 80"),
+        ({"filled": [["WT"]]}, "filled holds ['WT']; expected names of regions"),
+        ({"least_et_voxels": 2**31}, "expected a whole number from 0 to 2147483647"),
         ({"offset": "a"}, "offset is 'a'; expected a number"),
         ({"offset": float("nan")}, "expected a number"),
         ({"veto": 1}, "veto is 1; expected true or false"),

@@ -110,7 +110,7 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
     """What the networks were trained on, and how far; of several runs what each adds."""
     first = _of_run(chosen.members[0])
     if len(chosen.members) == 1:
-        return {**first, **_seen_by(chosen.members, chosen.run.splits)}
+        return {**first, **_with_tuned(chosen, _seen_by(chosen.members, chosen.run.splits))}
     splits = [one.run.splits for one in chosen.members]
     union = seen.union_of(splits)
     case_ids = [case_id for ids in union.values() for case_id in ids]
@@ -122,7 +122,7 @@ def _training_data(chosen: Chosen) -> dict[str, Any]:
         **{
             key: first[key] for key in _HASHES if all(first[key] == _of_run(one)[key] for one in chosen.members)
         },
-        **_seen_by(chosen.members, union),
+        **_with_tuned(chosen, _seen_by(chosen.members, union)),
         "config": first["config"],
         "unfinished": {},  # each run tells its own
         "runs": [
@@ -148,6 +148,13 @@ def _seen_by(members: Sequence[Trained], splits: Mapping[str, Sequence[str]]) ->
     """Hashes of the cases, and of those that trained the weights which a run began with."""
     begun_from = [one.run.begun_from["seen"] for one in members if one.run.begun_from]
     return seen.together(seen.hashes_of(splits), *begun_from) if begun_from else seen.hashes_of(splits)
+
+
+def _with_tuned(chosen: Chosen, carried: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """The same with the cases that chose what is tuned, as a split of their own."""
+    if chosen.tuning is None or chosen.tuning.choices.is_plain:
+        return carried
+    return seen.together(carried, seen.hashes_of({"tuned": chosen.tuning.cases}))
 
 
 def _of_run(one: Trained) -> dict[str, Any]:

@@ -49,6 +49,13 @@ class Trained:
 
         return best_weights.best_checkpoints(self.config, self.config.whole.regions)
 
+    @functools.cached_property
+    def weights(self) -> tuple[str, ...]:
+        """SHA-256 of each network's best checkpoint, sorted; raises as `checkpoints`."""
+        from tfbrats.training import best_weights
+
+        return tuple(sorted(map(best_weights.sha256_of, self.checkpoints.values())))
+
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
@@ -73,14 +80,19 @@ class Chosen:
         """The choices that stand in the graph beside the networks; mirrored inputs are `flips`' concern."""
         return PLAIN if self.tuning is None else dataclasses.replace(self.tuning.choices, flips=False)
 
-    def check_tuning(self) -> None:
-        """Raises InputError if the choices are of other weights; reads the checkpoints."""
-        if self.tuning is None:
-            return
-        from tfbrats.training import best_weights
-
-        weights = [best_weights.sha256_of(path) for one in self.members for path in one.checkpoints.values()]
-        tuned_file.check_weights(_tuned_path(self.members), self.tuning, weights)
+    def check_weights(self) -> None:
+        """Raises InputError if two runs have the same weights, or choices others; reads the checkpoints."""
+        run_of: dict[tuple[str, ...], str] = {}
+        for one in self.members:
+            path = one.run.path
+            if (other := run_of.setdefault(one.weights, path)) != path:
+                raise InputError(
+                    f"{path}: has the weights of {other}, as a copy has. A run counts once in a mean; name one "
+                    "of the two."
+                )
+        if self.tuning is not None:
+            weights = [sha256 for one in self.members for sha256 in one.weights]
+            tuned_file.check_weights([one.run.path for one in self.members], self.tuning, weights)
 
     @property
     def run(self) -> RunFolder:
@@ -157,9 +169,18 @@ def _tuning_of(members: Sequence[Trained], overrides: Sequence[str]) -> TunedFil
     """What was chosen for these runs; None where there is none.
 
     Raises:
-        InputError: it cannot be read, or a threshold is asked for beside it.
+        InputError: it cannot be read, was not chosen for all of them together, or a threshold is asked for
+            beside it.
     """
-    tuning = tuned_file.read(members[0].run.path)
+    by_run = {one.run.path: tuned_file.read(one.run.path) for one in members}
+    tuning, *others = by_run.values()
+    if any(other != tuning for other in others):
+        if all(one is None or one.choices.is_plain for one in by_run.values()):
+            return None
+        raise InputError(
+            f"{', '.join(by_run)}: not tuned together, so that nothing was chosen for their mean. "
+            f"{tuned_file.again(by_run)} Or leave the choices of single runs away: tfbrats export --plain."
+        )
     if tuning is not None and any(text.partition("=")[0] == _TUNED_WITH for text in overrides):
         raise InputError(
             f"{_tuned_path(members)}: was chosen with the run's own {_TUNED_WITH}. Leave the override out, or "

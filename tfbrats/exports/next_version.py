@@ -36,13 +36,14 @@ def export(
         plain: leave away what `tfbrats tune` has chosen for the run.
 
     Raises:
-        InputError: no run, no checkpoint, choices of other weights, or `output` is not a local folder.
+        InputError: no run, no checkpoint, two runs of the same weights, choices of other weights, or `output`
+            is not a local folder.
     """
     if not files.is_local(output):
         raise InputError(f"{output}: export to a local folder, then copy the version's folder as a whole.")
     output = paths.absolute(output)
     chosen = chosen_from(run_dirs, edition, overrides, precision, flips, plain)
-    chosen.check_tuning()
+    chosen.check_weights()
     from tfbrats.exports import saving
 
     segmenter = saving.segmenter_of(chosen)

@@ -6,8 +6,10 @@ nobody's name and yet every scored case can be held against it. Pure: opens no f
     kind                 the case
     train                trained the model
     validation           chose its checkpoint
+    tuned                is in neither, and chose what `tfbrats tune` put into it
     train_patient        shows a patient of whom another scan trained the model
     validation_patient   shows a patient of whom another scan chose its checkpoint
+    tuned_patient        shows a patient of whom another scan chose what was tuned
     fold                 was held out by the fold whose network segmented it; that fold chose its checkpoint
     test                 was kept apart in the model's own split
     unseen               is in none of its splits
@@ -19,7 +21,8 @@ from typing import Any
 
 from tfbrats.datasets import case_names
 
-KNOWN_TO_THE_MODEL = ("train", "validation", "train_patient", "validation_patient")
+_CHOSE = ("train", "validation", "tuned")  # splits of a card whose cases a model knows
+KNOWN_TO_THE_MODEL = (*_CHOSE, *(f"{split}_patient" for split in _CHOSE))
 KINDS = (*KNOWN_TO_THE_MODEL, "fold", "test", "unseen")
 _CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
 _NOT_TRAINED_ON = "not_trained_on"  # of one of its runs
@@ -27,8 +30,10 @@ _DIGITS = 16  # of 64: one false match in 10^13 for a thousand cases against a t
 TITLES = {  # of a table's rows
     "train": "train",
     "validation": "validation",
+    "tuned": "chose what is tuned",
     "train_patient": "train, another scan of the patient",
     "validation_patient": "validation, another scan of the patient",
+    "tuned_patient": "chose what is tuned, another scan of the patient",
     "fold": "held out by its network's fold",
     "test": "test",
     "unseen": "in no split of the model",
@@ -36,6 +41,7 @@ TITLES = {  # of a table's rows
 _WORDS = {
     "train": ("trained the model",) * 2,
     "validation": ("chose its checkpoint",) * 2,
+    "tuned": ("chose what is tuned in it",) * 2,
     "train_patient": (
         "is of a patient whose other scan trained it",
         "are of patients whose other scans trained it",
@@ -43,6 +49,10 @@ _WORDS = {
     "validation_patient": (
         "is of a patient whose other scan chose its checkpoint",
         "are of patients whose other scans chose its checkpoint",
+    ),
+    "tuned_patient": (
+        "is of a patient whose other scan chose what is tuned in it",
+        "are of patients whose other scans chose what is tuned in it",
     ),
     "fold": ("was held out by its network's fold", "were held out by their networks' folds"),
     "test": ("is of its test split", "are of its test split"),
@@ -156,7 +166,8 @@ def runs_without(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> d
 
     A case that no run knows is left out: none was trained on it.
     """
-    known = set(" ".join((training_data.get(_CASES) or {}).values()).split())
+    of_splits = (training_data.get(_CASES) or {}).items()
+    known = {one for split, text in of_splits if split != "tuned" for one in text.split()}
     by_run = {
         run["name"]: set(" ".join(run[_NOT_TRAINED_ON].values()).split())
         for run in training_data.get("runs", ())
@@ -186,10 +197,10 @@ def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[
 
 def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, set[str]]) -> str:
     own, patient = _hash(case_id), _hash(_patient_of(case_id))
-    for split in ("train", "validation"):
+    for split in _CHOSE:
         if own in cases.get(split, ()):
             return split
-    for split in ("train", "validation"):
+    for split in _CHOSE:
         if patient in patients.get(split, ()) or patient in cases.get(split, ()):
             return f"{split}_patient"
     return next((split for split in ("fold", "test") if own in cases.get(split, ())), "unseen")
@@ -251,5 +262,8 @@ def _way_of(edition: str, is_of_a_card: bool = False) -> str | None:
 
 
 def has_test(training_data: Mapping[str, Any]) -> bool:
-    """Whether the model's own split kept cases apart."""
+    """Whether the model's own split kept cases apart; those of a model before it do not count."""
+    own = training_data.get("cases")
+    if isinstance(own, Mapping) and own:
+        return bool(own.get("test"))
     return bool((training_data.get(_CASES) or {}).get("test"))

@@ -8,7 +8,7 @@ from tfbrats.scoring.evaluation import Evaluation
 from tfbrats.scoring.papers import PAPER_B_TEST, Line, PaperStatistics, Values, lines, table_named
 from tfbrats.terminal import wording
 
-_NAME, _WHOSE = 20, 9  # characters for a method's name, and for whose row it is
+_NAME, _WHOSE = 22, 9  # characters for a method's name, and for whose row it is
 
 
 def text(table_name: str, ours: Sequence[Evaluation]) -> str:
@@ -67,5 +67,6 @@ def _statistics_text(paper: PaperStatistics, evaluation: Evaluation) -> str:
         of_paper = {key[:2]: value for key, value in paper.values.items() if key[2] == statistic}
         ours = {key: evaluation.summary[key[0]][key[1]].named(statistic) for key in of_paper}
         rows += [(statistic, "paper", of_paper), (statistic, "ours", ours)]
-    title = f"{paper.title}: {paper.row}, paper's {paper.cases} and ours of {evaluation.which_cases}"
+    row = f"{paper.row}, tuned" if evaluation.tuned else paper.row
+    title = f"{paper.title}: {row}, paper's {paper.cases} and ours of {evaluation.which_cases}"
     return "\n".join(["", title, *_table(paper.columns, rows)])

@@ -131,8 +131,14 @@ def read(folder: str | os.PathLike, name: str = "") -> Run:
         note = f"has another version's config ({_one_line(error, folder)})"
     # The folder may have been moved: what it holds is here, whatever run.dir says.
     networks = [_network(run.network(region), region, config) for region in config.whole.regions]
-    is_tuned = files.exists(files.join(run.path, TUNED))
-    return Run(run.path, name or files.name(folder), config, networks, note, _begun_from(run), is_tuned)
+    return Run(run.path, name or files.name(folder), config, networks, note, _begun_from(run), _is_tuned(run))
+
+
+def _is_tuned(run: RunFolder) -> bool:
+    """Whether tuned.json holds a choice; export looks at it closely."""
+    path = files.join(run.path, TUNED)
+    content = files.read_json(path) if files.exists(path) else None
+    return isinstance(content, Mapping) and bool(content.get("tuned"))
 
 
 def _begun_from(run: RunFolder) -> str:

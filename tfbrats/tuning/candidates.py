@@ -24,13 +24,6 @@ RULES = (
     Pieces(most_inner_alone=True),
     Pieces(largest_alone=True),
 )
-# The answer in which every candidate's tumour lies, by kind of evidence: voxels outside it need not be kept.
-_OF_SLICES = Tuned(offset=max(OFFSETS))
-LOOSEST = {
-    "branches": _OF_SLICES,
-    "classes": _OF_SLICES,
-    "regions": Tuned(thresholds=dict.fromkeys(REGIONS, min(LEVELS))),
-}
 
 
 @dataclass(frozen=True)
@@ -91,6 +84,19 @@ def _is_one_rule(now: Tuned) -> bool:
 
 def _put_pieces_of_all(now: Tuned, rule: Pieces | None) -> Tuned:
     return dataclasses.replace(now, pieces={} if rule is None else dict.fromkeys(REGIONS, rule))
+
+
+def loosest(kind: str, threshold: float | None = None) -> Tuned:
+    """The answer in which every candidate's tumour lies, the plain one's too: voxels outside need not be kept.
+
+    Args:
+        kind: of evidence.
+        threshold: `cascade.threshold` of a cascade.
+    """
+    if kind != "regions":
+        return Tuned(offset=max(OFFSETS))
+    level = min(LEVELS) if threshold is None else min(*LEVELS, threshold)
+    return Tuned(thresholds=dict.fromkeys(REGIONS, level))
 
 
 def holes() -> list[Choice]:

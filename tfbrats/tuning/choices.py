@@ -13,6 +13,8 @@ from tfbrats.errors import InputError
 from tfbrats.labels import CHILD, REGIONS
 
 _ALL = ", ".join(REGIONS)
+_MOST_OFFSET = 80  # exp of 89 is beyond float32
+_MOST_VOXELS = 2**31 - 1  # the graph counts in int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Tuned:
 
     def __post_init__(self):
         _check_number("offset", self.offset)
+        if abs(self.offset) > _MOST_OFFSET:
+            raise InputError(f"offset is {self.offset}; expected {-_MOST_OFFSET} to {_MOST_OFFSET}.")
         _check_bool("veto", self.veto)
         _check_bool("flips", self.flips)
         _check_whole("least_et_voxels", self.least_et_voxels)
@@ -179,6 +183,8 @@ class Tuned:
             if "filled" in known:
                 if not isinstance(known["filled"], list):
                     raise InputError(f"filled is {known['filled']!r}; expected a list of regions.")
+                if strange := [one for one in known["filled"] if not isinstance(one, str)]:
+                    raise InputError(f"filled holds {strange[0]!r}; expected names of regions.")
                 known["filled"] = tuple(known["filled"])
             return cls(**known)
         except InputError as error:
@@ -236,8 +242,8 @@ def _check_bool(name: str, value: Any) -> None:
 
 
 def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InputError(f"{name} is {value!r}; expected a whole number, 0 or more.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_VOXELS:
+        raise InputError(f"{name} is {value!r}; expected a whole number from 0 to {_MOST_VOXELS}.")
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -1,7 +1,7 @@
 """One case's evidence and reference on disk, so that a network runs once: the voxels that may be tumour, alone.
 
 Of the millions of voxels of a brain all but a few are tumour by no candidate: what the loosest one
-(`candidates.LOOSEST`) leaves out is not kept. What is kept is kept whole, in float32: numpy then decides on the
+(`candidates.loosest`) leaves out is not kept. What is kept is kept whole, in float32: numpy then decides on the
 numbers that the graph decides on.
 """
 
@@ -72,6 +72,7 @@ def kept(
     low: Sequence[int],
     reference: np.ndarray,
     spacing_mm: Sequence[float],
+    threshold: float | None = None,
 ) -> KeptCase:
     """What is kept of a case.
 
@@ -80,9 +81,10 @@ def kept(
         low: first voxel of that box in the volume.
         reference: tissues, uint8 [I, J, K], of the volume.
         spacing_mm: voxel size along i, j, k.
+        threshold: `cascade.threshold` of a cascade; a low one reaches further than all candidates.
     """
     brain = evidence["plain"]["brain"]
-    loosest = candidates.LOOSEST[rules.kind_of(evidence["plain"])]
+    loosest = candidates.loosest(rules.kind_of(evidence["plain"]), threshold)
     possible = np.logical_or.reduce([rules.decided(one, loosest)["WT"] for one in evidence.values()])
     places = np.flatnonzero(possible)
     listed = {

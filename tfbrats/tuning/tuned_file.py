@@ -7,7 +7,7 @@ in the folder of each, and goes for each of them and for all as one model.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydantic
@@ -94,27 +94,28 @@ def read(run: str | os.PathLike) -> TunedFile | None:
         found = TunedFile.model_validate_json(json.dumps(files.read_json(path)))
     except pydantic.ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise InputError(f"{path}: {faults}. {_again(run)}") from error
+        raise InputError(f"{path}: {faults}. {again([run])}") from error
     if found.format != FORMAT:
-        raise InputError(f"{path}: format {found.format}; this version reads {FORMAT}. {_again(run)}")
+        raise InputError(f"{path}: format {found.format}; this version reads {FORMAT}. {again([run])}")
     Tuned.from_json(found.tuned, path)
     return found
 
 
-def check_weights(path: str, content: TunedFile, weights: Sequence[str]) -> None:
+def check_weights(runs: Sequence[str], content: TunedFile, weights: Sequence[str]) -> None:
     """Raises InputError if a model has weights that choices were not made with.
 
     Args:
-        path: of the file, named in the error.
+        runs: folders of the model's runs, named in the error.
         weights: SHA-256 of each checkpoint of the model (`training.best_weights.sha256_of`): all that chose, or
             some of them.
     """
     if not set(weights) <= set(content.weights):
         raise InputError(
-            f"{path}: was chosen with other weights than these: the run was trained on since, or other runs "
-            f"are with it. {_again(files.parent(path))} Or leave the choices away: tfbrats export --plain."
+            f"{path_in(runs[0])}: was chosen with other weights than these: the run was trained on since, or "
+            f"other runs are with it. {again(runs)} Or leave the choices away: tfbrats export --plain."
         )
 
 
-def _again(run: str | os.PathLike) -> str:
-    return f"Choose anew: {verbs.command_line('tfbrats.tune', '--run', run, '--input', 'CASES')}."
+def again(runs: Iterable[str | os.PathLike]) -> str:
+    """The sentence that says by which command to choose anew."""
+    return f"Choose anew: {verbs.command_line('tfbrats.tune', '--run', *runs, '--input', 'CASES')}."
