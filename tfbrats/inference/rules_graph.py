@@ -81,7 +81,8 @@ def probabilities(evidence: Mapping, tuned: Tuned) -> dict:
         non_tumour, *tissues = tf.unstack(evidence["tissues"], axis=-1)
         tumour = tissues[0] + tissues[1] + tissues[2]
         if "odds" in evidence:
-            whole = tf.sigmoid(evidence["odds"] + tuned.offset)
+            # In float64, and then rounded: in float32 numpy's is other by a few ulp.
+            whole = tf.cast(tf.sigmoid(tf.cast(evidence["odds"] + tuned.offset, tf.float64)), tf.float32)
         else:
             raised = tumour * math.exp(tuned.offset)
             whole = raised / tf.maximum(raised + non_tumour, _TINY)

@@ -71,7 +71,9 @@ def probabilities(evidence: Evidence, tuned: Tuned) -> Regions:
         tumour = tissues[0] + tissues[1] + tissues[2]
         if "odds" in evidence:
             with np.errstate(over="ignore"):  # 1 / inf is the 0 that is meant
-                whole = 1 / (1 + np.exp(-(evidence["odds"].astype(np.float32) + np.float32(tuned.offset))))
+                raised = evidence["odds"].astype(np.float32) + np.float32(tuned.offset)
+                # In float64, and then rounded: in float32 the graph's is other by a few ulp.
+                whole = (1 / (1 + np.exp(-raised.astype(np.float64)))).astype(np.float32)
         else:
             raised = tumour * _factor(tuned)
             whole = raised / np.maximum(raised + non_tumour, _TINY)
