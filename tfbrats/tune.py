@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
     from tfbrats.tuning import choosing_cases
     from tfbrats.workflows.chain import without
 
-    run = chosen.chosen_from(asked.run)
+    run = chosen.chosen_from(asked.run, any_labels=True)
     for one in _folders(run):
         if not files.is_local(one.path):
             raise InputError(f"{one.path}: tune a run in a local folder.")
@@ -284,7 +284,7 @@ def _searched(
         tuned = [scores([own])[0, n] for n, own in enumerate(each)]
         mean, low, high = gains.interval(tuned - plain, asked.seed)
         if not gains.helps_together(tuned - plain, asked.seed):  # each choice alone did
-            found, each = search.nothing(found), [PLAIN] * number
+            found, each, mean, low, high = search.nothing(found), [PLAIN] * number, 0.0, 0.0, 0.0
         told = {"plain": [PLAIN] * number, "tuned": each}
         by_score = {name: means(scores.regions(own), tuple(REGIONS)) for name, own in told.items()}
     return TunedFile(

@@ -199,6 +199,7 @@ def test_other_label_values_are_no_fault_where_others_are_written_and_a_run_coun
         untrained.write(tmp_path / edition, edition=edition, weights=False) for edition in ("2020", "2021")
     )
     assert chosen_from([first, second], edition="2023").schema.edition == "2023"
+    assert chosen_from([first, second], any_labels=True).schema.edition == "2020"  # tune writes none
     with pytest.raises(InputError, match="named twice"):
         chosen_from([first, f"{first}/"])
 

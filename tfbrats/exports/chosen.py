@@ -135,6 +135,7 @@ def chosen_from(
     precision: str = "float32",
     flips: bool = False,
     plain: bool = True,
+    any_labels: bool = False,
 ) -> Chosen:
     """What is to be exported of a run, or of several as one model.
 
@@ -145,6 +146,7 @@ def chosen_from(
         precision: in which the networks compute, one of `APART`.
         flips: average over mirrored inputs, whatever was tuned.
         plain: leave away what was tuned.
+        any_labels: runs may differ in their label values, since none are written or `edition` says whose.
 
     Raises:
         InputError: no run, or one without a checkpoint yet; an override of what training has settled; an
@@ -155,7 +157,7 @@ def chosen_from(
     members = tuple(_trained(folder, overrides) for folder in folders)
     for one in members:
         _check_is_trained(one.run, one.config)
-    _check_make_one_model(members, schema is not None)
+    _check_make_one_model(members, any_labels or schema is not None)
     schema = schema or LabelSchema.from_json(members[0].run.records["label_schemas"][0])
     tuning = None if plain else _tuning_of(members, overrides)
     return Chosen(members, schema, precision, flips or bool(tuning and tuning.choices.flips), tuning)
