@@ -28,15 +28,22 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 TINY_SHAPE = (32, 32, 20)
-# Files that take a minute and more on one core, the longest first. Begun last, they would keep one core alone.
+# Files of 20 seconds and more on one core, the longest first. Begun last, they would keep one core alone.
 LONGEST_FIRST = tuple(
     f"tests/{name}.py"
     for name in (
-        *("test_docs", "test_end_to_end", "test_faults", "test_resume", "test_train", "test_export"),
-        *("exports/test_ensembles", "exports/test_tuned_models", "test_reproduce", "test_predict", "test_api"),
-        *("test_segment_engines", "test_engines", "test_workers", "test_tune", "workflows/test_folds"),
-        *("test_hostile_names", "inference/test_cascade_segmenter", "training/test_patch_training"),
-        *("workflows/test_begun_from", "test_demo", "test_notebook", "test_report_in_a_browser"),
+        *("test_docs", "test_faults", "exports/test_tuned_models", "test_end_to_end", "test_train"),
+        *(
+            "test_resume",
+            "test_export",
+            "inference/test_cascade_segmenter",
+            "exports/test_ensembles",
+            "test_engines",
+        ),
+        *("test_api", "beam_pipelines/test_segment_cases", "test_segment_engines", "test_hostile_names"),
+        *("serving/test_rest_abuse", "benchmarks/test_benchmark_gpu", "test_predict", "test_remote"),
+        *("test_workers", "networks/test_saving", "training/test_patch_training", "training/test_slice_step"),
+        *("test_probe", "beam_pipelines/test_nifti_to_tfrecord", "networks/test_baselines"),
     )
 )
 

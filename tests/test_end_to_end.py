@@ -56,6 +56,7 @@ def test_three_ways_give_one_label_map_on_a_simulated_case(run_and_model, tmp_pa
     assert np.array_equal(maps[0], maps[2])
 
 
+@pytest.mark.slow  # the simulated case above goes the same ways
 def test_three_ways_give_one_label_map_on_a_real_case(run_and_model, real_cases):
     maps = _three_ways(*run_and_model, case.load(layouts.find(real_cases).cases[0]))
     assert maps[0].shape == (240, 240, 155)
@@ -64,6 +65,7 @@ def test_three_ways_give_one_label_map_on_a_real_case(run_and_model, real_cases)
     assert np.array_equal(maps[0], maps[2])
 
 
+@pytest.mark.slow  # a minute; test_export holds the cascade's two graphs together, tests/serving the server
 def test_three_ways_give_one_cascade_on_a_simulated_case(cascade_run, cascade_model, tmp_path):
     """Labels, probabilities and the tiles that each stage ran, of a case that nothing was trained on."""
     data_sets.write_dataset(tmp_path, 1, "2021", seed=9, shape=(33, 30, 20))

@@ -236,16 +236,26 @@ def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path,
     assert next_version.export(trained, model).endswith("model/8")
 
 
-def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, monkeypatch):
+def test_a_model_that_answers_differently_is_told(trained, exported, monkeypatch):
     class Other(SavedModel):
         def __call__(self, signature, inputs, outputs=None):
             found = super().__call__(signature, inputs, outputs)
             return {name: array + 1 if name == "segmentation" else array for name, array in found.items()}
 
+    chosen = chosen_from(trained)
+    segmenter = saving.segmenter_of(chosen)
+    offered = signatures.signatures_of(segmenter, chosen.config, str)
     monkeypatch.setattr(rehearsal, "SavedModel", Other)
     with pytest.raises(RuntimeError, match="voxels differ"):
-        next_version.export(trained, tmp_path / "model")
-    assert os.listdir(tmp_path / "model") == []
+        rehearsal.rehearse(exported, segmenter, offered, saving.plane(chosen.config), "float32")
+
+
+def test_what_fails_leaves_no_version(tmp_path):
+    final = tmp_path / "1"
+    with pytest.raises(RuntimeError), next_version._renamed_at_the_end(os.fspath(final)) as temporary:
+        os.makedirs(temporary)
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
 
 
 def test_batch_normalisation_is_folded_and_the_card_says_so(exported):

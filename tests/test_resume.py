@@ -77,7 +77,7 @@ def asking_at(monkeypatch, stop, name, call):
 @pytest.mark.parametrize(
     ("where", "call", "before"),
     [
-        ("train_step", 3, "epoch 1, step 4"),
+        pytest.param("train_step", 3, "epoch 1, step 4", marks=pytest.mark.slow),
         # The last of the epoch: before it is scored.
         pytest.param("train_step", 4, "epoch 1, step 5", marks=pytest.mark.slow),
         pytest.param("validation_step", 1, "epoch 1, step 5", marks=pytest.mark.slow),

@@ -451,7 +451,9 @@ def test_without_validation_cases_the_last_weights_are_the_best(tmp_path, record
     assert model_card.read(next_version.export(tmp_path / "run", tmp_path / "model")).scores == {}
 
 
-def test_a_history_lost_after_its_checkpoint_is_written_again(record_set, tmp_path):
+def test_a_history_lost_after_its_checkpoint_is_written_again_and_another_split_is_refused(
+    record_set, tmp_path
+):
     settings = record_set.config("train.epochs=1", "train.steps_per_epoch=1", f"run.dir={tmp_path}")
     whole_run.train(settings)
     content = (tmp_path / "history.csv").read_bytes()
@@ -459,14 +461,11 @@ def test_a_history_lost_after_its_checkpoint_is_written_again(record_set, tmp_pa
     whole_run.train(settings)
     assert (tmp_path / "history.csv").read_bytes() == content
 
-
-def test_a_run_does_not_go_on_with_another_split(record_set, tmp_path):
-    small = ("train.steps_per_epoch=1", f"run.dir={tmp_path / 'run'}")
-    whole_run.train(record_set.config(*small, "train.epochs=1"))
-    kept = tmp_path / "run" / "splits.json"
+    # And it does not go on with another split.
+    kept = tmp_path / "splits.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "sha256": "another"}))
     with pytest.raises(InputError, match="another split"):
-        whole_run.train(record_set.config(*small, "train.epochs=2"))
+        whole_run.train(record_set.config("train.epochs=2", "train.steps_per_epoch=1", f"run.dir={tmp_path}"))
 
 
 def test_a_place_that_tensorflow_cannot_write_to_is_named(record_set):

@@ -33,7 +33,11 @@ def gpu(benchmark):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network",
+    # cun_lws is cun with more in its loss
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "cun" else []) for name in NETWORKS],
+)
 def test_a_gpu_has_a_kernel_for_all_of_a_training_step_and_none_takes_an_image_to_the_host(
     device_ops, network, policy
 ):

@@ -101,6 +101,7 @@ def test_the_overlaps_in_training_are_those_of_its_outputs(name, plain):
     assert {key: value for key, value in told.items() if key.startswith("overlap")} == wanted
 
 
+@pytest.mark.slow  # a step of cun_lws has them and is above
 def test_cun_learns_without_its_auxiliary_heads(plain):
     settings, batch = config_file.load("cun.yaml", SMALL), batch_of()
     alone, weights = one_step(settings, batch, heads=False)
