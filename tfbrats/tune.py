@@ -118,7 +118,7 @@ def _folders(run: "Chosen") -> list["RunFolder"]:
 def _alone(run: "Chosen") -> Iterator[None]:
     """Keeps every run to the one command that tunes it; tries at once whether each can be written to."""
     with contextlib.ExitStack() as locked:
-        for path in sorted(one.path for one in _folders(run)):  # two commands wait for none of each other's
+        for path in (one.path for one in _folders(run)):
             busy = (
                 f"{path}: another command is tuning this run. Wait for its end; the same command then goes on."
             )
