@@ -236,12 +236,23 @@ def test_versions_count_up_and_a_failed_export_leaves_nothing(trained, tmp_path,
     assert next_version.export(trained, model).endswith("model/8")
 
 
-def test_a_model_that_answers_differently_is_told(trained, exported, monkeypatch):
-    class Other(SavedModel):
-        def __call__(self, signature, inputs, outputs=None):
-            found = super().__call__(signature, inputs, outputs)
-            return {name: array + 1 if name == "segmentation" else array for name, array in found.items()}
+class Other(SavedModel):
+    """A model that answers with other labels."""
 
+    def __call__(self, signature, inputs, outputs=None):
+        found = super().__call__(signature, inputs, outputs)
+        return {name: array + 1 if name == "segmentation" else array for name, array in found.items()}
+
+
+@pytest.mark.slow  # an export; what tells it is below
+def test_a_model_that_answers_differently_is_not_exported(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearsal, "SavedModel", Other)
+    with pytest.raises(RuntimeError, match="voxels differ"):
+        next_version.export(trained, tmp_path / "model")
+    assert os.listdir(tmp_path / "model") == []
+
+
+def test_a_model_that_answers_differently_is_told(trained, exported, monkeypatch):
     chosen = chosen_from(trained)
     segmenter = saving.segmenter_of(chosen)
     offered = signatures.signatures_of(segmenter, chosen.config, str)

@@ -21,8 +21,8 @@ from typing import Any
 
 from tfbrats.datasets import case_names
 
-_CHOSE = ("train", "validation", "tuned")  # splits of a card whose cases a model knows
-KNOWN_TO_THE_MODEL = (*_CHOSE, *(f"{split}_patient" for split in _CHOSE))
+_KNOWN_SPLITS = ("train", "validation", "tuned")  # splits of a card whose cases a model knows
+KNOWN_TO_THE_MODEL = (*_KNOWN_SPLITS, *(f"{split}_patient" for split in _KNOWN_SPLITS))
 KINDS = (*KNOWN_TO_THE_MODEL, "fold", "test", "unseen")
 _CASES, _PATIENTS = "case_hashes", "patient_hashes"  # of a card's training_data
 _NOT_TRAINED_ON = "not_trained_on"  # of one of its runs
@@ -126,6 +126,14 @@ def together(*training_data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return joined
 
 
+def hashes_of_run(
+    splits: Mapping[str, Sequence[str]], begun_from: Mapping[str, Any] | None
+) -> Mapping[str, Any]:
+    """`hashes_of` a run: of its splits, and of what it began from (begun_from.json)."""
+    own = hashes_of(splits)
+    return together(own, begun_from["seen"]) if begun_from else own
+
+
 def union_of(runs: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
     """Splits of a model of several runs: each case in the first of train, validation, test where any has it.
 
@@ -197,10 +205,10 @@ def kinds_of(training_data: Mapping[str, Any], case_ids: Iterable[str]) -> dict[
 
 def _kind(case_id: str, cases: Mapping[str, set[str]], patients: Mapping[str, set[str]]) -> str:
     own, patient = _hash(case_id), _hash(_patient_of(case_id))
-    for split in _CHOSE:
+    for split in _KNOWN_SPLITS:
         if own in cases.get(split, ()):
             return split
-    for split in _CHOSE:
+    for split in _KNOWN_SPLITS:
         if patient in patients.get(split, ()) or patient in cases.get(split, ()):
             return f"{split}_patient"
     return next((split for split in ("fold", "test") if own in cases.get(split, ())), "unseen")

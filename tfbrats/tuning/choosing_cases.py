@@ -1,6 +1,6 @@
 """Which cases choose for a run, or for several as one model: none that every one of them was trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tfbrats.datasets import case_names, layouts
 from tfbrats.datasets.layouts import CaseFiles, Dataset
@@ -64,16 +64,13 @@ def unseen_by(runs: Sequence[RunFolder], case_ids: Sequence[str]) -> dict[str, t
 
     What trained the weights that a run began with (`tfbrats train --from`) trained the run.
     """
-    kinds = {run.path: seen.kinds_of(_seen_by(run), case_ids) or {} for run in runs}
+    kinds = {
+        run.path: seen.kinds_of(seen.hashes_of_run(run.splits, run.begun_from), case_ids) or {} for run in runs
+    }
     return {
         case_id: tuple(folder for folder, kind in kinds.items() if kind[case_id] not in _SEEN)
         for case_id in case_ids
     }
-
-
-def _seen_by(run: RunFolder) -> Mapping[str, Mapping[str, str]]:
-    own = seen.hashes_of(run.splits)
-    return seen.together(own, run.begun_from["seen"]) if run.begun_from else own
 
 
 def notes(runs: Sequence[RunFolder], entries: Sequence[CaseFiles]) -> list[str]:

@@ -203,7 +203,6 @@ def _of_run(path: str) -> Origin:
     if not files.exists(run.records_path) or not files.exists(run.splits_path):
         raise InputError(f"--from {path}: this run has not begun to train. Train at least one epoch first.")
     before = run.begun_from
-    own = seen.hashes_of(run.splits)
     return Origin(
         given=path,
         folder=path,
@@ -213,7 +212,7 @@ def _of_run(path: str) -> Origin:
         config=yaml.safe_load(files.read_bytes(run.config_path)) or {},
         label_schemas=run.records["label_schemas"],
         regions=None,
-        cases=seen.together(own, before["seen"]) if before else own,
+        cases=seen.hashes_of_run(run.splits, before),
         before=_generations(before),
     )
 
